@@ -1,0 +1,99 @@
+# EdgePaaS: 'make help' lists the targets. Nothing here needs root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := packaging/python/constraints.txt
+RUN_ENV := EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURDIR)/.env}"
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run run-dev test test-unit test-integration test-system check format bench \
+        infra-up infra-status infra-down migration migrate settings wheel clean
+
+help: ## list the targets
+	@echo 'EdgePaaS: an edge-device appliance for one web application.'
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
+	  while IFS="$$(printf '\t')" read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo "Settings pass through: PORT=9000 BOTH_DB=true DATABASE_URL=postgresql://… make run"
+
+run: $(VENV)/run.stamp ## set everything up and run the box in the foreground
+	@$(RUN_ENV) exec $(BIN)/edgepaas up
+
+run-dev: $(VENV)/run.stamp ## the same, restarted when a source file changes, with debug logs
+	@$(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" exec $(BIN)/edgepaas up --reload
+
+test: $(VENV)/dev.stamp ## set everything up and pass the unit and integration tests
+	@$(MAKE) --no-print-directory pytest TESTS="tests/unit tests/integration"
+
+test-unit: $(VENV)/dev.stamp ## the unit tests alone
+	@$(MAKE) --no-print-directory pytest TESTS=tests/unit
+
+test-integration: $(VENV)/dev.stamp ## the integration tests alone (real PostgreSQL, started for them)
+	@$(MAKE) --no-print-directory pytest TESTS=tests/integration
+
+test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
+	@$(MAKE) --no-print-directory pytest TESTS=tests/system
+
+.PHONY: pytest
+pytest:
+	@set -a; if [ -f .env.test ]; then . ./.env.test; fi; set +a; \
+	  exec $(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+check: $(VENV)/dev.stamp ## ruff, mypy and the import layers
+	$(BIN)/ruff check edgepaas alembic tests
+	$(BIN)/ruff format --check edgepaas alembic tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_import_layers.py
+
+format: $(VENV)/dev.stamp ## format the code
+	$(BIN)/ruff format edgepaas alembic tests
+	$(BIN)/ruff check --fix edgepaas alembic tests
+
+bench: $(VENV)/dev.stamp ## measure start, memory and durable writes, side by side with a plain application
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+infra-up: $(VENV)/dev.stamp ## start a local PostgreSQL and print the DATABASE_URL that points at it
+	@$(BIN)/python -m tests.support.postgres_server up
+
+infra-status: $(VENV)/dev.stamp ## say whether the local PostgreSQL runs
+	@$(BIN)/python -m tests.support.postgres_server status
+
+infra-down: $(VENV)/dev.stamp ## stop the local PostgreSQL; its data stays
+	@$(BIN)/python -m tests.support.postgres_server down
+
+migration: $(VENV)/run.stamp ## write a new migration from the models: make migration MSG="add a column"
+	@test -n "$(MSG)" || { echo 'say what it does: make migration MSG="add a column"' >&2; exit 2; }
+	@$(RUN_ENV) $(BIN)/edgepaas schema --revision "$(MSG)"
+
+migrate: $(VENV)/run.stamp ## bring the chosen database's schema to head
+	@$(RUN_ENV) $(BIN)/edgepaas env && $(RUN_ENV) $(BIN)/edgepaas dbdecide && $(RUN_ENV) $(BIN)/edgepaas schema
+
+settings: $(VENV)/run.stamp ## list every setting, its value and where it came from
+	@$(RUN_ENV) $(BIN)/edgepaas settings
+
+wheel: $(VENV)/dev.stamp ## build the wheel into dist/
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+
+clean: ## remove the virtual environment and what was built (no data)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/pip:
+	@echo "setting up $(VENV) …"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "EdgePaaS needs Python 3.11 or newer: PYTHON=/path/to/python3 make …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "the venv module is missing: on Debian 'apt install python3-venv'" >&2; exit 1; }
+
+# dev.stamp holds all that run.stamp does, so a tree with the one never installs the other.
+$(VENV)/run.stamp: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
+	@echo "installing what the box needs (once) …"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
+	@echo "installing what the box and its tests need (once) …"
+	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/run.stamp $@

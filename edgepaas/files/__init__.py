@@ -1,0 +1,1 @@
+"""Files that survive a power cut: paths, atomic writes, contracts between stages, locks."""

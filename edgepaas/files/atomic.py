@@ -1,0 +1,53 @@
+"""Whole or not at all: write a temporary file, sync it, rename it, sync the folder."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, content: bytes | str, *, mode: int = 0o600) -> None:
+    """Replace *path* by *content* so that a reader or a power cut sees the old or the new file.
+
+    The temporary file lies in the same folder (a rename is atomic only within one
+    file system) and its name is random, so that two writers cannot share it. After a
+    failed sync the file is abandoned, never synced again: the kernel has already
+    marked its pages clean. Raises OSError; the old file is then still in place.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            os.fchmod(descriptor, mode)  # the umask may have taken bits away
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def remove_durably(path: Path) -> bool:
+    """Delete *path* and sync its folder; False when there was nothing to delete."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    sync_folder(path.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in *folder* durable: a rename is on disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,51 @@
+"""Fixtures shared by all tests: one PostgreSQL a session, an empty database a test, a clean box."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgepaas.files.paths import Paths, find_paths
+from tests.support.postgres_server import PostgresServer, temporary_home
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test session, on loopback."""
+    server = PostgresServer(temporary_home())
+    try:
+        server.create_cluster()
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.home)
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The address of a database that is empty at the start of the test and gone after it."""
+    name = postgres.create_database()
+    yield postgres.url(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings of whoever runs it, nor writes outside its own folder."""
+    keep = {"PATH", "LANG", "LC_ALL", "TMPDIR", "TERM", "USER", "LOGNAME", "PG_BINDIR", "CI"}
+    for name in list(os.environ):
+        if name not in keep and not name.startswith(("PYTEST_", "PYTHON", "COVERAGE")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EDGEPAAS_HOME", str(tmp_path / "box"))
+
+
+@pytest.fixture
+def paths(_clean_environment: None) -> Paths:
+    """The folders of an empty box of this test's own."""
+    found = find_paths()
+    found.create()
+    return found

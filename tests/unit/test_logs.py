@@ -1,0 +1,104 @@
+"""Log lines: their formats, and the secrets that never reach them."""
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from edgepaas.logs import configure_logging, register_secret, request_id
+from edgepaas.logs.redact import redact
+from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot reach postgresql://edge:hunter2@db:5432/x",
+        "postgresql+pg8000://edge:hunt/er2hunter2@db/x",
+        "amqp://u:hunter2@q and redis://:hunter2@r",
+        "Authorization: Bearer hunter2hunter2",
+        "password=hunter2 host=db",
+        "VAULT__TOKEN=hunter2",
+        '{"secret": hunter2}',
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(text: str) -> None:
+    assert "hunter2" not in redact(text)
+
+
+def test_a_registered_secret_is_masked_wherever_it_stands(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    register_secret("s3cr3t-value-of-this-test")
+    configure_logging(file=tmp_path / "box.log")
+    try:
+        raise RuntimeError("login with s3cr3t-value-of-this-test failed")
+    except RuntimeError:
+        logging.getLogger("x").exception("for %s", "s3cr3t-value-of-this-test")
+    for text in (capsys.readouterr().err, (tmp_path / "box.log").read_text()):
+        assert "s3cr3t-value-of-this-test" not in text
+        assert "RuntimeError: login with **** failed" in text
+
+
+def test_a_line_carries_every_key_in_order_and_quotes_what_needs_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging()
+    token = request_id.set("r-1")
+    try:
+        logging.getLogger("edgepaas.x").warning('two words and a "quote"\nand a line')
+    finally:
+        request_id.reset(token)
+    line = capsys.readouterr().err.rstrip("\n")
+    assert "\n" not in line
+    assert line.startswith("timestamp=")
+    assert 'level=WARNING logger=edgepaas.x message="two words' in line
+    assert line.endswith("request_id=r-1")
+
+
+def test_json_lines_hold_the_same_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(style="json")
+    logging.getLogger("x").error("häßlich")
+    entry = json.loads(capsys.readouterr().err)
+    assert list(entry) == ["timestamp", "level", "logger", "message", "request_id"]
+    assert entry["message"] == "häßlich"
+
+
+def test_the_journal_gets_a_priority_on_every_line() -> None:
+    stream = io.StringIO()
+    handler = ConsoleHandler(stream, journal=True)
+    handler.setFormatter(KeyValueFormatter())
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, "bad", None, None)
+    record.exc_text = "Traceback\n  line"
+    handler.handle(record)
+    lines = stream.getvalue().rstrip("\n").split("\n")
+    assert [line[:3] for line in lines] == ["<3>"] * 3
+
+
+def test_a_log_file_that_cannot_be_opened_is_said_and_done_without(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    configure_logging(file=tmp_path / "file" / "box.log")
+    logging.getLogger("x").warning("still here")
+    error = capsys.readouterr().err
+    assert "cannot be written" in error
+    assert "still here" in error
+
+
+def test_arguments_that_do_not_fit_their_format_lose_no_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging()
+    logging.getLogger("x").warning("%d rows", "many")
+    assert "many" in capsys.readouterr().err
