@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := packaging/python/constraints.txt
-RUN_ENV := EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURDIR)/.env}"
+RUN_ENV := $(if $(wildcard .env),EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURDIR)/.env}",)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run run-dev test test-unit test-integration test-system check format bench \
-        infra-up infra-status infra-down migration migrate settings wheel clean
+        infra-up infra-status infra-down migration migrate settings wheel deb lock clean
 
 help: ## list the targets
 	@echo 'EdgePaaS: an edge-device appliance for one web application.'
@@ -20,10 +20,10 @@ help: ## list the targets
 	@echo "Settings pass through: PORT=9000 BOTH_DB=true DATABASE_URL=postgresql://… make run"
 
 run: $(VENV)/run.stamp ## set everything up and run the box in the foreground
-	@$(RUN_ENV) exec $(BIN)/edgepaas up
+	@exec env $(RUN_ENV) $(BIN)/edgepaas up
 
 run-dev: $(VENV)/run.stamp ## the same, restarted when a source file changes, with debug logs
-	@$(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" exec $(BIN)/edgepaas up --reload
+	@exec env $(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" $(BIN)/edgepaas up --reload
 
 test: $(VENV)/dev.stamp ## set everything up and pass the unit and integration tests
 	@$(MAKE) --no-print-directory pytest TESTS="tests/unit tests/integration"
@@ -66,16 +66,25 @@ infra-down: $(VENV)/dev.stamp ## stop the local PostgreSQL; its data stays
 
 migration: $(VENV)/run.stamp ## write a new migration from the models: make migration MSG="add a column"
 	@test -n "$(MSG)" || { echo 'say what it does: make migration MSG="add a column"' >&2; exit 2; }
-	@$(RUN_ENV) $(BIN)/edgepaas schema --revision "$(MSG)"
+	@env $(RUN_ENV) $(BIN)/edgepaas schema --revision "$(MSG)"
 
 migrate: $(VENV)/run.stamp ## bring the chosen database's schema to head
-	@$(RUN_ENV) $(BIN)/edgepaas env && $(RUN_ENV) $(BIN)/edgepaas dbdecide && $(RUN_ENV) $(BIN)/edgepaas schema
+	@env $(RUN_ENV) $(BIN)/edgepaas env
+	@$(BIN)/edgepaas dbdecide
+	@$(BIN)/edgepaas schema
 
 settings: $(VENV)/run.stamp ## list every setting, its value and where it came from
-	@$(RUN_ENV) $(BIN)/edgepaas settings
+	@env $(RUN_ENV) $(BIN)/edgepaas settings
 
-wheel: $(VENV)/dev.stamp ## build the wheel into dist/
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+wheel: $(VENV)/bin/pip ## build the wheel into dist/
+	@$(BIN)/python packaging/tools/wheels.py dist
+	@ls dist/*.whl
+
+deb: $(VENV)/bin/pip ## build the Debian package into dist/: one for every CPU, no root needed
+	@$(BIN)/python packaging/tools/deb.py
+
+lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints
+	@$(BIN)/python packaging/tools/lock.py
 
 clean: ## remove the virtual environment and what was built (no data)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

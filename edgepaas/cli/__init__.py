@@ -1,0 +1,107 @@
+"""The ``edgepaas`` command: one sub-command a file, imported only when it is called.
+
+Every stage of the boot chain is a process start on a slow box, so this module imports
+next to nothing before it knows which sub-command is wanted. A sub-command's module
+holds ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments) -> exit status``.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
+
+#: Sub-command: (module, one line for --help, group).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "env": ("env", "resolve the settings and write run/env (boot chain, stage 1)"),
+    "dbdecide": ("dbdecide", "decide between PostgreSQL and SQLite (boot chain, stage 2)"),
+    "schema": ("schema", "bring the database's schema to head (boot chain, stage 3)"),
+    "serve": ("serve", "run the service: gate, HTTP, sd_notify (boot chain, stage 4)"),
+    "up": ("up", "run the whole chain in the foreground, again on exit status 75"),
+    "verify": ("verify", "run the verification gate once and say what it found"),
+    "status": ("status", "say in which state the box is, and why"),
+    "doctor": ("doctor", "check everything the box needs, and what to do about it"),
+    "settings": ("settings", "list every setting, its value and where it came from"),
+    "token": ("token", "create, list and revoke API tokens"),
+    "telemetry": ("telemetry", "import readings from a CSV file"),
+}
+
+_EPILOG = """\
+exit status: 0 done, 1 failed, 2 usage, 75 decide again, 78 configuration.
+'edgepaas COMMAND --help' explains a command. Without systemd everything lies under
+$EDGEPAAS_HOME; an installed box keeps it in /run, /var/lib, /var/log and /var/spool.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; an expected failure has no traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # A reader that goes away (| head) ends us quietly, like any other Unix tool. SIGPIPE
+        # itself stays ignored: it would also end us when a database server hangs up.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except EdgePaaSError as error:
+        sys.stdout.flush()
+        print(f"edgepaas: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("edgepaas: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if os.environ.get("EDGEPAAS_TRACEBACK"):
+            raise
+        sys.stdout.flush()
+        print(f"edgepaas: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview(), end="")
+        return 0 if arguments else EXIT_USAGE
+    if arguments[0] in ("-V", "--version"):
+        from edgepaas.build import build_version
+
+        print(f"edgepaas {build_version()}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        print(f"edgepaas: there is no command '{name}'{hint}", file=sys.stderr)
+        print("'edgepaas --help' lists them", file=sys.stderr)
+        return EXIT_USAGE
+    module = importlib.import_module(f"edgepaas.cli.{COMMANDS[name][0]}")
+    parser = argparse.ArgumentParser(
+        prog=f"edgepaas {name}",
+        description=module.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parsed = parser.parse_args(arguments[1:])
+    if getattr(module, "NEEDS_SERVICE_USER", True):
+        from edgepaas.cli.privileges import become_service_user
+
+        become_service_user(name)
+    return int(module.run(parsed))
+
+
+def _overview() -> str:
+    lines = [
+        "usage: edgepaas COMMAND [OPTION...]\n",
+        "       edgepaas --version\n\n",
+        "An edge-device appliance: your application always starts, always answers,\n",
+        "and keeps every write that it has acknowledged.\n\ncommands:\n",
+    ]
+    lines += [f"  {name:<10} {help_text}\n" for name, (_, help_text) in COMMANDS.items()]
+    return "".join(lines) + "\n" + _EPILOG

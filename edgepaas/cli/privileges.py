@@ -1,0 +1,41 @@
+"""Who may run a command on an installed box: the service's user, or root who becomes it."""
+
+import grp
+import os
+import pwd
+
+from edgepaas.errors import EdgePaaSError
+from edgepaas.files.paths import SYSTEM_CONFIGURATION, find_paths
+
+SERVICE_USER = "edgepaas"
+
+
+class NotAllowed(EdgePaaSError):
+    """The command reads or writes what belongs to the service's user."""
+
+
+def become_service_user(command: str) -> None:
+    """Give up root for the service's user; refuse anybody else on an installed box.
+
+    A file that root creates in the state folder locks the service out of it, so root
+    first becomes ``edgepaas``. In a developer's tree ($EDGEPAAS_HOME, XDG) everybody
+    works on files of their own and nothing changes.
+    """
+    if find_paths().runtime.is_relative_to("/run") is False or not SYSTEM_CONFIGURATION.is_dir():
+        return
+    try:
+        account = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return  # no package installed, or an image that runs under a user of its own
+    if os.geteuid() == account.pw_uid:
+        return
+    if os.geteuid() != 0:
+        raise NotAllowed(
+            f"'edgepaas {command}' works on files of the user {SERVICE_USER}: run it as "
+            f"'sudo edgepaas {command}'; 'edgepaas status' needs no privilege"
+        )
+    groups = [g.gr_gid for g in grp.getgrall() if SERVICE_USER in g.gr_mem]
+    os.setgroups([account.pw_gid, *groups])
+    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    os.environ["HOME"] = account.pw_dir

@@ -1,0 +1,335 @@
+"""What follows from what: composed values, derived defaults, contradictions. Pure."""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from edgepaas.settings.kinds import Malformed
+from edgepaas.settings.services import settle_services
+from edgepaas.settings.table import SETTINGS
+from edgepaas.settings.urls import Address, AddressError, split_url
+
+_NESTED = re.compile(r"([A-Z][A-Z0-9_]*?)__(?:HOST|PORT)\Z")
+_OWN_NAME = re.compile(r"APP_[A-Za-z0-9_]+\Z")
+#: Weaker than what the box does by itself towards a database beyond it.
+_WEAK_TLS = ("disable", "prefer", "require", "verify-ca")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a person should know of the settings; *alert* when a human is to be called."""
+
+    severity: Literal["warning", "error"]
+    names: tuple[str, ...]
+    message: str
+    alert: bool = False
+
+
+@dataclass
+class Derived:
+    """The complete values, what had to be said, and why a value is what it is (by name)."""
+
+    values: dict[str, str]
+    findings: list[Finding] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def warn(self, *names: str, message: str, alert: bool = False) -> None:
+        self.findings.append(Finding("warning", names, message, alert))
+
+    def fail(self, *names: str, message: str) -> None:
+        self.findings.append(Finding("error", names, message))
+
+
+def is_own_name(name: str) -> bool:
+    """Whether *name* is the application's own (``APP_…``), passed through untouched."""
+    return _OWN_NAME.match(name) is not None
+
+
+def nested_names(names: Collection[str]) -> frozenset[str]:
+    """Return those of *names* that are another service's NAME__HOST and NAME__PORT."""
+    found = set()
+    for name in names:
+        match = _NESTED.match(name)
+        if (
+            match
+            and name not in SETTINGS
+            and not is_own_name(name)
+            and match[1] not in ("DATABASE", "VAULT", "REDIS")
+        ):
+            found.add(name)
+    return frozenset(found)
+
+
+def derive(
+    values: Mapping[str, str],
+    nested: Mapping[str, str],
+    *,
+    given: Collection[str],
+    unreadable: Collection[str] = (),
+    hostname: str = "",
+) -> Derived:
+    """Complete *values* (canonical, the settings that are known) with all that follows.
+
+    *nested* holds other services' NAME__HOST and NAME__PORT. *given* names what somebody
+    set, *unreadable* what was set and could not be read; both matter where a
+    contradiction is judged. Deriving what was derived
+    changes nothing, so a contract can be read through the same rules.
+    """
+    result = Derived(dict(values))
+    _compose_database(result, given)
+    _fill_in(result, hostname)
+    _merge_tls(result, given)
+    _collect_services(result, nested)
+    _judge_databases(result, given, unreadable)
+    _judge_origins(result)
+    if result.values["DATABASE_URL"].startswith("postgresql:"):
+        _judge_tls(result)
+    _judge_vault(result)
+    result.values = {name: result.values[name] for name in SETTINGS}
+    return result
+
+
+def _compose_database(result: Derived, given: Collection[str]) -> None:
+    values = result.values
+    url, host = values.get("DATABASE_URL", ""), values.get("DATABASE__HOST", "")
+    username = values.get("DATABASE__USERNAME") or SETTINGS["DATABASE__USERNAME"].default
+    password = values.get("DATABASE__PASSWORD", "")
+    if url:
+        if host and "DATABASE_URL" in given and "DATABASE__HOST" in given:
+            result.warn(
+                "DATABASE_URL",
+                "DATABASE__HOST",
+                message="both name a database; DATABASE_URL is used",
+            )
+        address = split_url(url)
+        if address.scheme == "postgresql":
+            completed = replace(
+                address,
+                username=address.username or username,
+                password=address.password or password,
+                database=address.database or username,
+            )
+            values["DATABASE_URL"] = _checked(completed, result) or url
+            if password and not address.password:
+                result.notes["DATABASE_URL"] = "the password is DATABASE__PASSWORD's"
+    elif host and "DATABASE_URL" not in given:
+        address = Address(
+            scheme="postgresql",
+            host=host,
+            port=int(values.get("DATABASE__PORT") or SETTINGS["DATABASE__PORT"].default),
+            database=values.get("DATABASE__DATABASE") or SETTINGS["DATABASE__DATABASE"].default,
+            username=username,
+            password=password,
+        )
+        values["DATABASE_URL"] = _checked(address, result)
+        result.notes["DATABASE_URL"] = "composed of DATABASE__HOST and its like"
+
+
+def _checked(address: Address, result: Derived) -> str:
+    """Return the address's URL; where parts make none, say so and return an empty one."""
+    url = address.url()
+    try:
+        split_url(url)
+    except AddressError as error:
+        result.warn(
+            "DATABASE__HOST",
+            "DATABASE__USERNAME",
+            "DATABASE__PASSWORD",
+            "DATABASE__DATABASE",
+            message=f"together they are no address: {error}",
+            alert=True,
+        )
+        return ""
+    return url
+
+
+def _fill_in(result: Derived, hostname: str) -> None:
+    values, notes = result.values, result.notes
+    development = (values.get("ENV") or SETTINGS["ENV"].default) == "development"
+    server = values.get("DATABASE_URL", "").startswith("postgresql:")
+    derived = {
+        "HOST": ("127.0.0.1" if development else "0.0.0.0", "ENV"),
+        "AUTH_REQUIRED": ("false" if development else "true", "ENV"),
+        "BOTH_DB": ("true" if server else "false", "DATABASE_URL"),
+        "NODE_NAME": (_node_name(hostname), "the host name"),
+    }
+    for name, (value, origin) in derived.items():
+        if not values.get(name):
+            values[name] = value
+            notes[name] = f"follows from {origin}"
+    for name, setting in SETTINGS.items():
+        values.setdefault(name, setting.default)
+
+
+def _node_name(hostname: str) -> str:
+    try:
+        return SETTINGS["NODE_NAME"].read(hostname or os.uname().nodename) or "edgepaas"
+    except Malformed:
+        return "edgepaas"
+
+
+def _merge_tls(result: Derived, given: Collection[str]) -> None:
+    """Move ``?sslmode=`` and ``?sslrootcert=`` into the settings that hold them."""
+    values = result.values
+    if not values["DATABASE_URL"].startswith("postgresql:"):
+        return
+    address = split_url(values["DATABASE_URL"])
+    params = dict(address.params)
+    for parameter, name in (("sslmode", "DB_SSLMODE"), ("sslrootcert", "DB_SSLROOTCERT")):
+        text = params.pop(parameter, "")
+        if not text:
+            continue
+        try:
+            wanted = SETTINGS[name].read(text)
+        except Malformed as error:
+            result.warn(
+                "DATABASE_URL",
+                message=f"its {parameter} {error}; {name} is {values[name] or 'not set'}",
+            )
+            continue
+        if name in given and values[name] != wanted:
+            result.warn(
+                "DATABASE_URL",
+                name,
+                message=f"{name}={values[name]} is used, not {parameter}={wanted} of DATABASE_URL",
+            )
+        elif name not in given:
+            values[name] = wanted
+            result.notes[name] = "from DATABASE_URL"
+    values["DATABASE_URL"] = replace(address, params=params).url()
+
+
+def _collect_services(result: Derived, nested: Mapping[str, str]) -> None:
+    values = result.values
+    addresses: dict[str, tuple[str, str, str]] = {}
+    for name in sorted(nested):
+        prefix, _, part = name.rpartition("__")
+        if part == "PORT":
+            if f"{prefix}__HOST" not in nested:
+                result.warn(name, message=f"has no effect without {prefix}__HOST")
+            continue
+        port = nested.get(f"{prefix}__PORT", "")
+        if not port:
+            result.warn(name, message=f"is not watched: {prefix}__PORT is missing")
+            continue
+        addresses[prefix.lower()] = ("tcp", nested[name].strip(), port.strip())
+    if values["REDIS__HOST"]:
+        addresses["redis"] = ("redis", values["REDIS__HOST"], values["REDIS__PORT"])
+    settled = settle_services(
+        values["REQUIRED_SERVICES"].split(",") if values["REQUIRED_SERVICES"] else (),
+        values["OPTIONAL_SERVICES"].split(",") if values["OPTIONAL_SERVICES"] else (),
+        addresses,
+    )
+    for setting, message in settled.problems:
+        result.warn(setting, message=message, alert=setting == "REQUIRED_SERVICES")
+    values["REQUIRED_SERVICES"] = ",".join(settled.required)
+    values["OPTIONAL_SERVICES"] = ",".join(settled.optional)
+
+
+def _judge_databases(result: Derived, given: Collection[str], unreadable: Collection[str]) -> None:
+    values = result.values
+    both, local_first = values["BOTH_DB"] == "true", values["USE_SQLITE"] == "true"
+    server = values["DATABASE_URL"].startswith("postgresql:")
+    if "BOTH_DB" in given and not both and not values["DATABASE_URL"]:
+        _judge_postgres_alone(result, unreadable)
+    elif "DATABASE_URL" in unreadable and not values["DATABASE_URL"]:
+        result.warn(
+            "DATABASE_URL",
+            message="SQLite serves and no row leaves this box until it can be read",
+            alert=True,
+        )
+    if "BOTH_DB" in given and both and not server:
+        result.warn(
+            "BOTH_DB",
+            "DATABASE_URL",
+            message="BOTH_DB=true needs a DATABASE_URL of a PostgreSQL; SQLite serves alone",
+        )
+    if "BOTH_DB" in given and not both and server and local_first:
+        result.warn(
+            "USE_SQLITE",
+            "BOTH_DB",
+            message="USE_SQLITE=true contradicts BOTH_DB=false; SQLite serves and PostgreSQL"
+            " receives every row",
+        )
+    if (
+        values["DATABASE_URL"].startswith("sqlite:")
+        and values["DATABASE_URL_SQLITE"]
+        and values["DATABASE_URL"] != values["DATABASE_URL_SQLITE"]
+    ):
+        result.warn(
+            "DATABASE_URL",
+            "DATABASE_URL_SQLITE",
+            message="both name an SQLite file; DATABASE_URL is used",
+        )
+
+
+def _judge_postgres_alone(result: Derived, unreadable: Collection[str]) -> None:
+    way_out = (
+        "give DATABASE_URL=postgresql://user@host:5432/database, or leave BOTH_DB out"
+        " and SQLite serves"
+    )
+    if "DATABASE_URL" in unreadable:
+        result.fail(
+            "DATABASE_URL",
+            "BOTH_DB",
+            message=f"BOTH_DB=false asks for PostgreSQL alone, but DATABASE_URL cannot be read;"
+            f" {way_out}",
+        )
+    elif result.values["ENV"] == "production":
+        result.fail(
+            "BOTH_DB",
+            "DATABASE_URL",
+            message=f"BOTH_DB=false asks for PostgreSQL alone, but DATABASE_URL is empty, and"
+            f" ENV=production does not go on without; {way_out}",
+        )
+    else:
+        result.warn(
+            "BOTH_DB",
+            "DATABASE_URL",
+            message="BOTH_DB=false asks for PostgreSQL alone, but DATABASE_URL is empty; SQLite"
+            " serves",
+        )
+
+
+def _judge_origins(result: Derived) -> None:
+    enabled, origins = result.values["CORS_ENABLED"] == "true", result.values["CORS_ORIGINS"]
+    if origins and not enabled:
+        result.warn(
+            "CORS_ORIGINS",
+            "CORS_ENABLED",
+            message="CORS_ORIGINS has no effect while CORS_ENABLED=false",
+        )
+    if enabled and not origins:
+        result.warn(
+            "CORS_ENABLED",
+            "CORS_ORIGINS",
+            message="CORS_ENABLED=true allows no origin while CORS_ORIGINS is empty",
+        )
+
+
+def _judge_vault(result: Derived) -> None:
+    values = result.values
+    scheme, _, location = values["VAULT__URL"].partition("://")
+    loopback = location.startswith(("127.", "localhost", "[::1]"))
+    if values["VAULT__ENABLED"] == "true" and scheme == "http" and not loopback:
+        result.warn("VAULT__URL", message="http:// sends VAULT__TOKEN over the network as it is")
+
+
+def _judge_tls(result: Derived) -> None:
+    values = result.values
+    address = split_url(values["DATABASE_URL"])
+    mode = values["DB_SSLMODE"]
+    if mode in _WEAK_TLS and not address.on_this_box:
+        result.warn(
+            "DB_SSLMODE",
+            message=f"{mode} does not prove that {address.host} is the database that is meant;"
+            " verify-full does",
+        )
+    if mode == "disable" and values["DB_SSLROOTCERT"]:
+        result.warn(
+            "DB_SSLMODE",
+            "DB_SSLROOTCERT",
+            message="DB_SSLROOTCERT has no effect while DB_SSLMODE=disable",
+        )

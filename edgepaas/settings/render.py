@@ -1,0 +1,143 @@
+"""The settings for people: masked values, the commented file, the reference."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edgepaas.logs.redact import redact
+from edgepaas.settings.kinds import Setting
+from edgepaas.settings.resolve import Origin, Resolution
+from edgepaas.settings.table import SECTIONS, SETTINGS
+from edgepaas.settings.urls import MASK, AddressError, split_url
+
+_WIDTH = 96
+
+
+def shown(name: str, text: str) -> str:
+    """Return a value as anybody may see it: secrets masked, passwords taken out of URLs."""
+    setting = SETTINGS.get(name)
+    if not text:
+        return ""
+    if setting is not None and setting.kind == "database_url":
+        try:
+            return split_url(text).masked()
+        except AddressError:
+            return MASK
+    if setting is not None and setting.secret:
+        return MASK
+    # Item by item: "a=tcp://x:1,b=redis://:pw@y" has one password, not a longer one.
+    return ",".join(redact(item) for item in text.split(","))
+
+
+def explain_rows(resolution: Resolution) -> list[tuple[str, str, str, str]]:
+    """Return (name, value, source, what was changed) for each setting and own name."""
+    values = resolution.settings.values()
+    rows = [
+        (name, shown(name, values[name]), origin.source, redact(origin.changed))
+        for name, origin in resolution.provenance.items()
+    ]
+    # The application's own names may hold anything, secrets too.
+    rows += [(name, MASK, "the application's own", "") for name in resolution.settings.extra]
+    return rows
+
+
+def explain_json(resolution: Resolution) -> dict[str, Any]:
+    """Return the same for programs, with the findings."""
+    return {
+        "settings": {
+            name: {
+                "value": value,
+                "source": source,
+                "raw": _raw(name, resolution.provenance.get(name)),
+                "changed": changed,
+                "given": name in SETTINGS and resolution.settings.is_given(name),
+            }
+            for name, value, source, changed in explain_rows(resolution)
+        },
+        "services": [
+            {"name": s.name, "address": s.address, "required": s.required}
+            for s in resolution.settings.services
+        ],
+        "findings": [
+            {
+                "severity": finding.severity,
+                "settings": list(finding.names),
+                "message": redact(finding.message),
+            }
+            for finding in resolution.findings
+        ],
+    }
+
+
+def _raw(name: str, origin: Origin | None) -> str:
+    if origin is None or not origin.raw:
+        return ""
+    return MASK if SETTINGS[name].secret else redact(origin.raw)[:1000]
+
+
+def default_of(setting: Setting) -> str:
+    """Return the default for people: ``8MiB``, ``the host name``, ``none``."""
+    if setting.derived:
+        return setting.derived
+    if setting.kind == "size":
+        return readable_size(int(setting.default))
+    return setting.default or "none"
+
+
+def readable_size(size: int) -> str:
+    """Return e.g. ``8MiB``: the largest unit that keeps the number whole."""
+    for factor, unit in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def env_file_template(given: Mapping[str, str] | None = None) -> str:
+    """Return a commented file of settings; what *given* names is set, all else commented out."""
+    given = given or {}
+    lines = [
+        "# Settings of EdgePaaS. One NAME=value a line; what is commented out has its default.",
+        "# 'edgepaas env --explain' shows each value and where it came from. Any setting can be",
+        "# read from a file instead (NAME_FILE=/path), or be a systemd credential of its name.",
+    ]
+    for title, settings in SECTIONS.items():
+        lines += ["", f"## {title}"]
+        for setting in settings:
+            lines += ["", *_comment(setting.help)]
+            lines += _comment(f"Allowed: {setting.allowed}. Default: {default_of(setting)}.")
+            if setting.name in given:
+                lines.append(f"{setting.name}={given[setting.name]}")
+            else:
+                plain = "" if setting.derived else setting.default
+                if setting.kind == "size":
+                    plain = readable_size(int(plain))
+                lines.append(f"#{setting.name}={plain}")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_reference() -> str:
+    """Return the README's reference: one table a section."""
+    lines = []
+    for title, settings in SECTIONS.items():
+        lines += [f"### {title}", "", "| setting | default | meaning |", "|---|---|---|"]
+        for setting in settings:
+            default = _cell(default_of(setting))
+            plain = default if setting.derived else f"`{default}`"
+            secret = " Secret." if setting.secret else ""
+            meaning = _cell(f"{setting.help}{secret} Allowed: {setting.allowed}.")
+            lines.append(f"| `{setting.name}` | {plain} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _comment(text: str) -> Iterable[str]:
+    line = "#"
+    for word in text.split():
+        if len(line) + 1 + len(word) > _WIDTH:
+            yield line
+            line = "#"
+        line += f" {word}"
+    yield line

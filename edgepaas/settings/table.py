@@ -1,0 +1,271 @@
+"""The table: every setting once. Parsing, errors, templates and references come from it."""
+
+from types import MappingProxyType
+
+from edgepaas.settings.kinds import Setting
+
+_MIB = 1024**2
+_GIB = 1024**3
+_DAY = 86400
+
+
+def _flag(name: str, default: str, help: str, derived: str = "") -> Setting:
+    return Setting(name, "flag", default, help, derived=derived)
+
+
+def _integer(name: str, default: int, low: int, high: int, help: str) -> Setting:
+    return Setting(name, "integer", str(default), help, minimum=low, maximum=high)
+
+
+def _seconds(
+    name: str, default: str, low: float, high: float, help: str, *, off: bool = False
+) -> Setting:
+    return Setting(name, "seconds", default, help, "s", minimum=low, maximum=high, off=off)
+
+
+def _size(name: str, default: int, low: int, high: int, help: str, *, off: bool = False) -> Setting:
+    return Setting(name, "size", str(default), help, "bytes", minimum=low, maximum=high, off=off)
+
+
+def _percent(name: str, what: str) -> Setting:
+    text = f"{what} in use above which /health/system is 503."
+    return Setting(name, "percent", "90", text, "%", minimum=1, maximum=100)
+
+
+_GENERAL = (
+    Setting(
+        "ENV",
+        "choice",
+        "development",
+        "What this box is for. Production asks for tokens and fails fast where development"
+        " goes on with a warning; the package and the image set production.",
+        choices=("development", "staging", "production"),
+        aliases=(("dev", "development"), ("prod", "production"), ("stage", "staging")),
+        if_malformed="production",  # a slip of the pen must not open a production box
+    ),
+    Setting(
+        "EDGEPAAS_APP",
+        "text",
+        "telemetry",
+        "The application: the name of an entry point of the group edgepaas.application, or"
+        " module:attribute.",
+    ),
+    Setting(
+        "NODE_NAME",
+        "text",
+        "",
+        "This box's name in logs, alerts and answers.",
+        derived="the host name",
+    ),
+    Setting("TZ", "timezone", "UTC", "The time zone of what people read; data is kept in UTC."),
+    Setting(
+        "LOG_LEVEL",
+        "choice",
+        "INFO",
+        "The least severe messages that are logged.",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        aliases=(("warn", "WARNING"), ("critical", "ERROR"), ("fatal", "ERROR")),
+    ),
+    Setting(
+        "LOG_FORMAT",
+        "choice",
+        "text",
+        "How a log line is written: key=value pairs or one JSON object.",
+        choices=("text", "json"),
+        aliases=(("keyvalue", "text"), ("logfmt", "text")),
+    ),
+    Setting(
+        "LOG_FILE",
+        "log_file",
+        "",
+        "The log file beside the console (rotated, 5 MB x 5).",
+        derived="edgepaas.log in the logs folder",
+    ),
+)
+
+_SERVICE = (
+    Setting(
+        "HOST",
+        "host",
+        "0.0.0.0",
+        "The address to listen on.",
+        derived="127.0.0.1 when ENV=development, else 0.0.0.0",
+    ),
+    _integer("PORT", 8080, 1, 65535, "The TCP port to listen on."),
+    _integer("THREADS", 4, 1, 64, "Requests that are worked on at the same time."),
+    _integer("CONNECTION_LIMIT", 100, 4, 10000, "Connections that are open at the same time."),
+    _seconds("STOP_TIMEOUT", "20", 0, 3600, "How long open requests may take when it stops."),
+    _size("REQUEST_MAX_BYTES", 8 * _MIB, 1024, _GIB, "The longest request body; beyond it, 413."),
+    _integer("READINGS_MAX", 10000, 1, 1_000_000, "The most readings in one request."),
+)
+
+_ACCESS = (
+    _flag(
+        "AUTH_REQUIRED",
+        "true",
+        "Whether writes, and reads from beyond loopback, need a token.",
+        derived="true unless ENV=development",
+    ),
+    _flag("HEALTH_AUTH", "false", "Whether /health and /metrics need a token too."),
+    Setting(
+        "RATE_LIMIT",
+        "number",
+        "200",
+        "Requests a second that one client may make; loopback is not limited.",
+        "requests/s",
+        minimum=0,
+        maximum=1_000_000,
+        off=True,
+    ),
+    _integer("RATE_BURST", 400, 1, 1_000_000, "Requests at once before RATE_LIMIT counts."),
+    _flag("CORS_ENABLED", "false", "Whether web pages of CORS_ORIGINS may call this box."),
+    Setting(
+        "CORS_ORIGINS",
+        "list",
+        "",
+        "Origins, e.g. https://console.example.org; * is any.",
+        off=True,
+    ),
+)
+
+_DATABASE = (
+    Setting(
+        "DATABASE_URL",
+        "database_url",
+        "",
+        "The PostgreSQL to serve from or to forward to; empty: SQLite alone.",
+        secret=True,
+        off=True,
+    ),
+    Setting("DATABASE__HOST", "host", "", "PostgreSQL's host, where DATABASE_URL is not given."),
+    _integer("DATABASE__PORT", 5432, 1, 65535, "PostgreSQL's port."),
+    Setting("DATABASE__DATABASE", "text", "edgepaas", "The database's name."),
+    Setting("DATABASE__USERNAME", "text", "edgepaas", "The user to log in as."),
+    Setting(
+        "DATABASE__PASSWORD",
+        "text",
+        "",
+        "The user's password, also where DATABASE_URL has none.",
+        secret=True,
+    ),
+    Setting(
+        "DATABASE_URL_SQLITE",
+        "sqlite_url",
+        "",
+        "The embedded database's file.",
+        derived="edgepaas.db in the state folder",
+    ),
+    _flag("USE_SQLITE", "false", "true: SQLite serves, and PostgreSQL receives every row."),
+    _flag(
+        "BOTH_DB",
+        "false",
+        "true: SQLite takes over while PostgreSQL is away; false: PostgreSQL or nothing.",
+        derived="true when there is a PostgreSQL to use",
+    ),
+    _flag("RUN_MIGRATIONS", "true", "Whether this box migrates PostgreSQL's schema."),
+    Setting(
+        "DB_SSLMODE",
+        "choice",
+        "auto",
+        "TLS to PostgreSQL; auto is verify-full off the box and disable on it.",
+        choices=("auto", "disable", "prefer", "require", "verify-ca", "verify-full"),
+        aliases=(("allow", "prefer"), ("verify_ca", "verify-ca"), ("verify_full", "verify-full")),
+    ),
+    Setting(
+        "DB_SSLROOTCERT",
+        "path",
+        "",
+        "Certificates (PEM) of the authorities that may sign PostgreSQL's certificate.",
+        derived="the system's",
+    ),
+    _seconds("DB_CONNECT_TIMEOUT", "3", 0.1, 60, "One attempt: name, TCP, TLS, login together."),
+    _integer("MAX_RETRIES", 6, 1, 100, "Attempts at boot, all within DECISION_DEADLINE."),
+    _seconds("RETRY_INTERVAL", "3", 0, 300, "The pause between two attempts, with jitter."),
+    _seconds("DECISION_DEADLINE", "10", 1, 600, "When the decision falls at the latest."),
+    _integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open."),
+    _integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
+    _seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
+    _seconds("DB_STATEMENT_TIMEOUT", "30", 0, _DAY, "A statement's longest time.", off=True),
+    _seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
+    _seconds("POSTGRES_HOLD", "60", 1, _DAY, "PostgreSQL is let be so long when found unusable."),
+)
+
+_THRESHOLDS = (
+    _percent("CPU_THRESHOLD", "Processor"),
+    _percent("MEMORY_THRESHOLD", "Memory"),
+    _percent("DISK_THRESHOLD", "Disk space"),
+    Setting(
+        "TEMPERATURE_THRESHOLD",
+        "number",
+        "85",
+        "Temperature above which /health/system is 503.",
+        "°C",
+        minimum=1,
+        maximum=150,
+    ),
+    _size("DISK_MIN_FREE", 16 * _MIB, 0, 1024 * _GIB, "Less is not ready for traffic.", off=True),
+)
+
+_HEALTH = (
+    _seconds("HEALTH_CACHE", "1.5", 0, 60, "How long a check's result is given again."),
+    _seconds("HEALTH_TIMEOUT", "2", 0.1, 60, "A check that takes longer has failed."),
+)
+
+_SERVICES = (
+    Setting(
+        "REQUIRED_SERVICES",
+        "services",
+        "",
+        "Services without which this box is not ready: name=address, or the name of one"
+        " that NAME__HOST and NAME__PORT give.",
+        off=True,
+    ),
+    Setting(
+        "OPTIONAL_SERVICES",
+        "services",
+        "",
+        "Services that are watched and reported, no more. NAME__HOST and NAME__PORT add one.",
+        off=True,
+    ),
+    _seconds("SERVICE_TIMEOUT", "2", 0.1, 60, "How long a service may take to answer."),
+    Setting("REDIS__HOST", "host", "", "A Redis to watch, as the service redis."),
+    _integer("REDIS__PORT", 6379, 1, 65535, "Its port."),
+    Setting("REDIS__PASSWORD", "text", "", "Its password.", secret=True),
+)
+
+_VAULT = (
+    _flag("VAULT__ENABLED", "false", "Whether settings are read from Vault or OpenBao."),
+    Setting("VAULT__URL", "http_url", "", "Its address, e.g. https://vault.example.org:8200."),
+    Setting("VAULT__TOKEN", "text", "", "The token that may read the path.", secret=True),
+    Setting(
+        "VAULT__PATH",
+        "text",
+        "secret/data/edgepaas",
+        "The secret (KV version 2) whose keys are settings' names; secret/edgepaas is understood.",
+    ),
+    Setting(
+        "VAULT__CACERT",
+        "path",
+        "",
+        "Certificates (PEM) of the authorities that may sign its certificate.",
+        derived="the system's",
+    ),
+    _seconds("VAULT__TIMEOUT", "3", 0.1, 60, "How long it may take to answer."),
+)
+
+#: Section's title → its settings, in the order of the references.
+SECTIONS = MappingProxyType(
+    {
+        "General": _GENERAL,
+        "Service": _SERVICE,
+        "Access": _ACCESS,
+        "Database": _DATABASE,
+        "Thresholds": _THRESHOLDS,
+        "Health": _HEALTH,
+        "Services": _SERVICES,
+        "Vault and OpenBao": _VAULT,
+    }
+)
+
+#: Name → setting, in the order of the references.
+SETTINGS = MappingProxyType({s.name: s for group in SECTIONS.values() for s in group})

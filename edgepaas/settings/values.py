@@ -1,0 +1,197 @@
+"""The resolved settings, typed: what every later stage reads from ``run/env``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from edgepaas.errors import ConfigurationError
+from edgepaas.files.contract import read_contract, write_contract
+from edgepaas.settings.derive import derive, is_own_name, nested_names
+from edgepaas.settings.kinds import Malformed
+from edgepaas.settings.services import ServiceAddress, read_services
+from edgepaas.settings.table import SETTINGS
+from edgepaas.settings.urls import split_url
+
+#: Entries of the contract that are no settings: the names that somebody set, and from where.
+GIVEN = "EDGEPAAS_SETTINGS_GIVEN"
+SOURCES = "EDGEPAAS_SETTINGS_SOURCES"
+
+
+class Settings:
+    """Every setting of the table, resolved and immutable.
+
+    *values* maps each name to canonical text; *given* names those that somebody set;
+    *extra* holds the application's own names (``APP_…``); *sources* says for each given
+    name where its value came from (``environment``, ``credentials``, ``file:12``,
+    ``vault``).
+    """
+
+    __slots__ = ("_given", "_values", "extra", "services", "sources")
+
+    _values: Mapping[str, str]
+    _given: frozenset[str]
+    extra: Mapping[str, str]
+    services: tuple[ServiceAddress, ...]
+    sources: Mapping[str, str]
+
+    def __init__(
+        self,
+        values: Mapping[str, str],
+        given: frozenset[str] = frozenset(),
+        extra: Mapping[str, str] | None = None,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        put = super().__setattr__
+        put("_values", MappingProxyType(dict(values)))
+        put("_given", frozenset(given))
+        put("extra", MappingProxyType(dict(extra or {})))
+        put("sources", MappingProxyType(dict(sources or {})))
+        put("services", tuple(self._services()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"settings are immutable; {name} cannot be assigned")
+
+    def __repr__(self) -> str:
+        return f"<Settings ENV={self.text('ENV')}, {len(self._given)} given>"
+
+    def text(self, name: str) -> str:
+        """Return a setting's canonical text; KeyError for a name that the table lacks."""
+        return self._values[name]
+
+    def integer(self, name: str) -> int:
+        """Return a whole number."""
+        return int(self._values[name])
+
+    def number(self, name: str) -> float:
+        """Return a number: seconds, percent, degrees."""
+        return float(self._values[name])
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean."""
+        return self._values[name] == "true"
+
+    def items(self, name: str) -> tuple[str, ...]:
+        """Return the items of a list."""
+        return tuple(item for item in self._values[name].split(",") if item)
+
+    def size(self, name: str) -> int:
+        """Return a size in bytes."""
+        return int(self._values[name])
+
+    def is_given(self, name: str) -> bool:
+        """Whether somebody set it; False where the value is the default or derived."""
+        if name not in SETTINGS:
+            raise KeyError(name)
+        return name in self._given
+
+    def values(self) -> Mapping[str, str]:
+        """Return every setting's canonical text, as in the contract."""
+        return self._values
+
+    def sqlite_file(self, state: Path) -> Path:
+        """Return the embedded database's file; a relative path lies in the folder *state*."""
+        for name in ("DATABASE_URL", "DATABASE_URL_SQLITE"):
+            url = self._values[name]
+            if url.startswith("sqlite:"):
+                return state / split_url(url).database
+        return state / "edgepaas.db"
+
+    def log_file(self, default: Path) -> Path | None:
+        """Return the log file (*default* when LOG_FILE names none), None for no file."""
+        text = self._values["LOG_FILE"]
+        return None if text == "none" else Path(text) if text else default
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every value that no log may show."""
+        values = [self._values[s.name] for s in SETTINGS.values() if s.secret]
+        values += [service.password for service in self.services]
+        return tuple(value for value in values if value)
+
+    def contract(self) -> dict[str, str]:
+        """Return the contract's entries: settings, the application's own names, who gave what."""
+        sources = ",".join(f"{name}={self.sources.get(name, '')}" for name in sorted(self._given))
+        return {
+            **self._values,
+            **self.extra,
+            GIVEN: ",".join(sorted(self._given)),
+            SOURCES: sources,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the contract atomically, mode 0600."""
+        write_contract(path, self.contract())
+
+    @classmethod
+    def read(cls, path: Path) -> "Settings":
+        """Read ``run/env``; ContractMissing when the environment stage left none.
+
+        A contract of an older or newer build is read too: names that it lacks, or whose
+        value this build does not understand, take their defaults; unknown ones are left.
+        """
+        entries = read_contract(path, written_by="env")
+        values = {}
+        for name, setting in SETTINGS.items():
+            text = entries.get(name)
+            if text is None:
+                continue
+            try:
+                values[name] = setting.read(text) if text else _empty(name)
+            except Malformed:
+                continue
+        given = frozenset(entries.get(GIVEN, "").split(",")) & SETTINGS.keys()
+        extra = {name: text for name, text in entries.items() if is_own_name(name)}
+        sources = dict(
+            pair.split("=", 1) for pair in entries.get(SOURCES, "").split(",") if "=" in pair
+        )
+        return cls(derive(values, {}, given=given).values, given, extra, sources)
+
+    @classmethod
+    def of(cls, **given: str) -> "Settings":
+        """Return the defaults with *given* in their place, for tests and tools.
+
+        Raises ConfigurationError for an unknown name or a value that cannot be read.
+        """
+        extra = {name: text for name, text in given.items() if is_own_name(name)}
+        nested = {name: text for name, text in given.items() if name in nested_names(given)}
+        values = {}
+        for name, text in given.items():
+            if name in extra or name in nested:
+                continue
+            if name not in SETTINGS:
+                raise ConfigurationError(f"there is no setting {name}")
+            try:
+                values[name] = SETTINGS[name].read(text) if text else ""
+            except Malformed as error:
+                shown = "its value" if SETTINGS[name].secret else repr(text)
+                raise ConfigurationError(
+                    f"{name}: {shown} {error}; allowed: {SETTINGS[name].allowed}"
+                ) from None
+        values = {name: text for name, text in values.items() if text or _may_be_empty(name)}
+        known = frozenset(values)
+        return cls(
+            derive(values, nested, given=known).values, known, extra, dict.fromkeys(known, "given")
+        )
+
+    def _services(self) -> list[ServiceAddress]:
+        services = read_services(self.items("REQUIRED_SERVICES"), required=True)
+        services += read_services(self.items("OPTIONAL_SERVICES"))
+        password = self._values["REDIS__PASSWORD"]
+        return [
+            ServiceAddress(**{**s.__dict__, "password": password})
+            if s.name == "redis" and s.scheme == "redis" and password and not s.password
+            else s
+            for s in services
+        ]
+
+
+def _may_be_empty(name: str) -> bool:
+    setting = SETTINGS[name]
+    return setting.off or not (setting.default or setting.derived)
+
+
+def _empty(name: str) -> str:
+    """An empty entry of a contract is a value only where a setting can be empty."""
+    if SETTINGS[name].default:
+        raise Malformed("is empty")
+    return ""
