@@ -1,0 +1,1 @@
+"""The decision between PostgreSQL and SQLite: pure rules, probed facts, one contract."""

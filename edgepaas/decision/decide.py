@@ -1,0 +1,212 @@
+"""The decision itself: gather the facts, within the deadline, and apply the rules."""
+
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgepaas.alerts import raise_alert
+from edgepaas.decision import losses
+from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.hold import Hold, Moment, current_moment, read_hold, write_hold
+from edgepaas.decision.matrix import Choice, Wishes, choose, effort
+from edgepaas.decision.probe import ProbeResult, probe
+from edgepaas.decision.waiting import rows_waiting
+from edgepaas.files.paths import Paths
+from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.settings import Settings
+from edgepaas.settings.urls import MASK, Address
+
+logger = logging.getLogger("edgepaas.decision")
+
+#: The one attempt after a loss, in seconds: requests wait for its outcome.
+AFTER_LOSS_TIMEOUT = 1.0
+#: An attempt with less time than this would fail for want of it alone.
+_LEAST_ATTEMPT = 0.25
+_LONGEST_REASON = 500
+#: Masking shorter ones would mask half of the words, and tell what they are.
+_SHORTEST_SECRET = 4
+
+Probe = Callable[[Address, TLSPolicy, float], ProbeResult]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The clocks, the pause and the chance, replaceable as one."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    moment: Callable[[], Moment] = current_moment
+    #: A factor near 1: boxes that lost one server must not all come back at once.
+    jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A contract that is not written yet, and what else is to be kept when it is."""
+
+    contract: DatabaseContract
+    address: Address | None
+    after_loss: bool
+    moment: Moment
+    #: (reason, seconds): PostgreSQL is not to be chosen for so long.
+    hold: tuple[str, float] | None = None
+
+    def masked(self, text: str) -> str:
+        """Return *text* without the password of the address."""
+        if self.address is None:
+            return text
+        return text.replace(self.address.url(), self.address.masked())
+
+
+def decide(
+    settings: Settings,
+    paths: Paths,
+    *,
+    after_loss: bool = False,
+    clock: Clock | None = None,
+    probe: Probe = probe,
+) -> Decision:
+    """Decide which database serves; changes nothing (:func:`settle` does).
+
+    *after_loss*: the service lost PostgreSQL, so where a fallback is armed one attempt of
+    at most 1 s is made; else as many as MAX_RETRIES within DECISION_DEADLINE. Raises
+    NoDatabase where PostgreSQL alone was asked for and cannot be used, and
+    ConfigurationError where the settings contradict each other.
+    """
+    clock = clock or Clock()
+    now = clock.moment()
+    wishes = Wishes.of(settings, paths.state)
+    if wishes.without_address:
+        logger.warning("%s: PostgreSQL is asked for without an address", wishes.without_address)
+    waiting = rows_waiting(wishes.sqlite_path, paths.database_lock)
+    hold = read_hold(paths.postgres_hold, now)
+    flapping = _flapping(paths, now) if after_loss and wishes.fallback else None
+    hold = hold or flapping
+    result = None
+    attempts = effort(wishes, hold, waiting, after_loss=after_loss)
+    if wishes.postgres is not None and attempts != "none":
+        policy = TLSPolicy.of(settings, wishes.postgres)
+        if policy.warning:
+            logger.warning("%s", policy.warning)
+        schedule = _Schedule.of(settings, single=attempts == "one", after_loss=after_loss)
+        result = schedule.run(wishes.postgres, policy, probe, clock, patient=not wishes.fallback)
+    choice = choose(wishes, result, hold, waiting)
+    new_hold = None
+    if flapping is not None:
+        new_hold = (flapping.reason, flapping.remaining)
+    elif after_loss and choice.state == "fallback" and hold is None:
+        new_hold = (f"it was lost in service ({choice.reason})", settings.number("HANDBACK_AFTER"))
+    return Decision(_contract(wishes, choice, now), wishes.postgres, after_loss, now, new_hold)
+
+
+def settle(decision: Decision, paths: Paths) -> None:
+    """Write the contract and whatever else the decision leaves behind; raises OSError."""
+    contract = decision.contract
+    if decision.hold is not None and decision.hold[1] > 0:
+        reason, seconds = decision.hold
+        try:
+            write_hold(paths.postgres_hold, reason, seconds, decision.moment)
+        except OSError as error:  # the fallback itself must not fail for it
+            logger.warning("the hold on PostgreSQL could not be written: %s", error)
+    if decision.after_loss and not contract.sqlite_active:
+        losses.note_return(paths, decision.moment)
+    contract.write(paths.db_contract)
+    losses.forget_loss(paths)
+    if contract.db_fallback:
+        raise_alert(
+            f"SQLite serves instead of PostgreSQL ({contract.db_state}) since "
+            f"{contract.decided_at}: {contract.reason}",
+            severity="warning",
+            fingerprint=f"database-{contract.db_state}",
+            origin="edgepaas-dbdecide",
+        )
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """How often, for how long each, and how long altogether; in seconds."""
+
+    attempts: int
+    attempt_timeout: float
+    interval: float
+    deadline: float
+
+    @classmethod
+    def of(cls, settings: Settings, *, single: bool, after_loss: bool) -> "_Schedule":
+        timeout = settings.number("DB_CONNECT_TIMEOUT")
+        if single and after_loss:
+            timeout = min(timeout, AFTER_LOSS_TIMEOUT)
+        return cls(
+            attempts=1 if single else max(1, settings.integer("MAX_RETRIES")),
+            attempt_timeout=timeout,
+            interval=settings.number("RETRY_INTERVAL"),
+            deadline=settings.number("DECISION_DEADLINE"),
+        )
+
+    def run(
+        self, address: Address, tls: TLSPolicy, probe: Probe, clock: Clock, *, patient: bool
+    ) -> ProbeResult:
+        """Probe until it is usable, hopeless (unless *patient*), or the time is spent."""
+        end = clock.monotonic() + self.deadline
+        attempt = 1
+        while True:
+            left = end - clock.monotonic()
+            result = probe(address, tls, min(self.attempt_timeout, left))
+            if result.usable:
+                return result
+            logger.info("attempt %d of %d: %s", attempt, self.attempts, result.reason)
+            pause = self._pause(attempt) * clock.jitter()
+            spent = clock.monotonic() + pause + _LEAST_ATTEMPT > end
+            if attempt >= self.attempts or spent or (result.permanent and not patient):
+                break
+            clock.sleep(pause)
+            attempt += 1
+        if attempt == 1:
+            return result
+        return replace(result, reason=f"{result.reason} ({attempt} attempts)")
+
+    def _pause(self, attempt: int) -> float:
+        # A quarter, a half, then RETRY_INTERVAL itself: a server that is only just
+        # starting is found soon, one that is away is not hammered.
+        return float(self.interval * min(1.0, 0.25 * 2 ** min(attempt - 1, 2)))
+
+
+def _flapping(paths: Paths, now: Moment) -> Hold | None:
+    seconds = losses.seconds_until_return(paths, now)
+    if seconds <= 0:
+        return None
+    return Hold(f"it was lost {losses.MOST_RETURNS} times within an hour", seconds)
+
+
+def _contract(wishes: Wishes, choice: Choice, now: Moment) -> DatabaseContract:
+    address = wishes.postgres
+    hub_url = address.url() if address is not None else ""
+    return DatabaseContract(
+        database_url=_sqlite_url(wishes.sqlite_path) if choice.sqlite else hub_url,
+        run_migrations=wishes.run_migrations and not choice.sqlite,
+        final_db_mode=choice.mode,
+        db_state=choice.state,
+        db_fallback=choice.fallback,
+        hub_url=hub_url,
+        sqlite_path=wishes.sqlite_path,
+        reason=_one_line(choice.reason, address),
+        generation=secrets.token_hex(8),
+        decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now.wall)),
+    )
+
+
+def _sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _one_line(reason: str, address: Address | None) -> str:
+    """Return *reason* as a contract can carry it: one printable line without the password."""
+    text = "".join(c if c.isprintable() else " " for c in reason)
+    if address is not None and len(address.password) >= _SHORTEST_SECRET:
+        # A server may say anything, also what it was sent.
+        text = text.replace(address.password, MASK)
+    return " ".join(text.split())[:_LONGEST_REASON]

@@ -1,0 +1,71 @@
+"""PostgreSQL lost in service: the mark that the service leaves, and the count that ends flapping.
+
+Falling back is never refused. Choosing PostgreSQL again after a loss is bounded, or a
+server that comes and goes would interrupt every request for as long as it does so.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+from edgepaas.decision.hold import Moment
+from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.paths import Paths
+
+#: How often PostgreSQL may be chosen again after a loss, within RETURN_WINDOW seconds.
+MOST_RETURNS = 6
+RETURN_WINDOW = 3600.0
+
+
+def loss_mark(paths: Paths) -> Path:
+    """``run/db-lost``: the service lost its database and asks for a new decision."""
+    return paths.runtime / "db-lost"
+
+
+def mark_loss(paths: Paths, reason: str) -> None:
+    """Leave the mark, just before ending with exit status 75; raises OSError."""
+    write_atomic(loss_mark(paths), " ".join(reason.split()) + "\n")
+
+
+def loss_reason(paths: Paths) -> str | None:
+    """Return why the service lost its database, None when it did not."""
+    try:
+        text = loss_mark(paths).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return "lost in service"
+    return " ".join(text.split())[:300] or "lost in service"
+
+
+def forget_loss(paths: Paths) -> None:
+    """Remove the mark once it has been decided upon; raises OSError."""
+    remove_durably(loss_mark(paths))
+
+
+def seconds_until_return(paths: Paths, now: Moment) -> float:
+    """Return for how long PostgreSQL must not be chosen after a loss; 0.0: it may be."""
+    returns = _returns(paths, now)
+    if len(returns) < MOST_RETURNS:
+        return 0.0
+    return RETURN_WINDOW - (now.since_boot - returns[-MOST_RETURNS])
+
+
+def note_return(paths: Paths, now: Moment) -> None:
+    """Count that PostgreSQL was chosen again after a loss."""
+    # Uncounted is better than not started: the count only spares interruptions.
+    with contextlib.suppress(OSError):
+        write_atomic(_file(paths), json.dumps([*_returns(paths, now), now.since_boot]))
+
+
+def _file(paths: Paths) -> Path:
+    # In run/, which a reboot empties: the clock that it counts by starts anew, too.
+    return paths.runtime / "db-returns.json"
+
+
+def _returns(paths: Paths, now: Moment) -> list[float]:
+    try:
+        times = [float(time) for time in json.loads(_file(paths).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return []
+    return [time for time in times if 0 <= now.since_boot - time < RETURN_WINDOW][-MOST_RETURNS:]

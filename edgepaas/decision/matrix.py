@@ -1,0 +1,162 @@
+"""The rules of the decision: what is wished for and what was found make the choice. Pure."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgepaas.decision.contract import DatabaseState, FinalMode
+from edgepaas.decision.hold import Hold
+from edgepaas.decision.probe import ProbeResult
+from edgepaas.decision.waiting import Waiting
+from edgepaas.errors import ConfigurationError, EdgePaaSError
+from edgepaas.postgres.connection import place_of
+from edgepaas.settings import Settings
+from edgepaas.settings.urls import Address, AddressError, split_url
+
+#: How many attempts can change the choice.
+Effort = Literal["none", "one", "many"]
+
+
+class NoDatabase(EdgePaaSError):
+    """PostgreSQL alone was asked for, and it cannot be used."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the operator wants, as far as the decision is concerned."""
+
+    #: The PostgreSQL to serve from or to forward to; None: there is none.
+    postgres: Address | None
+    sqlite_path: Path
+    #: SQLite serves although there is a PostgreSQL (USE_SQLITE).
+    local_first: bool = False
+    #: SQLite takes over when PostgreSQL is away (BOTH_DB).
+    fallback: bool = True
+    run_migrations: bool = True
+    #: What asks for PostgreSQL although no address is given, for a warning.
+    without_address: str = ""
+    #: DATABASE_URL names the SQLite file itself.
+    sqlite_by_name: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings, state: Path) -> "Wishes":
+        """Read the wishes from *settings*; relative files lie in the folder *state*.
+
+        Raises ConfigurationError where production asks for PostgreSQL alone and names none.
+        """
+        text = settings.text("DATABASE_URL")
+        sqlite_path = settings.sqlite_file(state)
+        asked = [
+            f"{name}={settings.text(name)}"
+            for name, wish in (("BOTH_DB", True), ("USE_SQLITE", False))
+            if settings.is_given(name) and settings.flag(name) is wish
+        ]
+        if not text:
+            if settings.is_given("BOTH_DB") and not settings.flag("BOTH_DB"):
+                if settings.text("ENV") == "production":
+                    raise ConfigurationError(
+                        "ENV=production with BOTH_DB=false asks for PostgreSQL alone and "
+                        "DATABASE_URL is empty: set DATABASE_URL, or take BOTH_DB=false back"
+                    )
+                asked.insert(0, "BOTH_DB=false")
+            return cls(None, sqlite_path, without_address=", ".join(asked))
+        try:
+            address = split_url(text)
+        except AddressError as error:
+            raise ConfigurationError(f"DATABASE_URL: {error}") from error
+        if address.scheme == "sqlite":
+            return cls(None, state / address.database, sqlite_by_name=True)
+        return cls(
+            postgres=address,
+            sqlite_path=sqlite_path,
+            local_first=settings.flag("USE_SQLITE"),
+            fallback=settings.flag("BOTH_DB"),
+            run_migrations=settings.flag("RUN_MIGRATIONS"),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which database serves, in which state, and why (one line for a person)."""
+
+    sqlite: bool
+    state: DatabaseState
+    mode: FinalMode
+    reason: str
+    #: SQLite serves though PostgreSQL was wanted as primary.
+    fallback: bool = False
+
+
+def effort(wishes: Wishes, hold: Hold | None, waiting: Waiting, *, after_loss: bool) -> Effort:
+    """Return how many attempts at PostgreSQL can change what will be chosen."""
+    if wishes.postgres is None or wishes.local_first:
+        return "none"
+    if not wishes.fallback:
+        return "many"
+    if hold is not None:
+        return "none"
+    # With rows waiting SQLite serves either way; the one attempt tells which word is true.
+    return "one" if waiting.any or after_loss else "many"
+
+
+def choose(
+    wishes: Wishes, probe: ProbeResult | None, hold: Hold | None, waiting: Waiting
+) -> Choice:
+    """Return the choice; *probe* is None where :func:`effort` asked for no attempt.
+
+    Raises NoDatabase where PostgreSQL alone was asked for and cannot be used.
+    """
+    if wishes.postgres is None:
+        return Choice(True, "standalone", "sqlite_only", _why_standalone(wishes))
+    if wishes.local_first:
+        reason = (
+            f"USE_SQLITE=true: SQLite serves, PostgreSQL at {place_of(wishes.postgres)} "
+            "receives every row"
+        )
+        return Choice(True, "local-first", "sqlite_only", reason)
+    return _with_postgres(wishes, probe, hold, waiting)
+
+
+def _with_postgres(
+    wishes: Wishes, probe: ProbeResult | None, hold: Hold | None, waiting: Waiting
+) -> Choice:
+    usable = probe is not None and probe.usable
+    found = probe.reason if probe is not None else "PostgreSQL was not asked"
+    if not wishes.fallback:
+        return _postgres_alone(usable, found, waiting)
+    if hold is not None:
+        reason = f"PostgreSQL is on hold for another {hold.remaining:.0f} s: {hold.reason}"
+        return Choice(True, "fallback", "sqlite_only", reason, fallback=True)
+    if not usable:
+        return Choice(True, "fallback", "sqlite_only", found, fallback=True)
+    if waiting.any:
+        reason = f"{found}, but{_rows_text(waiting, ' ')}"
+        return Choice(True, "draining", "sqlite_only", reason, fallback=True)
+    return Choice(False, "primary", "try_postgres", found)
+
+
+def _postgres_alone(usable: bool, found: str, waiting: Waiting) -> Choice:
+    if not usable:
+        raise NoDatabase(
+            f"BOTH_DB=false asks for PostgreSQL alone and it cannot be used: {found}"
+            f"{_rows_text(waiting, '; meanwhile ')}"
+        )
+    reason = f"{found}; BOTH_DB=false: no fallback{_rows_text(waiting, '; ')}"
+    return Choice(False, "primary", "postgres_only", reason)
+
+
+def _why_standalone(wishes: Wishes) -> str:
+    if wishes.sqlite_by_name:
+        return "DATABASE_URL names an SQLite file"
+    if wishes.without_address:
+        return f"{wishes.without_address} asks for PostgreSQL, but DATABASE_URL is empty"
+    return "no DATABASE_URL is set"
+
+
+def _rows_text(waiting: Waiting, before: str) -> str:
+    if not waiting.readable:
+        return f"{before}the SQLite file cannot be read ({waiting.problem})"
+    if waiting.rows:
+        rows = "1 row waits" if waiting.rows == 1 else f"{waiting.rows} rows wait"
+        return f"{before}{rows} in the SQLite file to be sent"
+    return ""

@@ -1,0 +1,152 @@
+"""Asking PostgreSQL whether it would do: it answers, is new enough, and takes a write."""
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from edgepaas.postgres.connection import (
+    close_quietly,
+    load_driver,
+    log_in,
+    out_of_time,
+    place_of,
+)
+from edgepaas.postgres.deadline import OutOfTime, Scope, within
+from edgepaas.postgres.failures import (
+    ConnectFailure,
+    Failure,
+    classify,
+    is_lost,
+    server_message,
+    sqlstate,
+)
+from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.postgres.wire import Resolver, silent
+from edgepaas.settings.urls import Address
+
+#: The oldest version that is tested against; older ones get no fixes from their makers
+#: (https://www.postgresql.org/support/versioning/).
+OLDEST_VERSION = 13
+
+EXAMINATION = "examination"
+
+_LOOK = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
+# One message, hence one transaction and one round trip. The table's rows in the catalogue
+# are written and logged like any row, and the commit waits for the disk (and for a
+# synchronous standby), so a full disk, a read-only database and a commit that never
+# returns all show here; pg_current_xact_id() alone would write nothing.
+_WRITE = (
+    "CREATE TEMPORARY TABLE edgepaas_probe (n integer) ON COMMIT DROP; "
+    "INSERT INTO edgepaas_probe VALUES (1)"
+)
+#: A hardened database takes TEMPORARY away from everybody: this logs a record without it.
+_WRITE_WITHOUT_TABLE = "SELECT pg_logical_emit_message(true, 'edgepaas', 'probe')"
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one or several attempts found; ``reason`` is one line for a person."""
+
+    usable: bool
+    reason: str
+    kind: Failure | None = None
+    #: E.g. ``15.18``; empty when the server never said.
+    server_version: str = ""
+    #: Whether trying again within seconds is pointless.
+    permanent: bool = False
+
+
+def probe(
+    address: Address,
+    tls: TLSPolicy,
+    attempt_timeout: float,
+    *,
+    resolve: Resolver = socket.getaddrinfo,
+) -> ProbeResult:
+    """Make one attempt within *attempt_timeout* seconds, a real deadline for all of it.
+
+    Usable is a server that lets us in, is PostgreSQL 13 or newer, is no standby and
+    commits a write. Never raises for anything that the other side does.
+    """
+    load_driver()
+
+    def work(scope: Scope) -> str:
+        connection = log_in(scope, address, tls, "edgepaas dbdecide", resolve)
+        try:
+            return _examine(scope, address, connection)
+        finally:
+            close_quietly(connection)
+
+    try:
+        version = within(attempt_timeout, work)
+    except OutOfTime as late:
+        failure = out_of_time(address, late)
+    except ConnectFailure as refusal:
+        failure = refusal
+    else:
+        return ProbeResult(
+            usable=True,
+            reason=f"PostgreSQL {version} at {place_of(address)} answers and takes writes",
+            server_version=version,
+        )
+    return ProbeResult(
+        usable=False, reason=str(failure), kind=failure.kind, permanent=failure.permanent
+    )
+
+
+def _examine(scope: Scope, address: Address, connection: Any) -> str:
+    place = place_of(address)
+    version = str(connection.parameter_statuses.get("server_version", "")).split(" ")[0]
+    major = re.match(r"\d+", version)
+    if major and int(major[0]) < OLDEST_VERSION:
+        raise ConnectFailure(
+            Failure.TOO_OLD,
+            f"{place} runs PostgreSQL {version}; {OLDEST_VERSION} or newer is needed",
+        )
+    connection.link.settimeout(scope.enter(EXAMINATION))
+    try:
+        in_recovery, read_only = connection.execute_simple(_LOOK).rows[0]
+        if in_recovery:
+            raise ConnectFailure(
+                Failure.READ_ONLY,
+                f"{place} is a standby and takes no writes; name the primary in DATABASE_URL",
+            )
+        if read_only == "on":
+            raise ConnectFailure(
+                Failure.READ_ONLY,
+                f"{place} opens {address.database!r} read-only; "
+                "check default_transaction_read_only of server, database and user",
+            )
+        _write(scope, connection)
+    except Exception as error:
+        raise _unusable(place, error, scope.seconds) from error
+    return version or "(version unknown)"
+
+
+def _write(scope: Scope, connection: Any) -> None:
+    connection.link.settimeout(scope.enter(EXAMINATION))
+    try:
+        connection.execute_simple(_WRITE)
+    except Exception as error:
+        if classify(error) is not Failure.PERMISSION:
+            raise
+        connection.execute_simple(_WRITE_WITHOUT_TABLE)
+
+
+def _unusable(place: str, error: Exception, seconds: float) -> Exception:
+    if isinstance(error, (ConnectFailure, OutOfTime)):
+        return error
+    if sqlstate(error) is not None:
+        return ConnectFailure(
+            classify(error),
+            f"{place} does not take a write: {server_message(error)} (SQLSTATE {sqlstate(error)})",
+        )
+    if isinstance(error, TimeoutError):
+        return silent(place, EXAMINATION, seconds)
+    if is_lost(error):
+        return ConnectFailure(Failure.OTHER, f"{place} closed the connection after the login")
+    return ConnectFailure(
+        Failure.NOT_POSTGRES,
+        f"what answers on {place} does not behave like PostgreSQL ({type(error).__name__})",
+    )

@@ -1,0 +1,1 @@
+"""PostgreSQL connections with real deadlines, and what their failures mean."""
