@@ -37,20 +37,24 @@ test-integration: $(VENV)/dev.stamp ## the integration tests alone (real Postgre
 test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
 	@$(MAKE) --no-print-directory pytest TESTS=tests/system
 
+.PHONY: soak
+soak: $(VENV)/dev.stamp ## kill a whole booted box 50 times while it writes: nothing acknowledged may be lost
+	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest TESTS=tests/system/test_box_survival.py ARGS="-rP -k whole_box"
+
 .PHONY: pytest
 pytest:
 	@set -a; if [ -f .env.test ]; then . ./.env.test; fi; set +a; \
 	  exec $(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 check: $(VENV)/dev.stamp ## ruff, mypy and the import layers
-	$(BIN)/ruff check edgepaas alembic tests
-	$(BIN)/ruff format --check edgepaas alembic tests
+	$(BIN)/ruff check edgepaas alembic packaging tests
+	$(BIN)/ruff format --check edgepaas alembic packaging tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_import_layers.py
 
 format: $(VENV)/dev.stamp ## format the code
-	$(BIN)/ruff format edgepaas alembic tests
-	$(BIN)/ruff check --fix edgepaas alembic tests
+	$(BIN)/ruff format edgepaas alembic packaging tests
+	$(BIN)/ruff check --fix edgepaas alembic packaging tests
 
 bench: $(VENV)/dev.stamp ## measure start, memory and durable writes, side by side with a plain application
 	@$(BIN)/python -m tests.bench $(ARGS)

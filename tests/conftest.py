@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: one PostgreSQL a session, an empty database a test, a clean box."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -41,6 +42,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EDGEPAAS_HOME", str(tmp_path / "box"))
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """A command that a test runs sets up logging to streams which are gone after the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

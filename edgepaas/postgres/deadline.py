@@ -116,8 +116,10 @@ def within(
             del late
         done.set()
 
-    threading.Thread(target=run, name="edgepaas-bounded", daemon=True).start()
+    thread = threading.Thread(target=run, name="edgepaas-bounded", daemon=True)
     try:
+        # Within: it waits for the thread to be up, which may have a connection by then.
+        thread.start()
         finished = done.wait(seconds)
     except BaseException:  # Ctrl-C, or a signal handler that raises
         scope.abandon()

@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,6 @@ from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import read_contract
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.settings import SETTINGS, Settings
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:], root.level = handlers, level
 
 
 def call(module: object, *arguments: str) -> int:

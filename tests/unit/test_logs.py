@@ -12,14 +12,6 @@ from edgepaas.logs.redact import redact
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
 
 
-@pytest.fixture(autouse=True)
-def _restore_logging() -> object:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-
-
 @pytest.mark.parametrize(
     "text",
     [

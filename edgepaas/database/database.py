@@ -1,0 +1,91 @@
+"""The interface that applications see: read, write, ping; the same on both databases."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+
+from edgepaas.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+
+logger = logging.getLogger("edgepaas.database")
+
+T = TypeVar("T")
+
+
+class Database(ABC):
+    """An open database; safe to use from several threads, not across a fork.
+
+    Connection errors of the driver come out as DatabaseUnavailable, DatabaseBusy or
+    DatabaseFull; sqlalchemy.exc.IntegrityError and its like pass through.
+
+    A list of rows for one ``session.execute(insert(Model), rows)`` travels as few
+    multi-row statements; that is the fast way to insert on either database.
+    """
+
+    dialect: ClassVar[Literal["sqlite", "postgresql"]]
+
+    #: Called, in the thread that noticed, when an operation finds the database lost.
+    on_unavailable: Callable[[BaseException], None] | None = None
+
+    @abstractmethod
+    def read(self) -> "AbstractContextManager[Session]":
+        """Give a session for reading; what it writes is refused or rolled back.
+
+        On SQLite the whole block sees one snapshot, on PostgreSQL each statement its own.
+        Objects stay usable after the block as far as they were loaded.
+        """
+
+    @abstractmethod
+    def write(self, work: "Callable[[Session], T]") -> T:
+        """Run ``work(session)`` in a transaction and return its result once it is durable.
+
+        *work* must have no other effect than on the session: it may run in another thread
+        (with the caller's context variables), and again, when PostgreSQL asks for it or
+        another write of the same group failed. It neither commits nor rolls back; an
+        exception from it undoes all that it did and is raised here. Long computation
+        belongs before it: on SQLite others wait.
+        """
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the database answers; raises DatabaseUnavailable within a few seconds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what is being written and close every connection; may be called twice."""
+
+    def _tell_unavailable(self, error: BaseException) -> None:
+        logger.warning("%s", error)
+        if self.on_unavailable is not None:
+            self.on_unavailable(error)
+
+
+def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Paths") -> Database:
+    """Open the database that *contract* names, without creating or changing anything in it.
+
+    SQLite: holds the shared lock on ``paths.database_lock`` until it is closed. Raises
+    DatabaseUnavailable when the SQLite file is not there or is locked for a swap; a
+    PostgreSQL is connected to only by the first use.
+    """
+    if contract.sqlite_active:
+        from edgepaas.database.embedded import EmbeddedDatabase
+
+        return EmbeddedDatabase(
+            contract.sqlite_path,
+            lock=paths.database_lock,
+            readers=max(settings.integer("THREADS"), settings.integer("DB_POOL_SIZE")),
+            patience=settings.number("DB_STATEMENT_TIMEOUT"),
+        )
+    if not contract.database_url:
+        raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")
+    from edgepaas.database.server import ServerDatabase
+
+    return ServerDatabase(contract.database_url, settings)

@@ -1,0 +1,106 @@
+"""The one place where a driver's errors become the three that callers know."""
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
+from edgepaas.postgres.failures import ErrorClass, error_class, is_lost, server_message, sqlstate
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import ExceptionContext
+
+logger = logging.getLogger("edgepaas.database")
+
+#: Primary result codes (https://sqlite.org/rescode.html) by what a caller can do about them.
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_LOST = _DAMAGED | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM}
+
+#: 53100 disk_full; the rest of class 53 is a server short of something for the moment.
+_POSTGRES_FULL = "53100"
+
+
+def primary_code(error: BaseException) -> int:
+    """Return SQLite's primary result code, 0 when *error* is not SQLite's."""
+    # Python itself raises sqlite3 errors without a code, for a caller's mistakes.
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether SQLite found the file to be corrupt, or no database at all."""
+    return primary_code(error) in _DAMAGED
+
+
+def translate_sqlite(error: BaseException, *, writing: bool) -> DatabaseError | None:
+    """Return what an SQLite error means to a caller; None for one that it caused itself.
+
+    A refused write on a connection that is not *writing* is the caller's mistake.
+    """
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return DatabaseFull(f"the disk has no room for the database ({error}); nothing was written")
+    if code in _BUSY:
+        return DatabaseBusy(
+            f"another process kept the database locked ({error}); nothing was written"
+        )
+    if code in _DAMAGED:
+        return DatabaseUnavailable(
+            f"the database file is damaged ({error}): 'edgepaas schema' sets it aside and "
+            f"opens a fresh one"
+        )
+    if code in _LOST or (code == sqlite3.SQLITE_READONLY and writing):
+        return DatabaseUnavailable(
+            f"the database file cannot be used ({error}): check the disk ('edgepaas doctor')"
+        )
+    return None
+
+
+def translate_postgres(error: BaseException) -> DatabaseError | None:
+    """Return what an error on the way to PostgreSQL means; None for a statement's own."""
+    if isinstance(error, DatabaseError):
+        return error
+    if is_lost(error):
+        said = server_message(error)
+        return DatabaseUnavailable(f"the connection to PostgreSQL was lost: {said}")
+    state = sqlstate(error)
+    if state == _POSTGRES_FULL:
+        return DatabaseFull(f"PostgreSQL has no room left: {server_message(error)}")
+    if is_retryable(error) or state is None:
+        return None
+    if error_class(error) is ErrorClass.LINK:
+        return DatabaseBusy(f"PostgreSQL refused the work for now: {server_message(error)}")
+    return None
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether PostgreSQL asks for the transaction once more (serialization failure, deadlock)."""
+    return sqlstate(error) in ("40001", "40P01")
+
+
+def translate_errors_of(
+    engine: "Engine",
+    translate: Callable[[BaseException], DatabaseError | None],
+    *,
+    tell: Callable[[BaseException, DatabaseError], None],
+) -> None:
+    """Make *engine* raise what *translate* returns; *tell* gets the original and the result.
+
+    A lost connection is thrown away, and with it every idle one of the pool: a driver's
+    own idea of what is lost misses a bare OSError.
+    """
+    from sqlalchemy import event
+
+    def handle(context: "ExceptionContext") -> BaseException | None:
+        original = context.original_exception
+        error = translate(original)
+        if error is None:
+            return None
+        if isinstance(error, DatabaseUnavailable):
+            context.is_disconnect = True
+        tell(original, error)
+        return error
+
+    event.listen(engine, "handle_error", handle, retval=True)

@@ -1,0 +1,1 @@
+"""Bringing a database's schema to head, on either database, without ever dropping data."""

@@ -1,0 +1,108 @@
+"""A chain of migrations: where its scripts lie and which revision is the newest.
+
+The scripts are read with ``ast``: importing Alembic to learn one word costs a slow box
+more than everything else that a boot stage with nothing to do has to do.
+"""
+
+import ast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas.schema.errors import SchemaError
+
+if TYPE_CHECKING:
+    from edgepaas.application import Application
+
+VERSION_TABLE = "alembic_version"
+
+Revisions = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The migrations in *folder* (as Alembic lays it out), counted in *version_table*.
+
+    ``folder`` is None for an application without migrations: its tables are created
+    where they are missing and never altered.
+    """
+
+    name: str
+    folder: Path | None
+    version_table: str = VERSION_TABLE
+
+    def scripts(self) -> list[Path]:
+        """Return the revision files, sorted by name."""
+        if self.folder is None:
+            return []
+        return sorted((self.folder / "versions").glob("*.py"))
+
+    @cached_property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Each revision and those that come directly before it; SchemaError names a bad script."""
+        found: dict[str, tuple[str, ...]] = {}
+        for script in self.scripts():
+            revision, before = _read_script(script)
+            if revision in found:
+                raise SchemaError(f"{script} has the revision {revision!r} of another script")
+            found[revision] = before
+        for revision, before in found.items():
+            missing = [parent for parent in before if parent not in found]
+            if missing:
+                raise SchemaError(
+                    f"revision {revision} of {self.folder} follows {missing[0]}, which is not there"
+                )
+        return found
+
+    @property
+    def heads(self) -> Revisions:
+        """The revisions that nothing follows: one, unless two branches were not merged."""
+        followed = {parent for before in self.parents.values() for parent in before}
+        return frozenset(self.parents) - followed
+
+    def ancestors(self, revision: str) -> Revisions:
+        """Every revision that comes before *revision*."""
+        found: set[str] = set()
+        waiting = list(self.parents.get(revision, ()))
+        while waiting:
+            parent = waiting.pop()
+            if parent not in found:
+                found.add(parent)
+                waiting.extend(self.parents[parent])
+        return frozenset(found)
+
+
+def chain_of(application: "Application") -> Chain:
+    """Return the application's chain."""
+    return Chain(name=application.name, folder=application.migrations)
+
+
+def show(revisions: Iterable[str]) -> str:
+    """Return revisions for a message: ``0001``, ``0002 and 0003``, or ``none``."""
+    return " and ".join(sorted(revisions)) or "none"
+
+
+def _read_script(path: Path) -> tuple[str, tuple[str, ...]]:
+    values: dict[str, object] = {}
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+        for statement in tree.body:
+            targets: Sequence[ast.expr] = ()
+            if isinstance(statement, ast.Assign):
+                targets = statement.targets
+            elif isinstance(statement, ast.AnnAssign):
+                targets = [statement.target]
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id in ("revision", "down_revision"):
+                    value = statement.value  # type: ignore[attr-defined]
+                    values[target.id] = ast.literal_eval(value)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SchemaError(f"the migration {path} cannot be read: {error}") from error
+    revision, before = values.get("revision"), values.get("down_revision")
+    if not isinstance(revision, str) or not revision:
+        raise SchemaError(f"the migration {path} names no revision")
+    if before is None:
+        return revision, ()
+    return revision, (before,) if isinstance(before, str) else tuple(before)  # type: ignore[arg-type]

@@ -1,0 +1,237 @@
+"""Running Alembic; the only module that imports it, and only when there is something to run."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine, inspect
+from sqlalchemy.pool import StaticPool
+
+from edgepaas.schema.chain import Chain, Revisions
+from edgepaas.schema.errors import SchemaError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import MetaData
+
+logger = logging.getLogger("edgepaas.schema")
+
+#: A table and the names of its columns.
+Shape = dict[str, frozenset[str]]
+
+_BATCH_TABLE = "_alembic_tmp_"
+
+
+def upgrade(
+    connection: Connection, chain: Chain, metadata: "MetaData | None", to: str = "heads"
+) -> None:
+    """Migrate in the transaction that *connection* is in; raises what the migration raises."""
+    _quiet_alembic()
+    from alembic import command
+
+    command.upgrade(_config(connection, chain, metadata), to)
+
+
+def stamp(connection: Connection, chain: Chain, revisions: Revisions) -> None:
+    """Write *revisions* as the version, without running anything."""
+    from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table
+
+    # As Alembic makes it (alembic.ddl.impl.version_table_impl); importing Alembic for one
+    # table would double what the first boot takes.
+    name = chain.version_table
+    table = Table(
+        name,
+        MetaData(),
+        Column("version_num", String(32), nullable=False),
+        PrimaryKeyConstraint("version_num", name=f"{name}_pkc"),
+    )
+    table.create(connection, checkfirst=True)
+    connection.execute(table.delete())
+    if revisions:
+        connection.execute(table.insert(), [{"version_num": r} for r in sorted(revisions)])
+
+
+def versions(connection: Connection, chain: Chain) -> Revisions | None:
+    """Return the revisions that the database says it has; None without a version table."""
+    if not inspect(connection).has_table(chain.version_table):
+        return None
+    rows = connection.exec_driver_sql(f"SELECT version_num FROM {chain.version_table}")  # noqa: S608
+    return frozenset(row[0] for row in rows)
+
+
+def shape_of(connection: Connection, chain: Chain) -> Shape:
+    """Return the tables that are there, but for the version table and SQLite's own."""
+    inspector = inspect(connection)
+    return {
+        name: frozenset(column["name"] for column in inspector.get_columns(name))
+        for name in inspector.get_table_names()
+        if name != chain.version_table and not name.startswith(_BATCH_TABLE)
+    }
+
+
+def shapes_by_revision(chain: Chain, metadata: "MetaData | None") -> list[tuple[Revisions, Shape]]:
+    """Return how the tables look after each revision, oldest first, by running them in memory.
+
+    Each with what the version table says then: two revisions, where branches were not merged.
+    """
+    _quiet_alembic()
+    from alembic.script import ScriptDirectory
+
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    shapes: list[tuple[Revisions, Shape]] = []
+    try:
+        with engine.connect() as connection:
+            scripts = ScriptDirectory.from_config(_config(connection, chain, metadata))
+            for script in reversed(list(scripts.walk_revisions())):
+                upgrade(connection, chain, metadata, script.revision)
+                connection.commit()
+                reached = versions(connection, chain) or frozenset()
+                shapes.append((reached, shape_of(connection, chain)))
+    finally:
+        engine.dispose()
+    return shapes
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Which revisions a database looks like; without any, how it differs from the newest."""
+
+    revisions: Revisions | None
+    difference: str
+
+
+def likeness_of(
+    connection: Connection,
+    chain: Chain,
+    metadata: "MetaData | None",
+    claimed: Revisions | None,
+) -> Likeness:
+    """Compare tables and columns with every revision's; tables of no revision do not count.
+
+    Of several that look alike it is the *claimed* one, else the newest.
+    """
+    known = shapes_by_revision(chain, metadata)
+    names = {table for _, shape in known for table in shape}
+    shape = {t: columns for t, columns in shape_of(connection, chain).items() if t in names}
+    alike = [revisions for revisions, columns in known if columns == shape]
+    newest = known[-1][1] if known else {}
+    if claimed in alike:
+        return Likeness(claimed, "")
+    return Likeness(alike[-1] if alike else None, _difference(shape, newest))
+
+
+def fits(shape: Shape, connection: Connection, metadata: "MetaData | None") -> str:
+    """Return why this build's models cannot work on *shape*; empty when they can.
+
+    They can when every table and column is there and none has been added that demands a
+    value: migrations expand first and contract a release later.
+    """
+    if metadata is None:
+        return ""
+    inspector = inspect(connection)
+    for table in metadata.sorted_tables:
+        if table.name not in shape:
+            return f"the table {table.name} is missing"
+        wanted = {column.name for column in table.columns}
+        missing = wanted - shape[table.name]
+        if missing:
+            return f"the column {table.name}.{min(missing)} is missing"
+        for column in inspector.get_columns(table.name):
+            demanded = not column["nullable"] and column["default"] is None
+            if column["name"] not in wanted and demanded:
+                return f"the column {table.name}.{column['name']} demands a value"
+    return ""
+
+
+def differences(connection: Connection, chain: Chain, metadata: "MetaData") -> list[Any]:
+    """Return what Alembic's autogenerate would change to get from the database to the models."""
+    _quiet_alembic()
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    def known(name: str | None, kind: str, _parents: Any) -> bool:
+        return kind != "table" or name in metadata.tables
+
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "compare_type": True,
+            "include_name": known,
+            "target_metadata": metadata,
+            "version_table": chain.version_table,
+        },
+    )
+    return list(compare_metadata(context, metadata))
+
+
+def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Path) -> Path:
+    """Write a new migration by comparing the models with a scratch database at head.
+
+    *folder* takes the scratch file. Returns the new script's path; raises SchemaError when
+    the models have not changed.
+    """
+    _quiet_alembic()
+    from alembic import command
+
+    number = 1 + max((int(r) for r in chain.parents if r.isdecimal()), default=0)
+    engine = create_engine(f"sqlite:///{folder / 'scratch.db'}")
+    try:
+        with engine.connect() as connection:
+            upgrade(connection, chain, metadata)
+            connection.commit()
+            if not differences(connection, chain, metadata):
+                raise SchemaError("the models and the newest migration agree: nothing to write")
+            connection.rollback()
+            config = _config(connection, chain, metadata)
+            written = command.revision(
+                config, message=message, autogenerate=True, rev_id=f"{number:04d}"
+            )
+    finally:
+        engine.dispose()
+    script = written[0] if isinstance(written, list) else written
+    if script is None:
+        raise SchemaError("Alembic wrote no migration")
+    return Path(script.path)
+
+
+def migration_engine(connect: Any, dialect: str) -> Engine:
+    """Return an engine of one connection that *connect* makes; a transaction is IMMEDIATE."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(dialect, creator=connect, poolclass=NullPool, hide_parameters=True)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _quiet_alembic() -> None:
+    """Say what is done in this project's own words: Alembic tells of its plugins at INFO."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _difference(shape: Shape, wanted: Shape) -> str:
+    words = []
+    for table in sorted(wanted.keys() | shape.keys()):
+        if table not in shape:
+            words.append(f"the table {table} is missing")
+        elif table not in wanted:
+            words.append(f"the table {table} is not of the newest revision")
+        else:
+            words += [f"{table}.{c} is missing" for c in sorted(wanted[table] - shape[table])]
+            words += [f"{table}.{c} is too many" for c in sorted(shape[table] - wanted[table])]
+    return "; ".join(words) or "no difference in tables and columns"
+
+
+def _config(connection: Connection, chain: Chain, metadata: "MetaData | None") -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(chain.folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    config.attributes.update(
+        connection=connection, metadata=metadata, version_table=chain.version_table
+    )
+    return config

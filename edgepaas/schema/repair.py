@@ -1,0 +1,282 @@
+"""``edgepaas schema --repair``: find out what is wrong, keep what was there, mend, explain.
+
+Nothing is dropped. On SQLite everything happens on a copy, and the file as it was stays in
+``backups/``; on PostgreSQL the only thing ever changed by a repair itself is the version.
+"""
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.files.atomic import write_atomic
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
+from edgepaas.schema import embedded, files
+from edgepaas.schema.chain import Chain, Revisions, show
+from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.report import SchemaReport
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+    from edgepaas.database.connector import Connector
+
+logger = logging.getLogger("edgepaas.schema")
+
+Models = Callable[[], "MetaData | None"]
+
+_BATCH_TABLE = "_alembic_tmp_"
+
+
+def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
+    """Diagnose and mend the SQLite file; raises SchemaError or LockHeld with nothing changed."""
+    with held(paths.database_lock, timeout=embedded.LOCK_TIMEOUT):
+        files.sweep(path)
+        files.forget_unfinished_backups(path, paths.backups)
+        try:
+            before = None if embedded.is_empty(path) else embedded.look(path, chain)
+            usable = not embedded.is_empty(path)
+        except (embedded.Damaged, sqlite3.Error):
+            usable, before = False, None
+        if usable:
+            return _repair_sound_file(path, paths, chain, models, before)
+    # Without a file, or with a damaged one, a boot knows what to do.
+    return embedded.bring_sqlite(path, paths, chain, models)
+
+
+def repair_postgres(
+    connector: "Connector", paths: Paths, chain: Chain, models: Models
+) -> SchemaReport:
+    """Diagnose and mend PostgreSQL's version; raises SchemaError when only a person can help."""
+    from dataclasses import replace
+
+    from edgepaas.schema import migrations
+    from edgepaas.schema.server import migrate, unusable
+
+    metadata = models()
+    steps = _diagnose_scripts(chain)
+    engine = migrations.migration_engine(connector, "postgresql+pg8000://")
+    try:
+        with engine.begin() as connection:
+            found = migrations.versions(connection, chain)
+            kept = _describe(connection, chain, found, paths)
+            steps += _diagnose_versions(chain, found)
+            overlapping = _overlapping(chain, found or frozenset())
+            if overlapping:
+                migrations.stamp(connection, chain, (found or frozenset()) - overlapping)
+                steps.append(f"took {show(overlapping)} out of {chain.version_table}")
+    except SchemaError:
+        raise
+    except Exception as error:
+        raise unusable(error, "it cannot be examined") from error
+    finally:
+        engine.dispose()
+    steps.insert(0, f"wrote a description of its schema to {kept}")
+    report = migrate(connector, chain, metadata, adopt=True)
+    steps.append(report.message)
+    action = "repaired" if report.action in ("adopted", "migrated") else report.action
+    return replace(report, action=action, kept=kept, steps=tuple(steps))
+
+
+def _repair_sound_file(
+    path: Path, paths: Paths, chain: Chain, models: Models, before: Revisions | None
+) -> SchemaReport:
+    metadata = models()
+    steps = _diagnose_versions(chain, before)
+    with embedded.finished_copy(path, path) as (copy, connection):
+        steps += _mend_batch_leftovers(connection)
+        after = _mend(connection, chain, metadata, before, steps)
+    try:
+        if not steps:
+            files.discard(copy)
+            message = f"nothing to repair: {show(after)}, sound and as the models want it"
+            return SchemaReport("sqlite", "nothing", _tuple(before), _tuple(after), message)
+        files.check_copy(copy)
+        kept = files.swap_in(copy, path, paths.backups, "before-repair")
+    except BaseException:
+        files.discard(copy)
+        raise
+    return SchemaReport(
+        "sqlite",
+        "repaired",
+        _tuple(before),
+        _tuple(after),
+        f"repaired, now at {show(after)}",
+        kept=kept,
+        steps=(*_diagnose_scripts(chain), *steps, f"kept the file as it was: {kept}"),
+    )
+
+
+def _mend(
+    connection: "Connection",
+    chain: Chain,
+    metadata: "MetaData | None",
+    before: Revisions | None,
+    steps: list[str],
+) -> Revisions:
+    """Bring the copy to head by the gentlest means that works; adds to *steps* what it did."""
+    from edgepaas.schema import migrations
+
+    unknown = (before or frozenset()) - frozenset(chain.parents)
+    if before and not unknown and not _overlapping(chain, before):
+        failure = _try_upgrade(connection, chain, metadata)
+        if not failure:
+            if before != chain.heads:
+                steps.append(f"migrated from {show(before)} to {show(chain.heads)}")
+            return chain.heads
+        steps.append(f"going on from {show(before)} does not work: {failure}")
+    likeness = migrations.likeness_of(connection, chain, metadata, before)
+    if likeness.revisions is not None:
+        migrations.stamp(connection, chain, likeness.revisions)
+        steps.append(f"it looks like {show(likeness.revisions)}: stamped as such")
+        failure = _try_upgrade(connection, chain, metadata)
+        if not failure:
+            return chain.heads
+        steps.append(f"going on from there does not work: {failure}")
+    elif unknown and not migrations.fits(
+        migrations.shape_of(connection, chain), connection, metadata
+    ):
+        steps.clear()  # a newer build's, and this one can work on it: nothing is wrong
+        return before or frozenset()
+    steps.append(f"half-applied, it looks like no revision: {likeness.difference}")
+    _rebuild(connection, chain, metadata, steps)
+    return chain.heads
+
+
+def _try_upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> str:
+    """Upgrade in a savepoint; return why it did not work or does not fit, empty when it does."""
+    from edgepaas.schema import migrations
+
+    try:
+        with connection.begin_nested():
+            migrations.upgrade(connection, chain, metadata)
+            misfit = migrations.fits(migrations.shape_of(connection, chain), connection, metadata)
+            if misfit:
+                raise SchemaError(misfit)
+    except Exception as error:  # noqa: BLE001 - a migration's code may raise anything
+        return str(getattr(error, "orig", None) or error)
+    return ""
+
+
+def _rebuild(
+    connection: "Connection", chain: Chain, metadata: "MetaData | None", steps: list[str]
+) -> None:
+    """Make every table anew from the models and fill it with the rows that are there.
+
+    The old tables of the same names go; the file as it was, which has them, is kept.
+    """
+    from sqlalchemy import inspect
+
+    from edgepaas.schema import migrations
+
+    if metadata is None:
+        raise SchemaError("the application has no models to rebuild the tables from")
+    shape = migrations.shape_of(connection, chain)
+    quote = connection.dialect.identifier_preparer.quote
+    old_names = {}
+    for table in metadata.sorted_tables:
+        if table.name in shape:
+            old = f"_before_repair_{table.name}"
+            for index in inspect(connection).get_indexes(table.name):
+                if index["name"]:
+                    connection.exec_driver_sql(f"DROP INDEX {quote(index['name'])}")
+            connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} RENAME TO {quote(old)}")
+            old_names[table.name] = old
+    metadata.create_all(connection)
+    for table in metadata.sorted_tables:
+        if table.name not in old_names:
+            steps.append(f"created the table {table.name}, which was missing")
+            continue
+        old = quote(old_names[table.name])
+        common = [column.name for column in table.columns if column.name in shape[table.name]]
+        names = ", ".join(map(quote, common))
+        try:
+            # Names are those of the models, quoted; no value is part of the statement.
+            moved = connection.exec_driver_sql(
+                f"INSERT INTO {quote(table.name)} ({names}) SELECT {names} FROM {old}"  # noqa: S608
+            ).rowcount
+        except Exception as error:
+            raise SchemaError(
+                f"the rows of {table.name} do not fit into the table as it should be "
+                f"({getattr(error, 'orig', None) or error}); the file was left as it was"
+            ) from error
+        connection.exec_driver_sql(f"DROP TABLE {old}")
+        lost = sorted(shape[table.name] - set(common))
+        steps.append(
+            f"rebuilt {table.name} with all its {moved} rows"
+            + (f"; its columns {', '.join(lost)} are only in the kept file" if lost else "")
+        )
+    migrations.stamp(connection, chain, chain.heads)
+
+
+def _mend_batch_leftovers(connection: "Connection") -> list[str]:
+    """Undo what a killed batch migration left behind: its half-filled working table."""
+    from sqlalchemy import inspect
+
+    quote = connection.dialect.identifier_preparer.quote
+    names = set(inspect(connection).get_table_names())
+    steps = []
+    for leftover in sorted(name for name in names if name.startswith(_BATCH_TABLE)):
+        table = leftover.removeprefix(_BATCH_TABLE)
+        if table in names:
+            connection.exec_driver_sql(f"DROP TABLE {quote(leftover)}")
+            steps.append(f"removed {leftover}, the working copy of a migration that was killed")
+        else:
+            connection.exec_driver_sql(f"ALTER TABLE {quote(leftover)} RENAME TO {quote(table)}")
+            steps.append(f"gave {table} its name back, which a killed migration had taken")
+    return steps
+
+
+def _diagnose_scripts(chain: Chain) -> list[str]:
+    if len(chain.heads) > 1:
+        return [
+            f"the scripts have two heads ({show(chain.heads)}): both are applied; "
+            f"'alembic merge' joins them"
+        ]
+    return []
+
+
+def _diagnose_versions(chain: Chain, found: Revisions | None) -> list[str]:
+    if found is None:
+        return [f"there is no version table ({chain.version_table})"]
+    unknown = found - frozenset(chain.parents)
+    steps = []
+    if unknown:
+        steps.append(f"its revision {show(unknown)} is unknown to this build")
+    overlapping = _overlapping(chain, found)
+    if overlapping:
+        steps.append(
+            f"it says {show(found)}, though {show(overlapping)} comes before one of the others"
+        )
+    return steps
+
+
+def _overlapping(chain: Chain, found: Revisions) -> Revisions:
+    known = found & frozenset(chain.parents)
+    return frozenset(r for r in known if any(r in chain.ancestors(other) for other in known))
+
+
+def _describe(
+    connection: "Connection", chain: Chain, found: Revisions | None, paths: Paths
+) -> Path:
+    """Write what PostgreSQL's schema looks like, so that a person can go back to it."""
+    rows = connection.exec_driver_sql(
+        "SELECT table_schema, table_name, column_name, data_type, is_nullable, column_default "
+        "FROM information_schema.columns "
+        "WHERE table_schema NOT IN ('pg_catalog', 'information_schema') "
+        "ORDER BY table_schema, table_name, ordinal_position"
+    )
+    columns: list[dict[str, Any]] = [dict(row) for row in rows.mappings()]
+    document = {"versions": sorted(found) if found is not None else None, "columns": columns}
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = paths.state / f"postgres-schema-{chain.name}-{stamp}.json"
+    write_atomic(target, json.dumps(document, indent=1) + "\n")
+    return target
+
+
+def _tuple(revisions: Revisions | None) -> tuple[str, ...]:
+    return tuple(sorted(revisions or ()))

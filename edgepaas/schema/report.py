@@ -1,0 +1,35 @@
+"""What the schema stage did, for a person and for a program."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Action = Literal[
+    "nothing",  # it was at head
+    "created",  # a fresh file, or the first tables in an empty PostgreSQL
+    "migrated",
+    "adopted",  # it had tables and no version; it looked like a known revision
+    "ahead",  # a newer build migrated it; it holds all that this build needs
+    "replaced",  # unusable: set aside, a fresh file opened
+    "repaired",
+    "left",  # RUN_MIGRATIONS=false
+]
+
+
+@dataclass(frozen=True)
+class SchemaReport:
+    """One run's result; *message* is a line for a person."""
+
+    database: Literal["sqlite", "postgresql"]
+    action: Action
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    message: str
+    #: Where the file as it was before is kept; None when nothing was changed.
+    kept: Path | None = None
+    #: What a repair found and did, in order.
+    steps: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report for ``--json``."""
+        return {**asdict(self), "kept": str(self.kept) if self.kept else None}

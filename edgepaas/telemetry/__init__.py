@@ -1,0 +1,60 @@
+"""The built-in application: devices post readings, rules watch them.
+
+It stands on the same public interface as anybody's application (README, "Writing an
+application"); nothing in the platform knows it. Importing it is light: models and
+views are imported when they are asked for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas import __version__
+from edgepaas.application import Application, Box, SmokeRequest
+
+if TYPE_CHECKING:
+    from flask import Blueprint
+    from sqlalchemy import MetaData
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: What a wheel carries, and the checkout's folder. Beside an installed package there is a
+#: folder of that name too, the Alembic library's own, which has no env.py.
+_MIGRATIONS = (_PACKAGE / "_alembic", _PACKAGE.parent / "alembic")
+
+
+def _migrations() -> Path | None:
+    return next((folder for folder in _MIGRATIONS if (folder / "env.py").is_file()), None)
+
+
+def _models() -> "MetaData":
+    from edgepaas.telemetry.models import Model
+
+    return Model.metadata
+
+
+def _blueprints(box: Box) -> "Sequence[Blueprint]":
+    from edgepaas.telemetry.devices import devices_blueprint
+    from edgepaas.telemetry.readings import readings_blueprint
+    from edgepaas.telemetry.rules import rules_blueprint
+    from edgepaas.telemetry.status import status_blueprint
+
+    return [
+        devices_blueprint(box),
+        rules_blueprint(box),
+        readings_blueprint(box),
+        status_blueprint(box),
+    ]
+
+
+application = Application(
+    name="telemetry",
+    version=__version__,
+    models=_models,
+    migrations=_migrations(),
+    blueprints=_blueprints,
+    smoke=(
+        SmokeRequest("GET", "/api/v1/status"),
+        SmokeRequest("GET", "/api/v1/devices?limit=1"),
+        SmokeRequest("GET", "/api/v1/readings?limit=1"),
+    ),
+)

@@ -1,0 +1,89 @@
+"""The telemetry application's tables: devices, rules, and the readings that devices post."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Boolean, CheckConstraint, Index, Integer
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from edgepaas.database.ids import uuid7
+from edgepaas.database.model import KindedModel, new_metadata
+from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, utc_now
+
+NAME_LENGTH = 200
+UNIT_LENGTH = 50
+DESCRIPTION_LENGTH = 2000
+CONDITIONS = ("above", "below", "absent", "rate")
+SEVERITIES = ("info", "warning", "critical")
+
+#: The largest 64-bit float; infinity and NaN compare greater on PostgreSQL, and SQLite
+#: turns NaN into NULL, so one CHECK keeps both databases finite.
+_FINITE = "{0} BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
+
+
+class Model(KindedModel, DeclarativeBase):
+    """Base of the telemetry tables."""
+
+    metadata = new_metadata()
+
+
+class Device(Model, kind="shared"):
+    """Something that posts readings; ``id`` is ``name_id("devices", name)``."""
+
+    __tablename__ = "devices"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    name: Mapped[str] = mapped_column(Text(NAME_LENGTH), unique=True)
+    description: Mapped[str | None] = mapped_column(Text(DESCRIPTION_LENGTH))
+    labels: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class Rule(Model, kind="shared"):
+    """When readings of ``metric`` (of one ``device`` by name, or of any) are worth an alert."""
+
+    __tablename__ = "rules"
+    __table_args__ = (
+        CheckConstraint(f"condition IN {CONDITIONS}", name="condition"),
+        CheckConstraint(f"severity IN {SEVERITIES}", name="severity"),
+        CheckConstraint("for_seconds >= 0", name="for_seconds"),
+        CheckConstraint(_FINITE.format("threshold"), name="threshold_finite"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    name: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    device: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))
+    metric: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    condition: Mapped[str] = mapped_column(Text(20))
+    threshold: Mapped[float | None] = mapped_column(Number)
+    for_seconds: Mapped[int] = mapped_column(Integer, default=0)
+    severity: Mapped[str] = mapped_column(Text(20), default="warning")
+    enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class Reading(Model, kind="facts"):
+    """One measured value.
+
+    It names its device in words beside ``device_id``, and no foreign key: on the hub a
+    fact stands alone, and deleting a device deletes no fact.
+    """
+
+    __tablename__ = "readings"
+    __table_args__ = (
+        CheckConstraint(_FINITE.format("value"), name="value_finite"),
+        Index(None, "device", "metric", "recorded_at", "id"),
+        Index(None, "recorded_at", "id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    device_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    device: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    metric: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    value: Mapped[float] = mapped_column(Number)
+    unit: Mapped[str | None] = mapped_column(Text(UNIT_LENGTH))
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -1,0 +1,135 @@
+"""``edgepaas schema`` as an operator and a developer run it."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepaas.files.paths import Paths
+from tests.support.chains import REPOSITORY, connected, migrations_folder
+
+_APPLICATION = """
+from pathlib import Path
+
+from edgepaas.application import Application
+from tests.support.chains import shop_models
+
+application = Application(
+    name="shop",
+    models=lambda: shop_models(Path(__file__).with_name("revision").read_text()),
+    migrations=Path(__file__).with_name("migrations"),
+    blueprints=lambda box: [],
+)
+"""
+
+
+def edgepaas(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in the test's box."""
+    return subprocess.run(
+        [sys.executable, "-m", "edgepaas", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def shop_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An application at 0001 that EDGEPAAS_APP names, as a developer has one; its folder."""
+    folder = tmp_path / "source"
+    migrations_folder(folder / "migrations", ["0001"])
+    (folder / "shop_of_a_test.py").write_text(_APPLICATION)
+    (folder / "revision").write_text("0001")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{REPOSITORY}")
+    monkeypatch.setenv("EDGEPAAS_APP", "shop_of_a_test:application")
+    return folder
+
+
+def test_the_stage_says_in_a_line_what_it_did(paths: Paths) -> None:
+    """Created, then at head; --check agrees."""
+    assert edgepaas("env").returncode == 0
+    assert edgepaas("dbdecide").returncode == 0
+    assert edgepaas("schema", "--check").returncode == 1
+    first = edgepaas("schema")
+    assert first.stdout.splitlines() == ["schema       SQLite: fresh file at 0001"]
+    assert edgepaas("schema").stdout.splitlines() == ["schema       SQLite: at head (0001)"]
+    check = edgepaas("schema", "--check", "--json")
+    assert (check.returncode, json.loads(check.stdout)["at_head"]) == (0, True)
+    report = json.loads(edgepaas("schema", "--json").stdout)
+    assert (report["action"], report["after"]) == ("nothing", ["0001"])
+    with connected(paths.sqlite) as connection:
+        connection.execute("DROP TABLE alembic_version")
+    behind = edgepaas("schema", "--check")
+    assert behind.returncode == 1
+    assert "run 'edgepaas schema'" in behind.stdout
+    repair = edgepaas("schema", "--repair")
+    assert repair.returncode == 0
+    assert "no version table" in repair.stdout
+    assert edgepaas("schema", "--check").returncode == 0
+
+
+def test_without_the_contracts_the_stage_to_run_is_named() -> None:
+    """No traceback."""
+    failed = edgepaas("schema")
+    assert failed.returncode == 78
+    assert "edgepaas env" in failed.stderr
+    edgepaas("env")
+    failed = edgepaas("schema")
+    assert failed.returncode == 78
+    assert "edgepaas dbdecide" in failed.stderr
+
+
+def test_a_new_migration_is_written_and_applied(paths: Paths, shop_module: Path) -> None:
+    """From the difference between the models and the scripts."""
+    for stage in ("env", "dbdecide", "schema"):
+        assert edgepaas(stage).returncode == 0
+    none = edgepaas("schema", "--revision", "nothing")
+    assert none.returncode == 1
+    assert "nothing to write" in none.stderr
+    (shop_module / "revision").write_text("0002")
+    written = edgepaas("schema", "--revision", "add the price")
+    assert written.returncode == 0, written.stderr
+    script = shop_module / "migrations" / "versions" / "0002_add_the_price.py"
+    assert str(script) in written.stdout
+    ast.parse(script.read_text())
+    assert "price" in script.read_text()
+    migrated = edgepaas("schema")
+    assert "migrated on a copy from 0001 to 0002" in migrated.stdout, migrated.stderr
+    assert edgepaas("schema", "--check").returncode == 0
+    assert "nothing to write" in edgepaas("schema", "--revision", "again").stderr
+
+
+def test_a_migration_with_a_typing_error_is_named(paths: Paths, shop_module: Path) -> None:
+    """By its file."""
+    for stage in ("env", "dbdecide"):
+        edgepaas(stage)
+    (shop_module / "migrations" / "versions" / "0002_bad.py").write_text("revision = ")
+    failed = edgepaas("schema")
+    assert failed.returncode == 1
+    assert "0002_bad.py" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_no_greenlet_is_needed(paths: Paths) -> None:
+    """It has a compiled core, which the package must do without."""
+    script = (
+        "import sys; sys.modules['greenlet'] = None\n"
+        "from tests.support.databases import *\n"
+        "from pathlib import Path\n"
+        "database = open_embedded(Path(sys.argv[1]))\n"
+        "database.write(adding(reading(1.0))); print(values_in(database)); database.close()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(paths.state / "x.db")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout == "[1.0]\n", run.stderr

@@ -1,0 +1,142 @@
+"""A migration of the SQLite file that is killed at any step leaves a whole file, old or new."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepaas.files.paths import Paths
+from edgepaas.schema.bring import bring_to_head
+from edgepaas.settings import Settings
+from tests.support.chains import (
+    REPOSITORY,
+    bring,
+    connected,
+    rows_in,
+    sell,
+    shop,
+    sqlite_contract,
+    version_of,
+)
+
+#: Runs the migration and ends itself, as a power cut would, at the n-th call of what
+#: changes names or contents on the disk.
+_KILLED = """
+import os, sys
+from pathlib import Path
+
+from edgepaas.files import atomic
+from edgepaas.files.paths import find_paths
+from edgepaas.schema import files
+from edgepaas.schema.bring import bring_to_head
+from edgepaas.settings import Settings
+from tests.support.chains import shop, sqlite_contract
+
+number = int(sys.argv[2])
+calls = 0
+
+def counted(function):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == number:
+            os._exit(9)
+        return function(*arguments, **options)
+    return call
+
+for module, name in (
+    (files, "copy_database"), (files, "check_copy"), (files, "_sync"), (files, "_settle"),
+    (files, "sync_folder"), (files, "_prune"), (files, "discard"), (os, "link"),
+    (os, "replace"), (os, "rename"), (os, "unlink"), (Path, "replace"), (Path, "rename"),
+):
+    setattr(module, name, counted(getattr(module, name)))
+
+paths = find_paths()
+bring_to_head(
+    sqlite_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths,
+    shop(Path(sys.argv[1]), "0002"),
+)
+print("finished")
+"""
+
+
+def _run(tmp_path: Path, step: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path), str(step)],
+        cwd=REPOSITORY,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_kill_at_any_step_leaves_a_whole_file_with_every_row(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The failure point moves forward until a run gets through; the next boot mends the rest."""
+    steps = 0
+    finished = False
+    while not finished:
+        steps += 1
+        assert steps < 40
+        for leftover in (paths.sqlite, *paths.state.glob("edgepaas.db-*")):
+            leftover.unlink(missing_ok=True)
+        bring(paths, shop(tmp_path, "0001"))
+        sell(paths)
+        run = _run(tmp_path, steps)
+        finished = "finished" in run.stdout
+        assert run.returncode in (0, 9), run.stderr
+        version = version_of(paths.sqlite)
+        assert version in ("0001", "0002")
+        price = (None,) if version == "0002" else ()
+        assert rows_in(paths.sqlite, "items") == [(f"i{n}", "tea", *price) for n in range(3)]
+        bring(paths, shop(tmp_path, "0002"))
+        assert version_of(paths.sqlite) == "0002"
+        assert rows_in(paths.sqlite, "sales") == [(f"s{n}", f"i{n}") for n in range(3)]
+        assert list(paths.state.glob(".edgepaas.db.*")) == []
+        assert not paths.quarantine.exists()
+        with connected(paths.sqlite) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        for backup in paths.backups.iterdir():
+            assert backup.stat().st_nlink == 1, "a backup shares the file that is in use"
+    assert steps > 8
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_disk_error_at_any_statement_of_the_migration_keeps_the_rows(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The old file is in its place or in quarantine, whole."""
+    bring(paths, shop(tmp_path, "0001"))
+    sell(paths)
+    calls = 0
+
+    def deny(action: int, *_: object) -> int:
+        nonlocal calls
+        calls += action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE)
+        return sqlite3.SQLITE_DENY if calls == number else sqlite3.SQLITE_OK
+
+    from edgepaas.schema import embedded
+
+    original = embedded._open_for_migration
+
+    def opened(path: Path) -> sqlite3.Connection:
+        connection = original(path)
+        if calls < number:
+            connection.set_authorizer(deny)
+        return connection
+
+    monkeypatch.setattr(embedded, "_open_for_migration", opened)
+    report = bring_to_head(
+        sqlite_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, shop(tmp_path, "0002")
+    )
+    assert report.action in ("migrated", "replaced")
+    whole = paths.sqlite if report.action == "migrated" else report.kept
+    assert whole is not None
+    whole = whole / "edgepaas.db" if whole.is_dir() else whole
+    assert len(rows_in(whole, "items")) == len(rows_in(whole, "sales")) == 3
+    assert version_of(paths.sqlite) == "0002"

@@ -1,0 +1,404 @@
+"""Bringing a real PostgreSQL to head: one box or twenty, in one transaction, or not at all."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from edgepaas.application import Application
+from edgepaas.database import open_database
+from edgepaas.database.connector import Connector
+from edgepaas.database.server import ServerDatabase
+from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.hold import read_hold
+from edgepaas.errors import DatabaseUnavailable, DecideAgain
+from edgepaas.files.paths import Paths
+from edgepaas.schema import server
+from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.chain import chain_of
+from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.migrations import differences, migration_engine
+from edgepaas.schema.repair import repair_postgres
+from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.state import schema_at_head
+from edgepaas.settings import Settings
+from edgepaas.telemetry import application as telemetry
+from tests.support.chains import (
+    REPOSITORY,
+    postgres_contract,
+    shop,
+    sqlite_contract,
+    upgrade_body,
+    write_revision,
+)
+from tests.support.databases import adding, reading, values_in
+
+
+def bring(
+    paths: Paths, url: str, application: Application, *, fallback: bool = False
+) -> SchemaReport:
+    """Run the stage on the PostgreSQL at *url*."""
+    contract = postgres_contract(paths, url, fallback=fallback)
+    return bring_to_head(contract, Settings.of(), paths, application)
+
+
+def execute(url: str, *statements: str) -> list[Any]:
+    """Run statements, each in a transaction of its own; return the last one's rows."""
+    database = ServerDatabase(url, Settings.of())
+
+    def run(statement: str) -> list[Any]:
+        def work(session: Session) -> list[Any]:
+            result = session.execute(text(statement))
+            return list(result) if result.returns_rows else []
+
+        return database.write(work)
+
+    rows = [run(statement) for statement in statements]
+    database.close()
+    return rows[-1]
+
+
+def test_the_migrated_schema_is_what_the_models_say_on_both_databases(
+    paths: Paths, postgres_url: str
+) -> None:
+    """Alembic's autogenerate finds nothing to change, and a row goes in and out on both."""
+    assert telemetry.metadata is not None
+    chain = chain_of(telemetry)
+    for contract in (sqlite_contract(paths), postgres_contract(paths, postgres_url, fallback=True)):
+        _migrate_from_nothing(contract, paths)
+        database = open_database(contract, Settings.of(), paths)
+        with database.read() as session:
+            assert differences(session.connection(), chain, telemetry.metadata) == []
+        assert schema_at_head(database, telemetry).at_head
+        database.write(adding(reading(4.5)))
+        assert values_in(database) == [4.5]
+        database.close()
+
+
+def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
+    """By the scripts on either database: a fresh SQLite file would come from the models."""
+    if not contract.sqlite_active:
+        bring_to_head(contract, Settings.of(), paths, telemetry)
+        return
+    from edgepaas.database.sqlite import open_sqlite
+    from edgepaas.schema.migrations import upgrade
+
+    engine = migration_engine(lambda: open_sqlite(paths.sqlite, create=True), "sqlite://")
+    with engine.begin() as connection:
+        upgrade(connection, chain_of(telemetry), telemetry.metadata)
+    engine.dispose()
+
+
+def test_a_file_made_from_the_models_is_what_the_migrations_say(paths: Paths) -> None:
+    """Both ways to a fresh SQLite file lead to the same one."""
+    assert telemetry.metadata is not None
+    bring_to_head(sqlite_contract(paths), Settings.of(), paths, telemetry)
+    made = _schema_of(paths.sqlite)
+    paths.sqlite.unlink()
+    _migrate_from_nothing(sqlite_contract(paths), paths)
+    assert _schema_of(paths.sqlite) == made
+
+
+def _schema_of(path: Path) -> dict[str, set[str]]:
+    from edgepaas.database.sqlite import open_sqlite
+
+    connection = open_sqlite(path)
+    rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    # The order of columns and constraints in a statement is of no consequence.
+    found = {
+        name: {part.strip(" ,()") for part in sql.replace("(\n", "\n").splitlines()}
+        for name, sql in rows
+    }
+    connection.close()
+    return found
+
+
+def test_an_empty_database_is_filled_and_a_second_run_finds_it_done(
+    paths: Paths, postgres_url: str
+) -> None:
+    """Idempotent, and tables.json is there."""
+    assert bring(paths, postgres_url, telemetry).action == "created"
+    again = bring(paths, postgres_url, telemetry)
+    assert (again.action, again.after) == ("nothing", ("0001",))
+    assert paths.tables.is_file()
+    assert not paths.sqlite.exists()
+
+
+def test_at_head_it_needs_neither_sqlalchemy_nor_alembic(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A boot with nothing new to do asks one question."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    script = (
+        "import sys; from edgepaas.cli import main; assert not main(sys.argv[1:])\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'sqlalchemy', 'alembic'}))"
+    )
+    for stage in ("env", "dbdecide", "schema", "schema"):
+        run = subprocess.run(
+            [sys.executable, "-c", script, stage],
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    assert "PostgreSQL: at head (0001)" in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_older_database_is_migrated(paths: Paths, postgres_url: str, tmp_path: Path) -> None:
+    """With its rows."""
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    execute(postgres_url, "INSERT INTO items VALUES ('i', 'tea')")
+    report = bring(paths, postgres_url, shop(tmp_path, "0002"))
+    assert (report.action, report.before, report.after) == ("migrated", ("0001",), ("0002",))
+    assert execute(postgres_url, "SELECT * FROM items") == [("i", "tea", None)]
+
+
+def test_twenty_boxes_start_at_once(postgres_url: str, tmp_path: Path) -> None:
+    """Each a process of its own; one migrates, all end well."""
+    processes = []
+    for number in range(20):
+        environ = {
+            **os.environ,
+            "EDGEPAAS_HOME": str(tmp_path / f"box{number}"),
+            "DATABASE_URL": postgres_url,
+            "BOTH_DB": "false",
+        }
+        home = Path(environ["EDGEPAAS_HOME"])
+        script = (
+            "import sys; from edgepaas.cli import main\n"
+            "sys.exit(main(['env']) or main(['dbdecide']) or main(['schema']))"
+        )
+        home.mkdir()
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", script],
+                cwd=REPOSITORY,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outcomes = [(p.communicate(timeout=120), p.returncode) for p in processes]
+    assert [code for _, code in outcomes] == [0] * 20, outcomes
+    told = "".join(out for (out, _), _ in outcomes)
+    assert told.count("created from none to 0001") == 1
+    assert told.count("at head (0001)") == 19
+    assert execute(postgres_url, "SELECT version_num FROM alembic_version") == [("0001",)]
+
+
+def test_a_failing_migration_changes_nothing_and_holds_postgresql_back(
+    paths: Paths, postgres_url: str, tmp_path: Path
+) -> None:
+    """One transaction: what it did before it failed is undone. The chain decides again."""
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    application = shop(tmp_path, "0002")
+    assert application.migrations is not None
+    body = upgrade_body(
+        'op.add_column("items", sa.Column("price", sa.Integer()))',
+        'op.execute("SELECT 1/0")',
+    )
+    write_revision(application.migrations, "0002", "0001", body)
+    with pytest.raises(DecideAgain, match="division by zero") as failure:
+        bring(paths, postgres_url, application, fallback=True)
+    assert failure.value.exit_code == 75
+    hold = read_hold(paths.postgres_hold)
+    assert hold is not None
+    assert "division by zero" in hold.reason
+    columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'items'"
+    assert sorted(execute(postgres_url, columns)) == [("id",), ("name",)]
+    with pytest.raises(SchemaError, match="division by zero"):
+        bring(paths, postgres_url, application)
+
+
+def test_a_table_in_use_does_not_block_the_boot(
+    paths: Paths, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock timeout ends the wait; SQLite serves meanwhile."""
+    monkeypatch.setattr(server, "TABLE_TIMEOUT", 0.2)
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    other = ServerDatabase(postgres_url, Settings.of())
+    with other.read() as session:
+        session.execute(text("SELECT * FROM items"))
+        with pytest.raises(DecideAgain, match="lock timeout"):
+            bring(paths, postgres_url, shop(tmp_path, "0002"), fallback=True)
+    assert bring(paths, postgres_url, shop(tmp_path, "0002")).action == "migrated"
+    other.close()
+
+
+def test_a_box_that_never_gets_its_turn_goes_round(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another box hangs in its migration."""
+    monkeypatch.setattr(server, "TURN_TIMEOUT", 0.2)
+    engine = migration_engine(Connector(postgres_url, Settings.of()), "postgresql+pg8000://")
+    with engine.begin() as connection:
+        server._take_turn(connection, chain_of(telemetry))
+        with pytest.raises(DecideAgain, match="lock timeout"):
+            bring(paths, postgres_url, telemetry, fallback=True)
+    engine.dispose()
+    assert bring(paths, postgres_url, telemetry).action == "created"
+
+
+def test_a_read_only_database_is_unusable(paths: Paths, postgres_url: str) -> None:
+    """As a standby or a full one is."""
+    name = postgres_url.rpartition("/")[2]
+    execute(postgres_url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    with pytest.raises(DecideAgain, match="read-only"):
+        bring(paths, postgres_url, telemetry, fallback=True)
+    assert read_hold(paths.postgres_hold) is not None
+
+
+def test_a_user_without_rights_is_unusable(paths: Paths, postgres_url: str) -> None:
+    """Named with its SQLSTATE."""
+    execute(
+        postgres_url,
+        "DROP ROLE IF EXISTS guest_of_schema",
+        "CREATE ROLE guest_of_schema LOGIN PASSWORD 'guest'",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    )
+    server_part = postgres_url.rpartition("@")[2]
+    guest = f"postgresql://guest_of_schema:guest@{server_part}"
+    with pytest.raises(DecideAgain, match="42501"):
+        bring(paths, guest, telemetry, fallback=True)
+    execute(postgres_url, "DROP ROLE guest_of_schema")
+
+
+def test_run_migrations_false_leaves_it_alone(paths: Paths, postgres_url: str) -> None:
+    """And the gate then tells that it does not fit."""
+    from dataclasses import replace
+
+    contract = postgres_contract(paths, postgres_url, fallback=True)
+    contract = replace(contract, run_migrations=False)
+    assert bring_to_head(contract, Settings.of(), paths, telemetry).action == "left"
+    tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    assert execute(postgres_url, tables) == []
+    database = open_database(contract, Settings.of(), paths)
+    state = schema_at_head(database, telemetry)
+    database.close()
+    assert not state.at_head
+    assert "edgepaas schema" in state.message
+
+
+def test_a_newer_hub_is_used_as_it_is(paths: Paths, postgres_url: str, tmp_path: Path) -> None:
+    """Other boxes are ahead in a roll-out."""
+    bring(paths, postgres_url, shop(tmp_path, "0002"))
+    assert bring(paths, postgres_url, shop(tmp_path, "0001")).action == "ahead"
+    contract = postgres_contract(paths, postgres_url, fallback=True)
+    database = open_database(contract, Settings.of(), paths)
+    assert schema_at_head(database, shop(tmp_path, "0001")).at_head
+    database.close()
+
+
+def test_an_unknown_revision_that_does_not_fit_is_held_back(
+    paths: Paths, postgres_url: str, tmp_path: Path
+) -> None:
+    """It lacks a column that this build needs."""
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    execute(
+        postgres_url,
+        "UPDATE alembic_version SET version_num = 'x'",
+        "ALTER TABLE items RENAME name TO title",
+    )
+    with pytest.raises(DecideAgain, match=r"items\.name is missing"):
+        bring(paths, postgres_url, shop(tmp_path, "0001"), fallback=True)
+
+
+def test_nobody_there_goes_round(paths: Paths, postgres_url: str) -> None:
+    """The server went away after the decision."""
+    gone = postgres_url.rpartition("/")[0] + "/no_such_database"
+    with pytest.raises(DecideAgain, match="no such database"):
+        bring(paths, gone, telemetry, fallback=True)
+    with pytest.raises(DatabaseUnavailable):
+        bring(paths, gone, telemetry)
+
+
+def _repair(paths: Paths, url: str, application: Application) -> SchemaReport:
+    connector = Connector(url, Settings.of())
+    return repair_postgres(connector, paths, chain_of(application), lambda: application.metadata)
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("DROP TABLE alembic_version", "no version table"),
+        ("UPDATE alembic_version SET version_num = 'x'", "unknown"),
+        ("INSERT INTO alembic_version VALUES ('0002')", "comes before"),
+    ],
+)
+def test_a_wrong_version_is_mended_and_no_row_is_touched(
+    paths: Paths, postgres_url: str, tmp_path: Path, statement: str, told: str
+) -> None:
+    """The tables are taken for the revision that they look like, and migrated from there."""
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    execute(postgres_url, "INSERT INTO items VALUES ('i', 'tea')", statement)
+    report = _repair(paths, postgres_url, shop(tmp_path, "0002"))
+    assert report.action == "repaired"
+    assert told in " ".join(report.steps)
+    assert report.kept is not None
+    assert "items" in report.kept.read_text()
+    assert execute(postgres_url, "SELECT * FROM items") == [("i", "tea", None)]
+    assert bring(paths, postgres_url, shop(tmp_path, "0002")).action == "nothing"
+
+
+def test_a_half_applied_migration_is_explained_and_nothing_is_dropped(
+    paths: Paths, postgres_url: str, tmp_path: Path
+) -> None:
+    """Somebody altered the hub by hand: only a person can say what is wanted."""
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    execute(
+        postgres_url,
+        "ALTER TABLE items ADD price INTEGER",
+        "ALTER TABLE items ADD colour TEXT",
+        "DROP TABLE alembic_version",
+    )
+    with pytest.raises(SchemaError, match=r"items\.colour is too many"):
+        _repair(paths, postgres_url, shop(tmp_path, "0002"))
+    columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'items'"
+    assert len(execute(postgres_url, columns)) == 4
+
+
+def test_a_hub_that_claims_the_newest_revision_and_lacks_a_column_is_mended(
+    paths: Paths, postgres_url: str, tmp_path: Path
+) -> None:
+    """Somebody stamped it by hand; without an explanation nothing is changed."""
+    bring(paths, postgres_url, shop(tmp_path, "0001"))
+    execute(postgres_url, "UPDATE alembic_version SET version_num = '0002'")
+    assert _repair(paths, postgres_url, shop(tmp_path, "0002")).action == "repaired"
+    assert _repair(paths, postgres_url, shop(tmp_path, "0002")).action == "nothing"
+    execute(postgres_url, "ALTER TABLE items RENAME price TO cost")
+    with pytest.raises(SchemaError, match=r"items\.price is missing; items\.cost is too many"):
+        _repair(paths, postgres_url, shop(tmp_path, "0002"))
+
+
+def test_a_box_waits_for_its_turn(postgres_url: str) -> None:
+    """The advisory lock is the only thing between two first boots."""
+    reports: list[object] = []
+
+    def run() -> None:
+        try:
+            connector = Connector(postgres_url, Settings.of())
+            reports.append(server.migrate(connector, chain_of(telemetry), telemetry.metadata))
+        except Exception as error:
+            reports.append(error)
+
+    # Alembic's context is one a process: two boxes are two processes, so this one waits in SQL.
+    engine = migration_engine(Connector(postgres_url, Settings.of()), "postgresql+pg8000://")
+    thread = threading.Thread(target=run)
+    with engine.begin() as connection:
+        server._take_turn(connection, chain_of(telemetry))
+        thread.start()
+        thread.join(0.5)
+        assert reports == []
+    engine.dispose()
+    thread.join(60)
+    (report,) = reports
+    assert isinstance(report, SchemaReport)
+    assert report.action == "created"

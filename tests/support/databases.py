@@ -1,0 +1,70 @@
+"""Databases and rows for tests of the layers below HTTP."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from edgepaas.database.database import Database
+from edgepaas.database.embedded import EmbeddedDatabase
+from edgepaas.database.ids import name_id, uuid7
+from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.types import utc_now
+from edgepaas.telemetry.models import Model, Reading
+
+
+def create_sqlite_file(path: Path) -> None:
+    """Create the telemetry tables in a new file, without a version."""
+    engine = create_engine(
+        "sqlite://", creator=lambda: open_sqlite(path, create=True), poolclass=NullPool
+    )
+    Model.metadata.create_all(engine)
+    engine.dispose()
+
+
+def open_embedded(path: Path, *, patience: float = 20.0) -> EmbeddedDatabase:
+    """Open *path*, which is created with the telemetry tables when it is not there."""
+    if not path.exists():
+        create_sqlite_file(path)
+    return EmbeddedDatabase(path, lock=path.with_name("db.lock"), readers=4, patience=patience)
+
+
+def reading(value: float = 1.0, **columns: Any) -> Reading:
+    """Return a reading that is ready to be stored."""
+    return Reading(
+        **{
+            "id": uuid7(),
+            "device_id": name_id("devices", "boiler"),
+            "device": "boiler",
+            "metric": "temperature",
+            "value": value,
+            "recorded_at": utc_now(),
+            **columns,
+        }
+    )
+
+
+def adding(*readings: Reading) -> Callable[[Session], int]:
+    """Return work that stores *readings* and says how many they are."""
+
+    def work(session: Session) -> int:
+        session.add_all(readings)
+        session.flush()
+        return len(readings)
+
+    return work
+
+
+def values_in(database: Database) -> list[float]:
+    """Return the values of all readings, sorted."""
+    with database.read() as session:
+        return sorted(session.scalars(select(Reading.value)))
+
+
+def count_in(database: Database) -> int:
+    """Return how many readings there are."""
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(Reading)) or 0

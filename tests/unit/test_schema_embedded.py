@@ -1,0 +1,371 @@
+"""Bringing an SQLite file to head: fresh, older, damaged, foreign; nothing is ever lost."""
+
+import json
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepaas.application import Application
+from edgepaas.errors import DatabaseFull, EdgePaaSError
+from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.paths import Paths
+from edgepaas.schema import embedded, files
+from edgepaas.schema.errors import SchemaError
+from tests.support.chains import (
+    REPOSITORY,
+    bring,
+    connected,
+    rows_in,
+    sell,
+    shop,
+    upgrade_body,
+    version_of,
+    write_revision,
+)
+
+
+def quarantined(paths: Paths) -> list[Path]:
+    """Return the folders in quarantine, oldest first."""
+    return sorted(paths.quarantine.iterdir()) if paths.quarantine.is_dir() else []
+
+
+@pytest.fixture
+def old(paths: Paths, tmp_path: Path) -> Paths:
+    """A box whose file an older build made, with three sales in it."""
+    bring(paths, shop(tmp_path, "0001"))
+    sell(paths)
+    return paths
+
+
+def test_a_fresh_file_is_created_and_stamped(paths: Paths, tmp_path: Path) -> None:
+    """From the models, private to its owner, with nothing left beside it."""
+    report = bring(paths, shop(tmp_path, "0002"))
+    assert (report.action, report.after) == ("created", ("0002",))
+    assert version_of(paths.sqlite) == "0002"
+    assert rows_in(paths.sqlite, "items") == []
+    assert paths.sqlite.stat().st_mode & 0o077 == 0
+    assert {f.name for f in paths.state.iterdir()} == {
+        "edgepaas.db",
+        "db.lock",
+        "tables-cache.json",
+    }
+
+
+def test_a_second_run_changes_nothing(old: Paths, tmp_path: Path) -> None:
+    """Every boot runs the stage."""
+    before = old.sqlite.stat()
+    report = bring(old, shop(tmp_path, "0001"))
+    assert report.action == "nothing"
+    assert old.sqlite.stat().st_ino == before.st_ino
+    assert len(rows_in(old.sqlite, "sales")) == 3
+
+
+def test_at_head_it_needs_neither_sqlalchemy_nor_the_application(paths: Paths) -> None:
+    """A boot with nothing new to do is to be quick on a slow box."""
+    environ = {**os.environ, "EDGEPAAS_HOME": str(paths.state.parent)}
+    for stage in ("env", "dbdecide", "schema"):
+        subprocess.run(
+            [sys.executable, "-m", "edgepaas", stage], cwd=REPOSITORY, env=environ, check=True
+        )
+    again = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from edgepaas.cli import main; code = main(['schema']);"
+            "print(sorted({m.partition('.')[0] for m in sys.modules}"
+            " & {'sqlalchemy', 'alembic', 'pg8000', 'flask'})); sys.exit(code)",
+        ],
+        cwd=REPOSITORY,
+        env=environ,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert again.stdout.splitlines()[-1] == "[]"
+    assert "at head" in again.stdout
+
+
+def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path) -> None:
+    """Kind, columns, key; and a fingerprint that changes with them."""
+    bring(paths, shop(tmp_path, "0001"))
+    first = json.loads(paths.tables.read_text())
+    assert first["revision"] == ["0001"]
+    assert first["tables"]["items"] == {
+        "kind": "shared",
+        "columns": [
+            {
+                "name": "id",
+                "type": "VARCHAR(36)",
+                "storage": "VARCHAR(36)",
+                "nullable": False,
+                "primary_key": True,
+            },
+            {
+                "name": "name",
+                "type": "VARCHAR(100)",
+                "storage": "VARCHAR(100)",
+                "nullable": False,
+                "primary_key": False,
+            },
+        ],
+        "key": ["id"],
+    }
+    bring(paths, shop(tmp_path, "0002"))
+    second = json.loads(paths.tables.read_text())
+    assert second["fingerprint"] != first["fingerprint"]
+    assert "price" in {column["name"] for column in second["tables"]["items"]["columns"]}
+
+
+def test_a_torn_cache_or_tables_json_is_made_again(old: Paths, tmp_path: Path) -> None:
+    """A cache may be anything after a power cut."""
+    good = old.tables.read_text()
+    for text in ("", "{", "null", '{"sources": 3}', "\0"):
+        old.tables.write_text(text)
+        (old.state / "tables-cache.json").write_text(text)
+        bring(old, shop(tmp_path, "0001"))
+        assert old.tables.read_text() == good
+
+
+def test_an_older_file_is_migrated_and_keeps_its_rows(old: Paths, tmp_path: Path) -> None:
+    """Batch mode drops the parent table: its children's rows must not cascade away."""
+    report = bring(old, shop(tmp_path, "0002"))
+    assert (report.action, report.before, report.after) == ("migrated", ("0001",), ("0002",))
+    assert version_of(old.sqlite) == "0002"
+    assert rows_in(old.sqlite, "items") == [(f"i{n}", "tea", None) for n in range(3)]
+    assert rows_in(old.sqlite, "sales") == [(f"s{n}", f"i{n}") for n in range(3)]
+    with connected(old.sqlite) as connection:
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_the_file_as_it_was_is_kept(old: Paths, tmp_path: Path) -> None:
+    """And later migrations or writes do not touch it."""
+    report = bring(old, shop(tmp_path, "0002"))
+    assert report.kept is not None
+    sell_more = "INSERT INTO items(id, name) VALUES ('later', 'coffee')"
+    with connected(old.sqlite) as connection:
+        connection.execute(sell_more)
+    assert version_of(report.kept) == "0001"
+    assert len(rows_in(report.kept, "items")) == 3
+
+
+def test_rows_that_are_still_in_the_wal_are_migrated_too(old: Paths, tmp_path: Path) -> None:
+    """After a crash the newest rows are nowhere else."""
+    script = (
+        "import os, sys; from pathlib import Path;"
+        "from edgepaas.database.sqlite import open_sqlite;"
+        "c = open_sqlite(Path(sys.argv[1]));"
+        "c.execute(\"INSERT INTO items(id, name) VALUES ('w', 'wal')\"); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(old.sqlite)], cwd=REPOSITORY, check=False)
+    assert old.sqlite.with_name("edgepaas.db-wal").stat().st_size > 0
+    bring(old, shop(tmp_path, "0002"))
+    assert ("w", "wal", None) in rows_in(old.sqlite, "items")
+
+
+def test_a_failing_migration_sets_the_old_file_aside_and_the_box_starts(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rows are kept, whole; a human is told."""
+    application = shop(tmp_path, "0002")
+    assert application.migrations is not None
+    body = upgrade_body('op.execute("UPDATE items SET name = 1")', 'raise ValueError("bug")')
+    write_revision(application.migrations, "0002", "0001", body)
+    with caplog.at_level(logging.CRITICAL, "edgepaas.alerts"):
+        report = bring(old, application)
+    assert report.action == "replaced"
+    assert version_of(old.sqlite) == "0002"
+    assert rows_in(old.sqlite, "items") == []
+    (folder,) = quarantined(old)
+    assert report.kept == folder
+    assert rows_in(folder / "edgepaas.db", "items") == [(f"i{n}", "tea") for n in range(3)]
+    assert str(folder) in caplog.text
+    assert bring(old, application).action == "nothing"
+
+
+def test_a_migration_that_breaks_a_key_is_not_swapped_in(old: Paths, tmp_path: Path) -> None:
+    """Foreign keys are off while it runs, so they are checked after it."""
+    application = shop(tmp_path, "0002")
+    assert application.migrations is not None
+    body = upgrade_body("op.execute(\"DELETE FROM items WHERE id = 'i0'\")")
+    write_revision(application.migrations, "0002", "0001", body)
+    report = bring(old, application)
+    assert report.action == "replaced"
+    assert "points to none" in report.message
+    assert len(rows_in(quarantined(old)[0] / "edgepaas.db", "items")) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"not a database at all" * 100, b"\xff" * 8192, b"SQLite format 3\0" + b"\x7f" * 8000],
+    ids=["empty", "text", "ones", "header"],
+)
+def test_a_file_that_is_no_database_is_replaced(
+    paths: Paths, tmp_path: Path, damage: bytes
+) -> None:
+    """An empty file holds nothing and is just filled; the rest goes to quarantine."""
+    paths.sqlite.write_bytes(damage)
+    report = bring(paths, shop(tmp_path, "0002"))
+    assert report.action == ("replaced" if damage else "created")
+    assert version_of(paths.sqlite) == "0002"
+    if damage:
+        assert (quarantined(paths)[0] / "edgepaas.db").read_bytes() == damage
+
+
+def test_a_directory_in_the_files_place_is_moved_away(paths: Paths, tmp_path: Path) -> None:
+    """A volume mounted by mistake is such a thing."""
+    paths.sqlite.mkdir()
+    (paths.sqlite / "file").touch()
+    assert bring(paths, shop(tmp_path, "0002")).action == "replaced"
+    assert version_of(paths.sqlite) == "0002"
+
+
+def test_a_damaged_file_goes_to_quarantine_with_its_wal(old: Paths, tmp_path: Path) -> None:
+    """Whoever salvages it needs both."""
+    with connected(old.sqlite) as connection:
+        connection.executemany(
+            "INSERT INTO items(id, name) VALUES (?, ?)", [(f"x{n}", "y" * 90) for n in range(3000)]
+        )
+    with old.sqlite.open("r+b") as file:
+        for page in range(2, old.sqlite.stat().st_size // 4096, 3):
+            file.seek(page * 4096)
+            file.write(os.urandom(3000))
+    wal = old.sqlite.with_name("edgepaas.db-wal")
+    wal.write_bytes(b"whatever it held")
+    report = bring(old, shop(tmp_path, "0001"))
+    assert report.action == "replaced"
+    assert "edgepaas.db" in {file.name for file in quarantined(old)[0].iterdir()}
+    assert rows_in(old.sqlite, "items") == []
+
+
+def test_a_wal_without_its_file_never_meets_a_fresh_one(old: Paths, tmp_path: Path) -> None:
+    """SQLite would replay it into the wrong database."""
+    old.sqlite.unlink()
+    wal = old.sqlite.with_name("edgepaas.db-wal")
+    wal.write_bytes(b"rows of another file")
+    assert bring(old, shop(tmp_path, "0001")).action == "created"
+    assert not wal.exists()
+    assert any((folder / wal.name).exists() for folder in old.quarantine.iterdir())
+
+
+def test_two_generations_are_kept_in_quarantine(paths: Paths, tmp_path: Path) -> None:
+    """The newest two, whatever the clock says."""
+    for number in range(4):
+        paths.sqlite.write_bytes(b"no database %d" % number * 100)
+        bring(paths, shop(tmp_path, "0001"))
+    kept = [(folder / "edgepaas.db").read_bytes()[:13] for folder in quarantined(paths)]
+    assert kept == [b"no database 2", b"no database 3"]
+
+
+def test_a_file_of_a_newer_build_that_fits_is_served_as_it_is(old: Paths, tmp_path: Path) -> None:
+    """A rollback of the build must not cost the data: migrations expand first."""
+    bring(old, shop(tmp_path, "0002"))
+    report = bring(old, shop(tmp_path, "0001"))
+    assert report.action == "ahead"
+    assert version_of(old.sqlite) == "0002"
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert list(old.state.glob(".edgepaas.db.*")) == []
+
+
+def test_a_file_of_a_newer_build_that_does_not_fit_is_kept_aside(
+    old: Paths, tmp_path: Path
+) -> None:
+    """It lacks what this build needs; the box starts, and the file waits."""
+    with connected(old.sqlite) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
+    assert bring(old, shop(tmp_path, "0001")).action == "replaced"
+    assert version_of(quarantined(old)[0] / "edgepaas.db") == "9999"
+
+
+def test_tables_without_a_version_are_known_by_their_looks(old: Paths, tmp_path: Path) -> None:
+    """They are taken for the revision that they are, and migrated from there."""
+    with connected(old.sqlite) as connection:
+        connection.execute("DROP TABLE alembic_version")
+    report = bring(old, shop(tmp_path, "0002"))
+    assert report.action == "adopted"
+    assert version_of(old.sqlite) == "0002"
+    assert len(rows_in(old.sqlite, "items")) == 3
+
+
+def test_a_file_in_use_is_not_swapped(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows would go into a file that has no name any more."""
+    monkeypatch.setattr(embedded, "LOCK_TIMEOUT", 0.1)
+    with held(old.database_lock, shared=True), pytest.raises(LockHeld):
+        bring(old, shop(tmp_path, "0002"))
+    assert version_of(old.sqlite) == "0001"
+
+
+def test_a_full_disk_never_costs_the_file(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a migration that does not fit nor a file that cannot be opened counts as damage."""
+    monkeypatch.setattr(embedded, "_disk_is_full", lambda _path: True)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "copy_database", fail)
+    with pytest.raises(SchemaError, match="too full"):
+        bring(old, shop(tmp_path, "0002"))
+    assert version_of(old.sqlite) == "0001"
+    assert len(rows_in(old.sqlite, "items")) == 3
+    assert quarantined(old) == []
+    monkeypatch.setattr(
+        embedded, "is_empty", lambda _path: (_ for _ in ()).throw(sqlite3.OperationalError("io"))
+    )
+    with pytest.raises(DatabaseFull):
+        bring(old, shop(tmp_path, "0002"))
+    assert quarantined(old) == []
+
+
+def test_an_application_with_a_broken_model_is_told_so(paths: Paths, tmp_path: Path) -> None:
+    """By the table's name, not by a traceback."""
+    application = shop(tmp_path, "0001")
+    metadata = application.metadata
+    assert metadata is not None
+    metadata.tables["items"].info.clear()
+    broken = Application(name="shop", models=metadata, migrations=application.migrations)
+    with pytest.raises(SchemaError, match="items has no kind"):
+        bring(paths, broken)
+
+
+def test_an_application_without_migrations_gets_its_tables(paths: Paths, tmp_path: Path) -> None:
+    """Missing ones are added, present ones left alone."""
+    metadata = shop(tmp_path, "0001").metadata
+    assert metadata is not None
+    application = Application(name="shop", models=metadata)
+    assert bring(paths, application).action == "created"
+    sell(paths)
+    with connected(paths.sqlite) as connection:
+        connection.execute("DROP TABLE sales")
+    bring(paths, application)
+    assert rows_in(paths.sqlite, "sales") == []
+    assert len(rows_in(paths.sqlite, "items")) == 3
+
+
+def test_an_application_without_tables_gets_an_empty_file(paths: Paths) -> None:
+    """The box has a database all the same."""
+    assert bring(paths, Application(name="none")).action == "created"
+    assert json.loads(paths.tables.read_text())["tables"] == {}
+    assert bring(paths, Application(name="none")).after == ()
+
+
+def test_a_failure_is_one_that_a_person_can_read(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the file system says, it comes as an expected error."""
+    old.sqlite.unlink()
+
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(files, "swap_in", fail)
+    with pytest.raises(EdgePaaSError, match="Read-only file system"):
+        bring(old, shop(tmp_path, "0001"))
