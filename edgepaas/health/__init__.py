@@ -1,0 +1,1 @@
+"""Is the box fit to serve: bounded checks, the verification gate, one vocabulary of states."""

@@ -1,0 +1,134 @@
+"""The verification gate: what has to hold before the box says that it is ready."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
+from edgepaas.health.disk import writable_probe
+
+if TYPE_CHECKING:
+    from edgepaas.application import Application
+    from edgepaas.database import Database
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+
+#: The name of the check whose failure is a lost database.
+DATABASE_CHECK = "database"
+#: Names of checks of the operator's services begin so.
+SERVICE_PREFIX = "service "
+
+#: A schema changes only by the schema stage, after which the service starts anew.
+_SCHEMA_KEPT = 30.0
+#: A service beyond the box is not asked at each probe of ours.
+_SERVICE_KEPT = 10.0
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate found; *failures* keep the service from starting, *warnings* do not."""
+
+    results: tuple[CheckResult, ...]
+    failures: tuple[CheckResult, ...]
+    warnings: tuple[CheckResult, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the service may say that it is ready."""
+        return not self.failures
+
+    def summary(self) -> str:
+        """Return one line for a person: what failed, or how many checks passed."""
+        if self.failures:
+            return "; ".join(f"{result.name}: {result.message}" for result in self.failures)
+        passed = sum(result.ok for result in self.results)
+        line = f"{passed} of {len(self.results)} checks passed"
+        if self.warnings:
+            noted = "; ".join(f"{result.name}: {result.message}" for result in self.warnings)
+            line += f" (going on without: {noted})"
+        return line
+
+
+def build_checks(
+    database: "Database",
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: "Paths",
+    application: "Application",
+) -> list[Check]:
+    """Return the checks of a box: database, schema, disk, spool, the operator's services."""
+    least_free = settings.size("DISK_MIN_FREE")
+    checks = [
+        Check(DATABASE_CHECK, partial(_database_answers, database, contract)),
+        Check("disk", writable_probe(paths.state, least_free)),
+        Check("spool", writable_probe(paths.spool, least_free)),
+    ]
+    if application.models is not None or application.migrations is not None:
+        probe = partial(_schema_at_head, database, application)
+        checks.insert(1, Check("schema", probe, keep=_SCHEMA_KEPT))
+    return [*checks, *_service_checks(settings)]
+
+
+def _service_checks(settings: "Settings") -> list[Check]:
+    if not settings.services:
+        return []
+    # Most boxes have none to probe, and need not load ssl for it.
+    from edgepaas.health.services import probe_service
+
+    timeout = settings.number("SERVICE_TIMEOUT")
+    return [
+        Check(
+            f"{SERVICE_PREFIX}{address.name}",
+            partial(probe_service, address, timeout),
+            required=address.required,
+            timeout=timeout + 0.5,  # the probe's own words are better than ours
+            keep=_SERVICE_KEPT,
+        )
+        for address in settings.services
+    ]
+
+
+def build_board(checks: Sequence[Check], settings: "Settings") -> HealthBoard:
+    """Return a board of *checks* with the cache and the timeout that the settings say."""
+    return HealthBoard(
+        checks,
+        cache_seconds=settings.number("HEALTH_CACHE"),
+        timeout=settings.number("HEALTH_TIMEOUT"),
+    )
+
+
+def verify(board: HealthBoard, *, production: bool) -> GateReport:
+    """Ask every check once and judge.
+
+    A missing required service fails the gate in production; elsewhere it is a warning.
+    What leaves the box ready, such as a full disk, is a warning everywhere.
+    """
+    results = tuple(board.results())
+    missing = [result for result in results if not result.ok]
+    failures = [result for result in missing if _fails(result, production)]
+    return GateReport(
+        results=results,
+        failures=tuple(failures),
+        warnings=tuple(result for result in missing if result not in failures),
+    )
+
+
+def _fails(result: CheckResult, production: bool) -> bool:
+    return not result.ready and (production or not result.name.startswith(SERVICE_PREFIX))
+
+
+def _database_answers(database: "Database", contract: "DatabaseContract") -> str:
+    database.ping()
+    name = "SQLite" if database.dialect == "sqlite" else "PostgreSQL"
+    return f"{name} answers ({contract.db_state})"
+
+
+def _schema_at_head(database: "Database", application: "Application") -> str:
+    from edgepaas.schema.state import schema_at_head
+
+    state = schema_at_head(database, application)
+    if not state.at_head:
+        raise CheckFailed(state.message)
+    return state.message

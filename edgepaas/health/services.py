@@ -1,0 +1,83 @@
+"""Probing the services that the operator listed: does something answer at that address.
+
+Sockets of the standard library, each call bounded; a resolver that hangs is bounded by
+the check's own thread (:mod:`edgepaas.health.checks`).
+"""
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgepaas.health.checks import CheckFailed
+
+if TYPE_CHECKING:
+    from edgepaas.settings import ServiceAddress
+
+
+def probe_service(address: "ServiceAddress", timeout: float) -> str:
+    """Return a line saying that *address* answers; CheckFailed says why it does not.
+
+    *timeout*, in seconds, bounds the connection and each read. A Redis that wants a
+    password, and an HTTP server that answers below 500, are there.
+    """
+    place = f"{address.scheme}://{_host(address.host)}:{address.port}"
+    try:
+        return _PROBES[address.scheme](address, timeout, place)
+    except KeyError:
+        raise CheckFailed(f"{place}: nothing here knows how to probe {address.scheme}") from None
+    except TimeoutError:
+        raise CheckFailed(f"{place}: no answer within {timeout:g} s") from None
+    except ConnectionRefusedError:
+        raise CheckFailed(f"{place}: refused, nothing listens there") from None
+    except socket.gaierror as error:
+        raise CheckFailed(f"{place}: the name cannot be resolved ({error.strerror})") from None
+    except ssl.SSLError as error:
+        raise CheckFailed(f"{place}: TLS failed ({error.reason or error})") from None
+    except (OSError, ValueError) as error:
+        raise CheckFailed(f"{place}: {error}") from None
+
+
+def _probe_tcp(address: "ServiceAddress", timeout: float, place: str) -> str:
+    with socket.create_connection((address.host, address.port), timeout=timeout):
+        return f"{place} accepts connections"
+
+
+def _probe_http(address: "ServiceAddress", timeout: float, place: str) -> str:
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+
+    connect = HTTPSConnection if address.scheme == "https" else HTTPConnection
+    connection = connect(address.host, address.port, timeout=timeout)
+    try:
+        connection.request("GET", address.path or "/", headers={"Connection": "close"})
+        status = connection.getresponse().status
+    except HTTPException as error:
+        raise CheckFailed(f"{place}: that is no HTTP ({type(error).__name__})") from None
+    finally:
+        connection.close()
+    if status >= 500:
+        raise CheckFailed(f"{place}{address.path}: answers with status {status}")
+    return f"{place}{address.path} answers with status {status}"
+
+
+def _probe_redis(address: "ServiceAddress", timeout: float, place: str) -> str:
+    with socket.create_connection((address.host, address.port), timeout=timeout) as connection:
+        connection.sendall(b"PING\r\n")  # an inline command: RESP, "Inline commands"
+        answer = connection.recv(128)
+    if answer.startswith((b"+PONG", b"-NOAUTH", b"-NOPERM")):
+        return f"{place} answers"
+    if answer.startswith(b"-LOADING"):
+        raise CheckFailed(f"{place}: Redis is loading its data")
+    raise CheckFailed(f"{place}: that is no Redis")
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+_PROBES: dict[str, Callable[["ServiceAddress", float, str], str]] = {
+    "tcp": _probe_tcp,
+    "http": _probe_http,
+    "https": _probe_http,
+    "redis": _probe_redis,
+}

@@ -1,0 +1,124 @@
+"""One vocabulary of states, from one function; every surface shows what it says."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from edgepaas.application import BoxState
+from edgepaas.health.checks import CheckResult
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+
+__all__ = ["STATES", "BoxState", "Facts", "Phase", "StateBoard", "box_state"]
+
+Phase = Literal["starting", "running", "stopping"]
+
+#: Highest first; of several that hold, the highest is the box's state.
+STATES = (
+    "starting",
+    "stopping",
+    "full",
+    "degraded",
+    "draining",
+    "fallback",
+    "local-first",
+    "primary",
+    "standalone",
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known beside the decision: one line each for a person."""
+
+    full: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
+
+
+def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxState:
+    """Return the box's state: the highest word that holds, the databases' mode, and why."""
+    mode = contract.db_state
+    reasons = [*facts.full, *facts.degraded]
+    if mode in ("fallback", "draining", "local-first") or not reasons:
+        reasons.append(contract.reason)
+    if phase != "running":
+        state: str = phase
+    elif facts.full:
+        state = "full"
+    elif facts.degraded:
+        state = "degraded"
+    else:
+        state = mode
+    return BoxState(state=state, mode=mode, reasons=tuple(reason for reason in reasons if reason))
+
+
+class StateBoard:
+    """The process's own state: its phase, what its checks found, what others noted.
+
+    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.application.Box`
+    hands to the application.
+    """
+
+    def __init__(
+        self,
+        contract: "DatabaseContract",
+        *,
+        latest: Callable[[], Iterable[CheckResult]] = tuple,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.contract = contract
+        #: What the checks found last (:meth:`edgepaas.health.checks.HealthBoard.latest`).
+        self.latest = latest
+        self._now = now
+        self._lock = threading.Lock()
+        self._phase: Phase = "starting"
+        self._noted: dict[str, tuple[Literal["full", "degraded"], str]] = {}
+        self._word = "starting"
+        self._since = now()
+
+    @property
+    def phase(self) -> Phase:
+        """Whether the process is starting, running or stopping; set by the service."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        with self._lock:
+            self._phase = phase
+        self.state()
+
+    def note(
+        self, key: str, reason: str, *, state: Literal["full", "degraded"] = "degraded"
+    ) -> None:
+        """Hold *reason* against the box until :meth:`withdraw` is called with the same *key*."""
+        with self._lock:
+            self._noted[key] = (state, reason)
+
+    def withdraw(self, key: str) -> None:
+        """Take back what was noted under *key*."""
+        with self._lock:
+            self._noted.pop(key, None)
+
+    def state(self) -> BoxState:
+        """Return the state as of now, and since when."""
+        found = [result for result in self.latest() if not result.ok]
+        with self._lock:
+            noted = list(self._noted.values())
+            facts = Facts(
+                full=_lines(noted, found, "full"), degraded=_lines(noted, found, "degraded")
+            )
+            current = box_state(self.contract, self._phase, facts)
+            if current.state != self._word:
+                self._word, self._since = current.state, self._now()
+            return replace(current, since=self._since)
+
+
+def _lines(
+    noted: list[tuple[Literal["full", "degraded"], str]], found: list[CheckResult], word: str
+) -> tuple[str, ...]:
+    lines = [reason for state, reason in noted if state == word]
+    lines += [f"{result.name}: {result.message}" for result in found if result.consequence == word]
+    return tuple(lines)

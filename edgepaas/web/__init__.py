@@ -1,0 +1,1 @@
+"""HTTP: the application factory, errors, tokens, limits, the platform's own routes."""

@@ -1,0 +1,137 @@
+"""The application factory: the platform's routes and guards round somebody's application."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from flask import Blueprint, Flask, Response, request
+
+from edgepaas.application import Application, Box, WSGIApplication
+from edgepaas.errors import ConfigurationError
+from edgepaas.health.checks import HealthBoard
+from edgepaas.health.system import SystemMeter
+from edgepaas.web.api import ApiBlueprint
+from edgepaas.web.auth import AccessRules, install_guard
+from edgepaas.web.errors import install_errors
+from edgepaas.web.headers import SecurityHeaders, install_cors
+from edgepaas.web.health import HealthReporter, health_blueprint
+from edgepaas.web.limits import install_rate_limit
+from edgepaas.web.openapi import OpenAPIDocument
+from edgepaas.web.problems import Problem
+from edgepaas.web.request_ids import RequestIDs
+from edgepaas.web.root import root_view
+from edgepaas.web.tokens import TokenStore
+
+_ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def create_app(
+    box: Box,
+    application: Application,
+    health: HealthBoard,
+    *,
+    tokens: TokenStore | None = None,
+) -> Flask:
+    """Return the Flask application that serves *application* in *box*.
+
+    *health* is asked by the readiness routes; *tokens* are by default those of the box.
+    Raises ConfigurationError for an application that takes one of the platform's own
+    routes.
+    """
+    app = Flask("edgepaas", static_folder=None)
+    settings = box.settings
+    app.config["MAX_CONTENT_LENGTH"] = settings.size("REQUEST_MAX_BYTES")
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's default provider has it
+    # A redirect is a status that no operation documents; both spellings, or 404.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    rules = AccessRules.of(settings)
+    install_errors(app)
+    install_cors(app, settings)
+    install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
+    _install_sanity(app)
+    install_guard(
+        app,
+        rules,
+        tokens or TokenStore(box.paths.tokens),
+        application_guarded=application.guarded,
+    )
+    documented = _register(app, box, application, health)
+    _register_openapi(app, OpenAPIDocument(app, application, documented, rules, box.build_version))
+    app.wsgi_app = RequestIDs(SecurityHeaders(app.wsgi_app))  # type: ignore[method-assign]
+    return app
+
+
+def _register(
+    app: Flask,
+    box: Box,
+    application: Application,
+    health: HealthBoard,
+) -> list[ApiBlueprint]:
+    """Register the platform's routes, then the application's; return what is documented."""
+    keep = box.settings.number("HEALTH_CACHE")
+    meter = SystemMeter(box.settings, box.paths.state, cache_seconds=keep)
+    own = health_blueprint(HealthReporter(box, health, meter))
+    app.register_blueprint(own)
+    given: Sequence[Blueprint] = application.blueprints(box) if application.blueprints else ()
+    for blueprint in given:
+        app.register_blueprint(blueprint)
+    _mark_platform(app, own.name)
+    if application.wsgi is not None:
+        _mount(app, application.wsgi(box))
+    elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):
+        root = root_view(app, box, application, health)
+        _add_platform_route(app, "/", root, "This page: what the box is, and how it is")
+    return [own, *(blueprint for blueprint in given if isinstance(blueprint, ApiBlueprint))]
+
+
+def _mark_platform(app: Flask, name: str) -> None:
+    """Mark the platform's views; refuse an application that has a route of theirs."""
+    paths = set()
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint.startswith(f"{name}."):
+            cast(Any, app.view_functions[rule.endpoint]).platform = True
+            paths.add(rule.rule)
+    for rule in app.url_map.iter_rules():
+        if rule.rule in paths and not rule.endpoint.startswith(f"{name}."):
+            raise ConfigurationError(f"the application cannot have {rule.rule}: the box needs it")
+
+
+def _register_openapi(app: Flask, document: OpenAPIDocument) -> None:
+    def openapi() -> Response:
+        return document.view()
+
+    _add_platform_route(app, "/openapi.json", openapi, "The API's description, for programs")
+
+
+def _add_platform_route(app: Flask, path: str, view: Callable[[], Response], purpose: str) -> None:
+    view.platform = True  # type: ignore[attr-defined]
+    view.purpose = purpose  # type: ignore[attr-defined]
+    app.add_url_rule(path, f"platform{path.replace('.', '_')}", view)
+
+
+def _mount(app: Flask, wsgi: WSGIApplication) -> None:
+    """Hand every path that nobody else has to a WSGI application, body unread."""
+
+    def catch_all(path: str = "") -> Response:
+        return cast(Response, Response.from_app(wsgi, request.environ))
+
+    catch_all.catch_all = True  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"methods": _ALL_METHODS, "provide_automatic_options": False}
+    app.add_url_rule("/", "application", catch_all, **options)
+    app.add_url_rule("/<path:path>", "application", catch_all, **options)
+
+
+def _install_sanity(app: Flask) -> None:
+    """Refuse addresses that no text column, log or view can take."""
+
+    @app.before_request
+    def refuse_bad_addresses() -> None:
+        query = unquote_to_bytes(request.environ.get("QUERY_STRING", "").encode("latin-1"))
+        for part in (request.environ.get("PATH_INFO", "").encode("latin-1"), query):
+            if b"\0" in part:
+                raise Problem(400, "The address holds a NUL.")
+            try:
+                part.decode("utf-8")
+            except UnicodeDecodeError:
+                raise Problem(400, "The address is no UTF-8.") from None

@@ -1,0 +1,107 @@
+"""Who may do what: tokens, and what the loopback may do without one.
+
+In production every write needs a token, and so does every read from beyond the box.
+In development (AUTH_REQUIRED not given, ENV=development) the loopback is open.
+AUTH_REQUIRED=false, given in so many words, opens the box to everybody.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import Flask, Request, g, request
+
+from edgepaas.web.identity import LOCAL, Caller
+from edgepaas.web.locality import is_local
+from edgepaas.web.problems import Problem
+from edgepaas.web.tokens import TokenStore
+
+if TYPE_CHECKING:
+    from edgepaas.settings import Settings
+
+#: Methods that change nothing (RFC 9110, 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgepaas"'}
+
+
+@dataclass(frozen=True)
+class AccessRules:
+    """What is open without a token: reads and writes of the box itself, of everybody."""
+
+    local_writes: bool
+    everybody: bool
+    health: bool
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "AccessRules":
+        """Read the rules out of AUTH_REQUIRED, ENV and HEALTH_AUTH."""
+        required = settings.flag("AUTH_REQUIRED")
+        return cls(
+            local_writes=not required,
+            everybody=not required and settings.is_given("AUTH_REQUIRED"),
+            health=not settings.flag("HEALTH_AUTH"),
+        )
+
+
+class Guard:
+    """Lets a request pass as somebody, or raises the Problem that sends it away."""
+
+    def __init__(self, rules: AccessRules, tokens: TokenStore) -> None:
+        self._rules = rules
+        self._tokens = tokens
+
+    def admit(self, given: Request) -> Caller:
+        """Return who sends *given*; Problem 401 without a valid token, 403 with too small a one."""
+        writes = given.method not in SAFE_METHODS
+        presented = _presented(given)
+        if presented is not None:
+            token = self._tokens.find(presented)
+            if token is None:
+                raise Problem(401, "This token is not valid (any more).", headers=_CHALLENGE)
+            if writes and token.read_only:
+                raise Problem(403, f"The token {token.name} may only read.")
+            return Caller(id=token.id, name=token.name, read_only=token.read_only)
+        if self._rules.everybody:
+            return LOCAL
+        if is_local(given) and (not writes or self._rules.local_writes):
+            return LOCAL
+        raise Problem(401, headers=_CHALLENGE)
+
+
+def is_health(path: str) -> bool:
+    """Tell whether *path* is a health route or the metrics: for probes, which hold no token."""
+    return path in ("/health", "/ready", "/metrics") or path.startswith("/health/")
+
+
+def install_guard(
+    app: Flask, rules: AccessRules, tokens: TokenStore, *, application_guarded: bool = True
+) -> None:
+    """Have every request of *app* admitted before its view runs."""
+    guard = Guard(rules, tokens)
+
+    @app.before_request
+    def admit() -> None:
+        # A preflight carries no credentials by its definition (Fetch standard, 4.8).
+        if request.method == "OPTIONS" or (rules.health and is_health(request.path)):
+            g.caller = LOCAL
+            return
+        if not application_guarded and not getattr(
+            app.view_functions.get(request.endpoint or ""), "platform", False
+        ):
+            g.caller = LOCAL
+            return
+        g.caller = guard.admit(request)
+
+
+def _presented(given: Request) -> str | None:
+    header = given.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Problem(
+            401,
+            "The Authorization header has to be 'Bearer TOKEN'.",
+            headers=_CHALLENGE,
+        )
+    return token.strip()

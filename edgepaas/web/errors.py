@@ -1,0 +1,78 @@
+"""The only place that turns errors into HTTP: one body, whatever went wrong."""
+
+import logging
+from collections.abc import Mapping
+from typing import cast
+
+import marshmallow as ma
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
+from edgepaas.logs import request_id
+from edgepaas.web.fields import flatten
+from edgepaas.web.problems import PROBLEMS, Problem, invalid
+
+#: Of werkzeug's own headers these say something that our body does not.
+_KEPT_HEADERS = frozenset({"allow", "retry-after", "www-authenticate", "content-range", "location"})
+
+logger = logging.getLogger("edgepaas.web")
+
+
+def install_errors(app: Flask) -> None:
+    """Have every failure in *app* answered with the one error body."""
+    app.register_error_handler(Problem, answer_problem)
+    app.register_error_handler(DatabaseError, answer_database_error)
+    app.register_error_handler(ma.ValidationError, answer_validation_error)
+    app.register_error_handler(HTTPException, answer_http_exception)
+    app.register_error_handler(Exception, answer_anything)
+
+
+def answer_problem(problem: Problem) -> Response:
+    """Answer what a view said in so many words."""
+    response = Response(
+        problem.encoded(request_id.get()), status=problem.status, mimetype="application/json"
+    )
+    response.headers.update(problem.headers)
+    return response
+
+
+def answer_database_error(error: DatabaseError) -> Response:
+    """Answer 507 for a full disk, 503 with Retry-After for every other refusal of the database."""
+    if isinstance(error, DatabaseFull):
+        logger.error("%s %s: no room left: %s", request.method, request.path, error)
+        return answer_problem(Problem(507))
+    logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
+    message = (
+        "The database is busy; nothing was stored. Try again."
+        if isinstance(error, DatabaseBusy)
+        else "The database cannot be reached right now. Try again."
+    )
+    return answer_problem(Problem(503, message, retry_after=error.retry_after))
+
+
+def answer_validation_error(error: ma.ValidationError) -> Response:
+    """Answer 422 for a schema that a view loaded by itself."""
+    return answer_problem(invalid(flatten(error.messages)))
+
+
+def answer_http_exception(error: HTTPException) -> Response:
+    """Answer what Flask and Werkzeug raise, and what ``abort()`` was called with."""
+    status = error.code or 500
+    if status < 400:  # not modified, a redirect: no error, werkzeug writes it
+        return cast(Response, error.get_response(request.environ))
+    headers = {name: value for name, value in error.get_headers() if name.lower() in _KEPT_HEADERS}
+    data = getattr(error, "data", None)  # what webargs' abort() was given
+    if isinstance(data, Mapping):
+        details = flatten(data.get("messages") or data.get("errors") or {})
+        return answer_problem(
+            Problem(status, str(data.get("message", "")), details=details, headers=headers)
+        )
+    message = "" if status in PROBLEMS else (error.description or "")
+    return answer_problem(Problem(status, message, headers=headers))
+
+
+def answer_anything(error: Exception) -> Response:
+    """Answer 500 for what nobody expected; the log has all of it under the request's id."""
+    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    return answer_problem(Problem(500))

@@ -1,0 +1,71 @@
+"""Headers that every answer carries: what browsers may do with it, and who may read it."""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, request
+
+if TYPE_CHECKING:
+    from edgepaas.settings import Settings
+
+#: An API's answer is nothing to show, frame, sniff or run.
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, X-Request-ID"
+_EXPOSED = "X-Request-ID, Retry-After, Location"
+
+
+class SecurityHeaders:
+    """WSGI middleware: adds the security headers that an answer has not set for itself."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+        self._pairs = [(name.lower(), (name, value)) for name, value in SECURITY_HEADERS.items()]
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            set_already = {name.lower() for name, _ in headers}
+            added = [pair for name, pair in self._pairs if name not in set_already]
+            return start_response(status, headers + added, *more)
+
+        return self._app(environ, start)
+
+
+def install_cors(app: Flask, settings: "Settings") -> None:
+    """Let the pages of the origins that the settings list read every answer of *app*."""
+    origins = frozenset(settings.items("CORS_ORIGINS")) if settings.flag("CORS_ENABLED") else ()
+    if not origins:
+        return
+
+    @app.after_request
+    def allow(response: Response) -> Response:
+        _allow_origin(response, origins)
+        return response
+
+
+def _allow_origin(response: Response, origins: Collection[str]) -> None:
+    """Let a listed site's pages read the answer (Fetch standard, 3.2 CORS protocol)."""
+    response.vary.add("Origin")
+    origin = request.headers.get("Origin")
+    if origin is None or not ("*" in origins or origin in origins):
+        return
+    headers = response.headers
+    headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+    headers["Access-Control-Expose-Headers"] = _EXPOSED
+    headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        headers["Access-Control-Allow-Methods"] = _METHODS
+        headers["Access-Control-Allow-Headers"] = _REQUEST_HEADERS
+        headers["Access-Control-Max-Age"] = "600"

@@ -1,0 +1,39 @@
+"""``X-Request-ID``: taken from the caller when it is sound, else made; echoed and logged."""
+
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from edgepaas.logs import request_id
+
+HEADER = "X-Request-ID"
+
+#: What may stand in a log line and a header as it is.
+_SOUND = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
+
+
+def sound_or_new(given: str | None) -> str:
+    """Return *given* when it is a sound id, else a new one of 16 hexadecimal digits."""
+    return given if given is not None and _SOUND.match(given) else secrets.token_hex(8)
+
+
+class RequestIDs:
+    """WSGI middleware: sets the id for the logs before anything else runs, and echoes it."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        chosen = sound_or_new(environ.get("HTTP_X_REQUEST_ID"))
+        # Worker threads are used again: whatever the last request set is replaced here,
+        # and stays while the server writes this answer and logs about it.
+        request_id.set(chosen)
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            kept = [(name, value) for name, value in headers if name.lower() != HEADER.lower()]
+            return start_response(status, [*kept, (HEADER, chosen)], *more)
+
+        return self._app(environ, start)
