@@ -1,0 +1,172 @@
+"""``edgepaas telemetry import``: readings from a CSV file into a running box."""
+
+import argparse
+import math
+import sys
+from datetime import UTC, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from edgepaas.cli.output import print_json
+from edgepaas.errors import EXIT_DONE, EdgePaaSError, UsageError
+from edgepaas.files.contract import ContractMissing
+from edgepaas.files.paths import find_paths
+
+if TYPE_CHECKING:
+    from edgepaas.telemetry.importer import Report
+
+DESCRIPTION = """\
+Import readings from a CSV file into a running box, over HTTP. Importing the same file
+again, or the rest of it after an interruption, doubles nothing.
+"""
+
+#: It works over HTTP and reads the caller's own files.
+NEEDS_SERVICE_USER = False
+
+_LARGEST_BATCH = 10_000
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-command's own sub-command, ``import``."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="import")
+    importing = commands.add_parser(
+        "import", help="import readings from a CSV file", description=DESCRIPTION
+    )
+    add = importing.add_argument
+    add("file", type=Path, metavar="FILE", help="CSV file with a header line")
+    add("--device", required=True, help="name of the device that took the readings")
+    add("--metric", required=True, help="what was measured, such as temperature")
+    add("--unit", help="unit of the values, such as °C")
+    add("--url", help="the box (default: this one, http://127.0.0.1 with its PORT)")
+    add("--token-file", type=Path, metavar="F", help="file that holds an API token")
+    add("--time-column", default="timestamp", metavar="NAME", help="default: timestamp")
+    add("--value-column", default="value", metavar="NAME", help="default: value")
+    add(
+        "--timezone",
+        default="UTC",
+        metavar="ZONE",
+        help="zone of times that name none, such as Europe/Vienna (default: UTC)",
+    )
+    add("--batch", type=_batch, default=500, metavar="N", help="readings a request (500)")
+    add(
+        "--patience",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds to go on trying while the box takes nothing (120)",
+    )
+    add("--skip-bad", action="store_true", help="leave out rows that are no readings, and say so")
+    add("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Import the file and return the exit status: 0 done, 1 failed, 130 interrupted."""
+    zone, token = _zone(arguments.timezone), _token(arguments.token_file)
+    # Only now: what takes long to import is of no use to a wrong command line.
+    from edgepaas.telemetry import importer
+    from edgepaas.telemetry.csv_source import CsvSource
+    from edgepaas.telemetry.delivery import HttpSender
+    from edgepaas.telemetry.progress import ProgressDisplay
+
+    source = CsvSource(
+        arguments.file,
+        time_column=arguments.time_column,
+        value_column=arguments.value_column,
+        zone=zone,
+    )
+    display = ProgressDisplay(sys.stderr)
+    send = HttpSender(
+        arguments.url or _this_box(),
+        token=token,
+        patience=arguments.patience,
+        on_wait=display.note,
+    )
+    progress = importer.Progress(total=0)
+
+    def show(now: importer.Progress) -> None:
+        nonlocal progress
+        progress = now
+        display.update(now)
+
+    try:
+        report = importer.import_file(
+            source,
+            importer.Target(arguments.device, arguments.metric, arguments.unit),
+            send,
+            batch_size=arguments.batch,
+            skip_bad=arguments.skip_bad,
+            on_progress=show,
+        )
+    except KeyboardInterrupt:
+        display.close()
+        where = importer.describe_position(source, progress)
+        print(f"edgepaas: interrupted\n{where}", file=sys.stderr)
+        return _INTERRUPTED
+    finally:
+        display.close()
+    if arguments.json:
+        print_json(report.as_json())
+    else:
+        _print_report(report)
+    return EXIT_DONE
+
+
+def _print_report(report: "Report") -> None:
+    from edgepaas.telemetry.importer import describe_bad_rows
+
+    print(
+        f"{report.readings:,} readings: {report.accepted:,} stored, "
+        f"{report.duplicates:,} there already ({report.seconds:.1f} s)"
+    )
+    if report.bad_rows:
+        print(f"{report.bad_rows:,} rows left out:\n{describe_bad_rows(report)}")
+
+
+def _this_box() -> str:
+    """Return this box's own address: its PORT where its contract can be read, else 8080."""
+    from edgepaas.settings import Settings
+
+    try:
+        port = Settings.read(find_paths().env_contract).integer("PORT")
+    except (ContractMissing, OSError):
+        port = 8080  # not started yet, or another user's box: the default is the best guess
+    return f"http://127.0.0.1:{port}"
+
+
+def _zone(name: str) -> tzinfo:
+    if name.upper() in ("UTC", "Z"):
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(
+            f"--timezone {name}: no such zone here; give a name such as Europe/Vienna, or UTC"
+        ) from error
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgePaaSError(f"--token-file {file}: cannot be read as a token ({error})") from error
+    if not token or not token.isprintable() or " " in token:
+        raise EdgePaaSError(f"--token-file {file}: holds no token; it must hold one and no more")
+    return token
+
+
+def _batch(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= _LARGEST_BATCH:
+        raise argparse.ArgumentTypeError(f"{text}: 1 to {_LARGEST_BATCH}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: a number of seconds from 0 up")
+    return number

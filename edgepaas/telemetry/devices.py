@@ -1,0 +1,81 @@
+"""``/api/v1/devices``: what posts readings, by name; each box derives the same id from it."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from edgepaas.application import Box
+from edgepaas.database.types import utc_now
+from edgepaas.telemetry import rows
+from edgepaas.telemetry.bulk import insert_new
+from edgepaas.telemetry.intake import DEVICES, device_id
+from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.schemas import (
+    DeviceChangeSchema,
+    DevicePage,
+    DeviceQuery,
+    DeviceSchema,
+)
+from edgepaas.web.api import ApiBlueprint, Problem
+
+
+def devices_blueprint(box: Box) -> ApiBlueprint:
+    """Return the devices' endpoints on *box*."""
+    api = ApiBlueprint(
+        "devices", __name__, url_prefix="/api/v1/devices", description="What posts readings."
+    )
+    database = box.database
+
+    @api.route("", methods=["POST"])
+    @api.arguments(DeviceSchema)
+    @api.response(201, DeviceSchema)
+    @api.may_answer(409)
+    def create_device(given: dict[str, Any]) -> Any:
+        """Register a device before its first reading does"""
+        return _create(box, given)
+
+    @api.route("")
+    @api.arguments(DeviceQuery, location="query")
+    @api.response(200, DevicePage)
+    def list_devices(query: dict[str, Any]) -> dict[str, Any]:
+        """List devices in the order in which they were met"""
+        named = query["name"]
+        conditions = [] if named is None else [DEVICES.c.name == named]
+        return page(box, DEVICES, "created_at", conditions, query)
+
+    @api.route("/<uuid:device_id>")
+    @api.response(200, DeviceSchema)
+    @api.may_answer(404)
+    def get_device(device_id: uuid.UUID) -> Any:
+        """Return one device"""
+        return rows.get(database, DEVICES, device_id)
+
+    @api.route("/<uuid:device_id>", methods=["PATCH"])
+    @api.arguments(DeviceChangeSchema)
+    @api.response(200, DeviceSchema)
+    @api.may_answer(404)
+    def change_device(changes: dict[str, Any], device_id: uuid.UUID) -> Any:
+        """Change what is given of a device"""
+        return rows.change(database, DEVICES, device_id, lambda stored: changes)
+
+    @api.route("/<uuid:device_id>", methods=["DELETE"])
+    @api.response(204)
+    @api.may_answer(404)
+    def delete_device(device_id: uuid.UUID) -> None:
+        """Delete a device; its readings stay, and its next one registers it again"""
+        rows.delete_row(database, DEVICES, device_id)
+
+    return api
+
+
+def _create(box: Box, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    now = utc_now()
+    identity = device_id(given["name"])
+    row = {**given, "id": identity, "created_at": now, "updated_at": now}
+    if not box.database.write(lambda session: insert_new(session, DEVICES, [row])):
+        raise Problem(
+            409,
+            f"There is a device of this name already: PATCH /api/v1/devices/{identity} changes it.",
+            details=[{"path": "name", "message": "There is a device of this name already."}],
+        )
+    return row

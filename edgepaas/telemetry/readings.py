@@ -1,0 +1,140 @@
+"""``/api/v1/readings``: one, many or a stream of readings in; pages of them out."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response, jsonify
+from sqlalchemy import ColumnElement, select
+
+from edgepaas.application import Box
+from edgepaas.database.types import utc_now
+from edgepaas.telemetry.intake import READINGS, Key, prepare, store
+from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.schemas import (
+    IDEMPOTENCY_KEY,
+    AcceptedSchema,
+    ReadingBatch,
+    ReadingFields,
+    ReadingPage,
+    ReadingQuery,
+    ReadingSchema,
+)
+from edgepaas.telemetry.times import format_moment
+from edgepaas.web.api import (
+    NDJSON,
+    ApiBlueprint,
+    Problem,
+    current_caller,
+    idempotency_key,
+    is_ndjson,
+    load,
+    read_json,
+    read_ndjson,
+)
+
+_FIELDS = ReadingFields()
+_BATCH = ReadingBatch()
+
+_BODY = {
+    "application/json": {
+        "oneOf": [ReadingFields, ReadingBatch, {"type": "array", "items": ReadingFields}]
+    },
+    NDJSON: {"type": "string"},
+}
+
+
+def readings_blueprint(box: Box) -> ApiBlueprint:
+    """Return the readings' endpoints on *box*."""
+    api = ApiBlueprint(
+        "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
+    )
+    most = box.settings.integer("READINGS_MAX")
+
+    @api.route("", methods=["POST"])
+    @api.takes_body(_BODY, description=f"One reading, up to {most:,}, or one a line (NDJSON).")
+    @api.doc(parameters=[IDEMPOTENCY_KEY])
+    @api.response(201, AcceptedSchema)
+    @api.may_answer(409)
+    def post_readings() -> tuple[Response, int]:
+        """Store readings, all of them or none
+
+        Answered once they are durable. A device that is not known registers itself.
+        """
+        now = utc_now()
+        key = Key(current_caller().id, idempotency_key())
+        batch = prepare(*_posted(most), key, now)
+        accepted = box.database.write(lambda session: store(session, batch, now)) if batch else 0
+        # As AcceptedSchema would dump it; this is the request that is sent most.
+        return jsonify(accepted=accepted, duplicates=len(batch) - accepted), 201
+
+    @api.route("")
+    @api.arguments(ReadingQuery, location="query")
+    @api.response(200, ReadingPage)
+    def list_readings(query: dict[str, Any]) -> Response:
+        """List readings in the order in which they were recorded"""
+        found = page(box, READINGS, "recorded_at", _conditions(query), query)
+        # As ReadingPage would dump it, in half the time; a thousand rows are asked for often.
+        return jsonify({**found, "items": [as_json(row) for row in found["items"]]})
+
+    @api.route("/<uuid:reading_id>")
+    @api.response(200, ReadingSchema)
+    @api.may_answer(404)
+    def get_reading(reading_id: uuid.UUID) -> Any:
+        """Return one reading"""
+        statement = select(READINGS).where(READINGS.c.id == reading_id)
+        with box.database.read() as session:
+            row = session.execute(statement).mappings().one_or_none()
+        if row is None:
+            raise Problem(404, f"There is no reading {reading_id}.")
+        return row
+
+    return api
+
+
+def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored reading as ReadingSchema dumps it."""
+    return {
+        "id": str(row["id"]),
+        "device": row["device"],
+        "device_id": str(row["device_id"]),
+        "metric": row["metric"],
+        "value": row["value"],
+        "unit": row["unit"],
+        "recorded_at": format_moment(row["recorded_at"]),
+        "received_at": format_moment(row["received_at"]),
+    }
+
+
+def _posted(most: int) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return the posted readings, validated, and the path of each in the body."""
+    body = read_ndjson(most=most) if is_ndjson() else read_json()
+    if isinstance(body, dict) and "readings" in body:
+        _bounded(body["readings"], most)
+        readings, below = load(_BATCH, body)["readings"], "readings"
+    elif isinstance(body, list):
+        _bounded(body, most)
+        readings, below = load(_FIELDS, body, many=True), ""
+    else:
+        return [load(_FIELDS, body)], [""]
+    return readings, [f"{below}[{position}]" for position in range(len(readings))]
+
+
+def _bounded(values: Any, most: int) -> None:
+    # Before they are looked at: a client must not buy minutes of work with one request.
+    if isinstance(values, list) and len(values) > most:
+        raise Problem(
+            413, f"{len(values):,} readings in one request; READINGS_MAX allows {most:,}."
+        )
+
+
+def _conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    columns = READINGS.c
+    conditions = [
+        columns[name] == query[name] for name in ("device", "metric") if query[name] is not None
+    ]
+    if query["since"] is not None:
+        conditions.append(columns.recorded_at >= query["since"])
+    if query["until"] is not None:
+        conditions.append(columns.recorded_at < query["until"])
+    return conditions

@@ -1,0 +1,56 @@
+"""One row by its id: read, changed, deleted."""
+
+import uuid
+from collections.abc import Callable
+
+from sqlalchemy import Table, delete, select, update
+from sqlalchemy.orm import Session
+
+from edgepaas.database.database import Database
+from edgepaas.telemetry.bulk import Row
+from edgepaas.web.api import Problem
+
+
+def get(database: Database, table: Table, identity: uuid.UUID) -> Row:
+    """Return the row *identity* of *table*; Problem 404 when there is none."""
+    with database.read() as session:
+        return _required(session, table, identity)
+
+
+def change(
+    database: Database, table: Table, identity: uuid.UUID, changes: Callable[[Row], Row]
+) -> Row:
+    """Set what ``changes(stored row)`` returns and return the row as it is then.
+
+    Problem 404 when there is none; a Problem that *changes* raises leaves it as it was.
+    """
+
+    def work(session: Session) -> Row:
+        # Locked on PostgreSQL until the commit, so that two changes that fit the row
+        # singly cannot make one together that does not; on SQLite writers queue anyway.
+        wanted = changes(_required(session, table, identity, lock=True))
+        if wanted:
+            session.execute(update(table).where(table.c.id == identity).values(wanted))
+        return _required(session, table, identity)
+
+    return database.write(work)
+
+
+def delete_row(database: Database, table: Table, identity: uuid.UUID) -> None:
+    """Delete the row *identity* of *table*; Problem 404 when there is none."""
+
+    def work(session: Session) -> None:
+        _required(session, table, identity, lock=True)
+        session.execute(delete(table).where(table.c.id == identity))
+
+    database.write(work)
+
+
+def _required(session: Session, table: Table, identity: uuid.UUID, *, lock: bool = False) -> Row:
+    statement = select(table).where(table.c.id == identity)
+    if lock:
+        statement = statement.with_for_update()
+    row = session.execute(statement).mappings().one_or_none()
+    if row is None:
+        raise Problem(404, f"There is no {identity} among the {table.name}.")
+    return dict(row)

@@ -1,0 +1,247 @@
+"""What the API takes and gives, as marshmallow schemas; /openapi.json is made from them."""
+
+from datetime import datetime
+from typing import Any
+
+import marshmallow as ma
+
+from edgepaas.telemetry.models import (
+    CONDITIONS,
+    DESCRIPTION_LENGTH,
+    NAME_LENGTH,
+    SEVERITIES,
+    UNIT_LENGTH,
+)
+from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
+from edgepaas.web.api import Flag, Labels, Number, PageQuery, Text, Whole
+
+#: 100 years: what is longer is a typing error, and it stays far inside a 32-bit column.
+_LONGEST_SECONDS = 3_155_760_000 // 2
+
+#: How an operation documents the header that makes its repeat harmless.
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "description": "Makes a repeat harmless: what has no id gets it from token, key and position.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+}
+
+#: What the field demands, in the words of JSON Schema.
+_LABELS = {
+    "type": "object",
+    "maxProperties": 64,
+    "propertyNames": {"minLength": 1, "maxLength": 100},
+    "additionalProperties": {"type": "string", "maxLength": 500},
+    "example": {"room": "boiler"},
+}
+
+
+class Moment(ma.fields.DateTime):
+    """A date-time of RFC 3339 in the years 1970 to 9999; without a zone it is UTC."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        metadata = {"example": EXAMPLE, **kwargs.pop("metadata", {})}
+        super().__init__(metadata=metadata, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        try:
+            return as_utc(parse_moment(value if isinstance(value, str) else ""))
+        except ValueError as error:
+            raise ma.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+    def _serialize(
+        self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
+    ) -> str | None:
+        return None if value is None else format_moment(value)
+
+
+def _name(**kwargs: Any) -> Text:
+    return Text(shortest=1, longest=NAME_LENGTH, visible=True, **kwargs)
+
+
+class DeviceSchema(ma.Schema):
+    """Something that posts readings."""
+
+    id = ma.fields.UUID(dump_only=True, metadata={"description": "Derived from the name."})
+    name = _name(required=True)
+    description = Text(longest=DESCRIPTION_LENGTH, allow_none=True, load_default=None)
+    labels = Labels(load_default=dict, metadata=_LABELS)
+    created_at = Moment(dump_only=True)
+    updated_at = Moment(dump_only=True)
+
+
+class DeviceChangeSchema(ma.Schema):
+    """What of a device can be changed; its name is its identity."""
+
+    description = Text(longest=DESCRIPTION_LENGTH, allow_none=True)
+    labels = Labels(metadata=_LABELS)
+
+
+class RuleFields(ma.Schema):
+    """What a rule is made of."""
+
+    name = _name(required=True)
+    device = _name(
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "A device's name; null is any device."},
+    )
+    metric = _name(required=True)
+    condition = ma.fields.String(required=True, validate=ma.validate.OneOf(CONDITIONS))
+    threshold = Number(
+        allow_none=True,
+        load_default=None,
+        metadata={
+            "description": "Limit of the value, or of its change per second for 'rate'; "
+            "not for 'absent'."
+        },
+    )
+    for_seconds = Whole(
+        least=0,
+        most=_LONGEST_SECONDS,
+        load_default=0,
+        metadata={"description": "How long it has to hold; for 'absent', how long is too long."},
+    )
+    severity = ma.fields.String(load_default="warning", validate=ma.validate.OneOf(SEVERITIES))
+    enabled = Flag(load_default=True)
+
+
+class RuleSchema(RuleFields):
+    """When readings are worth an alert."""
+
+    id = ma.fields.UUID(dump_only=True)
+    created_at = Moment(dump_only=True)
+    updated_at = Moment(dump_only=True)
+
+
+class RuleChangeSchema(RuleFields):
+    """What of a rule can be changed; loaded with partial=True."""
+
+
+class ReadingFields(ma.Schema):
+    """One measured value, as a device posts it."""
+
+    id = ma.fields.UUID(
+        metadata={"description": "Makes a repeat harmless; made by the box where it is missing."}
+    )
+    device = _name(required=True, metadata={"description": "Registers itself when it is new."})
+    metric = _name(required=True)
+    value = Number(required=True)
+    unit = Text(longest=UNIT_LENGTH, allow_none=True, load_default=None)
+    recorded_at = Moment(metadata={"description": "When it was measured; the default is now."})
+
+
+class ReadingBatch(ma.Schema):
+    """Many readings in an object."""
+
+    readings = ma.fields.List(ma.fields.Nested(ReadingFields), required=True)
+
+
+class ReadingSchema(ReadingFields):
+    """One measured value, as it is stored."""
+
+    device_id = ma.fields.UUID(metadata={"description": "Derived from the device's name."})
+    received_at = Moment(metadata={"description": "When the box accepted it."})
+
+
+class AcceptedSchema(ma.Schema):
+    """What became of the readings that were posted; all of them are durable."""
+
+    accepted = ma.fields.Integer(
+        required=True, metadata={"description": "New readings.", "minimum": 0}
+    )
+    duplicates = ma.fields.Integer(
+        required=True, metadata={"description": "Readings that were there already.", "minimum": 0}
+    )
+
+
+class DeviceQuery(PageQuery):
+    """Which devices."""
+
+    name = _name(load_default=None)
+
+
+class RuleQuery(PageQuery):
+    """Which rules."""
+
+    device = _name(load_default=None)
+    metric = _name(load_default=None)
+    enabled = Flag(load_default=None)
+
+
+class ReadingQuery(PageQuery):
+    """Which readings, by the moment at which they were recorded."""
+
+    device = _name(load_default=None)
+    metric = _name(load_default=None)
+    since = Moment(
+        data_key="from",
+        load_default=None,
+        metadata={"description": "Recorded at this moment or later; + is written %2B."},
+    )
+    until = Moment(
+        data_key="to",
+        load_default=None,
+        metadata={"description": "Recorded before this moment; + is written %2B."},
+    )
+
+
+class PageFields(ma.Schema):
+    """What every list answers beside its items."""
+
+    next_cursor = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Give it as cursor for the next page; null on the last one."},
+    )
+    is_partial = ma.fields.Boolean(
+        data_key="partial",
+        attribute="partial",
+        metadata={"description": "true while rows may be missing that only the hub has."},
+    )
+
+
+class DevicePage(PageFields):
+    """Devices in the order in which they were met."""
+
+    items = ma.fields.List(ma.fields.Nested(DeviceSchema), required=True)
+
+
+class RulePage(PageFields):
+    """Rules in the order in which they were made."""
+
+    items = ma.fields.List(ma.fields.Nested(RuleSchema), required=True)
+
+
+class ReadingPage(PageFields):
+    """Readings in the order in which they were recorded."""
+
+    items = ma.fields.List(ma.fields.Nested(ReadingSchema), required=True)
+
+
+class CountsSchema(ma.Schema):
+    """How much is stored."""
+
+    devices = ma.fields.Integer(required=True)
+    rules = ma.fields.Integer(required=True)
+    readings = ma.fields.Integer(required=True)
+    readings_exact = ma.fields.Boolean(
+        required=True,
+        metadata={"description": "false where there are more readings than were counted."},
+    )
+
+
+class BoxStatusSchema(ma.Schema):
+    """The box's state and what is stored on it."""
+
+    state = ma.fields.String(required=True)
+    mode = ma.fields.String(required=True)
+    reasons = ma.fields.List(ma.fields.String(), required=True)
+    build = ma.fields.String(required=True)
+    counts = ma.fields.Nested(CountsSchema, required=True)
+    last_recorded_at = Moment(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The latest reading's moment; null without readings."},
+    )

@@ -1,0 +1,60 @@
+"""The application interface carries somebody else's application as it carries ours."""
+
+import pytest
+
+from edgepaas.application import Application, load_application
+from edgepaas.files.paths import Paths
+from tests.support.second_application import application, bare
+from tests.support.telemetry_box import open_box
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    """Where the database is: None for the embedded one."""
+    if request.param == "sqlite":
+        return None
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tests.support.second_application:application", application),
+        ("tests.support.second_application:bare", bare),
+    ],
+)
+def test_it_is_found_by_its_name(name: str, expected: Application) -> None:
+    assert load_application(name) is expected
+
+
+def test_its_tables_routes_and_document_are_its_own(paths: Paths, url: str | None) -> None:
+    with open_box(paths, url, application=application) as (app, _box):
+        client = app.test_client()
+        written = client.post("/notes", json={"text": "first"})
+        assert (written.status_code, written.json["text"]) == (201, "first")
+        assert [note["text"] for note in client.get("/notes").json] == ["first"]
+        refused = client.post("/notes", json={"text": "a\0b"})
+        assert (refused.status_code, refused.json["error"]) == (422, "invalid")
+        assert client.get("/api/v1/readings").status_code == 404
+        document = client.get("/openapi.json").json
+        assert document["info"]["title"] == "notes"
+        assert "/notes" in document["paths"]
+        assert "503" in document["paths"]["/notes"]["post"]["responses"]
+        for request in application.smoke:
+            answer = client.open(request.path, method=request.method)
+            assert answer.status_code == request.expect
+
+
+def test_its_rows_are_there_when_the_box_starts_again(paths: Paths, url: str | None) -> None:
+    with open_box(paths, url, application=application) as (app, _box):
+        app.test_client().post("/notes", json={"text": "kept"})
+    with open_box(paths, url, application=application) as (app, _box):
+        assert [note["text"] for note in app.test_client().get("/notes").json] == ["kept"]
+
+
+def test_a_plain_wsgi_callable_is_served_beside_the_health_routes(paths: Paths) -> None:
+    with open_box(paths, application=bare) as (app, _box):
+        client = app.test_client()
+        assert client.post("/any/where", data=b"hello").data == b"POST /any/where hello"
+        assert client.get("/").data == b"GET / "
+        assert client.get("/health/live").status_code == 200

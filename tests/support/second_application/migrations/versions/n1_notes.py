@@ -1,0 +1,25 @@
+"""The table of notes."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from edgepaas.database import types
+
+revision = "n1"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create the table."""
+    op.create_table(
+        "notes",
+        sa.Column("id", types.Uuid(), nullable=False),
+        sa.Column("text", types.Text(100), nullable=False),
+        sa.Column("written_at", types.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_notes"),
+    )
+
+
+def downgrade() -> None:
+    """Drop the table."""
+    op.drop_table("notes")

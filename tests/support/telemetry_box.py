@@ -1,0 +1,88 @@
+"""A box in this process for tests: the real database, the real schema, the real application."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flask import Flask
+from waitress.server import create_server
+
+from edgepaas.application import Application, Box, BoxState
+from edgepaas.database import open_database
+from edgepaas.decision.contract import DatabaseContract
+from edgepaas.files.paths import Paths
+from edgepaas.health.checks import HealthBoard
+from edgepaas.health.gate import build_checks
+from edgepaas.schema.bring import bring_to_head
+from edgepaas.settings import Settings
+from edgepaas.telemetry import application as telemetry
+from edgepaas.web.app import create_app
+
+#: The real readings; they lie beside the checkout, not in it.
+REAL_READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
+#: A piece of them in which the clock steps back: 45 readings, 12 times occur twice.
+STEPPING_CLOCK = Path(__file__).resolve().parent / "stepping_clock.csv"
+
+
+def contract_for(paths: Paths, url: str | None, state: str = "") -> DatabaseContract:
+    """Return what the decision would write: PostgreSQL at *url*, or SQLite when it is None."""
+    sqlite = url is None
+    return DatabaseContract.of(
+        {
+            "DATABASE_URL": f"sqlite:///{paths.sqlite}" if url is None else url,
+            "RUN_MIGRATIONS": "false" if sqlite else "true",
+            "FINAL_DB_MODE": "sqlite_only" if sqlite else "try_postgres",
+            "DB_STATE": state or ("standalone" if sqlite else "primary"),
+            "DB_FALLBACK": "true" if state == "fallback" else "false",
+            "HUB_URL": "",
+            "SQLITE_PATH": str(paths.sqlite),
+            "DB_REASON": "decided by a test",
+            "DB_GENERATION": "1",
+            "DB_DECIDED_AT": "2024-01-01T00:00:00Z",
+        }
+    )
+
+
+@contextmanager
+def open_box(
+    paths: Paths,
+    url: str | None = None,
+    *,
+    application: Application = telemetry,
+    state: str = "",
+    **settings: str,
+) -> Iterator[tuple[Flask, Box]]:
+    """Give an application and its box, the schema at head; on SQLite unless *url* is given."""
+    resolved = Settings.of(**settings)
+    contract = contract_for(paths, url, state)
+    bring_to_head(contract, resolved, paths, application)
+    database = open_database(contract, resolved, paths)
+    try:
+        box = Box(
+            settings=resolved,
+            paths=paths,
+            contract=contract,
+            database=database,
+            build_version="test",
+            state=lambda: BoxState(contract.db_state, contract.db_state, (contract.reason,)),
+        )
+        checks = build_checks(database, contract, resolved, paths, application)
+        yield create_app(box, application, HealthBoard(checks)), box
+    finally:
+        database.close()
+
+
+@contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    """Serve *app* on loopback from a thread; give its address."""
+    server = create_server(app, host="127.0.0.1", port=0, threads=4)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}"
+    finally:
+        # In the loop's own thread: a socket that is closed under its select() is an error.
+        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
+        thread.join()
+        server.task_dispatcher.shutdown()

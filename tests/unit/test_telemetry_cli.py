@@ -1,0 +1,77 @@
+"""``edgepaas telemetry import`` at its edges: interrupted, on another port, on another's box."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepaas.cli import main
+from edgepaas.files.paths import Paths
+from edgepaas.telemetry.delivery import HttpSender
+
+SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"
+COMMAND = ["telemetry", "import", str(SAMPLE), "--device", "d", "--metric", "m", "--batch", "10"]
+
+
+@pytest.fixture
+def senders(monkeypatch: pytest.MonkeyPatch) -> list[HttpSender]:
+    """The senders that were made; each accepts two batches and is interrupted in the third."""
+    made: list[HttpSender] = []
+    sent: list[int] = []
+
+    def send(self: HttpSender, readings: list[dict[str, Any]]) -> tuple[int, int]:
+        if self not in made:
+            made.append(self)
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        sent.append(len(readings))
+        return len(readings), 0
+
+    monkeypatch.setattr(HttpSender, "__call__", send)
+    return made
+
+
+def test_an_interrupted_import_says_where_it_was_and_how_to_go_on(
+    senders: list[HttpSender], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(COMMAND) == 130
+    error = capsys.readouterr().err
+    assert "interrupted" in error
+    assert f"20 of 45 readings are stored (up to line 21 of {SAMPLE})" in error
+    assert "run the same command again" in error
+
+
+def test_the_box_is_found_on_the_port_of_its_contract(
+    senders: list[HttpSender], paths: Paths
+) -> None:
+    from edgepaas.settings import Settings
+
+    main(COMMAND)
+    Settings.of(PORT="9000").write(paths.env_contract)
+    main(COMMAND)
+    assert [sender._base for sender in senders] == [
+        "http://127.0.0.1:8080",
+        "http://127.0.0.1:9000",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [["--batch", "0"], ["--batch", "many"], ["--patience", "-1"], ["--patience", "nan"]]
+)
+def test_a_number_out_of_range_is_a_usage_error(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*COMMAND, *options])
+    assert end.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"one two\n", b"\xff\xfe", b"one\ntwo\n"])
+def test_a_file_that_holds_no_token_is_named(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    assert main([*COMMAND, "--token-file", str(file)]) == 1
+    assert f"--token-file {file}" in capsys.readouterr().err

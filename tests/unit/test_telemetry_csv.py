@@ -1,0 +1,123 @@
+"""Readings out of CSV files as people and loggers write them."""
+
+import codecs
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pytest
+
+from edgepaas.telemetry.csv_source import BadRow, CsvSource, ImportFailed, Row
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def rows_of(folder: Path, content: bytes | str, zone: str = "UTC") -> list[Row | BadRow]:
+    file = folder / "readings.csv"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(
+        CsvSource(
+            file,
+            time_column="timestamp",
+            value_column="value",
+            zone=UTC if zone == "UTC" else ZoneInfo(zone),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"timestamp,value\n2024-05-01 12:00:00,1.5\n",
+        b"timestamp,value\r\n2024-05-01 12:00:00,1.5\r\n",
+        codecs.BOM_UTF8 + b"timestamp,value\n2024-05-01 12:00:00,1.5\n",
+        b"timestamp;value\n2024-05-01 12:00:00;1.5",
+        b"timestamp\tvalue\n2024-05-01T12:00:00Z\t 1.5 \n\n\n",
+        b'"timestamp","value"\n"2024-05-01T14:00:00+02:00","1.5"\n',
+        b"value , note, timestamp\n15e-1,\xc3\xa4,2024-05-01 12:00\n",
+    ],
+)
+def test_a_file_is_read_whatever_wrote_it(tmp_path: Path, content: bytes) -> None:
+    """Line ends, byte-order mark, delimiter, quotes, blanks, zones and column order vary."""
+    assert rows_of(tmp_path, content) == [Row(2, NOON, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ("2024-05-01 12:00:00,", "value '': not a finite number"),
+        ("2024-05-01 12:00:00,nan", "not a finite number"),
+        ("2024-05-01 12:00:00,1e999", "not a finite number"),
+        ("2024-05-01 12:00:00,1_000", "not a finite number"),
+        ("2024-05-01 12:00:00,٣", "not a finite number"),
+        ("2024-05-01 12:00:00,warm", "value 'warm': not a finite number"),
+        ("2024-05-01,1", "time '2024-05-01': not a date and time"),
+        ("2024-02-30 12:00:00,1", "no such date or time"),
+        ("1969-12-31 23:59:59,1", "years 1970 to 9999"),
+        ("0001-01-01T00:00:00+14:00,1", "years 1970 to 9999"),
+        ("9999-12-31T23:59:59-14:00,1", "years 1970 to 9999"),
+        (",1", "time ''"),
+        ("2024-05-01 12:00:00", "1 columns where the header has 2"),
+        ("2024-05-01 12:00:00,\x00", "not a finite number"),
+    ],
+)
+def test_a_row_that_is_no_reading_says_why(tmp_path: Path, cells: str, problem: str) -> None:
+    good = "2024-05-01 12:00:00,1.5"
+    found = rows_of(tmp_path, f"timestamp,value\n{good}\n{cells}\n{good}\n")
+    assert [row.line for row in found] == [2, 3, 4]
+    assert isinstance(found[1], BadRow)
+    assert problem in found[1].problem
+
+
+def test_empty_rows_are_no_rows(tmp_path: Path) -> None:
+    """Spreadsheets leave rows of nothing but delimiters below the last one."""
+    assert rows_of(tmp_path, "timestamp,value\n\n,\n2024-05-01 12:00:00,1.5\n , \n") == [
+        Row(4, NOON, 1.5)
+    ]
+
+
+def test_bytes_that_are_no_text_spoil_their_own_row_only(tmp_path: Path) -> None:
+    content = b"timestamp,value\n\xff\xfe,1\n2024-05-01 12:00:00,1.5\n"
+    bad, good = rows_of(tmp_path, content)
+    assert isinstance(bad, BadRow)
+    assert bad.problem.isascii()
+    assert good == Row(3, NOON, 1.5)
+
+
+def test_a_quote_that_is_never_closed_names_where_it_begins_and_ends(tmp_path: Path) -> None:
+    content = 'timestamp,value\n2024-05-01 12:00:00,"1.5\n' + "2024-05-01 12:00:00,1.5\n" * 3
+    (bad,) = rows_of(tmp_path, content)
+    assert isinstance(bad, BadRow)
+    assert bad.line == 2
+    assert "runs to line 5" in bad.problem
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"time,value\n", b"\x00\xff" * 100_000, b'"timestamp,value']
+)
+def test_a_file_of_something_else_is_refused_with_the_way_out(
+    tmp_path: Path, content: bytes
+) -> None:
+    with pytest.raises(ImportFailed, match="--time-column"):
+        rows_of(tmp_path, content)
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "."])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    source = CsvSource(tmp_path / name, time_column="timestamp", value_column="value")
+    with pytest.raises(ImportFailed, match="cannot read"):
+        list(source)
+
+
+def test_local_times_become_utc_and_the_repeated_hour_is_read_twice(tmp_path: Path) -> None:
+    """Summer time ends: 02:30 comes twice, an hour apart; only the order tells which is which."""
+    try:
+        ZoneInfo("Europe/Vienna")
+    except ZoneInfoNotFoundError:
+        pytest.skip("this system has no time zones (tzdata)")
+    times = ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00"]
+    content = "timestamp,value\n" + "".join(f"2024-10-27 {time}:00,1\n" for time in times)
+    found = rows_of(tmp_path, content, "Europe/Vienna")
+    assert [row.recorded_at.strftime("%H:%M") for row in found if isinstance(row, Row)] == [
+        "23:30", "00:00", "00:30", "01:00", "01:30", "02:00",
+    ]  # fmt: skip
