@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgepaas.files.paths import Paths
+from edgepaas.files.paths import SYSTEM_CONFIGURATION, Paths
 from edgepaas.settings.derive import Derived, Finding, derive, nested_names
 from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.sources import (
@@ -55,8 +55,14 @@ class Resolution:
 
 
 def resolve_box(paths: Paths) -> Resolution:
-    """Resolve this process's environment and the files of *paths*."""
-    return resolve(os.environ, paths.env_file, credentials_folder(os.environ))
+    """Resolve this process's environment and the files of *paths*.
+
+    On an installed box ENV is production also when its file of settings is gone or
+    unreadable: an accident must not open it to everybody.
+    """
+    installed = paths.env_file.is_relative_to(SYSTEM_CONFIGURATION)
+    fallback = {"ENV": "production"} if installed else {}
+    return resolve(os.environ, paths.env_file, credentials_folder(os.environ), fallback=fallback)
 
 
 def credentials_folder(environ: Mapping[str, str]) -> Path | None:
@@ -72,8 +78,11 @@ def resolve(
     *,
     vault: ReadVault = read_vault,
     hostname: str = "",
+    fallback: Mapping[str, str] | None = None,
 ) -> Resolution:
     """Resolve all sources; never raises for what a person wrote in them.
+
+    *fallback* holds what the package says where no source does.
 
     A value that cannot be read is reported and its default is used. What has no sane
     reading is a finding of severity ``error``; it is the caller's to stop at it.
@@ -83,7 +92,11 @@ def resolve(
         from_credentials(credentials_dir),
         from_env_file(env_file, expected=bool(environ.get("EDGEPAAS_ENV_FILE"))),
     ]
-    findings = _ask_vault(layers, vault)
+    package = Layer(
+        {name: Candidate(text, "package", "the package") for name, text in (fallback or {}).items()}
+    )
+    findings = _ask_vault(layers, package, vault)
+    layers.append(package)
     chosen = _choose(layers)
     reading = _Reading()
     for name, candidate in chosen.items():
@@ -166,10 +179,10 @@ def _choose(layers: Sequence[Layer]) -> dict[str, Candidate]:
     return chosen
 
 
-def _ask_vault(layers: list[Layer], vault: ReadVault) -> list[Finding]:
+def _ask_vault(layers: list[Layer], package: Layer, vault: ReadVault) -> list[Finding]:
     """Append Vault's layer when it is enabled; what its own settings lack is said by name."""
     reading = _Reading()
-    for name, candidate in _choose(layers).items():
+    for name, candidate in _choose([*layers, package]).items():
         if name in SETTINGS and name.startswith(("VAULT__", "ENV")):
             reading.take(SETTINGS[name], candidate)
     if reading.values.get("VAULT__ENABLED") != "true":

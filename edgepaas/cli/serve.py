@@ -1,0 +1,85 @@
+"""``edgepaas serve``: stage 4 of the boot chain."""
+
+import argparse
+import os
+import sys
+import threading
+import time
+
+DESCRIPTION = """\
+Serve the application: binds or inherits the socket (LISTEN_FDS), answers /health/live
+at once, loads the application, passes the verification gate, then says READY=1.
+Reads run/env and run/db.env. SIGTERM drains, SIGHUP reopens the log.
+
+exit status: 0 asked to stop, 1 the gate failed, 75 a new decision is needed,
+78 configuration.
+"""
+
+#: Seconds that are left to threads that hang before the process ends without them.
+_FAREWELL = 3.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    # How 'edgepaas up' tells its service that it is gone: a pipe's descriptor.
+    parser.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--inherit",
+        action="store_true",
+        help="only take sockets that are handed down (LISTEN_FDS), never bind one",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the service; returns its exit status."""
+    began = time.monotonic()
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import find_paths
+    from edgepaas.service.listen import listening_sockets
+    from edgepaas.service.notify import Notifier
+    from edgepaas.service.run import Service, Surface
+    from edgepaas.settings import Settings
+    from edgepaas.settings.logs import start_logging
+
+    paths = find_paths()
+    paths.create()
+    settings = Settings.read(paths.env_contract)
+    start_logging(settings, paths)
+    contract = DatabaseContract.read(paths.db_contract)
+    notifier = Notifier.of(os.environ, os.getpid())
+    listening = listening_sockets(
+        os.environ,
+        settings.text("HOST"),
+        settings.integer("PORT"),
+        pid=os.getpid(),
+        may_bind=not arguments.inherit,
+    )
+    surface = Surface(
+        listening=listening,
+        notifier=notifier,
+        say=_say,
+        lifeline=arguments.lifeline,
+        supervised="NOTIFY_SOCKET" in os.environ,
+    )
+    status = Service(settings, contract, paths, surface, began=began).run()
+    _end_without_hung_threads(status)
+    return status
+
+
+def _say(stage: str, text: str) -> None:
+    from edgepaas.cli.output import say
+
+    try:
+        say(stage, text)
+    except BrokenPipeError:
+        # What is still buffered must not turn our exit status into that of a broken pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _end_without_hung_threads(status: int) -> None:
+    def end() -> None:
+        time.sleep(_FAREWELL)
+        os._exit(status)
+
+    threading.Thread(target=end, name="farewell", daemon=True).start()

@@ -1,0 +1,57 @@
+"""``edgepaas up``: the whole chain in the foreground."""
+
+import argparse
+import os
+import sys
+
+DESCRIPTION = """\
+Run the boot chain in the foreground: env, dbdecide, schema, serve; again whenever one
+of them asks for it by exit status 75. One listening socket is handed down from service
+to service, so that callers wait instead of failing. For developers and containers; an
+installed box has systemd for it.
+
+A stage that fails before the service was ready once ends this command with the stage's
+exit status; later failures start the chain again after a pause. SIGTERM and Ctrl-C end
+it in order, SIGHUP reopens the log.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="start the chain again when a Python file of EdgePaaS or the application changes",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chain; returns the exit status."""
+    from edgepaas.files.paths import find_paths
+    from edgepaas.logs import configure_logging
+    from edgepaas.service.listen import bind, inherited_sockets
+    from edgepaas.service.notify import Notifier
+    from edgepaas.service.sources import SourceWatch, sources_of
+    from edgepaas.service.supervisor import Supervisor
+    from edgepaas.settings import Settings
+
+    configure_logging(level="WARNING")
+    paths = find_paths()
+    paths.create()
+    sockets = inherited_sockets(os.environ, pid=os.getpid())
+    notifier = Notifier.of(os.environ, os.getpid())
+
+    def settings() -> Settings:
+        return Settings.read(paths.env_contract)
+
+    supervisor = Supervisor(
+        os.environ,
+        listen=lambda: sockets or bind(settings().text("HOST"), settings().integer("PORT")),
+        stop_timeout=lambda: settings().number("STOP_TIMEOUT"),
+        notifier=notifier,
+        watch_sources=(lambda: SourceWatch(sources_of(settings().text("EDGEPAAS_APP"))))
+        if arguments.reload
+        else None,
+        ignore_hangup=not sys.stdin.isatty(),
+    )
+    return supervisor.run()

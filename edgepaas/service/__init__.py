@@ -1,0 +1,1 @@
+"""The process that serves: its socket, its lanes, its start, its watch over itself, its end."""

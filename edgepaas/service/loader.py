@@ -1,0 +1,72 @@
+"""From contracts to an application that answers: the heavy half of the start, in its own thread."""
+
+import gc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepaas.database import Database
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.health.checks import HealthBoard
+    from edgepaas.health.gate import GateReport
+    from edgepaas.health.state import StateBoard
+    from edgepaas.settings import Settings
+
+
+@dataclass
+class Loaded:
+    """What answers requests, and what it stands on."""
+
+    wsgi: Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+    database: "Database"
+    board: "HealthBoard"
+    report: "GateReport"
+
+
+def load(
+    settings: "Settings", contract: "DatabaseContract", paths: "Paths", state: "StateBoard"
+) -> Loaded:
+    """Import and open everything, and pass the verification gate once.
+
+    Raises what the application raises at import, ConfigurationError for one that is not
+    there, DatabaseError. A failing gate is no exception: ``report`` says so.
+    """
+    from edgepaas.database.lean import import_sqlalchemy
+
+    import_sqlalchemy()
+
+    from edgepaas.application import Box, load_application
+    from edgepaas.build import build_version
+    from edgepaas.database import open_database
+    from edgepaas.health.gate import build_board, build_checks, verify
+    from edgepaas.web.app import create_app
+
+    application = load_application(settings.text("EDGEPAAS_APP"))
+    database = open_database(contract, settings, paths)
+    try:
+        checks = build_checks(database, contract, settings, paths, application)
+        board = build_board(checks, settings)
+        state.latest = board.latest
+        box = Box(
+            settings=settings,
+            paths=paths,
+            contract=contract,
+            database=database,
+            build_version=build_version(),
+            state=state.state,
+        )
+        wsgi = create_app(box, application, board)
+        report = verify(board, production=settings.text("ENV") == "production")
+    except BaseException:
+        database.close()
+        raise
+    return Loaded(wsgi, database, board, report)
+
+
+def settle_memory() -> None:
+    """Keep what the start made out of every later collection (the collector was off until now)."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

@@ -1,0 +1,248 @@
+"""'edgepaas up': rounds on one socket, signals, children, and what it does about failures."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgepaas.files.paths import Paths
+from edgepaas.service.stages import CHAIN
+from tests.support import up_with_stages
+from tests.support.service_process import (
+    Load,
+    Manager,
+    Process,
+    child_environ,
+    free_port,
+    get,
+    until,
+    wait_until_ready,
+    write_contracts,
+    write_db_contract,
+)
+
+
+class Chain:
+    """An 'edgepaas up' with stages that follow this test's plan."""
+
+    def __init__(self, folder: Path, paths: Paths, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._stack = stack
+        write_contracts(paths, RATE_LIMIT="0", STOP_TIMEOUT="2")
+
+    def plan(self, stage: str, *statuses: int | str) -> None:
+        """Have *stage* end with *statuses*, one a run; ``go`` does its work."""
+        (self.folder / f"status-{stage}").write_text("\n".join(map(str, statuses)))
+
+    def start(self, **environ: str) -> Process:
+        """Start the supervisor."""
+        process = Process(
+            [sys.executable, up_with_stages.__file__, str(self.folder), str(self.port)],
+            self.folder,
+            child_environ(self.folder, **environ),
+        )
+        self._stack.callback(process.close)
+        return process
+
+    @property
+    def ran(self) -> list[str]:
+        """The stages in the order in which they ran."""
+        lines = self._lines()
+        return [line.split()[0] for line in lines]
+
+    @property
+    def service_pids(self) -> list[int]:
+        """The process ids of every service so far."""
+        return [int(line.split()[1]) for line in self._lines() if line.startswith("serve ")]
+
+    def _lines(self) -> list[str]:
+        file = self.folder / "ran"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def chain(tmp_path: Path, paths: Paths) -> Iterator[Chain]:
+    """A chain that is ended after the test."""
+    with contextlib.ExitStack() as stack:
+        yield Chain(tmp_path, paths, stack)
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process (not even a dead one that nobody has reaped)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_the_stages_run_in_their_order_and_a_signal_ends_all(chain: Chain) -> None:
+    """env, dbdecide, schema, serve; SIGTERM reaches the service, exit status 0."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    assert chain.ran == list(CHAIN)
+    up.signal(signal.SIGTERM)
+    assert up.wait() == 0
+    assert gone(chain.service_pids[0])
+
+
+def test_an_interrupt_is_passed_on(chain: Chain) -> None:
+    """Ctrl-C ends the service in order."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    up.signal(signal.SIGINT)
+    assert up.wait() == 0
+    assert "SIGTERM was received" in up.output
+
+
+def test_75_goes_round_again_on_the_same_socket_without_a_failed_request(
+    chain: Chain, paths: Paths
+) -> None:
+    """Three new decisions under load: another process each time, every request answered."""
+    chain.start()
+    wait_until_ready(chain.port)
+    with Load(chain.port).running() as load:
+        for generation in ("2", "3", "4"):
+            write_db_contract(paths, generation=generation)
+            rounds = len(chain.service_pids)
+            until(lambda r=rounds: len(chain.service_pids) > r, "the next round")
+            until(
+                lambda: f"{chain.service_pids[-1]}\n".encode() in load.answers,
+                "an answer of the new service",
+            )
+    assert load.failures == []
+    assert len(load.answers) == 4
+    assert chain.ran == list(CHAIN) * 4
+
+
+def test_75_of_a_stage_before_the_service_goes_round_again(chain: Chain) -> None:
+    """The schema stage asks for a new decision; the chain is ready all the same."""
+    chain.plan("schema", 75)
+    chain.start()
+    wait_until_ready(chain.port)
+    assert chain.ran == ["env", "dbdecide", "schema", *CHAIN]
+
+
+@pytest.mark.parametrize(("stage", "status"), [("env", 78), ("dbdecide", 1), ("serve", 1)])
+def test_a_failure_before_the_first_readiness_ends_it_with_that_status(
+    chain: Chain, stage: str, status: int
+) -> None:
+    """Nothing is tried again in silence."""
+    chain.plan(stage, status)
+    up = chain.start()
+    assert up.wait() == status
+    assert f"'edgepaas {stage}' ended with status {status}" in up.output
+    assert chain.ran == list(CHAIN[: CHAIN.index(stage) + 1])
+
+
+def test_a_service_that_is_killed_is_started_again(chain: Chain) -> None:
+    """kill -9 of the service, and a stage that fails once on the way back."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    chain.plan("schema", 1)
+    os.kill(chain.service_pids[0], signal.SIGKILL)
+    until(lambda: len(chain.service_pids) == 2, "the second service")
+    wait_until_ready(chain.port)
+    assert chain.ran == [*CHAIN, "env", "dbdecide", "schema", *CHAIN]
+    assert up.running
+
+
+def test_a_service_that_hangs_is_ended_and_started_again(chain: Chain) -> None:
+    """SIGSTOP: the watchdog of 'up' notices the silence."""
+    chain.start(TEST_WATCHDOG="1")
+    wait_until_ready(chain.port)
+    os.kill(chain.service_pids[0], signal.SIGSTOP)
+    until(lambda: len(chain.service_pids) == 2, "the second service")
+    wait_until_ready(chain.port)
+    assert gone(chain.service_pids[0])
+
+
+def test_the_service_ends_when_its_parent_is_killed(chain: Chain) -> None:
+    """No orphan keeps the port; the next 'up' has it at once."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    up.close()
+    orphan = chain.service_pids[0]
+    until(lambda: gone(orphan) or _is_zombie(orphan), "the orphan to end")
+    chain.start()
+    wait_until_ready(chain.port)
+
+
+def _is_zombie(pid: int) -> bool:
+    # Without an init process nobody reaps orphans here.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def test_a_port_that_is_taken_ends_it_with_one_line(chain: Chain) -> None:
+    """The chain stops before the decision, with HOST and PORT in the message."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", chain.port))
+        other.listen()
+        up = chain.start()
+        assert up.wait() == 1
+    assert f"HOST=127.0.0.1 PORT={chain.port}: the port is taken" in up.output
+    assert chain.ran == ["env"]
+
+
+def test_it_speaks_for_the_service_to_its_own_manager(chain: Chain, tmp_path: Path) -> None:
+    """READY and STATUS are passed on; a round in between is no stopping."""
+    manager = Manager(tmp_path)
+    up = chain.start(NOTIFY_SOCKET=str(manager.path), TEST_WATCHDOG="2")
+    manager.wait_for("READY=1")
+    manager.wait_for("STATUS=standalone since")
+    os.kill(chain.service_pids[0], signal.SIGKILL)
+    until(lambda: len(chain.service_pids) == 2, "the second service")
+    manager.wait_for("READY=1", after=len(manager.messages))
+    assert manager.count("STOPPING=1") == 0
+    up.signal(signal.SIGTERM)
+    assert up.wait() == 0
+    manager.wait_for("STOPPING=1")
+    manager.close()
+
+
+def test_a_stop_during_a_pause_is_heard(chain: Chain) -> None:
+    """The back-off is slept with open ears."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    chain.plan("env", *[1] * 20)
+    os.kill(chain.service_pids[0], signal.SIGKILL)
+    until(lambda: chain.ran.count("env") >= 5, "a few failures")
+    asked = time.monotonic()
+    up.signal(signal.SIGTERM)
+    assert up.wait() == 0
+    assert time.monotonic() - asked < 10
+
+
+def test_the_hang_up_signal_reloads_the_service(chain: Chain) -> None:
+    """SIGHUP without a terminal is for the service."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    up.signal(signal.SIGHUP)
+    until(lambda: "reloaded" in up.output, "the reload")
+    assert get(chain.port, "/health/live")[0] == 200
+    assert len(chain.service_pids) == 1
+
+
+def test_reload_starts_the_chain_again_when_a_source_is_saved(chain: Chain, tmp_path: Path) -> None:
+    """The application's new code answers, and no 'up' ends over a syntax error."""
+    up = chain.start(TEST_RELOAD=str(tmp_path / "probe_application.py"))
+    wait_until_ready(chain.port)
+    source = tmp_path / "probe_application.py"
+    sound = source.read_text()
+    time.sleep(1)
+    source.write_text(sound.replace('f"{os.getpid()}', 'f"changed'))
+    until(lambda: get(chain.port, "/")[1] == b"changed\n", "the new code")
+    source.write_text("this is no Python")
+    until(lambda: "cannot be loaded" in up.output, "the failure")
+    assert up.running
+    source.write_text(sound)
+    until(lambda: get(chain.port, "/", timeout=5)[1].strip().isdigit(), "the mended code")

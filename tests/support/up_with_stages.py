@@ -1,0 +1,59 @@
+"""'edgepaas up' with stages that do as a test says: ``up_with_stages.py FOLDER PORT``.
+
+Each stage appends its name to FOLDER/ran. FOLDER/status-STAGE, where it is there, holds
+exit statuses, one a line, used up from the top; without it a stage ends with 0 and the
+service is the real one.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from edgepaas.logs import configure_logging
+from edgepaas.service.listen import bind
+from edgepaas.service.notify import Notifier
+from edgepaas.service.sources import SourceWatch
+from edgepaas.service.supervisor import Supervisor
+
+
+def main() -> int:
+    """Be the supervisor, or one of the stages."""
+    folder = Path(sys.argv[1])
+    if sys.argv[2].isdigit():
+        return supervise(folder, int(sys.argv[2]))
+    return stage(folder, sys.argv[2], sys.argv[3:])
+
+
+def supervise(folder: Path, port: int) -> int:
+    """Run the chain of stages."""
+    configure_logging(level="INFO")
+    reload = os.environ.get("TEST_RELOAD", "")
+    return Supervisor(
+        os.environ,
+        listen=lambda: bind("127.0.0.1", port),
+        stop_timeout=lambda: 5.0,
+        notifier=Notifier.of(os.environ, os.getpid()),
+        watchdog=float(os.environ.get("TEST_WATCHDOG", "30")),
+        watch_sources=(lambda: SourceWatch([Path(reload)])) if reload else None,
+        program=(sys.executable, __file__, str(folder)),
+    ).run()
+
+
+def stage(folder: Path, name: str, options: list[str]) -> int:
+    """Be one stage; the service keeps its process id through the exec, as LISTEN_PID wants."""
+    with (folder / "ran").open("a") as ran:
+        ran.write(f"{name} {os.getpid()}\n")
+    plan = folder / f"status-{name}"
+    statuses = plan.read_text().split() if plan.exists() else []
+    if statuses:
+        plan.write_text("\n".join(statuses[1:]))
+    if statuses and statuses[0] != "go":
+        return int(statuses[0])
+    if name == "serve":
+        command = [sys.executable, "-m", "edgepaas", "serve", *options]
+        os.execv(sys.executable, command)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What follows when the database does not answer."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from edgepaas.decision.contract import DatabaseContract, FinalMode
+from edgepaas.decision.losses import loss_reason
+from edgepaas.errors import DatabaseUnavailable
+from edgepaas.files.paths import Paths
+from edgepaas.health.checks import HealthBoard
+from edgepaas.health.state import StateBoard
+from edgepaas.service import loss
+from edgepaas.service.control import Control
+from edgepaas.service.early import Front, Phase
+from edgepaas.service.loss import LossWatch, Surroundings
+from tests.support.service_process import until
+
+
+class FakeDatabase:
+    """A database that answers, fails or hangs as it is told."""
+
+    def __init__(self, dialect: str) -> None:
+        self.dialect = dialect
+        self.on_unavailable: Callable[[BaseException], None] | None = None
+        self.trouble: BaseException | None = None
+        self.hang = threading.Event()
+        self.hang.set()
+
+    def ping(self) -> None:
+        """Answer, or not."""
+        self.hang.wait(30)
+        if self.trouble is not None:
+            raise self.trouble
+
+
+def build(
+    paths: Paths, dialect: str, mode: FinalMode
+) -> tuple[FakeDatabase, LossWatch, Surroundings, list[str]]:
+    """Return a watch on a fake database, and every path that reaches the application."""
+    contract = DatabaseContract(
+        database_url="postgresql://x/y" if dialect == "postgresql" else "sqlite:////x",
+        run_migrations=False,
+        final_db_mode=mode,
+        db_state="primary" if dialect == "postgresql" else "standalone",
+        db_fallback=False,
+        hub_url="",
+        sqlite_path=Path("/x"),
+        reason="",
+        generation="1",
+        decided_at="",
+    )
+    state = StateBoard(contract)
+    state.phase = "running"
+    front = Front(Phase("starting", ""))
+    reached: list[str] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        reached.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return []
+
+    front.open(application)
+    around = Surroundings(
+        contract=contract,
+        paths=paths,
+        state=state,
+        board=HealthBoard([]),
+        front=front,
+        control=Control(lambda: None),
+        back_off=lambda: 0.0,
+    )
+    database = FakeDatabase(dialect)
+    return database, LossWatch(cast(Any, database), around), around, reached
+
+
+def ask(front: Front) -> str:
+    """Ask for something that needs the database; returns the status."""
+    answer: list[str] = []
+    list(front({"PATH_INFO": "/api", "REQUEST_METHOD": "GET"}, lambda s, _h: answer.append(s[:3])))
+    return answer[0]
+
+
+def test_a_suspicion_that_does_not_hold_has_no_consequence(paths: Paths) -> None:
+    """One broken connection is no lost database."""
+    database, watch, around, _ = build(paths, "postgresql", "try_postgres")
+    assert watch.look()
+    assert around.control.ending is None
+    assert ask(around.front) == "200"
+    assert database.on_unavailable == watch.suspect
+
+
+def test_a_confirmed_loss_asks_for_a_new_decision_where_a_fallback_is_armed(paths: Paths) -> None:
+    """run/db-lost, exit status 75, requests are turned away at once."""
+    database, watch, around, reached = build(paths, "postgresql", "try_postgres")
+    database.trouble = DatabaseUnavailable("connection refused")
+    assert not watch.look()
+    assert around.control.ending is not None
+    assert around.control.ending.status == 75
+    assert loss_reason(paths) == "PostgreSQL was lost: connection refused"
+    assert ask(around.front) == "503"
+    assert reached == []
+    assert around.state.state().state == "degraded"
+
+
+def test_a_silent_database_is_lost_within_the_bound(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A black hole answers nothing, not even an error."""
+    monkeypatch.setattr(loss, "CONFIRM_WITHIN", 0.1)
+    database, watch, around, _ = build(paths, "postgresql", "try_postgres")
+    database.hang.clear()
+    assert not watch.look()
+    assert around.control.ending is not None
+    assert "no answer within 0.1 s" in around.control.ending.reason
+    database.hang.set()
+
+
+def test_without_a_fallback_the_service_holds_out_until_the_database_is_back(paths: Paths) -> None:
+    """BOTH_DB=false: 503 meanwhile, everything as before afterwards."""
+    database, watch, around, _ = build(paths, "postgresql", "postgres_only")
+    database.trouble = ConnectionResetError("reset")
+    assert not watch.look()
+    assert around.control.ending is None
+    assert ask(around.front) == "503"
+    assert "BOTH_DB=false" in around.state.state().reasons[0]
+    database.trouble = None
+    assert watch.look()
+    assert ask(around.front) == "200"
+    assert around.state.state().state == "primary"
+
+
+def test_a_sqlite_file_that_keeps_failing_is_handed_to_the_schema_stage(paths: Paths) -> None:
+    """Five looks in a row, then exit status 1: the chain checks the file."""
+    database, watch, around, _ = build(paths, "sqlite", "sqlite_only")
+    database.trouble = DatabaseUnavailable("disk I/O error")
+    for _ in range(loss.EMBEDDED_FAILURES - 1):
+        watch.look()
+    assert around.control.ending is None
+    watch.look()
+    assert around.control.ending is not None
+    assert around.control.ending.status == 1
+
+
+def test_a_complaint_is_looked_into_at_once(paths: Paths) -> None:
+    """The thread does not wait for its next round."""
+    database, watch, around, _ = build(paths, "postgresql", "try_postgres")
+    watch.start()
+    error = DatabaseUnavailable("server closed the connection")
+    database.trouble = error
+    watch.suspect(error)
+    until(lambda: around.control.ending, "the end to be asked for", limit=4)
