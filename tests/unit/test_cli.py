@@ -1,0 +1,70 @@
+"""The command line: teaches, names what is wrong, and ends with the status that scripts expect."""
+
+import subprocess
+import sys
+
+import pytest
+
+from edgepaas import cli
+from edgepaas.build import build_version
+from edgepaas.cli import COMMANDS, main
+from edgepaas.errors import DecideAgain
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: edgepaas {name}")
+    assert len(text.split()) > 30, "a help text that teaches is longer than that"
+
+
+def test_the_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+def test_no_command_is_a_usage_error() -> None:
+    assert main([]) == 2
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["statsu"]) == 2
+    assert "did you mean 'status'" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_build(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"edgepaas {build_version()}\n"
+
+
+def test_an_expected_failure_is_one_line_and_its_exit_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: list[str]) -> int:
+        raise DecideAgain("the database went away")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert main(["serve"]) == 75
+    assert capsys.readouterr().err == "edgepaas: the database went away\n"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    process = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m edgepaas --help | head -n 1"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert process.stderr == ""
+
+
+def test_the_dispatcher_imports_next_to_nothing() -> None:
+    """Every stage of the chain is a process start, and pays for what this module imports."""
+    code = "import sys, edgepaas.cli; print(','.join(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    heavy = {"logging", "json", "sqlite3", "ssl", "sqlalchemy", "flask", "pg8000", "socket"}
+    assert heavy.isdisjoint(result.stdout.split(","))

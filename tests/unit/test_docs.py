@@ -1,0 +1,50 @@
+"""The README is true: every setting, command, endpoint and stage that exists stands in it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edgepaas.cli import COMMANDS
+from edgepaas.files.paths import Paths
+from edgepaas.settings.render import markdown_reference
+from tests.support.telemetry_box import open_box
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+BEGIN = "<!-- settings: begin (written by 'edgepaas settings --markdown') -->\n"
+END = "<!-- settings: end -->"
+
+
+def test_the_settings_reference_is_what_the_table_says() -> None:
+    written = README.split(BEGIN)[1].split(END)[0]
+    assert written.strip() == markdown_reference().strip(), (
+        "README.md is behind the settings table: put 'edgepaas settings --markdown' between its "
+        "two markers"
+    )
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_stands_in_the_readme(command: str) -> None:
+    assert re.search(rf"`edgepaas {command}\b", README)
+
+
+def test_every_endpoint_stands_in_the_readme(paths: Paths) -> None:
+    """Asked of the application itself, so that a new route cannot be forgotten here."""
+    with open_box(paths) as (app, _):
+        rules = {re.sub(r"<[^>]*>", "{id}", rule.rule) for rule in app.url_map.iter_rules()}
+    missing = sorted(rule for rule in rules if f"`{rule}`" not in README)
+    assert not missing
+
+
+def test_the_two_commands_are_the_first_thing_to_type() -> None:
+    first = README.split("```")[1]
+    assert [line.split("#")[0].strip() for line in first.strip().splitlines()] == [
+        "make run",
+        "make test",
+    ]
+
+
+@pytest.mark.parametrize("target", re.findall(r"`make ([a-z-]+)", README))
+def test_every_make_target_that_the_readme_names_is_there(target: str) -> None:
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
