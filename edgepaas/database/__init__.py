@@ -5,6 +5,7 @@ application's models are made of. Importing this package imports neither SQLAlch
 driver.
 """
 
-from edgepaas.database.database import Database, open_database
+from edgepaas.database.database import Database
+from edgepaas.database.opening import open_database
 
 __all__ = ["Database", "open_database"]

@@ -132,8 +132,8 @@ class HTTPServer:
         return [c for listener in self._listeners for c in list(listener.active_channels.values())]
 
 
-class TcpListener(TcpWSGIServer):  # type: ignore[misc]
-    """A listening TCP socket."""
+class _Listening:
+    """What both kinds of listening socket have in common; mixed in before Waitress' own."""
 
     channel_class = Channel
     #: Whether answers are to say ``Connection: close``.
@@ -141,22 +141,17 @@ class TcpListener(TcpWSGIServer):  # type: ignore[misc]
 
     def readable(self) -> bool:
         """Whether to accept; makes room where the limit is reached (the loop's thread)."""
-        accepting = bool(super().readable())
+        accepting = bool(super().readable())  # type: ignore[misc]
         _make_room(self)
         return accepting
 
 
-class UnixListener(UnixWSGIServer):  # type: ignore[misc]
+class TcpListener(_Listening, TcpWSGIServer):  # type: ignore[misc]
+    """A listening TCP socket."""
+
+
+class UnixListener(_Listening, UnixWSGIServer):  # type: ignore[misc]
     """A listening Unix socket."""
-
-    channel_class = Channel
-    draining = False
-
-    def readable(self) -> bool:
-        """Whether to accept; makes room where the limit is reached (the loop's thread)."""
-        accepting = bool(super().readable())
-        _make_room(self)
-        return accepting
 
 
 def _make_room(listener: Any) -> None:

@@ -114,7 +114,7 @@ class DebianRoot:
             source = REPOSITORY / name
             with contextlib.suppress(FileNotFoundError):  # deleted, not yet committed
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, target / name)
+                shutil.copy2(source, target / name, follow_symlinks=False)
         data = REPOSITORY.parent / "shared" / "data"
         if data.is_dir():
             shutil.copytree(data, target.parent / "shared" / "data")

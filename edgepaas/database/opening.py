@@ -1,0 +1,34 @@
+"""From the decision to an open database; only the chosen one's code is imported."""
+
+from typing import TYPE_CHECKING
+
+from edgepaas.database.database import Database
+from edgepaas.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+
+
+def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Paths") -> Database:
+    """Open the database that *contract* names, without creating or changing anything in it.
+
+    SQLite: holds the shared lock on ``paths.database_lock`` until it is closed. Raises
+    DatabaseUnavailable when the SQLite file is not there or is locked for a swap; a
+    PostgreSQL is connected to only by the first use.
+    """
+    if contract.sqlite_active:
+        from edgepaas.database.embedded import EmbeddedDatabase
+
+        return EmbeddedDatabase(
+            contract.sqlite_path,
+            lock=paths.database_lock,
+            readers=max(settings.integer("THREADS"), settings.integer("DB_POOL_SIZE")),
+            patience=settings.number("DB_STATEMENT_TIMEOUT"),
+        )
+    if not contract.database_url:
+        raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")
+    from edgepaas.database.server import ServerDatabase
+
+    return ServerDatabase(contract.database_url, settings)
