@@ -46,7 +46,8 @@ def create_app(
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     rules = AccessRules.of(settings)
-    install_errors(app)
+    developing = settings.text("ENV") == "development" and settings.text("LOG_LEVEL") == "DEBUG"
+    install_errors(app, debug=developing)
     install_cors(app, settings)
     install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
     _install_sanity(app)

@@ -1,6 +1,7 @@
 """The only place that turns errors into HTTP: one body, whatever went wrong."""
 
 import logging
+import traceback
 from collections.abc import Mapping
 from typing import cast
 
@@ -10,8 +11,10 @@ from werkzeug.exceptions import HTTPException
 
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.logs import request_id
+from edgepaas.logs.redact import redact
 from edgepaas.web.fields import flatten
-from edgepaas.web.problems import PROBLEMS, Problem, invalid
+from edgepaas.web.locality import is_local
+from edgepaas.web.problems import PROBLEMS, Detail, Problem, invalid
 
 #: Of werkzeug's own headers these say something that our body does not.
 _KEPT_HEADERS = frozenset({"allow", "retry-after", "www-authenticate", "content-range", "location"})
@@ -19,13 +22,16 @@ _KEPT_HEADERS = frozenset({"allow", "retry-after", "www-authenticate", "content-
 logger = logging.getLogger("edgepaas.web")
 
 
-def install_errors(app: Flask) -> None:
-    """Have every failure in *app* answered with the one error body."""
+def install_errors(app: Flask, *, debug: bool = False) -> None:
+    """Have every failure in *app* answered with the one error body.
+
+    With *debug* a bug's traceback is in the body's details, for programs of the box itself.
+    """
     app.register_error_handler(Problem, answer_problem)
     app.register_error_handler(DatabaseError, answer_database_error)
     app.register_error_handler(ma.ValidationError, answer_validation_error)
     app.register_error_handler(HTTPException, answer_http_exception)
-    app.register_error_handler(Exception, answer_anything)
+    app.register_error_handler(Exception, answer_bug_in_detail if debug else answer_bug)
 
 
 def answer_problem(problem: Problem) -> Response:
@@ -72,7 +78,17 @@ def answer_http_exception(error: HTTPException) -> Response:
     return answer_problem(Problem(status, message, headers=headers))
 
 
-def answer_anything(error: Exception) -> Response:
+def answer_bug(error: Exception) -> Response:
     """Answer 500 for what nobody expected; the log has all of it under the request's id."""
     logger.error("%s %s failed", request.method, request.path, exc_info=error)
     return answer_problem(Problem(500))
+
+
+def answer_bug_in_detail(error: Exception) -> Response:
+    """Answer 500 with the traceback, secrets redacted, to whoever asks from this very box."""
+    answer = answer_bug(error)
+    if not is_local(request):
+        return answer
+    lines = redact("".join(traceback.format_exception(error))).splitlines()
+    details: list[Detail] = [{"path": "traceback", "message": line} for line in lines]
+    return answer_problem(Problem(500, f"{type(error).__name__} here.", details=details))

@@ -267,6 +267,25 @@ def test_a_bug_is_500_with_the_request_id_that_finds_it_in_the_log(
     assert any(record.exc_info for record in caplog.records)
 
 
+@pytest.mark.parametrize(
+    ("settings_given", "address", "shown"),
+    [
+        ({"ENV": "development", "LOG_LEVEL": "DEBUG"}, "127.0.0.1", True),
+        ({"ENV": "development", "LOG_LEVEL": "INFO"}, "127.0.0.1", False),
+        ({"ENV": "production", "LOG_LEVEL": "DEBUG"}, "127.0.0.1", False),
+        ({"ENV": "development", "LOG_LEVEL": "DEBUG", "AUTH_REQUIRED": "false"}, "10.1.1.1", False),
+    ],
+)
+def test_a_traceback_is_shown_to_the_developer_alone_and_without_secrets(
+    paths: Paths, settings_given: dict[str, str], address: str, shown: bool
+) -> None:
+    client = make_box(paths, **settings_given).app.test_client()
+    response = client.get("/api/things/crash", environ_base={"REMOTE_ADDR": address})
+    text = json.dumps(problem(response, 500))
+    assert ("RuntimeError" in text) is shown
+    assert "hunter2" not in text
+
+
 def test_a_retry_is_never_after_less_than_a_second() -> None:
     """Retry-After counts whole seconds (RFC 9110, 10.2.3)."""
     assert Problem(429, retry_after=0.001).headers == {"Retry-After": "1"}
