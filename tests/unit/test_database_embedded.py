@@ -331,7 +331,7 @@ def test_a_database_locked_by_another_process_is_busy(
 def test_a_writer_that_gets_no_turn_is_told_so(tmp_path: Path) -> None:
     """And what was given up is not written later."""
     database = open_embedded(tmp_path / "edgepaas.db", patience=0.1)
-    gate, started = threading.Event(), threading.Event()
+    gate, started, told = threading.Event(), threading.Event(), threading.Event()
 
     def wait(_session: Session) -> None:
         started.set()
@@ -340,12 +340,14 @@ def test_a_writer_that_gets_no_turn_is_told_so(tmp_path: Path) -> None:
     def hold_up() -> None:
         with pytest.raises(DatabaseUnavailable, match="unknown"):
             database.write(wait)
+        told.set()
 
     slow = threading.Thread(target=hold_up)
     slow.start()
     assert started.wait(10)
     with pytest.raises(DatabaseBusy, match="turn"):
         database.write(adding(reading()))
+    assert told.wait(10)
     gate.set()
     slow.join(20)
     assert count_in(database) == 0

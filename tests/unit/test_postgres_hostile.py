@@ -162,6 +162,15 @@ def test_all_addresses_refusing_is_a_refusal() -> None:
         assert kind_of(refusing, hole) is Failure.UNREACHABLE
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where a shell had the tests ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_attempt_lets_go_at_once() -> None:
     """Ctrl-C does not wait for a silent server, and the connection to it is cut."""
     gone = threading.Event()

@@ -67,6 +67,21 @@ def test_the_sources_have_an_order(tmp_path: Path) -> None:
     assert settings.sources["READINGS_MAX"] == "file:3"
 
 
+@pytest.mark.parametrize(
+    ("file", "env"),
+    [("ENV=staging\n", "staging"), ("", "production"), ("\x00garbage", "production")],
+)
+def test_what_the_package_says_holds_where_no_source_says_anything(
+    tmp_path: Path, file: str, env: str
+) -> None:
+    """A lost file of settings does not turn an installed box into a developer's open one."""
+    env_file = tmp_path / "edgepaas.env"
+    env_file.write_text(file, encoding="utf-8")
+    resolution = resolve({}, env_file, None, hostname="box", fallback={"ENV": "production"})
+    assert resolution.settings.text("ENV") == env
+    assert resolution.settings.flag("AUTH_REQUIRED")
+
+
 def test_an_empty_value_is_no_value(tmp_path: Path) -> None:
     result = resolved(tmp_path, "PORT=9000\n", {"PORT": "", "THREADS": "  "})
     assert result.settings.integer("PORT") == 9000

@@ -115,5 +115,6 @@ def test_every_unit_shares_the_folders_and_keeps_them(verb: str) -> None:
     assert unit.get("Service", "User") == "edgepaas"
     for kind in ("Runtime", "State", "Logs"):
         assert unit.get("Service", f"{kind}Directory") == "edgepaas"
-        assert unit.get("Service", f"{kind}DirectoryMode") == "0700"
+        mode = unit.get("Service", f"{kind}DirectoryMode")
+        assert mode == ("0711" if kind == "Runtime" else "0700")
     assert unit.get("Service", "RuntimeDirectoryPreserve") == "yes"
