@@ -1,10 +1,15 @@
 """``edgepaas serve``: stage 4 of the boot chain."""
 
 import argparse
+import logging
 import os
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgepaas.files.paths import Paths
 
 DESCRIPTION = """\
 Serve the application: binds or inherits the socket (LISTEN_FDS), answers /health/live
@@ -54,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         pid=os.getpid(),
         may_bind=not arguments.inherit,
     )
+    _publish_address(paths, listening.addresses[0])
     surface = Surface(
         listening=listening,
         notifier=notifier,
@@ -64,6 +70,16 @@ def run(arguments: argparse.Namespace) -> int:
     status = Service(settings, contract, paths, surface, began=began).run()
     _end_without_hung_threads(status)
     return status
+
+
+def _publish_address(paths: "Paths", address: str) -> None:
+    """Leave the address for ``edgepaas status`` of users who may not read the contracts."""
+    from edgepaas.files.atomic import write_atomic
+
+    try:
+        write_atomic(paths.address, f"{address}\n", mode=0o644)
+    except OSError as error:  # a full /run is no reason not to serve
+        logging.getLogger("edgepaas.service").warning("%s is not written: %s", paths.address, error)
 
 
 def _say(stage: str, text: str) -> None:

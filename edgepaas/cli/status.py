@@ -1,6 +1,7 @@
 """``edgepaas status``: in which state the box is, and why; for anybody on the box."""
 
 import argparse
+import contextlib
 import http.client
 import json
 import urllib.parse
@@ -54,12 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _address(paths: Paths) -> str:
     from edgepaas.settings import Settings
 
+    with contextlib.suppress(OSError, ValueError):  # never served yet
+        address = paths.address.read_text(encoding="ascii").strip()
+        if address.startswith("http://"):
+            return address
     try:
         settings = Settings.read(paths.env_contract)
     except EdgePaaSError:
-        settings = (
-            Settings.of()
-        )  # another user's contract, or none yet: where it listens unless told
+        # Another user's contract, or none yet: where it listens unless told otherwise.
+        settings = Settings.of()
     host = settings.text("HOST")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return (

@@ -45,6 +45,11 @@ class Paths:
         return self.state / "db.lock"
 
     @property
+    def address(self) -> Path:
+        """``run/address``: where the service listens; no secret, anybody on the box may read it."""
+        return self.runtime / "address"
+
+    @property
     def postgres_hold(self) -> Path:
         """Why PostgreSQL is not to be chosen, and until when."""
         return self.state / "postgres-hold"
