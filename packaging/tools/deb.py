@@ -1,0 +1,111 @@
+"""``make deb``: build ``dist/edgepaas_VERSION_all.deb``, as any user.
+
+Lays out a Debian source folder in ``build/deb`` and runs dpkg-buildpackage there. The
+version is the code's; $DEB_VERSION overrides it, for a build that is to stand beside
+another of the same code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import wheels
+from common import (
+    BUILD,
+    REPOSITORY,
+    WHEELS,
+    BuildError,
+    building,
+    changelog,
+    sha256,
+    source_date,
+    version,
+)
+
+PACKAGING = REPOSITORY / "packaging"
+DIST = REPOSITORY / "dist"
+#: Command: the Debian package that has it.
+NEEDED = {"dpkg-buildpackage": "dpkg-dev", "dh": "debhelper", "dh_python3": "dh-python"}
+
+
+def main() -> None:
+    """Build the package; raises BuildError."""
+    missing = sorted({package for command, package in NEEDED.items() if not shutil.which(command)})
+    if missing:
+        raise BuildError(f"missing: apt-get install {' '.join(missing)}")
+    wheels.build_all()
+    work = BUILD / "deb"
+    shutil.rmtree(work, ignore_errors=True)
+    source = work / "edgepaas"
+    lay_out(source)
+    number = os.environ.get("DEB_VERSION") or version()
+    set_version(source / "debian" / "changelog", number)
+    log = work / "build.log"
+    with log.open("wb") as output:
+        status = subprocess.run(
+            ["dpkg-buildpackage", "--build=binary", "--no-sign", "--no-pre-clean", "-Zxz"],
+            cwd=source,
+            env=build_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    if status != 0:
+        sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
+        raise BuildError(f"dpkg-buildpackage ended with {status}; its output is above and in {log}")
+    DIST.mkdir(exist_ok=True)
+    package = DIST / f"edgepaas_{number}_all.deb"
+    partial = package.with_suffix(".part")
+    shutil.copyfile(work / package.name, partial)
+    partial.replace(package)
+    print(f"{package.relative_to(REPOSITORY)}  {package.stat().st_size} bytes  {sha256(package)}")
+
+
+def lay_out(source: Path) -> None:
+    """Copy what the package is made of to *source*, as packaging/debian/rules expects it."""
+    for origin, name in (
+        (PACKAGING / "debian", "debian"),
+        (PACKAGING / "tools", "tools"),
+        (REPOSITORY / "systemd", "systemd"),
+        (WHEELS, "wheels"),
+    ):
+        # Contents alone: a date of the checkout older than the last commit's would be kept.
+        unwanted = shutil.ignore_patterns("__pycache__", ".*", "*~", "*.orig")
+        shutil.copytree(origin, source / name, ignore=unwanted, copy_function=shutil.copyfile)
+    (source / "debian" / "rules").chmod(0o755)
+    shutil.copyfile(PACKAGING / "edgepaas.launcher", source / "edgepaas.launcher")
+    (source / "texts").mkdir()
+    # Under another name: dh_installchangelogs would take it for the Debian changelog.
+    for name, copy in (("README.md", "README.md"), ("CHANGELOG.md", "releases.md")):
+        shutil.copyfile(REPOSITORY / name, source / "texts" / copy)
+
+
+def set_version(copy: Path, number: str) -> None:
+    """Put *number* into this build's copy of the changelog; the code and the changelog agree."""
+    text = copy.read_text(encoding="utf-8")
+    written = text.partition("(")[2].partition(")")[0]
+    if written != version():
+        raise BuildError(
+            f"{changelog()} says {written}, edgepaas.__version__ {version()}: add an entry"
+        )
+    copy.write_text(text.replace(f"({written})", f"({number})", 1), encoding="utf-8")
+
+
+def build_environment() -> dict[str, str]:
+    """Return the environment of the build: the caller's PATH, and nothing that varies."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(BUILD / "deb"),
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "SOURCE_DATE_EPOCH": source_date(),
+        "DEB_BUILD_OPTIONS": "nocheck",
+    }
+
+
+if __name__ == "__main__":
+    with building("make deb"):
+        main()
