@@ -1,0 +1,124 @@
+"""What an operator sees after ``apt install ./edgepaas.deb`` on a box without a network."""
+
+import json
+import re
+
+import pytest
+
+from tests.system.appliance import Appliance
+
+UNITS = ("edgepaas.service", "edgepaas.socket")
+STAGES = ("edgepaas-env.service", "edgepaas-dbdecide.service", "edgepaas-schema.service")
+
+
+@pytest.fixture(scope="module")
+def box(fresh: Appliance) -> Appliance:
+    """The box that this module looks at."""
+    return fresh
+
+
+def test_an_offline_install_leads_to_a_ready_service(box: Appliance) -> None:
+    """The figures are for the README; the limit is generous on a shared machine."""
+    answer = box.client.get("/health/ready")
+    assert answer.status == 200
+    since = int(box.show("edgepaas.service", "ActiveEnterTimestampMonotonic"))
+    first = int(box.show("edgepaas-env.service", "InactiveExitTimestampMonotonic"))
+    memory = box.sh(f"grep VmRSS /proc/{box.main_pid()}/status").split()[1]
+    size = box.sh("dpkg-query -W -f '${Installed-Size}' edgepaas")
+    print(
+        f"chain to ready {(since - first) / 1e6:.2f} s, {int(memory) / 1024:.0f} MiB resident, "
+        f"package {box.package.stat().st_size / 1e6:.1f} MB, installed {int(size) / 1024:.1f} MiB"
+    )
+    assert 0 < since - first < 60e6
+
+
+def test_every_place_that_names_the_state_says_the_same_word(box: Appliance) -> None:
+    ready = box.client.get("/health/ready").body
+    status_line = box.show("edgepaas.service", "StatusText")
+    spoken = box.sh("edgepaas status")
+    assert ready["state"] == "standalone"
+    assert status_line.startswith(f"{ready['state']} since ")
+    assert box.status()["state"] == ready["state"]
+    assert re.search(rf"\b{ready['state']}\b", spoken)
+    assert status_line in box.sh("systemctl status --no-pager edgepaas")
+
+
+def test_the_status_line_names_the_build(box: Appliance) -> None:
+    version = box.sh("edgepaas --version").split()[1]
+    assert version in box.show("edgepaas.service", "StatusText")
+    assert version in json.dumps(box.client.get("/").body)
+
+
+def test_nothing_of_the_system_has_failed(box: Appliance) -> None:
+    assert box.sh("systemctl --failed --plain --no-legend --no-pager") == ""
+    assert box.exec("systemctl", "is-system-running").stdout.strip() == "running"
+    for unit in UNITS:
+        assert box.show(unit, "ActiveState") == "active"
+        assert box.exec("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
+    for stage in STAGES:
+        assert box.show(stage, "Result") == "success"
+        assert box.exec("systemctl", "is-enabled", stage, check=False).stdout.strip() == "static"
+
+
+def test_the_journal_carries_priorities(box: Appliance) -> None:
+    """A line of level INFO is not an error in the journal, and no prefix is left in its text."""
+    lines = box.journal("-b", "-u", "edgepaas.service", "-o", "json").splitlines()
+    entries = [json.loads(line) for line in lines]
+    info = [entry for entry in entries if "level=INFO" in str(entry["MESSAGE"])]
+    assert info
+    assert {entry["PRIORITY"] for entry in info} == {"6"}
+    assert not [entry for entry in entries if str(entry["MESSAGE"]).startswith("<")]
+
+
+def test_starting_a_running_service_again_disturbs_nothing(box: Appliance) -> None:
+    """The stages are pulled in by a start; under a running service they skip themselves."""
+    before = box.contract()["DB_GENERATION"], box.main_pid()
+    box.exec("systemctl", "start", "edgepaas")
+    box.exec("systemctl", "start", "edgepaas-env", "edgepaas-dbdecide", "edgepaas-schema")
+    assert (box.contract()["DB_GENERATION"], box.main_pid()) == before
+    assert box.client.get("/health/ready").status == 200
+
+
+def test_reload_reads_the_log_level_again_and_keeps_the_process(box: Appliance) -> None:
+    pid = box.main_pid()
+    box.exec("systemctl", "reload", "edgepaas")
+    assert box.main_pid() == pid
+    assert "reloaded" in box.journal("-b", "-u", "edgepaas.service")
+    assert box.show("edgepaas.service", "StatusText").startswith("standalone since ")
+
+
+def test_psutil_works_inside_the_sandbox(box: Appliance) -> None:
+    """CPU, memory and disk have figures: /proc and /sys are not hidden from the unit."""
+    answer = box.client.get("/health/system")
+    assert answer.status in (200, 503)
+    for name in ("cpu", "memory", "disk"):
+        assert 0 <= answer.body[name]["value"] <= 100
+
+
+def test_the_units_are_valid_and_tightly_sandboxed(box: Appliance) -> None:
+    verified = box.exec("systemd-analyze", "verify", "--man=no", *UNITS, *STAGES, check=False)
+    assert (verified.returncode, verified.stderr.strip()) == (0, "")
+    for unit in ("edgepaas.service", *STAGES):
+        path = f"/lib/systemd/system/{unit}"
+        printed = box.exec("systemd-analyze", "security", "--offline=true", path).stdout
+        level = re.search(r"exposure level for .*: ([0-9.]+)", printed)
+        assert level is not None
+        assert float(level[1]) <= (1.5 if unit == "edgepaas.service" else 2.5), printed
+
+
+def test_host_and_port_of_the_settings_reach_the_socket(box: Appliance) -> None:
+    kept = box.path("/etc/edgepaas/edgepaas.env").read_text()
+    try:
+        box.configure(PORT="9099", HOST="127.0.0.1")
+        box.sh("systemctl daemon-reload && systemctl stop edgepaas edgepaas.socket")
+        box.sh("systemctl start edgepaas.socket edgepaas")
+        client = box.client
+        client.port = 9099
+        assert client.wait_ready()["state"] == "standalone"
+        assert "127.0.0.1:9099" in box.show("edgepaas.socket", "Listen")
+        assert box.status()["state"] == "standalone", "any user finds the port"
+    finally:
+        box.write("/etc/edgepaas/edgepaas.env", kept)
+        box.sh("systemctl daemon-reload && systemctl stop edgepaas edgepaas.socket")
+        box.sh("systemctl start edgepaas.socket edgepaas")
+        box.client.wait_ready()

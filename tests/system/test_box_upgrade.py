@@ -1,0 +1,106 @@
+"""Upgrade with a migration and under load, downgrade, removal, purge, installation again."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.system.appliance import ENV_FILE, PACKAGE, Appliance
+from tests.system.client import Writers
+from tests.system.repack import BROKEN, GOOD, later_build
+
+OWN_FOLDERS = ("/etc/edgepaas", "/var/lib/edgepaas", "/var/log/edgepaas", "/var/spool/edgepaas")
+
+
+def test_an_upgrade_with_a_migration_fails_no_request_and_keeps_everything(
+    appliance: Appliance, tmp_path: Path
+) -> None:
+    """The SQLite file is backed up first; the operator's file of settings stays as it is."""
+    later = later_build(appliance.package, tmp_path, version="99.1", migration=GOOD)
+    appliance.configure(APP_KEPT="yes")
+    settings = appliance.path(ENV_FILE).read_text()
+    before = appliance.writer.write("press", 1.0)
+    with Writers(appliance.writer) as writers:
+        writers.wait_for(20)
+        appliance.install(later)
+        writers.wait_for(20)
+    print(f"{len(writers.acknowledged)} writes, the longest took {writers.longest:.1f} s")
+    assert writers.failures == []
+    assert not set(writers.acknowledged) - set(appliance.writer.stored("load"))
+    assert before in appliance.writer.stored("press")
+    assert appliance.path(ENV_FILE).read_text() == settings
+    assert "99.1" in appliance.show("edgepaas.service", "StatusText")
+    assert list(appliance.path("/var/lib/edgepaas/backups").iterdir())
+    schema = appliance.sh("edgepaas schema --check --json")
+    assert "9999" in schema
+
+
+def test_a_migration_that_fails_does_not_keep_the_box_from_starting(
+    appliance: Appliance, tmp_path: Path
+) -> None:
+    """The old file is put aside whole, and the alert says so."""
+    later = later_build(appliance.package, tmp_path, version="99.2", migration=BROKEN)
+    appliance.writer.write("press", 1.0)
+    appliance.install(later)
+    assert appliance.client.wait_ready()["status"] == 200
+    assert list(appliance.path("/var/lib/edgepaas/quarantine").iterdir())
+    assert "ALERT" in appliance.journal("-b", "-u", "edgepaas-schema", "-p", "warning")
+
+
+def test_a_downgrade_is_refused_unless_forced_and_then_serves(
+    appliance: Appliance, tmp_path: Path
+) -> None:
+    """Forced, the older build meets a schema from its future: data are put aside, not lost."""
+    kept = appliance.writer.write("press", 1.0)
+    appliance.install(later_build(appliance.package, tmp_path, version="99.1", migration=GOOD))
+    appliance.copy_in(appliance.package, PACKAGE)
+    refused = appliance.exec("apt-get", "install", "-y", PACKAGE, check=False, timeout=120)
+    assert refused.returncode != 0
+    assert appliance.client.state()["status"] == 200
+    appliance.install(appliance.package, "--allow-downgrades")
+    appliance.client.wait_ready()
+    aside = appliance.path("/var/lib/edgepaas/quarantine")
+    assert kept in appliance.writer.stored("press") or list(aside.iterdir())
+
+
+def test_removal_keeps_data_and_settings_and_installing_again_finds_them(
+    appliance: Appliance,
+) -> None:
+    appliance.configure(APP_KEPT="yes")
+    kept = appliance.writer.write("press", 1.0)
+    appliance.exec("apt-get", "remove", "-y", "edgepaas", timeout=120)
+    with pytest.raises(OSError, match="refused"):
+        appliance.client.get("/health/live")
+    assert appliance.path("/var/lib/edgepaas/edgepaas.db").is_file()
+    assert "APP_KEPT" in appliance.path(ENV_FILE).read_text()
+    appliance.install()
+    assert kept in appliance.writer.stored("press")
+
+
+def test_a_purge_leaves_nothing_and_installing_again_works(appliance: Appliance) -> None:
+    appliance.writer.write("press", 1.0)
+    appliance.exec("apt-get", "purge", "-y", "edgepaas", timeout=120)
+    left = appliance.sh(
+        "find / -xdev -iname '*edgepaas*' -not -path '/proc/*' -not -path '/sys/*' "
+        f"-not -path '{PACKAGE}'; find /run -iname '*edgepaas*'"
+    ).splitlines()
+    assert left == []
+    assert appliance.sh("systemctl list-unit-files --no-legend 'edgepaas*' || true") == ""
+    assert appliance.sh("systemctl --failed --plain --no-legend --no-pager") == ""
+    for folder in OWN_FOLDERS:
+        assert not appliance.path(folder).exists()
+    appliance._token = ""
+    appliance.install()
+    assert appliance.writer.stored("press") == []
+
+
+def test_installing_while_a_stage_has_something_to_complain_of_succeeds(
+    appliance: Appliance,
+) -> None:
+    """apt is content although the chain fails; the operator reads why and mends it."""
+    good = appliance.path(ENV_FILE).read_text()
+    appliance.configure(BOTH_DB="false")
+    appliance.copy_in(appliance.package, PACKAGE)
+    appliance.exec("apt-get", "install", "-y", "--reinstall", PACKAGE, timeout=180)
+    assert "BOTH_DB" in appliance.journal("-b", "-u", "edgepaas-env", "-p", "info")
+    appliance.write(ENV_FILE, good)
+    appliance.client.wait_ready(90)
