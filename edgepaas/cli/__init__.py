@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from edgepaas.cli.output import discard_output
 from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
 
 #: Sub-command: (module, one line for --help, group).
@@ -46,11 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # A reader that goes away (| head) ends us quietly, like any other Unix tool. SIGPIPE
         # itself stays ignored: it would also end us when a database server hangs up.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 128 + signal.SIGPIPE
     except EdgePaaSError as error:
-        sys.stdout.flush()
-        print(f"edgepaas: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         print("edgepaas: interrupted", file=sys.stderr)
@@ -58,9 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if os.environ.get("EDGEPAAS_TRACEBACK"):
             raise
-        sys.stdout.flush()
-        print(f"edgepaas: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_FAILED
+
+
+def _complain(message: str) -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()  # or the interpreter would fail once more at its end
+    print(f"edgepaas: {message}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

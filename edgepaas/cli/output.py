@@ -1,18 +1,35 @@
 """What commands print: one line a stage, tables for people, JSON for programs."""
 
-import json
+import contextlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 
 def say(stage: str, text: str) -> None:
-    """Print a stage's one line, e.g. ``decision     SQLite, standalone: no DATABASE_URL``."""
-    print(f"{stage:<12} {text}", flush=True)
+    """Print a stage's one line, e.g. ``decision     SQLite, standalone: no DATABASE_URL``.
+
+    A full disk or a reader that went away is no reason for a stage to fail: the line is
+    lost, and what the stage does goes on.
+    """
+    try:
+        print(f"{stage:<12} {text}", flush=True)
+    except OSError:
+        discard_output()
 
 
-def print_json(value: Any) -> None:
+def discard_output() -> None:
+    """Let standard output go nowhere from now on, also what is buffered and was not written."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def print_json(value: object) -> None:
     """Print *value* as indented JSON, one document."""
+    import json
+
     json.dump(value, sys.stdout, indent=2, sort_keys=False, default=str, ensure_ascii=False)
     sys.stdout.write("\n")
 

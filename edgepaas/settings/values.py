@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgepaas.errors import ConfigurationError
-from edgepaas.files.contract import read_contract, write_contract
+from edgepaas.files.contract import ContractMissing, read_contract, write_contract
 from edgepaas.settings.derive import derive, is_own_name, nested_names
 from edgepaas.settings.kinds import Malformed
 from edgepaas.settings.services import ServiceAddress, read_services
@@ -130,6 +130,10 @@ class Settings:
         value this build does not understand, take their defaults; unknown ones are left.
         """
         entries = read_contract(path, written_by="env")
+        if GIVEN not in entries:
+            raise ContractMissing(
+                f"{path} is not whole: run 'edgepaas env' to write it anew"
+            )  # taken for one of defaults alone, it would forget the database
         values = {}
         for name, setting in SETTINGS.items():
             text = entries.get(name)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from edgepaas import cli
 from edgepaas.build import build_version
 from edgepaas.cli import COMMANDS, main
 from edgepaas.errors import DecideAgain
+from edgepaas.files.paths import Paths
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -68,3 +70,26 @@ def test_the_dispatcher_imports_next_to_nothing() -> None:
     )
     heavy = {"logging", "json", "sqlite3", "ssl", "sqlalchemy", "flask", "pg8000", "socket"}
     assert heavy.isdisjoint(result.stdout.split(","))
+
+
+@pytest.mark.parametrize("stage", ["env", "dbdecide"])
+def test_a_stage_whose_output_cannot_be_written_does_its_work(stage: str, paths: Paths) -> None:
+    """The console's disk may be the one that is full."""
+    assert main(["env"]) == 0
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "edgepaas", stage]
+        result = subprocess.run(command, stdout=full, check=False)
+    assert result.returncode == 0
+    assert (paths.db_contract if stage == "dbdecide" else paths.env_contract).is_file()
+
+
+def test_a_table_that_cannot_be_written_is_a_failure(paths: Paths) -> None:
+    """There the output is the work."""
+    assert paths.runtime.is_dir()
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "edgepaas", "settings", "--json"]
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 1
+    assert "No space left" in result.stderr

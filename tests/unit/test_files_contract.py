@@ -77,3 +77,10 @@ def test_withdrawing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     write_contract(tmp_path / "env", {})
     withdraw_contract(tmp_path / "env")
     assert not (tmp_path / "env").exists()
+
+
+def test_a_contract_that_was_blown_up_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    path.write_text('A="' + "x" * 5_000_000 + '"\n')
+    with pytest.raises(ContractMissing, match="larger than"):
+        read_contract(path, written_by="env")
