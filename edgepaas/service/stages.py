@@ -13,8 +13,9 @@ CHAIN = ("env", "dbdecide", "schema", "serve")
 #: The one that stays.
 SERVICE = CHAIN[-1]
 
-#: How this very EdgePaaS is called.
-PROGRAM = (sys.executable, "-m", "edgepaas")
+#: How this very EdgePaaS is called. The installed command runs Python isolated and finds its
+#: libraries by itself, where 'python3 -m' would not.
+PROGRAM = (sys.argv[0],) if sys.flags.isolated else (sys.executable, "-m", "edgepaas")
 
 #: What a parent's service manager said to the parent is not for its children.
 _NOT_INHERITED = frozenset(

@@ -4,14 +4,14 @@ Made once with mmdebstrap and kept as a tarball; each use unpacks it anew. What 
 inside has its own mounts and processes, and shares the host's network.
 """
 
-import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.system.checkout import REPOSITORY, copy_checkout
+
 CACHE = Path(os.environ.get("EDGEPAAS_TEST_CACHE") or "/var/tmp/edgepaas-test-cache")
 SUITE = "bookworm"
 PACKAGES = ("python3", "python3-venv", "make", "ca-certificates")
@@ -106,15 +106,7 @@ class DebianRoot:
         """Copy what git tracks or would track: the tree as it is, without what was built in it."""
         target = self.root / CHECKOUT.lstrip("/")
         target.mkdir()
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=REPOSITORY, capture_output=True, check=True,
-        ).stdout  # fmt: skip
-        for name in filter(None, listed.decode().split("\0")):
-            source = REPOSITORY / name
-            with contextlib.suppress(FileNotFoundError):  # deleted, not yet committed
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, target / name, follow_symlinks=False)
+        copy_checkout(target)
         data = REPOSITORY.parent / "shared" / "data"
         if data.is_dir():
             shutil.copytree(data, target.parent / "shared" / "data")

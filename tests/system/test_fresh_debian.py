@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from tests.support.postgres_server import free_port
-from tests.system.debian_root import HOME, REPOSITORY, DebianRoot, why_not
+from tests.system.checkout import REPOSITORY
+from tests.system.debian_root import HOME, DebianRoot, why_not
 
 DATA = REPOSITORY.parent / "shared" / "data" / "machine_temperature.csv"
 DATA_INSIDE = f"{HOME}/shared/data/machine_temperature.csv"

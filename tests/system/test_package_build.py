@@ -1,5 +1,6 @@
 """The Debian package as 'make deb' builds it: what is in it, and that it is always the same."""
 
+import contextlib
 import gzip
 import io
 import os
@@ -7,7 +8,9 @@ import re
 import shutil
 import subprocess
 import tarfile
+import time
 import tomllib
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +19,9 @@ import pytest
 from edgepaas import __version__
 from edgepaas.cli import COMMANDS
 from edgepaas.settings import SETTINGS
+from tests.support.postgres_server import free_port
+from tests.system.checkout import REPOSITORY, copy_checkout
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGING = REPOSITORY / "packaging"
 WHEELHOUSE = Path(os.environ.get("EDGEPAAS_WHEELHOUSE") or REPOSITORY / "build" / "wheelhouse")
 PACKAGE = f"edgepaas_{__version__}_all.deb"
@@ -212,6 +216,33 @@ def test_the_program_runs_from_the_unpacked_tree(built: Built, tmp_path: Path) -
 
 
 @builds
+def test_the_whole_chain_runs_from_the_unpacked_tree(built: Built, tmp_path: Path) -> None:
+    """As in an image, where no service manager starts the stages: each finds the libraries."""
+    port = free_port()
+    environ = {
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "EDGEPAAS_HOME": str(tmp_path / "b"),
+        "PORT": str(port), "HOST": "127.0.0.1",
+    }  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        up = subprocess.Popen(
+            [built.root / "usr/bin/edgepaas", "up"], env=environ, stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + 60
+        ready = False
+        while not ready and up.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                address = f"http://127.0.0.1:{port}/health/ready"
+                ready = urllib.request.urlopen(address, timeout=10).status == 200
+            time.sleep(0.1)
+        assert ready, log.read_text()
+    finally:
+        up.terminate()
+        assert up.wait(60) == 0, log.read_text()
+
+
+@builds
 def test_every_library_of_the_lock_is_in_the_tree_and_in_the_copyright_file(built: Built) -> None:
     """Each with its metadata, by which entry points and versions are found."""
     present = {
@@ -260,19 +291,6 @@ def locked() -> list[tuple[str, str]]:
     """Return (name, version) of every library that the package carries."""
     text = (PACKAGING / "python" / "runtime.lock").read_text(encoding="utf-8")
     return re.findall(r"^([a-z0-9.-]+)==(\S+)", text, re.MULTILINE)
-
-
-def copy_checkout(target: Path) -> Path:
-    """Copy what git tracks or would track into *target*, without its history."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.decode().split("\0")):
-        if (REPOSITORY / name).is_file():  # else deleted, not yet committed
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, target / name)
-    return target
 
 
 def make_deb(checkout: Path, *, umask: int, environ: dict[str, str]) -> Path:
