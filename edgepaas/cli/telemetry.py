@@ -1,8 +1,12 @@
 """``edgepaas telemetry import``: readings from a CSV file into a running box."""
 
 import argparse
+import contextlib
 import math
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +25,10 @@ Import readings from a CSV file into a running box, over HTTP. Importing the sam
 again, or the rest of it after an interruption, doubles nothing.
 """
 
+_EPILOG = "exit status: 0 done, 1 failed, 2 usage, 130 interrupted"
+#: Stands for standard input, as usual.
+_STANDARD_INPUT = Path("-")
+
 #: It works over HTTP and reads the caller's own files.
 NEEDS_SERVICE_USER = False
 
@@ -30,12 +38,13 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-command's own sub-command, ``import``."""
+    parser.epilog = _EPILOG
     commands = parser.add_subparsers(dest="action", required=True, metavar="import")
     importing = commands.add_parser(
-        "import", help="import readings from a CSV file", description=DESCRIPTION
+        "import", help="import readings from a CSV file", description=DESCRIPTION, epilog=_EPILOG
     )
     add = importing.add_argument
-    add("file", type=Path, metavar="FILE", help="CSV file with a header line")
+    add("file", type=Path, metavar="FILE", help="CSV file with a header line; - is standard input")
     add("--device", required=True, help="name of the device that took the readings")
     add("--metric", required=True, help="what was measured, such as temperature")
     add("--unit", help="unit of the values, such as °C")
@@ -64,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Import the file and return the exit status: 0 done, 1 failed, 130 interrupted."""
     zone, token = _zone(arguments.timezone), _token(arguments.token_file)
+    with _file(arguments.file) as (path, name):
+        return _import(arguments, path, name, zone, token)
+
+
+def _import(
+    arguments: argparse.Namespace, path: Path, name: str, zone: tzinfo, token: str | None
+) -> int:
     # Only now: what takes long to import is of no use to a wrong command line.
     from edgepaas.telemetry import importer
     from edgepaas.telemetry.csv_source import CsvSource
@@ -71,10 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.telemetry.progress import ProgressDisplay
 
     source = CsvSource(
-        arguments.file,
+        path,
         time_column=arguments.time_column,
         value_column=arguments.value_column,
         zone=zone,
+        name=name,
     )
     display = ProgressDisplay(sys.stderr)
     send = HttpSender(
@@ -115,13 +132,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_report(report: "Report") -> None:
     from edgepaas.telemetry.importer import describe_bad_rows
+    from edgepaas.telemetry.words import counted
 
     print(
-        f"{report.readings:,} readings: {report.accepted:,} stored, "
+        f"{counted(report.readings, 'reading')}: {report.accepted:,} stored, "
         f"{report.duplicates:,} there already ({report.seconds:.1f} s)"
     )
     if report.bad_rows:
-        print(f"{report.bad_rows:,} rows left out:\n{describe_bad_rows(report)}")
+        print(f"{counted(report.bad_rows, 'row')} left out:\n{describe_bad_rows(report)}")
+
+
+@contextlib.contextmanager
+def _file(given: Path) -> Iterator[tuple[Path, str]]:
+    """Give the file to read, which is read twice, and its name in messages."""
+    if given != _STANDARD_INPUT:
+        yield given, str(given)
+        return
+    with tempfile.NamedTemporaryFile(prefix="edgepaas-import-") as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+        kept.flush()
+        yield Path(kept.name), "standard input"
 
 
 def _this_box() -> str:
@@ -151,22 +181,28 @@ def _token(file: Path | None) -> str | None:
         return None
     try:
         token = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EdgePaaSError(f"--token-file {file}: cannot be read as a token ({error})") from error
+    except OSError as error:
+        said = f"--token-file {file}: cannot be read: {error.strerror}"
+        raise EdgePaaSError(f"{said}; give a file that holds a token and no more") from error
+    except UnicodeDecodeError:
+        token = ""
     if not token or not token.isprintable() or " " in token:
         raise EdgePaaSError(f"--token-file {file}: holds no token; it must hold one and no more")
     return token
 
 
 def _batch(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     if not 1 <= number <= _LARGEST_BATCH:
-        raise argparse.ArgumentTypeError(f"{text}: 1 to {_LARGEST_BATCH}")
+        raise UsageError(f"--batch {text}: a whole number from 1 to {_LARGEST_BATCH}")
     return number
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: a number of seconds from 0 up")
+        raise UsageError(f"--patience {text}: a number of seconds from 0 up")
     return number

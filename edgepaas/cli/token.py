@@ -16,17 +16,22 @@ service sees every change at once. 'create' prints the token alone on standard
 output, so that it can go straight into a file.
 """
 
+_EPILOG = "exit status: 0 done, 1 failed, 2 usage"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three verbs."""
+    parser.epilog = _EPILOG
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    create = verbs.add_parser("create", help="make a token and print it, once")
+    create = verbs.add_parser("create", help="make a token and print it, once", epilog=_EPILOG)
     create.add_argument("name", help="what it is for, e.g. the device or the person that holds it")
     create.add_argument("--read-only", action="store_true", help="a token that may not write")
     create.add_argument("--json", action="store_true", help="print a JSON document")
-    listing = verbs.add_parser("list", help="list the tokens, without their secrets")
+    listing = verbs.add_parser(
+        "list", help="list the tokens, without their secrets", epilog=_EPILOG
+    )
     listing.add_argument("--json", action="store_true", help="print a JSON document")
-    revoke = verbs.add_parser("revoke", help="make a token worthless")
+    revoke = verbs.add_parser("revoke", help="make a token worthless", epilog=_EPILOG)
     revoke.add_argument("token", metavar="NAME|ID", help="as 'edgepaas token list' shows it")
 
 

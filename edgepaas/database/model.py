@@ -1,12 +1,16 @@
 """What an application's models are made of: a metadata, and what kind of table each one is.
 
-An application writes its base in two lines and names the kind of each table::
+An application makes its base in one line and names the kind of each table::
 
-    class Model(KindedModel, DeclarativeBase):
-        metadata = new_metadata()
+    Model = new_model_base()
 
     class Reading(Model, kind="facts"):
         __tablename__ = "readings"
+
+Where a type checker is to follow, the base is written out::
+
+    class Model(KindedModel, DeclarativeBase):
+        metadata = new_metadata()
 
 ``facts`` are append-only and forwarded to the hub, ``shared`` tables are mutable and go
 both ways, ``local`` ones never leave the box. The kind is kept in ``table.info["kind"]``.
@@ -15,6 +19,7 @@ both ways, ``local`` ones never leave the box. The kind is kept in ``table.info[
 from typing import Any, Literal, get_args
 
 from sqlalchemy import BigInteger, Integer, MetaData, SmallInteger, Table
+from sqlalchemy.orm import DeclarativeBase
 
 Kind = Literal["facts", "shared", "local"]
 
@@ -44,6 +49,15 @@ class KindedModel:
             if kind is not None:
                 table.info["kind"] = kind
             _check_table(table)
+
+
+def new_model_base() -> Any:
+    """Return a new declarative base with a metadata of its own, for one application's models."""
+
+    class Model(KindedModel, DeclarativeBase):
+        metadata = new_metadata()
+
+    return Model
 
 
 def check_metadata(metadata: MetaData) -> None:
@@ -80,5 +94,6 @@ def _check_table(table: Table) -> None:
     if serial is not None and isinstance(serial.type, Integer | BigInteger | SmallInteger):
         raise TypeError(
             f"{table.name}.{serial.name} is a serial key, which two boxes would both give out: "
-            f"use edgepaas.database.ids (uuid7, name_id)"
+            "write mapped_column(Uuid, primary_key=True, default=uuid7), both from "
+            "edgepaas.database"
         )

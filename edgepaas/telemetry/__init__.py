@@ -57,4 +57,8 @@ application = Application(
         SmokeRequest("GET", "/api/v1/devices?limit=1"),
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
+    example=(
+        "curl {box}/api/v1/readings -H 'Content-Type: application/json' "
+        """-d '{"device": "press-1", "metric": "temperature", "value": 21.5}'"""
+    ),
 )

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -10,11 +11,14 @@ from typing import TextIO
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.telemetry.times import as_utc, parse_moment
+from edgepaas.telemetry.words import counted
 
 #: Tried in this order on the header line.
 _DELIMITERS = ",;\t|"
 #: Characters of a header line; a file of something else may be one endless line.
 _HEADER_MAX = 65_536
+#: What bytes that are no UTF-8 are read as (PEP 383).
+_NO_UTF8 = re.compile(r"[\udc80-\udcff]")
 
 
 class ImportFailed(EdgePaaSError):
@@ -44,12 +48,20 @@ class CsvSource:
     The delimiter is the first of comma, semicolon, tab and bar that makes both columns
     appear in the header. Times without a zone are local to *zone*. In an hour that a
     summer time's end repeats, times are taken as the second pass once they step back.
+    *name* is what messages call the file, where that is not its path.
     """
 
     def __init__(
-        self, path: Path, *, time_column: str, value_column: str, zone: tzinfo = UTC
+        self,
+        path: Path,
+        *,
+        time_column: str,
+        value_column: str,
+        zone: tzinfo = UTC,
+        name: str = "",
     ) -> None:
         self.path = path
+        self.name = name or str(path)
         self._time_column = time_column
         self._value_column = value_column
         self._zone = zone
@@ -60,23 +72,41 @@ class CsvSource:
         try:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
                 header = file.readline(_HEADER_MAX)
+                if "\0" in header:
+                    raise self._no_text()
                 yield from self._rows(file, header, self._delimiter(header))
         except OSError as error:
             raise ImportFailed(
-                f"cannot read {self.path}: {error.strerror}; give a CSV file with the columns "
+                f"cannot read {self.name}: {error.strerror}; give a CSV file with the columns "
                 f"'{self._time_column}' and '{self._value_column}'"
             ) from error
 
     def _delimiter(self, header: str) -> str:
-        for delimiter in _DELIMITERS:
+        """Return the delimiter with which the header has both columns."""
+        wanted = {"--time-column": self._time_column, "--value-column": self._value_column}
+
+        def missing(delimiter: str) -> list[str]:
             names = _names(header, delimiter)
-            if self._time_column in names and self._value_column in names:
-                return delimiter
-        found = ", ".join(repr(name) for name in _names(header, _DELIMITERS[0])[:20])
+            return [option for option, column in wanted.items() if column not in names]
+
+        # Of equally good ones the one that makes the most columns, to name what is there.
+        best = min(_DELIMITERS, key=lambda one: (len(missing(one)), -len(_names(header, one))))
+        options = missing(best)
+        if not options:
+            return best
+        if _NO_UTF8.search(header):
+            raise self._no_text()
+        which = " and ".join(f"'{wanted[option]}'" for option in options)
+        found = ", ".join(repr(name) for name in _names(header, best)[:20]) or "nothing"
         raise ImportFailed(
-            f"{self.path}, line 1: no columns '{self._time_column}' and '{self._value_column}' "
-            f"in the header, but {found or 'nothing'}; name them with --time-column and "
-            "--value-column"
+            f"{self.name}, line 1: no column{'s' if len(options) > 1 else ''} {which} in the "
+            f"header, which has {found}; name the right one with {' and '.join(options)}"
+        )
+
+    def _no_text(self) -> ImportFailed:
+        return ImportFailed(
+            f"{self.name} is not a CSV text file (UTF-8); its first line has to name the columns "
+            f"'{self._time_column}' and '{self._value_column}'"
         )
 
     def _rows(self, file: TextIO, header: str, delimiter: str) -> Iterator[Row | BadRow]:
@@ -97,7 +127,9 @@ class CsvSource:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) <= max(time_at, value_at):
-                yield BadRow(line, f"{len(cells)} columns where the header has {len(names)}")
+                yield BadRow(
+                    line, f"{counted(len(cells), 'column')} where the header has {len(names)}"
+                )
                 continue
             row = _row(line, cells[time_at].strip(), cells[value_at].strip(), clock)
             if isinstance(row, BadRow) and reader.line_num + 1 > line:

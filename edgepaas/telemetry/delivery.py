@@ -15,6 +15,7 @@ from edgepaas.telemetry.importer import BatchRefused
 
 #: Answers that a later attempt may change: limited, away behind a proxy, unavailable.
 _TEMPORARY = frozenset({429, 502, 503, 504})
+_PATH = "/api/v1/readings"
 #: Seconds to connect, and between two bytes of an answer.
 _TIMEOUT = (5.0, 60.0)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
@@ -75,7 +76,7 @@ class HttpSender:
         """Return the final answer, or why there is none yet and after how many seconds to retry."""
         try:
             answer = self._session.post(
-                f"{self._base}/api/v1/readings",
+                f"{self._base}{_PATH}",
                 data=body,
                 headers={"Content-Type": "application/json"},
                 timeout=_TIMEOUT,
@@ -95,7 +96,7 @@ class HttpSender:
                 body = answer.json()
                 return int(body["accepted"]), int(body["duplicates"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ImportFailed(f"{self._base} answered 201, but not as a box does") from error
+                raise self._another("its answer 201 counts no readings") from error
         said = f"{self._base} answered {answer.status_code}: {_message(answer)}"
         if answer.status_code in (401, 403):
             raise ImportFailed(
@@ -104,9 +105,17 @@ class HttpSender:
             )
         if answer.status_code in (409, 422):
             raise BatchRefused(said, _problems(answer))
+        if answer.status_code in (404, 405):
+            raise self._another(f"it answered {answer.status_code} to POST {_PATH}")
         if answer.status_code == 413:
             raise ImportFailed(f"{said}; send less at a time with --batch")
         raise ImportFailed(said)
+
+    def _another(self, why: str) -> ImportFailed:
+        return ImportFailed(
+            f"telemetry does not run on {self._base}: {why}; name a box that runs it "
+            "(EDGEPAAS_APP=telemetry) with --url"
+        )
 
 
 def _host(url: str) -> str:
@@ -137,7 +146,7 @@ def _retry_after(answer: requests.Response) -> float | None:
 
 def _message(answer: requests.Response) -> str:
     try:
-        return str(answer.json()["message"])
+        return str(answer.json()["message"]).rstrip(".")  # our own sentence goes on
     except (ValueError, KeyError, TypeError):
         return ascii(answer.text[:_QUOTED].strip()) if answer.text else answer.reason
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from edgepaas.database.ids import content_id
 from edgepaas.telemetry.csv_source import BadRow, CsvSource, ImportFailed, Row
 from edgepaas.telemetry.times import format_moment
+from edgepaas.telemetry.words import counted
 
 #: How many bad rows an error or a report spells out.
 _BAD_ROWS_SHOWN = 20
@@ -103,12 +104,13 @@ def check_file(source: CsvSource, *, skip_bad: bool) -> Report:
             report.bad_rows_shown.append(row)
     if report.bad_rows and not skip_bad:
         raise ImportFailed(
-            f"{source.path}: {report.bad_rows:,} of {report.readings + report.bad_rows:,} rows "
-            f"are no readings, nothing was sent:\n{describe_bad_rows(report)}\n"
+            f"{source.name}: {report.bad_rows:,} of "
+            f"{counted(report.readings + report.bad_rows, 'row')} cannot be read, "
+            f"nothing was sent:\n{describe_bad_rows(report)}\n"
             "mend them, or import the rest with --skip-bad"
         )
     if not report.readings:
-        raise ImportFailed(f"{source.path}: no reading below the header; nothing was sent")
+        raise ImportFailed(f"{source.name}: no reading below the header; nothing was sent")
     return report
 
 
@@ -195,8 +197,9 @@ def _where(source: CsvSource, progress: Progress, problem: str) -> str:
 def describe_position(source: CsvSource, progress: Progress) -> str:
     """Return up to where the box has everything, and how to go on from there."""
     return (
-        f"{progress.done:,} of {progress.total:,} readings are stored (up to line {progress.line} "
-        f"of {source.path}); run the same command again for the rest, nothing doubles"
+        f"{progress.done:,} of {counted(progress.total, 'reading')} "
+        f"{'is' if progress.total == 1 else 'are'} stored (up to line {progress.line} "
+        f"of {source.name}); run the same command again for the rest, nothing doubles"
     )
 
 

@@ -1,7 +1,7 @@
 """From a posted batch to durable rows: all of it or nothing, and nothing twice."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,11 +24,13 @@ DEVICES: Table = Device.metadata.tables[Device.__tablename__]
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One posted reading: its path in the body, its row, and whether its moment was given."""
+    """One posted reading: its path in the body, its row, and what of it the box filled in."""
 
     path: str
     row: dict[str, Any]
     moment_given: bool
+    #: Whether its id was made of the request's Idempotency-Key.
+    of_key: bool = False
 
     def says_the_same(self, other: Mapping[str, Any]) -> bool:
         """Tell whether *other* is this reading; a moment that the box filled in is no content."""
@@ -41,6 +43,11 @@ class Key:
 
     def __init__(self, caller: str, key: str | None) -> None:
         self._caller, self._key = caller, key
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the request has an Idempotency-Key."""
+        return self._key is not None
 
     def identity(self, position: int) -> uuid.UUID:
         """Return the id of the reading at *position*: the same again for the same key."""
@@ -62,6 +69,7 @@ def prepare(
     batch = []
     for position, (reading, path) in enumerate(zip(loaded, paths, strict=True)):
         name = reading["device"]
+        of_key = key.is_given and not reading.get("id")
         if name not in identities:
             identities[name] = device_id(name)
         row = {
@@ -75,7 +83,7 @@ def prepare(
             "recorded_at": reading.get("recorded_at", now),
             "received_at": now,
         }
-        batch.append(Incoming(path, row, "recorded_at" in reading))
+        batch.append(Incoming(path, row, "recorded_at" in reading, of_key))
     return batch
 
 
@@ -110,21 +118,29 @@ def _distinct(batch: Sequence[Incoming]) -> dict[uuid.UUID, Incoming]:
     return distinct
 
 
-def _refuse(differing: Any) -> None:
-    details: list[Detail] = [
-        {
-            "path": f"{one.path}.id" if one.path else "id",
-            "message": "This id is there already with other content.",
-        }
-        for one in differing
-    ]
+def _refuse(differing: Iterable[Incoming]) -> None:
+    details = [_difference(one) for one in differing]
     if details:
+        first = details[0]["message"]
         raise Problem(
             409,
-            f"{details[0]['path']}: this id is there already with other content; "
+            f"{details[0]['path']}: {first[:1].lower()}{first[1:-1]}; "
             "nothing of the request was stored.",
             details=details,
         )
+
+
+def _difference(one: Incoming) -> Detail:
+    if one.of_key:
+        which = f"reading {one.path}" if one.path else "reading"
+        return {
+            "path": "Idempotency-Key",
+            "message": f"This key came with another {which} before; new content needs a new key.",
+        }
+    return {
+        "path": f"{one.path}.id" if one.path else "id",
+        "message": "This id is there already with other content.",
+    }
 
 
 def _register(session: Session, names: Mapping[str, uuid.UUID], now: datetime) -> None:

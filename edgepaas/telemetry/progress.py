@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from edgepaas.telemetry.importer import Progress
+from edgepaas.telemetry.words import counted
 
 _BAR_WIDTH = 24
 #: Seconds between two drawings: on a terminal, and in a log.
@@ -48,7 +49,9 @@ class ProgressDisplay:
     def _text(self, progress: Progress, seconds: float) -> str:
         share = progress.done / progress.total if progress.total else 1.0
         speed = progress.done / seconds
-        text = f"{progress.done:,}/{progress.total:,} readings ({share:.0%}), {speed:,.0f}/s"
+        text = (
+            f"{progress.done:,}/{counted(progress.total, 'reading')} ({share:.0%}), {speed:,.0f}/s"
+        )
         if 0 < progress.done < progress.total:
             text += f", {(progress.total - progress.done) / speed:.0f} s left"
         if not self._terminal:

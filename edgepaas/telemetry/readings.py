@@ -59,7 +59,8 @@ def readings_blueprint(box: Box) -> ApiBlueprint:
     def post_readings() -> tuple[Response, int]:
         """Store readings, all of them or none
 
-        Answered once they are durable. A device that is not known registers itself.
+        Answered once they are durable. A device that is not known registers itself. An
+        empty list is nothing to store: 201 with 0 accepted.
         """
         now = utc_now()
         key = Key(current_caller().id, idempotency_key())
@@ -108,7 +109,7 @@ def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _posted(most: int) -> tuple[list[Mapping[str, Any]], list[str]]:
     """Return the posted readings, validated, and the path of each in the body."""
-    body = read_ndjson(most=most) if is_ndjson() else read_json()
+    body = read_ndjson(most=most) if is_ndjson() else read_json(also=(NDJSON,))
     if isinstance(body, dict) and "readings" in body:
         _bounded(body["readings"], most)
         readings, below = load(_BATCH, body)["readings"], "readings"

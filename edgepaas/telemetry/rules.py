@@ -29,7 +29,10 @@ RULES = Rule.metadata.tables[Rule.__tablename__]
 def rules_blueprint(box: Box) -> ApiBlueprint:
     """Return the rules' endpoints on *box*."""
     api = ApiBlueprint(
-        "rules", __name__, url_prefix="/api/v1/rules", description="What is worth an alert."
+        "rules",
+        __name__,
+        url_prefix="/api/v1/rules",
+        description="What is worth an alert. Rules are stored; this release evaluates none.",
     )
     database = box.database
 
@@ -39,7 +42,11 @@ def rules_blueprint(box: Box) -> ApiBlueprint:
     @api.response(201, RuleSchema)
     @api.may_answer(409)
     def create_rule(given: dict[str, Any]) -> Any:
-        """Make a rule"""
+        """Store a rule; this release evaluates none
+
+        Rules are kept for a later release: no reading is compared with them, and none of
+        them raises an alert yet.
+        """
         return _create(box, given)
 
     @api.route("")
@@ -108,7 +115,10 @@ def _create(box: Box, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
     stored: Mapping[str, Any] = box.database.write(work)
     if any(stored[name] != value for name, value in given.items()):
+        said = "This key made another rule, or the rule was changed since then; use a new key."
         raise Problem(
-            409, "This Idempotency-Key made another rule, or the rule was changed since then."
+            409,
+            f"Idempotency-Key: {said[:1].lower()}{said[1:]}",
+            details=[{"path": "Idempotency-Key", "message": said}],
         )
     return stored

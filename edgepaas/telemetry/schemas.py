@@ -1,5 +1,6 @@
 """What the API takes and gives, as marshmallow schemas; /openapi.json is made from them."""
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgepaas.telemetry.models import (
 )
 from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
 from edgepaas.web.api import Flag, Labels, Number, PageQuery, Text, Whole
+from edgepaas.web.problems import printable
 
 #: 100 years: what is longer is a typing error, and it stays far inside a 32-bit column.
 _LONGEST_SECONDS = 3_155_760_000 // 2
@@ -37,8 +39,16 @@ _LABELS = {
 }
 
 
+#: In an address + is a blank: what a moment looks like whose + was not written %2B.
+_LOST_PLUS = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d\S*) (\d\d:\d\d)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
 class Moment(ma.fields.DateTime):
     """A date-time of RFC 3339 in the years 1970 to 9999; without a zone it is UTC."""
+
+    #: What the message for a wrong one ends with.
+    advice = ""
 
     def __init__(self, **kwargs: Any) -> None:
         metadata = {"example": EXAMPLE, **kwargs.pop("metadata", {})}
@@ -46,14 +56,33 @@ class Moment(ma.fields.DateTime):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
         try:
-            return as_utc(parse_moment(value if isinstance(value, str) else ""))
+            return as_utc(parse_moment(self.meant(value) if isinstance(value, str) else ""))
         except ValueError as error:
-            raise ma.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+            shown = f"'{printable(value)}': " if isinstance(value, str) else ""
+            said = str(error) if shown else f"{str(error)[:1].upper()}{str(error)[1:]}"
+            raise ma.ValidationError(f"{shown}{said}{self.advice}.") from None
+
+    def meant(self, text: str) -> str:
+        """Return the date-time that *text* stands for."""
+        return text
 
     def _serialize(
         self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
     ) -> str | None:
         return None if value is None else format_moment(value)
+
+
+class MomentInAddress(Moment):
+    """As above, in an address: a + may have become a blank, and a date is its midnight (UTC)."""
+
+    advice = " (in an address + is written %2B)"
+
+    def meant(self, text: str) -> str:
+        """Return the date-time that *text* stands for."""
+        if _DATE.fullmatch(text):
+            return f"{text}T00:00:00Z"
+        found = _LOST_PLUS.fullmatch(text)
+        return f"{found[1]}+{found[2]}" if found else text
 
 
 def _name(**kwargs: Any) -> Text:
@@ -73,6 +102,16 @@ class DeviceSchema(ma.Schema):
 
 class DeviceChangeSchema(ma.Schema):
     """What of a device can be changed; its name is its identity."""
+
+    @ma.pre_load
+    def refuse_identity(self, data: Any, **_: Any) -> Any:
+        """Say why it is no use to give a name."""
+        if isinstance(data, dict) and "name" in data:
+            raise ma.ValidationError(
+                "Cannot be changed: a device's id is made of its name. Make another device.",
+                field_name="name",
+            )
+        return data
 
     description = Text(longest=DESCRIPTION_LENGTH, allow_none=True)
     labels = Labels(metadata=_LABELS)
@@ -108,7 +147,7 @@ class RuleFields(ma.Schema):
 
 
 class RuleSchema(RuleFields):
-    """When readings are worth an alert."""
+    """When readings are worth an alert; stored, and not evaluated by this release."""
 
     id = ma.fields.UUID(dump_only=True)
     created_at = Moment(dump_only=True)
@@ -175,15 +214,19 @@ class ReadingQuery(PageQuery):
 
     device = _name(load_default=None)
     metric = _name(load_default=None)
-    since = Moment(
+    since = MomentInAddress(
         data_key="from",
         load_default=None,
-        metadata={"description": "Recorded at this moment or later; + is written %2B."},
+        metadata={
+            "description": "Recorded at this moment or later; + is written %2B, a date is 0:00 UTC."
+        },
     )
-    until = Moment(
+    until = MomentInAddress(
         data_key="to",
         load_default=None,
-        metadata={"description": "Recorded before this moment; + is written %2B."},
+        metadata={
+            "description": "Recorded before this moment; + is written %2B, a date is 0:00 UTC."
+        },
     )
 
 

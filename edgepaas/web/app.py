@@ -48,9 +48,9 @@ def create_app(
     rules = AccessRules.of(settings)
     developing = settings.text("ENV") == "development" and settings.text("LOG_LEVEL") == "DEBUG"
     install_errors(app, debug=developing)
-    install_cors(app, settings)
     install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
     _install_sanity(app)
+    install_cors(app, settings)
     install_guard(
         app,
         rules,
@@ -74,12 +74,17 @@ def _register(
     meter = SystemMeter(box.settings, box.paths.state, cache_seconds=keep)
     own = health_blueprint(HealthReporter(box, health, meter))
     app.register_blueprint(own)
-    given: Sequence[Blueprint] = application.blueprints(box) if application.blueprints else ()
-    for blueprint in given:
-        app.register_blueprint(blueprint)
+    given: Sequence[Blueprint] = ()
+    if application.blueprints is not None:
+        with application.blamed("its blueprints"):
+            given = tuple(application.blueprints(box))
+            for blueprint in given:
+                app.register_blueprint(blueprint)
     _mark_platform(app, own.name)
     if application.wsgi is not None:
-        _mount(app, application.wsgi(box))
+        with application.blamed("its WSGI callable"):
+            mounted = application.wsgi(box)
+        _mount(app, mounted)
     elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):
         root = root_view(app, box, application, health)
         _add_platform_route(app, "/", root, "This page: what the box is, and how it is")

@@ -2,19 +2,20 @@
 
 import logging
 import traceback
+import uuid
 from collections.abc import Mapping
 from typing import cast
 
 import marshmallow as ma
-from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.logs import request_id
 from edgepaas.logs.redact import redact
 from edgepaas.web.fields import flatten
 from edgepaas.web.locality import is_local
-from edgepaas.web.problems import PROBLEMS, Detail, Problem, invalid
+from edgepaas.web.problems import PROBLEMS, Detail, Problem, invalid, printable, too_long
 
 #: Of werkzeug's own headers these say something that our body does not.
 _KEPT_HEADERS = frozenset({"allow", "retry-after", "www-authenticate", "content-range", "location"})
@@ -68,6 +69,11 @@ def answer_http_exception(error: HTTPException) -> Response:
     if status < 400:  # not modified, a redirect: no error, werkzeug writes it
         return cast(Response, error.get_response(request.environ))
     headers = {name: value for name, value in error.get_headers() if name.lower() in _KEPT_HEADERS}
+    limit = request.max_content_length
+    if isinstance(error, RequestEntityTooLarge) and limit is not None:
+        return answer_problem(too_long(limit))
+    if status == 404 and error is request.routing_exception and (name := _no_uuid()):
+        return answer_problem(Problem(404, f"There is nothing here: '{name}' is no UUID."))
     data = getattr(error, "data", None)  # what webargs' abort() was given
     if isinstance(data, Mapping):
         details = flatten(data.get("messages") or data.get("errors") or {})
@@ -76,6 +82,15 @@ def answer_http_exception(error: HTTPException) -> Response:
         )
     message = "" if status in PROBLEMS else (error.description or "")
     return answer_problem(Problem(status, message, headers=headers))
+
+
+def _no_uuid() -> str:
+    """Return the address' last part if a UUID in its place would lead somewhere, else ""."""
+    above, _, last = request.path.rpartition("/")
+    routes = current_app.create_url_adapter(request)
+    if not last or routes is None or not routes.test(f"{above}/{uuid.UUID(int=0)}", "GET"):
+        return ""
+    return printable(last)
 
 
 def answer_bug(error: Exception) -> Response:

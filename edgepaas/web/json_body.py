@@ -8,7 +8,7 @@ surrogates in text later than a client can be told. All of it ends here, as 4xx.
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import request
@@ -25,13 +25,16 @@ DEEPEST = 32
 _BAD_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 
-def read_json() -> Any:
-    """Return the request's JSON body; raises Problem 400, 413, 415 or 422."""
+def read_json(*, also: Sequence[str] = ()) -> Any:
+    """Return the request's JSON body; raises Problem 400, 413, 415 or 422.
+
+    *also* are further media types that the caller understands, for the 415's message.
+    """
     media_type = request.mimetype
     if media_type != JSON and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
-        raise unsupported(JSON)
+        raise unsupported(JSON, *also)
     return parse_json(_read_text())
 
 
@@ -48,8 +51,10 @@ def read_ndjson(*, most: int) -> list[Any]:
         if len(values) == most:
             raise Problem(413, f"The body holds more than {most} lines; send them in parts.")
         try:
-            values.append(parse_json(line))
+            values.append(parse_json(line, line=number))
         except Problem as problem:
+            if problem.status != 422:
+                raise
             message = f"line {number} of the body: {problem.message}"
             details: list[Detail] = [
                 {"path": f"[{len(values)}].{entry['path']}", "message": entry["message"]}
@@ -74,22 +79,26 @@ def unsupported(*allowed: str) -> Problem:
     )
 
 
-def parse_json(text: str) -> Any:
-    """Return *text* as a value; raises Problem 400 for what is no JSON, 422 for bad text in it."""
+def parse_json(text: str, *, line: int = 0) -> Any:
+    """Return *text* as a value; raises Problem 400 for what is no JSON, 422 for bad text in it.
+
+    *line* is the body's line that *text* is, where it is not the whole of it.
+    """
+    place = f"line {line}: " if line else ""
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
+        where = f"line {line or error.lineno}, column {error.colno}"
         raise _not_json(f"{error.msg} at {where}") from None
     except RecursionError:
-        raise _not_json("it is nested too deeply") from None
+        raise _not_json(f"{place}it is nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits, and our own hooks
         message = str(error)
-        raise _not_json(
-            "a number has too many digits" if "integer string conversion" in message else message
-        ) from None
-    if text.count("[") + text.count("{") > DEEPEST:
-        _check_depth(value, 0)
+        if "integer string conversion" in message:
+            message = "a number has too many digits"
+        raise _not_json(f"{place}{message}") from None
+    if text.count("[") + text.count("{") > DEEPEST and _is_too_deep([value], -1):
+        raise _not_json(f"{place}it is nested more than {DEEPEST} levels deep")
     # Raw control characters are refused by the parser and lone surrogates by the
     # decoder: only an escape can bring one in, and most bodies have none.
     if "\\u" in text:
@@ -152,16 +161,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(value: Any, depth: int) -> None:
+def _is_too_deep(value: Any, depth: int) -> bool:
     if depth > DEEPEST:
-        raise _not_json(f"it is nested more than {DEEPEST} levels deep")
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return
-    for item in value:
-        if isinstance(item, dict | list):
-            _check_depth(item, depth + 1)
+        return True
+    below = value.values() if isinstance(value, dict) else value
+    return any(_is_too_deep(item, depth + 1) for item in below if isinstance(item, dict | list))
 
 
 def _check_texts(value: Any) -> None:

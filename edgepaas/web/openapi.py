@@ -16,6 +16,7 @@ from flask_smorest import Api
 from edgepaas.application import Application
 from edgepaas.web.api import ApiBlueprint
 from edgepaas.web.auth import AccessRules
+from edgepaas.web.probes import PROBE_PATHS
 from edgepaas.web.problems import PROBLEMS
 
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -97,13 +98,15 @@ class OpenAPIDocument:
         for blueprint in self._blueprints:
             api.describe(blueprint)
         document: dict[str, Any] = api.spec.to_dict()
+        # flask-smorest's own pages, which no list of ours is made of.
+        document["components"].get("schemas", {}).pop("PaginationMetadata", None)
         for path, operations in document["paths"].items():
             self._finish(document, path, operations)
         return document
 
     def _finish(self, document: dict[str, Any], path: str, operations: dict[str, Any]) -> None:
         """Say what holds for every operation: who may call it, and that a path may lead nowhere."""
-        health = path == "/ready" or path.startswith("/health")
+        health = path in PROBE_PATHS
         for method in _METHODS:
             operation = operations.get(method)
             if operation is None:

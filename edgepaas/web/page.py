@@ -13,9 +13,9 @@ from html import escape
 from edgepaas.application import BoxState
 from edgepaas.health.checks import CheckResult
 
-#: Which colour a state has; what is not here needs a person.
+#: Which colour a state has. What is not here is red: degraded, full, stopping.
 _CALM = frozenset({"standalone", "primary", "local-first"})
-_BUSY = frozenset({"starting", "stopping", "draining"})
+_BUSY = frozenset({"starting", "draining", "fallback"})
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6776;--line:#dde3ea;--paper:#f5f7fa;
@@ -47,6 +47,8 @@ tr:first-child td,tr:first-child th{border-top:0}
 th{font-weight:600;white-space:nowrap}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 td,th{overflow-wrap:anywhere}
+code.path{white-space:nowrap}
+pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:40rem){tr,td,th{display:block;border:0;padding:.12rem 0}
 tr{border-top:1px solid var(--line);padding:.55rem 0}tr:first-child{border-top:0}}
 a{color:var(--link);text-decoration:none}
@@ -71,10 +73,12 @@ def render_page(
     state: BoxState,
     checks: Iterable[CheckResult],
     endpoints: Iterable[tuple[str, str, str]],
+    example: str = "",
 ) -> str:
-    """Return the page; *endpoints* are (methods, path, what it is for)."""
+    """Return the page; *endpoints* are (methods, path, what it is for), *example* a command."""
     tone = "good" if state.state in _CALM else "busy" if state.state in _BUSY else "bad"
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in state.reasons)
+    shown = f'<h2>Try it</h2>\n<div class="card"><pre><code>{escape(example)}</code></pre></div>'
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -94,6 +98,7 @@ def render_page(
 </div>
 <h2>Checks</h2>
 <div class="card wide"><table>{_check_rows(checks)}</table></div>
+{shown if example else ""}
 <h2>Where to go on</h2>
 <div class="card wide"><table>{_endpoint_rows(endpoints)}</table></div>
 <footer class="soft">Build <code>{escape(build_version)}</code> &middot;
@@ -124,7 +129,7 @@ def _mark(check: CheckResult) -> str:
 def _endpoint_rows(endpoints: Iterable[tuple[str, str, str]]) -> str:
     rows = []
     for methods, path, purpose in endpoints:
-        shown = f"<code>{escape(path)}</code>"
+        shown = f'<code class="path">{escape(path)}</code>'
         if "GET" in methods.split() and "{" not in path:
             shown = f'<a href="{escape(path, quote=True)}">{shown}</a>'
         rows.append(

@@ -97,7 +97,7 @@ class Problem(Exception):
 
     def encoded(self, request_id: str) -> bytes:
         """Return the error body as JSON; ASCII, so that no encoding can go wrong."""
-        return json.dumps(self.body(request_id)).encode("ascii") + b"\n"
+        return json.dumps(self.body(request_id), separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def printable(text: str) -> str:
@@ -108,7 +108,12 @@ def printable(text: str) -> str:
 
 def wrong(path: str, message: str) -> Problem:
     """Return the 422 for one wrong field."""
-    return Problem(422, details=[{"path": path, "message": message}])
+    return invalid([{"path": path, "message": message}])
+
+
+def too_long(limit: int) -> Problem:
+    """Return the 413 for a body of more than *limit* bytes."""
+    return Problem(413, f"The body is too long: REQUEST_MAX_BYTES allows {limit:,} bytes.")
 
 
 def invalid(details: Iterable[Detail]) -> Problem:

@@ -28,6 +28,7 @@ def root_view(
                 state=box.state(),
                 checks=checks,
                 endpoints=endpoints,
+                example=_example(box, application),
             )
             response = Response(page, mimetype="text/html")
             response.headers["Content-Security-Policy"] = page_policy()
@@ -56,9 +57,20 @@ def describe(
     }
 
 
+def _example(box: Box, application: Application) -> str:
+    """Return the application's example as one can type it: with the address that was asked."""
+    example = application.example.replace("{box}", request.host_url.rstrip("/"))
+    if example and application.guarded and box.settings.flag("AUTH_REQUIRED"):
+        example += " -H 'Authorization: Bearer TOKEN'"
+    return example
+
+
 def list_endpoints(app: Flask) -> list[tuple[str, str, str]]:
-    """Return (methods, path, purpose) of every route, sorted by path; paths as OpenAPI has them."""
-    found: dict[str, tuple[set[str], str]] = {}
+    """Return (methods, path, purpose) of every route, sorted by path; paths as OpenAPI has them.
+
+    The purposes of a path's methods stand in the methods' order.
+    """
+    found: dict[str, dict[str, str]] = {}
     for rule in app.url_map.iter_rules():
         view = app.view_functions.get(rule.endpoint)
         if view is None or getattr(view, "catch_all", False):
@@ -66,14 +78,16 @@ def list_endpoints(app: Flask) -> list[tuple[str, str, str]]:
         path = "".join(
             f"{{{text}}}" if dynamic else text for dynamic, text in rule._trace if text != "|"
         )
-        methods, purpose = found.get(path, (set(), ""))
-        purposes = [purpose, _purpose(view)]
-        methods |= rule.methods or set()
-        found[path] = (methods, "; ".join(text for text in purposes if text))
-    return [
-        (" ".join(method for method in _METHODS if method in methods), path, purpose)
-        for path, (methods, purpose) in sorted(found.items())
-    ]
+        for method in _METHODS:
+            if method in (rule.methods or ()):
+                found.setdefault(path, {}).setdefault(method, _purpose(view))
+    return [_endpoint(path, purposes) for path, purposes in sorted(found.items())]
+
+
+def _endpoint(path: str, purposes: dict[str, str]) -> tuple[str, str, str]:
+    methods = [method for method in _METHODS if method in purposes]
+    said = dict.fromkeys(purposes[method] for method in methods if purposes[method])
+    return " ".join(methods), path, "; ".join(said)
 
 
 def _purpose(view: Callable[..., Any]) -> str:

@@ -45,6 +45,16 @@ def test_its_tables_routes_and_document_are_its_own(paths: Paths, url: str | Non
             assert answer.status_code == request.expect
 
 
+def test_an_application_in_one_file_needs_no_migrations(paths: Paths, url: str | None) -> None:
+    """What a newcomer writes first: models, routes and the application, one below the other."""
+    alone = load_application("tests.support.second_application.one_file:application")
+    with open_box(paths, url, application=alone) as (app, _box):
+        client = app.test_client()
+        written = client.post("/notes", json={"text": "first"})
+        assert (written.status_code, client.get("/notes").json) == (201, [written.json])
+        assert client.post("/notes", json={"text": ""}).status_code == 422
+
+
 def test_its_rows_are_there_when_the_box_starts_again(paths: Paths, url: str | None) -> None:
     with open_box(paths, url, application=application) as (app, _box):
         app.test_client().post("/notes", json={"text": "kept"})

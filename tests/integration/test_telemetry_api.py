@@ -189,8 +189,10 @@ def test_json_that_is_no_reading_is_refused(client: FlaskClient, body: str) -> N
     assert answer.status_code == 422
 
 
-def test_another_media_type_is_refused(client: FlaskClient) -> None:
-    assert client.post(READINGS, data="a=b", content_type="text/csv").status_code == 415
+def test_another_media_type_is_refused_with_those_that_are_taken(client: FlaskClient) -> None:
+    answer = client.post(READINGS, data="a=b", content_type="text/csv")
+    assert answer.status_code == 415
+    assert "application/json or application/x-ndjson, not text/csv" in answer.json["message"]
 
 
 # ------------------------------------------------------------------- repeats
@@ -246,7 +248,9 @@ def test_an_idempotency_key_makes_a_repeat_harmless(client: FlaskClient, device:
     batch[1]["value"] = 5
     answer = client.post(READINGS, json=batch, headers=headers)
     assert answer.status_code == 409
-    assert answer.json["details"][0]["path"] == "[1].id"
+    assert answer.json["message"].startswith("Idempotency-Key: this key came with another reading")
+    assert answer.json["details"][0]["path"] == "Idempotency-Key"
+    assert "[1]" in answer.json["details"][0]["message"]
 
 
 @pytest.mark.parametrize("key", ["", "with blank", "x" * 201, "ü"])
@@ -344,6 +348,7 @@ def test_filters_narrow_a_list_down(client: FlaskClient, device: str) -> None:
         ("limit=ten", "limit"),
         ("cursor=nonsense", "cursor"),
         ("from=yesterday", "from"),
+        ("from=2024-05-01T14:00:00%2B99:00", "from"),
         ("colour=red", "colour"),
         ("limit=1&limit=2", "limit"),
     ],
@@ -353,6 +358,46 @@ def test_a_wrong_filter_is_named(client: FlaskClient, query: str, path: str) -> 
         answer = client.get(f"{where}?{query}")
         assert answer.status_code == 422
         assert answer.json["details"][0]["path"] == path
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        "2024-05-01",
+        "2024-05-01T02:00:00+02:00",
+        "2024-05-01T02:00+02:00",
+        "2024-05-01T02:00:00.0%2B02:00",
+        "2024-05-01 00:00",
+    ],
+)
+def test_a_filters_moment_may_be_a_date_and_have_a_plus_that_is_not_escaped(
+    client: FlaskClient, device: str, since: str
+) -> None:
+    """In an address + is a blank; nobody means a blank before a zone."""
+    for moment in ("2024-04-30T23:59:59Z", "2024-05-01T00:00:00Z"):
+        client.post(READINGS, json=reading(device, recorded_at=moment))
+    answer = client.get(f"{READINGS}?device={device}&from={since}")
+    assert answer.status_code == 200, answer.text
+    assert [one["recorded_at"] for one in answer.json["items"]] == ["2024-05-01T00:00:00Z"]
+
+
+def test_a_filters_wrong_moment_is_shown_as_it_arrived(client: FlaskClient) -> None:
+    message = client.get(f"{READINGS}?from=2024-05-01T14:00:00++02:00").json["message"]
+    assert message.startswith("from: '2024-05-01T14:00:00  02:00': not a date and time like ")
+    assert "+ is written %2B" in message
+
+
+def test_what_is_no_uuid_is_said_to_be_none(client: FlaskClient) -> None:
+    for where in (READINGS, DEVICES, RULES):
+        message = client.get(f"{where}/seven").json["message"]
+        assert message == "There is nothing here: 'seven' is no UUID."
+    assert "UUID" not in client.get("/nothing/seven").json["message"]
+
+
+def test_a_message_names_the_wrong_field(client: FlaskClient) -> None:
+    assert client.get(f"{READINGS}?cursor=x").json["message"] == "cursor: Not a cursor of this API."
+    refused = client.post(RULES, json={**RULE, "threshold": None})
+    assert refused.json["message"].startswith("threshold: ")
 
 
 def test_what_is_not_there_is_404(client: FlaskClient) -> None:
@@ -383,7 +428,9 @@ def test_a_device_is_made_read_changed_and_deleted(client: FlaskClient, device: 
     assert changed["updated_at"] > made.json["updated_at"]
     assert client.get(where).json == changed
     assert client.patch(where, json={}).json == changed
-    assert client.patch(where, json={"name": "other"}).status_code == 422
+    refused = client.patch(where, json={"name": "other"})
+    assert refused.status_code == 422
+    assert refused.json["message"].startswith("name: Cannot be changed")
     client.post(READINGS, json=reading(device))
     assert client.delete(where).status_code == 204
     for answer in (client.get(where), client.patch(where, json={}), client.delete(where)):
@@ -453,6 +500,7 @@ def test_a_rule_is_made_once_for_one_idempotency_key(client: FlaskClient, device
     assert (again.status_code, again.json) == (201, first.json)
     other = client.post(RULES, json={**rule, "threshold": 1}, headers=headers)
     assert other.status_code == 409
+    assert other.json["message"].startswith("Idempotency-Key: ")
 
 
 # --------------------------------------------------------------------- status

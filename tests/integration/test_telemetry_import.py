@@ -11,6 +11,7 @@ import requests
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
 from edgepaas.web.tokens import TokenStore
+from tests.support.second_application import application as notes
 from tests.support.telemetry_box import REAL_READINGS, STEPPING_CLOCK, open_box, serving
 
 
@@ -90,7 +91,7 @@ def test_a_bad_row_is_named_and_nothing_is_sent(
     assert "line 47: value 'warm'" in capsys.readouterr().err
     assert read_back(address) == []
     assert run_import(address, file, "--skip-bad") == 0
-    assert "1 rows left out" in capsys.readouterr().out
+    assert "1 row left out" in capsys.readouterr().out
     assert len(read_back(address)) == 45
 
 
@@ -101,11 +102,20 @@ def test_a_box_that_wants_a_token_gets_the_one_in_the_file(
         assert run_import(address, STEPPING_CLOCK) == 1
         refusal = capsys.readouterr().err
         assert "401" in refusal
+        assert ".;" not in refusal
         assert "--token-file" in refusal
         token_file = tmp_path / "token"
         _, secret = TokenStore(paths.tokens).create("importer", read_only=False)
         token_file.write_text(secret + "\n")
         assert run_import(address, STEPPING_CLOCK, "--token-file", str(token_file)) == 0
+
+
+def test_a_box_that_runs_something_else_is_told_apart(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_box(paths, application=notes) as (app, _box), serving(app) as address:
+        assert run_import(address, STEPPING_CLOCK) == 1
+    assert f"telemetry does not run on {address}: it answered 404" in capsys.readouterr().err
 
 
 def test_a_metric_that_the_box_refuses_is_told_with_its_reason(
@@ -123,7 +133,10 @@ def test_a_metric_that_the_box_refuses_is_told_with_its_reason(
         (["--timezone", "Mars/Olympus"], "--timezone Mars/Olympus"),
         (["--token-file", "/nonexistent"], "--token-file /nonexistent"),
         (["--url", "box"], "--url box"),
-        (["--time-column", "when"], "no columns 'when' and 'value'"),
+        (
+            ["--time-column", "when"],
+            "no column 'when' in the header, which has 'timestamp', 'value'; ",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(

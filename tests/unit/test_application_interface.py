@@ -1,13 +1,45 @@
 """Loading an application: what is named in EDGEPAAS_APP, and what goes wrong with it."""
 
+import importlib
+import logging
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Column, MetaData, String, Table
 
 from edgepaas.application import Application, BoxState, load_application
-from edgepaas.errors import EXIT_CONFIGURATION, ConfigurationError
+from edgepaas.database.model import new_metadata
+from edgepaas.errors import EXIT_CONFIGURATION, ConfigurationError, DatabaseUnavailable
+from edgepaas.telemetry.models import Model
+
+
+class Holder:
+    """What somebody took for a MetaData."""
+
+
+_MODEL = (
+    "from edgepaas.database import new_model_base\n"
+    "from sqlalchemy.orm import Mapped, mapped_column\n"
+    "Model = new_model_base()\n"
+    "class Thing(Model{}):\n"
+    "    __tablename__ = 'things'\n"
+    "    id: Mapped[int] = mapped_column(primary_key=True)\n"
+)
+_BROKEN = {
+    "broken_application": "raise RuntimeError('no licence file')\n",
+    "unreadable_application": "# fine\ndef x(:\n",
+    "needy_application": "import no_such_library\n",
+    "leaving_application": "import sys\nsys.exit('enough')\n",
+    "wrong_keyword": (
+        "from edgepaas.application import Application\nx = Application(name='x', metadata=None)\n"
+    ),
+    "kindless": _MODEL.format(""),
+    "serial": _MODEL.format(", kind='facts'"),
+}
 
 
 @pytest.fixture
@@ -21,7 +53,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "empty = Application(name='empty')\n"
         "text = 'not an application'\n"
     )
-    (tmp_path / "broken_application.py").write_text("raise RuntimeError('no licence file')\n")
+    for name, text in _BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     return "some_applications"
 
@@ -44,9 +77,15 @@ def test_an_application_is_found_as_module_and_attribute(module: str) -> None:
         ("", "there is no such application"),
         (":", "there is no such application"),
         ("some_applications", "there is no such application"),
-        ("some_applications:nothing", "AttributeError"),
-        ("no_such_module:x", "ModuleNotFoundError"),
-        ("broken_application:x", "no licence file"),
+        ("some_applications:nothing", "has no attribute nothing; name empty or good"),
+        ("no_such_module:x", "no module no_such_module, .* in the current folder /"),
+        ("broken_application:x", r"no licence file \(.*broken_application.py, line 1\)"),
+        ("unreadable_application:x", r"SyntaxError: .*unreadable_application.py, line 2\)"),
+        ("needy_application:x", "No module named 'no_such_library'"),
+        ("leaving_application:x", "ended the process with 'enough'"),
+        ("wrong_keyword:x", r"unexpected keyword argument 'metadata', did you mean models=\?"),
+        ("kindless:x", r"table things has no kind: .*kindless.py, line 4\)"),
+        ("serial:x", r"things.id is a serial key, .*serial.py, line 4\)"),
         ("some_applications:text", "that is a str"),
         ("some_applications:empty", "neither blueprints nor a WSGI callable"),
         ("..:x", "cannot be loaded"),
@@ -58,8 +97,86 @@ def test_what_cannot_be_loaded_names_the_setting_and_the_way_out(
     """Every failure is one configuration error, never a traceback of its own."""
     with pytest.raises(ConfigurationError, match=says) as caught:
         load_application(name)
-    assert "EDGEPAAS_APP=" in str(caught.value)
+    assert f"EDGEPAAS_APP={name}" in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert caught.value.exit_code == EXIT_CONFIGURATION
+
+
+def test_a_traceback_is_logged_for_developers_alone(
+    module: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At DEBUG; the one line says so."""
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigurationError, match="LOG_LEVEL=DEBUG"):
+        load_application("broken_application:x")
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["DEBUG"]
+
+
+def test_a_module_in_the_current_folder_is_found_after_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a WSGI server finds it; a file there never takes a library's place."""
+    text = "from edgepaas.application import Application\n"
+    (tmp_path / "only_here.py").write_text(text + "x = Application(name='here', wsgi=print)\n")
+    (tmp_path / "json.py").write_text("raise RuntimeError('the wrong json')\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    assert load_application("only_here:x").name == "here"
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_current_folder_that_is_gone_holds_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted under the process."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigurationError, match="no module not_here"):
+        load_application("not_here:x")
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        (Holder, "models is a Holder, not SQLAlchemy's MetaData: write models=Model.metadata"),
+        (lambda: importlib.import_module("no_such_library"), "No module named 'no_such_library'"),
+        (new_metadata, "things has no kind"),
+    ],
+)
+def test_models_that_cannot_be_used_are_told_in_one_line(
+    models: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever stage asks for them first."""
+
+    def given() -> Any:
+        found = models()
+        if isinstance(found, MetaData):
+            Table("things", found, Column("id", String, primary_key=True))
+        return found
+
+    application = Application(name="x", models=given, wsgi=lambda box: None)  # type: ignore[arg-type,return-value]
+    monkeypatch.setitem(sys.modules, "held_here", types.SimpleNamespace(x=application))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        _ = load_application("held_here:x").metadata
+    assert str(caught.value).startswith("EDGEPAAS_APP=held_here:x: its models cannot be used: ")
+
+
+def test_what_the_box_says_itself_is_not_blamed_on_the_application() -> None:
+    """A database that is lost while an application starts is no configuration."""
+    with pytest.raises(DatabaseUnavailable), Application(name="x").blamed("its blueprints"):
+        raise DatabaseUnavailable("lost")
+
+
+def test_authors_have_one_import_for_their_models() -> None:
+    """And it costs nothing before they use it."""
+    code = (
+        "import sys, edgepaas.database as d\n"
+        "before = 'sqlalchemy' in sys.modules\n"
+        "print(before, [name for name in d.__all__ if not hasattr(d, name)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False []"
 
 
 def test_models_may_be_a_function_that_is_called_when_asked() -> None:
@@ -68,11 +185,11 @@ def test_models_may_be_a_function_that_is_called_when_asked() -> None:
 
     def models() -> object:
         asked.append("models")
-        return "metadata"
+        return Model.metadata
 
     application = Application(name="late", models=models)  # type: ignore[arg-type]
     assert asked == []
-    assert application.metadata == "metadata"
+    assert application.metadata is Model.metadata
     assert Application(name="none").metadata is None
 
 

@@ -6,16 +6,19 @@ import pytest
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from edgepaas.database.model import KindedModel, check_metadata, new_metadata
+from edgepaas.database.model import check_metadata, new_model_base
 from edgepaas.database.types import Uuid
 from edgepaas.telemetry.models import Device, Model, Reading, Rule
 
 
 def _base() -> type[DeclarativeBase]:
-    class Base(KindedModel, DeclarativeBase):
-        metadata = new_metadata()
+    base: type[DeclarativeBase] = new_model_base()
+    return base
 
-    return Base
+
+def test_each_application_has_a_metadata_of_its_own() -> None:
+    """Two applications in one process do not see each other's tables."""
+    assert _base().metadata is not _base().metadata
 
 
 def test_telemetrys_tables_have_their_kinds() -> None:

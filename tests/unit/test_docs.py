@@ -48,3 +48,8 @@ def test_the_two_commands_are_the_first_thing_to_type() -> None:
 def test_every_make_target_that_the_readme_names_is_there(target: str) -> None:
     makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_application_in_the_readme_is_the_one_that_is_tested() -> None:
+    source = Path(__file__).resolve().parents[1] / "support/second_application/one_file.py"
+    assert source.read_text(encoding="utf-8").strip() in README

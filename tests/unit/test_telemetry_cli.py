@@ -1,5 +1,6 @@
 """``edgepaas telemetry import`` at its edges: interrupted, on another port, on another's box."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,34 @@ def test_the_box_is_found_on_the_port_of_its_contract(
 def test_a_number_out_of_range_is_a_usage_error(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([*COMMAND, *options])
-    assert end.value.code == 2
-    assert options[0] in capsys.readouterr().err
+    assert main([*COMMAND, *options]) == 2
+    assert f"edgepaas: {' '.join(options)}: a " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["telemetry"], ["telemetry", "import"], ["token"]])
+def test_the_help_names_the_exit_statuses(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert "exit status: 0 done, 1 failed, 2 usage" in capsys.readouterr().out
+
+
+def test_a_dash_is_standard_input(
+    senders: list[HttpSender], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(SAMPLE.read_bytes())))
+    assert main([*COMMAND[:2], "-", *COMMAND[3:]]) == 130
+    assert "up to line 21 of standard input" in capsys.readouterr().err
+
+
+def test_a_token_file_that_is_not_there_is_told_in_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*COMMAND, "--token-file", "/nonexistent"]) == 1
+    error = capsys.readouterr().err
+    assert "--token-file /nonexistent: cannot be read: No such file or directory; " in error
+    assert "Errno" not in error
 
 
 @pytest.mark.parametrize("content", [b"", b"one two\n", b"\xff\xfe", b"one\ntwo\n"])

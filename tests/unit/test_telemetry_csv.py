@@ -57,7 +57,7 @@ def test_a_file_is_read_whatever_wrote_it(tmp_path: Path, content: bytes) -> Non
         ("0001-01-01T00:00:00+14:00,1", "years 1970 to 9999"),
         ("9999-12-31T23:59:59-14:00,1", "years 1970 to 9999"),
         (",1", "time ''"),
-        ("2024-05-01 12:00:00", "1 columns where the header has 2"),
+        ("2024-05-01 12:00:00", "1 column where the header has 2"),
         ("2024-05-01 12:00:00,\x00", "not a finite number"),
     ],
 )
@@ -93,13 +93,29 @@ def test_a_quote_that_is_never_closed_names_where_it_begins_and_ends(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"time,value\n", b"\x00\xff" * 100_000, b'"timestamp,value']
+    ("content", "said"),
+    [
+        (b"", "no columns 'timestamp' and 'value' in the header, which has nothing; "),
+        (b"\n", "--time-column and --value-column"),
+        (b"time,value\n", "no column 'timestamp' in the header, which has 'time', 'value'; "),
+        (b"timestamp;wert\n", "which has 'timestamp', 'wert'; name the right one with --value-"),
+        (b'"timestamp,value', "--time-column"),
+    ],
 )
-def test_a_file_of_something_else_is_refused_with_the_way_out(
-    tmp_path: Path, content: bytes
+def test_a_header_without_the_columns_is_refused_with_those_that_are_missing(
+    tmp_path: Path, content: bytes, said: str
 ) -> None:
-    with pytest.raises(ImportFailed, match="--time-column"):
+    with pytest.raises(ImportFailed, match=said):
         rows_of(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x00\xff" * 100_000, b"\xff\xfet\x00", b"\x7fELF\x02", b"\x89PNG\xff"]
+)
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ImportFailed, match=r"is not a CSV text file|which has '.x7fELF") as caught:
+        rows_of(tmp_path, content)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "."])

@@ -144,7 +144,9 @@ def test_patience_ends_and_says_why() -> None:
         ((500, b"", {}), "500"),
         ((301, b"", {"Location": "https://elsewhere/"}), "301"),
         ((200, b"<html>a router's sign-in page</html>", {}), "answered 200"),
-        ((201, b"[]", {}), "not as a box does"),
+        ((201, b"[]", {}), "telemetry does not run on .*: its answer 201 counts no readings"),
+        ((404, {"message": "There is nothing here."}, {}), "telemetry does not run on .* 404 to"),
+        ((405, b"", {}), "telemetry does not run on .* 405 to"),
     ],
 )
 def test_what_is_final_stops_at_once_with_the_way_out(

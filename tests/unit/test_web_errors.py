@@ -169,7 +169,13 @@ def test_other_spellings_of_json_are_understood(client: FlaskClient, content_typ
 def test_a_body_beyond_the_limit_is_413(paths: Paths) -> None:
     """REQUEST_MAX_BYTES holds whoever serves the application."""
     client = make_box(paths, REQUEST_MAX_BYTES="1024").app.test_client()
-    problem(post(client, b'{"name": "' + b"x" * 2000 + b'"}'), 413)
+    found = problem(post(client, b'{"name": "' + b"x" * 2000 + b'"}'), 413)
+    assert "REQUEST_MAX_BYTES allows 1,024 bytes" in found["message"]
+
+
+def test_an_error_is_as_compact_as_a_success(client: FlaskClient) -> None:
+    """No blanks for programs to skip."""
+    assert b'{"error":"not_found","message":' in client.get("/nothing").data
 
 
 def test_ndjson_is_read_line_by_line(client: FlaskClient) -> None:
@@ -180,7 +186,10 @@ def test_ndjson_is_read_line_by_line(client: FlaskClient) -> None:
         return client.post("/api/things/many", data=body, headers=headers)
 
     assert send(b'{"name":"a"}\r\n\n{"name":"b"}').get_json()["count"] == 2
-    assert "line 3 of the body" in problem(send(b'{"name":"a"}\n\n{"na'), 400)["message"]
+    assert "at line 3, column 2." in problem(send(b'{"name":"a"}\n\n{"na'), 400)["message"]
+    assert "line 2: the name 'a'" in problem(send(b'1\n{"a":1,"a":2}'), 400)["message"]
+    deep = b"[" * 40 + b"]" * 40
+    assert "line 2: it is nested" in problem(send(b"1\n" + deep), 400)["message"]
     wrong = problem(send(b'{"name":"a"}\n{"name":"\\u0000"}'), 422)
     assert wrong["details"][0]["path"] == "[1].name"
     problem(send(b"1\n" * 101), 413)

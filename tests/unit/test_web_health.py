@@ -3,16 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask import Blueprint
 
-from edgepaas.application import Application
+from edgepaas.application import Application, BoxState
 from edgepaas.errors import ConfigurationError, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import Check, CheckFailed
-from edgepaas.web.page import page_policy
+from edgepaas.web.page import page_policy, render_page
 from tests.support.boxes import THINGS, TestBox, make_box
 
 
@@ -119,6 +120,7 @@ def test_programs_get_the_root_as_json(box: TestBox) -> None:
     assert document["documentation"] == "/openapi.json"
     paths = {entry["path"]: entry for entry in document["endpoints"]}
     assert paths["/api/things"]["methods"] == ["GET", "POST"]
+    assert paths["/api/things"]["description"] == "List things; Make a thing"
     assert "/api/things/{thing_id}" in paths
 
 
@@ -141,6 +143,55 @@ def test_people_get_the_root_as_a_page_under_a_strict_policy(paths: Paths) -> No
     assert "https://" not in page
     assert "degraded" in page
     assert "/api/things" in page
+
+
+def test_the_page_shows_the_applications_example_with_this_boxs_address(paths: Paths) -> None:
+    """Something to type, also for who holds a token."""
+    application = replace(THINGS, example="curl {box}/api/things -d '{}'")
+    for env, shown in (
+        ("development", "curl http://localhost/api/things -d &#x27;{}&#x27;</code>"),
+        ("production", "&#x27;{}&#x27; -H &#x27;Authorization: Bearer TOKEN&#x27;</code>"),
+    ):
+        client = make_box(paths, application, ENV=env).app.test_client()
+        assert shown in client.get("/", headers={"Accept": "text/html"}).get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "tone"),
+    [
+        *((state, "good") for state in ("standalone", "primary", "local-first")),
+        *((state, "busy") for state in ("starting", "draining", "fallback")),
+        *((state, "bad") for state in ("degraded", "full", "stopping")),
+    ],
+)
+def test_red_is_for_what_needs_a_person(state: str, tone: str) -> None:
+    """Serving from the fallback is what the box is for."""
+    page = render_page(
+        name="n", build_version="1", state=BoxState(state, state), checks=[], endpoints=[]
+    )
+    assert f'<span class="state {tone}">{state}</span>' in page
+
+
+def test_an_applications_plain_flask_routes_are_listed(paths: Paths) -> None:
+    """An application need not document itself to be found."""
+
+    def blueprints(box: Any) -> list[Blueprint]:
+        plain = Blueprint("plain", __name__)
+        plain.add_url_rule("/notes", "notes", lambda: "notes")
+        return [plain]
+
+    box = make_box(paths, Application(name="own", blueprints=blueprints))
+    assert "/notes" in [entry["path"] for entry in get(box, "/")[1]["endpoints"]]
+
+
+def test_an_application_whose_blueprints_fail_is_named_in_one_line(paths: Paths) -> None:
+    """With the exit status of a configuration, and where it happened."""
+
+    def blueprints(box: Any) -> list[Blueprint]:
+        raise KeyError("licence")
+
+    with pytest.raises(ConfigurationError, match=r"EDGEPAAS_APP=own: its blueprints .*'licence'"):
+        make_box(paths, Application(name="own", blueprints=blueprints))
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "", ";;;q=x,,/", "image/png"])
