@@ -16,7 +16,8 @@ Decide which database serves, and write run/db.env.
 
 PostgreSQL is probed with a login and a write, within DECISION_DEADLINE over all
 attempts. If it cannot be used SQLite takes over, unless BOTH_DB=false. Nothing is
-created or migrated.
+created or migrated. On a running box every decision makes the service start again
+on it, within a second; --dry-run only says what it would be.
 
 exit status: 0 decided; 1 PostgreSQL alone was asked for and cannot be used;
 78 'edgepaas env' has not run, or the settings contradict each other."""

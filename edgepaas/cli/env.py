@@ -9,6 +9,7 @@ from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.logs.redact import redact
+from edgepaas.service.running import serving_process
 from edgepaas.settings.derive import Finding
 from edgepaas.settings.logs import start_logging
 from edgepaas.settings.resolve import Resolution, resolve_box
@@ -19,6 +20,7 @@ Resolve the settings and write run/env, which every later stage reads.
 Sources, highest first: the process environment, systemd credentials, the file of
 settings (edgepaas.env), Vault or OpenBao, the defaults. A value that cannot be read is
 reported and takes its default; the stage fails (78) only where no default is sane.
+A service that is running takes new values only when it is started again.
 """
 
 logger = logging.getLogger("edgepaas.env")
@@ -52,6 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("\n".join(_sentence(finding) for finding in resolution.errors))
     resolution.settings.write(paths.env_contract)
     say("environment", _summary(resolution, paths))
+    if (process := serving_process(paths)) is not None:
+        logger.warning(
+            "the running service%s goes on with the values that it started with; restart it "
+            "('systemctl restart edgepaas', or 'edgepaas up' again) to have it take these",
+            f" (process {process})" if process else "",
+        )
     return EXIT_DONE
 
 

@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgepaas.files.paths import Paths
 
 DESCRIPTION = """\
@@ -40,9 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import find_paths
-    from edgepaas.service.listen import listening_sockets
+    from edgepaas.service.listen import listening_sockets, listens_elsewhere
     from edgepaas.service.notify import Notifier
     from edgepaas.service.run import Service, Surface
+    from edgepaas.service.running import claim_serving
     from edgepaas.settings import Settings
     from edgepaas.settings.logs import start_logging
 
@@ -59,6 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         pid=os.getpid(),
         may_bind=not arguments.inherit,
     )
+    elsewhere = listening.inherited and listens_elsewhere(
+        listening, settings.text("HOST"), settings.integer("PORT")
+    )
+    if elsewhere:
+        logging.getLogger("edgepaas.service").warning("%s; %s", elsewhere, _way_out(arguments))
+    _claim(paths, claim_serving)
     _publish_address(paths, listening.addresses[0])
     surface = Surface(
         listening=listening,
@@ -70,6 +79,20 @@ def run(arguments: argparse.Namespace) -> int:
     status = Service(settings, contract, paths, surface, began=began).run()
     _end_without_hung_threads(status)
     return status
+
+
+def _way_out(arguments: argparse.Namespace) -> str:
+    if arguments.lifeline >= 0:
+        return "end 'edgepaas up' and start it again to listen there"
+    return "to listen there: systemctl daemon-reload && systemctl restart edgepaas.socket edgepaas"
+
+
+def _claim(paths: "Paths", claim: "Callable[[Paths], int | None]") -> None:
+    """Say to other commands that a service runs here; the lock is kept until the process ends."""
+    try:
+        claim(paths)
+    except OSError as error:
+        logging.getLogger("edgepaas.service").warning("%s: %s", paths.serving_lock, error)
 
 
 def _publish_address(paths: "Paths", address: str) -> None:

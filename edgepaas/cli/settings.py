@@ -8,8 +8,14 @@ from edgepaas.cli.privileges import become_service_user
 from edgepaas.errors import EXIT_DONE
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths, find_paths
-from edgepaas.settings import SETTINGS, Settings
-from edgepaas.settings.render import default_of, env_file_template, markdown_reference, shown
+from edgepaas.settings import SETTINGS, Setting, Settings
+from edgepaas.settings.render import (
+    default_of,
+    env_file_template,
+    markdown_reference,
+    readable_size,
+    shown,
+)
 from edgepaas.settings.resolve import resolve_box
 from edgepaas.settings.table import SECTIONS
 
@@ -47,14 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_paths()
     settings, origins, in_force = _values(paths)
     if arguments.json:
-        print_json(_document(settings, origins, in_force=in_force))
+        print_json(_document(settings, origins, paths, in_force=in_force))
         return EXIT_DONE
     for title, group in SECTIONS.items():
         print(f"\n{title}")
         print_table(
             ("  SETTING", "VALUE", "SOURCE", "MEANING"),
             [
-                (f"  {s.name}", shown(s.name, settings.text(s.name)), origins[s.name], s.help)
+                (f"  {s.name}", _readable(s, settings, paths), origins[s.name], s.help)
                 for s in group
             ],
         )
@@ -73,18 +79,44 @@ def _values(paths: Paths) -> tuple[Settings, dict[str, str], bool]:
         resolution = resolve_box(paths)
         origins = {name: origin.source for name, origin in resolution.provenance.items()}
         return resolution.settings, origins, False
-    return settings, {name: _source(settings, name) for name in SETTINGS}, True
+    return settings, {name: _source(settings, name, paths) for name in SETTINGS}, True
 
 
-def _source(settings: Settings, name: str) -> str:
+def _in_force(setting: Setting, settings: Settings, paths: Paths) -> str:
+    """Return the value as anybody may see it; where it is blank, the path that it leads to."""
+    text = shown(setting.name, settings.text(setting.name))
+    if text:
+        return text
+    if setting.name == "LOG_FILE":
+        return str(paths.log_file)
+    if setting.name == "DATABASE_URL_SQLITE":
+        return f"sqlite:///{settings.sqlite_file(paths.state)}"
+    return ""
+
+
+def _readable(setting: Setting, settings: Settings, paths: Paths) -> str:
+    text = _in_force(setting, settings, paths)
+    return readable_size(int(text)) if setting.kind == "size" and text else text
+
+
+def _source(settings: Settings, name: str, paths: Paths) -> str:
+    """Return the origin in the words of 'env --explain', as far as the contract kept it."""
     if not settings.is_given(name):
         setting = SETTINGS[name]
         return "default" if settings.text(name) == setting.default else "derived"
     kind, _, line = settings.sources.get(name, "given").partition(":")
-    return f"{kind}, line {line}" if line else kind
+    if kind == "file":
+        return f"{paths.env_file} line {line}" if line else str(paths.env_file)
+    if kind == "credentials":
+        return f"the credential {name}"
+    if kind == "vault":
+        return f"Vault {settings.text('VAULT__PATH')}"
+    return "the package" if kind == "package" else kind
 
 
-def _document(settings: Settings, origins: dict[str, str], *, in_force: bool) -> dict[str, Any]:
+def _document(
+    settings: Settings, origins: dict[str, str], paths: Paths, *, in_force: bool
+) -> dict[str, Any]:
     return {
         "in_force": in_force,
         "settings": [
@@ -92,7 +124,7 @@ def _document(settings: Settings, origins: dict[str, str], *, in_force: bool) ->
                 "name": s.name,
                 "section": title,
                 "type": s.kind,
-                "value": shown(s.name, settings.text(s.name)),
+                "value": _in_force(s, settings, paths),
                 "source": origins[s.name],
                 "given": settings.is_given(s.name),
                 "default": default_of(s),

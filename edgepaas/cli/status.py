@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import socket
 import urllib.parse
 from typing import Any
 
@@ -22,7 +23,20 @@ exit status: 0 the box is ready, 1 it is not, or does not answer.
 NEEDS_SERVICE_USER = False
 
 _TIMEOUT = 5.0
+_NO_URL = "--url {}: an address like http://127.0.0.1:8080 is needed"
 _MOST_BYTES = 1024 * 1024
+
+#: What a person reads instead of an exception's text; the first that fits.
+_WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((ConnectionRefusedError,), "nothing listens there"),
+    ((socket.gaierror,), "the name cannot be resolved"),
+    ((TimeoutError,), f"no answer within {_TIMEOUT:g} s"),
+    ((ConnectionError,), "the connection was closed without an answer"),
+    (
+        (http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError),
+        "what answers there is no EdgePaaS",
+    ),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,22 +48,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the state; 0 when the box is ready."""
     paths = find_paths()
-    url = arguments.url.rstrip("/") or _address(paths)
+    url = _given(arguments.url) or _address(paths)
     document: dict[str, Any] = {"url": url, "answers": False, "ready": False}
     try:
         status, found = _ask(url)
         document |= found | {"answers": True, "ready": status == http.client.OK}
     except (OSError, http.client.HTTPException, ValueError) as error:
-        document["problem"] = str(error) or type(error).__name__
+        document["problem"] = _in_words(error)
         document |= _from_contracts(paths)
-    waiting = _rows_waiting(paths)
-    if waiting is not None:
+    if "rows_waiting" not in document and (waiting := _rows_waiting(paths)) is not None:
         document["rows_waiting"] = waiting
     if arguments.json:
         print_json(document)
     else:
         _show(document)
     return EXIT_DONE if document["ready"] else EXIT_FAILED
+
+
+def _given(text: str) -> str:
+    """Return --url as an URL; raises UsageError for what is none."""
+    if not text:
+        return ""
+    parts = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
+    try:
+        port = parts.port
+    except ValueError:  # no number, or none that a port can have
+        raise UsageError(_NO_URL.format(text)) from None
+    # A bare word is more likely to be a slip than the name of a host with a service on 80.
+    if parts.scheme not in ("", "http") or not parts.hostname or not (parts.scheme or port):
+        raise UsageError(_NO_URL.format(text))
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"http://{host}:{port}" if port else f"http://{host}"
+
+
+def _in_words(error: Exception) -> str:
+    for kinds, words in _WORDS:
+        if isinstance(error, kinds):
+            return words
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)
 
 
 def _address(paths: Paths) -> str:
@@ -74,10 +112,10 @@ def _address(paths: Paths) -> str:
 
 
 def _ask(url: str) -> tuple[int, dict[str, Any]]:
-    parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
-    if parts.scheme not in ("", "http") or not parts.hostname:
-        raise UsageError(f"--url {url}: an address like http://127.0.0.1:8080 is needed")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_TIMEOUT)
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port or 80, timeout=_TIMEOUT
+    )
     try:
         connection.request("GET", "/health/ready", headers={"Accept": "application/json"})
         answer = connection.getresponse()
@@ -109,13 +147,15 @@ def _from_contracts(paths: Paths) -> dict[str, Any]:
 
 def _rows_waiting(paths: Paths) -> int | None:
     from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.decision.waiting import rows_waiting
+    from edgepaas.decision.waiting import rows_not_in_postgres
 
     try:
-        waiting = rows_waiting(DatabaseContract.read(paths.db_contract).sqlite_path)
+        contract = DatabaseContract.read(paths.db_contract)
     except EdgePaaSError:
         return None
-    return waiting.rows if waiting.readable else None
+    waiting = rows_not_in_postgres(contract)
+    # Where they cannot be counted now: what the decision counted.
+    return contract.rows_waiting if waiting is None else waiting
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -131,7 +171,10 @@ def _show(document: dict[str, Any]) -> None:
         say("check", f"{check['name']}: {word}: {check['message']}")
     if "database" in document:
         say("database", f"{document['database']} ({document.get('mode', '')})")
-    if "rows_waiting" in document:
+    # Without a hub there is nowhere that rows could be waiting to go.
+    if document.get("rows_waiting") or (
+        "rows_waiting" in document and document.get("mode", "standalone") != "standalone"
+    ):
         say("waiting", f"{document['rows_waiting']} rows to be sent")
     if document.get("build_version"):
         say("build", str(document["build_version"]))

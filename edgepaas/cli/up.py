@@ -12,7 +12,7 @@ installed box has systemd for it.
 
 A stage that fails before the service was ready once ends this command with the stage's
 exit status; later failures start the chain again after a pause. SIGTERM and Ctrl-C end
-it in order, SIGHUP reopens the log.
+it in order, SIGHUP reopens the log. A second one on the same EDGEPAAS_HOME is refused.
 """
 
 
@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.logs import configure_logging
     from edgepaas.service.listen import bind, inherited_sockets
     from edgepaas.service.notify import Notifier
+    from edgepaas.service.running import claim_up
     from edgepaas.service.sources import SourceWatch, sources_of
     from edgepaas.service.supervisor import Supervisor
     from edgepaas.settings import Settings
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging(level="WARNING")
     paths = find_paths()
     paths.create()
+    claim_up(paths)  # held until this process is gone
     sockets = inherited_sockets(os.environ, pid=os.getpid())
     notifier = Notifier.of(os.environ, os.getpid())
 

@@ -13,11 +13,20 @@ if TYPE_CHECKING:
 class Connector:
     """Makes connections as the settings say; raises DatabaseUnavailable (ConnectFailure)."""
 
-    def __init__(self, url: str, settings: "Settings", *, name: str = "edgepaas") -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: "Settings",
+        *,
+        name: str = "edgepaas",
+        lock_timeout: float | None = None,
+    ) -> None:
+        """*lock_timeout*: seconds that a statement waits for somebody else's lock."""
         self.address: Address = split_url(url)
         self._tls = TLSPolicy.of(settings, self.address)
         self._deadline = settings.number("DB_CONNECT_TIMEOUT")
-        self._statement_timeout = settings.number("DB_STATEMENT_TIMEOUT")
+        self._statement_timeout = settings.number("DB_STATEMENT_TIMEOUT") or None
+        self._lock_timeout = lock_timeout
         self._name = name
 
     def __call__(
@@ -30,4 +39,5 @@ class Connector:
             tls=self._tls,
             application_name=self._name,
             statement_timeout=statement_timeout or self._statement_timeout,
+            lock_timeout=self._lock_timeout,
         )

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from sqlalchemy import MetaData
     from sqlalchemy.orm import Session
 
 logger = logging.getLogger("edgepaas.database")
@@ -52,11 +53,20 @@ class Database(ABC):
     def ping(self) -> None:
         """Return when the database answers; raises DatabaseUnavailable within a few seconds."""
 
+    def rely_on(self, metadata: "MetaData") -> None:  # noqa: B027 - a choice, not a duty
+        """Have a ping look for the tables and columns of *metadata*, where others could drop them.
+
+        PostgreSQL does; SQLite's file is this box's own.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Finish what is being written and close every connection; may be called twice."""
 
     def _tell_unavailable(self, error: BaseException) -> None:
         logger.warning("%s", error)
+        self._suspect(error)
+
+    def _suspect(self, error: BaseException) -> None:
         if self.on_unavailable is not None:
             self.on_unavailable(error)

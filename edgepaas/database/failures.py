@@ -21,6 +21,9 @@ _LOST = _DAMAGED | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLIT
 
 #: 53100 disk_full; the rest of class 53 is a server short of something for the moment.
 _POSTGRES_FULL = "53100"
+#: undefined_table, undefined_column, invalid_schema_name: what was there when the service
+#: started was taken away.
+_POSTGRES_LACKING = frozenset({"42P01", "42703", "3F000"})
 
 
 def primary_code(error: BaseException) -> int:
@@ -32,6 +35,16 @@ def primary_code(error: BaseException) -> int:
 def is_damaged(error: BaseException) -> bool:
     """Whether SQLite found the file to be corrupt, or no database at all."""
     return primary_code(error) in _DAMAGED
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether SQLite found somebody else's lock."""
+    return primary_code(error) in _BUSY
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether SQLite found no room on the disk."""
+    return primary_code(error) == sqlite3.SQLITE_FULL
 
 
 def translate_sqlite(error: BaseException, *, writing: bool) -> DatabaseError | None:
@@ -68,9 +81,12 @@ def translate_postgres(error: BaseException) -> DatabaseError | None:
     state = sqlstate(error)
     if state == _POSTGRES_FULL:
         return DatabaseFull(f"PostgreSQL has no room left: {server_message(error)}")
-    if is_retryable(error) or state is None:
-        return None
-    if error_class(error) is ErrorClass.LINK:
+    if state in _POSTGRES_LACKING:
+        return DatabaseUnavailable(
+            f"PostgreSQL lacks what a statement works on ({server_message(error)}): "
+            f"'edgepaas verify' says whether its schema fits"
+        )
+    if error_class(error) is ErrorClass.LINK and state is not None and not is_retryable(error):
         return DatabaseBusy(f"PostgreSQL refused the work for now: {server_message(error)}")
     return None
 
@@ -99,7 +115,7 @@ def translate_errors_of(
         if error is None:
             return None
         if isinstance(error, DatabaseUnavailable):
-            context.is_disconnect = True
+            context.is_disconnect = sqlstate(original) not in _POSTGRES_LACKING
         tell(original, error)
         return error
 

@@ -25,7 +25,7 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
             contract.sqlite_path,
             lock=paths.database_lock,
             readers=max(settings.integer("THREADS"), settings.integer("DB_POOL_SIZE")),
-            patience=settings.number("DB_STATEMENT_TIMEOUT"),
+            patience=settings.number("DB_STATEMENT_TIMEOUT") or None,
         )
     if not contract.database_url:
         raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")

@@ -1,6 +1,7 @@
 """PostgreSQL behind the Database interface: a pool whose connections have real deadlines."""
 
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -15,25 +16,39 @@ from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
 from edgepaas.database.connector import Connector
 from edgepaas.database.database import Database
 from edgepaas.database.failures import is_retryable, translate_errors_of, translate_postgres
+from edgepaas.database.presence import missing_thing, question_for
 from edgepaas.database.types import dump_json
 from edgepaas.database.writer import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.postgres.connection import bounded, close_quietly
-from edgepaas.postgres.failures import server_message
+from edgepaas.postgres.failures import ConnectFailure, server_message
 
 if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
     from edgepaas.settings import Settings
+
+logger = logging.getLogger("edgepaas.database")
 
 T = TypeVar("T")
 
 #: How often a transaction is run that PostgreSQL asks for again, before DatabaseBusy.
 ATTEMPTS = 6
 #: Seconds to wait for a connection of the pool.
-POOL_TIMEOUT = 10.0
+POOL_TIMEOUT = 5.0
+#: Seconds that a statement waits for a table or row that somebody else has locked: the
+#: requests that wait hold all threads, and the service would be taken for dead.
+LOCK_TIMEOUT = 3.0
+#: Seconds for saying good-bye to a server that may not be there any more.
+CLOSE_TIMEOUT = 2.0
 #: A connection that was used within this many seconds is taken without asking it.
 FRESH = 1.0
 #: Seconds that a ping and the question to an idle connection may take.
 PING_TIMEOUT = 1.5
+#: Seconds that have to be left of it for a new connection to be worth a try.
+LEAST_CONNECT = 0.5
+
+_STATE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
 class ServerDatabase(Database):
@@ -42,10 +57,11 @@ class ServerDatabase(Database):
     dialect = "postgresql"
 
     def __init__(self, url: str, settings: "Settings") -> None:
-        self._connector = Connector(url, settings)
-        self._engine = server_engine(self._connector, settings, tell=self._noticed)
-        self._ping_lock = threading.Lock()
-        self._ping_connection: Any = None
+        self._connector = Connector(url, settings, lock_timeout=LOCK_TIMEOUT)
+        self._engine = server_engine(
+            self._connector, settings, tell=self._noticed, doubt=self._suspect
+        )
+        self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -68,25 +84,27 @@ class ServerDatabase(Database):
         )
 
     def ping(self) -> None:
-        with self._ping_lock:
-            if self._ping_connection is None:
-                self._ping_connection = self._connector(deadline=PING_TIMEOUT)
-                return  # it has just logged in and set its timeout: it answers
-            try:
-                ask(self._ping_connection)
-            except Exception as error:
-                close_quietly(self._ping_connection)
-                self._ping_connection = None
-                raise DatabaseUnavailable(
-                    f"PostgreSQL does not answer: {server_message(error)}"
-                ) from error
+        try:
+            self._pinger.ping()
+        except DatabaseUnavailable as error:
+            self._suspect(error)
+            raise
+
+    def rely_on(self, metadata: "MetaData") -> None:
+        self._pinger.rely_on(metadata)
 
     def close(self) -> None:
-        self._engine.dispose()
-        with self._ping_lock:
-            if self._ping_connection is not None:
-                close_quietly(self._ping_connection)
-                self._ping_connection = None
+        """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
+
+        def work() -> None:
+            self._pinger.close()
+            self._engine.dispose()
+
+        thread = threading.Thread(target=work, name="database-close", daemon=True)
+        thread.start()
+        thread.join(CLOSE_TIMEOUT)
+        if thread.is_alive():
+            logger.warning("PostgreSQL does not take the good-bye of every connection")
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
         with WriteSession(self._engine) as session:
@@ -111,8 +129,141 @@ class ServerDatabase(Database):
             ) from error
 
     def _noticed(self, original: BaseException, error: DatabaseError) -> None:
+        if isinstance(original, ConnectFailure):
+            # Old connections may go on working where no new one is let in.
+            self._pinger.renew()
         if isinstance(error, DatabaseUnavailable):
             self._tell_unavailable(error)
+
+
+class Pinger:
+    """Asks PostgreSQL whether it would do, on a connection of its own, in PING_TIMEOUT at most.
+
+    It does when it answers, takes writes, and has the tables that are relied on.
+    Who asks while somebody else does gets that answer: the watch and a health check must
+    not wait behind each other when the server is silent, or either takes twice as long.
+    """
+
+    def __init__(self, connector: Connector, *, max_age: float) -> None:
+        """*max_age*: seconds after which the connection is replaced by a new one."""
+        self._connector = connector
+        self._max_age = max_age
+        self._made_at = 0.0
+        self._renew = False
+        self._question = _STATE
+        self._lock = threading.Lock()
+        self._asking: _Question | None = None
+        self._connection: Any = None
+        self._closed = False
+
+    def ping(self) -> None:
+        """Return when the server would do; raises DatabaseUnavailable."""
+        with self._lock:
+            if self._closed:
+                raise DatabaseUnavailable("the database is closed")
+            question = self._asking
+            mine = question is None
+            if question is None:
+                question = self._asking = _Question()
+        if not mine:
+            # Whoever asks is bounded; the grace is for threads that get no processor.
+            if not question.answered.wait(2 * PING_TIMEOUT):
+                raise DatabaseUnavailable("PostgreSQL does not answer: a ping hangs")
+        else:
+            try:
+                self._ask()
+            except DatabaseUnavailable as error:
+                question.trouble = str(error)
+            except BaseException as error:
+                question.trouble = f"PostgreSQL could not be asked: {error!r}"
+                raise
+            finally:
+                with self._lock:
+                    self._asking = None
+                question.answered.set()
+        if question.trouble:
+            raise DatabaseUnavailable(question.trouble)
+
+    def renew(self) -> None:
+        """Have the next ping log in afresh."""
+        self._renew = True
+
+    def rely_on(self, metadata: "MetaData") -> None:
+        """Ask for the tables and columns of *metadata* as well."""
+        tables = question_for(metadata, "postgresql")
+        self._question = (
+            f"{_STATE}, t, c FROM (SELECT 1) AS one LEFT JOIN ({tables}) AS lacks(t, c) ON true"
+            if tables
+            else _STATE
+        )
+
+    def close(self) -> None:
+        """Close the connection; whoever is asking right now closes it in the end."""
+        with self._lock:
+            self._closed = True
+            if self._asking is None and self._connection is not None:
+                close_quietly(self._connection)
+                self._connection = None
+
+    def _ask(self) -> None:
+        """Ask on the kept connection; where that is gone, on a new one in the time left."""
+        deadline = time.monotonic() + PING_TIMEOUT
+        connection = self._take()
+        if connection is not None:
+            try:
+                self._examine(connection, deadline)
+            except Exception as error:
+                close_quietly(connection)
+                connection = None
+                left = deadline - time.monotonic()
+                if left < LEAST_CONNECT:
+                    why = server_message(error)
+                    why = why if left > 0 else f"nothing came within {PING_TIMEOUT:g} s"
+                    raise DatabaseUnavailable(f"PostgreSQL does not answer: {why}") from error
+        if connection is None:
+            connection = self._connector(deadline=deadline - time.monotonic())
+            self._made_at = time.monotonic()
+            try:
+                self._examine(connection, deadline)
+            except Exception as error:
+                close_quietly(connection)
+                if isinstance(error, DatabaseUnavailable):
+                    raise
+                raise DatabaseUnavailable(
+                    f"PostgreSQL does not answer: {server_message(error)}"
+                ) from error
+        with self._lock:
+            if not self._closed:
+                self._connection = connection
+                return
+        close_quietly(connection)
+
+    def _take(self) -> Any:
+        """Return the kept connection, None when there is none that would prove anything."""
+        connection, self._connection = self._connection, None
+        renew, self._renew = self._renew, False
+        if connection is not None and (renew or time.monotonic() - self._made_at > self._max_age):
+            close_quietly(connection)
+            return None
+        return connection
+
+    def _examine(self, connection: Any, deadline: float) -> None:
+        """Ask *connection* all that a ping wants to know; raises why it does not do."""
+        left = max(deadline - time.monotonic(), 0.1)
+        in_recovery, read_only, *lacks = ask(connection, self._question, left)[0]
+        if in_recovery or read_only == "on":
+            what = "is a standby" if in_recovery else "has become read-only"
+            raise DatabaseUnavailable(f"PostgreSQL {what} and takes no writes")
+        if lacks and lacks[0] is not None:
+            raise DatabaseUnavailable(f"PostgreSQL: {missing_thing((lacks[0], lacks[1]))}")
+
+
+class _Question:
+    """A ping under way, and how it went."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.trouble = ""
 
 
 def server_engine(
@@ -120,8 +271,13 @@ def server_engine(
     settings: "Settings",
     *,
     tell: Callable[[BaseException, DatabaseError], None],
+    doubt: Callable[[BaseException], None] = lambda _error: None,
 ) -> Engine:
-    """Return the pooled engine on what *connector* makes; *tell* hears of each lost connection."""
+    """Return the pooled engine on what *connector* makes; *tell* hears of each lost connection.
+
+    *doubt* hears of an idle connection that did not answer, before a new one is tried:
+    that can take seconds, and what is lost should be known by then.
+    """
 
     def create() -> Any:
         try:
@@ -145,31 +301,44 @@ def server_engine(
     )
     batch_inserts(engine)
     event.listen(engine, "checkin", _stamp)
-    event.listen(engine, "checkout", _ask_idle)
+    event.listen(engine, "checkout", _ask_idle(doubt))
     translate_errors_of(engine, translate_postgres, tell=tell)
     return engine
 
 
-def ask(connection: Any) -> None:
-    """Let *connection* answer an empty question, outside of a transaction, in PING_TIMEOUT."""
+def ask(connection: Any, question: str = ";", seconds: float | None = None) -> Any:
+    """Return the rows of *question*, asked outside of a transaction.
+
+    *seconds* (default: PING_TIMEOUT) are a real deadline.
+    """
     before = connection.autocommit
     connection.autocommit = True
-    with bounded(connection, PING_TIMEOUT):
-        connection.execute_simple(";")
+    with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
+        rows = connection.execute_simple(question).rows
     connection.autocommit = before
+    return rows
 
 
 def _stamp(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info["used_at"] = time.monotonic()
 
 
-def _ask_idle(connection: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+def _ask_idle(
+    doubt: Callable[[BaseException], None],
+) -> Callable[[Any, ConnectionPoolEntry, PoolProxiedConnection], None]:
     """Pre-ping, by hand: SQLAlchemy's own lets the driver's bare OSError through to the caller."""
-    used_at = record.info.get("used_at")
-    if used_at is None or time.monotonic() - used_at < FRESH:
-        return
-    try:
-        ask(connection)
-    except Exception as error:
-        # The pool throws it away and tries with a new one.
-        raise exc.DisconnectionError(str(error)) from error
+
+    def on_checkout(
+        connection: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
+        used_at = record.info.get("used_at")
+        if used_at is None or time.monotonic() - used_at < FRESH:
+            return
+        try:
+            ask(connection)
+        except Exception as error:
+            doubt(error)
+            # The pool throws it away and tries with a new one.
+            raise exc.DisconnectionError(str(error)) from error
+
+    return on_checkout

@@ -73,10 +73,23 @@ class _Job:
 class GroupCommitWriter:
     """Runs jobs on one connection of *engine*, whose transactions begin IMMEDIATE."""
 
-    def __init__(self, engine: Engine, *, patience: float) -> None:
-        """*patience*: seconds that a caller waits for its job at most."""
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        patience: float | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*patience*: seconds that a caller waits for its job at most, None: without end.
+
+        *check* raises DatabaseUnavailable when what is written now would be lost; it is
+        called before each group, and after its commit, before anybody is told of it.
+        """
         self._engine = engine
         self._patience = patience
+        self._check = check
+        #: Whether the last group failed because the database cannot be written.
+        self.failing = False
         self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUE_LENGTH)
         self._connection: Connection | None = None
         self._closing = False
@@ -93,6 +106,7 @@ class GroupCommitWriter:
         if threading.current_thread() is self._thread:
             raise RuntimeError("Database.write was called inside Database.write")
         job = _Job(work)
+        until = None if self._patience is None else time.monotonic() + self._patience
         try:
             if self._closing:
                 raise DatabaseUnavailable("the database is being closed")
@@ -100,17 +114,18 @@ class GroupCommitWriter:
         except queue.Full:
             raise DatabaseBusy(f"{QUEUE_LENGTH} writes are waiting for the disk") from None
         try:
-            result: T = job.future.result(self._patience)
+            left = None if until is None else max(until - time.monotonic(), 0)
+            result: T = job.future.result(left)
         except TimeoutError:
             if job.future.done():
                 raise  # the work's own
             if job.future.cancel():
                 raise DatabaseBusy(
-                    f"the write did not get its turn within {self._patience:g} s; "
+                    f"the write did not get its turn within {self._patience or 0:g} s; "
                     f"nothing was written"
                 ) from None
             raise DatabaseUnavailable(
-                f"the disk did not take the write within {self._patience:g} s; "
+                f"the disk did not take the write within {self._patience or 0:g} s; "
                 f"whether it was stored is unknown"
             ) from None
         return result
@@ -149,6 +164,7 @@ class GroupCommitWriter:
         jobs = [first]
         session: WriteSession | None = None
         try:
+            self._check()
             session = WriteSession(self._connect())
             connection = session.connection()
             until = time.monotonic() + GROUP_SECONDS
@@ -159,7 +175,9 @@ class GroupCommitWriter:
                 job.run(session)
                 _check_transaction(connection)
             session.finish()
+            self._check()
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
+            self.failing = isinstance(error, DatabaseUnavailable)
             self._undo(session, error)
             if len(jobs) > 1 and not isinstance(error, DatabaseError):
                 for job in jobs:
@@ -169,6 +187,7 @@ class GroupCommitWriter:
                 job.future.set_exception(_copy(error) if len(jobs) > 1 else error)
         else:
             session.close()
+            self.failing = False
             for job in jobs:
                 job.future.set_result(job.result)
 

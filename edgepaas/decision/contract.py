@@ -37,6 +37,8 @@ class DatabaseContract:
     generation: str
     #: RFC 3339, UTC.
     decided_at: str
+    #: Rows of the SQLite file that the PostgreSQL of ``hub_url`` did not have then.
+    rows_waiting: int = 0
 
     @property
     def sqlite_active(self) -> bool:
@@ -61,6 +63,7 @@ class DatabaseContract:
             "DB_REASON": self.reason,
             "DB_GENERATION": self.generation,
             "DB_DECIDED_AT": self.decided_at,
+            "DB_ROWS_WAITING": str(self.rows_waiting),
         }
 
     def write(self, path: Path) -> None:
@@ -93,6 +96,7 @@ class DatabaseContract:
             reason=values["DB_REASON"],
             generation=_not_empty(values, "DB_GENERATION"),
             decided_at=values["DB_DECIDED_AT"],
+            rows_waiting=int(values.get("DB_ROWS_WAITING") or 0),  # an older build's has none
         )
 
 

@@ -14,7 +14,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import Hold, Moment, current_moment, read_hold, write_hold
 from edgepaas.decision.matrix import Choice, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult, probe
-from edgepaas.decision.waiting import rows_waiting
+from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.paths import Paths
 from edgepaas.postgres.tls import TLSPolicy
 from edgepaas.settings import Settings
@@ -100,7 +100,8 @@ def decide(
         new_hold = (flapping.reason, flapping.remaining)
     elif after_loss and choice.state == "fallback" and hold is None:
         new_hold = (f"it was lost in service ({choice.reason})", settings.number("HANDBACK_AFTER"))
-    return Decision(_contract(wishes, choice, now), wishes.postgres, after_loss, now, new_hold)
+    contract = _contract(wishes, choice, now, waiting)
+    return Decision(contract, wishes.postgres, after_loss, now, new_hold)
 
 
 def settle(decision: Decision, paths: Paths) -> None:
@@ -122,6 +123,14 @@ def settle(decision: Decision, paths: Paths) -> None:
             f"{contract.decided_at}: {contract.reason}",
             severity="warning",
             fingerprint=f"database-{contract.db_state}",
+            origin="edgepaas-dbdecide",
+        )
+    elif contract.rows_waiting:  # a fallback's alert names them in its reason
+        raise_alert(
+            f"{contract.reason}: this release does not send them by itself; once they are "
+            f"there, or not needed, move the file away while PostgreSQL serves",
+            severity="warning",
+            fingerprint="rows-not-in-postgres",
             origin="edgepaas-dbdecide",
         )
 
@@ -182,7 +191,7 @@ def _flapping(paths: Paths, now: Moment) -> Hold | None:
     return Hold(f"it was lost {losses.MOST_RETURNS} times within an hour", seconds)
 
 
-def _contract(wishes: Wishes, choice: Choice, now: Moment) -> DatabaseContract:
+def _contract(wishes: Wishes, choice: Choice, now: Moment, waiting: Waiting) -> DatabaseContract:
     address = wishes.postgres
     hub_url = address.url() if address is not None else ""
     return DatabaseContract(
@@ -196,6 +205,7 @@ def _contract(wishes: Wishes, choice: Choice, now: Moment) -> DatabaseContract:
         reason=_one_line(choice.reason, address),
         generation=secrets.token_hex(8),
         decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now.wall)),
+        rows_waiting=0 if address is None else waiting.total,
     )
 
 

@@ -1,6 +1,6 @@
 """The rules of the decision: what is wished for and what was found make the choice. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -113,8 +113,10 @@ def choose(
             f"USE_SQLITE=true: SQLite serves, PostgreSQL at {place_of(wishes.postgres)} "
             "receives every row"
         )
-        return Choice(True, "local-first", "sqlite_only", reason)
-    return _with_postgres(wishes, probe, hold, waiting)
+        choice = Choice(True, "local-first", "sqlite_only", reason)
+    else:
+        choice = _with_postgres(wishes, probe, hold, waiting)
+    return replace(choice, reason=choice.reason + _unsent_text(waiting, wishes.sqlite_path))
 
 
 def _with_postgres(
@@ -151,6 +153,15 @@ def _why_standalone(wishes: Wishes) -> str:
     if wishes.without_address:
         return f"{wishes.without_address} asks for PostgreSQL, but DATABASE_URL is empty"
     return "no DATABASE_URL is set"
+
+
+def _unsent_text(waiting: Waiting, path: Path) -> str:
+    if not waiting.unsent:
+        return ""
+    about = "about " if waiting.estimated else ""
+    rows = "1 row in" if waiting.unsent == 1 else f"{about}{waiting.unsent:,} rows in"
+    verb = "is" if waiting.unsent == 1 else "are"
+    return f"; {rows} {path} {verb} not in PostgreSQL"
 
 
 def _rows_text(waiting: Waiting, before: str) -> str:

@@ -1,37 +1,59 @@
-"""How many rows the SQLite file still has to send, asked without changing it."""
+"""How many rows of the SQLite file PostgreSQL does not have, asked without changing the file."""
 
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.sqlitefile import not_to_be_opened
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
 
 #: Seconds to wait for whoever swaps or repairs the file.
 _LOCK_TIMEOUT = 2.0
 _BUSY_TIMEOUT = 1.0
+#: In a larger file, counting would read for seconds: the highest row number has to do.
+_COUNTED_BYTES = 64 * 1024 * 1024
+
+#: Tables that are no application's; so are SQLite's own and Alembic's working tables.
+_NOT_ROWS = ("alembic_version", "outbox")
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """``rows`` wait to be sent; where the file is not ``readable``, ``problem`` says why."""
+    """What the file holds; where it is not ``readable``, ``problem`` says why.
+
+    ``rows`` are in the outbox and are sent by themselves. Without an outbox nothing sends
+    the rows of the application's tables: they are ``unsent``, and lead to no other choice.
+    """
 
     rows: int = 0
     readable: bool = True
     problem: str = ""
+    unsent: int = 0
+    #: They are too many to be counted at each boot: ``unsent`` is an estimate.
+    estimated: bool = False
 
     @property
     def any(self) -> bool:
-        """Whether the file may hold rows that PostgreSQL does not have."""
+        """Whether the file may hold rows that are still to be sent."""
         return self.rows > 0 or not self.readable
+
+    @property
+    def total(self) -> int:
+        """All rows that PostgreSQL does not have."""
+        return self.rows + self.unsent
 
 
 def rows_waiting(sqlite_path: Path, lock: Path | None = None) -> Waiting:
-    """Count the rows of the table ``outbox`` in *sqlite_path*, opened read-only.
+    """Count the rows that wait in *sqlite_path*, opened read-only.
 
-    No file and no such table are no rows. *lock* is held shared meanwhile, as by
-    everybody who opens the file. Never raises: a file that cannot be read is reported
-    as such, and the schema stage deals with it.
+    No file and no table are no rows. *lock* is held shared meanwhile, as by everybody who
+    opens the file. Never raises: a file that cannot be read is reported as such, and the
+    schema stage deals with it.
     """
     try:
         if not sqlite_path.exists():
@@ -44,12 +66,74 @@ def rows_waiting(sqlite_path: Path, lock: Path | None = None) -> Waiting:
         return Waiting(readable=False, problem=" ".join(str(error).split()))
 
 
+def holds_nothing(path: Path) -> bool:
+    """Whether the file *path* is known to be sound and without a row, of whatever table."""
+    try:
+        if not_to_be_opened(path):
+            return False
+        with closing(_opened(path)) as connection:
+            names = connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' "
+                "AND name NOT LIKE 'sqlite!_%' ESCAPE '!' AND name <> 'alembic_version'"
+            ).fetchall()
+            for (name,) in names:
+                quoted = _quoted(str(name))
+                if connection.execute(f"SELECT 1 FROM {quoted} LIMIT 1").fetchone():  # noqa: S608
+                    return False
+            return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]) == "ok"
+    except (OSError, ValueError, sqlite3.Error):
+        return False
+
+
+def rows_not_in_postgres(contract: "DatabaseContract") -> int | None:
+    """Return how many rows of the box are not in its PostgreSQL right now; None: unknown.
+
+    Without a PostgreSQL nothing waits.
+    """
+    if not contract.hub_url:
+        return 0
+    found = rows_waiting(contract.sqlite_path)
+    return found.total if found.readable else None
+
+
 def _count(path: Path) -> Waiting:
+    problem = not_to_be_opened(path)
+    if problem:
+        return Waiting(readable=False, problem=f"{path} cannot be read: {problem}")
+    with closing(_opened(path)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {str(row[0]) for row in names}
+        if "outbox" in tables:
+            sent = connection.execute("SELECT count(*) FROM outbox").fetchone()
+            return Waiting(rows=int(sent[0]))
+        own = [
+            name
+            for name in sorted(tables)
+            if name not in _NOT_ROWS and not name.startswith(("sqlite_", "_alembic_tmp_"))
+        ]
+        return _count_tables(connection, own, path.stat().st_size)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT)) as connection:
-        found = connection.execute(
-            "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'outbox'"
-        ).fetchone()
-        if not found[0]:
-            return Waiting()
-        return Waiting(rows=int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0]))
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT)
+
+
+def _quoted(table: str) -> str:
+    return '"' + table.replace('"', '""') + '"'
+
+
+def _count_tables(connection: sqlite3.Connection, tables: list[str], size: int) -> Waiting:
+    estimated = size > _COUNTED_BYTES
+    rows = 0
+    for table in tables:
+        quoted = _quoted(table)
+        if estimated:
+            try:
+                found = connection.execute(f"SELECT max(_rowid_) FROM {quoted}")  # noqa: S608
+                rows += int(found.fetchone()[0] or 0)
+                continue
+            except sqlite3.OperationalError:
+                pass  # a table WITHOUT ROWID: there is no quicker way
+        rows += int(connection.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0])  # noqa: S608
+    return Waiting(unsent=rows, estimated=estimated)

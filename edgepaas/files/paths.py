@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepaas.errors import ConfigurationError
+
 #: An installed package is recognised by its configuration folder.
 SYSTEM_CONFIGURATION = Path("/etc/edgepaas")
 
@@ -18,6 +20,8 @@ class Paths:
     logs: Path
     spool: Path
     env_file: Path
+    #: What EDGEPAAS_HOME says, or would have to say, for these folders; empty on an installed box.
+    home: str = ""
 
     @property
     def env_contract(self) -> Path:
@@ -48,6 +52,16 @@ class Paths:
     def address(self) -> Path:
         """``run/address``: where the service listens; no secret, anybody on the box may read it."""
         return self.runtime / "address"
+
+    @property
+    def up_lock(self) -> Path:
+        """``run/up.lock``: held by the ``edgepaas up`` of this box, whose process id it holds."""
+        return self.runtime / "up.lock"
+
+    @property
+    def serving_lock(self) -> Path:
+        """``run/serving.lock``: the same of the service."""
+        return self.runtime / "serving.lock"
 
     @property
     def postgres_hold(self) -> Path:
@@ -90,9 +104,24 @@ class Paths:
         return self.logs / "edgepaas.log"
 
     def create(self) -> None:
-        """Make the folders that are missing, readable by the owner alone."""
+        """Make the folders that are missing, readable by the owner alone.
+
+        Raises ConfigurationError, which names EDGEPAAS_HOME where that is what they lie below.
+        """
         for folder in (self.runtime, self.state, self.logs, self.spool):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                why = error.strerror or error
+                if not self.home:
+                    raise ConfigurationError(
+                        f"the folder {folder} cannot be made ({why}): "
+                        "'systemd-tmpfiles --create' makes those of an installed box"
+                    ) from error
+                raise ConfigurationError(
+                    f"EDGEPAAS_HOME={self.home}: the folder {folder} cannot be made ({why}); "
+                    "set EDGEPAAS_HOME to a folder that this user may write"
+                ) from error
 
 
 def find_paths(environ: Mapping[str, str] | None = None) -> Paths:
@@ -115,19 +144,37 @@ def find_paths(environ: Mapping[str, str] | None = None) -> Paths:
                 environ.get("EDGEPAAS_ENV_FILE") or SYSTEM_CONFIGURATION / "edgepaas.env"
             ),
         )
-    if home:
-        root = Path(home).expanduser().absolute()
-    else:
-        xdg = environ.get("XDG_STATE_HOME", "")
-        base = Path(xdg) if xdg.startswith("/") else Path("~/.local/state").expanduser()
-        root = base / "edgepaas"
+    root = _home(home) if home else _xdg_home(environ)
     return Paths(
+        home=home or str(root),
         runtime=root / "run",
         state=root / "state",
         logs=root / "logs",
         spool=root / "spool",
         env_file=Path(environ.get("EDGEPAAS_ENV_FILE") or root / "edgepaas.env").absolute(),
     )
+
+
+def _home(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # ~nobody-known, or below a folder that is gone
+        raise ConfigurationError(
+            f"EDGEPAAS_HOME={text}: that is no folder ({error}); set EDGEPAAS_HOME to an "
+            "absolute path"
+        ) from error
+
+
+def _xdg_home(environ: Mapping[str, str]) -> Path:
+    xdg = environ.get("XDG_STATE_HOME", "")
+    if xdg.startswith("/"):
+        return Path(xdg) / "edgepaas"
+    try:
+        return Path("~/.local/state/edgepaas").expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "this user has no home folder; set EDGEPAAS_HOME to a folder that it may write"
+        ) from error
 
 
 def _systemd_folder(environ: Mapping[str, str], name: str, default: str) -> Path:

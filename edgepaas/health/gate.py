@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
+from edgepaas.schema.quarantine import set_aside
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgepaas.application import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
@@ -24,6 +28,8 @@ SERVICE_PREFIX = "service "
 _SCHEMA_KEPT = 30.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
+#: Counting reads a table's whole index.
+_ROWS_KEPT = 30.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,18 @@ def build_checks(
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
     ]
+    if (metadata := application.metadata) is not None:
+        database.rely_on(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)
         checks.insert(1, Check("schema", probe, keep=_SCHEMA_KEPT))
+    if contract.hub_url:
+        probe = partial(_rows_in_postgres, contract)
+        checks.append(Check("waiting", probe, required=False, keep=_ROWS_KEPT))
+    if set_aside(paths, contract.sqlite_path):
+        # Only the schema stage sets a file aside, and the service starts anew after it.
+        probe = partial(_nothing_set_aside, paths, contract.sqlite_path)
+        checks.append(Check("quarantine", probe))
     return [*checks, *_service_checks(settings)]
 
 
@@ -125,10 +140,26 @@ def _database_answers(database: "Database", contract: "DatabaseContract") -> str
     return f"{name} answers ({contract.db_state})"
 
 
+def _rows_in_postgres(contract: "DatabaseContract") -> str:
+    rows = rows_not_in_postgres(contract)
+    if rows is None:
+        raise CheckFailed(f"the rows of {contract.sqlite_path} cannot be counted")
+    if rows == 0:
+        return "no row waits for PostgreSQL"
+    return f"{rows:,} rows of {contract.sqlite_path} are not in PostgreSQL"
+
+
+def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
+    found = set_aside(paths, sqlite_path)
+    if found:
+        raise CheckFailed("; ".join(entry.line for entry in found), ready=True)
+    return "nothing is set aside any more"
+
+
 def _schema_at_head(database: "Database", application: "Application") -> str:
     from edgepaas.schema.state import schema_at_head
 
     state = schema_at_head(database, application)
     if not state.at_head:
-        raise CheckFailed(state.message)
+        raise CheckFailed(state.message, ready=state.fits)
     return state.message

@@ -42,7 +42,8 @@ def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxSt
     """Return the box's state: the highest word that holds, the databases' mode, and why."""
     mode = contract.db_state
     reasons = [*facts.full, *facts.degraded]
-    if mode in ("fallback", "draining", "local-first") or not reasons:
+    waiting = contract.rows_waiting > 0
+    if mode in ("fallback", "draining", "local-first") or waiting or not reasons:
         reasons.append(contract.reason)
     if phase != "running":
         state: str = phase

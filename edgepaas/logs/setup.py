@@ -15,6 +15,9 @@ from edgepaas.logs.redact import RedactingFilter
 #: The request that the running code serves; ``-`` outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
+#: ``extra=SAID``: the line was printed for a person as well, so a terminal need not show it.
+SAID = {"said": True}
+
 LOG_FILE_BYTES = 5 * 1024 * 1024
 LOG_FILE_COUNT = 5
 
@@ -39,10 +42,15 @@ def configure_logging(
     console = ConsoleHandler(sys.stderr, journal=_is_journal(sys.stderr))
     console.setFormatter(formatter)
     console.addFilter(RedactingFilter())
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        console.addFilter(lambda record: not getattr(record, "said", False))
     root.addHandler(console)
     root.setLevel(level)
     # Waitress reports a queue that is a few requests deep as a warning each time.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # SQLAlchemy logs a traceback for each lost connection that it cannot close in order; that
+    # the connection was lost is said in a line by edgepaas.database.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     if file is None:
         return
     try:

@@ -31,14 +31,15 @@ def connect(
     tls: TLSPolicy,
     application_name: str = "edgepaas",
     statement_timeout: float | None = None,
+    lock_timeout: float | None = None,
     keep_timeout: float | None = None,
     resolve: wire.Resolver = socket.getaddrinfo,
 ) -> Any:
     """Return a ``pg8000.Connection`` (what SQLAlchemy's pg8000 dialect works with).
 
     *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
-    whatever the server does. *statement_timeout* (seconds) is set in the session, at
-    the server. The socket has TCP_NODELAY, keepalive and TCP_USER_TIMEOUT, and no
+    whatever the server does. *statement_timeout* and *lock_timeout* (seconds) are set in
+    the session, at the server. The socket has TCP_NODELAY, keepalive and TCP_USER_TIMEOUT, and no
     timeout of its own, which would kill slow valid queries and leave the connection
     unusable; *keep_timeout* (seconds) sets one for each read. :func:`bounded` bounds
     single statements. Raises ConnectFailure.
@@ -48,10 +49,15 @@ def connect(
     def work(scope: Scope) -> Any:
         connection = log_in(scope, address, tls, application_name, resolve)
         try:
-            if statement_timeout is not None:
-                # Not a startup parameter: PgBouncer refuses those that it does not know.
-                milliseconds = max(1, round(statement_timeout * 1000))
-                connection.execute_simple(f"SET statement_timeout = {milliseconds}")
+            # Not startup parameters: PgBouncer refuses those that it does not know.
+            bounds = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
+            settings = "; ".join(
+                f"SET {name} = {max(1, round(seconds * 1000))}"
+                for name, seconds in bounds.items()
+                if seconds is not None
+            )
+            if settings:
+                connection.execute_simple(settings)
             connection.link.settimeout(keep_timeout)
         except BaseException as error:
             close_quietly(connection)

@@ -11,12 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
     from edgepaas.application import Application
 
 VERSION_TABLE = "alembic_version"
+
+#: What an ``env.py`` consists of.
+ENVIRONMENT = (
+    "from alembic import context",
+    "from edgepaas.schema.environment import run",
+    "run(context)",
+)
 
 Revisions = frozenset[str]
 
@@ -38,6 +45,29 @@ class Chain:
         if self.folder is None:
             return []
         return sorted((self.folder / "versions").glob("*.py"))
+
+    @cached_property
+    def unwritten(self) -> bool:
+        """Whether there is no revision (yet): the tables come from the models alone."""
+        return not self.scripts()
+
+    def check_folder(self) -> None:
+        """Raise ChainIncomplete when the folder that the application names is not there."""
+        if self.folder is not None and not self.folder.is_dir():
+            raise ChainIncomplete(
+                f"the application {self.name} says that its migrations are in {self.folder}, "
+                f"which is no folder: make it, with an env.py in it, or correct 'migrations' "
+                f"in its Application"
+            )
+
+    def check_environment(self) -> None:
+        """Raise ChainIncomplete where a migration cannot be run for want of an ``env.py``."""
+        self.check_folder()
+        if self.folder is not None and not (self.folder / "env.py").is_file():
+            lines = ", ".join(f"'{line}'" for line in ENVIRONMENT)
+            raise ChainIncomplete(
+                f"{self.folder / 'env.py'} is not there: it has to hold three lines: {lines}"
+            )
 
     @cached_property
     def parents(self) -> dict[str, tuple[str, ...]]:

@@ -5,24 +5,29 @@ moved, whole, to where a person finds it, and an alert says so.
 """
 
 import contextlib
-import errno
+import glob
 import logging
-import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import Severity, raise_alert
 from edgepaas.database.sqlite import open_sqlite
-from edgepaas.errors import DatabaseFull, EdgePaaSError
+from edgepaas.errors import DatabaseFull
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
-from edgepaas.schema import files
+from edgepaas.files.sqlitefile import damage_noted, forget_damage, not_to_be_opened
+from edgepaas.schema import files, judgement
 from edgepaas.schema.chain import Chain, Revisions, show
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.copies import finished_copy, misfit, missing_tables
+from edgepaas.schema.errors import ChainIncomplete, SchemaError, brief
+from edgepaas.schema.housekeeping import free_places
+from edgepaas.schema.judgement import Damaged, Unreadable
+from edgepaas.schema.rebuild import rebuild
 from edgepaas.schema.report import Action, SchemaReport
+from edgepaas.schema.tables import last_user
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
@@ -31,17 +36,17 @@ logger = logging.getLogger("edgepaas.schema")
 
 #: Seconds to wait for the processes that have the file open.
 LOCK_TIMEOUT = 25.0
-#: A file system with less than this many bytes left is full: no error there is the file's.
-FULL_BELOW = 256 * 1024
-
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
-
 #: Reads the models when they are needed: importing them takes longer than all the rest.
 Models = Callable[[], "MetaData | None"]
 
 
-class Damaged(SchemaError):
-    """The file is no sound database."""
+@dataclass(frozen=True)
+class _Failed:
+    """A migration that did not work: from where, how to say it, what was raised."""
+
+    before: Revisions | None
+    reason: str
+    error: Exception
 
 
 def versions_in(connection: sqlite3.Connection, chain: Chain) -> Revisions | None:
@@ -58,17 +63,23 @@ def versions_in(connection: sqlite3.Connection, chain: Chain) -> Revisions | Non
 def look(path: Path, chain: Chain) -> Revisions | None:
     """Return the file's revisions after a quick check; None without a version table.
 
+    A file that was found damaged in use is checked to its end, however large it is.
     Raises Damaged for a file that is no sound database, DatabaseFull when the disk is too
-    full to open it, SchemaError when it cannot be opened for another reason.
+    full to open it, Unreadable when the disk fails, SchemaError for another reason.
     """
     try:
         with contextlib.closing(open_sqlite(path)) as connection:
-            problem = files.problem_of(connection)
+            if damage_noted(path):
+                logger.warning("%s was found damaged in use: it is checked to its end", path)
+                problem = files.thorough_problem_of(connection)
+            else:
+                problem = files.problem_of(connection)
             if problem:
-                raise Damaged(f"the quick check found: {problem}")
+                raise Damaged(f"the check found: {problem}")
+            forget_damage(path)
             return versions_in(connection, chain)
     except sqlite3.Error as error:
-        raise _judged(path, error) from error
+        raise judgement.judged(path, error) from error
 
 
 def is_empty(path: Path) -> bool:
@@ -81,28 +92,62 @@ def is_empty(path: Path) -> bool:
         return connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
 
 
-def bring_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
+class Nothing:
+    """There is no file, or nothing was ever stored in it."""
+
+
+def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
+    """Return what is at *path*, judged before SQLite touches it; raises as :func:`look`."""
+    problem = not_to_be_opened(path)
+    if not problem and path.exists() and path.stat().st_size == 0:
+        user = last_user(paths, path)
+        if user or any(paths.backups.glob(f"*.{glob.escape(path.name)}")):
+            problem = f"it has no bytes, though {user or 'an application'} has used it"
+    if problem:
+        raise Damaged(problem)
+    try:
+        if is_empty(path):
+            return Nothing()
+    except sqlite3.Error as error:
+        raise judgement.judged(path, error) from error
+    return look(path, chain)
+
+
+def _examined_twice(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
+    try:
+        return examine(path, paths, chain)
+    except Unreadable as error:
+        logger.warning("%s; once more", error)
+    return examine(path, paths, chain)
+
+
+def bring_sqlite(
+    path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
+) -> SchemaReport:
     """Bring the file *path* to head and say what was done.
 
-    Raises SchemaError or LockHeld when it cannot and no safe way round is left: the file
-    is in use, or the disk is full.
+    *foreign*: another application used it last, so that the same word for a revision need
+    not mean the same tables. Raises SchemaError or LockHeld when it cannot and no safe way
+    round is left: the file is in use, or the disk is full.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with held(paths.database_lock, timeout=LOCK_TIMEOUT):
         files.sweep(path)
         files.forget_unfinished_backups(path, paths.backups)
+        free_places(path, paths)
         try:
-            if is_empty(path):
-                return _create(path, chain, models)
-            before = look(path, chain)
-        except sqlite3.Error as error:
-            judged = _judged(path, error)
-            if not isinstance(judged, Damaged):
-                raise judged from error
-            return _replace(path, paths, chain, models, str(judged))
+            before = _examined_twice(path, paths, chain)
         except Damaged as error:
             return _replace(path, paths, chain, models, str(error))
-        if before == chain.heads and chain.folder is not None:
+        if isinstance(before, Nothing):
+            forget_damage(path)
+            if not chain.unwritten:
+                chain.check_environment()
+            return _create(path, chain, models)
+        if chain.unwritten:
+            if before is not None and not missing_tables(path, models()):
+                return _report("nothing", before, chain, "every table is there", after=before)
+        elif before == chain.heads and not (foreign and misfit(path, chain, models())):
             return _report("nothing", before, chain, f"at head ({show(before)})")
         return _migrate(path, paths, chain, models, before)
 
@@ -118,16 +163,25 @@ def _create(path: Path, chain: Chain, models: Models) -> SchemaReport:
             _stamp(connection, chain)
         files.swap_in(copy, path, None, "")
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        if _disk_is_full(path):
-            raise DatabaseFull(f"the disk has no room for a fresh {path}: {error}") from error
-        raise SchemaError(f"a fresh {path} cannot be created: {error}") from error
-    return _report("created", None, chain, f"fresh file at {show(chain.heads)}")
+        if judgement.disk_is_full(path):
+            raise DatabaseFull(
+                f"the disk has no room for a fresh {path}: {brief(error)}"
+            ) from error
+        raise SchemaError(f"a fresh {path} cannot be created: {brief(error)}") from error
+    if chain.unwritten and chain.folder is not None:
+        message = (
+            f"fresh file, its tables from the models: {chain.folder / 'versions'} holds no "
+            f"migration yet; 'edgepaas schema --revision MSG' writes the first"
+        )
+    else:
+        message = f"fresh file at {show(chain.heads)}"
+    return _report("created", None, chain, message)
 
 
 def _migrate(
     path: Path, paths: Paths, chain: Chain, models: Models, before: Revisions | None
 ) -> SchemaReport:
-    """Migrate on a copy and swap it in; a failure sets the old file aside."""
+    """Migrate on a copy and swap it in; after a failure the file serves as it is if it can."""
     metadata = models()
     label = "-".join(sorted(before or ())) or "unversioned"
     try:
@@ -144,17 +198,27 @@ def _migrate(
         logger.warning("the SQLite file is %s", message)
         return _report("ahead", before, chain, message, after=before)
     except Exception as error:
-        judged = _judged(path, error) if isinstance(error, sqlite3.Error) else error
-        if isinstance(judged, DatabaseFull) or _disk_is_full(path):
+        if judgement.fails_to_read(error):
+            raise judgement.unreadable(path, error) from error
+        judged = judgement.judged(path, error) if isinstance(error, sqlite3.Error) else error
+        if isinstance(judged, DatabaseFull) or judgement.disk_is_full(path):
             raise SchemaError(
-                f"the disk is too full to migrate {path} on a copy; it was left as it is: {error}"
+                f"the disk is too full to migrate {path} on a copy; it was left as it is: "
+                f"{brief(error)}"
             ) from error
-        logger.exception("migrating %s failed", path)
+        reason = brief(error)
+        if before != chain.heads:
+            way = f"from {show(before or ())} to {show(chain.heads)}"
+            reason = f"migrating it {way} failed: {reason}"
+        logger.error("%s: %s", path, reason)
+        logger.debug("migrating %s failed", path, exc_info=error)
         files.sweep(path)
-        reason = f"migrating it from {show(before or ())} to {show(chain.heads)} failed: {error}"
-        return _replace(path, paths, chain, models, reason)
-    message = f"migrated on a copy from {show(before or ())} to {show(chain.heads)}"
-    return _report(action, before, chain, message, kept=kept)
+        return _without_migration(path, paths, chain, models, _Failed(before, reason, error))
+    if action == "adopted":
+        message = f"its tables had no version; adopted, and now at {show(chain.heads)}"
+    else:
+        message = f"migrated on a copy from {show(before or ())} to {show(chain.heads)}"
+    return _report(action, before, chain, message, kept=kept, after=_after(chain, before))
 
 
 def _mend_copy(
@@ -163,99 +227,103 @@ def _mend_copy(
     """Bring the copy on *connection* to head; raises what the migration raises."""
     from edgepaas.schema import migrations
 
-    if chain.folder is None:
+    if chain.unwritten:
         if metadata is not None:
             metadata.create_all(connection)
-        _stamp(connection, chain)
+        if not before:  # a version that another build or application wrote is left to it
+            _stamp(connection, chain)
         return "migrated"
-    if before is None:
+    if before == chain.heads:
+        raise SchemaError(f"it says {show(before)}, but its tables are another application's")
+    if not before:
+        # Made from the models before there was a migration, or by something else.
         likeness = migrations.likeness_of(connection, chain, metadata, before)
-        if likeness.revisions is None:
+        if likeness.revisions is not None:
+            migrations.stamp(connection, chain, likeness.revisions)
+            migrations.upgrade(connection, chain, metadata)
+            return "adopted"
+        if likeness.any_table:
             raise SchemaError(
                 f"it has tables, no version, and looks like no known revision: "
                 f"{likeness.difference}"
             )
-        migrations.stamp(connection, chain, likeness.revisions)
-        migrations.upgrade(connection, chain, metadata)
-        return "adopted"
-    unknown = before - frozenset(chain.parents)
+    unknown = (before or frozenset()) - frozenset(chain.parents)
     if unknown:
         shape = migrations.shape_of(connection, chain)
-        misfit = migrations.fits(shape, connection, metadata)
-        if misfit:
-            raise SchemaError(f"its revision {show(unknown)} is unknown to this build and {misfit}")
+        lacking = migrations.fits(shape, connection, metadata)
+        if lacking:
+            raise SchemaError(
+                f"its revision {show(unknown)} is unknown to this build and {lacking}"
+            )
         return "ahead"
     migrations.upgrade(connection, chain, metadata)
     return "migrated"
 
 
+def _without_migration(
+    path: Path,
+    paths: Paths,
+    chain: Chain,
+    models: Models,
+    failed: _Failed,
+) -> SchemaReport:
+    """Go on after a migration failed: as it is, or rebuilt, and only then on a fresh file."""
+    before, reason = failed.before, failed.reason
+    metadata = models()
+    if not misfit(path, chain, metadata):
+        message = (
+            f"{reason}; the file was left as it is and serves, since its tables fit: mend the "
+            f"migration, or 'edgepaas schema --repair'"
+        )
+        _alert(f"{path}: {message}", "sqlite-unmigrated", severity="warning")
+        return _report("unmigrated", before, chain, message, after=before or frozenset())
+    if isinstance(failed.error, ChainIncomplete):
+        raise failed.error
+    if not before or before == chain.heads:
+        # No migration ever ran on it, so none of what they do to rows can be missed.
+        try:
+            steps: list[str] = []
+            with finished_copy(path, path) as (copy, connection):
+                rebuild(connection, chain, metadata, steps)
+            files.check_copy(copy)
+            kept = files.swap_in(copy, path, paths.backups, "before-rebuild")
+        except Exception as trouble:  # a fresh file is what is left then
+            logger.error("rebuilding the tables of %s failed: %s", path, brief(trouble))
+            logger.debug("rebuilding the tables of %s failed", path, exc_info=trouble)
+            files.sweep(path)
+        else:
+            message = f"{'; '.join(steps)}; now at {show(chain.heads)} ({reason})"
+            _alert(f"{path}: {message}; as it was it is kept: {kept}", "sqlite-rebuilt")
+            return _report("repaired", before, chain, message, kept=kept)
+    return _replace(path, paths, chain, models, reason)
+
+
+def _after(chain: Chain, before: Revisions | None) -> Revisions:
+    return before or frozenset() if chain.unwritten else chain.heads
+
+
+def _alert(message: str, fingerprint: str, *, severity: Severity = "critical") -> None:
+    raise_alert(message, severity=severity, fingerprint=fingerprint, origin="schema")
+
+
 def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str) -> SchemaReport:
-    folder = files.set_aside(path, paths.quarantine)
-    raise_alert(
+    folder = files.set_aside(path, paths.quarantine, reason)
+    forget_damage(path)
+    _alert(
         f"the SQLite file {path} could not be used ({reason}); it was moved to {folder} and a "
         f"fresh one was opened: the box serves, without the rows of the old file. "
         f"'edgepaas doctor' and the log say more; the old file is kept",
-        severity="critical",
-        fingerprint="sqlite-replaced",
-        origin="schema",
+        "sqlite-replaced",
     )
     created = _create(path, chain, models)
     message = f"the old file is in {folder} ({reason}); {created.message}"
     return _report("replaced", None, chain, message, kept=folder)
 
 
-@contextlib.contextmanager
-def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Connection]]":
-    """Give a file beside *path*, a copy of *source* or empty, and a connection in a transaction.
-
-    Foreign keys are off: batch mode drops the parent table, and cascades would empty the
-    children. The transaction is committed and the file closed at the block's end; on an
-    exception it is removed.
-    """
-    from edgepaas.schema.migrations import migration_engine
-
-    copy = files.temporary_beside(path)
-    try:
-        if source is not None:
-            files.copy_database(source, copy)
-        engine = migration_engine(partial(_open_for_migration, copy), "sqlite://")
-        try:
-            with engine.begin() as connection:
-                yield copy, connection
-        finally:
-            engine.dispose()
-    except BaseException:
-        files.discard(copy)
-        raise
-
-
-def _open_for_migration(path: Path) -> sqlite3.Connection:
-    connection = open_sqlite(path, create=True)
-    connection.execute("PRAGMA foreign_keys=OFF")
-    return connection
-
-
 def _stamp(connection: "Connection", chain: Chain) -> None:
     from edgepaas.schema.migrations import stamp
 
     stamp(connection, chain, chain.heads)
-
-
-def _judged(path: Path, error: sqlite3.Error) -> EdgePaaSError:
-    """Return what *error* says about the file *path*: damaged, no room, or just out of reach."""
-    code = int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or _disk_is_full(path):
-        return DatabaseFull(f"the disk has no room to open {path}: {error}")
-    if code in _DAMAGED or path.is_dir():
-        return Damaged(str(error))
-    if not os.access(path, os.R_OK | os.W_OK):
-        return Damaged(f"{os.strerror(errno.EACCES)}: {error}")
-    return SchemaError(f"{path} cannot be opened: {error}")
-
-
-def _disk_is_full(path: Path) -> bool:
-    status = os.statvfs(path.parent)
-    return status.f_bavail * status.f_frsize < FULL_BELOW
 
 
 def _report(

@@ -1,7 +1,20 @@
-"""What the schema stage can fail with."""
+"""What the schema stage can fail with, and how it is said."""
 
 from edgepaas.errors import EdgePaaSError
+
+_LONGEST = 300
 
 
 class SchemaError(EdgePaaSError):
     """The schema cannot be brought to head; the message says what was left as it was."""
+
+
+class ChainIncomplete(SchemaError):
+    """The build lacks a part of its migrations: no database is to blame for that."""
+
+
+def brief(error: BaseException) -> str:
+    """Return *error* as one line: the driver's own words, without the statement and its values."""
+    said = str(getattr(error, "orig", None) or error) or type(error).__name__
+    line = next((line for line in said.splitlines() if line.strip()), type(error).__name__)
+    return " ".join(line.split())[:_LONGEST]

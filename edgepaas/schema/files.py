@@ -10,24 +10,23 @@ import glob
 import logging
 import os
 import secrets
-import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from edgepaas.database.sqlite import open_sqlite
 from edgepaas.files.atomic import sync_folder
+from edgepaas.files.sqlitefile import sidecars
 from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.quarantine import describe, quarantine_of, write_note
 
 logger = logging.getLogger("edgepaas.schema")
 
-#: Generations kept of what was set aside and of what a migration replaced.
+#: Generations kept of what a migration replaced, and of what was set aside without a row.
 KEPT = 2
 #: Seconds that a boot spends on the quick check; a file too large for it is taken as it is.
 CHECK_SECONDS = 20.0
 
-_SIDECARS = ("-wal", "-shm", "-journal")
 #: A rare instruction count for the progress handler: cheap, and still well under a second.
 _INSTRUCTIONS = 100_000
 
@@ -43,15 +42,15 @@ def sweep(path: Path) -> None:
     """Remove what a killed run left beside *path*: half-made copies, and a -wal without a file."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
         leftover.unlink(missing_ok=True)
-    if not path.exists() and any(sidecar.exists() for sidecar in _sidecars(path)):
+    if not path.exists() and any(map(Path.exists, sidecars(path))):
         # A fresh file of this name would swallow it; it may hold committed rows.
         logger.warning("%s is gone but its -wal is there: it goes into quarantine", path)
-        set_aside(path, path.parent / "quarantine")
+        set_aside(path, path.parent / "quarantine", "its -wal was there without the file")
 
 
 def discard(temporary: Path) -> None:
     """Remove an unfinished copy with its side files."""
-    for file in (temporary, *_sidecars(temporary)):
+    for file in (temporary, *sidecars(temporary)):
         with contextlib.suppress(FileNotFoundError):
             file.unlink()
 
@@ -65,8 +64,12 @@ def copy_database(source: Path, target: Path) -> None:
         from_connection.backup(to_connection)
 
 
-def problem_of(connection: sqlite3.Connection, *, seconds: float = CHECK_SECONDS) -> str:
-    """Return what ``quick_check`` finds; empty when it is content or not done in *seconds*."""
+def problem_of(connection: sqlite3.Connection, *, seconds: float | None = None) -> str:
+    """Return what ``quick_check`` finds; empty when it is content or not done in *seconds*.
+
+    Those are CHECK_SECONDS where nothing else is said.
+    """
+    seconds = CHECK_SECONDS if seconds is None else seconds
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
     try:
@@ -78,6 +81,12 @@ def problem_of(connection: sqlite3.Connection, *, seconds: float = CHECK_SECONDS
         raise
     finally:
         connection.set_progress_handler(None, 0)
+    return "" if answer[0] == "ok" else str(answer[0])
+
+
+def thorough_problem_of(connection: sqlite3.Connection) -> str:
+    """Return what ``integrity_check`` finds, indexes included, however long it takes."""
+    answer = connection.execute("PRAGMA integrity_check(1)").fetchone()
     return "" if answer[0] == "ok" else str(answer[0])
 
 
@@ -125,21 +134,27 @@ def back_up(path: Path, backups: Path, label: str) -> Path:
     return copy
 
 
-def set_aside(path: Path, quarantine: Path) -> Path:
-    """Move *path* with its -wal and -shm into a folder of its own and return that folder."""
-    if quarantine.parent.stat().st_dev != path.parent.stat().st_dev:
-        quarantine = path.parent / "quarantine"  # a rename does not cross file systems
+def set_aside(path: Path, quarantine: Path, reason: str) -> Path:
+    """Move *path* with its -wal and -shm into a folder of its own and return that folder.
+
+    A note in it says why, and how many rows there are.
+    """
+    note = describe(path, reason)
+    quarantine = quarantine_of(path, quarantine)
     quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = _next_name(quarantine, "", path.name)
     folder.mkdir(mode=0o700)
     # The file first: killed in between, a -wal without its file is found by sweep(); a file
     # without its -wal would be taken for a whole one that lacks its last rows.
-    for file in (path, *_sidecars(path)):
+    for file in (path, *sidecars(path)):
         with contextlib.suppress(FileNotFoundError):
             file.rename(folder / file.name)
     sync_folder(path.parent)
     sync_folder(folder)
-    _prune(quarantine)
+    try:
+        write_note(folder, note)
+    except OSError as error:  # without it the folder counts as one that may hold rows
+        logger.warning("the note in %s could not be written: %s", folder, error)
     return folder
 
 
@@ -169,12 +184,8 @@ def _settle(path: Path) -> None:
     """Fold the -wal of *path* into it, so that none is left for the file that takes its place."""
     with contextlib.closing(open_sqlite(path)) as connection:
         mode = connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
-    if mode != "delete" or any(sidecar.exists() for sidecar in _sidecars(path)):
+    if mode != "delete" or any(map(Path.exists, sidecars(path))):
         raise SchemaError(f"{path} is still open somewhere: stop what uses it and run again")
-
-
-def _sidecars(path: Path) -> Iterator[Path]:
-    return (path.with_name(path.name + suffix) for suffix in _SIDECARS)
 
 
 def _next_name(folder: Path, label: str, name: str) -> Path:
@@ -196,7 +207,4 @@ def _sync(path: Path) -> None:
 def _prune(folder: Path) -> None:
     for entry in sorted(folder.iterdir())[:-KEPT]:
         logger.warning("removing %s: only the newest %d are kept", entry, KEPT)
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        entry.unlink()

@@ -1,6 +1,9 @@
 """Running Alembic; the only module that imports it, and only when there is something to run."""
 
+import contextlib
 import logging
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, inspect
 from sqlalchemy.pool import StaticPool
 
 from edgepaas.schema.chain import Chain, Revisions
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -20,6 +23,9 @@ logger = logging.getLogger("edgepaas.schema")
 #: A table and the names of its columns.
 Shape = dict[str, frozenset[str]]
 
+#: What Alembic writes a new migration from.
+TEMPLATE = "script.py.mako"
+
 _BATCH_TABLE = "_alembic_tmp_"
 
 
@@ -27,6 +33,9 @@ def upgrade(
     connection: Connection, chain: Chain, metadata: "MetaData | None", to: str = "heads"
 ) -> None:
     """Migrate in the transaction that *connection* is in; raises what the migration raises."""
+    if chain.unwritten:
+        return
+    chain.check_environment()
     _quiet_alembic()
     from alembic import command
 
@@ -75,6 +84,9 @@ def shapes_by_revision(chain: Chain, metadata: "MetaData | None") -> list[tuple[
 
     Each with what the version table says then: two revisions, where branches were not merged.
     """
+    if chain.unwritten:
+        return []
+    chain.check_environment()
     _quiet_alembic()
     from alembic.script import ScriptDirectory
 
@@ -95,10 +107,14 @@ def shapes_by_revision(chain: Chain, metadata: "MetaData | None") -> list[tuple[
 
 @dataclass(frozen=True)
 class Likeness:
-    """Which revisions a database looks like; without any, how it differs from the newest."""
+    """Which revisions a database looks like; without any, how it differs from the newest.
+
+    *any_table*: at least one table of the chain is there.
+    """
 
     revisions: Revisions | None
     difference: str
+    any_table: bool = True
 
 
 def likeness_of(
@@ -118,7 +134,7 @@ def likeness_of(
     newest = known[-1][1] if known else {}
     if claimed in alike:
         return Likeness(claimed, "")
-    return Likeness(alike[-1] if alike else None, _difference(shape, newest))
+    return Likeness(alike[-1] if alike else None, _difference(shape, newest), bool(shape))
 
 
 def fits(shape: Shape, connection: Connection, metadata: "MetaData | None") -> str:
@@ -168,9 +184,13 @@ def differences(connection: Connection, chain: Chain, metadata: "MetaData") -> l
 def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Path) -> Path:
     """Write a new migration by comparing the models with a scratch database at head.
 
-    *folder* takes the scratch file. Returns the new script's path; raises SchemaError when
-    the models have not changed.
+    *folder* takes the scratch file. A missing ``versions/`` is made, a missing
+    ``script.py.mako`` is the shipped one. Returns the new script's path; raises SchemaError
+    when the models have not changed, ChainIncomplete without an ``env.py``.
     """
+    chain.check_environment()
+    assert chain.folder is not None  # noqa: S101 - callers have seen to it
+    (chain.folder / "versions").mkdir(exist_ok=True)
     _quiet_alembic()
     from alembic import command
 
@@ -184,15 +204,41 @@ def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Pat
                 raise SchemaError("the models and the newest migration agree: nothing to write")
             connection.rollback()
             config = _config(connection, chain, metadata)
-            written = command.revision(
-                config, message=message, autogenerate=True, rev_id=f"{number:04d}"
-            )
+            with _template(chain.folder):
+                written = command.revision(
+                    config, message=message, autogenerate=True, rev_id=f"{number:04d}"
+                )
     finally:
         engine.dispose()
     script = written[0] if isinstance(written, list) else written
     if script is None:
         raise SchemaError("Alembic wrote no migration")
-    return Path(script.path)
+    # An application may lie behind a link; what is to be read and committed is the file.
+    return Path(script.path).resolve()
+
+
+@contextlib.contextmanager
+def _template(folder: Path) -> Iterator[None]:
+    """Lend the shipped template to a *folder* that has none of its own."""
+    wanted = folder / TEMPLATE
+    if wanted.exists():
+        yield
+        return
+    shutil.copyfile(shipped_template(), wanted)
+    try:
+        yield
+    finally:
+        wanted.unlink(missing_ok=True)
+
+
+def shipped_template() -> Path:
+    """Return the template that comes with this build."""
+    package = Path(__file__).parents[1]
+    places = (package / "_alembic" / TEMPLATE, package.parent / "alembic" / TEMPLATE)
+    for place in places:
+        if place.is_file():
+            return place
+    raise ChainIncomplete(f"{places[0]} is not there: install this build again")
 
 
 def migration_engine(connect: Any, dialect: str) -> Engine:

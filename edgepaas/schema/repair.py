@@ -6,7 +6,6 @@ Nothing is dropped. On SQLite everything happens on a copy, and the file as it w
 
 import json
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,11 @@ from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 from edgepaas.schema import embedded, files
 from edgepaas.schema.chain import Chain, Revisions, show
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.copies import finished_copy
+from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.housekeeping import free_places, put_in_order
+from edgepaas.schema.judgement import Damaged
+from edgepaas.schema.rebuild import rebuild
 from edgepaas.schema.report import SchemaReport
 
 if TYPE_CHECKING:
@@ -34,16 +37,17 @@ _BATCH_TABLE = "_alembic_tmp_"
 
 def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
     """Diagnose and mend the SQLite file; raises SchemaError or LockHeld with nothing changed."""
+    put_in_order(paths, path)
     with held(paths.database_lock, timeout=embedded.LOCK_TIMEOUT):
         files.sweep(path)
+        free_places(path, paths)
         files.forget_unfinished_backups(path, paths.backups)
         try:
-            before = None if embedded.is_empty(path) else embedded.look(path, chain)
-            usable = not embedded.is_empty(path)
-        except (embedded.Damaged, sqlite3.Error):
-            usable, before = False, None
-        if usable:
-            return _repair_sound_file(path, paths, chain, models, before)
+            found = embedded.examine(path, paths, chain)
+        except Damaged:
+            found = embedded.Nothing()
+        if not isinstance(found, embedded.Nothing):
+            return _repair_sound_file(path, paths, chain, models, found)
     # Without a file, or with a damaged one, a boot knows what to do.
     return embedded.bring_sqlite(path, paths, chain, models)
 
@@ -87,7 +91,7 @@ def _repair_sound_file(
 ) -> SchemaReport:
     metadata = models()
     steps = _diagnose_versions(chain, before)
-    with embedded.finished_copy(path, path) as (copy, connection):
+    with finished_copy(path, path) as (copy, connection):
         steps += _mend_batch_leftovers(connection)
         after = _mend(connection, chain, metadata, before, steps)
     try:
@@ -143,7 +147,7 @@ def _mend(
         steps.clear()  # a newer build's, and this one can work on it: nothing is wrong
         return before or frozenset()
     steps.append(f"half-applied, it looks like no revision: {likeness.difference}")
-    _rebuild(connection, chain, metadata, steps)
+    rebuild(connection, chain, metadata, steps)
     return chain.heads
 
 
@@ -158,59 +162,8 @@ def _try_upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | N
             if misfit:
                 raise SchemaError(misfit)
     except Exception as error:  # noqa: BLE001 - a migration's code may raise anything
-        return str(getattr(error, "orig", None) or error)
+        return brief(error)
     return ""
-
-
-def _rebuild(
-    connection: "Connection", chain: Chain, metadata: "MetaData | None", steps: list[str]
-) -> None:
-    """Make every table anew from the models and fill it with the rows that are there.
-
-    The old tables of the same names go; the file as it was, which has them, is kept.
-    """
-    from sqlalchemy import inspect
-
-    from edgepaas.schema import migrations
-
-    if metadata is None:
-        raise SchemaError("the application has no models to rebuild the tables from")
-    shape = migrations.shape_of(connection, chain)
-    quote = connection.dialect.identifier_preparer.quote
-    old_names = {}
-    for table in metadata.sorted_tables:
-        if table.name in shape:
-            old = f"_before_repair_{table.name}"
-            for index in inspect(connection).get_indexes(table.name):
-                if index["name"]:
-                    connection.exec_driver_sql(f"DROP INDEX {quote(index['name'])}")
-            connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} RENAME TO {quote(old)}")
-            old_names[table.name] = old
-    metadata.create_all(connection)
-    for table in metadata.sorted_tables:
-        if table.name not in old_names:
-            steps.append(f"created the table {table.name}, which was missing")
-            continue
-        old = quote(old_names[table.name])
-        common = [column.name for column in table.columns if column.name in shape[table.name]]
-        names = ", ".join(map(quote, common))
-        try:
-            # Names are those of the models, quoted; no value is part of the statement.
-            moved = connection.exec_driver_sql(
-                f"INSERT INTO {quote(table.name)} ({names}) SELECT {names} FROM {old}"  # noqa: S608
-            ).rowcount
-        except Exception as error:
-            raise SchemaError(
-                f"the rows of {table.name} do not fit into the table as it should be "
-                f"({getattr(error, 'orig', None) or error}); the file was left as it was"
-            ) from error
-        connection.exec_driver_sql(f"DROP TABLE {old}")
-        lost = sorted(shape[table.name] - set(common))
-        steps.append(
-            f"rebuilt {table.name} with all its {moved} rows"
-            + (f"; its columns {', '.join(lost)} are only in the kept file" if lost else "")
-        )
-    migrations.stamp(connection, chain, chain.heads)
 
 
 def _mend_batch_leftovers(connection: "Connection") -> list[str]:

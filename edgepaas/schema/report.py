@@ -10,6 +10,7 @@ Action = Literal[
     "migrated",
     "adopted",  # it had tables and no version; it looked like a known revision
     "ahead",  # a newer build migrated it; it holds all that this build needs
+    "unmigrated",  # a migration failed; the tables fit all the same, so it serves as it was
     "replaced",  # unusable: set aside, a fresh file opened
     "repaired",
     "left",  # RUN_MIGRATIONS=false

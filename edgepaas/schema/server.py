@@ -69,7 +69,7 @@ def bring_postgres(
         raise unusable(error, "its version cannot be read") from error
     finally:
         close_quietly(connection)
-    if before == chain.heads and chain.folder is not None:
+    if before == chain.heads and not chain.unwritten:
         return _report("nothing", before, before, f"at head ({show(before)})")
     return migrate(connector, chain, models())
 
@@ -115,7 +115,7 @@ def unusable(error: Exception, what: str) -> Exception:
     if isinstance(error, DatabaseUnavailable | SchemaError):
         return error
     original = getattr(error, "orig", None) or error
-    said = server_message(original)
+    said = " ".join(server_message(original).split())
     state = sqlstate(original)
     if is_lost(original):
         return DatabaseUnavailable(f"PostgreSQL: {what}: {said}")
@@ -141,11 +141,14 @@ def _upgrade(
 ) -> Action:
     from edgepaas.schema import migrations
 
-    if chain.folder is None:
+    if chain.unwritten:
         if metadata is not None:
             metadata.create_all(connection)
-        migrations.stamp(connection, chain, chain.heads)
+        if not before:  # a version that another build wrote is left to it
+            migrations.stamp(connection, chain, chain.heads)
         return "migrated"
+    # An empty version table: the tables were made from the models before there was a migration.
+    adopt = adopt or before == frozenset()
     if before == chain.heads and not adopt:
         return "nothing"
     shape = migrations.shape_of(connection, chain)

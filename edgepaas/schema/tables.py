@@ -47,7 +47,7 @@ def publish(paths: Paths, document: dict[str, Any]) -> None:
         kept = json.loads(paths.tables.read_text(encoding="utf-8"))
         if kept == document:
             return
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass  # absent or torn: it is written below
     write_atomic(paths.tables, json.dumps(document, indent=1) + "\n")
 
@@ -66,12 +66,28 @@ def make(
     }
     sources = {str(path): _stamp(path) for path in _sources(application, chain)}
     cache = {
+        **_cache(paths),
         "made_for": _identity(application, chain),
         "sources": sources,
         "document": document,
     }
     write_atomic(paths.state / CACHE, json.dumps(cache))
     return document
+
+
+def last_user(paths: Paths, file: Path) -> str:
+    """Return the name of the application that used the SQLite *file* last; empty: unknown."""
+    owner = _cache(paths).get("owner")
+    if not isinstance(owner, dict) or owner.get("file") != str(file):
+        return ""
+    return str(owner.get("application", ""))
+
+
+def note_user(paths: Paths, file: Path, application: str) -> None:
+    """Remember that *application* uses the SQLite *file*."""
+    if last_user(paths, file) != application:
+        owner = {"file": str(file), "application": application}
+        write_atomic(paths.state / CACHE, json.dumps({**_cache(paths), "owner": owner}))
 
 
 def describe(metadata: "MetaData") -> dict[str, Any]:
@@ -98,6 +114,14 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
     }
 
 
+def _cache(paths: Paths) -> dict[str, Any]:
+    try:
+        kept = json.loads((paths.state / CACHE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # a cache: what is wrong with it is mended by making it again
+    return kept if isinstance(kept, dict) else {}
+
+
 def _identity(application: str, chain: Chain) -> list[object]:
     return [application, build_version(), str(chain.folder), sorted(chain.heads)]
 
@@ -105,7 +129,8 @@ def _identity(application: str, chain: Chain) -> list[object]:
 def _sources(application: str, chain: Chain) -> Iterable[Path]:
     """The files whose change may change the tables: migrations and the application's modules."""
     if chain.folder is not None:
-        yield chain.folder / "versions"  # a file more or less changes the folder's time
+        if (chain.folder / "versions").is_dir():
+            yield chain.folder / "versions"  # a file more or less changes the folder's time
         yield from chain.scripts()
     roots = {"edgepaas", application.partition(":")[0].partition(".")[0]}
     roots |= {name.partition(".")[0] for name in _entry_point_module(application)}

@@ -10,12 +10,16 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask, WSGITask
 
-from edgepaas.web.problems import PROBLEMS, Problem
-from edgepaas.web.protocol import Parser
+from edgepaas.web.problems import PROBLEMS, Problem, too_long
+from edgepaas.web.protocol import MIN_PROGRESS, Parser
 
 #: How long, and how much, a client that was refused may still send before it is cut off.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 1024 * 1024
+#: Callers that are turned away and listened to like that at the same time.
+MOST_LINGERING = 64
+
+_REASONS = {408: "Request Timeout", 503: "Service Unavailable"}
 
 
 def close_while_draining(task: Any) -> None:
@@ -41,8 +45,12 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         """Write the answer; called by a worker."""
         refusal = self.request.error
         _, default = PROBLEMS.get(refusal.code, ("", ""))
-        said = default if refusal.code in (413, 500) else str(refusal.body)
-        problem = Problem(refusal.code, said or default)
+        said = default if refusal.code == 500 else str(refusal.body)
+        problem = (
+            too_long(self.channel.adj.max_request_body_size)
+            if refusal.code == 413
+            else Problem(refusal.code, said or default)
+        )
         request_id = os.urandom(8).hex()
         body = problem.encoded(request_id)
         self.status = f"{refusal.code} {refusal.reason}"
@@ -57,7 +65,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection that can say how long it has been silent, and be given up with an answer."""
+    """A connection that can say whether it gets on, and be given up with an answer."""
 
     task_class = Task
     parser_class = Parser
@@ -66,15 +74,27 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     linger = False
     socket: Any
     _answering = False
+    #: Whether a request was answered, or MIN_PROGRESS of a body has arrived.
+    proven = False
+    #: Whether nothing was sent since the connection began, or since the last answer.
+    _rested = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._last_heard = time.monotonic()
+        self._moved = self._last_heard = time.monotonic()
         super().__init__(*arguments, **options)
 
     def received(self, data: bytes) -> bool:
         """Take in what the client sent (the loop's thread)."""
         self._last_heard = time.monotonic()
-        return bool(super().received(data))
+        # Once for each request: blank lines begin one as often as a client likes.
+        if self._rested:
+            self._rested = False
+            self._moved = self._last_heard
+        taken = bool(super().received(data))
+        if self.request is not None and self.request.progressed():
+            self._moved = self._last_heard
+            self.proven = self.proven or self.request.body_bytes_received >= MIN_PROGRESS
+        return taken
 
     def service(self) -> None:
         """Answer the next request (a worker's thread)."""
@@ -82,18 +102,44 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         try:
             super().service()
         finally:
-            self._last_heard = time.monotonic()
+            self._moved = self._last_heard = time.monotonic()
+            self._rested = self.proven = True
 
     def write_soon(self, data: Any) -> int:
         """Queue part of an answer (a worker's thread)."""
         with self.outbuf_lock:
             self._answering = True
+            if not self.total_outbufs_len:
+                self._moved = time.monotonic()  # what came before was not for the client to do
             return int(super().write_soon(data))
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send some of *data*; returns how many bytes the client's side took."""
+        sent = int(super().send(data, do_close))
+        if sent:
+            self._moved = time.monotonic()
+        return sent
+
+    def stalled_for(self, now: float) -> float:
+        """Return for how many seconds the client did not get on; 0 while it is ours to work."""
+        at_work = self.requests and not self.total_outbufs_len
+        return 0.0 if at_work else now - self._moved
+
+    def overdue(self, now: float, patience: float) -> bool:
+        """Whether a request that has begun is arriving too slowly; *patience* in seconds."""
+        arriving = self.request is not None and not self.requests and not self.total_outbufs_len
+        return arriving and now - self._moved > patience and not self.something_to_read()
+
+    def cut(self) -> None:
+        """Close the connection; a request that has begun gets 408 (the loop's thread)."""
+        if self.request is not None and not self.requests and not self.total_outbufs_len:
+            _say(self.socket, Problem(408))
+        self.handle_close()
 
     def quiet_for(self, now: float) -> float:
         """Return for how many seconds nothing has been asked or answered; 0 while anything is."""
         busy = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
-        if busy or self._something_to_read():
+        if busy or self.something_to_read():
             return 0.0
         if self.request is not None and not self.request.headers_finished:
             return (now - self._last_heard) / 4  # a slow client's headers: four times the patience
@@ -105,15 +151,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             waiting = bool(self.requests)
             self.connected = False  # the worker's next write ends its task
             if waiting and not self._answering and self.socket is not None:
-                problem = Problem(503, "The service stopped before this was done.", retry_after=2)
-                body = problem.encoded("-")
-                head = (
-                    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-                    f"Retry-After: {problem.headers['Retry-After']}\r\n\r\n"
-                )
-                with contextlib.suppress(OSError):  # the client may be gone by now
-                    self.socket.send(head.encode("ascii") + body)
+                message = "The service stopped before this was done."
+                _say(self.socket, Problem(503, message, retry_after=2))
         self.handle_close()
         return waiting
 
@@ -131,13 +170,40 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             _Lingering(sock, self._map)
         super().handle_close()
 
-    def _something_to_read(self) -> bool:
+    def something_to_read(self) -> bool:
+        """Whether the client sent what was not received yet."""
         if self.socket is None:
             return False
         try:
             return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
             return False  # nothing there, or the connection is gone
+
+
+def turn_away(sock: socket.socket, loop_map: dict[int, Any]) -> None:
+    """Answer 503 to a caller that gets no place, and close its connection."""
+    sock.setblocking(False)
+    _say(sock, Problem(503, "Too many connections are open; try again.", retry_after=2))
+    if sum(isinstance(each, _Lingering) for each in loop_map.values()) < MOST_LINGERING:
+        _Lingering(sock, loop_map)
+    else:
+        sock.close()
+
+
+def _say(sock: socket.socket, problem: Problem) -> None:
+    """Answer with *problem* at once, as far as the socket takes it."""
+    request_id = os.urandom(8).hex()
+    body = problem.encoded(request_id)
+    lines = [
+        f"HTTP/1.1 {problem.status} {_REASONS[problem.status]}",
+        *(f"{name}: {value}" for name, value in problem.headers.items()),
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Request-ID: {request_id}",
+    ]
+    with contextlib.suppress(OSError):  # the client may be gone by now
+        sock.send("\r\n".join([*lines, "", ""]).encode("ascii") + body)
 
 
 class _Lingering(wasyncore.dispatcher):  # type: ignore[misc]

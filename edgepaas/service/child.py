@@ -24,9 +24,10 @@ logger = logging.getLogger("edgepaas.up")
 
 @dataclass(frozen=True)
 class Happened:
-    """What woke the supervisor."""
+    """What woke the supervisor; *interrupt*: it was Ctrl-C that asks to stop."""
 
     stop: bool = False
+    interrupt: bool = False
     hangup: bool = False
 
 
@@ -61,7 +62,9 @@ class Events:
         with contextlib.suppress(BlockingIOError):
             numbers = os.read(self._read, 4096)
         return Happened(
-            stop=any(number in numbers for number in _STOP), hangup=signal.SIGHUP in numbers
+            stop=any(number in numbers for number in _STOP),
+            interrupt=signal.SIGINT in numbers and signal.SIGTERM not in numbers,
+            hangup=signal.SIGHUP in numbers,
         )
 
 
@@ -140,9 +143,14 @@ class Child:
         if self.status is None:
             os.kill(self.pid, number)
 
-    def stop(self, patience: float) -> None:
-        """Ask the process to end; after *patience* seconds it is killed."""
-        self.signal(signal.SIGTERM)
+    def stop(self, patience: float, *, interrupt: bool = False) -> None:
+        """Ask the process to end; after *patience* seconds it is killed.
+
+        *interrupt* passes Ctrl-C on as what it was, to a service that is ready for it: to
+        a Python that is still starting it would be an exception in the middle of an import.
+        """
+        ready = self.ready_at is not None
+        self.signal(signal.SIGINT if interrupt and ready else signal.SIGTERM)
         if self._kill_at is None:
             self._kill_at = time.monotonic() + patience
 

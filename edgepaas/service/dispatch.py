@@ -7,23 +7,18 @@ from typing import Any
 
 from waitress.task import ThreadedTaskDispatcher
 
-#: Paths of the health lane: a probe never waits behind the application's requests.
-_HEALTH = frozenset({"/health", "/ready", "/metrics"})
-
-
-def is_health_path(path: str) -> bool:
-    """Whether *path* is answered by the health lane, and while the service starts."""
-    return path in _HEALTH or path.startswith("/health/")
+from edgepaas.web.probes import is_probe
 
 
 class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     """Hands requests to worker threads; what needs the application waits until it is there.
 
-    A task is one of Waitress' channels whose next request is complete. Health paths,
-    and requests that Waitress itself refuses, go to a thread of their own. All others
-    are parked while the gate is shut, at most *parking* of them: a client that comes
-    during the start waits for its answer instead of being turned away. What finds the
-    park full goes to the health lane, whose early responder says 503.
+    A task is one of Waitress' channels whose next request is complete. Probes, and
+    requests that Waitress itself refuses, go to a thread of their own: a probe never
+    waits behind the application's requests, nor runs its code. All others are parked
+    while the gate is shut, at most *parking* of them: a client that comes during the
+    start waits for its answer instead of being turned away. What finds the park full
+    goes to the health lane, whose early responder says 503.
     """
 
     def __init__(self, threads: int, *, parking: int) -> None:
@@ -72,6 +67,11 @@ class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
         for task in parked:
             self._health.add_task(task)
         return len(parked)
+
+    def busy(self) -> bool:
+        """Whether a request that needs the application is being worked on, or waits for it."""
+        with self.lock:
+            return bool(self.queue) or self.active_count > 0
 
     def probe(self, timeout: float) -> bool:
         """Whether, within *timeout* seconds, a worker of each lane was free to pick up a no-op.
@@ -131,4 +131,4 @@ def _put_first(lane: Any) -> Evidence:
 
 def _belongs_to_health(request: Any) -> bool:
     # A request that could not be parsed has no path; Waitress answers it by itself.
-    return request.error is not None or is_health_path(getattr(request, "path", ""))
+    return request.error is not None or is_probe(request.command, request.path)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.service.dispatch import is_health_path
+from edgepaas.web.probes import is_probe
 from edgepaas.web.problems import Problem
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -57,21 +57,25 @@ class Front:
     ) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         phase, application = self._phase, self._application
-        path = environ.get("PATH_INFO", "")
-        if application is not None and (phase is None or is_health_path(path)):
+        if application is not None and (phase is None or _is_probe(environ)):
             return application(environ, start_response)
-        return _answer(phase or Phase("starting", ""), path, environ, start_response)
+        return _answer(phase or Phase("starting", ""), environ, start_response)
+
+
+def _is_probe(environ: dict[str, Any]) -> bool:
+    return is_probe(environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", ""))
 
 
 def _answer(
-    phase: Phase, path: str, environ: dict[str, Any], start_response: Callable[..., Any]
+    phase: Phase, environ: dict[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
     given = environ.get("HTTP_X_REQUEST_ID", "")
     request_id = given if _REQUEST_ID.match(given) else os.urandom(8).hex()
     headers: dict[str, str] = {}
-    if path == "/health/live":
+    probe = _is_probe(environ)
+    if probe and environ["PATH_INFO"] == "/health/live":
         status, body = "200 OK", _json({"status": "ok"})
-    elif is_health_path(path):
+    elif probe:
         status = "503 Service Unavailable"
         reasons = [phase.reason] if phase.reason else []
         body = _json(

@@ -1,6 +1,7 @@
 """The listening sockets: handed down (sd_listen_fds(3)), or bound here."""
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -51,6 +52,41 @@ def listening_sockets(
     if not may_bind:
         raise CannotListen(_not_handed_down(host, port))
     return Listening(tuple(bind(host, port)), inherited=False)
+
+
+def listens_elsewhere(listening: Listening, host: str, port: int) -> str:
+    """Return how the sockets differ from what HOST and PORT say, "" when they do not.
+
+    A host that is a name is not resolved for this; only its port is compared.
+    """
+    bound = [
+        sock.getsockname()[:2]
+        for sock in listening.sockets
+        if sock.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    if not bound:
+        return ""  # a Unix socket is never by accident
+    for address, number in bound:
+        if number == port and (not _is_address(host) or _same_address(address, host)):
+            return ""
+    return (
+        f"HOST={host} PORT={port} is set, but the socket that was handed down listens on "
+        f"{bound[0][0]} port {bound[0][1]}"
+    )
+
+
+def _is_address(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def _same_address(bound: str, host: str) -> bool:
+    everywhere = ("0.0.0.0", "::")
+    if host in everywhere:
+        return bound in everywhere
+    try:
+        return ipaddress.ip_address(bound) == ipaddress.ip_address(host)
+    except ValueError:
+        return True  # an address of a kind that is not known here
 
 
 def inherited_sockets(environ: MutableMapping[str, str], *, pid: int) -> list[socket.socket]:

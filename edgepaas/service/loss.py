@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for.
 LOSS_PATIENCE = 1.0
-#: Seconds between looks at a database that nobody complains of: a server that falls silent
-#: hangs the requests that use it, and none of them comes back to complain.
-LOOK_EVERY = {"postgresql": 2.0, "sqlite": 10.0}
+#: Seconds between looks at a database that nobody complains of, and between health checks.
+LOOK_EVERY = {"postgresql": 3.0, "sqlite": 10.0}
+#: The same while requests are being worked on: a server that falls silent hangs those that
+#: use it, and none of them comes back to complain.
+LOOK_EVERY_BUSY = {"postgresql": 0.5, "sqlite": 10.0}
 #: Seconds between looks at one that is lost and has no fallback.
 RETRY_EVERY = 1.0
 #: A SQLite file that fails for so many looks in a row is handed to the schema stage.
@@ -47,6 +49,8 @@ class Surroundings:
     control: Control
     #: Counts a failure; returns how many seconds to wait before ending.
     back_off: Callable[[], float]
+    #: Whether requests are being worked on.
+    busy: Callable[[], bool] = lambda: False
 
 
 class LossWatch:
@@ -70,14 +74,29 @@ class LossWatch:
         threading.Thread(target=self._run, name="database-watch", daemon=True).start()
 
     def _run(self) -> None:
-        while not self._around.control.wait(0):
-            usual = LOOK_EVERY[self._database.dialect]
-            pause = usual if self._lost_since is None else RETRY_EVERY
-            self._suspected.wait(pause)
+        control = self._around.control
+        refreshed = time.monotonic()
+        while not control.wait(0):
+            if self._lost_since is None:
+                self._wait_for_a_reason()
+            else:
+                control.wait(RETRY_EVERY)  # not hurried by those who fail meanwhile
             self._suspected.clear()
-            if not self._around.control.wait(0):
-                self.look()
+            if control.wait(0):
+                return
+            self.look()
+            if time.monotonic() - refreshed >= LOOK_EVERY[self._database.dialect]:
+                refreshed = time.monotonic()
                 self._around.board.refresh()  # or the state would only know what somebody asked
+
+    def _wait_for_a_reason(self) -> None:
+        """Return when somebody suspects the database, or it is time for a look."""
+        began = time.monotonic()
+        usual = LOOK_EVERY[self._database.dialect]
+        busy = LOOK_EVERY_BUSY[self._database.dialect]
+        while (left := began + usual - time.monotonic()) > 0:
+            if self._suspected.wait(min(left, busy)) or self._around.busy():
+                return
 
     def look(self) -> bool:
         """Ask the database once; act when it is lost, or back. Whether it answers."""
@@ -85,6 +104,7 @@ class LossWatch:
         if trouble is None:
             self._back()
             return True
+        self._suspected.clear()  # our own question's, and everybody's: it is acted upon now
         self._failures += 1
         if self._lost_since is None:
             self._lost_since = time.monotonic()

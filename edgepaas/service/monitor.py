@@ -91,7 +91,8 @@ class Monitor:
             self._alive = time.monotonic()
             self._hung = False
             self._notifier.alive()
-        elif not self._hung:
+        elif not self._hung and not self._control.wait(0):
+            # While it drains, hung workers are no news: that is what a drain is bounded for.
             self._hung = True
             logger.error("no worker answers; what each thread does follows")
             faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)

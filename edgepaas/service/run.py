@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgepaas.alerts import raise_alert
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
 from edgepaas.health.state import StateBoard
+from edgepaas.logs import SAID
 from edgepaas.service.backoff import Backoff
 from edgepaas.service.control import Control, Ending
 from edgepaas.service.early import Front, Phase
@@ -132,7 +133,9 @@ class Service:
         where = ", ".join(self._surface.listening.addresses)
         word = self._state.state().state
         self._tell("service", f"{word}, ready after {took:.2f} s; listening on {where}")
-        logger.info("ready after %.2f s as %s on %s; %d waited", took, word, where, waited)
+        logger.info(
+            "ready after %.2f s as %s on %s; %d waited", took, word, where, waited, extra=SAID
+        )
         settle_memory()
 
     def _gate_failed(self, loaded: Loaded) -> None:
@@ -260,4 +263,5 @@ class Service:
             front=self._front,
             control=self._control,
             back_off=self._back_off,
+            busy=self._server.dispatcher.busy,
         )

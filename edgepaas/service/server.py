@@ -1,6 +1,8 @@
 """Waitress on sockets that are ours to give back: the loop, its lanes, and an orderly end."""
 
+import logging
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,19 +11,17 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
-from edgepaas.service.channel import Channel
+from edgepaas.service.channel import Channel, turn_away
 from edgepaas.service.dispatch import GatedDispatcher
 from edgepaas.service.listen import BACKLOG
+from edgepaas.service.places import Places
 
-#: Connections beyond CONNECTION_LIMIT that are accepted, so that a probe still gets through.
-RESERVE = 16
 #: A kept-alive connection that has been silent for so long may be closed while draining, in
 #: seconds: its next request may be on its way, and closing then would lose it.
 QUIET = 0.5
-#: Where the limit is reached, the connection that has been silent for at least this goes first.
-EVICT_AFTER = 5.0
-_TICK = 1.0
 _DRAIN_TICK = 0.05
+
+logger = logging.getLogger("edgepaas.service")
 
 
 class HTTPServer:
@@ -42,11 +42,10 @@ class HTTPServer:
     ) -> None:
         self._map: dict[int, Any] = {}
         self.dispatcher = GatedDispatcher(threads, parking=connection_limit)
-        # Waitress counts its own descriptors (listener and trigger) as connections.
         adjustments = Adjustments(
             sockets=list(sockets),
             threads=threads,
-            connection_limit=connection_limit + RESERVE + 2 * len(sockets),
+            connection_limit=sys.maxsize,  # the limit is kept by Places
             max_request_body_size=request_max_bytes,
             backlog=BACKLOG,
             asyncore_use_poll=True,
@@ -56,6 +55,9 @@ class HTTPServer:
             clear_untrusted_proxy_headers=False,
         )
         self._listeners = [self._listener(sock, application, adjustments) for sock in sockets]
+        self._places = Places(connection_limit, self._listeners)
+        for listener in self._listeners:
+            listener.places = self._places
 
     def _listener(self, sock: socket.socket, application: Any, adjustments: Adjustments) -> Any:
         kind = UnixListener if sock.family == socket.AF_UNIX else TcpListener
@@ -73,7 +75,7 @@ class HTTPServer:
     def run(self, ended: Callable[[], bool]) -> None:
         """Serve until *ended* says so; it is asked after each event and each second."""
         while not ended():
-            wasyncore.poll2(_TICK, self._map)
+            wasyncore.poll2(self._places.tend(), self._map)
 
     def wake(self) -> None:
         """Have the loop ask its question now; from any thread, or a signal handler."""
@@ -98,7 +100,7 @@ class HTTPServer:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._channels())
+        return len(self._places.channels())
 
     def drain(self, over: Callable[[], bool], *, accept_waiting: bool) -> int:
         """Stop accepting, answer what is open, close; returns how many requests were given up.
@@ -114,12 +116,13 @@ class HTTPServer:
                 _accept_waiting(listener)
             # Not listener.close(): workers still wake the loop through its trigger.
             wasyncore.dispatcher.close(listener)
-        while self._channels() and not over():
-            for channel in self._channels():
+        channels = self._places.channels
+        while channels() and not over():
+            for channel in channels():
                 if channel.quiet_for(time.monotonic()) > QUIET:
                     channel.will_close = True
             wasyncore.poll2(_DRAIN_TICK, self._map)
-        return sum(bool(channel.give_up()) for channel in self._channels())
+        return sum(bool(channel.give_up()) for channel in channels())
 
     def close(self) -> None:
         """Stop the threads (a hung one is left behind) and close everything."""
@@ -128,9 +131,6 @@ class HTTPServer:
             listener.trigger.close()
         wasyncore.close_all(self._map, ignore_all=True)
 
-    def _channels(self) -> list[Any]:
-        return [c for listener in self._listeners for c in list(listener.active_channels.values())]
-
 
 class _Listening:
     """What both kinds of listening socket have in common; mixed in before Waitress' own."""
@@ -138,12 +138,29 @@ class _Listening:
     channel_class = Channel
     #: Whether answers are to say ``Connection: close``.
     draining = False
+    places: Places
 
     def readable(self) -> bool:
-        """Whether to accept; makes room where the limit is reached (the loop's thread)."""
-        accepting = bool(super().readable())  # type: ignore[misc]
-        _make_room(self)
-        return accepting
+        """Whether to accept (the loop's thread)."""
+        return bool(super().readable()) and self.places.accepts()  # type: ignore[misc]
+
+    def handle_accept(self) -> None:
+        """Take in one caller, or turn it away."""
+        listener: Any = self
+        try:
+            accepted = listener.accept()
+            if accepted is None:
+                return
+            sock, address = accepted
+            listener.set_socket_options(sock)
+        except OSError as error:  # it is gone again, or there are no descriptors left
+            logger.warning("a connection could not be accepted: %s", error)
+            return
+        address = listener.fix_addr(address)
+        if not self.draining and self.places.turns_away(address[0]):
+            turn_away(sock, listener._map)
+        else:
+            self.channel_class(self, sock, address, listener.adj, map=listener._map)
 
 
 class TcpListener(_Listening, TcpWSGIServer):  # type: ignore[misc]
@@ -152,17 +169,6 @@ class TcpListener(_Listening, TcpWSGIServer):  # type: ignore[misc]
 
 class UnixListener(_Listening, UnixWSGIServer):  # type: ignore[misc]
     """A listening Unix socket."""
-
-
-def _make_room(listener: Any) -> None:
-    """Close the connection that has been silent the longest, if any has been for EVICT_AFTER."""
-    if not listener.in_connection_overflow or listener.draining:
-        return
-    now = time.monotonic()
-    channels = listener.active_channels.values()
-    silent = max(channels, key=lambda channel: channel.quiet_for(now), default=None)
-    if silent is not None and silent.quiet_for(now) > EVICT_AFTER:
-        silent.will_close = True
 
 
 def _accept_waiting(listener: Any) -> None:

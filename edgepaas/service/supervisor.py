@@ -130,7 +130,7 @@ class Supervisor:
             happened = events.wait(child, timeout=self._patience(child))
             self._on_messages(child)
             if happened.stop:
-                self._stop(child)
+                self._stop(child, interrupt=happened.interrupt)
             if happened.hangup:
                 self._hang_up(child)
             child.reap()
@@ -160,14 +160,14 @@ class Supervisor:
         if self._watch_sources is not None and self._sources is None:
             self._sources = self._watch_sources()
 
-    def _stop(self, child: Child) -> None:
+    def _stop(self, child: Child, *, interrupt: bool = False) -> None:
         self._stopping = True
         self._notifier.stopping("stopping")
         # The service's copy is the last one then, and it serves who waits in the queue.
         for sock in self._sockets:
             sock.close()
         self._sockets = ()
-        child.stop(self._stop_timeout() + KILL_AFTER)
+        child.stop(self._stop_timeout() + KILL_AFTER, interrupt=interrupt)
 
     def _hang_up(self, child: Child) -> None:
         if not self._ignore_hangup:

@@ -106,7 +106,7 @@ _ACCESS = (
         "Whether writes, and reads from beyond loopback, need a token.",
         derived="true unless ENV=development",
     ),
-    _flag("HEALTH_AUTH", "false", "Whether /health and /metrics need a token too."),
+    _flag("HEALTH_AUTH", "false", "Whether /health and /ready need a token too."),
     Setting(
         "RATE_LIMIT",
         "number",
@@ -185,7 +185,7 @@ _DATABASE = (
     _integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open."),
     _integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
     _seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
-    _seconds("DB_STATEMENT_TIMEOUT", "30", 0, _DAY, "A statement's longest time.", off=True),
+    _seconds("DB_STATEMENT_TIMEOUT", "10", 0, _DAY, "A statement's longest time.", off=True),
     _seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
     _seconds("POSTGRES_HOLD", "60", 1, _DAY, "PostgreSQL is let be so long when found unusable."),
 )

@@ -12,6 +12,7 @@ from flask import Flask, Request, g, request
 
 from edgepaas.web.identity import LOCAL, Caller
 from edgepaas.web.locality import is_local
+from edgepaas.web.probes import is_probe
 from edgepaas.web.problems import Problem
 from edgepaas.web.tokens import TokenStore
 
@@ -68,9 +69,20 @@ class Guard:
         raise Problem(401, headers=_CHALLENGE)
 
 
-def is_health(path: str) -> bool:
-    """Tell whether *path* is a health route or the metrics: for probes, which hold no token."""
-    return path in ("/health", "/ready", "/metrics") or path.startswith("/health/")
+def is_platform_view(app: Flask) -> bool:
+    """Tell whether the view that the request was routed to is one of the platform's own."""
+    view = app.view_functions.get(request.endpoint or "")
+    return bool(getattr(view, "platform", False))
+
+
+def is_platform_probe(app: Flask) -> bool:
+    """Tell whether a health route of the platform answers the request, and nobody else.
+
+    What counts is where the request was routed to, not what its path looks like: below
+    ``/health/`` an application may have routes of its own.
+    """
+    rule = request.url_rule
+    return rule is not None and is_platform_view(app) and is_probe(request.method, rule.rule)
 
 
 def install_guard(
@@ -81,16 +93,10 @@ def install_guard(
 
     @app.before_request
     def admit() -> None:
-        # A preflight carries no credentials by its definition (Fetch standard, 4.8).
-        if request.method == "OPTIONS" or (rules.health and is_health(request.path)):
-            g.caller = LOCAL
-            return
-        if not application_guarded and not getattr(
-            app.view_functions.get(request.endpoint or ""), "platform", False
-        ):
-            g.caller = LOCAL
-            return
-        g.caller = guard.admit(request)
+        open_to_all = (rules.health and is_platform_probe(app)) or (
+            not application_guarded and not is_platform_view(app)
+        )
+        g.caller = LOCAL if open_to_all else guard.admit(request)
 
 
 def _presented(given: Request) -> str | None:

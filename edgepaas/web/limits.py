@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flask import Flask, request
 
-from edgepaas.web.auth import is_health
+from edgepaas.web.auth import is_platform_probe
 from edgepaas.web.locality import client_network, is_local
 from edgepaas.web.problems import Problem
 
@@ -48,7 +48,7 @@ def install_rate_limit(app: Flask, rate: float, burst: float) -> None:
 
     @app.before_request
     def limit() -> None:
-        if is_health(request.path) or is_local(request):
+        if is_platform_probe(app) or is_local(request):
             return
         wait = limiter.seconds_to_wait(client_network(request.remote_addr))
         if wait:

@@ -2,9 +2,11 @@
 
 import ipaddress
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flask import Request
+if TYPE_CHECKING:
+    from flask import Request
 
 #: A proxy on the box that hands on somebody else's request says so in one of these.
 _HANDED_ON = (
@@ -19,7 +21,7 @@ _HANDED_ON = (
 _ANSWER = "edgepaas.is_local"
 
 
-def is_local(request: Request) -> bool:
+def is_local(request: "Request") -> bool:
     """Tell whether the request comes from a program of this box, for itself.
 
     Not so: a request that a proxy handed on, and one that a web page made a browser

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,39 @@ def test_a_migration_with_a_typing_error_is_named(paths: Paths, shop_module: Pat
     assert failed.returncode == 1
     assert "0002_bad.py" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_the_first_migration_needs_neither_a_template_nor_a_versions_folder(
+    paths: Paths, shop_module: Path
+) -> None:
+    """A developer has written the models and three lines of env.py; the rows so far stay."""
+    folder = shop_module / "migrations"
+    (folder / "script.py.mako").unlink()
+    (folder / "versions" / "0001_test.py").unlink()
+    shutil.rmtree(folder / "versions")
+    for stage in ("env", "dbdecide", "schema"):
+        assert edgepaas(stage).returncode == 0
+    with connected(paths.sqlite) as connection:
+        connection.execute("INSERT INTO items VALUES ('i', 'tea')")
+    link = shop_module.parent / "link"
+    link.symlink_to(folder)
+    (shop_module / "shop_of_a_test.py").write_text(
+        _APPLICATION.replace('Path(__file__).with_name("migrations")', f"Path({str(link)!r})")
+    )
+    written = edgepaas("schema", "--revision", "first")
+    assert written.returncode == 0, written.stderr
+    assert str(folder / "versions" / "0001_first.py") in written.stdout
+    assert not (folder / "script.py.mako").exists()
+    report = json.loads(edgepaas("schema", "--json").stdout)
+    assert (report["action"], report["after"]) == ("adopted", ["0001"])
+    with connected(paths.sqlite) as connection:
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (1,)
+    (folder / "env.py").unlink()
+    failed = edgepaas("schema", "--revision", "second")
+    assert failed.returncode == 1
+    assert "env.py" in failed.stderr
+    assert "'run(context)'" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
 
 
 def test_no_greenlet_is_needed(paths: Paths) -> None:

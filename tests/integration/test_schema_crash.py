@@ -120,9 +120,9 @@ def test_a_disk_error_at_any_statement_of_the_migration_keeps_the_rows(
         calls += action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE)
         return sqlite3.SQLITE_DENY if calls == number else sqlite3.SQLITE_OK
 
-    from edgepaas.schema import embedded
+    from edgepaas.schema import copies
 
-    original = embedded._open_for_migration
+    original = copies._open_for_migration
 
     def opened(path: Path) -> sqlite3.Connection:
         connection = original(path)
@@ -130,7 +130,7 @@ def test_a_disk_error_at_any_statement_of_the_migration_keeps_the_rows(
             connection.set_authorizer(deny)
         return connection
 
-    monkeypatch.setattr(embedded, "_open_for_migration", opened)
+    monkeypatch.setattr(copies, "_open_for_migration", opened)
     report = bring_to_head(
         sqlite_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, shop(tmp_path, "0002")
     )

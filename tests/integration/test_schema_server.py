@@ -31,8 +31,11 @@ from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import (
     REPOSITORY,
+    SHOP,
+    migrations_folder,
     postgres_contract,
     shop,
+    shop_models,
     sqlite_contract,
     upgrade_body,
     write_revision,
@@ -149,6 +152,23 @@ def test_at_head_it_needs_neither_sqlalchemy_nor_alembic(
         )
     assert "PostgreSQL: at head (0001)" in run.stdout
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_first_migration_takes_over_what_the_models_made(
+    paths: Paths, postgres_url: str, tmp_path: Path
+) -> None:
+    """Before it there is no revision; the tables are there all the same, on both databases."""
+    scripts = migrations_folder(tmp_path / "begun", [])
+    begun = Application(name="shop", models=shop_models("0001"), migrations=scripts)
+    for _ in range(2):
+        assert bring(paths, postgres_url, begun).after == ()
+    execute(postgres_url, "INSERT INTO items VALUES ('i', 'tea')")
+    write_revision(scripts, "0001", *SHOP["0001"])
+    begun = Application(name="shop", models=shop_models("0001"), migrations=scripts)
+    report = bring(paths, postgres_url, begun)
+    assert (report.action, report.after) == ("adopted", ("0001",))
+    assert execute(postgres_url, "SELECT * FROM items") == [("i", "tea")]
+    assert bring(paths, postgres_url, begun).action == "nothing"
 
 
 def test_an_older_database_is_migrated(paths: Paths, postgres_url: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.support.service_process import (
     Manager,
     Process,
     child_environ,
+    edgepaas,
     free_port,
     get,
     until,
@@ -99,7 +100,7 @@ def test_an_interrupt_is_passed_on(chain: Chain) -> None:
     wait_until_ready(chain.port)
     up.signal(signal.SIGINT)
     assert up.wait() == 0
-    assert "SIGTERM was received" in up.output
+    assert "SIGINT was received" in up.output
 
 
 def test_75_goes_round_again_on_the_same_socket_without_a_failed_request(
@@ -246,3 +247,50 @@ def test_reload_starts_the_chain_again_when_a_source_is_saved(chain: Chain, tmp_
     assert up.running
     source.write_text(sound)
     until(lambda: get(chain.port, "/", timeout=5)[1].strip().isdigit(), "the mended code")
+
+
+def test_a_second_up_on_the_same_home_is_refused_and_touches_nothing(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """Two would start each other again for ever: each decision is another one to the other."""
+    port = free_port()
+    environ = child_environ(tmp_path, PORT=str(port), LOG_FILE="none", RATE_LIMIT="0")
+    first = Process(edgepaas("up"), tmp_path, environ)
+    try:
+        wait_until_ready(port)
+        before = paths.env_contract.stat().st_mtime_ns, paths.db_contract.stat().st_mtime_ns
+        second = Process(edgepaas("up"), tmp_path, environ | {"PORT": str(free_port())})
+        assert second.wait() == 1
+        assert second.output == (
+            f"edgepaas: EDGEPAAS_HOME={paths.home}: another 'edgepaas up' (process {first.pid}) "
+            "runs there; end it, or give this one an EDGEPAAS_HOME of its own\n"
+        )
+        after = paths.env_contract.stat().st_mtime_ns, paths.db_contract.stat().st_mtime_ns
+        assert after == before
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+    finally:
+        first.close()
+
+
+def test_a_setting_that_the_socket_does_not_follow_is_warned_about(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The socket stays what it is through every round of the chain."""
+    port, other = free_port(), free_port()
+    environ = child_environ(tmp_path, LOG_FILE="none", RATE_LIMIT="0")
+    paths.env_file.write_text(f"PORT={port}\n")
+    up = Process(edgepaas("up"), tmp_path, environ)
+    try:
+        wait_until_ready(port)
+        assert "is set, but the socket" not in up.output
+        paths.env_file.write_text(f"PORT={other}\n")
+        contract = paths.db_contract.read_text()
+        paths.db_contract.write_text(contract.replace('DB_GENERATION="', 'DB_GENERATION="x'))
+        until(lambda: "is set, but the socket" in up.output, "the warning")
+        assert f"PORT={other} is set" in up.output
+        assert "end 'edgepaas up' and start it again" in up.output
+    finally:
+        up.signal(signal.SIGTERM)
+        up.wait()
+        up.close()

@@ -25,7 +25,7 @@ def create_sqlite_file(path: Path) -> None:
     engine.dispose()
 
 
-def open_embedded(path: Path, *, patience: float = 20.0) -> EmbeddedDatabase:
+def open_embedded(path: Path, *, patience: float | None = 20.0) -> EmbeddedDatabase:
     """Open *path*, which is created with the telemetry tables when it is not there."""
     if not path.exists():
         create_sqlite_file(path)

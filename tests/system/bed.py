@@ -54,6 +54,8 @@ class Box:
     killed test run leaves nothing running.
     """
 
+    #: Debian's name of its CPU, when it is not this machine's own.
+    arch: ClassVar[str] = ""
     #: Every box of this process that is not destroyed yet.
     living: ClassVar[list["Box"]] = []
 
@@ -92,7 +94,7 @@ class Box:
 
     def create(self) -> None:
         """Lay an overlay over the cached root (and a template), and make a network of its own."""
-        lower = str(base_root(self.suite))
+        lower = str(base_root(self.suite, self.arch))
         if self.template is not None:
             lower = f"{self.template.folder}/upper:{lower}"
         self.living.append(self)

@@ -17,19 +17,23 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def base_root(suite: str) -> Path:
-    """Return the unpacked root of *suite*, made once and never written to."""
+def base_root(suite: str, arch: str = "") -> Path:
+    """Return the unpacked root of *suite*, made once and never written to.
+
+    *arch* is Debian's name of the CPU, when it is not this machine's own.
+    """
     # Another list of packages is another root.
-    key = f"{suite}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
+    key = f"{suite}{arch and f'-{arch}'}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
+    other_cpu = [f"--arch={arch}"] if arch else []
     folder, tarball = CACHE / f"box-{key}", CACHE / f"box-{key}.tar"
-    with _only_one(CACHE / "box.lock"):
+    with _only_one(CACHE / f"box-{key}.lock"):
         if folder.is_dir():
             return folder
         if not tarball.is_file():
             partial = tarball.with_suffix(f".{os.getpid()}.tar")
             run(
                 "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                suite, str(partial), timeout=900,
+                *other_cpu, suite, str(partial), timeout=900,
             )  # fmt: skip
             partial.rename(tarball)
         unpacked = folder.with_suffix(f".{os.getpid()}")

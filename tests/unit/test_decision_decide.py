@@ -13,6 +13,7 @@ from edgepaas.decision.hold import Moment, read_hold, write_hold
 from edgepaas.decision.losses import MOST_RETURNS, loss_reason, mark_loss
 from edgepaas.decision.matrix import NoDatabase
 from edgepaas.decision.probe import ProbeResult
+from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.files.paths import Paths
 from edgepaas.postgres.failures import PERMANENT, Failure
 from edgepaas.postgres.tls import TLSPolicy
@@ -231,3 +232,31 @@ def test_run_migrations_is_false_whenever_sqlite_is_active(paths: Paths) -> None
     assert not run(World([GOOD]), paths, RUN_MIGRATIONS="false")[0].run_migrations
     assert not run(World([bad()]), paths)[0].run_migrations
     assert not run(World([GOOD]), paths, USE_SQLITE="true")[0].run_migrations
+
+
+@pytest.mark.parametrize("answer", [GOOD, bad()])
+def test_rows_that_are_not_in_postgresql_are_told_once_a_decision(
+    paths: Paths, answer: ProbeResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the reason, in the contract, in one alert."""
+    with closing(sqlite3.connect(paths.sqlite)) as connection:
+        connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+        connection.executemany("INSERT INTO notes VALUES (?)", [(1,), (2,)])
+        connection.commit()
+    contract, _ = run(World([answer]), paths)
+    assert contract.rows_waiting == 2
+    assert contract.sqlite_active is not answer.usable
+    assert f"2 rows in {paths.sqlite} are not in PostgreSQL" in contract.reason
+    alerts = [r for r in caplog.records if r.name == "edgepaas.alerts"]
+    assert [str(paths.sqlite) in alert.getMessage() for alert in alerts] == [True]
+    assert rows_not_in_postgres(contract) == 2
+
+
+def test_a_standalone_box_has_nothing_to_send(paths: Paths) -> None:
+    """There is nowhere to send it."""
+    with closing(sqlite3.connect(paths.sqlite)) as connection:
+        connection.execute("CREATE TABLE notes AS SELECT 1 AS id")
+        connection.commit()
+    contract, _ = run(World([GOOD]), paths, DATABASE_URL="")
+    assert contract.rows_waiting == 0
+    assert rows_not_in_postgres(contract) == 0

@@ -58,6 +58,39 @@ TABLE: list[tuple[dict[str, str], ProbeResult | None, Hold | None, Waiting, tupl
 ]  # fmt: skip
 
 
+UNSENT = Waiting(unsent=45_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "probe", "state"),
+    [
+        ({"DATABASE_URL": URL}, GOOD, "primary"),
+        ({"DATABASE_URL": URL, "BOTH_DB": "false"}, GOOD, "primary"),
+        ({"DATABASE_URL": URL}, BAD, "fallback"),
+        ({"DATABASE_URL": URL, "USE_SQLITE": "true"}, None, "local-first"),
+    ],
+)
+def test_rows_that_nothing_sends_change_no_choice_and_are_named(
+    given: dict[str, str], probe: ProbeResult | None, state: str
+) -> None:
+    """They would be forgotten otherwise."""
+    wishes = Wishes.of(Settings.of(**given), STATE)
+    choice = choose(wishes, probe, None, UNSENT)
+    plain = choose(wishes, probe, None, NOTHING)
+    assert choice.state == plain.state == state
+    assert choice.reason == (
+        f"{plain.reason}; 45,000 rows in /var/lib/edgepaas/edgepaas.db are not in PostgreSQL"
+    )
+    assert effort(wishes, None, UNSENT, after_loss=False) == effort(
+        wishes, None, NOTHING, after_loss=False
+    )
+
+
+def test_without_a_postgresql_nothing_waits() -> None:
+    """The box is where the rows belong."""
+    assert "rows" not in choose(Wishes.of(Settings.of(), STATE), None, None, UNSENT).reason
+
+
 @pytest.mark.parametrize(("given", "probe", "hold", "waiting", "expected"), TABLE)
 def test_the_table_of_the_decision(
     given: dict[str, str],

@@ -32,6 +32,41 @@ def test_no_file_and_no_outbox_are_no_rows(tmp_path: Path) -> None:
     assert rows_waiting(path) == Waiting(0)
 
 
+def fill(path: Path) -> None:
+    """Create a file as an application without forwarding leaves it: five rows."""
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ('"odd ""name"', "readings", "alembic_version", "_alembic_tmp_readings"):
+            connection.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+        connection.executemany('INSERT INTO "odd ""name" VALUES (?)', [(1,), (2,)])
+        connection.executemany("INSERT INTO readings VALUES (?)", [(7,), (8,), (9,)])
+        connection.execute("INSERT INTO alembic_version VALUES (1)")
+        connection.execute("INSERT INTO _alembic_tmp_readings VALUES (1)")
+        connection.commit()
+
+
+def test_without_an_outbox_the_rows_of_the_application_are_unsent(tmp_path: Path) -> None:
+    """Nothing sends them, so they are no reason to drain; the version is no row of anybody's."""
+    path = tmp_path / "edgepaas.db"
+    fill(path)
+    found = rows_waiting(path)
+    assert found == Waiting(unsent=5)
+    assert (found.any, found.total) == (False, 5)
+
+
+def test_the_rows_of_a_large_file_are_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boot does not wait for a count."""
+    monkeypatch.setattr(waiting, "_COUNTED_BYTES", 100)
+    path = tmp_path / "edgepaas.db"
+    fill(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE pairs (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        connection.execute("INSERT INTO pairs VALUES ('x')")
+        connection.commit()
+    assert rows_waiting(path) == Waiting(unsent=2 + 9 + 1, estimated=True)
+
+
 def test_the_rows_of_the_outbox_are_counted(tmp_path: Path) -> None:
     """Also those that are only in the write-ahead log, and in a path with odd characters."""
     path = tmp_path / "a b%20?#.db"

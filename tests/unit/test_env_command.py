@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgepaas.cli import settings as settings_command
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import read_contract
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.service.running import claim_serving
 from edgepaas.settings import SETTINGS, Settings
 
 
@@ -279,13 +281,19 @@ def test_settings_lists_what_is_in_force_and_where_it_came_from(
     document = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in document["settings"]}
     assert document["in_force"] is True
-    assert (rows["PORT"]["value"], rows["PORT"]["source"]) == ("9000", "file, line 1")
+    assert (rows["PORT"]["value"], rows["PORT"]["source"]) == (
+        "9000",
+        f"{paths.env_file} line 1",
+    )
     assert (rows["THREADS"]["value"], rows["THREADS"]["source"]) == ("8", "environment")
     assert (rows["HOST"]["value"], rows["HOST"]["source"]) == ("127.0.0.1", "derived")
     assert rows["MAX_RETRIES"]["source"] == "default"
     assert rows["REDIS__PASSWORD"]["value"] == "****"
+    assert rows["LOG_FILE"]["value"] == str(paths.log_file)
+    assert rows["DATABASE_URL_SQLITE"]["value"] == f"sqlite:///{paths.sqlite}"
     assert call(settings_command) == 0
     out = capsys.readouterr().out
+    assert re.search(r"^  REQUEST_MAX_BYTES +8MiB +default", out, re.M)
     assert all(f"  {name} " in out for name in SETTINGS)
     assert "geheim" not in out
 
@@ -348,3 +356,20 @@ def test_the_lean_part_imports_nothing_heavy() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_env_by_hand_beside_a_running_service_says_that_the_old_values_go_on(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is written all the same: the next start takes it."""
+    assert call(env_command) == 0
+    assert "goes on" not in capsys.readouterr().err
+    lock = claim_serving(paths)
+    assert lock is not None
+    try:
+        assert call(env_command) == 0
+        warned = capsys.readouterr().err
+        assert f"the running service (process {os.getpid()}) goes on with the values" in warned
+        assert paths.env_contract.exists()
+    finally:
+        os.close(lock)

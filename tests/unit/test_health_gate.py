@@ -1,7 +1,9 @@
 """The verification gate: what keeps a box from saying that it is ready."""
 
+import contextlib
 import json
 import socket
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, Database
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import Check, CheckFailed, HealthBoard
 from edgepaas.health.gate import build_board, build_checks, verify
+from edgepaas.health.state import StateBoard
 from edgepaas.settings import Settings
 from tests.support.boxes import FakeDatabase, contract
 
@@ -147,3 +150,52 @@ def test_verify_without_contracts_names_the_stage_that_is_missing(
     """No traceback, and the way out."""
     assert main(["verify"]) == EXIT_CONFIGURATION
     assert "edgepaas env" in capsys.readouterr().err
+
+
+def test_a_file_in_quarantine_leaves_the_box_ready_and_degraded(paths: Paths) -> None:
+    """Until somebody takes it away; it is named with the way out."""
+    folder = paths.quarantine / "000001.edgepaas.db"
+    folder.mkdir(parents=True)
+    (folder / "edgepaas.db").touch()
+    resolved = Settings.of(HEALTH_CACHE="0")
+    board = build_board(
+        build_checks(FakeDatabase(), contract(paths), resolved, paths, PLAIN), resolved
+    )
+    report = verify(board, production=True)
+    assert report.ok
+    assert [result.name for result in report.warnings] == ["quarantine"]
+    states = StateBoard(contract(paths), latest=board.latest)
+    states.phase = "running"
+    assert states.state().state == "degraded"
+    assert str(folder) in states.state().reasons[0]
+    (folder / "edgepaas.db").unlink()
+    board.forget()
+    board.results()
+    assert states.state().state == "standalone"
+
+
+def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration failed; the service works all the same."""
+    state = SimpleNamespace(at_head=False, fits=True, message="at 0001; its tables fit")
+    monkeypatch.setattr("edgepaas.schema.state.schema_at_head", lambda *_: state)
+    application = Application(name="shop", migrations=paths.state, blueprints=lambda box: [])
+    resolved = Settings.of()
+    checks = build_checks(FakeDatabase(), contract(paths), resolved, paths, application)
+    report = verify(build_board(checks, resolved), production=True)
+    assert report.ok
+    assert [result.message for result in report.warnings] == ["at 0001; its tables fit"]
+    assert report.warnings[0].consequence == "degraded"
+
+
+def test_a_box_with_a_hub_says_how_many_rows_wait(paths: Paths) -> None:
+    """As a check that always passes."""
+    with contextlib.closing(sqlite3.connect(paths.sqlite)) as connection:
+        connection.execute("CREATE TABLE notes AS SELECT 1 AS id")
+        connection.commit()
+    decided = contract(paths, hub_url="postgresql://hub/db", db_state="fallback")
+    checks = build_checks(FakeDatabase(), decided, Settings.of(), paths, PLAIN)
+    result = build_board(checks, Settings.of()).result("waiting")
+    assert result.ok
+    assert result.message == f"1 rows of {paths.sqlite} are not in PostgreSQL"

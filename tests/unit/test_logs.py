@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.logs import configure_logging, register_secret, request_id
+from edgepaas.logs import SAID, configure_logging, register_secret, request_id
 from edgepaas.logs.redact import redact
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
 
@@ -94,3 +94,37 @@ def test_arguments_that_do_not_fit_their_format_lose_no_line(
     configure_logging()
     logging.getLogger("x").warning("%d rows", "many")
     assert "many" in capsys.readouterr().err
+
+
+def test_the_pool_s_tracebacks_of_lost_connections_are_not_logged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """That a connection was lost is one line of ours; SQLAlchemy's would be eighty."""
+    configure_logging(level="DEBUG")
+    pool = logging.getLogger("sqlalchemy.pool.impl.QueuePool")
+    pool.error("Exception terminating connection", exc_info=OSError("gone"))
+    logging.getLogger("edgepaas.database").warning("the connection to PostgreSQL was lost")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "was lost" in lines[0]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_was_printed_is_not_logged_to_the_same_terminal_as_well(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The log file has it in any case."""
+
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    stream = Stream()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("sys.stdout", stream)
+    configure_logging(file=tmp_path / "log")
+    logging.getLogger("x").info("ready", extra=SAID)
+    logging.getLogger("x").info("other")
+    assert ("ready" in stream.getvalue()) is not terminal
+    assert "other" in stream.getvalue()
+    assert "ready" in (tmp_path / "log").read_text()

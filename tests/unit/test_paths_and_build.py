@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas import __version__, build
+from edgepaas.errors import ConfigurationError
 from edgepaas.files import paths as paths_module
 from edgepaas.files.paths import find_paths
 
@@ -83,3 +84,21 @@ def test_the_commit_is_read_from_the_checkout(
 
 def test_the_build_version_begins_with_the_version() -> None:
     assert build.build_version().startswith(__version__)
+
+
+def test_a_home_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+    """One line: EDGEPAAS_HOME, its value, why, what to do."""
+    (tmp_path / "file").write_text("")
+    home = tmp_path / "file" / "box"
+    with pytest.raises(ConfigurationError) as refused:
+        find_paths({"EDGEPAAS_HOME": str(home)}).create()
+    said = str(refused.value)
+    assert said.startswith(f"EDGEPAAS_HOME={home}: the folder {home}/run cannot be made (Not a")
+    assert said.endswith("set EDGEPAAS_HOME to a folder that this user may write")
+    assert "\n" not in said
+
+
+def test_the_home_of_a_user_that_nobody_knows_is_refused() -> None:
+    """~name is resolved by the user database."""
+    with pytest.raises(ConfigurationError, match="EDGEPAAS_HOME=~no-such-user/box: "):
+        find_paths({"EDGEPAAS_HOME": "~no-such-user/box"})

@@ -1,5 +1,6 @@
 """Bringing an SQLite file to head: fresh, older, damaged, foreign; nothing is ever lost."""
 
+import errno
 import json
 import logging
 import os
@@ -9,20 +10,30 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Column, String, Table
 
 from edgepaas.application import Application
+from edgepaas.database import open_database
+from edgepaas.database.model import new_metadata
 from edgepaas.errors import DatabaseFull, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.schema import embedded, files
+from edgepaas.schema import embedded, files, judgement
 from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.quarantine import set_aside
+from edgepaas.schema.state import schema_at_head
+from edgepaas.settings import Settings
 from tests.support.chains import (
     REPOSITORY,
+    SHOP,
     bring,
     connected,
+    migrations_folder,
     rows_in,
     sell,
     shop,
+    shop_models,
+    sqlite_contract,
     upgrade_body,
     version_of,
     write_revision,
@@ -252,15 +263,6 @@ def test_a_wal_without_its_file_never_meets_a_fresh_one(old: Paths, tmp_path: Pa
     assert any((folder / wal.name).exists() for folder in old.quarantine.iterdir())
 
 
-def test_two_generations_are_kept_in_quarantine(paths: Paths, tmp_path: Path) -> None:
-    """The newest two, whatever the clock says."""
-    for number in range(4):
-        paths.sqlite.write_bytes(b"no database %d" % number * 100)
-        bring(paths, shop(tmp_path, "0001"))
-    kept = [(folder / "edgepaas.db").read_bytes()[:13] for folder in quarantined(paths)]
-    assert kept == [b"no database 2", b"no database 3"]
-
-
 def test_a_file_of_a_newer_build_that_fits_is_served_as_it_is(old: Paths, tmp_path: Path) -> None:
     """A rollback of the build must not cost the data: migrations expand first."""
     bring(old, shop(tmp_path, "0002"))
@@ -306,7 +308,7 @@ def test_a_full_disk_never_costs_the_file(
     old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a migration that does not fit nor a file that cannot be opened counts as damage."""
-    monkeypatch.setattr(embedded, "_disk_is_full", lambda _path: True)
+    monkeypatch.setattr(judgement, "disk_is_full", lambda _path: True)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -332,7 +334,7 @@ def test_an_application_with_a_broken_model_is_told_so(paths: Paths, tmp_path: P
     assert metadata is not None
     metadata.tables["items"].info.clear()
     broken = Application(name="shop", models=metadata, migrations=application.migrations)
-    with pytest.raises(SchemaError, match="items has no kind"):
+    with pytest.raises(EdgePaaSError, match="items has no kind"):
         bring(paths, broken)
 
 
@@ -355,6 +357,186 @@ def test_an_application_without_tables_gets_an_empty_file(paths: Paths) -> None:
     assert bring(paths, Application(name="none")).action == "created"
     assert json.loads(paths.tables.read_text())["tables"] == {}
     assert bring(paths, Application(name="none")).after == ()
+
+
+def without_revisions(folder: Path, models: str = "0001") -> Application:
+    """The shop as a developer begins it: models, an env.py, no migration."""
+    scripts = folder / "begun"
+    if not scripts.exists():
+        migrations_folder(scripts, [])
+    return Application(name="shop", models=lambda: shop_models(models), migrations=scripts)
+
+
+def with_first_revision(folder: Path, models: str = "0001") -> Application:
+    """The same application with its first migration."""
+    application = without_revisions(folder, models)
+    assert application.migrations is not None
+    write_revision(application.migrations, "0001", *SHOP["0001"])
+    return application
+
+
+def test_the_first_migration_takes_over_the_tables_that_the_models_made(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The rows of the time before it stay; the message of the fresh file names the way."""
+    report = bring(paths, without_revisions(tmp_path))
+    assert report.action == "created"
+    assert "--revision" in report.message
+    sell(paths)
+    assert bring(paths, without_revisions(tmp_path)).action == "nothing"
+    report = bring(paths, with_first_revision(tmp_path))
+    assert (report.action, report.after) == ("adopted", ("0001",))
+    assert version_of(paths.sqlite) == "0001"
+    assert len(rows_in(paths.sqlite, "sales")) == 3
+    assert quarantined(paths) == []
+
+
+def test_a_first_migration_that_knows_more_than_the_file_rebuilds_its_tables(
+    paths: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The models grew between the first boot and the first migration."""
+    bring(paths, without_revisions(tmp_path))
+    sell(paths)
+    application = without_revisions(tmp_path, "0002")
+    assert application.migrations is not None
+    body = SHOP["0001"][1] + SHOP["0002"][1]
+    write_revision(application.migrations, "0001", None, body)
+    report = bring(paths, application)
+    assert report.action == "repaired"
+    assert rows_in(paths.sqlite, "items") == [(f"i{n}", "tea", None) for n in range(3)]
+    assert version_of(paths.sqlite) == "0001"
+    assert report.kept is not None
+    assert len(rows_in(report.kept, "items")) == 3
+    assert quarantined(paths) == []
+    assert "sqlite-rebuilt" in caplog.text
+    assert bring(paths, application).action == "nothing"
+
+
+def test_an_application_without_revisions_gets_the_tables_that_it_lacks(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """And a version that another build wrote stays."""
+    bring(paths, without_revisions(tmp_path))
+    with connected(paths.sqlite) as connection:
+        connection.execute("DROP TABLE sales")
+        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+    bring(paths, without_revisions(tmp_path))
+    assert rows_in(paths.sqlite, "sales") == []
+    assert version_of(paths.sqlite) == "9999"
+
+
+def test_a_failing_migration_leaves_a_file_that_fits_in_service(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is put aside that the application can work on; a human is told, in one line."""
+    application = shop(tmp_path, "0001")
+    assert application.migrations is not None
+    body = upgrade_body('op.execute("INSERT INTO items(nonsense) VALUES (1)")')
+    write_revision(application.migrations, "0002", "0001", body)
+    with caplog.at_level(logging.INFO):
+        report = bring(old, application)
+    assert (report.action, report.after) == ("unmigrated", ("0001",))
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert quarantined(old) == []
+    assert "nonsense" in report.message
+    assert "sqlalche.me" not in caplog.text + report.message
+    assert "\n" not in report.message
+    assert not any(record.exc_info for record in caplog.records)
+    assert "sqlite-unmigrated" in caplog.text
+    database = open_database(sqlite_contract(old), Settings.of(), old)
+    state = schema_at_head(database, application)
+    database.close()
+    assert (state.at_head, state.fits) == (False, True)
+    assert "--repair" in state.message
+
+
+def test_the_traceback_of_a_migration_is_for_debugging(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LOG_LEVEL=DEBUG shows it."""
+    application = shop(tmp_path, "0001")
+    assert application.migrations is not None
+    write_revision(application.migrations, "0002", "0001", upgrade_body('raise ValueError("bug")'))
+    with caplog.at_level(logging.DEBUG, "edgepaas.schema"):
+        bring(old, application)
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_a_quarantine_with_rows_is_seen_until_it_is_removed(old: Paths, tmp_path: Path) -> None:
+    """Its rows are counted, and the reason is kept; one without rows is no matter."""
+    application = shop(tmp_path, "0002")
+    assert application.migrations is not None
+    write_revision(application.migrations, "0002", "0001", upgrade_body('raise ValueError("bug")'))
+    bring(old, application)
+    (found,) = set_aside(old, old.sqlite)
+    assert found.rows == 6
+    assert "bug" in found.reason
+    assert str(found.folder) in found.line
+    (found.folder / "edgepaas.db").rename(tmp_path / "taken.db")
+    assert set_aside(old, old.sqlite) == []
+
+
+def test_a_quarantine_without_a_note_may_hold_rows(old: Paths) -> None:
+    """It is an older build's, or the power went."""
+    folder = old.quarantine / "000001.x"
+    folder.mkdir(parents=True)
+    (folder / "edgepaas.db").touch()
+    (found,) = set_aside(old, old.sqlite)
+    assert found.rows is None
+    (folder / "why.json").write_text('{"rows": 0, "reason": "x"}')
+    assert set_aside(old, old.sqlite) == []
+
+
+def test_another_application_on_the_same_file_is_warned_about(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its revision may bear the same name; it gets its tables beside the other's rows."""
+    models = new_metadata()
+    Table("notes", models, Column("id", String(36), primary_key=True), info={"kind": "facts"})
+    scripts = migrations_folder(tmp_path / "notes", [])
+    body = upgrade_body('op.create_table("notes", sa.Column("id", sa.String(36), nullable=False))')
+    write_revision(scripts, "0001", None, body)
+    report = bring(old, Application(name="notes", models=models, migrations=scripts))
+    assert "was the application shop's" in report.message
+    assert "DATABASE_URL_SQLITE" in report.message
+    assert "sqlite-foreign" in caplog.text
+    assert rows_in(old.sqlite, "notes") == []
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert quarantined(old) == []
+
+
+def test_a_missing_migrations_folder_is_named(paths: Paths, tmp_path: Path) -> None:
+    """In a line, with the way out."""
+    application = Application(name="shop", migrations=tmp_path / "nowhere")
+    with pytest.raises(SchemaError, match=r"nowhere, which is no folder: make it"):
+        bring(paths, application)
+
+
+def test_a_missing_env_py_is_named_and_costs_no_row(old: Paths, tmp_path: Path) -> None:
+    """No file is to blame for it: neither a fresh one nor one that has to be migrated."""
+    application = shop(tmp_path, "0002")
+    assert application.migrations is not None
+    (application.migrations / "env.py").unlink()
+    with pytest.raises(SchemaError, match=r"env\.py is not there: .*run\(context\)"):
+        bring(old, application)
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    old.sqlite.unlink()
+    with pytest.raises(SchemaError, match=r"env\.py is not there"):
+        bring(old, application)
+
+
+def test_a_read_only_state_folder_says_what_to_do(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel leaves a failing card so."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(paths.database_lock))
+
+    monkeypatch.setattr(embedded, "held", fail)
+    with pytest.raises(SchemaError, match=r"db\.lock cannot be written .*remount") as raised:
+        bring(paths, shop(tmp_path, "0001"))
+    assert "Errno" not in str(raised.value)
 
 
 def test_a_failure_is_one_that_a_person_can_read(

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.dispatch import GatedDispatcher, is_health_path
+from edgepaas.service.dispatch import GatedDispatcher
 from tests.support.service_process import until
 
 
 class Request:
     """A channel with one complete request, as Waitress hands it over."""
 
-    def __init__(self, path: str, *, error: object = None, block: bool = False) -> None:
-        self.requests = [SimpleNamespace(path=path, error=error)]
+    def __init__(
+        self, path: str, *, method: str = "GET", error: object = None, block: bool = False
+    ) -> None:
+        self.requests = [SimpleNamespace(command=method, path=path, error=error)]
         self.served_by = ""
         self._release = threading.Event()
         self._block = block
@@ -48,20 +50,27 @@ def served(request: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "health"),
+    ("method", "path", "lane"),
     [
-        ("/health", True),
-        ("/health/live", True),
-        ("/ready", True),
-        ("/metrics", True),
-        ("/healthy", False),
-        ("/", False),
-        ("/api/v1/readings", False),
+        ("GET", "/health", "health"),
+        ("HEAD", "/health/live", "health"),
+        ("GET", "/ready", "health"),
+        ("GET", "/health/admin", "waitress"),
+        ("GET", "/health/../admin", "waitress"),
+        ("GET", "/healthy", "waitress"),
+        ("GET", "/metrics", "waitress"),
+        ("POST", "/health/live", "waitress"),
+        ("GET", "/", "waitress"),
     ],
 )
-def test_health_paths_are_told_from_the_application_s(path: str, health: bool) -> None:
-    """Only whole names count."""
-    assert is_health_path(path) is health
+def test_only_probes_have_the_health_lane(
+    dispatcher: GatedDispatcher, method: str, path: str, lane: str
+) -> None:
+    """What an application may answer itself cannot keep a probe waiting."""
+    dispatcher.open()
+    request = Request(path, method=method)
+    dispatcher.add_task(request)
+    assert served(request).startswith(lane)
 
 
 def test_requests_for_the_application_wait_for_the_gate(dispatcher: GatedDispatcher) -> None:

@@ -1,8 +1,10 @@
 """The preflight finds what is wrong and says what to do; 'status' needs nobody's leave."""
 
 import json
+import os
 import socket
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from edgepaas.cli import main
 from edgepaas.errors import UsageError
 from edgepaas.files.paths import Paths
-from edgepaas.service.doctor import Examination, Finding, examine
+from edgepaas.service.doctor import Examination, Finding, examine, machine
 from edgepaas.service.doctor.preflight import preflight
+from edgepaas.service.running import claim_serving
+from edgepaas.settings import Settings
 from tests.support.service_process import free_port, write_contracts
 
 
@@ -164,3 +168,109 @@ def test_status_of_something_else_on_the_port_is_no_readiness(
         url = f"http://127.0.0.1:{other.getsockname()[1]}"
         assert main(["status", "--url", url]) == 1
     assert "does not answer on" in capsys.readouterr().out
+
+
+def test_doctor_judges_by_the_settings_in_force(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by those of the shell that it is called from; its first line says which."""
+    port = free_port()
+    write_contracts(paths, PORT=str(port))
+    monkeypatch.setenv("PORT", str(free_port()))
+    findings = list(preflight(paths))
+    assert findings[0] == Finding("settings", "ok", f"in force: {paths.env_contract}")
+    assert {f.name: f for f in findings}["port"].message == f"127.0.0.1:{port} is free"
+    paths.env_file.write_text("PORT=1\n")
+    later = paths.env_contract.stat().st_mtime + 10
+    os.utime(paths.env_file, (later, later))
+    changed = next(iter(preflight(paths)))
+    assert changed.level == "warn"
+    assert f"{paths.env_file} was changed after that" in changed.message
+
+
+def test_doctor_names_no_file_that_is_not_there(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first start, with and without a file of settings."""
+    monkeypatch.setenv("PORT", str(free_port()))
+    assert found(paths)["settings"].message.endswith(": the environment is understood")
+    paths.env_file.write_text("LOG_LEVEL=INFO\n")
+    assert f"{paths.env_file} and the environment" in found(paths)["settings"].message
+
+
+def test_the_port_of_this_box_s_own_service_is_no_failure(paths: Paths) -> None:
+    """Somebody else's EdgePaaS is one: it does not serve these folders."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        write_contracts(paths, PORT=str(port))
+        settings = Settings.read(paths.env_contract)
+        stop = answering(listener, b'HTTP/1.0 200 OK\r\n\r\n{"status": "ok"}\n')
+        assert machine.port(paths, settings).level == "fail"
+        lock = claim_serving(paths)
+        assert lock is not None
+        finding = machine.port(paths, settings)
+        os.close(lock)
+        stop.set()
+    assert finding.level == "ok"
+    assert f"{port} is in use by this box's own service, process {os.getpid()}" in finding.message
+
+
+def answering(listener: socket.socket, answer: bytes) -> threading.Event:
+    """Answer every connection with *answer* until the event that is returned is set."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+    threading.Thread(target=run, daemon=True).start()
+    return over
+
+
+@pytest.mark.parametrize("url", ["notaurl", "http://", "http://h:port", "https://h", "h:99999"])
+def test_status_names_an_address_that_cannot_be_one(
+    url: str, paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Usage, not a failed connection."""
+    assert main(["status", "--url", url]) == UsageError.exit_code
+    assert f"--url {url}: an address like" in capsys.readouterr().err
+
+
+def test_status_says_in_words_why_nothing_answers(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No error number of the kernel's."""
+    assert main(["status", "--url", f"127.0.0.1:{free_port()}"]) == 1
+    assert "nothing listens there" in capsys.readouterr().out
+    assert main(["status", "--url", "http://nowhere.invalid:1"]) == 1
+    output = capsys.readouterr().out
+    assert "the name cannot be resolved" in output
+    assert "Errno" not in output
+
+
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ('{"state": "fallback", "mode": "fallback", "rows_waiting": 7}', True),
+        ('{"state": "standalone", "mode": "standalone", "rows_waiting": 0}', False),
+    ],
+)
+def test_status_counts_waiting_rows_only_where_there_is_a_hub(
+    document: str, shown: bool, paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the service says of them goes before what the files say."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        stop = answering(listener, f"HTTP/1.0 200 OK\r\n\r\n{document}".encode())
+        assert main(["status", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}"]) == 0
+        stop.set()
+    assert ("waiting      7 rows" in capsys.readouterr().out) is shown

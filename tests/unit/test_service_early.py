@@ -61,6 +61,18 @@ def test_other_paths_get_the_one_error_body(front: Front) -> None:
     assert headers["X-Request-ID"] != "a b\x00"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/health/live"), ("GET", "/health/admin"), ("GET", "/health/../admin")],
+)
+def test_only_a_probe_reaches_a_closed_application(front: Front, method: str, path: str) -> None:
+    """A path that only looks like a health route is the application's own."""
+    assert call(front, path, method)[0] == "503"
+    front.open(application)
+    front.close(Phase("degraded", "PostgreSQL was lost"))
+    assert call(front, path, method)[0] == "503"
+
+
 def test_head_has_no_body(front: Front) -> None:
     """The headers are those of GET."""
     status, headers, body = call(front, "/health/live", "HEAD")

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from edgepaas.service.holder import port_holder
-from edgepaas.service.listen import CannotListen, Listening, bind, inherited_sockets
+from edgepaas.service.listen import (
+    CannotListen,
+    Listening,
+    bind,
+    inherited_sockets,
+    listens_elsewhere,
+)
 
 
 def test_a_bound_socket_listens_and_has_an_address_to_open() -> None:
@@ -87,3 +93,38 @@ def test_nobody_holds_a_free_port(tmp_path: Path) -> None:
     """Nor where /proc tells nothing."""
     assert port_holder(1) == ""
     assert port_holder(80, proc=tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "differs"),
+    [
+        ("127.0.0.1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("127.0.0.2", True),
+        ("::1", True),
+    ],
+)
+def test_a_socket_that_listens_elsewhere_than_the_settings_say_is_noticed(
+    host: str, differs: bool
+) -> None:
+    """The address where HOST is one, and the port in any case."""
+    bound = bind("127.0.0.1", 0)
+    port = bound[0].getsockname()[1]
+    listening = Listening(tuple(bound), inherited=True)
+    said = listens_elsewhere(listening, host, port)
+    assert bool(said) is differs
+    other = listens_elsewhere(listening, host, port - 1)
+    assert other == (
+        f"HOST={host} PORT={port - 1} is set, but the socket that was handed down listens on "
+        f"127.0.0.1 port {port}"
+    )
+    bound[0].close()
+
+
+def test_every_address_of_either_family_is_the_same_to_listen_on() -> None:
+    """systemd's ListenStream=8080 binds ``::`` for both."""
+    bound = bind("0.0.0.0", 0)
+    listening = Listening(tuple(bound), inherited=True)
+    assert listens_elsewhere(listening, "::", bound[0].getsockname()[1]) == ""
+    bound[0].close()

@@ -1,7 +1,9 @@
 """What follows when the database does not answer."""
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.state import StateBoard
 from edgepaas.service import loss
-from edgepaas.service.control import Control
+from edgepaas.service.control import Control, Ending
 from edgepaas.service.early import Front, Phase
 from edgepaas.service.loss import LossWatch, Surroundings
 from tests.support.service_process import until
@@ -153,3 +155,38 @@ def test_a_complaint_is_looked_into_at_once(paths: Paths) -> None:
     database.trouble = error
     watch.suspect(error)
     until(lambda: around.control.ending, "the end to be asked for", limit=4)
+
+
+def test_requests_in_work_have_the_database_looked_at_sooner(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may hang in it, and then none of them comes back to complain."""
+    monkeypatch.setitem(loss.LOOK_EVERY, "postgresql", 3600.0)
+    monkeypatch.setitem(loss.LOOK_EVERY_BUSY, "postgresql", 0.05)
+    busy = threading.Event()
+    database, _, around, _ = build(paths, "postgresql", "try_postgres")
+    database.trouble = DatabaseUnavailable("no answer")
+    watch = LossWatch(cast(Any, database), replace(around, busy=busy.is_set))
+    watch.start()
+    assert not around.control.wait(0.3)
+    busy.set()
+    until(lambda: around.control.ending, "the end to be asked for")
+
+
+def test_a_database_that_is_away_is_not_asked_in_a_storm(paths: Paths) -> None:
+    """Each failing ping of a health check is a complaint; the next look waits all the same."""
+    database, watch, around, _ = build(paths, "postgresql", "postgres_only")
+    asked: list[float] = []
+
+    def ping() -> None:
+        asked.append(time.monotonic())
+        error = DatabaseUnavailable("refused")
+        watch.suspect(error)
+        raise error
+
+    database.ping = ping  # type: ignore[method-assign]
+    watch.suspect(DatabaseUnavailable("first"))
+    watch.start()
+    until(lambda: len(asked) >= 3, "three looks")
+    around.control.end(Ending(0, "the test is over", 0.0))
+    assert asked[2] - asked[1] >= loss.RETRY_EVERY / 2

@@ -122,3 +122,13 @@ def test_the_first_to_end_the_service_decides_how() -> None:
     assert not control.hurry
     control.stop(Ending(0, "SIGTERM", 20.0))
     assert control.hurry
+
+
+def test_hung_workers_of_a_service_that_ends_leave_no_stacks(
+    paths: Paths, contract: DatabaseContract, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A drain is bounded by itself, and a lost database hangs them all."""
+    watching, _, control, _ = build(paths, contract, answers=False)
+    control.end(Ending(75, "PostgreSQL was lost", 1.0))
+    watching.look()
+    assert "most recent call first" not in capfd.readouterr().err

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service import server as server_module
-from edgepaas.service.server import RESERVE, HTTPServer
+from edgepaas.service.server import HTTPServer
 from tests.support.service_process import get, reset_on_close, until
 
 Serve = Callable[..., "Running"]
@@ -72,19 +71,6 @@ def serve() -> Iterator[Serve]:
     yield start
     for running in started:
         running.end()
-
-
-def test_idle_connections_make_room_when_the_limit_is_reached(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Clients that only hold connections cannot keep others out."""
-    monkeypatch.setattr(server_module, "EVICT_AFTER", 0.2)
-    running = serve(connection_limit=4)
-    held = [socket.create_connection(running.address) for _ in range(4 + RESERVE + 3)]
-    until(lambda: running.server.connections >= 4 + RESERVE, "the limit")
-    assert get(running.address[1], "/hello") == (200, b"/hello")
-    for sock in held:
-        sock.close()
 
 
 def test_a_kept_alive_connection_is_told_to_close_while_draining(serve: Serve) -> None:

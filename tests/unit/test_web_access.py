@@ -11,6 +11,7 @@ from edgepaas.application import Application
 from edgepaas.files.paths import Paths
 from edgepaas.web.limits import MOST_CLIENTS, RateLimiter
 from edgepaas.web.locality import client_network, is_loopback
+from edgepaas.web.probes import PROBE_PATHS
 from edgepaas.web.tokens import TokenStore
 from tests.support.boxes import THINGS, make_box
 
@@ -181,6 +182,70 @@ def test_an_application_with_a_sign_in_of_its_own_is_not_guarded(paths: Paths) -
     box = client(paths, own, ENV="production")
     assert box.post("/login", data=b"x", environ_base=FAR).status_code == 200
     assert box.get("/openapi.json", environ_base=FAR).status_code == 401
+
+
+_TOWARDS_THE_APPLICATION = [
+    ("POST", "/admin"),
+    ("GET", "/health/admin"),
+    ("POST", "/health/admin"),
+    ("DELETE", "/health/../admin"),
+    ("POST", "/health/%2e%2e/admin"),
+    ("POST", "/health/live"),
+    ("POST", "/ready/x"),
+    ("PUT", "/metrics"),
+    ("GET", "/metrics"),
+    ("OPTIONS", "/admin"),
+    ("OPTIONS", "/health/admin"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), _TOWARDS_THE_APPLICATION)
+def test_nothing_reaches_a_guarded_application_without_a_token(
+    paths: Paths, tokens: dict[str, str], method: str, path: str
+) -> None:
+    """Neither a path that looks like a health route, nor a method that writes nothing."""
+    mounted = Application(name="any", wsgi=lambda box: wsgi_application)
+    box = client(paths, mounted, ENV="production")
+    refused = box.open(path, method=method, environ_base=FAR)
+    assert refused.status_code == 401
+    assert refused.get_json()["error"] == "unauthorized"
+    headers = {"Authorization": tokens["full"]}
+    admitted = box.open(path, method=method, environ_base=FAR, headers=headers)
+    assert admitted.status_code == 200
+    assert admitted.data.startswith(method.encode())
+
+
+def test_a_preflight_never_reaches_a_guarded_application(paths: Paths) -> None:
+    """The platform answers it for the origins that are listed; others need a token."""
+    mounted = Application(name="any", wsgi=lambda box: wsgi_application)
+    box = client(
+        paths,
+        mounted,
+        ENV="production",
+        CORS_ENABLED="true",
+        CORS_ORIGINS="https://console.example",
+    )
+    asked = {"Access-Control-Request-Method": "DELETE", "Origin": "https://console.example"}
+    answer = box.options("/admin", headers=asked, environ_base=FAR)
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+    for others in ({**asked, "Origin": "https://evil.example"}, {"Origin": asked["Origin"]}):
+        assert box.options("/admin", headers=others, environ_base=FAR).status_code == 401
+
+
+def test_the_list_of_probes_is_that_of_the_health_routes(paths: Paths) -> None:
+    """What the lanes and the early responder know is what the platform answers."""
+    app = make_box(paths).app
+    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("health.")}
+    assert rules == PROBE_PATHS
+
+
+def test_paths_that_only_look_like_probes_are_limited(paths: Paths) -> None:
+    """An application's routes below /health/ are counted like all others."""
+    mounted = Application(name="any", wsgi=lambda box: wsgi_application)
+    box = client(paths, mounted, AUTH_REQUIRED="false", RATE_LIMIT="1", RATE_BURST="2")
+    statuses = [box.get("/health/x", environ_base=FAR).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
 
 
 def test_a_client_that_asks_too_often_is_told_when_to_come_again(paths: Paths) -> None:

@@ -10,6 +10,7 @@ from edgepaas.errors import ConfigurationError, EdgePaaSError
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
+from edgepaas.files.sqlitefile import not_to_be_opened
 from edgepaas.health.services import probe_service
 from edgepaas.service.doctor.findings import Finding, Level
 from edgepaas.settings import Address, Settings, split_url
@@ -70,6 +71,8 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
     if not path.exists():
         return Finding("SQLite", "ok", f"{path} is not there yet; the schema stage makes it")
     advice = "'edgepaas schema --repair' after 'systemctl stop edgepaas'; copies are in backups/"
+    if trouble := not_to_be_opened(path):
+        return Finding("SQLite", "fail", f"{path}: {trouble}", advice)
     with held(paths.database_lock, shared=True), _opened(path) as connection:
         try:
             rows = connection.execute("PRAGMA quick_check(10)").fetchall()
@@ -113,6 +116,17 @@ def spool(paths: Paths) -> Finding:
     if dead:
         return Finding("spool", "warn", message, f"read them in {paths.alerts / 'dead'}")
     return Finding("spool", "ok", message)
+
+
+def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
+    """Whether SQLite files with rows in them were set aside."""
+    from edgepaas.schema.quarantine import set_aside
+
+    found = set_aside(paths, settings.sqlite_file(paths.state))
+    if not found:
+        return [Finding("quarantine", "ok", "nothing is set aside")]
+    advice = "take from it what is needed, then move it away or remove it"
+    return [Finding("quarantine", "warn", entry.line, advice) for entry in found]
 
 
 def tokens(paths: Paths, settings: Settings) -> Finding:

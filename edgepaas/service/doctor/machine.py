@@ -10,8 +10,8 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.clock import judge_clock
 from edgepaas.health.disk import check_writable
 from edgepaas.service.doctor.findings import Finding
-from edgepaas.service.holder import port_holder
 from edgepaas.service.listen import CannotListen, bind
+from edgepaas.service.running import serving_process
 from edgepaas.settings import Settings
 
 #: Below this the service and its database crowd each other out (the box is meant for 512 MB).
@@ -98,16 +98,17 @@ def _secret_file(file: Path) -> Finding | None:
     return None
 
 
-def port(settings: Settings) -> Finding:
+def port(paths: Paths, settings: Settings) -> Finding:
     """Whether the port is free, or held by this very service."""
     host, number = settings.text("HOST"), settings.integer("PORT")
     try:
         for sock in bind(host, number, patience=0.0):
             sock.close()
     except CannotListen as error:
-        if _is_edgepaas(host, number):
-            by = port_holder(number)
-            return Finding("port", "ok", f"{number} is served by EdgePaaS{by and f', {by}'}")
+        process = serving_process(paths)
+        if process is not None and _is_edgepaas(host, number):
+            by = f", process {process}" if process else ""
+            return Finding("port", "ok", f"{number} is in use by this box's own service{by}")
         return Finding("port", "fail", str(error), "set another PORT, or end what has it")
     return Finding("port", "ok", f"{host}:{number} is free")
 

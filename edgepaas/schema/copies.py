@@ -1,0 +1,65 @@
+"""The SQLite file and copies of it through SQLAlchemy: how they are opened, and if they fit."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas.database.sqlite import open_sqlite
+from edgepaas.schema import files
+from edgepaas.schema.chain import Chain
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+
+@contextlib.contextmanager
+def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Connection]]":
+    """Give a file beside *path*, a copy of *source* or empty, and a connection in a transaction.
+
+    Foreign keys are off: batch mode drops the parent table, and cascades would empty the
+    children. The transaction is committed and the file closed at the block's end; on an
+    exception it is removed.
+    """
+    from edgepaas.schema.migrations import migration_engine
+
+    copy = files.temporary_beside(path)
+    try:
+        if source is not None:
+            files.copy_database(source, copy)
+        engine = migration_engine(partial(_open_for_migration, copy), "sqlite://")
+        try:
+            with engine.begin() as connection:
+                yield copy, connection
+        finally:
+            engine.dispose()
+    except BaseException:
+        files.discard(copy)
+        raise
+
+
+def _open_for_migration(path: Path) -> sqlite3.Connection:
+    connection = open_sqlite(path, create=True)
+    connection.execute("PRAGMA foreign_keys=OFF")
+    return connection
+
+
+def misfit(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
+    """Return why the models cannot work on the file as it is; empty when they can."""
+    from edgepaas.schema import migrations
+
+    engine = migrations.migration_engine(partial(open_sqlite, path), "sqlite://")
+    try:
+        with engine.connect() as connection:
+            return migrations.fits(migrations.shape_of(connection, chain), connection, metadata)
+    finally:
+        engine.dispose()
+
+
+def missing_tables(path: Path, metadata: "MetaData | None") -> bool:
+    """Whether a table of the models is not in the file."""
+    with contextlib.closing(open_sqlite(path)) as connection:
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema")}
+    return metadata is not None and not set(metadata.tables) <= there
