@@ -250,8 +250,7 @@ def _judge_databases(result: Derived, given: Collection[str], unreadable: Collec
         result.warn(
             "USE_SQLITE",
             "BOTH_DB",
-            message="USE_SQLITE=true contradicts BOTH_DB=false; SQLite serves and PostgreSQL"
-            " receives every row",
+            message="USE_SQLITE=true contradicts BOTH_DB=false; SQLite serves",
         )
     if (
         values["DATABASE_URL"].startswith("sqlite:")

@@ -155,7 +155,11 @@ _DATABASE = (
         "The embedded database's file.",
         derived="edgepaas.db in the state folder",
     ),
-    _flag("USE_SQLITE", "false", "true: SQLite serves, and PostgreSQL receives every row."),
+    _flag(
+        "USE_SQLITE",
+        "false",
+        "true: SQLite serves although there is a DATABASE_URL; this release forwards no rows yet.",
+    ),
     _flag(
         "BOTH_DB",
         "false",

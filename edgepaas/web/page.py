@@ -146,7 +146,7 @@ _MEANING = {
     "degraded": "serving, and something needs a person",
     "draining": "PostgreSQL is back, rows are going home",
     "fallback": "SQLite serves because PostgreSQL is away",
-    "local-first": "SQLite serves, PostgreSQL receives everything",
+    "local-first": "SQLite serves although there is a PostgreSQL",
     "primary": "PostgreSQL serves",
     "standalone": "SQLite serves; no PostgreSQL is configured",
 }
