@@ -67,7 +67,13 @@ def _complain(message: str) -> None:
         sys.stdout.flush()
     except OSError:
         discard_output()  # or the interpreter would fail once more at its end
-    print(f"edgepaas: {message}", file=sys.stderr)
+    priority = ""
+    if "JOURNAL_STREAM" in os.environ:
+        from edgepaas.logs.setup import is_journal
+
+        # sd-daemon(3): else the one line that matters would be of priority 'info'.
+        priority = "<3>" if is_journal(sys.stderr) else ""
+    print(f"{priority}edgepaas: {message}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

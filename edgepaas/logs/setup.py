@@ -39,7 +39,7 @@ def configure_logging(
         root.removeHandler(handler)
         handler.close()
     formatter = JSONFormatter() if style == "json" else KeyValueFormatter()
-    console = ConsoleHandler(sys.stderr, journal=_is_journal(sys.stderr))
+    console = ConsoleHandler(sys.stderr, journal=is_journal(sys.stderr))
     console.setFormatter(formatter)
     console.addFilter(RedactingFilter())
     if sys.stderr.isatty() and sys.stdout.isatty():
@@ -135,7 +135,8 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _is_journal(stream: TextIO) -> bool:
+def is_journal(stream: TextIO) -> bool:
+    """Whether *stream* goes to the journal, which reads priorities from what is printed."""
     # systemd.exec(5): $JOURNAL_STREAM holds device and inode of the journal's socket.
     try:
         device, inode = os.environ.get("JOURNAL_STREAM", "").split(":")

@@ -1,5 +1,6 @@
 """The command line: teaches, names what is wrong, and ends with the status that scripts expect."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,17 @@ def test_a_table_that_cannot_be_written_is_a_failure(paths: Paths) -> None:
         )
     assert result.returncode == 1
     assert "No space left" in result.stderr
+
+
+def test_a_failure_is_an_error_to_the_journal_too(tmp_path: Path) -> None:
+    """What stands in for the journal is told by its device and inode, as systemd tells it."""
+    journal = tmp_path / "journal"
+    with journal.open("w") as stream:
+        status = os.fstat(stream.fileno())
+        subprocess.run(
+            [sys.executable, "-m", "edgepaas", "dbdecide"],
+            env={**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
+            stderr=stream,
+            check=False,
+        )
+    assert journal.read_text().startswith("<3>edgepaas: ")
