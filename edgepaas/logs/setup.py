@@ -97,14 +97,7 @@ class KeyValueFormatter(logging.Formatter):
     """``timestamp=2026-01-01T00:00:00.000Z level=INFO logger=x message="…" request_id=-``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        pairs = {
-            "timestamp": _timestamp(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": request_id.get(),
-        }
-        text = " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items())
+        text = " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
         return f"{text}\n{record.exc_text}" if record.exc_text else text
 
 
@@ -112,16 +105,20 @@ class JSONFormatter(logging.Formatter):
     """One JSON object a line, with the same keys and ``exception`` where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "timestamp": _timestamp(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": request_id.get(),
-        }
+        entry = _fields(record)
         if record.exc_text:
             entry["exception"] = record.exc_text
         return json.dumps(entry, ensure_ascii=False)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    return {
+        "timestamp": _timestamp(record),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": record.getMessage(),
+        "request_id": request_id.get(),
+    }
 
 
 def _timestamp(record: logging.LogRecord) -> str:
