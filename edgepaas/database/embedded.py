@@ -24,12 +24,13 @@ from edgepaas.database.failures import (
     translate_sqlite,
 )
 from edgepaas.database.files import OpenFiles
+from edgepaas.database.soundness import SoundnessCheck
 from edgepaas.database.sqlite import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.types import dump_json
 from edgepaas.database.writer import GroupCommitWriter
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
-from edgepaas.files.sqlitefile import note_damage
+from edgepaas.files.sqlitefile import forget_use, note_damage, note_use
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -49,8 +50,19 @@ class EmbeddedDatabase(Database):
 
     dialect = "sqlite"
 
-    def __init__(self, path: Path, *, lock: Path, readers: int, patience: float | None) -> None:
-        """*readers*: connections kept for reading; *patience*: seconds a write waits at most."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock: Path,
+        readers: int,
+        patience: float | None,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*readers*: connections kept for reading; *patience*: seconds a write waits at most.
+
+        *on_commit* is called when rows for the hub have been committed (see GroupCommitWriter).
+        """
         self._path = path
         self._files: OpenFiles | None = None
         self._files_lost = False
@@ -58,6 +70,9 @@ class EmbeddedDatabase(Database):
         self._trial: sqlite3.Connection | None = None
         self._closed = False
         self._damage: BaseException | None = None
+        self._refused = ""
+        #: Called, in the thread that noticed, when a write finds no room on the disk.
+        self.on_full: Callable[[], None] | None = None
         self._ping_lock = threading.Lock()
         try:
             self._lock = acquire(lock, shared=True, timeout=LOCK_TIMEOUT)
@@ -79,7 +94,11 @@ class EmbeddedDatabase(Database):
             self._engine(writing=True, poolclass=NullPool),
             patience=patience,
             check=self._check_files,
+            on_commit=on_commit,
         )
+        self._use = note_use(path)
+        self._soundness = SoundnessCheck(path, self._found_damaged)
+        self._soundness.start()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -92,7 +111,13 @@ class EmbeddedDatabase(Database):
             ) from error
 
     def write(self, work: Callable[[Session], T]) -> T:
+        if self._refused:
+            raise DatabaseFull(self._refused)
         return self._writer.submit(work)
+
+    def refuse_writes(self, reason: str) -> None:
+        """Refuse writes with DatabaseFull, which says *reason*; empty: take them again."""
+        self._refused = reason
 
     def ping(self) -> None:
         if self._closed or not self._writer.alive:
@@ -119,11 +144,13 @@ class EmbeddedDatabase(Database):
         if self._closed:
             return
         self._closed = True
+        self._soundness.stop()
         self._writer.close()
         self._readers.dispose()
         with self._ping_lock:
             self._drop_trial()
             self._ping_connection.close()
+        forget_use(self._use)
         os.close(self._lock)
 
     def _check_files(self) -> None:
@@ -218,11 +245,17 @@ class EmbeddedDatabase(Database):
         translate_errors_of(engine, partial(translate_sqlite, writing=writing), tell=self._noticed)
         return engine
 
+    def _found_damaged(self, problem: sqlite3.DatabaseError) -> None:
+        self._damage = problem
+        self._tell_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
+
     def _noticed(self, original: BaseException, error: DatabaseError | None) -> None:
         if is_damaged(original):
             if self._damage is None:
                 note_damage(self._path, original)
             self._damage = original
+        if isinstance(error, DatabaseFull) and self.on_full is not None:
+            self.on_full()
         if isinstance(error, DatabaseUnavailable):
             self._tell_unavailable(error)
 

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from edgepaas.database.reserved import FENCED
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.postgres.failures import ErrorClass, error_class, is_lost, server_message, sqlstate
 
@@ -55,6 +56,8 @@ def translate_sqlite(error: BaseException, *, writing: bool) -> DatabaseError | 
     code = primary_code(error)
     if code == sqlite3.SQLITE_FULL:
         return DatabaseFull(f"the disk has no room for the database ({error}); nothing was written")
+    if code == sqlite3.SQLITE_CONSTRAINT and FENCED in str(error):
+        return DatabaseBusy(f"{FENCED.partition(': ')[2]}; nothing was written")
     if code in _BUSY:
         return DatabaseBusy(
             f"another process kept the database locked ({error}); nothing was written"

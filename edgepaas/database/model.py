@@ -14,14 +14,25 @@ Where a type checker is to follow, the base is written out::
 
 ``facts`` are append-only and forwarded to the hub, ``shared`` tables are mutable and go
 both ways, ``local`` ones never leave the box. The kind is kept in ``table.info["kind"]``.
+
+Where boxes insert the same shared row, the hub merges it column by column, and the
+arriving value stays. A column may say otherwise, ``mapped_column(…, info={"merge": …})``:
+``least`` or ``greatest`` of the two, or ``keep`` for the hub's. What boxes merely stamped
+is no content then: two facts that differ only there are the same. For a fact's column
+that the box fills in when nothing was given, ``info={"filled_from": "received_at"}`` says
+which column it equals in that case.
 """
 
 from typing import Any, Literal, get_args
 
-from sqlalchemy import BigInteger, Integer, MetaData, SmallInteger, Table
+from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table
 from sqlalchemy.orm import DeclarativeBase
 
+from edgepaas.database.exact import why_inexact
+from edgepaas.database.reserved import is_reserved
+
 Kind = Literal["facts", "shared", "local"]
+Merge = Literal["least", "greatest", "keep"]
 
 #: Every constraint has a name on both databases: a migration cannot drop what has none
 #: (Alembic, "The Importance of Naming Constraints").
@@ -86,6 +97,12 @@ def _check_table(table: Table) -> None:
             f"table {table.name} has no kind: write class …(Model, kind='facts'), 'shared' "
             f"or 'local' (for a Core table info={{'kind': …}})"
         )
+    if is_reserved(table.name):
+        raise TypeError(
+            f"the table name {table.name} belongs to the platform: choose one that is not "
+            "outbox, nodes or alembic_version and does not begin with outbox_, sync_, "
+            "edgepaas_ or sqlite_"
+        )
     if kind == "local":
         return
     if not table.primary_key.columns:
@@ -96,4 +113,26 @@ def _check_table(table: Table) -> None:
             f"{table.name}.{serial.name} is a serial key, which two boxes would both give out: "
             "write mapped_column(Uuid, primary_key=True, default=uuid7), both from "
             "edgepaas.database"
+        )
+    for column in table.columns:
+        _check_column(table, column)
+
+
+def _check_column(table: Table, column: Column[Any]) -> None:
+    name = f"{table.name}.{column.name}"
+    why = why_inexact(column)
+    if why:
+        raise TypeError(f"{name} cannot be forwarded exactly: {why}")
+    rule = column.info.get("merge", "")
+    if rule not in ("", *get_args(Merge)):
+        raise TypeError(
+            f"{name} has merge={rule!r}: it is one of {', '.join(get_args(Merge))}, or left out"
+        )
+    if rule and column.primary_key:
+        raise TypeError(f"{name} has merge={rule!r}, but a key is never merged: leave it out")
+    source = column.info.get("filled_from", "")
+    if source and (source not in table.columns or source == column.name):
+        raise TypeError(
+            f"{name} has filled_from={source!r}: name another column of {table.name}, which it "
+            "equals where the box filled it in"
         )

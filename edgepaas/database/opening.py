@@ -16,19 +16,26 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
 
     SQLite: holds the shared lock on ``paths.database_lock`` until it is closed. Raises
     DatabaseUnavailable when the SQLite file is not there or is locked for a swap; a
-    PostgreSQL is connected to only by the first use.
+    PostgreSQL is connected to only by the first use. Where there is a hub, the drainer is
+    woken through ``paths.sync_wake`` by each commit that has something for it.
     """
     if contract.sqlite_active:
         from edgepaas.database.embedded import EmbeddedDatabase
+        from edgepaas.database.wake import Waker
 
         return EmbeddedDatabase(
             contract.sqlite_path,
             lock=paths.database_lock,
             readers=max(settings.integer("THREADS"), settings.integer("DB_POOL_SIZE")),
             patience=settings.number("DB_STATEMENT_TIMEOUT") or None,
+            on_commit=Waker(paths.sync_wake) if contract.hub_url else _nobody,
         )
     if not contract.database_url:
         raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")
     from edgepaas.database.server import ServerDatabase
 
     return ServerDatabase(contract.database_url, settings)
+
+
+def _nobody() -> None:
+    """Nobody is to be told of a commit: there is no hub."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
+from edgepaas.database.stamp import TransactionStamp
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 
 logger = logging.getLogger("edgepaas.database")
@@ -79,19 +80,24 @@ class GroupCommitWriter:
         *,
         patience: float | None,
         check: Callable[[], None] = lambda: None,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """*patience*: seconds that a caller waits for its job at most, None: without end.
 
         *check* raises DatabaseUnavailable when what is written now would be lost; it is
         called before each group, and after its commit, before anybody is told of it.
+        *on_commit* is called after each group that has captured rows for the hub, once its
+        callers have been answered; it neither waits nor raises.
         """
         self._engine = engine
         self._patience = patience
         self._check = check
+        self._on_commit = on_commit
         #: Whether the last group failed because the database cannot be written.
         self.failing = False
         self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUE_LENGTH)
         self._connection: Connection | None = None
+        self._stamp: TransactionStamp | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="database-writer", daemon=True)
         self._thread.start()
@@ -167,13 +173,16 @@ class GroupCommitWriter:
             self._check()
             session = WriteSession(self._connect())
             connection = session.connection()
+            stamp = self._begin_stamp(connection)
             until = time.monotonic() + GROUP_SECONDS
             first.run(session)
             _check_transaction(connection)
+            stamp.mark()
             while gather and time.monotonic() < until and (job := self._next()) is not None:
                 jobs.append(job)
                 job.run(session)
                 _check_transaction(connection)
+                stamp.mark()
             session.finish()
             self._check()
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
@@ -190,6 +199,8 @@ class GroupCommitWriter:
             self.failing = False
             for job in jobs:
                 job.future.set_result(job.result)
+            if stamp.captured:
+                self._on_commit()
 
     def _undo(self, session: WriteSession | None, error: BaseException) -> None:
         if session is not None:
@@ -218,6 +229,13 @@ class GroupCommitWriter:
             if job.future.set_running_or_notify_cancel():
                 return job
 
+    def _begin_stamp(self, connection: Connection) -> TransactionStamp:
+        if self._stamp is None:
+            driver: Any = connection.connection.dbapi_connection
+            self._stamp = TransactionStamp(driver)
+        self._stamp.begin()
+        return self._stamp
+
     def _connect(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
@@ -225,7 +243,7 @@ class GroupCommitWriter:
 
     def _disconnect(self) -> None:
         """Drop the connection: after a failed commit or sync nothing it remembers is trusted."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._stamp = self._connection, None, None
         if connection is None:
             return
         try:

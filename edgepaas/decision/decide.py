@@ -8,19 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.decision import losses
-from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.contract import FALLBACK, ROWS_WAIT, DatabaseContract
 from edgepaas.decision.hold import Hold, Moment, current_moment, read_hold, write_hold
 from edgepaas.decision.matrix import Choice, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult, probe
 from edgepaas.decision.waiting import Waiting, rows_waiting
+from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
 from edgepaas.postgres.tls import TLSPolicy
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import MASK, Address
 
 logger = logging.getLogger("edgepaas.decision")
+
+_ORIGIN = "edgepaas-dbdecide"
 
 #: The one attempt after a loss, in seconds: requests wait for its outcome.
 AFTER_LOSS_TIMEOUT = 1.0
@@ -84,15 +87,18 @@ def decide(
         logger.warning("%s: PostgreSQL is asked for without an address", wishes.without_address)
     waiting = rows_waiting(wishes.sqlite_path, paths.database_lock)
     hold = read_hold(paths.postgres_hold, now)
-    flapping = _flapping(paths, now) if after_loss and wishes.fallback else None
+    most = settings.integer("HANDBACK_PER_HOUR")
+    flapping = _flapping(paths, now, most) if after_loss and wishes.fallback else None
     hold = hold or flapping
     result = None
-    attempts = effort(wishes, hold, waiting, after_loss=after_loss)
+    # Requests wait for the outcome as well when PostgreSQL, found good, is handed back to.
+    brief = after_loss or paths.hand_back.exists()
+    attempts = effort(wishes, hold, waiting, after_loss=brief)
     if wishes.postgres is not None and attempts != "none":
         policy = TLSPolicy.of(settings, wishes.postgres)
         if policy.warning:
             logger.warning("%s", policy.warning)
-        schedule = _Schedule.of(settings, single=attempts == "one", after_loss=after_loss)
+        schedule = _Schedule.of(settings, single=attempts == "one", after_loss=brief)
         result = schedule.run(wishes.postgres, policy, probe, clock, patient=not wishes.fallback)
     choice = choose(wishes, result, hold, waiting)
     new_hold = None
@@ -117,22 +123,38 @@ def settle(decision: Decision, paths: Paths) -> None:
         losses.note_return(paths, decision.moment)
     contract.write(paths.db_contract)
     losses.forget_loss(paths)
+    remove_durably(paths.hand_back)
+    _tell(contract)
+
+
+def _tell(contract: DatabaseContract) -> None:
+    """Raise what a human is to know of the decision, and end what it ends."""
     if contract.db_fallback:
         raise_alert(
             f"SQLite serves instead of PostgreSQL ({contract.db_state}) since "
-            f"{contract.decided_at}: {contract.reason}",
+            f"{contract.decided_at}: {contract.reason}. Nothing is lost: rows go to PostgreSQL "
+            f"once it is back, and then it serves again by itself; see that it comes back",
             severity="warning",
-            fingerprint=f"database-{contract.db_state}",
-            origin="edgepaas-dbdecide",
+            fingerprint=FALLBACK,
+            origin=_ORIGIN,
         )
-    elif contract.rows_waiting:  # a fallback's alert names them in its reason
+        return
+    resolve_alert(
+        f"no fallback since {contract.decided_at} ({contract.db_state}): {contract.reason}",
+        fingerprint=FALLBACK,
+        origin=_ORIGIN,
+    )
+    if contract.rows_waiting:  # a fallback's alert names them in its reason
         raise_alert(
-            f"{contract.reason}: this release does not send them by itself; once they are "
-            f"there, or not needed, move the file away while PostgreSQL serves",
+            f"PostgreSQL serves without {contract.rows_waiting:,} rows of "
+            f"{contract.sqlite_path}, since {contract.decided_at}: {contract.reason}. "
+            f"'edgepaas sync status' says how far they are on their way",
             severity="warning",
-            fingerprint="rows-not-in-postgres",
-            origin="edgepaas-dbdecide",
+            fingerprint=ROWS_WAIT,
+            origin=_ORIGIN,
         )
+    else:
+        resolve_alert("every row is in PostgreSQL", fingerprint=ROWS_WAIT, origin=_ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -184,11 +206,11 @@ class _Schedule:
         return float(self.interval * min(1.0, 0.25 * 2 ** min(attempt - 1, 2)))
 
 
-def _flapping(paths: Paths, now: Moment) -> Hold | None:
-    seconds = losses.seconds_until_return(paths, now)
+def _flapping(paths: Paths, now: Moment, most: int) -> Hold | None:
+    seconds = losses.seconds_until_return(paths, now, most)
     if seconds <= 0:
         return None
-    return Hold(f"it was lost {losses.MOST_RETURNS} times within an hour", seconds)
+    return Hold(f"it came back and was lost {most} times within an hour", seconds)
 
 
 def _contract(wishes: Wishes, choice: Choice, now: Moment, waiting: Waiting) -> DatabaseContract:

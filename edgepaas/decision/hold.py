@@ -12,17 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.moment import Moment, current_moment
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One reading of the clocks, in seconds; ``boot_id`` tells boots apart, if it is known."""
-
-    wall: float
-    since_boot: float
-    boot_id: str = ""
+__all__ = ["Hold", "Moment", "clear_hold", "current_moment", "read_hold", "write_hold"]
 
 
 @dataclass(frozen=True)
@@ -31,15 +23,6 @@ class Hold:
 
     reason: str
     remaining: float
-
-
-def current_moment() -> Moment:
-    """Read the clocks."""
-    try:
-        boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        boot_id = ""  # no /proc: the wall clock decides alone
-    return Moment(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot_id)
 
 
 def write_hold(path: Path, reason: str, seconds: float, now: Moment | None = None) -> None:

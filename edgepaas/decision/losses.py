@@ -12,9 +12,12 @@ from edgepaas.decision.hold import Moment
 from edgepaas.files.atomic import remove_durably, write_atomic
 from edgepaas.files.paths import Paths
 
-#: How often PostgreSQL may be chosen again after a loss, within RETURN_WINDOW seconds.
+#: How often PostgreSQL may be chosen again while a service runs, within RETURN_WINDOW seconds,
+#: unless HANDBACK_PER_HOUR says otherwise.
 MOST_RETURNS = 6
 RETURN_WINDOW = 3600.0
+#: More than any setting allows would only be kept for nothing.
+_KEPT_RETURNS = 3600
 
 
 def loss_mark(paths: Paths) -> Path:
@@ -43,16 +46,19 @@ def forget_loss(paths: Paths) -> None:
     remove_durably(loss_mark(paths))
 
 
-def seconds_until_return(paths: Paths, now: Moment) -> float:
-    """Return for how long PostgreSQL must not be chosen after a loss; 0.0: it may be."""
+def seconds_until_return(paths: Paths, now: Moment, most: int = MOST_RETURNS) -> float:
+    """Return for how long PostgreSQL must not be chosen again; 0.0: it may be.
+
+    *most*: how often it may be within RETURN_WINDOW seconds.
+    """
     returns = _returns(paths, now)
-    if len(returns) < MOST_RETURNS:
+    if len(returns) < most:
         return 0.0
-    return RETURN_WINDOW - (now.since_boot - returns[-MOST_RETURNS])
+    return RETURN_WINDOW - (now.since_boot - returns[-most])
 
 
 def note_return(paths: Paths, now: Moment) -> None:
-    """Count that PostgreSQL was chosen again after a loss."""
+    """Count that PostgreSQL was chosen again after a loss, or is handed back to."""
     # Uncounted is better than not started: the count only spares interruptions.
     with contextlib.suppress(OSError):
         write_atomic(_file(paths), json.dumps([*_returns(paths, now), now.since_boot]))
@@ -68,4 +74,4 @@ def _returns(paths: Paths, now: Moment) -> list[float]:
         times = [float(time) for time in json.loads(_file(paths).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, RecursionError):
         return []
-    return [time for time in times if 0 <= now.since_boot - time < RETURN_WINDOW][-MOST_RETURNS:]
+    return [time for time in times if 0 <= now.since_boot - time < RETURN_WINDOW][-_KEPT_RETURNS:]

@@ -110,8 +110,8 @@ def choose(
         return Choice(True, "standalone", "sqlite_only", _why_standalone(wishes))
     if wishes.local_first:
         reason = (
-            f"USE_SQLITE=true: SQLite serves, not PostgreSQL at {place_of(wishes.postgres)}; "
-            "rows are not forwarded yet"
+            f"USE_SQLITE=true: SQLite serves, and PostgreSQL at {place_of(wishes.postgres)} "
+            "receives every row"
         )
         choice = Choice(True, "local-first", "sqlite_only", reason)
     else:

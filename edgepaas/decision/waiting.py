@@ -18,8 +18,11 @@ _BUSY_TIMEOUT = 1.0
 #: In a larger file, counting would read for seconds: the highest row number has to do.
 _COUNTED_BYTES = 64 * 1024 * 1024
 
-#: Tables that are no application's; so are SQLite's own and Alembic's working tables.
-_NOT_ROWS = ("alembic_version", "outbox")
+#: So many rows of the outbox are counted; of more, the sequence numbers tell.
+_COUNTED_ROWS = 10_000
+
+#: Tables that are no application's (edgepaas.database.reserved).
+_NOT_ROWS = ("alembic_version", "outbox", "sqlite_", "outbox_", "_alembic_tmp_")
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,10 @@ def holds_nothing(path: Path) -> bool:
         if not_to_be_opened(path):
             return False
         with closing(_opened(path)) as connection:
-            names = connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' "
-                "AND name NOT LIKE 'sqlite!_%' ESCAPE '!' AND name <> 'alembic_version'"
-            ).fetchall()
-            for (name,) in names:
-                quoted = _quoted(str(name))
+            if _in_outbox(connection):
+                return False
+            for name in _own_tables(connection):
+                quoted = _quoted(name)
                 if connection.execute(f"SELECT 1 FROM {quoted} LIMIT 1").fetchone():  # noqa: S608
                     return False
             return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]) == "ok"
@@ -101,17 +102,39 @@ def _count(path: Path) -> Waiting:
     if problem:
         return Waiting(readable=False, problem=f"{path} cannot be read: {problem}")
     with closing(_opened(path)) as connection:
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        tables = {str(row[0]) for row in names}
-        if "outbox" in tables:
-            sent = connection.execute("SELECT count(*) FROM outbox").fetchone()
-            return Waiting(rows=int(sent[0]))
-        own = [
-            name
-            for name in sorted(tables)
-            if name not in _NOT_ROWS and not name.startswith(("sqlite_", "_alembic_tmp_"))
-        ]
-        return _count_tables(connection, own, path.stat().st_size)
+        waiting = _in_outbox(connection)
+        if waiting is not None:
+            return Waiting(rows=waiting)
+        return _count_tables(connection, _own_tables(connection), path.stat().st_size)
+
+
+def _own_tables(connection: sqlite3.Connection) -> list[str]:
+    """Return the application's tables."""
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    return [
+        str(name)
+        for (name,) in names
+        if name not in _NOT_ROWS and not name.startswith(_NOT_ROWS[2:])
+    ]
+
+
+def _in_outbox(connection: sqlite3.Connection) -> int | None:
+    """Return how many rows of the outbox the hub has not confirmed; None without an outbox."""
+    names = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('outbox', 'outbox_state')"
+    ).fetchall()
+    if ("outbox",) not in names:
+        return None
+    confirmed = 0
+    if ("outbox_state",) in names:
+        (confirmed,) = connection.execute("SELECT max(confirmed_seq) FROM outbox_state").fetchone()
+    counted, last = connection.execute(
+        "SELECT count(*), (SELECT max(seq) FROM outbox) "
+        "FROM (SELECT 1 FROM outbox WHERE seq > ? LIMIT ?)",
+        (confirmed or 0, _COUNTED_ROWS),
+    ).fetchone()
+    # Numbers have no gaps but those of rows that were shed.
+    return int(counted if counted < _COUNTED_ROWS else last - (confirmed or 0))
 
 
 def _opened(path: Path) -> sqlite3.Connection:

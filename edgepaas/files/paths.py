@@ -64,6 +64,31 @@ class Paths:
         return self.runtime / "serving.lock"
 
     @property
+    def sync_lock(self) -> Path:
+        """``run/sync.lock``: held by the one drainer of this box."""
+        return self.runtime / "sync.lock"
+
+    @property
+    def sync_wake(self) -> Path:
+        """``run/sync.wake``: the datagram socket on which the drainer is told of new rows."""
+        return self.runtime / "sync.wake"
+
+    @property
+    def sync_status(self) -> Path:
+        """``run/sync.json``: what the drainer knows, for every surface that shows it."""
+        return self.runtime / "sync.json"
+
+    @property
+    def hand_back(self) -> Path:
+        """``run/hand-back``: PostgreSQL may serve again; the service ends for a new decision."""
+        return self.runtime / "hand-back"
+
+    @property
+    def ballast(self) -> Path:
+        """Space kept back, to be given up when the disk is full: deleting rows needs some."""
+        return self.state / "ballast"
+
+    @property
     def postgres_hold(self) -> Path:
         """Why PostgreSQL is not to be chosen, and until when."""
         return self.state / "postgres-hold"
@@ -94,9 +119,19 @@ class Paths:
         return self.runtime / "crash-loop.json"
 
     @property
+    def acknowledged(self) -> Path:
+        """What an operator has taken note of, so that it no longer counts as trouble."""
+        return self.state / "acknowledged.json"
+
+    @property
     def alerts(self) -> Path:
         """The alert spool."""
         return self.spool / "alerts"
+
+    @property
+    def alerts_status(self) -> Path:
+        """``run/alerts.json``: what the deliverer last knew, for every surface that shows it."""
+        return self.runtime / "alerts.json"
 
     @property
     def log_file(self) -> Path:
@@ -139,7 +174,8 @@ def find_paths(environ: Mapping[str, str] | None = None) -> Paths:
             runtime=_systemd_folder(environ, "RUNTIME_DIRECTORY", "/run/edgepaas"),
             state=_systemd_folder(environ, "STATE_DIRECTORY", "/var/lib/edgepaas"),
             logs=_systemd_folder(environ, "LOGS_DIRECTORY", "/var/log/edgepaas"),
-            spool=Path("/var/spool/edgepaas"),
+            # systemd hands no such folder over; an image keeps it in its one volume.
+            spool=_systemd_folder(environ, "SPOOL_DIRECTORY", "/var/spool/edgepaas"),
             env_file=Path(
                 environ.get("EDGEPAAS_ENV_FILE") or SYSTEM_CONFIGURATION / "edgepaas.env"
             ),

@@ -1,13 +1,18 @@
-"""An SQLite file judged from outside: whether it may be opened, and a note that it is damaged."""
+"""An SQLite file judged from outside: may it be opened, was it in use, is it damaged."""
 
 import contextlib
+import glob
+import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.moment import current_moment
 
 _SIDECARS = ("-wal", "-shm", "-journal")
+_IN_USE = ".in-use-"
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -67,6 +72,79 @@ def damage_noted(path: Path) -> bool:
 def forget_damage(path: Path) -> None:
     """Remove the note: *path* was checked, or is another file now."""
     remove_durably(_note(path))
+
+
+def note_use(path: Path) -> Path:
+    """Leave a mark beside *path* that this process writes to it; return the mark.
+
+    Whatever stops the box uncleanly leaves it there. Not synced on its own: the first commit
+    to the file takes it along on a file system with a journal. Never raises.
+    """
+    mark = path.with_name(f"{path.name}{_IN_USE}{os.getpid()}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        mark.write_text(current_moment().boot_id, encoding="ascii")
+    return mark
+
+
+def forget_use(mark: Path) -> None:
+    """Remove the mark: the file was closed in an orderly way. Never raises."""
+    with contextlib.suppress(OSError):
+        mark.unlink(missing_ok=True)
+
+
+def stopped_uncleanly(path: Path) -> bool:
+    """Whether the box stopped while *path* was in use, by a power cut or its like.
+
+    A process that was killed leaves a mark too, which says nothing: what it had written is
+    the kernel's to keep.
+    """
+    return bool(_stale_marks(path)[0])
+
+
+def forget_unclean_stop(path: Path) -> None:
+    """Remove the marks of processes that are gone."""
+    for mark in {mark for marks in _stale_marks(path) for mark in marks}:
+        forget_use(mark)
+
+
+def note_due_check(path: Path) -> None:
+    """Have whoever uses *path* next check it to its end; never raises."""
+    with contextlib.suppress(OSError):
+        write_atomic(_due(path), "")
+
+
+def check_is_due(path: Path) -> bool:
+    """Whether *path* is still to be checked to its end."""
+    return _due(path).is_file()
+
+
+def forget_due_check(path: Path) -> None:
+    """Note that *path* was checked, or is another file now; never raises."""
+    with contextlib.suppress(OSError):
+        remove_durably(_due(path))
+
+
+def _stale_marks(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the marks of another boot, and those of this one whose process is gone."""
+    boot_id = current_moment().boot_id
+    cut: list[Path] = []
+    killed: list[Path] = []
+    for mark in path.parent.glob(f"{glob.escape(path.name)}{_IN_USE}*"):
+        try:
+            written = mark.read_text(encoding="ascii", errors="replace").strip()
+        except OSError:
+            written = ""
+        pid = mark.name.rpartition("-")[2].partition(".")[0]
+        # Empty: the power went before the word was on the disk, if there is a boot id at all.
+        if written != boot_id or not boot_id:
+            cut.append(mark)
+        elif not Path("/proc", pid).exists():
+            killed.append(mark)
+    return cut, killed
+
+
+def _due(path: Path) -> Path:
+    return path.with_name(f"{path.name}.check-due")
 
 
 def _note(path: Path) -> Path:

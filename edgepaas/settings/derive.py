@@ -87,6 +87,7 @@ def derive(
     if result.values["DATABASE_URL"].startswith("postgresql:"):
         _judge_tls(result)
     _judge_vault(result)
+    _judge_alerts(result)
     result.values = {name: result.values[name] for name in SETTINGS}
     return result
 
@@ -314,6 +315,18 @@ def _judge_vault(result: Derived) -> None:
     loopback = location.startswith(("127.", "localhost", "[::1]"))
     if values["VAULT__ENABLED"] == "true" and scheme == "http" and not loopback:
         result.warn("VAULT__URL", message="http:// sends VAULT__TOKEN over the network as it is")
+
+
+def _judge_alerts(result: Derived) -> None:
+    values = result.values
+    if values["ALERT_EMAIL_TO"] and not values["SMTP__HOST"]:
+        result.warn(
+            "ALERT_EMAIL_TO",
+            "SMTP__HOST",
+            message="no alert is sent by e-mail: SMTP__HOST, the mail server, is not given",
+        )
+    if values["SMTP__HOST"] and values["SMTP__PASSWORD"] and values["SMTP__SECURITY"] == "none":
+        result.warn("SMTP__SECURITY", message="none sends SMTP__PASSWORD over the network as it is")
 
 
 def _judge_tls(result: Derived) -> None:

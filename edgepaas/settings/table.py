@@ -158,7 +158,7 @@ _DATABASE = (
     _flag(
         "USE_SQLITE",
         "false",
-        "true: SQLite serves although there is a DATABASE_URL; this release forwards no rows yet.",
+        "true: SQLite serves although there is a DATABASE_URL, which receives every row.",
     ),
     _flag(
         "BOTH_DB",
@@ -190,8 +190,92 @@ _DATABASE = (
     _integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
     _seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
     _seconds("DB_STATEMENT_TIMEOUT", "10", 0, _DAY, "A statement's longest time.", off=True),
-    _seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
     _seconds("POSTGRES_HOLD", "60", 1, _DAY, "PostgreSQL is let be so long when found unusable."),
+)
+
+_FORWARDING = (
+    _seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
+    _integer("HANDBACK_ROWS", 100, 0, 100_000, "It serves again when no more rows wait than this."),
+    _integer("HANDBACK_PER_HOUR", 6, 1, 3600, "Handing back more often in an hour is flapping."),
+    _seconds("FENCE_DEADLINE", "3", 0.1, 60, "Writes wait so long at most while it takes over."),
+    _seconds("MIRROR_INTERVAL", "10", 0.1, _DAY, "The pause between two looks at shared tables."),
+    _seconds("HEARTBEAT_INTERVAL", "15", 1, _DAY, "The pause between two entries in nodes."),
+    _integer("SYNC_BATCH", 5000, 1, 100_000, "Rows sent to PostgreSQL in one transaction."),
+    _seconds("RETENTION", "1209600", 0, 3650 * _DAY, "Delivered facts stay on the box so long."),
+    _size(
+        "DISK_BUDGET",
+        0,
+        0,
+        1024 * _GIB,
+        "What the SQLite file may take: an alert at 70 %, shedding at 85 %, 507 at 95 %;"
+        " 0: 1 GiB or 20 % of the file system, the smaller.",
+    ),
+    _size("BALLAST", 8 * _MIB, 0, _GIB, "Kept back, to be given up on a full disk.", off=True),
+    Setting(
+        "LOW_VALUE",
+        "list",
+        "",
+        "What may be shed unsent when the budget is nearly used up: table, or"
+        " table:column=value, e.g. readings:metric=debug.",
+        off=True,
+    ),
+)
+
+_ALERTS = (
+    Setting(
+        "ALERT_WEBHOOK_URL",
+        "http_url",
+        "",
+        "Where alerts are posted first.",
+        secret=True,
+        off=True,
+    ),
+    Setting(
+        "ALERT_WEBHOOK_FORMAT",
+        "choice",
+        "auto",
+        "The body's form; auto tells it by the address.",
+        choices=("auto", "json", "slack", "discord", "teams"),
+    ),
+    Setting(
+        "ALERT_WEBHOOK_SECRET",
+        "text",
+        "",
+        "Signs the body (HMAC-SHA256) in the header X-EdgePaaS-Signature.",
+        secret=True,
+    ),
+    Setting(
+        "ALERT_EMAIL_TO",
+        "list",
+        "",
+        "Whom to write to when the webhook takes nothing.",
+        off=True,
+    ),
+    Setting("ALERT_EMAIL_FROM", "text", "", "The sender.", derived="edgepaas@ the node's name"),
+    Setting("SMTP__HOST", "host", "", "The mail server that takes alerts."),
+    _integer("SMTP__PORT", 587, 1, 65535, "Its port."),
+    Setting(
+        "SMTP__SECURITY",
+        "choice",
+        "starttls",
+        "How the way to it is secured; its certificate is verified.",
+        choices=("starttls", "tls", "none"),
+    ),
+    Setting("SMTP__USERNAME", "text", "", "The user to log in as; empty: no login."),
+    Setting("SMTP__PASSWORD", "text", "", "Its password.", secret=True),
+    _seconds("ALERT_TIMEOUT", "10", 0.1, 300, "How long one delivery may take."),
+    _seconds("ALERT_WINDOW", "600", 0, _DAY, "The same alert within it is one, with a count."),
+    _integer("ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "Alerts that may wait in the spool."),
+    _size("ALERT_SPOOL_SIZE", 64 * _MIB, _MIB, 64 * _GIB, "What they may take on the disk."),
+    Setting(
+        "ALERT_HEARTBEAT_URL",
+        "http_url",
+        "",
+        "Asked for regularly while the box is well: whoever misses it notices a silent box.",
+        secret=True,
+        off=True,
+    ),
+    _seconds("ALERT_HEARTBEAT_INTERVAL", "300", 10, _DAY, "The pause between two heartbeats."),
 )
 
 _THRESHOLDS = (
@@ -264,6 +348,8 @@ SECTIONS = MappingProxyType(
         "Service": _SERVICE,
         "Access": _ACCESS,
         "Database": _DATABASE,
+        "Forwarding": _FORWARDING,
+        "Alerts": _ALERTS,
         "Thresholds": _THRESHOLDS,
         "Health": _HEALTH,
         "Services": _SERVICES,

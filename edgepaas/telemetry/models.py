@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, CheckConstraint, Index, Integer
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Index, Integer
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.ids import uuid7
@@ -20,6 +20,11 @@ SEVERITIES = ("info", "warning", "critical")
 #: The largest 64-bit float; infinity and NaN compare greater on PostgreSQL, and SQLite
 #: turns NaN into NULL, so one CHECK keeps both databases finite.
 _FINITE = "{0} BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
+
+#: What becomes of a stamp when a row meets itself on the hub (edgepaas.database.model).
+_EARLIEST = {"merge": "least"}
+_LATEST = {"merge": "greatest"}
+_FIRST_SEEN = {"merge": "keep"}
 
 
 class Model(KindedModel, DeclarativeBase):
@@ -37,8 +42,10 @@ class Device(Model, kind="shared"):
     name: Mapped[str] = mapped_column(Text(NAME_LENGTH), unique=True)
     description: Mapped[str | None] = mapped_column(Text(DESCRIPTION_LENGTH))
     labels: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, info=_EARLIEST)
+    updated_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, default=utc_now, onupdate=utc_now, info=_LATEST
+    )
 
 
 class Rule(Model, kind="shared"):
@@ -61,8 +68,10 @@ class Rule(Model, kind="shared"):
     for_seconds: Mapped[int] = mapped_column(Integer, default=0)
     severity: Mapped[str] = mapped_column(Text(20), default="warning")
     enabled: Mapped[bool] = mapped_column(Boolean, default=True)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, info=_EARLIEST)
+    updated_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, default=utc_now, onupdate=utc_now, info=_LATEST
+    )
 
 
 class Reading(Model, kind="facts"):
@@ -85,5 +94,25 @@ class Reading(Model, kind="facts"):
     metric: Mapped[str] = mapped_column(Text(NAME_LENGTH))
     value: Mapped[float] = mapped_column(Number)
     unit: Mapped[str | None] = mapped_column(Text(UNIT_LENGTH))
-    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: A client that gives no moment and repeats on the other database means the same reading.
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, info={"filled_from": "received_at"})
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, info=_FIRST_SEEN)
+
+
+class RuleFeed(Model, kind="local"):
+    """Readings on their way to the rules, stored in the transaction that stores them.
+
+    A row holds those of one request, or up to a thousand of them, in their order, and is
+    deleted once the rules of the box ``node`` have judged them: on a PostgreSQL that many
+    boxes share each judges what it took in itself.
+    """
+
+    __tablename__ = "rule_feed"
+    __table_args__ = (Index(None, "node", "seq"),)
+
+    seq: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True
+    )
+    batch: Mapped[uuid.UUID] = mapped_column(Uuid)
+    node: Mapped[str] = mapped_column(Text(36))
+    readings: Mapped[str] = mapped_column(Text())

@@ -17,8 +17,10 @@ LAYERS = (
     {"postgres"},
     {"decision"},
     {"database"},
+    {"outbox"},
     {"application"},
     {"schema"},
+    {"sync"},
     {"health"},
     {"web"},
     {"telemetry"},
@@ -29,7 +31,10 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 #: Reached from the command line alone: importing one of these is somebody's start-up time.
 HEAVY = {"sqlalchemy", "alembic", "flask", "flask_smorest", "marshmallow", "requests", "pg8000"}
-LEAN = {"errors", "build", "files", "logs", "settings", "alerts", "decision", "postgres", "cli"}
+LEAN = {
+    *("errors", "build", "files", "logs", "settings", "alerts", "decision", "postgres"),
+    *("outbox", "sync", "cli"),
+}
 
 
 def modules() -> list[Path]:

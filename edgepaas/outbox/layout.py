@@ -1,0 +1,141 @@
+"""Layouts: a forwarded table's columns as they were at one revision of the schema.
+
+A row of the outbox holds values by position and names its layout, so that rows written
+before a migration are still understood after it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from edgepaas.database.reserved import LAYOUTS
+
+Merge = Literal["", "least", "greatest", "keep"]
+FORWARDED = ("facts", "shared")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; ``type`` in PostgreSQL's words, ``storage`` in SQLite's.
+
+    ``merge`` says what stays where an insert meets a row that the hub has already: the
+    lesser, the greater, the hub's value; empty: the arriving one. Such a column is no
+    content: two facts that differ only there are the same fact. ``filled_from`` names a
+    column that this one equals where the box filled it in; filled in on either side, it
+    is no content either.
+    """
+
+    name: str
+    type: str
+    storage: str
+    nullable: bool
+    merge: Merge = ""
+    filled_from: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table's columns, in order; ``id`` is 0 as long as no file knows it."""
+
+    id: int
+    table: str
+    kind: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    revision: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names by position."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def key_positions(self) -> tuple[int, ...]:
+        """Where the key's columns stand."""
+        names = self.names
+        return tuple(names.index(name) for name in self.key)
+
+    def definition(self) -> str:
+        """Return what ``outbox_layouts.definition`` keeps."""
+        columns = []
+        for column in self.columns:
+            entry: dict[str, Any] = {
+                "name": column.name,
+                "type": column.type,
+                "storage": column.storage,
+                "nullable": column.nullable,
+            }
+            if column.merge:
+                entry["merge"] = column.merge
+            if column.filled_from:
+                entry["filled_from"] = column.filled_from
+            columns.append(entry)
+        return json.dumps({"kind": self.kind, "columns": columns, "key": list(self.key)})
+
+
+def layout_of(
+    table: str, definition: Mapping[str, Any], *, identity: int = 0, revision: str = ""
+) -> Layout:
+    """Return the layout of *table* that *definition* describes: tables.json's, or a layout's own.
+
+    Raises KeyError, TypeError where it describes none.
+    """
+    columns = tuple(
+        Column(
+            name=str(column["name"]),
+            type=str(column["type"]),
+            storage=str(column["storage"]),
+            nullable=bool(column["nullable"]),
+            merge=_merge(column.get("merge") or ""),
+            filled_from=str(column.get("filled_from") or ""),
+        )
+        for column in definition["columns"]
+    )
+    key = tuple(definition["key"])
+    return Layout(identity, table, str(definition["kind"]), columns, key, revision)
+
+
+def forwarded(document: Mapping[str, Any]) -> list[Layout]:
+    """Return the layouts of the forwarded tables in *document* (tables.json), parents first."""
+    revision = ",".join(document.get("revision", ()))
+    return [
+        layout_of(name, table, revision=revision)
+        for name, table in document["tables"].items()
+        if table["kind"] in FORWARDED
+    ]
+
+
+def known(connection: sqlite3.Connection) -> dict[int, Layout]:
+    """Return every layout that the file has rows of, by id."""
+    rows = connection.execute(f"SELECT id, tbl, revision, definition FROM {LAYOUTS}")  # noqa: S608
+    return {
+        identity: layout_of(table, json.loads(definition), identity=identity, revision=revision)
+        for identity, table, revision, definition in rows
+    }
+
+
+def registered(connection: sqlite3.Connection, layouts: Sequence[Layout]) -> Iterator[Layout]:
+    """Give each of *layouts* with its id in the file; inside the caller's transaction.
+
+    A table that a new revision leaves as it was keeps its layout.
+    """
+    for layout in layouts:
+        definition = layout.definition()
+        found = connection.execute(
+            f"SELECT id, revision FROM {LAYOUTS} WHERE tbl = ? AND definition = ?",  # noqa: S608
+            (layout.table, definition),
+        ).fetchone()
+        if found is None:
+            cursor = connection.execute(
+                f"INSERT INTO {LAYOUTS} (tbl, revision, definition) VALUES (?, ?, ?)",  # noqa: S608
+                (layout.table, layout.revision, definition),
+            )
+            found = (cast(int, cursor.lastrowid), layout.revision)
+        yield Layout(found[0], layout.table, layout.kind, layout.columns, layout.key, found[1])
+
+
+def _merge(word: str) -> Merge:
+    # An older build reads what a newer one wrote: a rule it does not know is no rule.
+    return cast(Merge, word) if word in get_args(Merge) else ""

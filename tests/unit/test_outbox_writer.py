@@ -1,0 +1,198 @@
+"""The group-commit writer and the outbox: markers per job, the drainer's wake, the fence."""
+
+import contextlib
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from edgepaas.database.embedded import EmbeddedDatabase
+from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.wake import Waker, address_of
+from edgepaas.errors import DatabaseBusy
+from edgepaas.outbox import fence
+from tests.support.outbox import Fact, Note, captured_file, changes, create_file
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "edgepaas.db"
+
+
+@pytest.fixture
+def file(path: Path) -> Iterator[sqlite3.Connection]:
+    with captured_file(path) as connection:
+        yield connection
+
+
+@pytest.fixture
+def woken() -> list[int]:
+    """One entry for each time that the drainer was woken."""
+    return []
+
+
+@pytest.fixture
+def database(path: Path, file: sqlite3.Connection, woken: list[int]) -> Iterator[EmbeddedDatabase]:
+    with opened(path, woken) as database:
+        yield database
+
+
+@contextlib.contextmanager
+def opened(path: Path, woken: list[int]) -> Iterator[EmbeddedDatabase]:
+    database = EmbeddedDatabase(
+        path,
+        lock=path.with_name("db.lock"),
+        readers=1,
+        patience=20,
+        on_commit=lambda: woken.append(1),
+    )
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def facts(count: int, prefix: str = "f") -> Callable[[Session], object]:
+    """Return work that stores *count* facts."""
+    return lambda session: session.execute(
+        text("INSERT INTO facts (id) VALUES (:id)"),
+        [{"id": f"{prefix}{number}"} for number in range(count)],
+    )
+
+
+def in_one_group(database: EmbeddedDatabase, *jobs: Callable[[Session], object]) -> list[object]:
+    """Run *jobs* as one group, in order; return what each raised, None where it did not."""
+    started, gate = threading.Event(), threading.Event()
+    results: list[object] = [None] * (len(jobs) + 1)
+
+    def hold(_: Session) -> None:
+        started.set()
+        assert gate.wait(20)
+
+    def run(index: int, job: Callable[[Session], object]) -> None:
+        try:
+            database.write(job)
+        except BaseException as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(-1, hold))]
+    threads[0].start()
+    assert started.wait(20)
+    for index, job in enumerate(jobs):
+        threads.append(threading.Thread(target=run, args=(index, job)))
+        threads[-1].start()
+        limit = threading.Event()
+        while database._writer._queue.qsize() <= index:
+            assert not limit.wait(0.001)
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+    return results[:-1]
+
+
+def test_each_job_of_a_group_is_a_transaction_of_its_own(
+    database: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    """Only those of more than one row need a marker; jobs that capture nothing leave none."""
+    in_one_group(
+        database,
+        facts(1, "a"),
+        facts(3, "b"),
+        lambda session: session.execute(insert(Note).values(text="local")),
+        facts(2, "c"),
+        facts(1, "d"),
+    )
+    assert [c.transaction for c in changes(file)] == [1, 2, 2, 2, 5, 5, 7]
+    assert file.execute("SELECT * FROM outbox_transactions").fetchall() == [(2, 4), (5, 6)]
+
+
+def test_a_failed_job_leaves_neither_rows_nor_markers(
+    database: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    """The others of its group are run again, and are whole transactions as ever."""
+    errors = in_one_group(database, facts(2, "a"), facts(2, "a"), facts(2, "b"))
+    assert [type(error) for error in errors] == [type(None), IntegrityError, type(None)]
+    assert [(c.key_text, c.transaction) for c in changes(file)] == [
+        ("a0", 1),
+        ("a1", 1),
+        ("b0", 3),
+        ("b1", 3),
+    ]
+
+
+def test_rows_of_other_writers_between_two_groups_are_not_taken_for_its_own(
+    database: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    database.write(facts(2, "a"))
+    file.execute("INSERT INTO facts (id) VALUES ('shell')")
+    database.write(facts(2, "b"))
+    assert [c.transaction for c in changes(file)] == [1, 1, 3, 4, 4]
+
+
+def test_only_a_commit_with_rows_for_the_hub_wakes_the_drainer(
+    database: EmbeddedDatabase, woken: list[int]
+) -> None:
+    database.write(lambda session: session.execute(insert(Note).values(text="local")))
+    with pytest.raises(IntegrityError):
+        database.write(lambda session: [facts(1)(session), facts(1)(session)])
+    assert woken == []
+    database.write(facts(1))
+    database.write(facts(1, "g"))  # comes after the first group's wake in the same thread
+    assert len(woken) >= 1
+
+
+def test_a_write_behind_the_fence_is_told_to_come_again(
+    database: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    """Which is a 503 with Retry-After; once the fence is lifted it passes."""
+    fence.put(file, 3)
+    with pytest.raises(DatabaseBusy, match="writes wait while PostgreSQL takes over") as caught:
+        database.write(facts(1))
+    assert caught.value.retry_after > 0
+    with pytest.raises(DatabaseBusy):
+        database.write(lambda session: session.add(Fact()))
+    errors = in_one_group(database, facts(1), facts(1, "g"))
+    assert [type(error) for error in errors] == [DatabaseBusy] * 2
+    fence.lift(file)
+    database.write(facts(1))
+    assert len(changes(file)) == 1
+
+
+def test_a_standalone_file_is_written_without_stamps(path: Path, woken: list[int]) -> None:
+    create_file(path)
+    with opened(path, woken) as database:
+        database.write(facts(3))
+    assert woken == []
+    with contextlib.closing(open_sqlite(path)) as connection:
+        found = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'outbox%'")
+        assert found.fetchone() == (0,)
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_a_waker_reaches_a_socket_however_deep_and_survives_its_absence(
+    depth: int, tmp_path: Path
+) -> None:
+    """Nobody listening, somebody who left, a full queue: a write never notices."""
+    folder = tmp_path.joinpath(*["a-folder-with-a-rather-long-name-" + "x" * 30] * depth)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sync.wake"
+    waker = Waker(path)
+    waker()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        with address_of(path) as address:
+            listener.bind(address)
+        listener.settimeout(20)
+        waker()
+        assert listener.recv(10)
+        for _ in range(2000):
+            waker()
+    waker()
+    waker.close()
+    waker()
+    waker.close()
