@@ -1,0 +1,1 @@
+"""Bringing rows home to PostgreSQL: drain, mirror, heartbeat, and handing back to it."""

@@ -1,0 +1,180 @@
+"""What the hub keeps for a person: dead letters and conflicts, listed and looked up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgepaas.errors import EdgePaaSError
+from edgepaas.sync.values import decode
+
+if TYPE_CHECKING:
+    from edgepaas.sync.hub import Hub
+
+Kind = Literal["dead-letters", "conflicts"]
+
+_TABLE: dict[Kind, str] = {"dead-letters": "sync_dead_letters", "conflicts": "sync_conflicts"}
+#: The state of an entry that waits for a person.
+WAITING: dict[Kind, str] = {"dead-letters": "waiting", "conflicts": "open"}
+_OWN: dict[Kind, str] = {
+    "dead-letters": "op, sqlstate, message, new, old",
+    "conflicts": "reason, hub, box",
+}
+
+
+class NoSuchEntry(EdgePaaSError):
+    """There is no entry of this id, or several that begin so."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dead letter or conflict; times are text as PostgreSQL writes them, in UTC."""
+
+    id: str
+    node: str
+    node_id: str
+    stream_id: str
+    seq: int
+    table: str
+    key: str
+    state: str
+    created_at: str
+    settled_at: str | None
+    #: What differs by kind: op, sqlstate, message, new, old; or reason, hub, box.
+    details: Mapping[str, Any]
+
+    @property
+    def line(self) -> str:
+        """What is the matter, in one line."""
+        details = self.details
+        if "message" in details:
+            return f"{details['op']}: {details['message']} ({details['sqlstate']})"
+        return str(details["reason"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for ``--json``; values as the hub keeps them (sync/values.py)."""
+        return {**self.__dict__, "details": dict(self.details)}
+
+
+def entries(
+    hub: "Hub",
+    kind: Kind,
+    *,
+    node_id: str = "",
+    settled: bool = False,
+    limit: int = 1000,
+) -> list[Entry]:
+    """Return the entries of *node_id* (empty: of every box), the oldest first.
+
+    Those that wait; with *settled* the others as well. Raises HubError.
+    """
+    return _found(
+        hub,
+        kind,
+        "($1 = '' OR e.node_id::text = $1) AND ($2 = '' OR e.state = $2)",
+        (node_id, "" if settled else WAITING[kind]),
+        limit,
+    )
+
+
+def count(hub: "Hub", kind: Kind, *, node_id: str = "") -> int:
+    """Return how many wait; raises HubError."""
+    ((number,),) = hub.query(
+        f"SELECT count(*) FROM {_TABLE[kind]} "  # noqa: S608
+        "WHERE ($1::text = '' OR node_id::text = $1::text) AND state = $2::text",
+        node_id,
+        WAITING[kind],
+    )
+    return int(number)
+
+
+def entry(hub: "Hub", kind: Kind, wanted: str) -> Entry:
+    """Return the entry whose id is, or begins with, *wanted*; raises NoSuchEntry, HubError."""
+    found = _found(
+        hub, kind, "starts_with(e.id::text, $1) AND $2 = ''", (wanted.strip().lower(), ""), 2
+    )
+    word = kind.removesuffix("s").replace("-", " ")
+    if not wanted.strip() or not found:
+        raise NoSuchEntry(f"there is no {word} {wanted}: 'edgepaas sync {kind}' lists them")
+    if len(found) > 1:
+        raise NoSuchEntry(f"several {word}s begin with {wanted}: give more of the id")
+    return found[0]
+
+
+def settle(hub: "Hub", ids: Sequence[str]) -> int:
+    """Mark the conflicts *ids* as settled; returns how many were open. Raises HubError."""
+    done = hub.query(
+        "UPDATE sync_conflicts SET state = 'settled', settled_at = now() "
+        "WHERE id = ANY ($1::text::uuid[]) AND state = 'open' RETURNING 1",
+        _ids(ids),
+    )
+    return len(done)
+
+
+def retry_all(
+    hub: "Hub", chosen: Sequence[Entry], models: Mapping[str, Any]
+) -> tuple[int, list[str]]:
+    """Send the dead letters *chosen* again, each row's in their order.
+
+    Returns how many landed, and for each row that is still refused what PostgreSQL says.
+    *models*: ``tables`` of tables.json. Raises NoSuchLetter, HubError.
+    """
+    from edgepaas.sync.dead_letters import retry
+
+    landed, problems = 0, []
+    rows = {(one.node_id, one.table, one.key): one for one in reversed(chosen)}  # the first each
+    for one in reversed(rows.values()):
+        done = retry(hub, one.id, models=models)
+        landed += done.landed
+        if done.waiting:
+            problems.append(f"{one.table} {one.key}: {done.message} ({done.waiting} wait)")
+    return landed, problems
+
+
+def discard_all(hub: "Hub", chosen: Sequence[Entry]) -> int:
+    """Give the dead letters *chosen* up; returns how many. Raises NoSuchLetter, HubError."""
+    from edgepaas.sync.dead_letters import discard
+
+    for one in chosen:
+        discard(hub, one.id)
+    return len(chosen)
+
+
+def shown(value: Any) -> str:
+    """Return a kept value for a person: a text as it is, what is none quoted or in hex."""
+    if value is None:
+        return "NULL"
+    try:
+        decoded = decode(value)
+    except ValueError:
+        return str(value)
+    if isinstance(decoded, bytes):
+        return f"0x{decoded.hex()}"
+    text = str(decoded)
+    return text if text.isprintable() else ascii(text)
+
+
+def _ids(ids: Sequence[str]) -> str:
+    return "{" + ",".join(ids) + "}"
+
+
+def _found(
+    hub: "Hub", kind: Kind, condition: str, values: tuple[str, str], limit: int
+) -> list[Entry]:
+    names = [name.strip() for name in _OWN[kind].split(",")]
+    rows = hub.query(
+        "SELECT e.id::text, coalesce(n.name, ''), e.node_id::text, e.stream_id::text, e.seq, "  # noqa: S608
+        f"e.tbl, e.row_key, e.state, {_moment('e.created_at')}, {_moment('e.settled_at')}, "
+        + ", ".join(f"e.{name}" for name in names)
+        + f" FROM {_TABLE[kind]} e LEFT JOIN nodes n ON n.node_id = e.node_id "
+        f"WHERE {condition.replace('$1', '$1::text').replace('$2', '$2::text')} "
+        f"ORDER BY e.created_at, e.stream_id, e.seq LIMIT {int(limit)}",
+        *values,
+    )
+    return [
+        Entry(*row[:10], details=dict(zip(names, row[10:], strict=True)))  # type: ignore[misc]
+        for row in rows
+    ]
+
+
+def _moment(column: str) -> str:
+    return f"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""

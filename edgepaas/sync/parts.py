@@ -1,0 +1,81 @@
+"""What a drainer is made of: the decision, the box's and the hub's ends, and how to stop."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.build import build_version
+from edgepaas.files.moment import current_moment
+from edgepaas.files.node import node_identity
+from edgepaas.sync.ending import Ending
+from edgepaas.sync.heartbeat import Self
+from edgepaas.sync.hub_schema import HubSchema, SchemaBlocked
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+    from edgepaas.sync.hub import Hub
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Handed down from the command line to whatever drains."""
+
+    settings: "Settings"
+    contract: "DatabaseContract"
+    paths: "Paths"
+    ending: Ending
+    #: How this EdgePaaS is called, and with which environment.
+    program: Sequence[str]
+    environ: Mapping[str, str]
+
+    def schema(self) -> HubSchema:
+        """Return what sees to the hub's schema; where PostgreSQL serves a stage just has."""
+        command = [*self.program, "schema", "--hub"]
+        at_head = not self.contract.sqlite_active
+        return HubSchema(command, self.environ, self.ending, at_head=at_head)
+
+    def me(self) -> Self:
+        """Return who this box is; raises OSError, LockHeld."""
+        build = build_version()
+        return Self(
+            node_id=node_identity(self.paths).node_id,
+            name=self.settings.text("NODE_NAME"),
+            version=build.partition("+")[0],
+            build=build,
+            # Without one, two starts of this process would look like two boxes' at worst.
+            boot_id=current_moment().boot_id or str(uuid.uuid4()),
+        )
+
+    def connect(self, schema: HubSchema) -> "Hub":
+        """Return a connection to a hub whose schema is at head.
+
+        Raises what :func:`edgepaas.sync.hub.open_hub` and :meth:`HubSchema.bring` raise;
+        HubUnreachable rather than SchemaBlocked when the hub went away meanwhile.
+        """
+        from edgepaas.sync.hub import open_hub
+
+        hub = open_hub(self.settings, self.contract.hub_url)
+        try:
+            if not schema.at_head:
+                try:
+                    schema.bring()
+                except SchemaBlocked:
+                    hub.query("SELECT 1")
+                    raise
+                hub.forget_tables()
+        except BaseException:
+            hub.close()
+            raise
+        return hub
+
+    def document(self) -> dict[str, Any]:
+        """Return run/tables.json; raises OSError, ValueError."""
+        import json
+
+        document = json.loads(self.paths.tables.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or not isinstance(document.get("tables"), dict):
+            raise ValueError(f"{self.paths.tables} holds no tables")
+        return document

@@ -1,0 +1,170 @@
+"""``run/sync.json``: what the drainer knows, for every surface that shows it.
+
+Standard library only: health, service and the command line read it without a driver.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from edgepaas.files.paths import Paths
+
+#: idle: nothing waits; draining: rows are on their way; held: they wait for PostgreSQL;
+#: blocked: they wait for a person; no-hub: there is no PostgreSQL to send them to.
+SyncState = Literal["idle", "draining", "held", "blocked", "no-hub"]
+#: What PostgreSQL looked like at the last attempt.
+HubState = Literal["ok", "away", "misconfigured", "schema"]
+
+#: Seconds after which a status that nobody renews no longer says anything.
+STALE_AFTER = 30.0
+
+logger = logging.getLogger("edgepaas.sync")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """The last complete look at the shared tables: when (RFC 3339), and their rows in all."""
+
+    at: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class SyncStatus:
+    """What the drainer of this box knows; times are RFC 3339 in UTC."""
+
+    state: SyncState = "idle"
+    #: One line for a person; empty when there is nothing to explain.
+    reason: str = ""
+    hub: HubState = "away"
+    rows_waiting: int = 0
+    #: Since when something has waited without a pause; None while nothing does.
+    waiting_since: str | None = None
+    #: When a batch was last committed by PostgreSQL.
+    last_delivery: str | None = None
+    #: Over the life of the file, from its ledger.
+    dead_letters: int = 0
+    conflicts: int = 0
+    hub_lost: int = 0
+    #: Those of this box that wait for a person, as PostgreSQL said last; None: it never did.
+    open_dead_letters: int | None = None
+    open_conflicts: int | None = None
+    #: "in 12 s", or why PostgreSQL is not handed back to; empty when there is nothing to hand back.
+    handback: str = ""
+    mirror: Mirrored | None = None
+    #: PostgreSQL's clock less the box's, in seconds; None while it is not known.
+    clock_offset: float | None = None
+    node_id: str = ""
+    stream_id: str = ""
+    #: Every counter of the file's ledger, by name.
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    #: DB_GENERATION of the decision that the drainer works on.
+    generation: str = ""
+    pid: int = 0
+    updated: str = ""
+    #: Seconds since the boot at ``updated``: a wall clock that leaps makes nothing stale.
+    updated_since_boot: float = 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was written (suspension counts)."""
+        return max(0.0, _since_boot() - self.updated_since_boot)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a drainer is there to stand for it."""
+        return self.age <= STALE_AFTER and _alive(self.pid)
+
+    def values(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return asdict(self)
+
+
+def read(paths: Paths) -> SyncStatus | None:
+    """Return the last status written, None when there is none that can be understood.
+
+    Look at ``fresh`` before believing it: a drainer that was killed leaves its last one.
+    """
+    try:
+        entry = json.loads(paths.sync_status.read_text(encoding="utf-8"))
+        return _of(entry)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def write(paths: Paths, status: SyncStatus) -> bool:
+    """Write *status* so that a reader sees the old or the new one; False when it cannot be.
+
+    It is not synced: ``run/`` does not outlive a boot, and a card is spared a write every
+    few seconds. A full disk must not end the drainer, so a failure is only logged.
+    """
+    path = paths.sync_status
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = json.dumps(status.values(), indent=1).encode("utf-8") + b"\n"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error)
+        return False
+    return True
+
+
+def stamped(status: Mapping[str, Any], wall: float) -> SyncStatus:
+    """Return the status of the values *status*, written now (*wall*: seconds since 1970)."""
+    return SyncStatus(
+        **{
+            **status,
+            "pid": os.getpid(),
+            "updated": rfc3339(wall),
+            "updated_since_boot": round(_since_boot(), 3),
+        }
+    )
+
+
+def rfc3339(wall: float) -> str:
+    """Return *wall*, seconds since 1970, as UTC with milliseconds."""
+    whole, fraction = divmod(wall, 1)
+    base = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{base}.{int(fraction * 1000):03d}Z"
+
+
+def _of(entry: dict[str, Any]) -> SyncStatus:
+    known = {one.name for one in fields(SyncStatus)}
+    values = {name: value for name, value in entry.items() if name in known}
+    mirror = values.get("mirror")
+    values["mirror"] = None if mirror is None else Mirrored(str(mirror["at"]), int(mirror["rows"]))
+    if values["state"] not in get_args(SyncState) or values["hub"] not in get_args(HubState):
+        raise ValueError("it was written by another build")
+    for name in ("rows_waiting", "dead_letters", "conflicts", "hub_lost", "pid"):
+        values[name] = int(values.get(name, 0))
+    for name in ("open_dead_letters", "open_conflicts"):
+        values[name] = None if values.get(name) is None else int(values[name])
+    ledger = values.get("ledger") or {}
+    values["ledger"] = {str(name): int(count) for name, count in ledger.items()}
+    values["updated_since_boot"] = float(values.get("updated_since_boot", 0.0))
+    return SyncStatus(**values)
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's, hence there
+    return True

@@ -1,0 +1,119 @@
+"""What keeps rows from going home: judged, told once, and tried again after a while."""
+
+import logging
+import sqlite3
+from dataclasses import dataclass, field
+
+from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.database.failures import is_damaged
+from edgepaas.sync import backoff
+from edgepaas.sync.backoff import Backoff
+from edgepaas.sync.errors import HubError, HubMisconfigured, HubUnreachable, SchemaDrift
+from edgepaas.sync.hub_schema import SchemaBlocked
+from edgepaas.sync.report import Report
+from edgepaas.sync.status import HubState, SyncState
+
+logger = logging.getLogger("edgepaas.sync")
+
+_ORIGIN = "edgepaas-sync"
+#: What is raised under these is over once the hub takes rows again.
+_FINGERPRINTS = ("hub-misconfigured", "hub-schema", "hub-trouble", "sync-file", "sync-failed")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an error means; ``hub`` is None where it says nothing of PostgreSQL."""
+
+    state: SyncState
+    hub: HubState | None
+    #: What an alert is raised under; empty: waiting is all there is to do.
+    fingerprint: str = ""
+
+
+#: The first that fits; of an error that is none of these the box's own end is the cause.
+_VERDICTS: tuple[tuple[type[Exception], Verdict], ...] = (
+    (SchemaBlocked, Verdict("blocked", "schema", "hub-schema")),
+    (SchemaDrift, Verdict("blocked", "schema", "hub-schema")),
+    (HubUnreachable, Verdict("held", "away")),
+    (HubMisconfigured, Verdict("blocked", "misconfigured", "hub-misconfigured")),
+    (HubError, Verdict("blocked", "misconfigured", "hub-trouble")),
+)
+
+
+def judge(error: Exception, *, drifts: int) -> Verdict:
+    """Return what *error* means; *drifts*: how often in a row the schema did not fit before."""
+    if isinstance(error, SchemaDrift) and not drifts:
+        return Verdict("held", "schema")  # the schema stage may mend it, once
+    for kind, verdict in _VERDICTS:
+        if isinstance(error, kind):
+            return verdict
+    return Verdict("blocked", None, "sync-file") if is_damaged(error) else Verdict("held", None)
+
+
+@dataclass
+class Trouble:
+    """Counts failures and keeps *report* telling of them."""
+
+    report: Report
+    #: A link that heals by itself is tried soon, what a person has to mend less often.
+    _link: Backoff = field(default_factory=Backoff)
+    _lasting: Backoff = field(
+        default_factory=lambda: Backoff(
+            first=backoff.FIRST_OF_TROUBLE, longest=backoff.LONGEST_OF_TROUBLE
+        )
+    )
+    _told: set[str] = field(default_factory=set)
+    _drifts: int = 0
+    _clear: bool = False
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the next attempt; 0.0: now."""
+        return max(self._link.remaining, self._lasting.remaining)
+
+    def met(self, error: Exception) -> Verdict:
+        """Take note of *error*, and tell a person where one is needed."""
+        verdict = judge(error, drifts=self._drifts)
+        if isinstance(error, SchemaDrift):
+            self._drifts += 1
+        pause = (self._lasting if verdict.fingerprint else self._link).failed()
+        reason = reason_of(error)
+        if reason != self.report.reason:
+            logger.warning("nothing goes to PostgreSQL for now: %s", reason)
+        logger.debug("the next attempt comes in %.1f s", pause)
+        self.report.state, self.report.reason = verdict.state, reason
+        if verdict.hub is not None:
+            self.report.hub = verdict.hub
+        self._clear = False
+        if verdict.fingerprint and verdict.fingerprint not in self._told:
+            self._told.add(verdict.fingerprint)
+            raise_alert(
+                f"rows cannot go to PostgreSQL: {reason}. They wait on this box, and nothing is "
+                "lost: 'edgepaas sync status' says how many, 'edgepaas doctor' looks for causes",
+                severity="critical",
+                fingerprint=verdict.fingerprint,
+                origin=_ORIGIN,
+            )
+        return verdict
+
+    def over(self) -> None:
+        """Take note that all went well; say so where it had not."""
+        if self._clear:
+            return
+        self._clear = True
+        self._link.succeeded()
+        self._lasting.succeeded()
+        self._drifts = 0
+        self._told.clear()
+        if self.report.reason:
+            logger.info("PostgreSQL takes rows again")
+        self.report.hub, self.report.reason = "ok", ""
+        self.report.state = "draining" if self.report.rows_waiting else "idle"
+        for fingerprint in _FINGERPRINTS:  # also those of a drainer before this one
+            resolve_alert("PostgreSQL takes rows again", fingerprint=fingerprint, origin=_ORIGIN)
+
+
+def reason_of(error: Exception) -> str:
+    """Return *error* as one line for a person."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"the SQLite file: {text}" if isinstance(error, sqlite3.Error) else text

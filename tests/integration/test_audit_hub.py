@@ -1,0 +1,185 @@
+"""The ledger from both sides, on a real PostgreSQL: what adds up, and each way it may not."""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from edgepaas.cli import main
+from edgepaas.database.sqlite import open_sqlite
+from edgepaas.files.node import node_identity
+from edgepaas.files.paths import Paths
+from edgepaas.outbox import capture, shedding
+from edgepaas.schema.tables import describe
+from edgepaas.settings import Settings
+from edgepaas.sync.drain import drain_batch
+from edgepaas.sync.hub import Hub, open_hub
+from edgepaas.telemetry.models import Model
+from tests.support.boxes import contract
+from tests.support.databases import adding, create_sqlite_file, open_embedded, reading
+from tests.support.telemetry_box import open_box
+
+
+@dataclass
+class Both:
+    """A box in fallback whose rows are sent when a test says so."""
+
+    paths: Paths
+    connection: sqlite3.Connection
+    hub: Hub
+    capsys: pytest.CaptureFixture[str]
+    said: str = field(default="", init=False)
+
+    def write(self, count: int, first: int = 0) -> None:
+        """Store readings."""
+        database = open_embedded(self.paths.sqlite)
+        try:
+            database.write(adding(*(reading(float(first + n)) for n in range(count))))
+        finally:
+            database.close()
+
+    def drain(self) -> None:
+        """Send everything."""
+        while drain_batch(self.connection, self.hub, rows=100, say=lambda *_: None).remaining:
+            continue
+
+    def audit(self, *options: str) -> int:
+        """Run the command; what it prints is in ``said``."""
+        self.capsys.readouterr()
+        status = main(["audit", *options])
+        self.said = self.capsys.readouterr().out
+        return status
+
+
+@pytest.fixture
+def both(paths: Paths, postgres_url: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Both]:
+    with open_box(paths, postgres_url):
+        pass  # the hub's schema, both chains
+    create_sqlite_file(paths.sqlite)
+    Settings.of().write(paths.env_contract)
+    decided = contract(paths, hub_url=postgres_url, db_state="fallback", db_fallback=True)
+    decided.write(paths.db_contract)
+    document = {"revision": ["1"], "tables": describe(Model.metadata)}
+    with (
+        contextlib.closing(open_sqlite(paths.sqlite)) as connection,
+        open_hub(Settings.of(), postgres_url) as hub,
+    ):
+        capture.install(connection, document, node_id=node_identity(paths).node_id)
+        yield Both(paths, connection, hub, capsys)
+
+
+def test_nothing_half_and_all_delivered_add_up(both: Both) -> None:
+    """At every moment, and key by key."""
+    assert both.audit("--deep") == 0
+    both.write(5)
+    assert both.audit("--deep") == 0
+    both.drain()
+    both.write(2, first=5)
+    assert both.audit("--deep", "--json") == 0
+    found = json.loads(both.said)
+    assert found["adds_up"]
+    assert found["complete"]
+    assert found["box"]["pending"] == 2
+    assert found["compared"]["checked"] == 5
+    assert found["hub"]["totals"]["rows"] == found["box"]["delivered"]
+
+
+def test_given_up_rows_are_counted_on_both_sides(both: Both) -> None:
+    """By the gap row that travels like any other."""
+    both.write(10)
+    assert shedding.shed(both.connection, [shedding.LowValue("readings", "value", "4.0")])
+    assert both.audit() == 0
+    both.drain()
+    assert both.audit("--deep", "--json") == 0
+    found = json.loads(both.said)
+    assert (found["box"]["shed"], found["hub"]["totals"]["shed"]) == (1, 1)
+
+
+#: What is done to the hub, what undoes it, and what the audit says of it.
+_HARM = (
+    (
+        "UPDATE readings SET id = gen_random_uuid() WHERE value = 3",
+        None,
+        "1 delivered facts are not in PostgreSQL, among them readings ",
+    ),
+    (
+        "UPDATE sync_streams SET mark = mark - 1",
+        "UPDATE sync_streams SET mark = mark + 1",
+        "PostgreSQL's mark of the stream",
+    ),
+    (
+        "UPDATE sync_streams SET rows = rows + 1",
+        "UPDATE sync_streams SET rows = rows - 1",
+        "up to 11 the box sent 11 rows; PostgreSQL counted 12 taken",
+    ),
+    (
+        "UPDATE sync_streams SET rows = rows - 1, dead = dead + 1",
+        "UPDATE sync_streams SET rows = rows + 1, dead = dead - 1",
+        "counts 1 dead letters in PostgreSQL, where there are 0",
+    ),
+    (
+        "UPDATE sync_streams SET conflicts = 2",
+        "UPDATE sync_streams SET conflicts = 0",
+        "counts 2 conflicts in PostgreSQL, where there are 0",
+    ),
+    (
+        "UPDATE sync_streams SET stream_id = gen_random_uuid()",
+        None,
+        "PostgreSQL does not know the stream",
+    ),
+    ("ALTER TABLE sync_streams RENAME TO gone", None, "PostgreSQL has no sync_streams"),
+)
+
+
+def test_each_way_not_to_add_up_is_found_and_named(both: Both) -> None:
+    """Status 1, with the discrepancy in a line of its own."""
+    both.write(11)
+    both.drain()
+    assert both.audit("--deep") == 0
+    for harm, undo, said in _HARM:
+        both.hub.query(harm)
+        assert both.audit("--deep") == 1, harm
+        assert said in both.said
+        assert "it does not add up" in both.said
+        if undo is not None:
+            both.hub.query(undo)
+
+
+def test_a_fact_that_the_hub_deleted_as_told_is_accounted_for(both: Both) -> None:
+    """A tombstone, a dead letter or a conflict says why it is not there."""
+    both.write(4)
+    both.drain()
+    ((key,),) = both.hub.query("SELECT id::text FROM readings WHERE value = 2")
+    both.hub.query("DELETE FROM readings WHERE value = 2")
+    ((stream, node),) = both.hub.query("SELECT stream_id::text, node_id::text FROM sync_streams")
+    both.hub.query(
+        "INSERT INTO sync_tombstones (tbl, row_key, node_id, stream_id, seq) "
+        "VALUES ('readings', $1, $2::text::uuid, $3::text::uuid, 1)",
+        key,
+        node,
+        stream,
+    )
+    assert both.audit("--deep", "--json") == 0
+    assert json.loads(both.said)["compared"]["settled"] == 1
+
+
+def test_a_batch_whose_commit_was_not_answered_adds_up(both: Both) -> None:
+    """The hub's mark is then the one in flight."""
+    both.write(5)
+    both.drain()
+    both.write(3, first=5)
+    before: Any = both.connection.execute("SELECT * FROM outbox_state").fetchone()
+    names = [row[1] for row in both.connection.execute("PRAGMA table_info(outbox_state)")]
+    ledger = dict(both.connection.execute("SELECT name, value FROM outbox_ledger").fetchall())
+    both.drain()
+    ((batch, mark),) = both.hub.query("SELECT batch::text, mark FROM sync_streams")
+    state = dict(zip(names, before, strict=True)) | {"inflight_batch": batch, "inflight_seq": mark}
+    for name, value in state.items():
+        both.connection.execute(f"UPDATE outbox_state SET {name} = ?", (value,))
+    for name, value in ledger.items():
+        both.connection.execute("UPDATE outbox_ledger SET value = ? WHERE name = ?", (value, name))
+    assert both.audit("--deep") == 0, both.said

@@ -1,0 +1,96 @@
+"""Where a drill's rows go: a database where one may be made, else a schema, and gone afterwards."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgepaas.settings import Settings
+from edgepaas.settings.urls import split_url
+from edgepaas.sync.drill.place import (
+    DrillImpossible,
+    Place,
+    Server,
+    drop_place,
+    make_place,
+    noted_place,
+)
+from tests.support.postgres_server import PostgresServer
+
+
+def names(postgres: PostgresServer) -> set[str]:
+    """Every database and schema of a drill on the test server."""
+    found = {str(name) for (name,) in postgres.execute("SELECT datname FROM pg_database")}
+    return {name for name in found if name.startswith("edgepaas_drill_")}
+
+
+@pytest.fixture
+def limited(postgres: PostgresServer, postgres_url: str) -> Iterator[str]:
+    """The address of the test's database for a user who may create nothing yet."""
+    postgres.execute("DROP ROLE IF EXISTS drill_limited")
+    postgres.execute("CREATE ROLE drill_limited LOGIN PASSWORD 'only-for-tests'")
+    address = split_url(postgres_url)
+    yield postgres_url.replace(
+        f"{address.username}:{address.password}@", "drill_limited:only-for-tests@"
+    )
+    postgres.execute(f"REVOKE ALL ON DATABASE {address.database} FROM drill_limited")
+    postgres.execute("DROP ROLE drill_limited")
+
+
+def test_a_user_who_may_create_databases_gets_one_and_nothing_is_left(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    server = Server.of(Settings.of(), postgres_url)
+    place = make_place(server, tmp_path)
+    assert place.kind == "database"
+    assert noted_place(tmp_path) == (place, server.address.masked())
+    with server.session(place.address(server)) as connection:
+        connection.execute_simple("CREATE TABLE readings (a integer)")
+        drop_place(server, place)  # although somebody is still connected
+    assert place.name not in names(postgres)
+    drop_place(server, place)
+
+
+def test_without_that_right_it_is_a_schema_which_the_session_lives_in(
+    postgres: PostgresServer, limited: str, tmp_path: Path
+) -> None:
+    """The same rows by the same unqualified names."""
+    database = split_url(limited).database
+    postgres.execute(f"GRANT CREATE ON DATABASE {database} TO drill_limited")
+    server = Server.of(Settings.of(), limited)
+    place = make_place(server, tmp_path)
+    assert place.kind == "schema"
+    with server.session(place.address(server)) as connection:
+        connection.execute_simple("CREATE TABLE readings (a integer)")
+        found = connection.execute_simple(
+            "SELECT table_schema FROM information_schema.tables WHERE table_name = 'readings'"
+        ).rows
+        assert [list(row) for row in found] == [[place.name]]
+    drop_place(server, place)
+    with server.session() as connection:
+        left = connection.execute_simple(
+            f"SELECT count(*) FROM pg_namespace WHERE nspname = '{place.name}'"
+        ).rows
+        assert int(left[0][0]) == 0
+
+
+def test_a_user_who_may_create_neither_is_told_which_grant_to_ask_for(
+    limited: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DrillImpossible, match="CREATEDB, or GRANT CREATE ON DATABASE"):
+        make_place(Server.of(Settings.of(), limited), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["", "{", '{"name": "postgres", "kind": "database", "server": "x"}',
+     '{"name": "edgepaas_drill_x; DROP TABLE t", "kind": "schema", "server": "x"}'],
+)  # fmt: skip
+def test_a_note_that_names_anything_else_is_no_note(note: str, tmp_path: Path) -> None:
+    """What stands in it is dropped."""
+    (tmp_path / "place.json").write_text(note, encoding="utf-8")
+    assert noted_place(tmp_path) == (None, "")
+
+
+def test_a_place_says_what_it_is() -> None:
+    assert Place("schema", "edgepaas_drill_1").in_words == "the schema edgepaas_drill_1"

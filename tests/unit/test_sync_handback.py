@@ -1,0 +1,282 @@
+"""Handing back: when it may be, the order of its steps, and what is left when one fails."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.hold import read_hold, write_hold
+from edgepaas.decision.losses import note_return
+from edgepaas.files.moment import current_moment
+from edgepaas.files.paths import Paths
+from edgepaas.outbox import fence
+from edgepaas.outbox.stream import Counts, confirm, pending, read_stream
+from edgepaas.settings import Settings
+from edgepaas.sync import handback
+from edgepaas.sync.errors import HubUnreachable
+from edgepaas.sync.handback import TAKEOVER, HandBack, TakeoverFailed, clear_leftovers
+from tests.support.boxes import contract
+from tests.support.outbox import captured_file
+
+
+class Clock:
+    """A clock that goes when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Desk:
+    """A box in ``fallback`` and its hand-back."""
+
+    def __init__(self, paths: Paths, connection: sqlite3.Connection) -> None:
+        self.paths, self.connection, self.clock = paths, connection, Clock()
+        self.contract = fallback(paths)
+        self.settings = Settings.of(HANDBACK_AFTER="30", HANDBACK_ROWS="10", FENCE_DEADLINE="3")
+        self.handback = HandBack(self.contract, self.settings, paths, clock=self.clock)
+        self.steps: list[str] = []
+
+    def write(self) -> None:
+        """Write a row, as the service does."""
+        self.connection.execute("INSERT INTO facts (id) VALUES (hex(randomblob(8)))")
+
+    def drain(self) -> None:
+        """Send what waits."""
+        self.steps.append("drain")
+        stream = read_stream(self.connection)
+        assert stream is not None
+        confirm(self.connection, "b", stream.last_seq, Counts(stream.last_seq))
+
+    def prove(self) -> None:
+        """Have PostgreSQL commit a write."""
+        assert fence.fenced(self.connection) is not None
+        self.steps.append("prove")
+
+    def attempt(self) -> None:
+        """Do the steps."""
+        self.handback.attempt(self.connection, self.drain, self.prove)
+
+    @property
+    def writes_pass(self) -> bool:
+        """Whether the file takes a write."""
+        try:
+            self.write()
+        except sqlite3.IntegrityError as error:
+            assert fence.FENCED in str(error)
+            return False
+        return True
+
+
+def fallback(paths: Paths, state: str = "fallback", **changes: Any) -> DatabaseContract:
+    """The decision of a box whose PostgreSQL is away."""
+    return contract(paths, db_state=state, hub_url="postgresql://hub/db", **changes)
+
+
+@pytest.fixture
+def desk(paths: Paths) -> Iterator[Desk]:
+    """A box, its file captured."""
+    with captured_file(paths.sqlite) as connection:
+        yield Desk(paths, connection)
+
+
+def test_it_waits_until_postgres_has_been_good_for_long_enough(desk: Desk) -> None:
+    assert desk.handback.why_not(0) == "PostgreSQL does not take writes"
+    desk.handback.good()
+    desk.clock.now += 10
+    desk.handback.good()
+    assert desk.handback.why_not(0) == "in 20 s"
+    assert desk.handback.seconds_left() == 20
+    desk.clock.now += 20
+    assert desk.handback.why_not(0) == "now"
+
+
+def test_a_failure_begins_its_time_anew(desk: Desk) -> None:
+    desk.handback.good()
+    desk.clock.now += 29
+    desk.handback.bad()
+    desk.handback.good()
+    assert desk.handback.why_not(0) == "in 30 s"
+
+
+def test_a_hold_is_honoured(desk: Desk) -> None:
+    desk.handback.good()
+    desk.clock.now += 30
+    write_hold(desk.paths.postgres_hold, "it is read-only", 60)
+    assert "on hold: it is read-only" in desk.handback.why_not(0)
+
+
+def test_too_many_waiting_rows_keep_it_on_sqlite(desk: Desk) -> None:
+    desk.handback.good()
+    desk.clock.now += 30
+    assert desk.handback.why_not(10) == "now"
+    assert "HANDBACK_ROWS=10" in desk.handback.why_not(11)
+
+
+def test_coming_back_too_often_is_flapping(desk: Desk) -> None:
+    desk.handback.good()
+    desk.clock.now += 30
+    for _ in range(6):
+        assert desk.handback.why_not(0) == "now"
+        note_return(desk.paths, current_moment())
+    assert "came back 6 times in an hour" in desk.handback.why_not(0)
+
+
+@pytest.mark.parametrize(("state", "sqlite"), [("local-first", True), ("primary", False)])
+def test_only_a_box_in_fallback_hands_back(paths: Paths, state: str, sqlite: bool) -> None:
+    decided = fallback(paths, state)
+    if not sqlite:
+        decided = replace(decided, database_url=decided.hub_url)
+    one = HandBack(decided, Settings.of(), paths)
+    one.good()
+    assert one.why_not(0) == ""
+    assert one.seconds_left() == float("inf")
+
+
+def test_the_rest_is_sent_behind_the_fence_before_anybody_is_told(desk: Desk) -> None:
+    write_hold(desk.paths.postgres_hold, "over in a moment", 60)
+    desk.write()
+    desk.attempt()
+    assert desk.steps == ["drain", "prove"]
+    assert pending(desk.connection) == 0
+    assert not desk.writes_pass
+    assert read_hold(desk.paths.postgres_hold) is None
+    assert json.loads(desk.paths.hand_back.read_text()) == {"generation": "1"}
+    assert desk.handback.under_way
+    standing = fence.fenced(desk.connection)
+    assert standing is not None
+    assert standing.remaining > TAKEOVER - 2
+
+
+def test_a_rest_that_takes_too_long_lets_sqlite_serve_on(desk: Desk) -> None:
+    desk.write()
+
+    def slow() -> None:
+        desk.clock.now += 2
+
+    with pytest.raises(TakeoverFailed, match="FENCE_DEADLINE=3"):
+        desk.handback.attempt(desk.connection, slow, desk.prove)
+    assert desk.writes_pass
+    assert not desk.paths.hand_back.exists()
+
+
+def test_the_pause_after_failures_gets_longer(desk: Desk) -> None:
+    """Each attempt makes writes wait; a PostgreSQL that cannot do it must not cost that often."""
+    desk.handback.good()
+    waits = []
+    for _ in range(3):
+        desk.clock.now += 1000
+        with pytest.raises(TakeoverFailed):
+            desk.handback.attempt(desk.connection, desk.drain, slow_clock(desk))
+        waits.append(desk.handback.seconds_left())
+    assert waits == [30, 60, 120]
+
+
+def slow_clock(desk: Desk) -> Any:
+    """A proof that takes longer than the fence may stand."""
+
+    def prove() -> None:
+        desk.clock.now += 10
+
+    return prove
+
+
+STEPS = ("drain", "prove", "_hold_the_fence", "clear_hold", "write_atomic")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("error", [HubUnreachable("gone"), sqlite3.OperationalError("busy")])
+def test_an_error_at_any_step_lifts_the_fence(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    desk.write()
+    fail_at(desk, monkeypatch, step, error)
+    with pytest.raises(type(error)):
+        desk.attempt()
+    assert desk.writes_pass
+    assert not desk.paths.hand_back.exists()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_drainer_killed_at_any_step_leaves_what_the_next_one_clears(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Nothing of it runs any more, not even what lifts the fence."""
+    desk.write()
+    fail_at(desk, monkeypatch, step, RuntimeError("killed"))
+    monkeypatch.setattr(HandBack, "_lift", lambda *_: None)
+    with pytest.raises(RuntimeError):
+        desk.attempt()
+    if desk.connection.in_transaction:
+        desk.connection.execute("ROLLBACK")
+    assert not desk.writes_pass
+    clear_leftovers(desk.connection, desk.paths, desk.contract)
+    assert desk.writes_pass
+    assert not desk.paths.hand_back.exists()
+
+
+def fail_at(desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception) -> None:
+    """Have *step* raise *error*."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    if step in ("drain", "prove"):
+        monkeypatch.setattr(desk, step, fail)
+    elif step == "_hold_the_fence":
+        monkeypatch.setattr(HandBack, step, fail)
+    else:
+        monkeypatch.setattr(handback, step, fail)
+
+
+def test_a_fence_that_was_lifted_meanwhile_is_no_fence(desk: Desk) -> None:
+    """The service lifts one that has expired; a write that came in then has to go home first."""
+
+    def lifted() -> None:
+        fence.lift(desk.connection)
+        desk.write()
+
+    with pytest.raises(TakeoverFailed, match="lifted meanwhile"):
+        desk.handback.attempt(desk.connection, desk.drain, lifted)
+    assert desk.writes_pass
+
+
+def test_a_service_that_does_not_end_gets_its_writes_back(desk: Desk) -> None:
+    desk.attempt()
+    desk.clock.now += TAKEOVER - 1
+    desk.handback.tend(desk.connection)
+    assert not desk.writes_pass
+    desk.clock.now += 2
+    desk.handback.tend(desk.connection)
+    assert desk.writes_pass
+    assert not desk.paths.hand_back.exists()
+    assert not desk.handback.under_way
+
+
+def test_the_next_drainer_leaves_a_hand_back_that_is_under_way_alone(desk: Desk) -> None:
+    """Killed after the service was told: it is about to end, and nothing may wait then."""
+    desk.attempt()
+    clear_leftovers(desk.connection, desk.paths, desk.contract)
+    assert not desk.writes_pass
+    assert desk.paths.hand_back.exists()
+
+
+def test_the_fence_of_a_decision_that_is_over_is_lifted(desk: Desk) -> None:
+    desk.attempt()
+    clear_leftovers(desk.connection, desk.paths, replace(desk.contract, generation="2"))
+    assert desk.writes_pass
+
+
+def test_a_hand_back_counts_towards_flapping(desk: Desk) -> None:
+    for _ in range(6):
+        desk.attempt()
+        desk.handback.give_up(desk.connection)
+    desk.handback.good()
+    desk.clock.now += 10_000
+    assert "came back 6 times" in desk.handback.why_not(0)
