@@ -26,12 +26,23 @@ unusable and SQLite may take over, the chain is sent round again (exit status 75
 
 logger = logging.getLogger("edgepaas.schema")
 
+#: Seconds that PostgreSQL alone waits for the rows that SQLite holds.
+DRAIN_SECONDS = 60.0
+#: Seconds that a drainer has to end.
+_PATIENCE = 5.0
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     verbs = parser.add_mutually_exclusive_group()
     verbs.add_argument(
         "--check", action="store_true", help="only say whether it is at head (exit status 0 or 1)"
+    )
+    verbs.add_argument(
+        "--hub",
+        action="store_true",
+        help="bring the PostgreSQL that rows are forwarded to up to date, whatever serves "
+        "(exit status 1: it cannot be; 75: the decision is being made anew)",
     )
     verbs.add_argument(
         "--repair",
@@ -55,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_paths()
     if arguments.revision is not None:
         return _write_revision(arguments.revision, _settings_if_any(paths))
+    if arguments.hub:
+        return _bring_hub(paths, as_json=arguments.json)
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
     from edgepaas.decision.contract import DatabaseContract
@@ -63,14 +76,75 @@ def run(arguments: argparse.Namespace) -> int:
     application = load_application(settings.text("EDGEPAAS_APP"))
     if arguments.check:
         return _check(contract, settings, paths, application, as_json=arguments.json)
+    from edgepaas.schema.bring import bring_to_head
+
     if arguments.repair:
         report = _repair(contract, settings, paths, application)
+        if contract.sqlite_active:  # capture goes by the tables, which may be others now
+            bring_to_head(contract, settings, paths, application)
     else:
-        from edgepaas.schema.bring import bring_to_head
-
         report = bring_to_head(contract, settings, paths, application)
+        if contract.final_db_mode == "postgres_only":
+            _send_what_waits(contract, paths)
     _tell(report, as_json=arguments.json)
     return EXIT_DONE
+
+
+def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
+    """Bring home what the box took while SQLite served, before PostgreSQL alone serves."""
+    from edgepaas.alerts import raise_alert
+    from edgepaas.decision.waiting import rows_waiting
+    from edgepaas.schema.bring import asking_for_time
+
+    found = rows_waiting(contract.sqlite_path, paths.database_lock)
+    if not found.any:
+        return
+    reason = found.problem
+    if found.readable:
+        with asking_for_time():
+            reason = _drain_once()
+        found = rows_waiting(contract.sqlite_path, paths.database_lock)
+    if not found.any:
+        say("schema", f"{contract.sqlite_path}: what waited is in PostgreSQL")
+        return
+    rows = f"{found.rows:,} rows" if found.readable else "rows that cannot be counted"
+    raise_alert(
+        f"PostgreSQL serves without {rows} of {contract.sqlite_path}: {reason}; "
+        f"'edgepaas sync' goes on sending them",
+        severity="critical",
+        fingerprint="rows-left-behind",
+        origin="schema",
+    )
+
+
+def _drain_once() -> str:
+    """Run ``edgepaas sync --once`` for a while; return what it said last."""
+    import os
+    import subprocess
+
+    from edgepaas.service.stages import PROGRAM, child_environment
+
+    child = subprocess.Popen(
+        [*PROGRAM, "sync", "--once"],
+        env=child_environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        said, _ = child.communicate(timeout=DRAIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.terminate()  # a batch is delivered as a whole or not at all
+        try:
+            child.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+        return f"it was not done within {DRAIN_SECONDS:g} s"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return " ".join(lines[-1].removeprefix("sync").split()) if lines else "it said nothing"
 
 
 def _tell(report: "SchemaReport", *, as_json: bool) -> None:
@@ -80,6 +154,27 @@ def _tell(report: "SchemaReport", *, as_json: bool) -> None:
     for step in report.steps:
         say("schema", step)
     say("schema", f"{_NAMES[report.database]}: {report.message}")
+
+
+def _bring_hub(paths: Paths, *, as_json: bool) -> int:
+    from edgepaas.application import load_application
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import DecideAgain
+    from edgepaas.files.contract import ContractMissing
+    from edgepaas.settings import Settings
+    from edgepaas.settings.logs import start_logging
+
+    try:
+        settings = Settings.read(paths.env_contract)
+        contract = DatabaseContract.read(paths.db_contract)
+    except ContractMissing as error:
+        raise DecideAgain(str(error)) from error
+    start_logging(settings, paths)
+    from edgepaas.schema.hub import bring_hub
+
+    report = bring_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
+    _tell(report, as_json=as_json)
+    return EXIT_DONE
 
 
 def _check(
@@ -109,7 +204,8 @@ def _repair(
     contract: "DatabaseContract", settings: "Settings", paths: Paths, application: "Application"
 ) -> "SchemaReport":
     from edgepaas.schema.chain import chain_of
-    from edgepaas.schema.repair import repair_postgres, repair_sqlite
+    from edgepaas.schema.repair import repair_hub, repair_sqlite
+    from edgepaas.schema.server import parts_of
 
     chain = chain_of(application)
 
@@ -118,7 +214,7 @@ def _repair(
     from edgepaas.database.connector import Connector
 
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
-    return repair_postgres(connector, paths, chain, lambda: application.metadata)
+    return repair_hub(connector, paths, parts_of(chain, lambda: application.metadata))
 
 
 def _write_revision(message: str, application_name: str) -> int:

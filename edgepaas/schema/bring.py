@@ -3,23 +3,28 @@
 import contextlib
 import errno
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.decision.contract import DatabaseContract
-from edgepaas.errors import DatabaseUnavailable, DecideAgain
+from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlitefile import damage_noted, not_to_be_opened
+from edgepaas.files.sqlitefile import damage_noted, not_to_be_opened, note_damage
 from edgepaas.schema import tables
 from edgepaas.schema.chain import Chain, chain_of, show
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.ending import end_alerts
+from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.forwarding import capture, capture_nothing
 from edgepaas.schema.housekeeping import put_in_order
+from edgepaas.schema.judgement import Damaged, judged
 from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.trouble import forget_trouble, note_trouble
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -60,36 +65,125 @@ def bring_to_head(
 ) -> SchemaReport:
     """Bring the database that *contract* names to the application's head revision.
 
-    Writes ``run/tables.json``. Raises DecideAgain when PostgreSQL turned out unusable and
-    SQLite can take over (``state/postgres-hold`` then says why), SchemaError, LockHeld or a
-    DatabaseError when no safe way round is left.
+    Writes ``run/tables.json``. With a hub the SQLite file captures every change when it
+    serves, and is kept ready to where it may have to. Raises DecideAgain when PostgreSQL
+    turned out unusable and SQLite can take over (``state/postgres-hold`` then says why),
+    SchemaError, LockHeld or a DatabaseError when no safe way round is left.
     """
     chain = chain_of(application)
     chain.check_folder()
-    models = _checked_models(application)
-    with _asking_for_time(), _telling_of_folders(paths):
-        if contract.sqlite_active:
-            least_free = settings.size("DISK_MIN_FREE")
-            put_in_order(paths, contract.sqlite_path, least_free=least_free)
-            report = _bring_sqlite(contract, paths, chain, models)
-        else:
-            report = _bring_postgres(contract, settings, paths, chain, models)
-        name = settings.text("EDGEPAAS_APP")
-        document = tables.remembered(paths, name, chain)
+
+    @cache
+    def models() -> "MetaData | None":
+        return application.metadata
+
+    with asking_for_time(), _telling_of_folders(paths):
+        stage = _Stage(contract, settings, paths, chain, models)
+        forget_trouble(paths)
+        report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
+        end_alerts(contract, paths, report)
+        return report
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One run of the stage."""
+
+    contract: DatabaseContract
+    settings: "Settings"
+    paths: Paths
+    chain: Chain
+    models: "Callable[[], MetaData | None]"
+
+    def on_sqlite(self) -> SchemaReport:
+        """Bring the file to head; it serves even where capture cannot be put in place."""
+        report = self._bring_file()
+        document = self._publish()
+        try:
+            return self._with_capture(report, document)
+        except sqlite3.DatabaseError as error:
+            damaged = judged(self.contract.sqlite_path, error)
+            if not isinstance(damaged, Damaged):
+                return self._uncaptured(report, error)
+        except (EdgePaaSError, OSError) as error:
+            return self._uncaptured(report, error)
+        # The quick check did not see it: once more, to the end of the file.
+        note_damage(self.contract.sqlite_path, damaged)
+        report = self._bring_file()
+        try:
+            return self._with_capture(report, document)
+        except (sqlite3.Error, EdgePaaSError, OSError) as error:
+            return self._uncaptured(report, error)
+
+    def on_postgres(self) -> SchemaReport:
+        """Bring PostgreSQL to head, then the file that would take over; never fails for that."""
+        report = _bring_postgres(self.contract, self.settings, self.paths, self.chain, self.models)
+        document = self._publish()
+        if self.contract.fallback_armed:
+            self._prepare_fallback(document)
+        return report
+
+    def _bring_file(self, *, serving: bool = True) -> SchemaReport:
+        path = self.contract.sqlite_path
+        put_in_order(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
+        report = _bring_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
+        tables.note_user(self.paths, path, self.chain.name)
+        return report
+
+    def _publish(self) -> dict[str, Any]:
+        name = self.settings.text("EDGEPAAS_APP")
+        document = tables.remembered(self.paths, name, self.chain)
         if document is None:
-            document = tables.make(paths, name, chain, models())
-        if contract.sqlite_active:
-            tables.note_user(paths, contract.sqlite_path, chain.name)
-        tables.publish(paths, document)
-    return report
+            document = tables.make(self.paths, name, self.chain, self.models())
+        tables.publish(self.paths, document)
+        return document
+
+    def _with_capture(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
+        path = self.contract.sqlite_path
+        if not self.contract.hub_url:
+            capture_nothing(path, self.paths)
+            return report
+        told = capture(path, self.paths, document)
+        return replace(report, message=f"{report.message}; {told}") if told else report
+
+    def _uncaptured(self, report: SchemaReport, error: Exception) -> SchemaReport:
+        if not self.contract.hub_url:
+            logger.warning("capture cannot be removed from the SQLite file: %s", brief(error))
+            return report
+        message = (
+            f"what is written now may not reach the hub: {brief(error)}; 'edgepaas schema' "
+            f"tries again, and 'edgepaas schema --repair' mends the file"
+        )
+        note_trouble(self.paths, message, fingerprint="not-captured")
+        return replace(report, message=f"{report.message}; WARNING: {message}")
+
+    def _prepare_fallback(self, document: dict[str, Any]) -> None:
+        try:
+            report = self._bring_file(serving=False)
+            told = capture(self.contract.sqlite_path, self.paths, document)
+        except Exception as error:
+            logger.debug("the fallback cannot be prepared", exc_info=error)
+            note_trouble(
+                self.paths,
+                f"PostgreSQL serves, but SQLite could not take over as it is: {brief(error)}; "
+                "'edgepaas doctor' looks for causes, the next run of the stage tries again",
+                fingerprint="fallback-not-ready",
+            )
+            return
+        if told or report.action != "nothing":
+            logger.info("the SQLite file is ready to take over: %s", report.message)
 
 
-def _fast(contract: DatabaseContract, paths: Paths, chain: Chain) -> SchemaReport | None:
+def _fast(
+    contract: DatabaseContract, paths: Paths, chain: Chain, *, check: bool
+) -> SchemaReport | None:
     """Return a report when the SQLite file is sound and at head; None to take the long way.
+
+    Without *check* it is not asked whether it is sound: it will be when it has to serve.
 
     Needs no exclusive lock, so that it can be asked beside a running service.
     """
-    from edgepaas.schema.embedded import look
+    from edgepaas.schema.looking import look
 
     path = contract.sqlite_path
     try:
@@ -99,7 +193,7 @@ def _fast(contract: DatabaseContract, paths: Paths, chain: Chain) -> SchemaRepor
         if not_to_be_opened(path) or damage_noted(path):
             return None
         with held(paths.database_lock, shared=True):
-            found = look(path, chain)
+            found = look(path, chain, check=check)
     except (SchemaError, DatabaseUnavailable, LockHeld) as error:
         logger.info("the SQLite file needs a closer look: %s", error)
         return None
@@ -110,12 +204,19 @@ def _fast(contract: DatabaseContract, paths: Paths, chain: Chain) -> SchemaRepor
 
 
 def _bring_sqlite(
-    contract: DatabaseContract, paths: Paths, chain: Chain, models: "Callable[[], MetaData | None]"
+    contract: DatabaseContract,
+    paths: Paths,
+    chain: Chain,
+    models: "Callable[[], MetaData | None]",
+    *,
+    check: bool,
 ) -> SchemaReport:
     path = contract.sqlite_path
     before = tables.last_user(paths, path)
     if before in ("", chain.name):
-        report = _fast(contract, paths, chain)
+        said = f"{path} is the application {chain.name}'s"
+        resolve_alert(said, fingerprint="sqlite-foreign", origin="schema")
+        report = _fast(contract, paths, chain, check=check)
         if report is not None:
             return report
     from edgepaas.schema.embedded import bring_sqlite
@@ -140,11 +241,12 @@ def _bring_postgres(
     models: "Callable[[], MetaData | None]",
 ) -> SchemaReport:
     from edgepaas.database.connector import Connector
-    from edgepaas.schema.server import bring_postgres
+    from edgepaas.schema.server import bring_postgres, parts_of
 
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
     try:
-        return bring_postgres(connector, chain, models, run_migrations=contract.run_migrations)
+        parts = parts_of(chain, models)
+        return bring_postgres(connector, parts, run_migrations=contract.run_migrations)
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:
             raise
@@ -169,22 +271,6 @@ def hold_postgres(paths: Paths, settings: "Settings", reason: str) -> None:
     )
 
 
-def _checked_models(application: "Application") -> "Callable[[], MetaData | None]":
-    @cache
-    def models() -> "MetaData | None":
-        metadata = application.metadata
-        if metadata is not None:
-            from edgepaas.database.model import check_metadata
-
-            try:
-                check_metadata(metadata)
-            except TypeError as error:
-                raise SchemaError(f"the application {application.name}: {error}") from error
-        return metadata
-
-    return models
-
-
 @contextlib.contextmanager
 def _telling_of_folders(paths: Paths) -> Iterator[None]:
     """Say what to do where the box's own folders cannot be written."""
@@ -200,7 +286,7 @@ def _telling_of_folders(paths: Paths) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asking_for_time() -> Iterator[None]:
+def asking_for_time() -> Iterator[None]:
     """Tell systemd, while the block runs, that a long check or migration is no hang.
 
     EXTEND_TIMEOUT_USEC of sd_notify(3); does nothing outside of systemd.

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from edgepaas.application import Application
 
 VERSION_TABLE = "alembic_version"
+#: The platform's own chain: its name, and where it counts its revisions.
+PLATFORM = "platform"
+PLATFORM_VERSION_TABLE = "edgepaas_version"
 
 #: What an ``env.py`` consists of.
 ENVIRONMENT = (
@@ -33,12 +36,13 @@ class Chain:
     """The migrations in *folder* (as Alembic lays it out), counted in *version_table*.
 
     ``folder`` is None for an application without migrations: its tables are created
-    where they are missing and never altered.
+    where they are missing and never altered. *only_postgres*: its scripts run nowhere else.
     """
 
     name: str
     folder: Path | None
     version_table: str = VERSION_TABLE
+    only_postgres: bool = False
 
     def scripts(self) -> list[Path]:
         """Return the revision files, sorted by name."""
@@ -107,6 +111,20 @@ class Chain:
 def chain_of(application: "Application") -> Chain:
     """Return the application's chain."""
     return Chain(name=application.name, folder=application.migrations)
+
+
+def platform_chain() -> Chain:
+    """Return the chain of the tables that the hub keeps on every box; only on PostgreSQL.
+
+    Raises ChainIncomplete where this build has none of its scripts.
+    """
+    package = Path(__file__).parents[1]
+    # What a wheel carries, and the checkout's folder, which the first is a link to.
+    places = (package / "_alembic" / PLATFORM, package.parent / "alembic" / PLATFORM)
+    for folder in places:
+        if (folder / "env.py").is_file():
+            return Chain(PLATFORM, folder, PLATFORM_VERSION_TABLE, only_postgres=True)
+    raise ChainIncomplete(f"{places[0]} is not there: install this build again")
 
 
 def show(revisions: Iterable[str]) -> str:

@@ -20,8 +20,9 @@ def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Conn
     """Give a file beside *path*, a copy of *source* or empty, and a connection in a transaction.
 
     Foreign keys are off: batch mode drops the parent table, and cascades would empty the
-    children. The transaction is committed and the file closed at the block's end; on an
-    exception it is removed.
+    children. So is capture, without its triggers: SQLite drops no column that one names; what
+    waits in the outbox stays as it was captured. The transaction is committed and the file
+    closed at the block's end; on an exception it is removed.
     """
     from edgepaas.schema.migrations import migration_engine
 
@@ -31,7 +32,7 @@ def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Conn
             files.copy_database(source, copy)
         engine = migration_engine(partial(_open_for_migration, copy), "sqlite://")
         try:
-            with engine.begin() as connection:
+            with engine.begin() as connection, _without_capture(connection):
                 yield copy, connection
         finally:
             engine.dispose()
@@ -41,9 +42,25 @@ def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Conn
 
 
 def _open_for_migration(path: Path) -> sqlite3.Connection:
+    from edgepaas.outbox.space import prepare
+
     connection = open_sqlite(path, create=True)
+    if connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
+        prepare(connection)
     connection.execute("PRAGMA foreign_keys=OFF")
     return connection
+
+
+@contextlib.contextmanager
+def _without_capture(connection: "Connection") -> Iterator[None]:
+    from edgepaas.outbox.capture import drop_triggers, paused
+
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"{driver!r} is no connection to an SQLite file")
+    drop_triggers(driver)
+    with paused(driver):
+        yield
 
 
 def misfit(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
@@ -53,7 +70,8 @@ def misfit(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
     engine = migrations.migration_engine(partial(open_sqlite, path), "sqlite://")
     try:
         with engine.connect() as connection:
-            return migrations.fits(migrations.shape_of(connection, chain), connection, metadata)
+            needs = migrations.needs_of(connection, chain, metadata)
+            return migrations.fits(migrations.shape_of(connection, chain), connection, needs)
     finally:
         engine.dispose()
 

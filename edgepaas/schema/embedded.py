@@ -4,8 +4,6 @@ The box starts whatever the file is like. What cannot be migrated is never alter
 moved, whole, to where a person finds it, and an alert says so.
 """
 
-import contextlib
-import glob
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -14,20 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.alerts import Severity, raise_alert
-from edgepaas.database.sqlite import open_sqlite
 from edgepaas.errors import DatabaseFull
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlitefile import damage_noted, forget_damage, not_to_be_opened
+from edgepaas.files.sqlitefile import forget_damage, forget_due_check, forget_unclean_stop
 from edgepaas.schema import files, judgement
 from edgepaas.schema.chain import Chain, Revisions, show
 from edgepaas.schema.copies import finished_copy, misfit, missing_tables
 from edgepaas.schema.errors import ChainIncomplete, SchemaError, brief
 from edgepaas.schema.housekeeping import free_places
-from edgepaas.schema.judgement import Damaged, Unreadable
+from edgepaas.schema.judgement import Damaged
+from edgepaas.schema.looking import Nothing, examine_twice
 from edgepaas.schema.rebuild import rebuild
 from edgepaas.schema.report import Action, SchemaReport
-from edgepaas.schema.tables import last_user
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
@@ -49,78 +46,6 @@ class _Failed:
     error: Exception
 
 
-def versions_in(connection: sqlite3.Connection, chain: Chain) -> Revisions | None:
-    """Return the file's revisions; None without a version table; raises sqlite3.Error."""
-    found = connection.execute(
-        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (chain.version_table,)
-    ).fetchone()
-    if found is None:
-        return None
-    rows = connection.execute(f"SELECT version_num FROM {chain.version_table}")  # noqa: S608
-    return frozenset(row[0] for row in rows)
-
-
-def look(path: Path, chain: Chain) -> Revisions | None:
-    """Return the file's revisions after a quick check; None without a version table.
-
-    A file that was found damaged in use is checked to its end, however large it is.
-    Raises Damaged for a file that is no sound database, DatabaseFull when the disk is too
-    full to open it, Unreadable when the disk fails, SchemaError for another reason.
-    """
-    try:
-        with contextlib.closing(open_sqlite(path)) as connection:
-            if damage_noted(path):
-                logger.warning("%s was found damaged in use: it is checked to its end", path)
-                problem = files.thorough_problem_of(connection)
-            else:
-                problem = files.problem_of(connection)
-            if problem:
-                raise Damaged(f"the check found: {problem}")
-            forget_damage(path)
-            return versions_in(connection, chain)
-    except sqlite3.Error as error:
-        raise judgement.judged(path, error) from error
-
-
-def is_empty(path: Path) -> bool:
-    """Whether there is no file, or one in which nothing was ever stored."""
-    if not path.exists():
-        return True
-    if path.is_dir():
-        return False
-    with contextlib.closing(open_sqlite(path)) as connection:
-        return connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
-
-
-class Nothing:
-    """There is no file, or nothing was ever stored in it."""
-
-
-def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
-    """Return what is at *path*, judged before SQLite touches it; raises as :func:`look`."""
-    problem = not_to_be_opened(path)
-    if not problem and path.exists() and path.stat().st_size == 0:
-        user = last_user(paths, path)
-        if user or any(paths.backups.glob(f"*.{glob.escape(path.name)}")):
-            problem = f"it has no bytes, though {user or 'an application'} has used it"
-    if problem:
-        raise Damaged(problem)
-    try:
-        if is_empty(path):
-            return Nothing()
-    except sqlite3.Error as error:
-        raise judgement.judged(path, error) from error
-    return look(path, chain)
-
-
-def _examined_twice(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
-    try:
-        return examine(path, paths, chain)
-    except Unreadable as error:
-        logger.warning("%s; once more", error)
-    return examine(path, paths, chain)
-
-
 def bring_sqlite(
     path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
 ) -> SchemaReport:
@@ -136,7 +61,7 @@ def bring_sqlite(
         files.forget_unfinished_backups(path, paths.backups)
         free_places(path, paths)
         try:
-            before = _examined_twice(path, paths, chain)
+            before = examine_twice(path, paths, chain)
         except Damaged as error:
             return _replace(path, paths, chain, models, str(error))
         if isinstance(before, Nothing):
@@ -250,7 +175,8 @@ def _mend_copy(
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if unknown:
         shape = migrations.shape_of(connection, chain)
-        lacking = migrations.fits(shape, connection, metadata)
+        needs = migrations.needs_of(connection, chain, metadata)
+        lacking = migrations.fits(shape, connection, needs)
         if lacking:
             raise SchemaError(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"
@@ -307,8 +233,10 @@ def _alert(message: str, fingerprint: str, *, severity: Severity = "critical") -
 
 
 def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str) -> SchemaReport:
-    folder = files.set_aside(path, paths.quarantine, reason)
+    folder = files.set_aside(path, paths.quarantine, reason, salvage=True)
     forget_damage(path)
+    forget_due_check(path)
+    forget_unclean_stop(path)
     _alert(
         f"the SQLite file {path} could not be used ({reason}); it was moved to {folder} and a "
         f"fresh one was opened: the box serves, without the rows of the old file. "

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from edgepaas.database.sqlite import open_sqlite
-from edgepaas.files.atomic import sync_folder
+from edgepaas.files.atomic import sync_folder, write_atomic
 from edgepaas.files.sqlitefile import sidecars
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.quarantine import describe, quarantine_of, write_note
+from edgepaas.schema.quarantine import SALVAGE, describe, quarantine_of, write_note
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -64,29 +64,27 @@ def copy_database(source: Path, target: Path) -> None:
         from_connection.backup(to_connection)
 
 
-def problem_of(connection: sqlite3.Connection, *, seconds: float | None = None) -> str:
-    """Return what ``quick_check`` finds; empty when it is content or not done in *seconds*.
+def problem_of(
+    connection: sqlite3.Connection, *, seconds: float | None = None, thorough: bool = False
+) -> str | None:
+    """Return what ``quick_check`` finds; empty: nothing, None: not done within *seconds*.
 
-    Those are CHECK_SECONDS where nothing else is said.
+    Those are CHECK_SECONDS where nothing else is said. *thorough*: ``integrity_check``, which
+    compares tables and indexes as well.
     """
     seconds = CHECK_SECONDS if seconds is None else seconds
     deadline = time.monotonic() + seconds
+    check = "integrity_check" if thorough else "quick_check"
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
     try:
-        answer = connection.execute("PRAGMA quick_check(1)").fetchone()
+        answer = connection.execute(f"PRAGMA {check}(1)").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-            logger.warning("the quick check was not done within %g s and was given up", seconds)
-            return ""
+            logger.warning("the %s was not done within %g s and was given up", check, seconds)
+            return None
         raise
     finally:
         connection.set_progress_handler(None, 0)
-    return "" if answer[0] == "ok" else str(answer[0])
-
-
-def thorough_problem_of(connection: sqlite3.Connection) -> str:
-    """Return what ``integrity_check`` finds, indexes included, however long it takes."""
-    answer = connection.execute("PRAGMA integrity_check(1)").fetchone()
     return "" if answer[0] == "ok" else str(answer[0])
 
 
@@ -134,16 +132,22 @@ def back_up(path: Path, backups: Path, label: str) -> Path:
     return copy
 
 
-def set_aside(path: Path, quarantine: Path, reason: str) -> Path:
+def set_aside(path: Path, quarantine: Path, reason: str, *, salvage: bool = False) -> Path:
     """Move *path* with its -wal and -shm into a folder of its own and return that folder.
 
-    A note in it says why, and how many rows there are.
+    A note in it says why, and how many rows there are. *salvage*: what it holds for the hub
+    is to be brought into its successor.
     """
     note = describe(path, reason)
     quarantine = quarantine_of(path, quarantine)
     quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = _next_name(quarantine, "", path.name)
     folder.mkdir(mode=0o700)
+    if salvage:
+        try:
+            write_atomic(folder / SALVAGE, "")  # before the file: a power cut may come any time
+        except OSError as error:
+            logger.warning("that %s is to be salvaged could not be noted: %s", folder, error)
     # The file first: killed in between, a -wal without its file is found by sweep(); a file
     # without its -wal would be taken for a whole one that lacks its last rows.
     for file in (path, *sidecars(path)):

@@ -79,24 +79,41 @@ def shape_of(connection: Connection, chain: Chain) -> Shape:
     }
 
 
-def shapes_by_revision(chain: Chain, metadata: "MetaData | None") -> list[tuple[Revisions, Shape]]:
-    """Return how the tables look after each revision, oldest first, by running them in memory.
-
-    Each with what the version table says then: two revisions, where branches were not merged.
-    """
-    if chain.unwritten:
-        return []
+def script_names(connection: Connection, chain: Chain) -> list[str]:
+    """Return the chain's revisions in the order in which they are run."""
     chain.check_environment()
     _quiet_alembic()
     from alembic.script import ScriptDirectory
 
+    scripts = ScriptDirectory.from_config(_config(connection, chain, None))
+    return [script.revision for script in reversed(list(scripts.walk_revisions()))]
+
+
+def shapes_by_revision(
+    connection: Connection, chain: Chain, metadata: "MetaData | None"
+) -> list[tuple[Revisions, Shape]]:
+    """Return how the tables look after each revision, oldest first, by running them.
+
+    That is in memory, or, for a chain that only PostgreSQL understands, on *connection* where
+    nothing stays. Each with what the version table says then: two revisions, where branches
+    were not merged.
+    """
+    if chain.unwritten:
+        return []
+    if chain.only_postgres:
+        from edgepaas.schema.scratch import shapes_on_postgres
+
+        return shapes_on_postgres(connection, chain)
+    return _shapes_in_memory(chain, metadata)
+
+
+def _shapes_in_memory(chain: Chain, metadata: "MetaData | None") -> list[tuple[Revisions, Shape]]:
     engine = create_engine("sqlite://", poolclass=StaticPool)
     shapes: list[tuple[Revisions, Shape]] = []
     try:
         with engine.connect() as connection:
-            scripts = ScriptDirectory.from_config(_config(connection, chain, metadata))
-            for script in reversed(list(scripts.walk_revisions())):
-                upgrade(connection, chain, metadata, script.revision)
+            for revision in script_names(connection, chain):
+                upgrade(connection, chain, metadata, revision)
                 connection.commit()
                 reached = versions(connection, chain) or frozenset()
                 shapes.append((reached, shape_of(connection, chain)))
@@ -127,7 +144,7 @@ def likeness_of(
 
     Of several that look alike it is the *claimed* one, else the newest.
     """
-    known = shapes_by_revision(chain, metadata)
+    known = shapes_by_revision(connection, chain, metadata)
     names = {table for _, shape in known for table in shape}
     shape = {t: columns for t, columns in shape_of(connection, chain).items() if t in names}
     alike = [revisions for revisions, columns in known if columns == shape]
@@ -137,26 +154,36 @@ def likeness_of(
     return Likeness(alike[-1] if alike else None, _difference(shape, newest), bool(shape))
 
 
-def fits(shape: Shape, connection: Connection, metadata: "MetaData | None") -> str:
-    """Return why this build's models cannot work on *shape*; empty when they can.
+def needs_of(connection: Connection, chain: Chain, metadata: "MetaData | None") -> Shape:
+    """Return the tables and columns that this build works with.
 
-    They can when every table and column is there and none has been added that demands a
-    value: migrations expand first and contract a release later.
+    Those of the models; the platform has none, so what its newest script leaves.
     """
-    if metadata is None:
-        return ""
+    if chain.only_postgres:
+        return shapes_by_revision(connection, chain, None)[-1][1]
+    return {
+        table.name: frozenset(column.name for column in table.columns)
+        for table in (() if metadata is None else metadata.sorted_tables)
+    }
+
+
+def fits(shape: Shape, connection: Connection, needs: Shape) -> str:
+    """Return why this build, which *needs* tables and columns, cannot work on *shape*.
+
+    Empty when it can: every one is there and none has been added that demands a value, since
+    migrations expand first and contract a release later.
+    """
     inspector = inspect(connection)
-    for table in metadata.sorted_tables:
-        if table.name not in shape:
-            return f"the table {table.name} is missing"
-        wanted = {column.name for column in table.columns}
-        missing = wanted - shape[table.name]
+    for table, wanted in needs.items():
+        if table not in shape:
+            return f"the table {table} is missing"
+        missing = wanted - shape[table]
         if missing:
-            return f"the column {table.name}.{min(missing)} is missing"
-        for column in inspector.get_columns(table.name):
+            return f"the column {table}.{min(missing)} is missing"
+        for column in inspector.get_columns(table):
             demanded = not column["nullable"] and column["default"] is None
             if column["name"] not in wanted and demanded:
-                return f"the column {table.name}.{column['name']} demands a value"
+                return f"the column {table}.{column['name']} demands a value"
     return ""
 
 

@@ -3,6 +3,7 @@
 Imports nothing heavy: the service asks it at its start.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files.atomic import remove_durably, write_atomic
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlitefile import odd_kind, sidecars
 
 #: Beside each file in quarantine: what it was, and why it is there.
 NOTE = "why.json"
+#: Beside a file whose rows for the hub have not been brought into its successor yet.
+SALVAGE = "to-be-salvaged"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,28 @@ def write_note(folder: Path, note: dict[str, object]) -> None:
     write_atomic(folder / NOTE, json.dumps(note, indent=1) + "\n")
 
 
+def salvage_waits(paths: Paths, sqlite_path: Path) -> list[Path]:
+    """Return the folders with a file that is to be salvaged, the oldest first."""
+    found = [
+        mark.parent
+        for quarantine in quarantines(paths, sqlite_path)
+        for mark in quarantine.glob(f"*/{SALVAGE}")
+    ]
+    return sorted(found, key=lambda folder: folder.name)
+
+
+def note_salvaged(folder: Path, rows: int | None) -> None:
+    """Note that what could be taken from *folder* was taken, and how many rows are left there.
+
+    None: unknown. Raises OSError.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if isinstance(note, dict):
+            write_note(folder, {**note, "rows": rows})
+    remove_durably(folder / SALVAGE)
+
+
 def set_aside(paths: Paths, sqlite_path: Path) -> list[SetAside]:
     """Return the files in quarantine that hold rows, or may; newest first. Never raises."""
     found = []
@@ -113,7 +138,7 @@ def content_of(folder: Path) -> Content:
         files = {
             entry.name: 0 if entry.is_dir() else entry.stat().st_size
             for entry in folder.iterdir()
-            if entry.name != NOTE and not entry.name.endswith("-shm")
+            if entry.name not in (NOTE, SALVAGE) and not entry.name.endswith("-shm")
         }
         folders = [entry.name for entry in folder.iterdir() if entry.is_dir()]
     except OSError:

@@ -7,7 +7,8 @@ Nothing is dropped. On SQLite everything happens on a copy, and the file as it w
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from edgepaas.schema.copies import finished_copy
 from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.housekeeping import free_places, put_in_order
 from edgepaas.schema.judgement import Damaged
+from edgepaas.schema.looking import Nothing, examine
 from edgepaas.schema.rebuild import rebuild
 from edgepaas.schema.report import SchemaReport
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
     from edgepaas.database.connector import Connector
+    from edgepaas.schema.server import Part
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -43,10 +46,10 @@ def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> Sch
         free_places(path, paths)
         files.forget_unfinished_backups(path, paths.backups)
         try:
-            found = embedded.examine(path, paths, chain)
+            found = examine(path, paths, chain)
         except Damaged:
-            found = embedded.Nothing()
-        if not isinstance(found, embedded.Nothing):
+            found = Nothing()
+        if not isinstance(found, Nothing):
             return _repair_sound_file(path, paths, chain, models, found)
     # Without a file, or with a damaged one, a boot knows what to do.
     return embedded.bring_sqlite(path, paths, chain, models)
@@ -56,8 +59,6 @@ def repair_postgres(
     connector: "Connector", paths: Paths, chain: Chain, models: Models
 ) -> SchemaReport:
     """Diagnose and mend PostgreSQL's version; raises SchemaError when only a person can help."""
-    from dataclasses import replace
-
     from edgepaas.schema import migrations
     from edgepaas.schema.server import migrate, unusable
 
@@ -84,6 +85,14 @@ def repair_postgres(
     steps.append(report.message)
     action = "repaired" if report.action in ("adopted", "migrated") else report.action
     return replace(report, action=action, kept=kept, steps=tuple(steps))
+
+
+def repair_hub(connector: "Connector", paths: Paths, parts: "Sequence[Part]") -> SchemaReport:
+    """Do so with every chain; the report is the first part's, with the steps of all."""
+    reports = [repair_postgres(connector, paths, part.chain, part.models) for part in parts]
+    steps = tuple(step for report in reports for step in report.steps)
+    action = "repaired" if any(r.action == "repaired" for r in reports) else reports[0].action
+    return replace(reports[0], action=action, steps=steps)
 
 
 def _repair_sound_file(
@@ -141,9 +150,7 @@ def _mend(
         if not failure:
             return chain.heads
         steps.append(f"going on from there does not work: {failure}")
-    elif unknown and not migrations.fits(
-        migrations.shape_of(connection, chain), connection, metadata
-    ):
+    elif unknown and not _misfit(connection, chain, metadata):
         steps.clear()  # a newer build's, and this one can work on it: nothing is wrong
         return before or frozenset()
     steps.append(f"half-applied, it looks like no revision: {likeness.difference}")
@@ -158,12 +165,19 @@ def _try_upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | N
     try:
         with connection.begin_nested():
             migrations.upgrade(connection, chain, metadata)
-            misfit = migrations.fits(migrations.shape_of(connection, chain), connection, metadata)
+            misfit = _misfit(connection, chain, metadata)
             if misfit:
                 raise SchemaError(misfit)
     except Exception as error:  # noqa: BLE001 - a migration's code may raise anything
         return brief(error)
     return ""
+
+
+def _misfit(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> str:
+    from edgepaas.schema import migrations
+
+    needs = migrations.needs_of(connection, chain, metadata)
+    return migrations.fits(migrations.shape_of(connection, chain), connection, needs)
 
 
 def _mend_batch_leftovers(connection: "Connection") -> list[str]:

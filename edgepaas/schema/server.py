@@ -2,13 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.postgres.connection import close_quietly
 from edgepaas.postgres.failures import is_lost, server_message, sqlstate
-from edgepaas.schema.chain import Chain, Revisions, show
+from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.report import Action, SchemaReport
 
@@ -30,48 +31,131 @@ STATEMENT_TIMEOUT = 900.0
 _NO_TABLE = "42P01"
 
 
-def versions_at(connection: Any, chain: Chain) -> Revisions | None:
-    """Return the revisions by a bare driver's *connection*; None without a version table.
+@dataclass(frozen=True)
+class Part:
+    """One chain of a PostgreSQL: the application's, with its models, or the platform's."""
 
-    Leaves no transaction behind. Raises what the driver raises.
+    chain: Chain
+    #: Imports the models where they are needed; None where there are none.
+    models: "Callable[[], MetaData | None]"
+
+
+def parts_of(chain: Chain, models: "Callable[[], MetaData | None]") -> tuple[Part, ...]:
+    """Return what every PostgreSQL holds: the application's chain first, then the platform's."""
+    return Part(chain, models), Part(platform_chain(), lambda: None)
+
+
+def versions_at(connection: Any, chains: Sequence[Chain]) -> list[Revisions | None]:
+    """Return each chain's revisions by a bare driver's *connection*; None: no version table.
+
+    One round trip where there is nothing to do. Leaves no transaction behind; raises what
+    the driver raises.
     """
     connection.autocommit = True
-    cursor = connection.cursor()
+    queries = [
+        f"SELECT {number}, version_num FROM {chain.version_table}"  # noqa: S608
+        for number, chain in enumerate(chains)
+    ]
     try:
-        cursor.execute(f"SELECT version_num FROM {chain.version_table}")  # noqa: S608
-        return frozenset(row[0] for row in cursor.fetchall())
+        rows = connection.execute_simple(" UNION ALL ".join(queries)).rows
     except Exception as error:
-        if sqlstate(error) == _NO_TABLE:
-            return None
-        raise
+        if sqlstate(error) != _NO_TABLE:
+            raise
+        if len(chains) == 1:
+            return [None]
+        return [found for chain in chains for found in versions_at(connection, [chain])]
+    return [
+        frozenset(revision for chain, revision in rows if int(chain) == number)
+        for number in range(len(chains))
+    ]
 
 
 def bring_postgres(
-    connector: "Connector",
-    chain: Chain,
-    models: "Callable[[], MetaData | None]",
-    *,
-    run_migrations: bool,
+    connector: "Connector", parts: Sequence[Part], *, run_migrations: bool
 ) -> SchemaReport:
     """Bring the PostgreSQL that *connector* reaches to head and say what was done.
 
-    Raises DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as
-    it was, since a migration is one transaction.
+    The report is the first part's; its message says what was done about the rest. Raises
+    DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as it was
+    but for the parts before, since a migration is one transaction.
     """
     if not run_migrations:
         return _report(
             "left", (), (), "RUN_MIGRATIONS=false: left alone; 'edgepaas verify' says if it fits"
         )
+    found = _ask_versions(connector, parts)
+    return _joined(
+        [
+            _at_head(part, before) or migrate(connector, part.chain, part.models())
+            for part, before in zip(parts, found, strict=True)
+        ]
+    )
+
+
+def judge_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
+    """Say whether the PostgreSQL has all that this build needs, and change nothing.
+
+    Raises DatabaseUnavailable, or SchemaError that names what it lacks.
+    """
+    found = _ask_versions(connector, parts)
+    return _joined(
+        [
+            _at_head(part, before) or _judged(connector, part)
+            for part, before in zip(parts, found, strict=True)
+        ]
+    )
+
+
+def _ask_versions(connector: "Connector", parts: Sequence[Part]) -> list[Revisions | None]:
     connection = connector()
     try:
-        before = versions_at(connection, chain)
+        return versions_at(connection, [part.chain for part in parts])
     except Exception as error:
         raise unusable(error, "its version cannot be read") from error
     finally:
         close_quietly(connection)
-    if before == chain.heads and not chain.unwritten:
-        return _report("nothing", before, before, f"at head ({show(before)})")
-    return migrate(connector, chain, models())
+
+
+def _at_head(part: Part, before: Revisions | None) -> SchemaReport | None:
+    if before != part.chain.heads or part.chain.unwritten:
+        return None
+    return _report("nothing", before, before, f"at head ({show(before)})")
+
+
+def _judged(connector: "Connector", part: Part) -> SchemaReport:
+    from edgepaas.schema import migrations
+
+    chain, metadata = part.chain, part.models()
+    engine = migrations.migration_engine(connector, "postgresql+pg8000://")
+    try:
+        with engine.connect() as connection:
+            before = migrations.versions(connection, chain)
+            shape = migrations.shape_of(connection, chain)
+            needs = migrations.needs_of(connection, chain, metadata)
+            misfit = migrations.fits(shape, connection, needs)
+    except SchemaError:
+        raise
+    except Exception as error:
+        raise unusable(error, "its tables cannot be looked at") from error
+    finally:
+        engine.dispose()
+    if misfit:
+        raise SchemaError(
+            f"PostgreSQL is at {show(before or ())}, this build needs {show(chain.heads)}, and "
+            f"{misfit}: RUN_MIGRATIONS=false keeps this box from migrating it"
+        )
+    return _report(
+        "ahead", before, before, f"at {show(before or ())}; it holds all that this build needs"
+    )
+
+
+def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
+    """Return the application's report, which also tells what was done about the others."""
+    first, *others = reports
+    told = [report.message for report in others if report.action != "nothing"]
+    if not told:
+        return first
+    return replace(first, message="; EdgePaaS's own tables: ".join([first.message, *told]))
 
 
 def migrate(
@@ -152,7 +236,9 @@ def _upgrade(
     if before == chain.heads and not adopt:
         return "nothing"
     shape = migrations.shape_of(connection, chain)
-    ours = {name for name in shape if metadata is not None and name in metadata.tables}
+    # Not asked for where nothing hangs on it: the platform's have to be tried out.
+    looked_at = adopt or not before or not chain.only_postgres
+    ours = set(migrations.needs_of(connection, chain, metadata) if looked_at else ()) & set(shape)
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if adopt and ours:
         likeness = migrations.likeness_of(connection, chain, metadata, before)
@@ -166,7 +252,8 @@ def _upgrade(
     else:
         hint = "'edgepaas schema --repair' finds out which it is"
     if unknown:
-        misfit = migrations.fits(shape, connection, metadata)
+        needs = migrations.needs_of(connection, chain, metadata)
+        misfit = migrations.fits(shape, connection, needs)
         if misfit:
             raise SchemaError(
                 f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and {misfit}: "

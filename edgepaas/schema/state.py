@@ -45,7 +45,8 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
             return SchemaState(True, f"at head ({show(found)})")
         unknown = (found or frozenset()) - frozenset(chain.parents)
         shape = migrations.shape_of(connection, chain)
-        misfit = migrations.fits(shape, connection, application.metadata)
+        needs = migrations.needs_of(connection, chain, application.metadata)
+        misfit = migrations.fits(shape, connection, needs)
         if chain.unwritten or unknown:
             if not misfit:
                 newer = f"at {show(unknown)}, of a newer build; it fits"

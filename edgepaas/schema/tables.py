@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 CACHE = "tables-cache.json"
+#: What :func:`describe` returns; counted up when its form changes, so that no cache outlives it.
+_FORM = 2
 
 
 def remembered(paths: Paths, application: str, chain: Chain) -> dict[str, Any] | None:
@@ -91,7 +93,13 @@ def note_user(paths: Paths, file: Path, application: str) -> None:
 
 
 def describe(metadata: "MetaData") -> dict[str, Any]:
-    """Return each table's kind, columns and key; ``type`` is PostgreSQL's, ``storage`` SQLite's."""
+    """Return each table's kind, columns, key and ``foreign``: the tables that it points to.
+
+    Tables come in the order in which rows can be written: what one points to is before it.
+    A column's ``type`` is PostgreSQL's, its ``storage`` SQLite's; ``merge`` and
+    ``filled_from`` say what becomes of it where a row that is there is met
+    (edgepaas.outbox.layout).
+    """
     from sqlalchemy.dialects import postgresql, sqlite
 
     hub, box = postgresql.dialect(), sqlite.dialect()  # type: ignore[no-untyped-call]
@@ -105,10 +113,13 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
                     "storage": column.type.compile(box),
                     "nullable": bool(column.nullable),
                     "primary_key": column.primary_key,
+                    "merge": column.info.get("merge", ""),
+                    "filled_from": column.info.get("filled_from", ""),
                 }
                 for column in table.columns
             ],
             "key": [column.name for column in table.primary_key.columns],
+            "foreign": sorted({key.column.table.name for key in table.foreign_keys}),
         }
         for table in metadata.sorted_tables
     }
@@ -123,7 +134,7 @@ def _cache(paths: Paths) -> dict[str, Any]:
 
 
 def _identity(application: str, chain: Chain) -> list[object]:
-    return [application, build_version(), str(chain.folder), sorted(chain.heads)]
+    return [application, build_version(), _FORM, str(chain.folder), sorted(chain.heads)]
 
 
 def _sources(application: str, chain: Chain) -> Iterable[Path]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgepaas.files.paths import Paths
+from edgepaas.schema.chain import chain_of, show
+from edgepaas.telemetry import application as telemetry
 from tests.support.chains import REPOSITORY, connected, migrations_folder
 
 _APPLICATION = """
@@ -26,6 +28,8 @@ application = Application(
     blueprints=lambda box: [],
 )
 """
+
+HEAD = show(chain_of(telemetry).heads)
 
 
 def edgepaas(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -58,12 +62,13 @@ def test_the_stage_says_in_a_line_what_it_did(paths: Paths) -> None:
     assert edgepaas("dbdecide").returncode == 0
     assert edgepaas("schema", "--check").returncode == 1
     first = edgepaas("schema")
-    assert first.stdout.splitlines() == ["schema       SQLite: fresh file at 0001"]
-    assert edgepaas("schema").stdout.splitlines() == ["schema       SQLite: at head (0001)"]
+    assert first.stdout.splitlines() == [f"schema       SQLite: fresh file at {HEAD}"]
+    again = edgepaas("schema")
+    assert again.stdout.splitlines() == [f"schema       SQLite: at head ({HEAD})"]
     check = edgepaas("schema", "--check", "--json")
     assert (check.returncode, json.loads(check.stdout)["at_head"]) == (0, True)
     report = json.loads(edgepaas("schema", "--json").stdout)
-    assert (report["action"], report["after"]) == ("nothing", ["0001"])
+    assert (report["action"], report["after"]) == ("nothing", [HEAD])
     with connected(paths.sqlite) as connection:
         connection.execute("DROP TABLE alembic_version")
     behind = edgepaas("schema", "--check")

@@ -15,12 +15,14 @@ from tests.support.chains import (
     REPOSITORY,
     bring,
     connected,
+    hub_contract,
     rows_in,
     sell,
     shop,
     sqlite_contract,
     version_of,
 )
+from tests.support.outbox import ops
 
 #: Runs the migration and ends itself, as a power cut would, at the n-th call of what
 #: changes names or contents on the disk.
@@ -33,7 +35,7 @@ from edgepaas.files.paths import find_paths
 from edgepaas.schema import files
 from edgepaas.schema.bring import bring_to_head
 from edgepaas.settings import Settings
-from tests.support.chains import shop, sqlite_contract
+from tests.support.chains import hub_contract, shop
 
 number = int(sys.argv[2])
 calls = 0
@@ -56,7 +58,7 @@ for module, name in (
 
 paths = find_paths()
 bring_to_head(
-    sqlite_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths,
+    hub_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths,
     shop(Path(sys.argv[1]), "0002"),
 )
 print("finished")
@@ -77,15 +79,19 @@ def _run(tmp_path: Path, step: int) -> subprocess.CompletedProcess[str]:
 def test_a_kill_at_any_step_leaves_a_whole_file_with_every_row(
     paths: Paths, tmp_path: Path
 ) -> None:
-    """The failure point moves forward until a run gets through; the next boot mends the rest."""
+    """The failure point moves forward until a run gets through; the next boot mends the rest.
+
+    What waits for the hub is there once, and capture goes on.
+    """
+    settings = Settings.of(EDGEPAAS_APP="shop")
     steps = 0
     finished = False
     while not finished:
         steps += 1
-        assert steps < 40
+        assert steps < 60
         for leftover in (paths.sqlite, *paths.state.glob("edgepaas.db-*")):
             leftover.unlink(missing_ok=True)
-        bring(paths, shop(tmp_path, "0001"))
+        bring_to_head(hub_contract(paths), settings, paths, shop(tmp_path, "0001"))
         sell(paths)
         run = _run(tmp_path, steps)
         finished = "finished" in run.stdout
@@ -94,13 +100,15 @@ def test_a_kill_at_any_step_leaves_a_whole_file_with_every_row(
         assert version in ("0001", "0002")
         price = (None,) if version == "0002" else ()
         assert rows_in(paths.sqlite, "items") == [(f"i{n}", "tea", *price) for n in range(3)]
-        bring(paths, shop(tmp_path, "0002"))
+        bring_to_head(hub_contract(paths), settings, paths, shop(tmp_path, "0002"))
         assert version_of(paths.sqlite) == "0002"
         assert rows_in(paths.sqlite, "sales") == [(f"s{n}", f"i{n}") for n in range(3)]
         assert list(paths.state.glob(".edgepaas.db.*")) == []
         assert not paths.quarantine.exists()
         with connected(paths.sqlite) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            connection.execute("DELETE FROM sales WHERE id = 's0'")
+            assert [op for op, _ in ops(connection)] == ["insert"] * 6 + ["delete"]
         for backup in paths.backups.iterdir():
             assert backup.stat().st_nlink == 1, "a backup shares the file that is in use"
     assert steps > 8

@@ -19,9 +19,10 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold
 from edgepaas.errors import DatabaseUnavailable, DecideAgain
 from edgepaas.files.paths import Paths
+from edgepaas.outbox.capture import is_installed
 from edgepaas.schema import server
 from edgepaas.schema.bring import bring_to_head
-from edgepaas.schema.chain import chain_of
+from edgepaas.schema.chain import chain_of, platform_chain, show
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.migrations import differences, migration_engine
 from edgepaas.schema.repair import repair_postgres
@@ -32,6 +33,7 @@ from edgepaas.telemetry import application as telemetry
 from tests.support.chains import (
     REPOSITORY,
     SHOP,
+    connected,
     migrations_folder,
     postgres_contract,
     shop,
@@ -41,6 +43,8 @@ from tests.support.chains import (
     write_revision,
 )
 from tests.support.databases import adding, reading, values_in
+
+HEAD = show(chain_of(telemetry).heads)
 
 
 def bring(
@@ -128,16 +132,18 @@ def test_an_empty_database_is_filled_and_a_second_run_finds_it_done(
     """Idempotent, and tables.json is there."""
     assert bring(paths, postgres_url, telemetry).action == "created"
     again = bring(paths, postgres_url, telemetry)
-    assert (again.action, again.after) == ("nothing", ("0001",))
+    assert (again.action, again.after) == ("nothing", (HEAD,))
     assert paths.tables.is_file()
     assert not paths.sqlite.exists()
 
 
+@pytest.mark.parametrize(("local_first", "name"), [("false", "PostgreSQL"), ("true", "SQLite")])
 def test_at_head_it_needs_neither_sqlalchemy_nor_alembic(
-    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch, local_first: str, name: str
 ) -> None:
-    """A boot with nothing new to do asks one question."""
+    """A boot with nothing new to do asks one question, and has the file capture."""
     monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("USE_SQLITE", local_first)
     script = (
         "import sys; from edgepaas.cli import main; assert not main(sys.argv[1:])\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'sqlalchemy', 'alembic'}))"
@@ -150,7 +156,9 @@ def test_at_head_it_needs_neither_sqlalchemy_nor_alembic(
             capture_output=True,
             text=True,
         )
-    assert "PostgreSQL: at head (0001)" in run.stdout
+    assert f"{name}: at head ({HEAD})" in run.stdout
+    with connected(paths.sqlite) as connection:
+        assert is_installed(connection)
     assert run.stdout.splitlines()[-1] == "[]"
 
 
@@ -209,9 +217,12 @@ def test_twenty_boxes_start_at_once(postgres_url: str, tmp_path: Path) -> None:
     outcomes = [(p.communicate(timeout=120), p.returncode) for p in processes]
     assert [code for _, code in outcomes] == [0] * 20, outcomes
     told = "".join(out for (out, _), _ in outcomes)
-    assert told.count("created from none to 0001") == 1
-    assert told.count("at head (0001)") == 19
-    assert execute(postgres_url, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert told.count(f"created from none to {HEAD}") == 1
+    assert told.count(f"at head ({HEAD})") == 19
+    assert told.count("EdgePaaS's own tables: created") == 1
+    for chain in (chain_of(telemetry), platform_chain()):
+        versions = f"SELECT version_num FROM {chain.version_table}"
+        assert execute(postgres_url, versions) == [(show(chain.heads),)]
 
 
 def test_a_failing_migration_changes_nothing_and_holds_postgresql_back(

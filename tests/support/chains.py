@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table
@@ -133,6 +134,13 @@ def sqlite_contract(paths: Paths) -> DatabaseContract:
         reason="a test",
         generation="1",
         decided_at="2026-01-01T00:00:00Z",
+    )
+
+
+def hub_contract(paths: Paths) -> DatabaseContract:
+    """Return the decision of a box whose SQLite serves and whose hub, which is away, receives."""
+    return replace(
+        sqlite_contract(paths), db_state="local-first", hub_url="postgresql://u:p@127.0.0.1:1/hub"
     )
 
 

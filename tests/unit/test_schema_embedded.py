@@ -18,7 +18,7 @@ from edgepaas.database.model import new_metadata
 from edgepaas.errors import DatabaseFull, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.schema import embedded, files, judgement
+from edgepaas.schema import embedded, files, judgement, looking
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.quarantine import set_aside
 from edgepaas.schema.state import schema_at_head
@@ -115,6 +115,8 @@ def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path)
                 "storage": "VARCHAR(36)",
                 "nullable": False,
                 "primary_key": True,
+                "merge": "",
+                "filled_from": "",
             },
             {
                 "name": "name",
@@ -122,10 +124,15 @@ def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path)
                 "storage": "VARCHAR(100)",
                 "nullable": False,
                 "primary_key": False,
+                "merge": "",
+                "filled_from": "",
             },
         ],
         "key": ["id"],
+        "foreign": [],
     }
+    assert first["tables"]["sales"]["foreign"] == ["items"]
+    assert list(first["tables"]) == ["items", "sales"]
     bring(paths, shop(tmp_path, "0002"))
     second = json.loads(paths.tables.read_text())
     assert second["fingerprint"] != first["fingerprint"]
@@ -320,7 +327,7 @@ def test_a_full_disk_never_costs_the_file(
     assert len(rows_in(old.sqlite, "items")) == 3
     assert quarantined(old) == []
     monkeypatch.setattr(
-        embedded, "is_empty", lambda _path: (_ for _ in ()).throw(sqlite3.OperationalError("io"))
+        looking, "is_empty", lambda _path: (_ for _ in ()).throw(sqlite3.OperationalError("io"))
     )
     with pytest.raises(DatabaseFull):
         bring(old, shop(tmp_path, "0002"))

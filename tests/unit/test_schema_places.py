@@ -16,7 +16,7 @@ from edgepaas.decision.waiting import holds_nothing, rows_waiting
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlitefile import damage_noted, note_damage
-from edgepaas.schema import embedded, files, housekeeping
+from edgepaas.schema import files, housekeeping, looking
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.housekeeping import put_in_order
 from edgepaas.schema.quarantine import set_aside
@@ -142,7 +142,7 @@ def test_a_disk_error_is_no_proof_against_the_file(
     def fail(*_: object, **__: object) -> None:
         raise io_error()
 
-    for module, name in ((embedded, "open_sqlite"), (files, "copy_database")):
+    for module, name in ((looking, "open_sqlite"), (files, "copy_database")):
         with monkeypatch.context() as patched:
             patched.setattr(module, name, fail)
             with pytest.raises(SchemaError, match=r"the disk fails .*dmesg"):
@@ -164,7 +164,7 @@ def test_a_disk_error_that_passes_goes_unnoticed(
             raise failures.pop()
         return original(path)
 
-    monkeypatch.setattr(embedded, "open_sqlite", flaky)
+    monkeypatch.setattr(looking, "open_sqlite", flaky)
     assert bring(old, shop(tmp_path, "0001")).action == "nothing"
 
 
