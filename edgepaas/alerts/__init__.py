@@ -1,9 +1,20 @@
-"""Raising an alert: the one function through which a failure reaches a human."""
+"""Telling a human: raising an alert, and saying that what was raised is over.
+
+What is accepted lies in the spool, a folder of files (:mod:`edgepaas.alerts.spool`), until
+``edgepaas alerts deliver`` has told somebody. Importing this costs next to nothing, since
+every stage of the boot chain does.
+"""
 
 import logging
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from edgepaas.alerts.status import AlertCounts
+    from edgepaas.files.paths import Paths
 
 Severity = Literal["info", "warning", "critical"]
+
+__all__ = ["Severity", "counts", "raise_alert", "resolve_alert"]
 
 logger = logging.getLogger("edgepaas.alerts")
 
@@ -19,13 +30,53 @@ def raise_alert(
 ) -> None:
     """Tell a human: *message* says what happened, since when, and what to do.
 
-    In this release an alert reaches the journal and the log file; alerts of one
-    cause share a *fingerprint*, *origin* names the unit or part that raises it.
+    Alerts of one cause share a *fingerprint*; within ALERT_WINDOW they are one with a
+    count. *origin* names the unit or part that raises it. A warning or a critical one with
+    a fingerprint holds until :func:`resolve_alert`; one of severity info, or without a
+    fingerprint, is an event that is told and forgotten. Never raises: an alert that cannot
+    be kept is in the log, which says why.
     """
     logger.log(
-        _LEVELS[severity],
+        _LEVELS.get(severity, logging.WARNING),
         "ALERT %s: %s (fingerprint %s)",
         origin,
         message,
         fingerprint or "none",
     )
+    try:
+        from edgepaas.alerts.spool import Spool
+        from edgepaas.files.paths import find_paths
+
+        Spool(find_paths()).accept(
+            message, severity=severity, fingerprint=fingerprint, origin=origin
+        )
+    except Exception as error:  # noqa: BLE001 - what calls for help must not fail of it
+        logger.error("this alert reaches the log alone: %s", error)
+
+
+def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -> None:
+    """Say that what was raised under *fingerprint* is over; *message* says what holds now.
+
+    Nothing happens where nothing is raised under it, which costs a look into two folders.
+    Never raises.
+    """
+    try:
+        from edgepaas.alerts.spool import Spool
+        from edgepaas.files.paths import find_paths
+
+        spool = Spool(find_paths())
+        if not spool.is_raised(fingerprint):
+            return
+        logger.info("RESOLVED %s: %s (fingerprint %s)", origin, message, fingerprint)
+        spool.accept(
+            message, severity="info", fingerprint=fingerprint, origin=origin, resolved=True
+        )
+    except Exception as error:  # noqa: BLE001 - as above
+        logger.error("that %s is over reaches the log alone: %s", fingerprint, error)
+
+
+def counts(paths: "Paths") -> "AlertCounts":
+    """Return how many alerts are open, wait to be told, or could not be told."""
+    from edgepaas.alerts.status import read_counts
+
+    return read_counts(paths)

@@ -1,0 +1,109 @@
+"""How alerting is doing, for every surface that shows it; cheap enough to be asked often."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgepaas.files.paths import Paths
+
+
+@dataclass(frozen=True)
+class AlertCounts:
+    """*open*: conditions that hold (warning, critical), of which *critical*; *waiting*: what
+    nobody was told of yet; *dead*: what every channel refused; *corrupt*: damaged files;
+    *silenced*: conditions under a silence; *channels*: what each said last, "" when all is well.
+    """
+
+    open: int = 0
+    critical: int = 0
+    waiting: int = 0
+    dead: int = 0
+    corrupt: int = 0
+    silenced: int = 0
+    channels: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**self.__dict__, "channels": dict(self.channels)}
+
+    def line(self) -> str:
+        """Return one line for a person; "" when there is nothing to say."""
+        parts = []
+        if self.open:
+            critical = f", {self.critical} critical" if self.critical else ""
+            parts.append(f"{self.open} open{critical}")
+        if self.waiting:
+            failing = "; ".join(f"{name}: {why}" for name, why in self.channels.items() if why)
+            parts.append(f"{self.waiting} wait to be told{f' ({failing})' if failing else ''}")
+        if self.dead:
+            parts.append(f"{self.dead} refused by every channel ('edgepaas alerts retry')")
+        if self.corrupt:
+            parts.append(f"{self.corrupt} damaged files")
+        return ", ".join(parts)
+
+
+def read_counts(paths: Paths) -> AlertCounts:
+    """Return the counts: the deliverer's of its last run, and what has come in since.
+
+    Raises nothing: where nothing can be read, nothing is counted.
+    """
+    status = read_status(paths)
+    numbers = {
+        name: value
+        for name in ("open", "critical", "waiting", "silenced")
+        if isinstance(value := status.get(name), int)
+    }
+    numbers["waiting"] = numbers.get("waiting", 0) + _files(paths.alerts / "new")
+    channels = status.get("channels")
+    failing = {
+        str(name): str(entry.get("failing", ""))
+        for name, entry in (channels.items() if isinstance(channels, dict) else ())
+        if isinstance(entry, dict)
+    }
+    return AlertCounts(
+        **numbers,
+        dead=_files(paths.alerts / "dead"),
+        corrupt=_files(paths.alerts / "corrupt"),
+        channels=failing,
+    )
+
+
+def read_status(paths: Paths) -> dict[str, Any]:
+    """Return ``run/alerts.json``, empty before the first run since the box started."""
+    try:
+        found = json.loads(paths.alerts_status.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_status(paths: Paths, status: Mapping[str, Any]) -> None:
+    """Write ``run/alerts.json``; where it cannot be written, it is as it was."""
+    from edgepaas.files.atomic import write_atomic
+
+    with contextlib.suppress(OSError):
+        write_atomic(paths.alerts_status, json.dumps(status, indent=2, default=str) + "\n")
+
+
+def mark_waiting(paths: Paths, *, waiting: bool) -> None:
+    """Keep the file that has the timer's unit started: there is something to do in time.
+
+    ConditionPathExists= of edgepaas-alerts.service: without it no process is started.
+    """
+    mark = paths.alerts / "waiting"
+    with contextlib.suppress(OSError):
+        if waiting and not mark.exists():
+            mark.touch(mode=0o600)
+        elif not waiting:
+            mark.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> int:
+    try:
+        return len(os.listdir(folder))  # noqa: PTH208 - their number alone is wanted
+    except OSError:
+        return 0

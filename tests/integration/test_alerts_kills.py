@@ -1,0 +1,125 @@
+"""Writers and the deliverer killed at any moment: no accepted alert is lost or told under two keys.
+
+20 rounds; 1,000 with EDGEPAAS_SOAK=1.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgepaas.alerts.alert import read_alert
+from edgepaas.alerts.run import deliver_once
+from edgepaas.alerts.seal import read_sealed
+from edgepaas.files.paths import Paths
+from edgepaas.settings import Settings
+from tests.support.receivers import Handler, Receiver, receiving
+
+ROUNDS = 1000 if os.environ.get("EDGEPAAS_SOAK") else 20
+EDGEPAAS = (sys.executable, "-m", "edgepaas")
+
+#: Says what it is about to raise and what was accepted, a line each.
+WRITER = """
+import sys, time
+from edgepaas.alerts.spool import Spool
+from edgepaas.files.paths import find_paths
+spool, name = Spool(find_paths()), sys.argv[1]
+for number in range(20):
+    text = f"alert {name}.{number} ends"
+    print("try", text, flush=True)
+    spool.accept(text, fingerprint="" if number % 3 else f"f{number % 2}", severity="critical")
+    print("ok", text, flush=True)
+time.sleep(60)
+"""
+
+
+def environment(paths: Paths) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "EDGEPAAS_HOME": paths.home}
+
+
+@contextmanager
+def running(*command: str, paths: Paths, output: Path) -> Iterator[None]:
+    with output.open("ab") as file:
+        process = subprocess.Popen(
+            command, env=environment(paths), stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_a_thousand_kills_lose_nothing(paths: Paths, tmp_path: Path) -> None:
+    seed = int(os.environ.get("EDGEPAAS_SEED", "0")) or random.randrange(10**6)
+    print(f"EDGEPAAS_SEED={seed}")
+    chance = random.Random(seed)
+    said = tmp_path / "said"
+    answered = threading.Event()
+
+    def answer(receiver: Receiver, handler: Handler) -> None:
+        handler.send_response(200 if chance.random() < 0.9 else 500)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        handler.wfile.flush()
+        answered.set()
+
+    with receiving(answer) as receiver:
+        Settings.of(ALERT_WEBHOOK_URL=receiver.url, ALERT_WINDOW="0").write(paths.env_contract)
+        for number in range(ROUNDS):
+            writer = (sys.executable, "-c", WRITER, str(number))
+            deliver = (*EDGEPAAS, "alerts", "deliver")
+            answered.clear()
+            with (
+                running(*writer, paths=paths, output=said),
+                running(*deliver, paths=paths, output=tmp_path / "log"),
+            ):
+                # Between the answer and what is noted of it, or somewhere in the rounds after.
+                assert answered.wait(60)
+                time.sleep(chance.choice((0.0, chance.uniform(0, 0.01), chance.uniform(0, 0.3))))
+            readable(paths)
+        receiver.replies = [200]
+        for _ in range(20):
+            report = deliver_once(paths)
+            if not report.waiting and not list((paths.alerts / "new").iterdir()):
+                break
+        check(receiver, said)
+    assert not list((paths.alerts / "corrupt").iterdir())
+    assert not list((paths.alerts / "dead").iterdir())
+
+
+def readable(paths: Paths) -> None:
+    """Whatever was killed: every accepted alert is whole."""
+    new = paths.alerts / "new"
+    for path in new.iterdir() if new.is_dir() else ():
+        read_alert(read_sealed(path))
+
+
+def check(receiver: Receiver, said: Path) -> None:
+    lines = said.read_text(encoding="utf-8").splitlines()
+    tried = {line[4:] for line in lines if line.startswith("try ")}
+    accepted = {line[3:] for line in lines if line.startswith("ok ")}
+    assert accepted, "nothing was accepted: nothing was tested"
+    keys: dict[str, set[str]] = defaultdict(set)
+    new: dict[str, int] = {}
+    for request in receiver.requests:
+        document = request.document
+        assert document["key"] == request.key
+        assert new.setdefault(request.key, document["new"]) == document["new"]
+        # A digest of many names each in a line of its own.
+        for text in re.findall(r"alert \d+\.\d+ ends", " ".join(
+            [document["message"], *(document["details"] if document["what"] == "digest" else ())]
+        )):  # fmt: skip
+            keys[text].add(request.key)
+    alone = {text for text in accepted if int(text.split(".")[1].split()[0]) % 3}
+    assert not alone - keys.keys(), "accepted and never told"
+    twice = {text: found for text, found in keys.items() if text in alone and len(found) > 1}
+    assert not twice, "told under two keys"
+    assert len(accepted) <= sum(new.values()) <= len(tried)

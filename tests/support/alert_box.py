@@ -1,0 +1,124 @@
+"""A box for tests of alerting: a clock that is set by hand, and channels that do as told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edgepaas.alerts.agenda import Agenda
+from edgepaas.alerts.alert import Alert
+from edgepaas.alerts.answers import Answer
+from edgepaas.alerts.config import AlertConfig, EmailConfig, WebhookConfig
+from edgepaas.alerts.deliver import Deliverer
+from edgepaas.alerts.notice import Notice
+from edgepaas.alerts.spool import Spool
+from edgepaas.alerts.wording import Sender
+from edgepaas.files.moment import Moment
+from edgepaas.files.paths import Paths
+
+TAKEN = Answer("taken", "200", reached=True)
+DOWN = Answer("later", "connection refused", down=True)
+UNCLEAR = Answer("later", "no answer within 10 s", reached=True, down=True)
+BROKEN = Answer("later", "it answered 500", reached=True)
+REFUSED = Answer("refused", "it answered 400")
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, wall: float = 1_800_000_000.0) -> None:
+        self.now = Moment(wall, 1000.0, "boot-1")
+
+    def __call__(self) -> Moment:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        """Let *seconds* pass."""
+        self.now = replace(
+            self.now, wall=self.now.wall + seconds, since_boot=self.now.since_boot + seconds
+        )
+
+    def reboot(self, *, wall: float | None = None) -> None:
+        """Start the box anew; *wall*: what its clock says then."""
+        found = self.now.wall + 60 if wall is None else wall
+        self.now = Moment(found, 10.0, self.now.boot_id + "+")
+
+
+def make_config(**changes: Any) -> AlertConfig:
+    """A webhook and e-mail, a window of 600 s, with *changes*."""
+    config = AlertConfig(
+        sender=Sender("box-7", "0.1.0"),
+        webhook=WebhookConfig("http://127.0.0.1:1/hook", "json", "", 10.0),
+        email=EmailConfig("127.0.0.1", 1, "none", "", "", "a@b.example", ("c@d.example",), 10.0),
+        window=600.0,
+        files=10_000,
+        heartbeat_url="",
+        heartbeat_interval=300.0,
+        timeout=10.0,
+    )
+    return replace(config, **changes)
+
+
+@dataclass
+class AlertBox:
+    """A spool, a clock, and what each channel was asked to send.
+
+    *answers* says how a channel answers; a function is asked with the notice.
+    """
+
+    paths: Paths
+    config: AlertConfig = field(default_factory=make_config)
+    clock: Clock = field(default_factory=Clock)
+    answers: dict[str, Answer | Callable[[Notice], Answer]] = field(default_factory=dict)
+    asked: list[tuple[str, Notice]] = field(default_factory=list)
+    taken: list[Notice] = field(default_factory=list)
+
+    @property
+    def spool(self) -> Spool:
+        return Spool(self.paths)
+
+    def accept(self, message: str = "it broke", **more: Any) -> Alert:
+        """Raise an alert at the box's time."""
+        return self.spool.accept(message, now=self.clock(), **more)
+
+    def resolve(self, fingerprint: str, message: str = "it is well") -> Alert:
+        """Resolve one."""
+        return self.accept(message, fingerprint=fingerprint, severity="info", resolved=True)
+
+    def deliver(self) -> Agenda:
+        """One run."""
+        return self.deliverer().run()
+
+    def deliverer(self) -> Deliverer:
+        """A run that is about to start."""
+        return Deliverer(
+            self.paths,
+            self.config,
+            clock=self.clock,
+            jitter=lambda: 1.0,
+            ask=self._ask,
+            linger=0.0,
+        )
+
+    def _ask(self, _: AlertConfig, name: str, notice: Notice) -> Answer:
+        self.asked.append((name, notice))
+        answer = self.answers.get(name, TAKEN)
+        if not isinstance(answer, Answer):
+            answer = answer(notice)
+        if answer.kind == "taken":
+            self.taken.append(notice)
+        return answer
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        """What was taken, as (what, first line)."""
+        return [(notice.what, notice.message.split("\n")[0]) for notice in self.taken]
+
+    def waiting(self, fingerprint: str) -> int:
+        """How many alerts of *fingerprint* nobody was told of."""
+        from edgepaas.alerts.listing import list_conditions
+
+        return sum(
+            entry["not_told"]
+            for entry in list_conditions(self.paths, everything=True)
+            if entry["fingerprint"] == fingerprint
+        )
