@@ -36,12 +36,15 @@ def _blueprints(box: Box) -> "Sequence[Blueprint]":
     from edgepaas.telemetry.devices import devices_blueprint
     from edgepaas.telemetry.readings import readings_blueprint
     from edgepaas.telemetry.rules import rules_blueprint
+    from edgepaas.telemetry.rules_follower import RuleFollower
     from edgepaas.telemetry.status import status_blueprint
 
+    follower = RuleFollower(box)
+    box.workers.append(follower)
     return [
         devices_blueprint(box),
-        rules_blueprint(box),
-        readings_blueprint(box),
+        rules_blueprint(box, follower),
+        readings_blueprint(box, follower),
         status_blueprint(box),
     ]
 

@@ -1,7 +1,7 @@
 """From a posted batch to durable rows: all of it or nothing, and nothing twice."""
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from edgepaas.database.ids import content_id, name_id, uuid7
 from edgepaas.errors import DatabaseBusy
 from edgepaas.telemetry.bulk import count_present, insert_new, rows_by_id
 from edgepaas.telemetry.models import Device, Reading
+from edgepaas.telemetry.rules_feed import Entry, feed
 from edgepaas.web.api import Problem
 from edgepaas.web.problems import Detail
 
@@ -87,23 +88,36 @@ def prepare(
     return batch
 
 
-def store(session: Session, batch: Sequence[Incoming], now: datetime) -> int:
+def store(
+    session: Session,
+    batch: Sequence[Incoming],
+    now: datetime,
+    *,
+    wanted: Mapping[uuid.UUID, Entry],
+    node: str,
+) -> int:
     """Store the readings of *batch* that are new and the devices that are; return their number.
 
+    Those of the new ones that are *wanted*, by id, are stored for the rules of this *node*, too.
     Raises Problem 409, and then nothing is to be kept, where an id is there already with
     other content.
     """
     distinct = _distinct(batch)
     _register(session, {one.row["device"]: one.row["device_id"] for one in batch}, now)
     accepted = insert_new(session, READINGS, [one.row for one in distinct.values()])
+    new: Collection[uuid.UUID] = distinct
     if accepted < len(distinct):
-        stored = rows_by_id(session, READINGS, distinct, _CONTENT)
+        stored = rows_by_id(session, READINGS, distinct, (*_CONTENT, "received_at"))
         missing = [one for identity, one in distinct.items() if identity not in stored]
         if missing:  # deleted a moment ago: nothing is acknowledged that is not there
             raise DatabaseBusy(f"{len(missing)} readings were deleted while they were repeated")
         _refuse(
             one for identity, one in distinct.items() if not one.says_the_same(stored[identity])
         )
+        # Two requests of one microsecond with one reading in common would have to meet here.
+        new = {identity for identity, row in stored.items() if row["received_at"] == now}
+    if accepted and wanted:
+        feed(session, node, [one for identity, one in wanted.items() if identity in new])
     return accepted
 
 

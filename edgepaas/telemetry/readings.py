@@ -1,7 +1,8 @@
 """``/api/v1/readings``: one, many or a stream of readings in; pages of them out."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from flask import Response, jsonify
@@ -9,8 +10,9 @@ from sqlalchemy import ColumnElement, select
 
 from edgepaas.application import Box
 from edgepaas.database.types import utc_now
-from edgepaas.telemetry.intake import READINGS, Key, prepare, store
+from edgepaas.telemetry.intake import READINGS, Incoming, Key, prepare, store
 from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.rules_follower import RuleFollower
 from edgepaas.telemetry.schemas import (
     IDEMPOTENCY_KEY,
     AcceptedSchema,
@@ -44,8 +46,8 @@ _BODY = {
 }
 
 
-def readings_blueprint(box: Box) -> ApiBlueprint:
-    """Return the readings' endpoints on *box*."""
+def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
+    """Return the readings' endpoints on *box*; *rules* judge what is stored."""
     api = ApiBlueprint(
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
@@ -65,7 +67,7 @@ def readings_blueprint(box: Box) -> ApiBlueprint:
         now = utc_now()
         key = Key(current_caller().id, idempotency_key())
         batch = prepare(*_posted(most), key, now)
-        accepted = box.database.write(lambda session: store(session, batch, now)) if batch else 0
+        accepted = _store(box, rules, batch, now) if batch else 0
         # As AcceptedSchema would dump it; this is the request that is sent most.
         return jsonify(accepted=accepted, duplicates=len(batch) - accepted), 201
 
@@ -91,6 +93,16 @@ def readings_blueprint(box: Box) -> ApiBlueprint:
         return row
 
     return api
+
+
+def _store(box: Box, rules: RuleFollower, batch: Sequence[Incoming], now: datetime) -> int:
+    wanted = rules.wanted(one.row for one in batch)
+    accepted = box.database.write(
+        lambda session: store(session, batch, now, wanted=wanted, node=rules.node)
+    )
+    if accepted and wanted:
+        rules.wake()
+    return accepted
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any]:

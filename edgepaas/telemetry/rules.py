@@ -11,8 +11,9 @@ from edgepaas.database.ids import content_id, uuid7
 from edgepaas.database.types import utc_now
 from edgepaas.telemetry import rows
 from edgepaas.telemetry.bulk import insert_new, rows_by_id
-from edgepaas.telemetry.models import Rule
 from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.rules_feed import RULES
+from edgepaas.telemetry.rules_follower import RuleFollower
 from edgepaas.telemetry.schemas import (
     IDEMPOTENCY_KEY,
     RuleChangeSchema,
@@ -23,18 +24,20 @@ from edgepaas.telemetry.schemas import (
 )
 from edgepaas.web.api import ApiBlueprint, Problem, current_caller, idempotency_key, wrong
 
-RULES = Rule.metadata.tables[Rule.__tablename__]
 
-
-def rules_blueprint(box: Box) -> ApiBlueprint:
-    """Return the rules' endpoints on *box*."""
+def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
+    """Return the rules' endpoints on *box*; the *follower* hears of every change."""
     api = ApiBlueprint(
         "rules",
         __name__,
         url_prefix="/api/v1/rules",
-        description="What is worth an alert. Rules are stored; this release evaluates none.",
+        description="What is worth an alert: judged as readings come in, in their order.",
     )
     database = box.database
+
+    def told(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+        follower.rules_changed()
+        return rule
 
     @api.route("", methods=["POST"])
     @api.arguments(RuleFields)
@@ -42,12 +45,17 @@ def rules_blueprint(box: Box) -> ApiBlueprint:
     @api.response(201, RuleSchema)
     @api.may_answer(409)
     def create_rule(given: dict[str, Any]) -> Any:
-        """Store a rule; this release evaluates none
+        """Make a rule; it judges what comes in from now on
 
-        Rules are kept for a later release: no reading is compared with them, and none of
-        them raises an alert yet.
+        `above` and `below` hold for values beyond `threshold`, `rate` where the value changes
+        by more than `threshold` a second, up or down. The alert is raised by the first reading
+        by which that held for `for_seconds`, told by `recorded_at`, and resolved by the first
+        one for which it does not hold. `absent` is raised when more than `for_seconds` passed
+        between two readings, or when none came for so long; the next one resolves it. Readings
+        are judged in the order in which this box takes them in, each once; a clock that steps
+        back adds no time. One alert for each rule and device.
         """
-        return _create(box, given)
+        return told(_create(box, given))
 
     @api.route("")
     @api.arguments(RuleQuery, location="query")
@@ -73,20 +81,24 @@ def rules_blueprint(box: Box) -> ApiBlueprint:
     @api.response(200, RuleSchema)
     @api.may_answer(404)
     def change_rule(changes: dict[str, Any], rule_id: uuid.UUID) -> Any:
-        """Change what is given of a rule"""
+        """Change what is given of a rule
+
+        Where it demands something else afterwards, it begins anew: its alerts are resolved.
+        """
 
         def changed(stored: Mapping[str, Any]) -> Mapping[str, Any]:
             _check({**stored, **changes})
             return changes
 
-        return rows.change(database, RULES, rule_id, changed)
+        return told(rows.change(database, RULES, rule_id, changed))
 
     @api.route("/<uuid:rule_id>", methods=["DELETE"])
     @api.response(204)
     @api.may_answer(404)
     def delete_rule(rule_id: uuid.UUID) -> None:
-        """Delete a rule"""
+        """Delete a rule; its alerts are resolved"""
         rows.delete_row(database, RULES, rule_id)
+        follower.rules_changed()
 
     return api
 
@@ -100,6 +112,8 @@ def _check(rule: Mapping[str, Any]) -> None:
             raise wrong("for_seconds", "'absent' needs the seconds after which it holds.")
     elif rule["threshold"] is None:
         raise wrong("threshold", f"'{rule['condition']}' needs a number to compare with.")
+    elif rule["condition"] == "rate" and rule["threshold"] < 0:
+        raise wrong("threshold", "'rate' goes up or down: give how fast, as a positive number.")
 
 
 def _create(box: Box, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from edgepaas.telemetry.models import (
 )
 from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
 from edgepaas.web.api import Flag, Labels, Number, PageQuery, Text, Whole
+from edgepaas.web.health import ForwardingSchema
 from edgepaas.web.problems import printable
 
 #: 100 years: what is longer is a typing error, and it stays far inside a 32-bit column.
@@ -132,8 +133,8 @@ class RuleFields(ma.Schema):
         allow_none=True,
         load_default=None,
         metadata={
-            "description": "Limit of the value, or of its change per second for 'rate'; "
-            "not for 'absent'."
+            "description": "Limit of the value, or of its change per second, up or down, for "
+            "'rate'; not for 'absent'."
         },
     )
     for_seconds = Whole(
@@ -147,7 +148,7 @@ class RuleFields(ma.Schema):
 
 
 class RuleSchema(RuleFields):
-    """When readings are worth an alert; stored, and not evaluated by this release."""
+    """When readings are worth an alert."""
 
     id = ma.fields.UUID(dump_only=True)
     created_at = Moment(dump_only=True)
@@ -281,6 +282,12 @@ class BoxStatusSchema(ma.Schema):
     state = ma.fields.String(required=True)
     mode = ma.fields.String(required=True)
     reasons = ma.fields.List(ma.fields.String(), required=True)
+    forwarding = ma.fields.Nested(
+        ForwardingSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "The way home of the rows; null where there is no hub."},
+    )
     build = ma.fields.String(required=True)
     counts = ma.fields.Nested(CountsSchema, required=True)
     last_recorded_at = Moment(

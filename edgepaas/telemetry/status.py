@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from edgepaas.application import Box
 from edgepaas.telemetry.intake import DEVICES, READINGS
-from edgepaas.telemetry.rules import RULES
+from edgepaas.telemetry.rules_feed import RULES
 from edgepaas.telemetry.schemas import BoxStatusSchema
 from edgepaas.web.api import ApiBlueprint
 
