@@ -9,7 +9,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run run-dev test test-unit test-integration test-system check format bench \
-        infra-up infra-status infra-down migration migrate settings wheel deb lock clean
+        infra-up infra-status infra-down migration migrate settings wheel deb image image-test lock \
+        clean
 
 help: ## list the targets
 	@echo 'EdgePaaS: an edge-device appliance for one web application.'
@@ -37,9 +38,18 @@ test-integration: $(VENV)/dev.stamp ## the integration tests alone (real Postgre
 test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
 	@$(MAKE) --no-print-directory pytest TESTS=tests/system
 
+SOAK_TESTS = tests/integration/test_faults_link.py tests/integration/test_faults_streams.py \
+  tests/integration/test_faults_live.py tests/integration/test_faults_model.py \
+  tests/integration/test_faults_revisions.py tests/system/test_pooler.py \
+  tests/system/test_disk_faults.py tests/system/test_live_faults.py \
+  tests/system/test_hand_back_faults.py tests/system/test_box_sync.py
+
 .PHONY: soak
-soak: $(VENV)/dev.stamp ## kill a whole booted box 50 times while it writes: nothing acknowledged may be lost
-	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest TESTS=tests/system/test_box_survival.py ARGS="-rP -k whole_box"
+soak: $(VENV)/dev.stamp ## the fault tests at full length (hours): kills, power cuts, flapping links
+	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest \
+	  TESTS="$(SOAK_TESTS)" ARGS="-rP --show-capture=stdout $(ARGS)"
+	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest \
+	  TESTS=tests/system/test_box_survival.py ARGS="-rP -k whole_box"
 
 .PHONY: pytest
 pytest:
@@ -86,6 +96,20 @@ wheel: $(VENV)/bin/pip ## build the wheel into dist/
 
 deb: $(VENV)/bin/pip ## build the Debian package into dist/: one for every CPU, no root needed
 	@$(BIN)/python packaging/tools/deb.py
+
+# IMAGE names the result, IMAGE_TARGET=systemd builds the one with units; IMAGE_FLAGS go to the tool.
+IMAGE_TOOL ?= $(shell command -v docker || command -v podman || echo docker)
+IMAGE ?= edgepaas
+IMAGE_TARGET ?= application
+image: ## build the container image with docker or podman: IMAGE=registry/name:tag make image
+	@version=$$($(PYTHON) -c 'from edgepaas.build import build_version; print(build_version())') && \
+	  date=$$(git log -1 --format=%ct 2>/dev/null || true) && \
+	  BUILDAH_FORMAT=docker $(IMAGE_TOOL) build $(IMAGE_FLAGS) --target $(IMAGE_TARGET) \
+	  --build-arg BUILD_VERSION="$$version" $${date:+--build-arg SOURCE_DATE_EPOCH=$$date} \
+	  --file packaging/docker/Dockerfile --tag $(IMAGE) .
+
+image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, upgraded, without PostgreSQL and with
+	@$(MAKE) --no-print-directory pytest TESTS=tests/system/test_image.py
 
 lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints
 	@$(BIN)/python packaging/tools/lock.py

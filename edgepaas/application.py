@@ -14,13 +14,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgepaas.alerts import Severity, raise_alert
+from edgepaas.alerts import Severity, raise_alert, resolve_alert
 from edgepaas.errors import ConfigurationError, EdgePaaSError
 
 if TYPE_CHECKING:
@@ -57,6 +57,24 @@ class RaiseAlert(Protocol):
     ) -> None: ...
 
 
+class ResolveAlert(Protocol):
+    """How an application says that it is over (:func:`edgepaas.alerts.resolve_alert`)."""
+
+    def __call__(self, message: str, *, fingerprint: str, origin: str = ...) -> None: ...
+
+
+class Worker(Protocol):
+    """What runs beside the requests, in a thread of its own.
+
+    ``start`` is called once the box is ready, ``stop`` after the last request and before
+    the database is closed: it returns within *seconds*.
+    """
+
+    def start(self) -> None: ...
+
+    def stop(self, seconds: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class BoxState:
     """In which state the box is: one word, how it keeps its data, and why.
@@ -64,17 +82,24 @@ class BoxState:
     *state* is the highest word of the vocabulary that holds, *mode* what the decision
     said of the databases (``standalone``, ``local-first``, ``primary``, ``fallback``,
     ``draining``), *reasons* one line each for a person, the weightiest first, *since*
-    when the word was first seen to hold (aware), None where nobody watches.
+    when the word was first seen to hold (aware), None where nobody watches. *forwarding*
+    is how the rows are on their way to PostgreSQL, None where there is none.
     """
 
     state: str
     mode: str
     reasons: tuple[str, ...] = ()
     since: datetime | None = None
+    forwarding: Mapping[str, object] | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """Return ``{state, mode, reasons}`` as every surface shows it."""
-        return {"state": self.state, "mode": self.mode, "reasons": list(self.reasons)}
+        """Return ``{state, mode, reasons, forwarding}`` as every surface shows it."""
+        return {
+            "state": self.state,
+            "mode": self.mode,
+            "reasons": list(self.reasons),
+            "forwarding": None if self.forwarding is None else dict(self.forwarding),
+        }
 
 
 @dataclass
@@ -89,6 +114,9 @@ class Box:
     #: The state right now; cheap, probes nothing.
     state: Callable[[], BoxState]
     alert: RaiseAlert = raise_alert
+    resolve: ResolveAlert = resolve_alert
+    #: What the application's *blueprints* or *wsgi* adds is started and stopped with the box.
+    workers: list[Worker] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

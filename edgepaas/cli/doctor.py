@@ -4,8 +4,8 @@ import argparse
 
 DESCRIPTION = """\
 Look at everything the box needs: settings, folders, clock, memory, disk, DNS, PostgreSQL,
-TLS, the SQLite file, schema, spool, tokens, services, port. Each finding that is not ok
-says what to do. Changes nothing.
+TLS, the SQLite file, schema, capture, ledger, disk budget, the hub, sync, spool, tokens,
+services, port. Each finding that is not ok says what to do. Changes nothing.
 
 exit status: 0 nothing failed (there may be warnings), 1 something did.
 """

@@ -3,7 +3,9 @@
 import argparse
 import logging
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.raised import raised_under
+from edgepaas.alerts.status import mark_waiting
 from edgepaas.cli.output import print_json, print_table, say
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
@@ -22,6 +24,9 @@ settings (edgepaas.env), Vault or OpenBao, the defaults. A value that cannot be 
 reported and takes its default; the stage fails (78) only where no default is sane.
 A service that is running takes new values only when it is started again.
 """
+
+#: What fingerprints of wrong settings begin with.
+_KIND = "settings:"
 
 logger = logging.getLogger("edgepaas.env")
 
@@ -50,9 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in resolution.findings:
         if finding.severity == "warning":
             _report(finding)
+    _end_of_others(resolution, paths)
     if resolution.errors:
         raise ConfigurationError("\n".join(_sentence(finding) for finding in resolution.errors))
     resolution.settings.write(paths.env_contract)
+    mark_waiting(paths, waiting=True)  # alerts may go elsewhere from now on
     say("environment", _summary(resolution, paths))
     if (process := serving_process(paths)) is not None:
         logger.warning(
@@ -70,9 +77,24 @@ def _report(finding: Finding) -> None:
         raise_alert(
             f"{_sentence(finding)}; correct it and restart edgepaas",
             severity="warning",
-            fingerprint=f"settings:{','.join(finding.names)}",
+            fingerprint=_fingerprint(finding),
             origin="edgepaas-env",
         )
+
+
+def _fingerprint(finding: Finding) -> str:
+    return f"{_KIND}{','.join(finding.names)}"
+
+
+def _end_of_others(resolution: Resolution, paths: Paths) -> None:
+    """End the alerts of settings that are in order by now."""
+    wrong = {_fingerprint(finding) for finding in resolution.findings if finding.alert}
+    for fingerprint in raised_under(paths, _KIND):
+        if fingerprint not in wrong:
+            names = fingerprint.removeprefix(_KIND).replace(",", " and ")
+            resolve_alert(
+                f"{names}: in order again", fingerprint=fingerprint, origin="edgepaas-env"
+            )
 
 
 def _sentence(finding: Finding) -> str:

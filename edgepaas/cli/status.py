@@ -8,6 +8,7 @@ import socket
 import urllib.parse
 from typing import Any
 
+from edgepaas.alerts import counts
 from edgepaas.cli.output import print_json, say
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError, UsageError
 from edgepaas.files.paths import Paths, find_paths
@@ -38,6 +39,20 @@ _WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ),
 )
 
+#: What a person reads of PostgreSQL as the drainer sees it.
+_HUB = {
+    "ok": "takes rows",
+    "away": "away",
+    "misconfigured": "refuses rows until somebody mends it",
+    "schema": "has a schema that the rows do not fit",
+    "unknown": "unknown: edgepaas sync does not run",
+}
+_LEFT_OVER = (
+    ("dead_letters", "dead letters", "dead-letters"),
+    ("conflicts", "conflicts", "conflicts"),
+    ("hub_lost", "lost there", "acknowledge"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -56,8 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, http.client.HTTPException, ValueError) as error:
         document["problem"] = _in_words(error)
         document |= _from_contracts(paths)
-    if "rows_waiting" not in document and (waiting := _rows_waiting(paths)) is not None:
+    forwarding = document.get("forwarding") or _forwarding(paths)
+    if forwarding is not None:
+        document |= {"forwarding": forwarding, "rows_waiting": forwarding["rows_waiting"]}
+    elif (waiting := _rows_waiting(paths)) is not None:
         document["rows_waiting"] = waiting
+    if "alerts" not in document:  # nobody answers, and the spool is there to be read
+        document["alerts"] = counts(paths).as_dict()
     if arguments.json:
         print_json(document)
     else:
@@ -145,6 +165,18 @@ def _from_contracts(paths: Paths) -> dict[str, Any]:
     return found
 
 
+def _forwarding(paths: Paths) -> dict[str, Any] | None:
+    """Return what the drainer wrote, for when the service does not answer; None: unknown."""
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.health.forwarding import current_forwarding
+
+    try:
+        found = current_forwarding(paths, DatabaseContract.read(paths.db_contract))
+    except EdgePaaSError:
+        return None
+    return found.as_dict() if found is not None and found.running else None
+
+
 def _rows_waiting(paths: Paths) -> int | None:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.decision.waiting import rows_not_in_postgres
@@ -167,15 +199,14 @@ def _show(document: dict[str, Any]) -> None:
     for reason in document.get("reasons", []):
         say("why", reason)
     for check in document.get("checks", []):
+        if check["name"] == "forwarding":
+            continue  # it has lines of its own
         word = "ok" if check["ok"] else "FAILED" if check["required"] else "away"
         say("check", f"{check['name']}: {word}: {check['message']}")
     if "database" in document:
         say("database", f"{document['database']} ({document.get('mode', '')})")
-    # Without a hub there is nowhere that rows could be waiting to go.
-    if document.get("rows_waiting") or (
-        "rows_waiting" in document and document.get("mode", "standalone") != "standalone"
-    ):
-        say("waiting", f"{document['rows_waiting']} rows to be sent")
+    _show_forwarding(document)
+    _show_alerts(document["alerts"])
     if document.get("build_version"):
         say("build", str(document["build_version"]))
     if document["answers"]:
@@ -185,3 +216,28 @@ def _show(document: dict[str, Any]) -> None:
             say("failures", f"{document['failures']} in a row")
         say("to do", "'systemctl status edgepaas' or 'journalctl -u edgepaas' on an installed box;")
         say("", "'make run' or 'edgepaas up' in a checkout; 'edgepaas doctor' looks for causes")
+
+
+def _show_forwarding(document: dict[str, Any]) -> None:
+    found = document.get("forwarding")
+    if not found:
+        # Without a hub there is nowhere that rows could be waiting to go.
+        if document.get("rows_waiting"):
+            say("waiting", f"{document['rows_waiting']:,} rows to be sent")
+        return
+    since = f" since {found['waiting_since']}" if found["waiting_since"] else ""
+    say("waiting", f"{found['rows_waiting']:,} rows to be sent{since}")
+    say("PostgreSQL", _HUB[found["hub"]] + (f": {found['reason']}" if found["reason"] else ""))
+    if found["hand_back"]:
+        say("hand-back", found["hand_back"])
+    for key, words, command in _LEFT_OVER:
+        if found[key]:
+            say(words, f"{found[key]:,}; 'edgepaas sync {command}'")
+
+
+def _show_alerts(found: dict[str, Any]) -> None:
+    from edgepaas.alerts.status import AlertCounts
+
+    known = AlertCounts().as_dict().keys() & found.keys()
+    if line := AlertCounts(**{name: found[name] for name in known}).line():
+        say("alerts", f"{line}; 'edgepaas alerts list'")

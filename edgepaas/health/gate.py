@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
+from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.schema.quarantine import set_aside
+from edgepaas.schema.trouble import trouble
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +30,6 @@ SERVICE_PREFIX = "service "
 _SCHEMA_KEPT = 30.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
-#: Counting reads a table's whole index.
-_ROWS_KEPT = 30.0
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,15 @@ def build_checks(
         probe = partial(_schema_at_head, database, application)
         checks.insert(1, Check("schema", probe, keep=_SCHEMA_KEPT))
     if contract.hub_url:
-        probe = partial(_rows_in_postgres, contract)
-        checks.append(Check("waiting", probe, required=False, keep=_ROWS_KEPT))
+        watch = ForwardingWatch(paths, contract)
+        probe = partial(_rows_on_their_way, watch, contract)
+        checks.append(Check("forwarding", probe, required=False))
     if set_aside(paths, contract.sqlite_path):
         # Only the schema stage sets a file aside, and the service starts anew after it.
         probe = partial(_nothing_set_aside, paths, contract.sqlite_path)
         checks.append(Check("quarantine", probe))
+    if trouble(paths):
+        checks.append(Check("capture", partial(_captured, paths)))
     return [*checks, *_service_checks(settings)]
 
 
@@ -140,13 +143,18 @@ def _database_answers(database: "Database", contract: "DatabaseContract") -> str
     return f"{name} answers ({contract.db_state})"
 
 
-def _rows_in_postgres(contract: "DatabaseContract") -> str:
-    rows = rows_not_in_postgres(contract)
-    if rows is None:
-        raise CheckFailed(f"the rows of {contract.sqlite_path} cannot be counted")
-    if rows == 0:
-        return "no row waits for PostgreSQL"
-    return f"{rows:,} rows of {contract.sqlite_path} are not in PostgreSQL"
+def _rows_on_their_way(watch: ForwardingWatch, contract: "DatabaseContract") -> str:
+    """Say how the rows are; not required: the state's word already follows from the same."""
+    found = watch()
+    if found is None:
+        return "there is no PostgreSQL to forward to"
+    if found.trouble:
+        raise CheckFailed("; ".join(found.trouble), ready=True)
+    if found.state == "unknown":
+        rows = rows_not_in_postgres(contract)
+        waiting = "unknown, how many rows wait" if rows is None else f"{rows:,} rows wait"
+        return f"edgepaas sync has not reported yet; {waiting}"
+    return found.line
 
 
 def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
@@ -154,6 +162,13 @@ def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
     if found:
         raise CheckFailed("; ".join(entry.line for entry in found), ready=True)
     return "nothing is set aside any more"
+
+
+def _captured(paths: "Paths") -> str:
+    found = trouble(paths)
+    if found:
+        raise CheckFailed(found, ready=True)
+    return "the SQLite file is as it should be"
 
 
 def _schema_at_head(database: "Database", application: "Application") -> str:

@@ -11,6 +11,7 @@ from edgepaas.health.checks import CheckResult
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.health.forwarding import Forwarding
 
 __all__ = ["STATES", "BoxState", "Facts", "Phase", "StateBoard", "box_state"]
 
@@ -36,24 +37,50 @@ class Facts:
 
     full: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
+    #: How the rows are on their way home; None where there is no hub, or nobody looks.
+    forwarding: "Forwarding | None" = None
 
 
 def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxState:
     """Return the box's state: the highest word that holds, the databases' mode, and why."""
     mode = contract.db_state
-    reasons = [*facts.full, *facts.degraded]
-    waiting = contract.rows_waiting > 0
+    forwarding = facts.forwarding
+    degraded = [*facts.degraded, *(forwarding.trouble if forwarding else ())]
+    reasons = [*facts.full, *degraded]
+    waiting = (forwarding.rows_waiting if forwarding else contract.rows_waiting) > 0
     if mode in ("fallback", "draining", "local-first") or waiting or not reasons:
         reasons.append(contract.reason)
+    if forwarding and (waiting or forwarding.hand_back or forwarding.conflicts):
+        reasons.append(forwarding.line)
     if phase != "running":
         state: str = phase
     elif facts.full:
         state = "full"
-    elif facts.degraded:
+    elif degraded:
         state = "degraded"
     else:
-        state = mode
-    return BoxState(state=state, mode=mode, reasons=tuple(reason for reason in reasons if reason))
+        state = _on_the_way(mode, forwarding)
+    return BoxState(
+        state=state,
+        mode=mode,
+        reasons=tuple(reason for reason in reasons if reason),
+        forwarding=forwarding.as_dict() if forwarding else None,
+    )
+
+
+def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
+    """Return what *mode* has become since the decision, as far as the drainer knows.
+
+    Nobody decides anew while SQLite serves: that PostgreSQL is back, or gone again, shows
+    only in how it takes the rows. Rows that PostgreSQL serves without are ``draining``, too.
+    """
+    if forwarding is None or mode not in ("fallback", "draining", "primary"):
+        return mode
+    if mode == "primary":
+        return "draining" if forwarding.rows_waiting and forwarding.hub == "ok" else mode
+    if forwarding.hub == "ok":
+        return "draining"
+    return "fallback" if forwarding.hub == "away" else mode
 
 
 class StateBoard:
@@ -68,11 +95,15 @@ class StateBoard:
         contract: "DatabaseContract",
         *,
         latest: Callable[[], Iterable[CheckResult]] = tuple,
+        forwarding: "Callable[[], Forwarding | None]" = lambda: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.contract = contract
         #: What the checks found last (:meth:`edgepaas.health.checks.HealthBoard.latest`).
         self.latest = latest
+        self._forwarding = forwarding
+        #: One line about the alerts, for :func:`edgepaas.service.monitor.status_line`.
+        self.alerts: Callable[[], str] = str
         self._now = now
         self._lock = threading.Lock()
         self._phase: Phase = "starting"
@@ -106,10 +137,13 @@ class StateBoard:
     def state(self) -> BoxState:
         """Return the state as of now, and since when."""
         found = [result for result in self.latest() if not result.ok]
+        forwarding = self._forwarding()
         with self._lock:
             noted = list(self._noted.values())
             facts = Facts(
-                full=_lines(noted, found, "full"), degraded=_lines(noted, found, "degraded")
+                full=_lines(noted, found, "full"),
+                degraded=_lines(noted, found, "degraded"),
+                forwarding=forwarding,
             )
             current = box_state(self.contract, self._phase, facts)
             if current.state != self._word:

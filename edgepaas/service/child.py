@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -69,6 +69,21 @@ class Events:
 
 
 _SIGNALS = (*_STOP, signal.SIGHUP, signal.SIGCHLD)
+
+
+def reap(*concerned: Callable[[int, int], bool]) -> None:
+    """Take in every child that ended; the first of *concerned* whose child it was returns True.
+
+    What is nobody's is an orphan that was left to us as PID 1. Each is called with the
+    process id and the exit status; a negative one is the signal that ended the process.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, how = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            status = os.waitstatus_to_exitcode(how)
+            any(take(pid, status) for take in concerned)
 
 
 def _noted(_number: int, _frame: object) -> None:
@@ -154,15 +169,12 @@ class Child:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + patience
 
-    def reap(self) -> None:
-        """Take in every child that ended: this one, and orphans that were left to PID 1."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, how = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                if pid == self.pid:
-                    self.status = os.waitstatus_to_exitcode(how)
+    def reaped(self, pid: int, status: int) -> bool:
+        """Take note that the process *pid* ended; whether it was this one."""
+        if pid == self.pid and self.status is None:
+            self.status = status
+            return True
+        return False
 
     def next_deadline(self, now: float) -> float:
         """Return in how many seconds :meth:`enforce` has something to do."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepaas.application import Worker
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -23,6 +24,8 @@ class Loaded:
     database: "Database"
     board: "HealthBoard"
     report: "GateReport"
+    #: What the application wants to run beside the requests.
+    workers: "list[Worker]"
 
 
 def load(
@@ -62,7 +65,7 @@ def load(
     except BaseException:
         database.close()
         raise
-    return Loaded(wsgi, database, board, report)
+    return Loaded(wsgi, database, board, report, box.workers)
 
 
 def settle_memory() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.decision.losses import mark_loss
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED
 from edgepaas.service.control import Control, Ending
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.state import StateBoard
 
+#: The fingerprint of what is raised of a loss, until a service finds its database again.
+LOST = "database-lost"
 #: Seconds within which a suspected loss is confirmed.
 CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for.
@@ -142,7 +144,7 @@ class LossWatch:
         around.state.note("database", reason)
         raise_alert(
             f"{reason}; deciding again, SQLite takes over if it stays away",
-            fingerprint="database-lost",
+            fingerprint=LOST,
             origin="service",
         )
         try:
@@ -158,7 +160,12 @@ class LossWatch:
         around.board.forget()
         if self._failures == 1:
             around.state.note("database", reason)
-            raise_alert(reason, severity="critical", fingerprint="database-lost", origin="service")
+            raise_alert(
+                f"{reason}. Requests get 503 until it is back; BOTH_DB=true would let SQLite serve",
+                severity="critical",
+                fingerprint=LOST,
+                origin="service",
+            )
 
     def _embedded_fails(self, trouble: str) -> None:
         around = self._around
@@ -169,7 +176,7 @@ class LossWatch:
         raise_alert(
             f"{reason}; the chain starts again and checks it",
             severity="critical",
-            fingerprint="database-lost",
+            fingerprint=LOST,
             origin="service",
         )
         around.front.close(Phase("degraded", reason))
@@ -184,9 +191,7 @@ class LossWatch:
         self._around.state.withdraw("database")
         self._around.board.forget()
         self._around.front.reopen()
-        raise_alert(
-            f"the database answers again after {away:.0f} s",
-            severity="info",
-            fingerprint="database-back",
-            origin="service",
+        logger.info("the database answers again after %.0f s", away)
+        resolve_alert(
+            f"the database answers again after {away:.0f} s", fingerprint=LOST, origin="service"
         )

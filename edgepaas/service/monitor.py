@@ -131,10 +131,11 @@ class GenerationWatch:
 
 
 def status_line(state: "StateBoard") -> str:
-    """Return the one line that an operator wants: state, since when, why, which build."""
+    """Return the one line that an operator wants: state, since when, why, alerts, build."""
     from edgepaas.build import build_version
 
     current = state.state()
     since = current.since.strftime("%Y-%m-%d %H:%M:%S UTC") if current.since else "the start"
     why = f": {'; '.join(current.reasons)}" if current.reasons else ""
-    return f"{current.state} since {since}{why} (edgepaas {build_version()})"
+    alerts = f"; {said}" if (said := state.alerts()) else ""
+    return f"{current.state} since {since}{why}{alerts} (edgepaas {build_version()})"

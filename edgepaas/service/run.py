@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
+from edgepaas.health.alerting import AlertWatch
+from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.health.state import StateBoard
 from edgepaas.logs import SAID
 from edgepaas.service.backoff import Backoff
@@ -27,6 +30,7 @@ from edgepaas.settings import Settings
 from edgepaas.settings.logs import start_logging
 
 if TYPE_CHECKING:
+    from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
     from edgepaas.service.loss import Surroundings
@@ -34,6 +38,10 @@ if TYPE_CHECKING:
 #: Seconds after which a busy thread hands the interpreter over. At Python's 5 ms a request
 #: that passes through loop, worker, writer and loop again waits for most of its time.
 SWITCH_INTERVAL = 0.001
+#: The fingerprint of a start that failed, until one succeeds.
+START = "service-start"
+#: Seconds in which a worker of the application brings its work to an end; fewer after a loss.
+WORKER_PATIENCE = 2.0
 
 logger = logging.getLogger("edgepaas.service")
 
@@ -75,7 +83,9 @@ class Service:
         self._notifier = surface.notifier
         self._patience = settings.number("STOP_TIMEOUT")
         self._backoff = Backoff(paths.crash_loop)
-        self._state = StateBoard(contract)
+        self._forwarding = ForwardingWatch(paths, contract)
+        self._state = StateBoard(contract, forwarding=self._forwarding)
+        self._state.alerts = AlertWatch(paths).line
         self._front = Front(Phase("starting", "the application is being loaded"))
         self._server = HTTPServer(
             self._front,
@@ -118,6 +128,7 @@ class Service:
             self._fail(EXIT_FAILED, f"the application cannot be started: {error!r}")
 
     def _open(self, loaded: Loaded) -> None:
+        from edgepaas.service.handback import HandBackWatch
         from edgepaas.service.loss import LossWatch
 
         summary = loaded.report.summary()
@@ -125,8 +136,11 @@ class Service:
             logger.warning("verification: %s", summary)
         self._tell("verify", summary)
         LossWatch(loaded.database, self._surroundings(loaded)).start()
+        HandBackWatch(self._contract, self._paths, self._control, self._patience).start()
         self._front.open(loaded.wsgi)
         self._state.phase = "running"
+        for worker in loaded.workers:
+            worker.start()
         waited = self._server.dispatcher.open()
         self._notifier.ready(status_line(self._state))
         took = time.monotonic() - self._began
@@ -137,6 +151,43 @@ class Service:
             "ready after %.2f s as %s on %s; %d waited", took, word, where, waited, extra=SAID
         )
         settle_memory()
+        self._look_after(loaded)
+
+    def _look_after(self, loaded: Loaded) -> None:
+        """Tell what this start ends, and watch the machine from now on."""
+        from edgepaas.alerts.raised import raised_under
+        from edgepaas.health.system import SystemMeter
+        from edgepaas.service.conditions import ConditionWatch
+        from edgepaas.service.loss import LOST
+
+        resolve_alert("the service started", fingerprint=START, origin="service")
+        if not self._contract.db_fallback:
+            said = f"the database answers ({self._contract.db_state})"
+            resolve_alert(said, fingerprint=LOST, origin="service")
+        ConditionWatch(
+            meter=SystemMeter(self._settings, self._paths.state),
+            checks=loaded.board.latest,
+            forwarding=self._forwarding,
+            raised_under=partial(raised_under, self._paths),
+        ).start(self._control.wait)
+        self._keep_the_budget(loaded.database)
+
+    def _keep_the_budget(self, database: "Database") -> None:
+        """Watch what the SQLite file takes of the disk; on PostgreSQL it hardly grows."""
+        from edgepaas.database.embedded import EmbeddedDatabase
+        from edgepaas.service.budget import BudgetWatch, Limits
+
+        if not isinstance(database, EmbeddedDatabase):
+            return
+        watch = BudgetWatch(
+            self._contract.sqlite_path,
+            self._paths,
+            Limits.of(self._settings),
+            state=self._state,
+            refuse=database.refuse_writes,
+        )
+        database.on_full = watch.disk_full
+        watch.start(self._control.wait)
 
     def _gate_failed(self, loaded: Loaded) -> None:
         failed = {result.name for result in loaded.report.failures}
@@ -157,9 +208,10 @@ class Service:
             self._control.end(Ending(status, reason, self._patience))
             return
         raise_alert(
-            f"the service cannot start: {reason}",
+            f"the service cannot start: {reason}. It is tried again; 'edgepaas doctor' looks for "
+            "causes",
             severity="critical",
-            fingerprint="service-start",
+            fingerprint=START,
             origin="service",
         )
         self._tell("verify", f"failed: {reason}")
@@ -209,6 +261,8 @@ class Service:
             logger.warning("%d requests were given up with 503", given_up)
         self._server.close()
         if self._loaded is not None:
+            for worker in self._loaded.workers:
+                worker.stop(min(WORKER_PATIENCE, ending.patience / 2))
             self._loaded.database.close()
         return ending.status
 

@@ -12,6 +12,8 @@ from edgepaas.service.listen import FIRST_DESCRIPTOR
 CHAIN = ("env", "dbdecide", "schema", "serve")
 #: The one that stays.
 SERVICE = CHAIN[-1]
+#: The one that may swap the SQLite file, so that nothing beside the service may have it open.
+ALONE = "schema"
 
 #: How this very EdgePaaS is called. The installed command runs Python isolated and finds its
 #: libraries by itself, where 'python3 -m' would not.

@@ -1,11 +1,11 @@
 """``edgepaas up``: the boot chain without systemd, in one process that may be PID 1.
 
 Runs the stages in their order. Exit status 75 of any of them runs all of them again,
-on the same listening socket, so that callers wait instead of failing.
+on the same listening socket, so that callers wait instead of failing. Beside the service
+run the sidecars, which forward rows and deliver alerts.
 """
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED
-from edgepaas.service.child import Child, Events
+from edgepaas.service.child import Child, Events, reap
 from edgepaas.service.notify import Notifier
-from edgepaas.service.stages import CHAIN, PROGRAM, SERVICE, child_environment
+from edgepaas.service.sidecars import SIDECARS, Sidecars
+from edgepaas.service.stages import ALONE, CHAIN, PROGRAM, SERVICE, child_environment
 
 if TYPE_CHECKING:
     from edgepaas.service.sources import SourceWatch
@@ -31,6 +32,7 @@ KILL_AFTER = 10.0
 #: Seconds of silence after which a service that was ready is taken for hung.
 WATCHDOG = 30.0
 _LOOK_AT_SOURCES = 0.7
+_LONGEST_WAIT = 60.0
 
 logger = logging.getLogger("edgepaas.up")
 
@@ -67,9 +69,11 @@ class Supervisor:
         watchdog: float = WATCHDOG,
         ignore_hangup: bool = True,
         program: Sequence[str] = PROGRAM,
+        sidecars: Sequence[Sequence[str]] = SIDECARS,
     ) -> None:
         self._environ = child_environment(environ)
         self._program = program
+        self._sidecars = Sidecars(program, self._environ, sidecars)
         self._listen = listen
         self._stop_timeout = stop_timeout
         self._notifier = notifier
@@ -89,10 +93,13 @@ class Supervisor:
             while True:
                 ended = self._round(events)
                 if self._stopping:
+                    self._await_sidecars(events)
                     return _status_of_stop(ended.status)
                 if not self._goes_on(ended):
+                    self._await_sidecars(events)
                     return ended.status if ended.status >= 0 else 128 - ended.status
                 if self._told_to_stop_during(events, self._delay(ended)):
+                    self._await_sidecars(events)
                     return EXIT_DONE
 
     # -- one round --
@@ -102,6 +109,10 @@ class Supervisor:
         for stage in CHAIN:
             if stage == SERVICE:
                 return self._serve(events)
+            if stage == ALONE:
+                self._await_sidecars(events)
+                if self._stopping:
+                    return Round(stage, EXIT_DONE, was_ready=False)
             child = Child.start([*self._program, stage], self._environ)
             self._await(child, events)
             if child.status != EXIT_DONE or self._stopping or self._again:
@@ -117,10 +128,12 @@ class Supervisor:
             sockets=[sock.fileno() for sock in self._sockets],
             watchdog=self._watchdog,
         )
+        self._sidecars.begin()
         try:
             self._await(child, events)
         finally:
             child.close()
+            self._sidecars.end()
         steady = time.monotonic() - child.ready_at if child.ready_at is not None else 0.0
         return Round(SERVICE, child.status or 0, child.ready_at is not None, steady)
 
@@ -133,15 +146,17 @@ class Supervisor:
                 self._stop(child, interrupt=happened.interrupt)
             if happened.hangup:
                 self._hang_up(child)
-            child.reap()
+            reap(child.reaped, self._sidecars.reaped)
             child.enforce(time.monotonic())
+            self._sidecars.tend(time.monotonic())
             if self._sources is not None and (changed := self._sources.changed()):
                 logger.info("%s changed; starting again", ", ".join(p.name for p in changed[:3]))
                 self._again = True
                 child.stop(self._stop_timeout() + KILL_AFTER)
 
     def _patience(self, child: Child) -> float:
-        longest = child.next_deadline(time.monotonic())
+        now = time.monotonic()
+        longest = min(child.next_deadline(now), self._sidecars.next_deadline(now))
         return min(longest, _LOOK_AT_SOURCES) if self._sources is not None else longest
 
     def _on_messages(self, child: Child) -> None:
@@ -175,6 +190,15 @@ class Supervisor:
         elif child.is_service:
             child.signal(signal.SIGHUP)
 
+    def _await_sidecars(self, events: Events) -> None:
+        """Wait until those of the last round have ended, which they were asked to before."""
+        while not self._sidecars.gone:
+            left = self._sidecars.next_deadline(time.monotonic())
+            happened = events.wait(None, timeout=min(left, _LONGEST_WAIT))
+            self._stopping = self._stopping or happened.stop
+            reap(self._sidecars.reaped)
+            self._sidecars.tend(time.monotonic())
+
     # -- between rounds --
 
     def _goes_on(self, ended: Round) -> bool:
@@ -204,20 +228,13 @@ class Supervisor:
     def _told_to_stop_during(self, events: Events, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            happened = events.wait(None, timeout=left)
+            patience = min(left, self._sidecars.next_deadline(time.monotonic()))
+            happened = events.wait(None, timeout=patience)
             if happened.stop or (happened.hangup and not self._ignore_hangup):
                 return True
-            reap_orphans()
+            reap(self._sidecars.reaped)
+            self._sidecars.tend(time.monotonic())
         return False
-
-
-def reap_orphans() -> None:
-    """Take in children that others left to us as PID 1."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return
 
 
 def _status_of_stop(status: int) -> int:

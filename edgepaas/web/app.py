@@ -10,12 +10,16 @@ from edgepaas.application import Application, Box, WSGIApplication
 from edgepaas.errors import ConfigurationError
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
+from edgepaas.web.alerts import alerts_blueprint
 from edgepaas.web.api import ApiBlueprint
 from edgepaas.web.auth import AccessRules, install_guard
 from edgepaas.web.errors import install_errors
 from edgepaas.web.headers import SecurityHeaders, install_cors
 from edgepaas.web.health import HealthReporter, health_blueprint
 from edgepaas.web.limits import install_rate_limit
+from edgepaas.web.meter import RequestMeter
+from edgepaas.web.metrics import MetricsPage, metrics_blueprint
+from edgepaas.web.nodes import nodes_blueprint
 from edgepaas.web.openapi import OpenAPIDocument
 from edgepaas.web.problems import Problem
 from edgepaas.web.request_ids import RequestIDs
@@ -57,7 +61,9 @@ def create_app(
         tokens or TokenStore(box.paths.tokens),
         application_guarded=application.guarded,
     )
-    documented = _register(app, box, application, health)
+    requests = RequestMeter()
+    requests.install(app)
+    documented = _register(app, box, application, health, requests)
     _register_openapi(app, OpenAPIDocument(app, application, documented, rules, box.build_version))
     app.wsgi_app = RequestIDs(SecurityHeaders(app.wsgi_app))  # type: ignore[method-assign]
     return app
@@ -68,19 +74,28 @@ def _register(
     box: Box,
     application: Application,
     health: HealthBoard,
+    requests: RequestMeter,
 ) -> list[ApiBlueprint]:
     """Register the platform's routes, then the application's; return what is documented."""
     keep = box.settings.number("HEALTH_CACHE")
     meter = SystemMeter(box.settings, box.paths.state, cache_seconds=keep)
-    own = health_blueprint(HealthReporter(box, health, meter))
-    app.register_blueprint(own)
+    own = [
+        health_blueprint(HealthReporter(box, health, meter)),
+        alerts_blueprint(box),
+        nodes_blueprint(box),
+    ]
+    metrics = metrics_blueprint(MetricsPage(box, health, meter, requests))
+    platform: list[Blueprint] = [*own, metrics]
+    for ours in platform:
+        app.register_blueprint(ours)
     given: Sequence[Blueprint] = ()
     if application.blueprints is not None:
         with application.blamed("its blueprints"):
             given = tuple(application.blueprints(box))
             for blueprint in given:
                 app.register_blueprint(blueprint)
-    _mark_platform(app, own.name)
+    for ours in platform:
+        _mark_platform(app, ours.name)
     if application.wsgi is not None:
         with application.blamed("its WSGI callable"):
             mounted = application.wsgi(box)
@@ -88,7 +103,7 @@ def _register(
     elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):
         root = root_view(app, box, application, health)
         _add_platform_route(app, "/", root, "This page: what the box is, and how it is")
-    return [own, *(blueprint for blueprint in given if isinstance(blueprint, ApiBlueprint))]
+    return [*own, *(blueprint for blueprint in given if isinstance(blueprint, ApiBlueprint))]
 
 
 def _mark_platform(app: Flask, name: str) -> None:

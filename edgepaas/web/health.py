@@ -3,16 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import marshmallow as ma
 from flask import Response, jsonify
 
 from edgepaas.application import Box
+from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import DATABASE_CHECK
 from edgepaas.health.system import SystemMeter
+from edgepaas.web.alerts import AlertCountsSchema
 from edgepaas.web.api import ApiBlueprint
+
+if TYPE_CHECKING:
+    from edgepaas.alerts.status import AlertCounts
 
 #: A probe that is told to come again need not wait long: starting takes a second.
 _RETRY_AFTER = "2"
@@ -42,6 +47,30 @@ class CheckSchema(ma.Schema):
     seconds = ma.fields.Float(required=True)
 
 
+class ForwardingSchema(ma.Schema):
+    """How the rows are on their way to PostgreSQL."""
+
+    state = ma.fields.String(
+        required=True,
+        metadata={"enum": ["idle", "draining", "held", "blocked", "no-hub", "unknown"]},
+    )
+    hub = ma.fields.String(
+        required=True, metadata={"enum": ["ok", "away", "misconfigured", "schema", "unknown"]}
+    )
+    rows_waiting = ma.fields.Integer(required=True)
+    reason = ma.fields.String(required=True)
+    waiting_since = ma.fields.String(required=True, allow_none=True)
+    last_delivery = ma.fields.String(required=True, allow_none=True)
+    dead_letters = ma.fields.Integer(required=True)
+    conflicts = ma.fields.Integer(required=True)
+    hub_lost = ma.fields.Integer(required=True)
+    hand_back = ma.fields.String(
+        required=True,
+        metadata={"description": "When PostgreSQL serves again, or why not yet; often empty."},
+    )
+    running = ma.fields.Boolean(required=True)
+
+
 class ReadySchema(ma.Schema):
     """The box's state, why, and every check behind it."""
 
@@ -49,7 +78,9 @@ class ReadySchema(ma.Schema):
     state = ma.fields.String(required=True)
     mode = ma.fields.String(required=True)
     reasons = ma.fields.List(ma.fields.String(), required=True)
+    forwarding = ma.fields.Nested(ForwardingSchema, required=True, allow_none=True)
     since = ma.fields.DateTime(required=True, allow_none=True)
+    alerts = ma.fields.Nested(AlertCountsSchema, required=True)
     database = ma.fields.String(required=True)
     build_version = ma.fields.String(required=True)
     uptime_seconds = ma.fields.Float(required=True)
@@ -92,9 +123,11 @@ class HealthReporter:
     meter: SystemMeter
     clock: Callable[[], float] = time.monotonic
     began: float = field(init=False)
+    alerts: AlertWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.began = self.clock()
+        self.alerts = AlertWatch(self.box.paths, self.clock)
 
     def ready(self) -> tuple[dict[str, Any], int]:
         """Return the readiness document and 200, or 503 where no traffic may come."""
@@ -106,6 +139,7 @@ class HealthReporter:
             "status": "ok" if fit else "unavailable",
             **current.as_dict(),
             "since": current.since and current.since.isoformat(timespec="seconds"),
+            "alerts": _numbers(self.alerts()),
             "database": self.box.database.dialect,
             "build_version": self.box.build_version,
             "uptime_seconds": round(self.clock() - self.began, 1),
@@ -162,6 +196,11 @@ def health_blueprint(reporter: HealthReporter) -> ApiBlueprint:
         documented = api.doc(summary=summary, operationId=endpoint)(documented)
         api.add_url_rule(path, endpoint, documented)
     return api
+
+
+def _numbers(counts: "AlertCounts") -> dict[str, int]:
+    """Return the counts without what the channels said: anybody may ask, and it names hosts."""
+    return {name: value for name, value in counts.as_dict().items() if isinstance(value, int)}
 
 
 def _answer(document: dict[str, Any], status: int) -> Response:

@@ -7,7 +7,7 @@ substitution: a template engine's environment is memory that a box is not asked 
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 
 from edgepaas.application import BoxState
@@ -96,6 +96,7 @@ def render_page(
 <span class="soft">{escape(_MEANING.get(state.state, ""))}</span></p>
 <ul class="reasons">{reasons}</ul>
 </div>
+{_forwarding(state.forwarding)}
 <h2>Checks</h2>
 <div class="card wide"><table>{_check_rows(checks)}</table></div>
 {shown if example else ""}
@@ -107,6 +108,19 @@ programs get this page as JSON: <code>Accept: application/json</code></footer>
 </body>
 </html>
 """
+
+
+def _forwarding(found: Mapping[str, object] | None) -> str:
+    """Return the card about the rows' way to PostgreSQL; nothing where there is none."""
+    if found is None:
+        return ""
+    shown = [(name, found.get(key)) for key, name in _FORWARDING]
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in shown
+        if value not in (None, "")
+    )
+    return f'<h2>Rows on their way</h2>\n<div class="card wide"><table>{rows}</table></div>'
 
 
 def _check_rows(checks: Iterable[CheckResult]) -> str:
@@ -138,6 +152,18 @@ def _endpoint_rows(endpoints: Iterable[tuple[str, str, str]]) -> str:
         )
     return "".join(rows)
 
+
+_FORWARDING = (
+    ("rows_waiting", "to be sent"),
+    ("waiting_since", "waiting since"),
+    ("hub", "PostgreSQL"),
+    ("reason", "because"),
+    ("last_delivery", "last delivery"),
+    ("hand_back", "hand-back"),
+    ("dead_letters", "dead letters"),
+    ("conflicts", "conflicts"),
+    ("hub_lost", "lost by PostgreSQL"),
+)
 
 _MEANING = {
     "starting": "not serving yet",

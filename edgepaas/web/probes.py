@@ -3,9 +3,12 @@
 Standard library only: they are answered before anything else is loaded.
 """
 
-#: The platform's health routes, exactly; a prefix would open whatever an application has there.
+#: What probes and scrapers ask for, exactly; a prefix would open whatever an application has there.
 PROBE_PATHS = frozenset(
-    {"/health", "/health/live", "/health/ready", "/ready", "/health/db", "/health/system"}
+    {
+        *("/health", "/health/live", "/health/ready", "/ready", "/health/db", "/health/system"),
+        "/metrics",
+    }
 )
 
 #: A probe only asks; any other method on such a path may be an application's own route.

@@ -122,9 +122,10 @@ def source_date() -> str:
         ["git", "-C", str(REPOSITORY), "log", "-1", "--format=%ct"],
         ["dpkg-parsechangelog", "-l", str(changelog()), "-S", "Timestamp"],
     ):
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode == 0 and result.stdout.strip():
-            return result.stdout.strip()
+        with contextlib.suppress(FileNotFoundError):  # no git here
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode == 0 and result.stdout.strip():
+                return result.stdout.strip()
     raise BuildError("no commit and no Debian changelog to take the date from")
 
 

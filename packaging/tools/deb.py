@@ -45,7 +45,9 @@ def main() -> None:
     log = work / "build.log"
     with log.open("wb") as output:
         status = subprocess.run(
-            ["dpkg-buildpackage", "--build=binary", "--no-sign", "--no-pre-clean", "-Zxz"],
+            # What is needed was looked for above; dpkg would ask for a compiler as well.
+            ["dpkg-buildpackage", "--build=binary", "--no-sign", "--no-pre-clean", "-Zxz",
+             "--no-check-builddeps"],  # fmt: skip
             cwd=source,
             env=build_environment(),
             stdin=subprocess.DEVNULL,

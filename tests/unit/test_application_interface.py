@@ -204,7 +204,10 @@ def test_importing_the_interface_and_the_built_in_application_is_light() -> None
     assert done.stdout.strip() == "[]"
 
 
-def test_a_state_shows_the_same_three_keys_everywhere() -> None:
-    """The vocabulary's document is {state, mode, reasons}."""
+def test_a_state_shows_the_same_keys_everywhere() -> None:
+    """The vocabulary's document is {state, mode, reasons}, and how the rows are on their way."""
     state = BoxState("fallback", "fallback", ("refused",))
-    assert state.as_dict() == {"state": "fallback", "mode": "fallback", "reasons": ["refused"]}
+    said = {"state": "fallback", "mode": "fallback", "reasons": ["refused"]}
+    assert state.as_dict() == {**said, "forwarding": None}
+    waiting = BoxState("fallback", "fallback", ("refused",), forwarding={"rows_waiting": 3})
+    assert waiting.as_dict() == {**said, "forwarding": {"rows_waiting": 3}}

@@ -190,12 +190,12 @@ def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(
 
 
 def test_a_box_with_a_hub_says_how_many_rows_wait(paths: Paths) -> None:
-    """As a check that always passes."""
+    """Counted in the file for as long as the drainer has not reported."""
     with contextlib.closing(sqlite3.connect(paths.sqlite)) as connection:
         connection.execute("CREATE TABLE notes AS SELECT 1 AS id")
         connection.commit()
     decided = contract(paths, hub_url="postgresql://hub/db", db_state="fallback")
     checks = build_checks(FakeDatabase(), decided, Settings.of(), paths, PLAIN)
-    result = build_board(checks, Settings.of()).result("waiting")
+    result = build_board(checks, Settings.of()).result("forwarding")
     assert result.ok
-    assert result.message == f"1 rows of {paths.sqlite} are not in PostgreSQL"
+    assert result.message == "edgepaas sync has not reported yet; 1 rows wait"

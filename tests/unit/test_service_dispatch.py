@@ -58,7 +58,7 @@ def served(request: Any) -> str:
         ("GET", "/health/admin", "waitress"),
         ("GET", "/health/../admin", "waitress"),
         ("GET", "/healthy", "waitress"),
-        ("GET", "/metrics", "waitress"),
+        ("GET", "/metrics", "health"),
         ("POST", "/health/live", "waitress"),
         ("GET", "/", "waitress"),
     ],

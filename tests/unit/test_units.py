@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepaas.service.sidecars import PAUSE, SIDECARS
 from edgepaas.service.stages import CHAIN
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
@@ -76,7 +77,7 @@ def test_a_stage_runs_afresh_each_time_and_has_a_time_limit(verb: str) -> None:
     assert stage.get("Service", "TimeoutStartSec")
 
 
-@pytest.mark.parametrize("name", [*map(unit_of, CHAIN), "edgepaas.socket"])
+@pytest.mark.parametrize("name", [*map(unit_of, CHAIN), "edgepaas.socket", "edgepaas-sync.service"])
 def test_nothing_gives_up_for_good(name: str) -> None:
     assert Unit(name).get("Unit", "StartLimitIntervalSec") == "0"
 
@@ -109,7 +110,32 @@ def test_a_unit_that_ended_may_wait_as_long_as_its_back_off_takes() -> None:
         assert stop > (min(longest) if verb == "serve" else max(longest))
 
 
-@pytest.mark.parametrize("verb", CHAIN)
+def test_what_runs_beside_the_service_in_edgepaas_up_has_a_unit_that_runs_it() -> None:
+    for name, *options in SIDECARS:
+        unit = Unit(f"edgepaas-{name}.service")
+        command = unit.words("Service", "ExecStart")
+        assert command[: 2 + len(options[:1])] == ["/usr/bin/edgepaas", name, *options[:1]]
+
+
+def test_the_drainer_comes_after_the_stages_of_each_round_and_requires_none() -> None:
+    """After the schema stage, which may have to swap the file; started by each round."""
+    sync = Unit("edgepaas-sync.service")
+    assert sync.words("Unit", "After") == [unit_of("schema")]
+    assert not sync.get("Unit", "Wants")
+    assert "edgepaas-sync.service" in Unit("edgepaas.service").words("Unit", "Wants")
+    assert "edgepaas-sync.service" not in Unit("edgepaas.service").words("Unit", "After")
+
+
+def test_the_drainer_starts_again_on_75_and_failure_but_not_when_it_has_nothing_to_do() -> None:
+    """Exit status 0 means that there is no hub: starting again would only spin."""
+    sync = Unit("edgepaas-sync.service")
+    assert sync.get("Service", "Restart") == "on-failure"
+    assert sync.get("Service", "RestartForceExitStatus") == "75"
+    assert sync.get("Service", "SuccessExitStatus") == "75"
+    assert float(sync.get("Service", "RestartSec")) >= PAUSE
+
+
+@pytest.mark.parametrize("verb", (*CHAIN, "sync"))
 def test_every_unit_shares_the_folders_and_keeps_them(verb: str) -> None:
     unit = Unit(unit_of(verb))
     assert unit.get("Service", "User") == "edgepaas"

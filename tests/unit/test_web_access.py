@@ -193,7 +193,6 @@ _TOWARDS_THE_APPLICATION = [
     ("POST", "/health/live"),
     ("POST", "/ready/x"),
     ("PUT", "/metrics"),
-    ("GET", "/metrics"),
     ("OPTIONS", "/admin"),
     ("OPTIONS", "/health/admin"),
 ]
@@ -236,7 +235,8 @@ def test_a_preflight_never_reaches_a_guarded_application(paths: Paths) -> None:
 def test_the_list_of_probes_is_that_of_the_health_routes(paths: Paths) -> None:
     """What the lanes and the early responder know is what the platform answers."""
     app = make_box(paths).app
-    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("health.")}
+    own = ("health.", "metrics.")
+    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith(own)}
     assert rules == PROBE_PATHS
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
 from edgepaas.logs import register_secret
-from edgepaas.service.doctor import data, machine
+from edgepaas.service.doctor import data, forwarding, machine
 from edgepaas.service.doctor.findings import Examination, Finding, examine
 from edgepaas.settings import Settings
 from edgepaas.settings.resolve import resolve_box
@@ -82,6 +82,12 @@ def _examinations(paths: Paths, settings: Settings) -> list[Examination]:
         Examination("PostgreSQL", partial(data.postgres, settings), "check DATABASE_URL"),
         Examination("SQLite", partial(data.sqlite_file, paths, settings), "see 'edgepaas schema'"),
         Examination("schema", partial(data.schema, paths, settings), "run 'edgepaas schema'"),
+        Examination("capture", partial(forwarding.captured, paths, settings)),
+        Examination("ledger", partial(forwarding.ledger, paths, settings)),
+        Examination("disk budget", partial(forwarding.budget, paths, settings)),
+        Examination("ballast", partial(forwarding.ballast, paths, settings)),
+        Examination("hub schema", partial(forwarding.hub_schema, paths, settings)),
+        Examination("sync", partial(forwarding.drainer, paths)),
         Examination("quarantine", partial(data.quarantine, paths, settings)),
         Examination("spool", partial(data.spool, paths)),
         Examination("tokens", partial(data.tokens, paths, settings), "delete the damaged file"),
