@@ -5,11 +5,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edgepaas.files.paths import Paths, find_paths
 from tests.support.postgres_server import PostgresServer, temporary_home
+
+if TYPE_CHECKING:
+    from tests.support.hub_database import HubDatabase
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +35,22 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     name = postgres.create_database()
     yield postgres.url(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def _hub_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tests.support.hub_database import make_template
+
+    return make_template(postgres, tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def hub_database(postgres: PostgresServer, _hub_template: str) -> Iterator["HubDatabase"]:
+    """A database at the telemetry application's head, with the platform's tables, and empty."""
+    from tests.support.hub_database import HubDatabase
+
+    with HubDatabase.copy_of(postgres, _hub_template) as database:
+        yield database
 
 
 @pytest.fixture(autouse=True)

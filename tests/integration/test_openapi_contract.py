@@ -98,10 +98,10 @@ def test_a_batch_is_documented_in_each_of_its_forms(document: dict[str, Any]) ->
     assert reading["properties"]["recorded_at"]["format"] == "date-time"
 
 
-def test_the_document_says_that_rules_are_not_evaluated_yet(document: dict[str, Any]) -> None:
+def test_the_document_says_how_rules_are_judged(document: dict[str, Any]) -> None:
     tags = {tag["name"]: tag["description"] for tag in document["tags"]}
-    assert "evaluates none" in tags["rules"]
-    assert "evaluates none" in document["paths"]["/api/v1/rules"]["post"]["summary"]
+    assert "judged as readings come in" in tags["rules"]
+    assert "`recorded_at`" in document["paths"]["/api/v1/rules"]["post"]["description"]
 
 
 def test_every_schema_is_used(document: dict[str, Any]) -> None:

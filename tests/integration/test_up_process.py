@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgepaas.files.paths import Paths
+from edgepaas.service.sidecars import SIDECARS
 from edgepaas.service.stages import CHAIN
 from tests.support import up_with_stages
+from tests.support.live_box import descendants
 from tests.support.service_process import (
     Load,
     Manager,
@@ -63,6 +65,17 @@ class Chain:
         """The process ids of every service so far."""
         return [int(line.split()[1]) for line in self._lines() if line.startswith("serve ")]
 
+    @property
+    def beside(self) -> list[tuple[str, int, list[str]]]:
+        """What ran beside the service: name, process id and options, in order."""
+        file = self.folder / "beside"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(name, int(pid), options) for name, pid, *options in map(str.split, lines)]
+
+    def pids_of(self, name: str) -> list[int]:
+        """The process ids of every *name* beside the service so far."""
+        return [pid for who, pid, _ in self.beside if who == name]
+
     def _lines(self) -> list[str]:
         file = self.folder / "ran"
         return file.read_text().splitlines() if file.exists() else []
@@ -92,6 +105,37 @@ def test_the_stages_run_in_their_order_and_a_signal_ends_all(chain: Chain) -> No
     up.signal(signal.SIGTERM)
     assert up.wait() == 0
     assert gone(chain.service_pids[0])
+
+
+def test_what_runs_beside_the_service_begins_after_the_stages_and_ends_with_it(
+    chain: Chain, paths: Paths
+) -> None:
+    """In each round anew: the stages have the SQLite file for themselves in between."""
+    up = chain.start()
+    wait_until_ready(chain.port)
+    until(lambda: len(chain.beside) == len(SIDECARS), "the sidecars")
+    assert [name for name, _, _ in chain.beside] == [name for name, *_ in SIDECARS]
+    first = [pid for _, pid, _ in chain.beside]
+    write_db_contract(paths, generation="2")
+    until(lambda: len(chain.beside) == 2 * len(SIDECARS), "those of the next round")
+    assert all(gone(pid) for pid in first)
+    up.signal(signal.SIGTERM)
+    assert up.wait() == 0
+    assert all(gone(pid) for _, pid, _ in chain.beside)
+
+
+def test_a_sidecar_that_fails_is_started_again_and_disturbs_nobody(chain: Chain) -> None:
+    """Killed: again. Ended with 0: it has nothing to do, and is left alone."""
+    chain.plan("alerts", 0)
+    chain.plan("sync", 1, 75)
+    chain.start()
+    wait_until_ready(chain.port)
+    until(lambda: len(chain.pids_of("sync")) == 3, "the third drainer")
+    os.kill(chain.pids_of("sync")[-1], signal.SIGKILL)
+    until(lambda: len(chain.pids_of("sync")) == 4, "the fourth drainer")
+    assert len(chain.pids_of("alerts")) == 1
+    assert len(chain.service_pids) == 1
+    assert chain.ran == list(CHAIN)
 
 
 def test_an_interrupt_is_passed_on(chain: Chain) -> None:
@@ -294,3 +338,19 @@ def test_a_setting_that_the_socket_does_not_follow_is_warned_about(
         up.signal(signal.SIGTERM)
         up.wait()
         up.close()
+
+
+def test_nothing_outlives_an_up_that_is_killed(paths: Paths, tmp_path: Path) -> None:
+    """kill -9 of 'up': the service, the drainer and the alerts' watch end by themselves."""
+    port = free_port()
+    environ = child_environ(
+        tmp_path, PORT=str(port), LOG_FILE="none", DATABASE_URL="postgresql://x@127.0.0.1:1/x"
+    )
+    up = Process(edgepaas("up"), tmp_path, environ)
+    try:
+        wait_until_ready(port)
+        until(lambda: len(descendants(up.pid)) >= 1 + len(SIDECARS), "all of them")
+        family = descendants(up.pid)
+    finally:
+        up.close()
+    until(lambda: all(gone(pid) or _is_zombie(pid) for pid in family), "their end")

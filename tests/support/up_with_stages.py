@@ -2,16 +2,19 @@
 
 Each stage appends its name to FOLDER/ran. FOLDER/status-STAGE, where it is there, holds
 exit statuses, one a line, used up from the top; without it a stage ends with 0 and the
-service is the real one.
+service is the real one. What runs beside it appends to FOLDER/beside instead, and without
+a status lives until it is told to end.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from edgepaas.logs import configure_logging
 from edgepaas.service.listen import bind
 from edgepaas.service.notify import Notifier
+from edgepaas.service.sidecars import SIDECARS
 from edgepaas.service.sources import SourceWatch
 from edgepaas.service.supervisor import Supervisor
 
@@ -41,14 +44,17 @@ def supervise(folder: Path, port: int) -> int:
 
 def stage(folder: Path, name: str, options: list[str]) -> int:
     """Be one stage; the service keeps its process id through the exec, as LISTEN_PID wants."""
-    with (folder / "ran").open("a") as ran:
-        ran.write(f"{name} {os.getpid()}\n")
+    beside = name in {command[0] for command in SIDECARS}
+    with (folder / ("beside" if beside else "ran")).open("a") as ran:
+        ran.write(" ".join([name, str(os.getpid()), *options]) + "\n")
     plan = folder / f"status-{name}"
     statuses = plan.read_text().split() if plan.exists() else []
     if statuses:
         plan.write_text("\n".join(statuses[1:]))
     if statuses and statuses[0] != "go":
         return int(statuses[0])
+    if beside:
+        signal.pause()
     if name == "serve":
         command = [sys.executable, "-m", "edgepaas", "serve", *options]
         os.execv(sys.executable, command)

@@ -1,0 +1,7 @@
+"""Imported by every Python that starts with this folder on PYTHONPATH (see "site")."""
+
+import os
+
+from tests.support import weaken
+
+weaken.install(os.environ.get(weaken.VARIABLE, "").split(","))

@@ -1,0 +1,341 @@
+"""The real build with one promise broken on purpose: a test that does not see it is no test.
+
+    with weakened("forget-mark"):           # in this process
+    environ | weak_environ("late-sync")     # in an 'edgepaas up' and all its children
+
+Each weakness is a few replacements in the product's modules, put in place when a module is
+imported. Two of them weaken nothing: ``quick`` shortens the pauses after a kill, and
+``hand-back-steps`` stops a drainer where a test wants it.
+"""
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tests.support import hand_back_steps
+
+VARIABLE = "EDGEPAAS_TEST_WEAKEN"
+_SITE = Path(__file__).parent / "weak_site"
+_ROOT = Path(__file__).resolve().parents[2]
+
+#: What to set in an object in place of what is there.
+Replacement = tuple[object, str, object]
+#: Looks at a module that was just imported.
+Patch = Callable[[ModuleType], Iterable[Replacement]]
+
+
+def _constants(**values: object) -> Patch:
+    def patch(module: ModuleType) -> Iterable[Replacement]:
+        return [(module, name, value) for name, value in values.items()]
+
+    return patch
+
+
+def _synchronous(word: str) -> Patch:
+    """SQLite tells the disk less often to keep what it was given."""
+
+    def patch(module: Any) -> Iterable[Replacement]:
+        original = module.open_sqlite
+
+        def open_sqlite(*arguments: Any, **options: Any) -> Any:
+            connection = original(*arguments, **options)
+            connection.execute(f"PRAGMA synchronous={word}")
+            return connection
+
+        return [(module, "open_sqlite", open_sqlite)]
+
+    return patch
+
+
+def _early_answer(module: Any) -> Iterable[Replacement]:
+    """The service says that it is stored before it is: the group commits a moment later."""
+    import threading
+    import time
+
+    writer = module.GroupCommitWriter
+
+    def submit(self: Any, work: Callable[[Any], Any]) -> Any:
+        # Run once, undone, for its result; what is to be stored waits for a better moment.
+        result: list[Any] = []
+
+        def trial(session: Any) -> None:
+            result.append(work(session))
+            session.flush()
+            raise _Undone
+
+        with contextlib.suppress(_Undone):
+            original(self, trial)
+
+        def later() -> None:
+            time.sleep(0.3)
+            original(self, work)
+
+        threading.Thread(target=later, daemon=True).start()
+        return result[0]
+
+    original = writer.submit
+    return [(writer, "submit", submit)]
+
+
+class _Undone(Exception):
+    """Takes a trial back."""
+
+
+def _no_markers(module: Any) -> Iterable[Replacement]:
+    """Source transactions are not told apart from single rows."""
+
+    def mark(self: Any) -> None:
+        if self._installed:
+            self._last = self._now()
+
+    return [(module.TransactionStamp, "mark", mark)]
+
+
+def _judging(*unseen: str) -> Callable[[Any], Replacement]:
+    """These verdicts of comparing marks are taken for "all is well"."""
+
+    def patch(drain: Any) -> Replacement:
+        original = drain.judge
+
+        def judge(*arguments: Any) -> Any:
+            verdict = original(*arguments)
+            return drain.Verdict.IN_STEP if verdict.name in unseen else verdict
+
+        return (drain, "judge", judge)
+
+    return patch
+
+
+def _trusting_itself(drain: Any) -> Replacement:
+    """What is to be sent is read from the file's own mark, not from the hub's."""
+    original = drain.next_batch
+
+    def next_batch(connection: Any, after: int, *, rows: int) -> Any:
+        return original(connection, drain.read_stream(connection).confirmed_seq, rows=rows)
+
+    return (drain, "next_batch", next_batch)
+
+
+def _confirm_first(drain: Any) -> Iterable[Replacement]:
+    """Confirmed here before PostgreSQL has committed; nobody looks at its mark."""
+
+    def set_inflight(connection: Any, batch: str, last_seq: int) -> None:
+        drain.confirm(connection, batch, last_seq, drain.Counts(0))
+
+    return [
+        (drain, "set_inflight", set_inflight),
+        _judging("LANDED", "BEHIND", "FORKED")(drain),
+        _trusting_itself(drain),
+    ]
+
+
+def _forget_mark(drain: Any) -> Iterable[Replacement]:
+    """PostgreSQL keeps no mark: what was not answered is sent again, as anybody would."""
+    return [
+        (drain, "advanced", lambda *_: []),
+        _judging("LANDED", "BEHIND", "FORKED")(drain),
+        _trusting_itself(drain),
+    ]
+
+
+def _no_inflight(drain: Any) -> Iterable[Replacement]:
+    """The file does not remember what it was about to send."""
+    return [(drain, "set_inflight", lambda *_: None)]
+
+
+#: The steps of handing back, by what :mod:`edgepaas.sync.handback` does first in each.
+STEPS = ("fenced", "drained", "proven", "noted", "cleared")
+#: A folder: the step named in its file ``stop-at`` waits there until that file is gone.
+STEPS_VARIABLE = "EDGEPAAS_TEST_STEPS"
+
+
+def _stop(step: str) -> None:
+    import time
+
+    folder = Path(os.environ[STEPS_VARIABLE])
+    wanted = folder / "stop-at"
+    with contextlib.suppress(OSError):
+        if wanted.read_text() != step:
+            return
+        (folder / "reached").write_text(step)
+        while wanted.exists():
+            time.sleep(0.01)
+
+
+def _stops(handback: Any) -> Iterable[Replacement]:
+    """Weakens nothing: the steps of handing back wait where a test says so."""
+
+    def first(step: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def stopped(*arguments: Any, **options: Any) -> Any:
+            _stop(step)
+            return original(*arguments, **options)
+
+        return stopped
+
+    attempt = handback.HandBack.attempt
+
+    def attempted(self: Any, connection: Any, drain: Any, prove: Any) -> None:
+        attempt(self, connection, drain, first("drained", prove))
+
+    return [
+        (handback.HandBack, "attempt", attempted),
+        (handback, "pending", first("fenced", handback.pending)),
+        (handback.HandBack, "_hold_the_fence", first("proven", handback.HandBack._hold_the_fence)),
+        (handback, "clear_hold", first("noted", handback.clear_hold)),
+        (handback, "write_atomic", first("cleared", handback.write_atomic)),
+    ]
+
+
+def _no_fence(handback: Any) -> Iterable[Replacement]:
+    """Writes pass while PostgreSQL takes over."""
+    return [
+        (handback.fence, "put", lambda *_: None),
+        (handback.HandBack, "_hold_the_fence", lambda *_: None),
+    ]
+
+
+def _swallow_full(module: Any) -> Iterable[Replacement]:
+    """A write that found the disk full counts as one that was stored."""
+    original = module.GroupCommitWriter.submit
+
+    def submit(self: Any, work: Any) -> Any:
+        from edgepaas.errors import DatabaseFull
+
+        try:
+            return original(self, work)
+        except DatabaseFull:
+            return None
+
+    return [(module.GroupCommitWriter, "submit", submit)]
+
+
+def _wall_clock(backoff: Any) -> Iterable[Replacement]:
+    """Pauses are measured with a clock that jumps."""
+    begin = backoff.Backoff.__init__
+    return [(begin, "__kwdefaults__", {**begin.__kwdefaults__, "clock": backoff.time.time})]
+
+
+def _changes(change: Callable[[list[Any]], list[Any]]) -> Patch:
+    """Something happens to the changes between the file and the hub."""
+
+    def patch(reading: Any) -> Iterable[Replacement]:
+        original = reading.Batch.chunks
+
+        def chunks(self: Any, *arguments: Any) -> Iterator[list[Any]]:
+            for chunk in original(self, *arguments):
+                if changed := change(chunk):
+                    yield changed
+
+        return [(reading.Batch, "chunks", chunks)]
+
+    return patch
+
+
+WEAKNESSES: dict[str, dict[str, Patch]] = {
+    "quick": {
+        "edgepaas.service.supervisor": _constants(LONGEST_PAUSE=0.2),
+        "edgepaas.service.sidecars": _constants(PAUSE=0.05, LONGEST_PAUSE=0.2),
+    },
+    "hand-back-steps": {"edgepaas.sync.handback": hand_back_steps.patch},
+    "steps": {"edgepaas.sync.handback": _stops},
+    "no-fence": {
+        "edgepaas.sync.handback": _no_fence,
+        "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
+    },
+    "swallow-full": {"edgepaas.database.writer": _swallow_full},
+    "wall-clock": {"edgepaas.sync.backoff": _wall_clock},
+    "synchronous-normal": {"edgepaas.database.sqlite": _synchronous("NORMAL")},
+    "synchronous-off": {"edgepaas.database.sqlite": _synchronous("OFF")},
+    "early-answer": {"edgepaas.database.writer": _early_answer},
+    "no-markers": {"edgepaas.database.stamp": _no_markers},
+    "confirm-first": {"edgepaas.sync.drain": _confirm_first},
+    "forget-mark": {"edgepaas.sync.drain": _forget_mark},
+    "no-inflight": {"edgepaas.sync.drain": _no_inflight},
+    "no-rewind": {"edgepaas.sync.drain": lambda d: [_judging("BEHIND")(d), _trusting_itself(d)]},
+    "no-fork": {"edgepaas.sync.drain": lambda d: [_judging("FORKED")(d)]},
+    "forgetful": {
+        "edgepaas.outbox.reading": _changes(lambda chunk: chunk[: max(1, len(chunk) - 1)])
+    },
+    "backwards": {"edgepaas.outbox.reading": _changes(lambda chunk: chunk[::-1])},
+}
+
+
+def replacements(name: str, module: str) -> Iterable[Replacement]:
+    """Return what the weakness *name* puts in place in *module*, which is imported."""
+    return WEAKNESSES[name][module](sys.modules[module])
+
+
+@contextlib.contextmanager
+def weakened(*names: str) -> Iterator[None]:
+    """Weaken this process for the block."""
+    undo: list[Replacement] = []
+    try:
+        for name in filter(None, names):
+            for module in WEAKNESSES[name]:
+                importlib.import_module(module)
+                for target, attribute, new in replacements(name, module):
+                    undo.append((target, attribute, getattr(target, attribute)))
+                    setattr(target, attribute, new)
+        yield
+    finally:
+        for target, attribute, old in reversed(undo):
+            setattr(target, attribute, old)
+
+
+def weak_environ(*names: str) -> dict[str, str]:
+    """What a process needs in its environment to be weakened, and its children with it."""
+    unknown = set(filter(None, names)) - set(WEAKNESSES)
+    if unknown:
+        raise ValueError(f"no such weakness: {', '.join(sorted(unknown))}")
+    return {
+        "PYTHONPATH": f"{_SITE}{os.pathsep}{_ROOT}",
+        VARIABLE: ",".join(filter(None, names)),
+    }
+
+
+def install(names: Sequence[str]) -> None:
+    """Weaken each module when it is imported; for :mod:`sitecustomize`."""
+    wanted: dict[str, list[str]] = {}
+    for name in filter(None, names):
+        for module in WEAKNESSES[name]:
+            wanted.setdefault(module, []).append(name)
+    if wanted:
+        sys.meta_path.insert(0, _Finder(wanted))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, wanted: dict[str, list[str]]) -> None:
+        self._wanted = wanted
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        names = self._wanted.get(fullname)
+        if names is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, names)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, loader: Any, names: list[str]) -> None:
+        self._loader, self._names = loader, names
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        found: ModuleType | None = self._loader.create_module(spec)
+        return found
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        for name in self._names:
+            for target, attribute, new in replacements(name, module.__name__):
+                setattr(target, attribute, new)
