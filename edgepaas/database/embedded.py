@@ -27,7 +27,7 @@ from edgepaas.database.files import OpenFiles
 from edgepaas.database.soundness import SoundnessCheck
 from edgepaas.database.sqlite import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.types import dump_json
-from edgepaas.database.writer import GroupCommitWriter
+from edgepaas.database.writer import GroupCommitWriter, GroupSizes
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.files.sqlitefile import forget_use, note_damage, note_use
@@ -114,6 +114,11 @@ class EmbeddedDatabase(Database):
         if self._refused:
             raise DatabaseFull(self._refused)
         return self._writer.submit(work)
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """How many writes went into a commit."""
+        return self._writer.sizes
 
     def refuse_writes(self, reason: str) -> None:
         """Refuse writes with DatabaseFull, which says *reason*; empty: take them again."""

@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NoReturn, TypeVar
@@ -30,6 +31,22 @@ QUEUE_LENGTH = 1000
 #: A group stops gathering after this many seconds, so that its first job is not held up
 #: by a queue that never empties.
 GROUP_SECONDS = 0.02
+
+
+class GroupSizes:
+    """How many jobs went into a commit: a histogram that one thread writes and others read."""
+
+    #: Upper bounds; the last bucket is infinity.
+    BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS) + 1)
+        self.jobs = 0
+
+    def note(self, jobs: int) -> None:
+        """Count a group of *jobs* that was committed."""
+        self.counts[bisect_left(self.BOUNDS, jobs)] += 1
+        self.jobs += jobs
 
 
 class WriteSession(Session):
@@ -93,6 +110,7 @@ class GroupCommitWriter:
         self._patience = patience
         self._check = check
         self._on_commit = on_commit
+        self.sizes = GroupSizes()
         #: Whether the last group failed because the database cannot be written.
         self.failing = False
         self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUE_LENGTH)
@@ -197,6 +215,7 @@ class GroupCommitWriter:
         else:
             session.close()
             self.failing = False
+            self.sizes.note(len(jobs))
             for job in jobs:
                 job.future.set_result(job.result)
             if stamp.captured:

@@ -43,6 +43,8 @@ class DatabaseContract:
     decided_at: str
     #: Rows of the SQLite file that the PostgreSQL of ``hub_url`` did not have then.
     rows_waiting: int = 0
+    #: ``reason`` as one word of a small vocabulary, for programs (matrix.Choice).
+    cause: str = "settings"
 
     @property
     def sqlite_active(self) -> bool:
@@ -68,6 +70,7 @@ class DatabaseContract:
             "DB_GENERATION": self.generation,
             "DB_DECIDED_AT": self.decided_at,
             "DB_ROWS_WAITING": str(self.rows_waiting),
+            "DB_CAUSE": self.cause,
         }
 
     def write(self, path: Path) -> None:
@@ -100,7 +103,9 @@ class DatabaseContract:
             reason=values["DB_REASON"],
             generation=_not_empty(values, "DB_GENERATION"),
             decided_at=values["DB_DECIDED_AT"],
-            rows_waiting=int(values.get("DB_ROWS_WAITING") or 0),  # an older build's has none
+            # An older build's contract has neither.
+            rows_waiting=int(values.get("DB_ROWS_WAITING") or 0),
+            cause=values.get("DB_CAUSE") or "settings",
         )
 
 

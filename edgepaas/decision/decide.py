@@ -228,6 +228,7 @@ def _contract(wishes: Wishes, choice: Choice, now: Moment, waiting: Waiting) -> 
         generation=secrets.token_hex(8),
         decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now.wall)),
         rows_waiting=0 if address is None else waiting.total,
+        cause=choice.cause,
     )
 
 

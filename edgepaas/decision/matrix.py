@@ -10,6 +10,7 @@ from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import ConfigurationError, EdgePaaSError
 from edgepaas.postgres.connection import place_of
+from edgepaas.postgres.failures import Failure
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import Address, AddressError, split_url
 
@@ -85,6 +86,9 @@ class Choice:
     reason: str
     #: SQLite serves though PostgreSQL was wanted as primary.
     fallback: bool = False
+    #: The reason as one word, for programs: ``settings``, ``usable``, ``hold``,
+    #: ``rows-waiting``, or why PostgreSQL could not be used (postgres.failures.Failure).
+    cause: str = "settings"
 
 
 def effort(wishes: Wishes, hold: Hold | None, waiting: Waiting, *, after_loss: bool) -> Effort:
@@ -128,13 +132,14 @@ def _with_postgres(
         return _postgres_alone(usable, found, waiting)
     if hold is not None:
         reason = f"PostgreSQL is on hold for another {hold.remaining:.0f} s: {hold.reason}"
-        return Choice(True, "fallback", "sqlite_only", reason, fallback=True)
+        return Choice(True, "fallback", "sqlite_only", reason, fallback=True, cause="hold")
     if not usable:
-        return Choice(True, "fallback", "sqlite_only", found, fallback=True)
+        kind = probe.kind if probe is not None and probe.kind is not None else Failure.OTHER
+        return Choice(True, "fallback", "sqlite_only", found, fallback=True, cause=kind.value)
     if waiting.any:
         reason = f"{found}, but{_rows_text(waiting, ' ')}"
-        return Choice(True, "draining", "sqlite_only", reason, fallback=True)
-    return Choice(False, "primary", "try_postgres", found)
+        return Choice(True, "draining", "sqlite_only", reason, fallback=True, cause="rows-waiting")
+    return Choice(False, "primary", "try_postgres", found, cause="usable")
 
 
 def _postgres_alone(usable: bool, found: str, waiting: Waiting) -> Choice:
@@ -144,7 +149,7 @@ def _postgres_alone(usable: bool, found: str, waiting: Waiting) -> Choice:
             f"{_rows_text(waiting, '; meanwhile ')}"
         )
     reason = f"{found}; BOTH_DB=false: no fallback{_rows_text(waiting, '; ')}"
-    return Choice(False, "primary", "postgres_only", reason)
+    return Choice(False, "primary", "postgres_only", reason, cause="usable")
 
 
 def _why_standalone(wishes: Wishes) -> str:

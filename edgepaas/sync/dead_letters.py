@@ -128,28 +128,6 @@ def followers(hub: Hub, node_id: str, changes: Iterable[Change]) -> dict[tuple[s
     return dict.fromkeys((table, key) for table, key in found)
 
 
-def list_waiting(hub: Hub, *, node_id: str | None = None, limit: int = 1000) -> list[DeadLetter]:
-    """Return the letters that wait, oldest first: of one node, or of all; raises HubError."""
-    rows = hub.query(
-        f"SELECT {_COLUMNS} FROM sync_dead_letters "  # noqa: S608
-        "WHERE state = 'waiting' AND ($1::uuid IS NULL OR node_id = $1::uuid) "
-        "ORDER BY created_at, stream_id, seq LIMIT $2::bigint",
-        node_id,
-        limit,
-    )
-    return [DeadLetter(*row) for row in rows]
-
-
-def count_waiting(hub: Hub, *, node_id: str | None = None) -> int:
-    """Return how many letters wait: of one node, or of all; raises HubError."""
-    rows = hub.query(
-        "SELECT count(*) FROM sync_dead_letters "
-        "WHERE state = 'waiting' AND ($1::uuid IS NULL OR node_id = $1::uuid)",
-        node_id,
-    )
-    return int(rows[0][0])
-
-
 def discard(hub: Hub, letter: UUID | str) -> None:
     """Give the letter up for good; it stays listed as discarded. NoSuchLetter, HubError."""
     with hub.transaction():

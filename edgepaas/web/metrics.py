@@ -6,6 +6,7 @@ set of values. The library is imported by the first scrape.
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
@@ -65,6 +66,7 @@ class MetricsPage:
         yield from _about_forwarding(state)
         yield from self._about_the_ledger()
         yield from self._about_alerts()
+        yield from self._about_commits()
         yield from self._about_the_machine()
         yield from self._about_requests()
 
@@ -83,6 +85,7 @@ class MetricsPage:
             "database": self._box.database.dialect,
             "mode": state.mode,
             "final_mode": contract.final_db_mode,
+            "cause": contract.cause,
         }
         yield InfoMetricFamily("edgepaas_database", "Which database serves, by decision.", labels)
         decided = _seconds(contract.decided_at)
@@ -131,6 +134,22 @@ class MetricsPage:
         failing = [({"channel": name}, float(bool(why))) for name, why in found.channels.items()]
         if failing:
             yield _gauge("alert_channel_failing", "Whether the channel refused last.", failing)
+
+    def _about_commits(self) -> Iterator["Metric"]:
+        from prometheus_client.core import HistogramMetricFamily
+
+        from edgepaas.database.embedded import EmbeddedDatabase
+
+        if not isinstance(self._box.database, EmbeddedDatabase):
+            return  # PostgreSQL commits each write by itself
+        sizes = self._box.database.group_sizes
+        bounds = (*map(str, sizes.BOUNDS), "+Inf")
+        yield HistogramMetricFamily(
+            "edgepaas_commit_group_writes",
+            "Writes that one commit made durable.",
+            buckets=list(zip(bounds, accumulate(sizes.counts), strict=True)),
+            sum_value=sizes.jobs,
+        )
 
     def _about_the_machine(self) -> Iterator["Metric"]:
         report = self._meter.report()

@@ -49,6 +49,8 @@ def test_requests_are_counted_by_route_and_status_and_timed(opened: tuple[Flask,
     )
     one = (("method", "GET"), ("route", route), ("status", "404"))
     assert found["edgepaas_http_requests_total", one] == 3
+    assert found["edgepaas_commit_group_writes_count", ()] >= 1
+    assert found["edgepaas_commit_group_writes_sum", ()] >= 1
     posted = (("method", "POST"), ("route", "/api/v1/readings"), ("status", "201"))
     assert found["edgepaas_http_requests_total", posted] == 1
     total = (("le", "+Inf"), ("method", "POST"), ("route", "/api/v1/readings"))
@@ -85,7 +87,8 @@ def test_the_state_is_one_word_of_the_vocabulary(opened: tuple[Flask, Box]) -> N
     assert set(words) == set(STATES)
     assert [word for word, value in words.items() if value] == [box.state().state]
     assert found["edgepaas_database_info", (
-        ("database", "sqlite"), ("final_mode", "sqlite_only"), ("mode", "standalone")
+        ("cause", "settings"), ("database", "sqlite"), ("final_mode", "sqlite_only"),
+        ("mode", "standalone"),
     )] == 1  # fmt: skip
     assert any(name == "edgepaas_check_passing" for name, _ in found)
     assert any(name == "process_resident_memory_bytes" for name, _ in found)

@@ -1,0 +1,117 @@
+"""The units of alerting, and the one script that raises an alert for every other unit."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepaas.alerts.seal import read_sealed
+from edgepaas.files.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = ROOT / "systemd"
+
+
+def unit(name: str) -> str:
+    return (UNITS / name).read_text(encoding="utf-8")
+
+
+def test_the_service_is_started_only_when_there_is_something_to_do() -> None:
+    text = unit("edgepaas-alerts.service")
+    assert re.findall(r"^Condition\w+=(\|.*)$", text, flags=re.MULTILINE) == [
+        "|/var/spool/edgepaas/alerts/new",
+        "|/var/spool/edgepaas/alerts/waiting",
+        "|!/run/edgepaas/alerts.json",
+    ]
+    assert "Type=oneshot" in text
+    assert "[Install]" not in text
+    assert "StartLimitIntervalSec=0" in text
+
+
+def test_an_accepted_alert_starts_it_and_so_does_the_clock() -> None:
+    assert "DirectoryNotEmpty=/var/spool/edgepaas/alerts/new" in unit("edgepaas-alerts.path")
+    # OnUnitInactiveSec= would end with the first start that a condition skips.
+    assert "OnCalendar=minutely" in unit("edgepaas-alerts.timer")
+    for name in ("edgepaas-alerts.path", "edgepaas-alerts.timer"):
+        assert "[Install]" in unit(name)
+        assert f"enable {name}" in unit("edgepaas.preset")
+
+
+def test_its_sandbox_is_that_of_the_other_units() -> None:
+    def sandbox(name: str) -> str:
+        return unit(name).partition("NoNewPrivileges")[2]
+
+    assert sandbox("edgepaas-alerts.service") == sandbox("edgepaas-env.service")
+
+
+class TestEnded:
+    """``systemd/ended`` with its two paths of an installed box turned to this test's."""
+
+    @pytest.fixture
+    def ended(self, paths: Paths, tmp_path: Path) -> Path:
+        command = tmp_path / "edgepaas"
+        command.write_text(
+            f'#!/bin/sh\nEDGEPAAS_HOME={paths.home} exec {sys.executable} -m edgepaas "$@"\n'
+        )
+        command.chmod(0o755)
+        script = tmp_path / "ended"
+        text = unit("ended").replace("/usr/bin/edgepaas", str(command))
+        script.write_text(text.replace("/var/spool/edgepaas/alerts", str(paths.alerts)))
+        return script
+
+    def run(self, script: Path, paths: Paths, verb: str, result: str, status: str) -> str:
+        found = subprocess.run(
+            ["/bin/sh", str(script), verb],
+            env={
+                "PATH": os.environ["PATH"],
+                "RUNTIME_DIRECTORY": str(paths.runtime),
+                "SERVICE_RESULT": result,
+                "EXIT_CODE": "exited",
+                "EXIT_STATUS": status,
+            },
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return found.stdout
+
+    def alerts(self, paths: Paths) -> list[tuple[str, str]]:
+        new = paths.alerts / "new"
+        found = [read_sealed(path) for path in sorted(new.iterdir())] if new.is_dir() else []
+        return [(entry["what"], entry["fingerprint"]) for entry in found]
+
+    @pytest.mark.parametrize(
+        ("verb", "result", "status"),
+        [
+            ("env", "exit-code", "78"),
+            ("schema", "timeout", "TERM"),
+            ("serve", "oom-kill", "KILL"),
+            ("sync", "exit-code", "1"),
+        ],
+    )
+    def test_a_unit_that_failed_raises_an_alert_and_resolves_it_when_it_ends_well(
+        self, ended: Path, paths: Paths, verb: str, result: str, status: str
+    ) -> None:
+        for contract in (paths.env_contract, paths.db_contract):
+            contract.touch()
+        assert "journalctl -u edgepaas" in self.run(ended, paths, verb, result, status)
+        assert self.alerts(paths) == [("raised", f"unit {verb}")]
+        self.run(ended, paths, verb, "success", "0")
+        # The service's own end says nothing of whether it is well: it resolves it when ready.
+        over = [] if verb == "serve" else [("resolved", f"unit {verb}")]
+        assert self.alerts(paths)[1:] == over
+
+    @pytest.mark.parametrize("verb", ["schema", "serve", "sync"])
+    def test_deciding_again_raises_none(self, ended: Path, paths: Paths, verb: str) -> None:
+        for contract in (paths.env_contract, paths.db_contract):
+            contract.touch()
+        self.run(ended, paths, verb, "success", "75")
+        assert self.alerts(paths) == []
+
+    def test_it_fails_no_unit_when_no_alert_can_be_raised(self, ended: Path, paths: Paths) -> None:
+        (ended.parent / "edgepaas").unlink()
+        assert "no alert could be raised" in self.run(ended, paths, "sync", "signal", "SEGV")
