@@ -68,6 +68,11 @@ format: $(VENV)/dev.stamp ## format the code
 
 bench: $(VENV)/dev.stamp ## measure start, memory and durable writes, side by side with a plain application
 	@$(BIN)/python -m tests.bench $(ARGS)
+	@test -n "$(ARGS)" || $(MAKE) --no-print-directory bench-forwarding
+
+.PHONY: bench-forwarding
+bench-forwarding: $(VENV)/dev.stamp ## measure store and forward: drain, capture, an outage, memory
+	@$(BIN)/python -m tests.bench.forwarding $(ARGS)
 
 infra-up: $(VENV)/dev.stamp ## start a local PostgreSQL and print the DATABASE_URL that points at it
 	@$(BIN)/python -m tests.support.postgres_server up
@@ -101,11 +106,14 @@ deb: $(VENV)/bin/pip ## build the Debian package into dist/: one for every CPU, 
 IMAGE_TOOL ?= $(shell command -v docker || command -v podman || echo docker)
 IMAGE ?= edgepaas
 IMAGE_TARGET ?= application
+IMAGE_SOURCES := edgepaas alembic systemd packaging pyproject.toml README.md CHANGELOG.md
 image: ## build the container image with docker or podman: IMAGE=registry/name:tag make image
 	@version=$$($(PYTHON) -c 'from edgepaas.build import build_version; print(build_version())') && \
 	  date=$$(git log -1 --format=%ct 2>/dev/null || true) && \
+	  sources=$$(find $(IMAGE_SOURCES) -type f ! -path '*/__pycache__/*' -print0 | sort -z | \
+	    xargs -0 sha256sum | sha256sum | cut -c1-16) && \
 	  BUILDAH_FORMAT=docker $(IMAGE_TOOL) build $(IMAGE_FLAGS) --target $(IMAGE_TARGET) \
-	  --build-arg BUILD_VERSION="$$version" $${date:+--build-arg SOURCE_DATE_EPOCH=$$date} \
+	  --build-arg BUILD_VERSION="$$version" --build-arg SOURCES="$$sources" $${date:+--build-arg SOURCE_DATE_EPOCH=$$date} \
 	  --file packaging/docker/Dockerfile --tag $(IMAGE) .
 
 image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, upgraded, without PostgreSQL and with

@@ -75,19 +75,9 @@ def _came_and_went_in_silence(condition: Condition) -> bool:
 def _swallow(book: Book, condition: Condition, now: Moment) -> None:
     """Put down what came and went under a silence; nobody is told."""
     if condition.new:
-        history.note(
-            book.spool.store.root,
-            "silenced",
-            now,
-            f"{condition.id}-{condition.total}",
-            severity=condition.severity,
-            message=condition.message,
-            origin=condition.origin,
-            fingerprint=condition.fingerprint,
-            condition=condition.name,
-            count=condition.count,
-            new=condition.new,
-        )
+        root, identity = book.spool.store.root, f"{condition.id}-{condition.total}"
+        values = {**condition.described(), "new": condition.new}
+        history.note(root, "silenced", now, identity, **values)
     book.save(swallowed(condition, now))
 
 

@@ -1,14 +1,13 @@
 """One alert as it lies in the spool: what happened, how bad, where, when by which clock."""
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgepaas.alerts.seal import Damaged
-from edgepaas.files.moment import Moment, read_moment
+from edgepaas.files.moment import Moment, read_moment, rfc3339
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
@@ -142,12 +141,6 @@ def clean_text(text: str, most: int = MESSAGE_BYTES) -> str:
 def clean_word(text: str) -> str:
     """Return a fingerprint or an origin fit for one line."""
     return " ".join(clean_text(text, _SHORT_BYTES).split())
-
-
-def rfc3339(wall: float) -> str:
-    """Return seconds since 1970 as ``2026-01-31T12:00:00Z``."""
-    bounded = max(0.0, min(wall, 253402300799.0))
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(bounded))
 
 
 def clock_trusted(now: Moment) -> bool | None:

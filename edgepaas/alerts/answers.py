@@ -1,9 +1,9 @@
-"""What a channel answered, and a call that is given up at its deadline."""
+"""What a channel answered, what became of the notice, and a call that ends at its deadline."""
 
 import contextlib
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
@@ -24,6 +24,22 @@ class Answer:
     reached: bool = False
     down: bool = False
     retry_after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a notice: taken by *via*, refused by every channel, or to be tried later.
+
+    *refused* says why, by channel; *reached*: somebody may have it; *wait* in seconds.
+    """
+
+    kind: Kind
+    via: str = ""
+    words: str = ""
+    reached: bool = False
+    tried: bool = False
+    wait: float = 0.0
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class DeadlineExceeded(Exception):

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from edgepaas.alerts.alert import rfc3339
 from edgepaas.alerts.notice import Notice
 from edgepaas.alerts.wording import Sender, text, title
+from edgepaas.files.moment import rfc3339
 
 #: Discord's "Execute Webhook": content holds up to 2,000 characters.
 _DISCORD_MOST = 2000

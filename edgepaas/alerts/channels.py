@@ -3,17 +3,16 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from edgepaas.alerts.alert import rfc3339
-from edgepaas.alerts.answers import Answer
+from edgepaas.alerts.answers import Answer, Outcome
 from edgepaas.alerts.config import AlertConfig
 from edgepaas.alerts.notice import Notice
 from edgepaas.alerts.seal import Damaged, read_sealed, seal
 from edgepaas.alerts.store import Store
-from edgepaas.files.moment import Moment, read_moment
+from edgepaas.files.moment import Moment, read_moment, rfc3339
 
 Ask = Callable[[AlertConfig, str, Notice], Answer]
 
@@ -53,22 +52,6 @@ class ChannelState:
             "delivered": _entry(self.delivered),
             "settings": self.settings,
         }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a notice: taken by *via*, refused by every channel, or to be tried later.
-
-    *refused* says why, by channel; *reached*: somebody may have it; *wait* in seconds.
-    """
-
-    kind: Literal["taken", "refused", "later"]
-    via: str = ""
-    words: str = ""
-    reached: bool = False
-    tried: bool = False
-    wait: float = 0.0
-    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Channels:

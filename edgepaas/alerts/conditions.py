@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from edgepaas.alerts.alert import SEVERITIES, Alert, Severity, clean_text, rfc3339
+from edgepaas.alerts.alert import SEVERITIES, Alert, Severity, clean_text
 from edgepaas.alerts.notice import Notice, Told, read_notice, read_told
 from edgepaas.alerts.seal import Damaged
-from edgepaas.files.moment import Moment, read_moment
+from edgepaas.files.moment import Moment, read_moment, rfc3339
 
 State = Literal["raised", "resolved", "event"]
 
@@ -59,6 +59,17 @@ class Condition:
     def new(self) -> int:
         """How many of its alerts nobody was told of."""
         return self.total - self.told.total
+
+    def described(self) -> dict[str, Any]:
+        """Return what the history says of it."""
+        return {
+            "severity": self.severity,
+            "message": self.message,
+            "origin": self.origin,
+            "fingerprint": self.fingerprint,
+            "condition": self.name,
+            "count": self.count,
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the file's content, what a person looks for first in front."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgepaas.alerts.alert import clean_word
 from edgepaas.alerts.store import Store
 from edgepaas.alerts.wording import Sender
 from edgepaas.build import build_version
@@ -143,6 +144,8 @@ def _domain(node: str) -> str:
 
 
 def _sender(settings: Settings, node: str) -> Sender:
+    # A line separator in a pasted name would have every mail refused for its subject.
+    node = clean_word(node) or "box"
     zone = settings.text("TZ")
     if zone == "UTC":
         return Sender(node, build_version())

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from edgepaas.alerts import digest, history
 from edgepaas.alerts.agenda import Agenda, make_agenda
-from edgepaas.alerts.alert import rfc3339
+from edgepaas.alerts.answers import Outcome
 from edgepaas.alerts.book import Book
-from edgepaas.alerts.channels import Ask, Channels, Outcome
+from edgepaas.alerts.channels import Ask, Channels
 from edgepaas.alerts.config import AlertConfig
 from edgepaas.alerts.dead import bury
 from edgepaas.alerts.digest import Item
@@ -25,7 +25,7 @@ from edgepaas.alerts.spool import Spool
 from edgepaas.alerts.store import Store
 from edgepaas.alerts.telling import frozen, settled
 from edgepaas.alerts.wording import title
-from edgepaas.files.moment import Moment, current_moment
+from edgepaas.files.moment import Moment, current_moment, rfc3339
 from edgepaas.files.paths import Paths
 
 logger = logging.getLogger("edgepaas.alerts")

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepaas.alerts.alert import rfc3339
-from edgepaas.files.moment import Moment
+from edgepaas.files.moment import Moment, rfc3339
 from edgepaas.files.paths import Paths
 
 _MOST_BYTES = 1024 * 1024

@@ -6,13 +6,11 @@ until somebody has taken it; what has happened since goes into the next notice.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from edgepaas.alerts.alert import SEVERITIES, Severity, clean_text, rfc3339
-from edgepaas.files.moment import Moment, read_moment
-
-if TYPE_CHECKING:
-    from edgepaas.alerts.channels import Outcome
+from edgepaas.alerts.alert import SEVERITIES, Severity, clean_text
+from edgepaas.alerts.answers import Outcome
+from edgepaas.files.moment import Moment, read_moment, rfc3339
 
 What = Literal[
     "raised",  # it holds
@@ -162,7 +160,7 @@ def read_notice(entry: Mapping[str, Any]) -> Notice:
     )
 
 
-def attempted(notice: Notice, now: Moment, outcome: "Outcome", *, reached: bool) -> Notice:
+def attempted(notice: Notice, now: Moment, outcome: Outcome, *, reached: bool) -> Notice:
     """Return *notice* after an attempt that nobody took: when it may be tried again, and why.
 
     *reached*: somebody may have had it before this attempt.

@@ -82,18 +82,8 @@ def discard(paths: Paths, names: Iterable[str], *, all_dead: bool = False) -> li
             conditions += found
         for condition in conditions:
             book.delete(condition)
-            history.note(
-                store.root,
-                "discarded",
-                now,
-                f"{condition.id}-{os.urandom(3).hex()}",
-                severity=condition.severity,
-                message=condition.message,
-                origin=condition.origin,
-                fingerprint=condition.fingerprint,
-                condition=condition.name,
-                count=condition.count,
-            )
+            identity = f"{condition.id}-{os.urandom(3).hex()}"
+            history.note(store.root, "discarded", now, identity, **condition.described())
         for path, notice in graves:
             store.remove(path)
             history.note(store.root, "discarded", now, notice.key, message=notice.message)

@@ -5,15 +5,13 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgepaas.alerts.alert import AlertName
 from edgepaas.alerts.seal import Damaged, read_sealed, seal
+from edgepaas.alerts.shelves import Shelves
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
-
-if TYPE_CHECKING:
-    from edgepaas.alerts.spool import Spool
 
 #: What a file takes at most, so that bytes need to be added up only where they might matter.
 _LARGEST = 8 * 1024
@@ -39,7 +37,7 @@ class Suppressed:
     epoch: str
 
 
-def read_quota(spool: "Spool") -> Quota:
+def read_quota(spool: Shelves) -> Quota:
     """Return ALERT_SPOOL_FILES and ALERT_SPOOL_SIZE, or their defaults without settings."""
     from edgepaas.files.contract import read_contract
     from edgepaas.settings.table import SETTINGS
@@ -55,7 +53,7 @@ def read_quota(spool: "Spool") -> Quota:
     return Quota(number("ALERT_SPOOL_FILES"), number("ALERT_SPOOL_SIZE"))
 
 
-def keep_quota(spool: "Spool", quota: Quota | None = None) -> int:
+def keep_quota(spool: Shelves, quota: Quota | None = None) -> int:
     """Evict what ``new/`` holds beyond the quota, and count it; returns how many went.
 
     Called by writers, since it matters where nobody delivers.
@@ -101,7 +99,7 @@ def choose_victims(names: list[AlertName], wanted: int) -> list[AlertName]:
     return victims
 
 
-def read_suppressed(spool: "Spool") -> list[Suppressed]:
+def read_suppressed(spool: Shelves) -> list[Suppressed]:
     """Return the counts; each only grows until it is forgotten, so it can be read twice."""
     return [
         Suppressed(condition, entry["count"], entry["epoch"])
@@ -109,7 +107,7 @@ def read_suppressed(spool: "Spool") -> list[Suppressed]:
     ]
 
 
-def forget_suppressed(spool: "Spool", condition: str) -> None:
+def forget_suppressed(spool: Shelves, condition: str) -> None:
     """Begin the count of *condition* anew, before its file is deleted; raises OSError."""
     with spool.writers_lock():
         state = _read(spool)
@@ -117,7 +115,7 @@ def forget_suppressed(spool: "Spool", condition: str) -> None:
             _write(spool, state)
 
 
-def _evict(spool: "Spool", victims: list[AlertName]) -> None:
+def _evict(spool: Shelves, victims: list[AlertName]) -> None:
     """Count, then delete: one that a kill left in between is deleted later, uncounted."""
     state = _read(spool)
     _finish(spool, state)
@@ -139,14 +137,14 @@ def _evict(spool: "Spool", victims: list[AlertName]) -> None:
     _finish(spool, state)
 
 
-def _finish(spool: "Spool", state: dict[str, Any]) -> None:
+def _finish(spool: Shelves, state: dict[str, Any]) -> None:
     for name in state["evicting"]:
         with contextlib.suppress(FileNotFoundError):
             (spool.store.new / name).unlink()
     state["evicting"] = []
 
 
-def _read(spool: "Spool") -> dict[str, Any]:
+def _read(spool: Shelves) -> dict[str, Any]:
     try:
         found = read_sealed(_file(spool))
         for entry in found["conditions"].values():
@@ -161,14 +159,14 @@ def _read(spool: "Spool") -> dict[str, Any]:
     return {"conditions": {}, "evicting": []}
 
 
-def _write(spool: "Spool", state: dict[str, Any]) -> None:
+def _write(spool: Shelves, state: dict[str, Any]) -> None:
     if state["conditions"] or state["evicting"]:
         spool.store.put(_file(spool), seal(state))
     else:
         spool.store.remove(_file(spool))
 
 
-def _file(spool: "Spool") -> Path:
+def _file(spool: Shelves) -> Path:
     return spool.store.root / "suppressed.json"
 
 

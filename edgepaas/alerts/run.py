@@ -24,6 +24,8 @@ logger = logging.getLogger("edgepaas.alerts")
 
 #: The watch looks for work so often, in seconds.
 _LOOK_EVERY = 1.0
+#: And lets be so long after a run that failed, and said why.
+_AFTER_FAILURE = 10.0
 #: A run that takes longer hangs where no deadline of its own holds.
 _LONGEST_CHILD = 300.0
 
@@ -94,14 +96,15 @@ def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopping.append(received))
     work = run or (lambda: _run(paths))
+    let_be = 0.0
     next_run, settings = time.monotonic(), _settings_changed(paths)
     while not stopping and not _parent_died(lifeline):
         changed = _settings_changed(paths)
-        if time.monotonic() >= next_run or changed != settings or _has_new(paths):
+        now = time.monotonic()
+        if now >= let_be and (now >= next_run or changed != settings or _has_new(paths)):
             settings = changed
             if not _in_child(work, stopping):
-                next_run = time.monotonic() + 10.0  # it says why by itself
-                time.sleep(_LOOK_EVERY)
+                let_be = next_run = time.monotonic() + _AFTER_FAILURE
                 continue
             wait = read_status(paths).get("next_in_seconds")
             due = float(wait) if isinstance(wait, int | float) else float("inf")

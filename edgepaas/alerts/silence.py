@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepaas.alerts.alert import clean_text, rfc3339
+from edgepaas.alerts.alert import clean_text
 from edgepaas.alerts.conditions import Condition
 from edgepaas.alerts.seal import Damaged, read_sealed, seal
 from edgepaas.alerts.store import Store
-from edgepaas.files.moment import Moment, read_moment
+from edgepaas.files.moment import Moment, read_moment, rfc3339
 
 #: A box that is silent for longer was forgotten, not silenced.
 LONGEST = 7 * 86400.0

@@ -5,30 +5,21 @@ raise an alert, and so may a box of which little is left.
 """
 
 import contextlib
-import fcntl
 import os
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 from edgepaas.alerts.alert import (
     Alert,
-    AlertName,
     Severity,
     clean_text,
     clean_word,
     clock_trusted,
     condition_name,
-    read_name,
 )
 from edgepaas.alerts.seal import seal
-from edgepaas.alerts.store import Store
+from edgepaas.alerts.shelves import Shelves
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.moment import Moment, current_moment
-from edgepaas.files.paths import Paths
 
-#: How long one writer waits for another. One that was stopped in the middle stops no others.
-_PATIENCE = 2.0
 #: A writer looks at the quota once in so many alerts.
 _QUOTA_EVERY = 16
 
@@ -37,12 +28,8 @@ class NotSpooled(EdgePaaSError):
     """The alert could not be kept; the message says why."""
 
 
-class Spool:
+class Spool(Shelves):
     """The alert spool of a box."""
-
-    def __init__(self, paths: Paths) -> None:
-        self.paths = paths
-        self.store = Store(paths.alerts)
 
     def accept(
         self,
@@ -102,55 +89,6 @@ class Spool:
             return False
         except (Damaged, OSError):
             return True  # it cannot be known: once too often is better than never
-
-    @property
-    def book_lock(self) -> Path:
-        """Held by whoever changes conditions, or takes alerts out of ``new/``."""
-        return self.store.root / "book.lock"
-
-    def condition_file(self, condition: str) -> Path:
-        """Return the file that holds what is known of a condition."""
-        return self.store.conditions / f"{condition}.json"
-
-    def file_of(self, name: AlertName) -> Path:
-        """Return the file of an alert that waits."""
-        word = f"{name.sequence:012d}-{name.word}-{name.condition}.{name.id}.json"
-        return self.store.new / word
-
-    def waiting_names(self) -> list[AlertName]:
-        """Return what the names in ``new/`` tell, in sequence; foreign names are left out."""
-        try:
-            names = os.listdir(self.store.new)  # noqa: PTH208 - names alone are wanted
-        except OSError:
-            return []
-        return [found for name in sorted(names) if (found := read_name(name)) is not None]
-
-    @contextlib.contextmanager
-    def writers_lock(self) -> Iterator[int | None]:
-        """Hold the writers' lock; yields its descriptor, None when it could not be had in time."""
-        descriptor = self._open_sequence()
-        try:
-            deadline = time.monotonic() + _PATIENCE
-            held = False
-            while not held:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held = True
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        break
-                    time.sleep(0.002)
-            yield descriptor if held else None
-        finally:
-            os.close(descriptor)
-
-    def _open_sequence(self) -> int:
-        path, flags = self.store.root / "sequence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        try:
-            return os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            self.store.prepare()
-            return os.open(path, flags, 0o600)
 
     def _next_sequence(self, boot_id: str) -> int:
         """Return the next number. It orders; the random id is what makes a name unique."""

@@ -92,7 +92,7 @@ def write_status(paths: Paths, status: Mapping[str, Any]) -> None:
 def mark_waiting(paths: Paths, *, waiting: bool) -> None:
     """Keep the file that has the timer's unit started: there is something to do in time.
 
-    ConditionPathExists= of edgepaas-alerts.service: without it no process is started.
+    ConditionPathExists= of edgepaas-alerts-due.service: without it no process is started.
     """
     mark = paths.alerts / "waiting"
     with contextlib.suppress(OSError):

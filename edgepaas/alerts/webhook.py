@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import re
 import ssl
+import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -50,8 +51,9 @@ def request(
     """Make one request within *timeout* seconds and judge its answer."""
     import requests  # 90 ms, wanted only where there is something to send
 
-    session = requests.Session()
-    session.mount("https://", _adapter())
+    session, progress = requests.Session(), _Progress()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _adapter(progress))
     session.headers["User-Agent"] = f"EdgePaaS/{build_version()}"
     session.headers.update(headers or {})
     try:
@@ -59,7 +61,8 @@ def request(
             timeout, lambda: _ask(session, method, url, timeout, body), abort=session.close
         )
     except DeadlineExceeded:
-        return Answer("later", f"no answer within {timeout:g} s", reached=True, down=True)
+        words = f"no answer within {timeout:g} s"
+        return Answer("later", words, reached=progress.give_up(), down=True)
     except requests.exceptions.RequestException as error:
         return _failure(error)
     except (OSError, ValueError) as error:  # a name or an address that no socket takes
@@ -138,10 +141,12 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
 def _failure(error: Exception) -> Answer:
     from requests import exceptions
-    from urllib3.exceptions import MaxRetryError
+    from urllib3.exceptions import ConnectTimeoutError, MaxRetryError
 
     inner = error.args[0] if error.args else None
     reason = getattr(inner, "reason", inner)
+    if isinstance(reason, ConnectTimeoutError) and reason.args:
+        reason = reason.args[-1]  # behind the connection, as an object
     # urllib3's own "HTTPConnection(host=…): " in front says nothing to a person.
     words = re.sub(r"^.{0,20}Connection\(.{0,300}?\): ", "", str(reason or error))
     # With no retries of its own, urllib3 wraps so only what failed before the request was sent.
@@ -156,16 +161,63 @@ def _failure(error: Exception) -> Answer:
     return Answer("later", f"gave no whole answer: {words}", reached=True, down=slow)
 
 
-def _adapter() -> Any:
-    """Return requests' adapter for https that trusts what this box trusts, too.
+class _Progress:
+    """Whether the receiver may have read something, for the thread that waits for an answer.
+
+    Without a network neither a name's resolver nor a connection comes to an end in time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connected = self._over = False
+
+    def connect(self) -> None:
+        """Take note of a connection; raises OSError where nobody waits for it any more."""
+        with self._lock:
+            if self._over:
+                raise OSError("it was given up")
+            self._connected = True
+
+    def give_up(self) -> bool:
+        """Have nothing sent from now on; whether something may have been."""
+        with self._lock:
+            self._over = True
+            return self._connected
+
+
+def _adapter(progress: _Progress) -> Any:
+    """Return requests' adapter that says when it is connected, and trusts what this box trusts.
 
     By itself requests trusts only the authorities it comes with, not those that the
     operator has added to the system.
     """
     from requests.adapters import HTTPAdapter
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-    class SystemTrust(HTTPAdapter):
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            progress.connect()
+
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            progress.connect()
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **more: Any) -> None:
             super().init_poolmanager(*args, **more, ssl_context=ssl.create_default_context())
+            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
-    return SystemTrust()
+        def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
+            progress.connect()  # what a proxy does with it cannot be seen
+            return super().proxy_manager_for(*args, **more)
+
+    return Adapter()

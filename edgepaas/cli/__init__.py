@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from edgepaas.cli.output import discard_output
 from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
 
-#: Sub-command: (module, one line for --help, group).
+#: Sub-command: (module, one line for --help).
 COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("env", "resolve the settings and write run/env (boot chain, stage 1)"),
     "dbdecide": ("dbdecide", "decide between PostgreSQL and SQLite (boot chain, stage 2)"),
@@ -23,11 +23,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "run the service: gate, HTTP, sd_notify (boot chain, stage 4)"),
     "up": ("up", "run the whole chain in the foreground, again on exit status 75"),
     "verify": ("verify", "run the verification gate once and say what it found"),
-    "sync": ("sync", "forward rows to PostgreSQL; its status, conflicts and dead letters"),
+    "sync": ("sync", "forward rows to PostgreSQL; look at what waits, and act on it"),
     "audit": ("audit", "prove that every accepted row is where it belongs"),
     "drill": ("drill", "rehearse an outage on a box that serves nobody"),
-    "alert": ("alert", "raise an alert: edgepaas alert TEXT [--severity critical]"),
-    "alerts": ("alerts", "list, deliver, silence and test alerts"),
+    "alert": ("alert", "raise an alert, or say that it is over"),
+    "alerts": ("alerts", "see, deliver, test and silence alerts"),
     "status": ("status", "say in which state the box is, and why"),
     "doctor": ("doctor", "check everything the box needs, and what to do about it"),
     "settings": ("settings", "list every setting, its value and where it came from"),

@@ -6,9 +6,9 @@ import sys
 from edgepaas.errors import EXIT_DONE, UsageError
 
 DESCRIPTION = """\
-Raise an alert: it is kept in the spool, durably, before this command ends; delivering it
-is edgepaas-alerts.service's business, or 'edgepaas up's. Works with the service down, the
-database gone and the settings unreadable.
+Raise an alert: it is kept in the spool, durably, before this command ends;
+edgepaas-alerts.service, or what 'edgepaas up' runs, delivers it. Works with the service down,
+the database gone and the settings unreadable.
 
 Alerts of one --fingerprint are one with a count. A warning or a critical one holds until
 it is resolved: 'edgepaas alert "all is well" --fingerprint NAME --resolve'.
@@ -22,11 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "text", metavar="TEXT", help="what happened, since when, what to do; - reads it from stdin"
     )
-    parser.add_argument("--severity", choices=("info", "warning", "critical"), default="warning")
+    parser.add_argument("--severity", choices=("info", "warning", "critical"), default="warning",
+                        help="how bad it is (default: warning)")  # fmt: skip
     parser.add_argument(
         "--fingerprint", default="", metavar="NAME", help="the cause, the same each time"
     )
-    parser.add_argument("--origin", default="edgepaas alert", help="who raises it")
+    parser.add_argument(
+        "--origin", default="edgepaas alert", help="who raises it (default: edgepaas alert)"
+    )
     parser.add_argument(
         "--resolve",
         action="store_true",

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgepaas.cli.output import print_json, print_table, say
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, UsageError
@@ -14,16 +15,17 @@ An alert lies in the spool, as a file that 'cat' shows, until somebody was told:
 webhook, else by e-mail; in the log alone where neither is configured. What every channel
 refused is kept as dead until you 'retry' or 'discard' it.
 
-exit status: 0 done, 1 it failed; 'test': 1 when a channel did not take it, or none is there.
+exit status: 0 done; 1 failed, 'retry': something still waits or is dead, 'test': a channel did
+not take it, or there is none.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-commands."""
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    """Declare the verbs."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def add(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help)
+        return verbs.add_parser(name, help=help, description=help)
 
     listing = add("list", "list what holds, and what waits to be told")
     listing.add_argument("--all", action="store_true", help="also what was told and is over")
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       " fingerprint")  # fmt: skip
     show.add_argument("--json", action="store_true", help="print a JSON document")
     history = add("history", "list what was raised, resolved and told, the newest first")
-    history.add_argument("--limit", type=int, default=50, help="entries (default: 50)")
+    history.add_argument("--limit", type=int, default=50, help="how many entries (default: 50)")
     history.add_argument("--json", action="store_true", help="print a JSON document")
     deliver = add("deliver", "tell what is due, and end")
     deliver.add_argument("--watch", action="store_true", help="go on whenever an alert comes")
@@ -46,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("test", "send a test through every channel, and say what each answered")
     silence = add("silence", "tell nobody of some alerts for a while; without --for, list silences")
     silence.add_argument("pattern", metavar="FINGERPRINT", nargs="?", default="*",
-                         help="with * and ?; default: all")  # fmt: skip
-    silence.add_argument("--for", dest="seconds", default="", metavar="TIME", help="e.g. 30min, 2h")
+                         help="which; * and ? stand for anything (default: all)")  # fmt: skip
+    silence.add_argument(
+        "--for", dest="seconds", default="", metavar="TIME", help="for how long: 30min, 2h, …"
+    )
     silence.add_argument("--reason", default="", help="why, for whoever looks")
-    silence.add_argument("--end", action="store_true", help="end them")
+    silence.add_argument("--end", action="store_true", help="end the silences of FINGERPRINT")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         "test": _test,
         "silence": _silence,
     }
-    return actions[arguments.action](find_paths(), arguments)
+    return actions[arguments.verb](find_paths(), arguments)
 
 
 def _list(paths: Paths, arguments: argparse.Namespace) -> int:
@@ -96,7 +100,15 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
     ]
     if rows:
         print_table(("STATE", "SEVERITY", "SINCE", "COUNT", "TOLD", "NAME", "MESSAGE"), rows)
-    print(counts(paths).line() or "nothing is raised and nothing waits")
+    # As listed: the deliverer's own counts are those of its last run that ended.
+    holding = [entry for entry in found if entry["state"] == "raised"]
+    now = replace(
+        counts(paths),
+        open=len(holding),
+        critical=sum(entry["severity"] == "critical" for entry in holding),
+        waiting=sum(bool(entry["not_told"] or entry["sending"]) for entry in found),
+    )
+    print(now.line() or "nothing is raised and nothing waits")
     return EXIT_DONE
 
 

@@ -34,8 +34,8 @@ exit status: 0 passed, 1 failed, 78 there is no PostgreSQL to drill against.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="outage")
-    outage = verbs.add_parser("outage", help="cut PostgreSQL, kill, fill, heal, count")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    outage = verbs.add_parser("outage", help="cut PostgreSQL off, kill, fill, heal, and count")
     outage.add_argument(
         "--database-url",
         default="",
@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do this alone to the box; may be given several times (default: all three)",
     )
     outage.add_argument(
-        "--folder", type=Path, default=None, help="where the scratch box lies (default: state)"
+        "--folder",
+        type=Path,
+        default=None,
+        help="where the scratch box lies (default: drill/ in the state folder)",
     )
     outage.add_argument(
         "--beside-the-service",
@@ -220,9 +223,12 @@ def _show(report: "Report") -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("0.1 to 3600 seconds")
+        raise argparse.ArgumentTypeError(f"{text}: 0.1 to 3600 seconds")
     return seconds
 
 

@@ -109,7 +109,7 @@ def _drain(
     watch.start()
     try:
         result = Worker(_parts(settings, contract, paths, ending), wake).run()
-    except Exception as error:
+    except Exception as error:  # a bug: nobody reads a traceback, an alert finds somebody
         logging.getLogger("edgepaas.sync").exception("the drainer failed")
         _tell_of_bug(error)
         return EXIT_FAILED

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from edgepaas.sync.hub import Hub
     from edgepaas.sync.inspect import Entry, Kind
 
-#: The sub-commands that are done here.
-SUBCOMMANDS = ("status", "conflicts", "dead-letters", "acknowledge")
-
 _STATUS = """\
 Say how the rows are on their way to PostgreSQL: what waits, since when, what PostgreSQL says,
 when it serves again, what waits for a person.
@@ -26,10 +23,10 @@ when it serves again, what waits for a person.
 exit status: 0 all is well, 1 something needs a person, or sync does not run.
 """
 _CONFLICTS = """\
-Rows that differed from what was in PostgreSQL when they arrived. What arrived last holds; the
-value that it overwrote is kept here. 'list' (the default) shows the open ones, 'show ID' one of
-them with both values, 'settle ID|all' says that somebody has looked: it changes no row. An ID
-may be shortened.
+Rows that differed from what was in PostgreSQL when they arrived. Of a shared row what arrived
+last holds, a fact stays as it was; the value that gave way is kept here. 'list' (the default)
+shows the open ones, 'show ID' one of them with both values, 'settle ID|all' says that somebody
+has looked: it changes no row. An ID may be shortened.
 """
 _LETTERS = """\
 Rows that PostgreSQL refused, and those after them on the same key. 'list' (the default) shows
@@ -48,26 +45,33 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
     """Declare the sub-commands of ``edgepaas sync`` that are done here."""
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
-        "status", help="what waits, and for what", description=_STATUS, formatter_class=form
+        "status", help="say what waits, and for what", description=_STATUS, formatter_class=form
     )
     status.add_argument("--json", action="store_true", help="print a JSON document")
-    for name, text, verbs in (
-        ("conflicts", _CONFLICTS, ("list", "show", "settle")),
-        ("dead-letters", _LETTERS, ("list", "show", "retry", "discard")),
+    for name, help_text, text, verbs in (
+        ("conflicts", "rows that differed on arrival", _CONFLICTS, ("list", "show", "settle")),
+        ("dead-letters", "rows that were refused", _LETTERS, ("list", "show", "retry", "discard")),
     ):
-        parser = subparsers.add_parser(
-            name, help=f"{', '.join(verbs)}", description=text, formatter_class=form
+        parser = subparsers.add_parser(name, help=help_text, description=text, formatter_class=form)
+        parser.add_argument(
+            "verb", nargs="?", default="list", choices=verbs, help="what to do (default: list)"
         )
-        parser.add_argument("verb", nargs="?", default="list", choices=verbs)
-        parser.add_argument("id", nargs="?", default="", help="an id, or 'all' where one may")
+        parser.add_argument(
+            "id", nargs="?", default="", metavar="ID", help="as 'list' shows it; 'all' where it may"
+        )
         parser.add_argument("--json", action="store_true", help="print a JSON document")
-        parser.add_argument("--all", action="store_true", help="list the settled ones, too")
+        parser.add_argument(
+            "--all", action="store_true", help="list those that wait for nobody any more, too"
+        )
         parser.add_argument(
             "--every-node", action="store_true", help="those of every box, not of this one alone"
         )
         parser.add_argument("--yes", action="store_true", help="do not ask before acting")
     acknowledge = subparsers.add_parser(
-        "acknowledge", help="take note of lost rows", description=_ACKNOWLEDGE, formatter_class=form
+        "acknowledge",
+        help="take note of rows that PostgreSQL lost",
+        description=_ACKNOWLEDGE,
+        formatter_class=form,
     )
     acknowledge.add_argument("--json", action="store_true", help="print a JSON document")
 
@@ -191,13 +195,12 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
 
 def _models() -> dict[str, Any]:
     """Return what is known of the tables, so that a retry sees what the hub lacks."""
-    import json
-
     from edgepaas.files.paths import find_paths
+    from edgepaas.outbox.layout import read_document
 
     try:
-        return dict(json.loads(find_paths().tables.read_text(encoding="utf-8"))["tables"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(read_document(find_paths().tables)["tables"])
+    except (OSError, ValueError):
         return {}  # no schema stage has run since the boot; the hub's own tables will do
 
 

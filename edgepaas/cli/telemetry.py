@@ -39,7 +39,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-command's own sub-command, ``import``."""
     parser.epilog = _EPILOG
-    commands = parser.add_subparsers(dest="action", required=True, metavar="import")
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="import")
     importing = commands.add_parser(
         "import", help="import readings from a CSV file", description=DESCRIPTION, epilog=_EPILOG
     )

@@ -16,11 +16,11 @@ Where a type checker is to follow, the base is written out::
 both ways, ``local`` ones never leave the box. The kind is kept in ``table.info["kind"]``.
 
 Where boxes insert the same shared row, the hub merges it column by column, and the
-arriving value stays. A column may say otherwise, ``mapped_column(…, info={"merge": …})``:
-``least`` or ``greatest`` of the two, or ``keep`` for the hub's. What boxes merely stamped
-is no content then: two facts that differ only there are the same. For a fact's column
-that the box fills in when nothing was given, ``info={"filled_from": "received_at"}`` says
-which column it equals in that case.
+arriving value stays; NULL and an empty JSON object overwrite nothing. A column may say
+otherwise, ``mapped_column(…, info={"merge": …})``: ``least`` or ``greatest`` of the two, or
+``keep`` for the hub's. What boxes merely stamped is no content then: two facts that differ
+only there are the same. For a fact's column that the box fills in when nothing was given,
+``info={"filled_from": "received_at"}`` says which column it equals in that case.
 """
 
 from typing import Any, Literal, get_args

@@ -16,7 +16,7 @@ _WAL_BYTES = 16 * 1024 * 1024
 def open_sqlite(
     path: Path, *, read_only: bool = False, create: bool = False, busy_timeout: float = BUSY_TIMEOUT
 ) -> sqlite3.Connection:
-    """Open the database file *path* the way that DESIGN demands of every process.
+    """Open the database file *path* the way that every process opens it.
 
     WAL with ``synchronous=FULL`` (NORMAL may roll a committed transaction back after a
     power cut), foreign keys, recursive triggers (without them INSERT OR REPLACE fires no

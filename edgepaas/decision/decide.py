@@ -11,11 +11,12 @@ from pathlib import Path
 from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.decision import losses
 from edgepaas.decision.contract import FALLBACK, ROWS_WAIT, DatabaseContract
-from edgepaas.decision.hold import Hold, Moment, current_moment, read_hold, write_hold
+from edgepaas.decision.hold import Hold, read_hold, write_hold
 from edgepaas.decision.matrix import Choice, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult, probe
 from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.atomic import remove_durably
+from edgepaas.files.moment import Moment, current_moment, rfc3339
 from edgepaas.files.paths import Paths
 from edgepaas.postgres.tls import TLSPolicy
 from edgepaas.settings import Settings
@@ -98,7 +99,9 @@ def decide(
         policy = TLSPolicy.of(settings, wishes.postgres)
         if policy.warning:
             logger.warning("%s", policy.warning)
-        schedule = _Schedule.of(settings, single=attempts == "one", after_loss=brief)
+        # Over a slow link the examination takes longer than a second; what was just found good
+        # gets the time for it, or it would be handed back to and given up again for ever.
+        schedule = _Schedule.of(settings, single=attempts == "one", after_loss=after_loss)
         result = schedule.run(wishes.postgres, policy, probe, clock, patient=not wishes.fallback)
     choice = choose(wishes, result, hold, waiting)
     new_hold = None
@@ -226,7 +229,7 @@ def _contract(wishes: Wishes, choice: Choice, now: Moment, waiting: Waiting) -> 
         sqlite_path=wishes.sqlite_path,
         reason=_one_line(choice.reason, address),
         generation=secrets.token_hex(8),
-        decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now.wall)),
+        decided_at=rfc3339(now.wall),
         rows_waiting=0 if address is None else waiting.total,
         cause=choice.cause,
     )

@@ -6,15 +6,12 @@ a reboot. Whatever the clocks do, no hold lasts longer than it was written for.
 """
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepaas.files.atomic import remove_durably, write_atomic
-from edgepaas.files.moment import Moment, current_moment
-
-__all__ = ["Hold", "Moment", "clear_hold", "current_moment", "read_hold", "write_hold"]
+from edgepaas.files.moment import Moment, current_moment, rfc3339
 
 
 @dataclass(frozen=True)
@@ -34,15 +31,8 @@ def write_hold(path: Path, reason: str, seconds: float, now: Moment | None = Non
     present = read_hold(path, now)
     if present is not None and present.remaining >= seconds:
         return
-    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now.wall + seconds))
-    entry = {
-        "reason": reason,
-        "until": until,
-        "seconds": seconds,
-        "wall": now.wall,
-        "since_boot": now.since_boot,
-        "boot_id": now.boot_id,
-    }
+    until = rfc3339(now.wall + seconds)
+    entry = {"reason": reason, "until": until, "seconds": seconds, **now.as_dict()}
     write_atomic(path, json.dumps(entry, indent=2) + "\n")
 
 

@@ -8,8 +8,8 @@ import contextlib
 import json
 from pathlib import Path
 
-from edgepaas.decision.hold import Moment
 from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.moment import Moment
 from edgepaas.files.paths import Paths
 
 #: How often PostgreSQL may be chosen again while a service runs, within RETURN_WINDOW seconds,

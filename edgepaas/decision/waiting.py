@@ -119,7 +119,10 @@ def _own_tables(connection: sqlite3.Connection) -> list[str]:
 
 
 def _in_outbox(connection: sqlite3.Connection) -> int | None:
-    """Return how many rows of the outbox the hub has not confirmed; None without an outbox."""
+    """Return how many rows of the outbox the hub has not confirmed; None without an outbox.
+
+    Of very many at most that many: numbers of rows that were shed are counted with them.
+    """
     names = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('outbox', 'outbox_state')"
     ).fetchall()
@@ -133,7 +136,6 @@ def _in_outbox(connection: sqlite3.Connection) -> int | None:
         "FROM (SELECT 1 FROM outbox WHERE seq > ? LIMIT ?)",
         (confirmed or 0, _COUNTED_ROWS),
     ).fetchone()
-    # Numbers have no gaps but those of rows that were shed.
     return int(counted if counted < _COUNTED_ROWS else last - (confirmed or 0))
 
 

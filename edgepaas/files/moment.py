@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: The end of 9999, the last year that RFC 3339 can write.
+_LAST_SECOND = 253402300799.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Moment:
             return max(0.0, self.since_boot - earlier.since_boot)
         passed = self.wall - earlier.wall
         return passed if passed >= 0 else None
+
+
+def rfc3339(wall: float, *, milliseconds: bool = False) -> str:
+    """Return seconds since 1970 in UTC, as ``2026-01-31T12:00:00Z``; nothing beyond year 9999."""
+    whole, fraction = divmod(max(0.0, min(wall, _LAST_SECOND)), 1)
+    base = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{base}.{int(fraction * 1000):03d}Z" if milliseconds else f"{base}Z"
 
 
 def current_moment() -> Moment:

@@ -4,14 +4,15 @@ import hashlib
 import hmac
 import json
 import logging
+import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from edgepaas.files.atomic import write_atomic
 from edgepaas.files.locks import held
+from edgepaas.files.moment import rfc3339
 from edgepaas.files.paths import Paths
 
 logger = logging.getLogger("edgepaas.files")
@@ -75,7 +76,7 @@ def _settled(known: Node | None, machine: str, *, torn: bool) -> Node:
 
 
 def _new(machine: str, was: tuple[str, ...] = ()) -> Node:
-    made_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    made_at = rfc3339(time.time())
     return Node(str(uuid.uuid4()), made_at, machine, was)
 
 

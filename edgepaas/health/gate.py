@@ -75,7 +75,12 @@ def build_checks(
         database.rely_on(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)
-        checks.insert(1, Check("schema", probe, keep=_SCHEMA_KEPT))
+        # Several questions, the first on a new connection: over a slow link that takes as
+        # long as a login may, and a gate that never passes would send the box round and round.
+        patience = settings.number("HEALTH_TIMEOUT") + (
+            settings.number("DB_CONNECT_TIMEOUT") if database.dialect == "postgresql" else 0.0
+        )
+        checks.insert(1, Check("schema", probe, keep=_SCHEMA_KEPT, timeout=patience))
     if contract.hub_url:
         watch = ForwardingWatch(paths, contract)
         probe = partial(_rows_on_their_way, watch, contract)

@@ -12,10 +12,11 @@ from typing import Any
 
 from edgepaas.database.reserved import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
-from edgepaas.outbox import stream, tables
+from edgepaas.outbox import baseline, stream, tables
 from edgepaas.outbox.layout import Layout, forwarded, known, registered
+from edgepaas.outbox.references import references
 from edgepaas.outbox.tables import quoted
-from edgepaas.outbox.triggers import PREFIX, triggers_for, values_of
+from edgepaas.outbox.triggers import PREFIX, triggers_for
 
 
 class CaptureError(EdgePaaSError):
@@ -217,21 +218,16 @@ def _keep_state(
 
 def _queue_baseline(connection: sqlite3.Connection, layouts: Sequence[Layout]) -> int:
     """Queue the rows of the tables that were not captured before; return how many."""
-    baseline, covered = connection.execute(
+    before, covered = connection.execute(
         f"SELECT baseline, covered FROM {STATE}"  # noqa: S608
     ).fetchone()
     done = set(json.loads(covered))
+    found = references(connection)
     rows = 0
     for layout in layouts:
         if layout.table in done:
             continue
-        values = ", ".join(quoted(name) for name in layout.names)
-        cursor = connection.execute(
-            f"INSERT INTO {OUTBOX} (layout, op, resent, {values_of(len(layout.columns))}) "  # noqa: S608
-            f"SELECT ?, 'I', ?, {values} FROM {quoted(layout.table)}",
-            (layout.id, int(bool(baseline))),
-        )
-        rows += cursor.rowcount
+        rows += baseline.queue(connection, layout, resent=bool(before), found=found)
     names = sorted(layout.table for layout in layouts)
     connection.execute(
         f"UPDATE {STATE} SET covered = ?, baseline = CASE baseline WHEN '' THEN ? ELSE baseline END",  # noqa: S608, E501

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from edgepaas.database.reserved import LAYOUTS
@@ -95,6 +96,14 @@ def layout_of(
     )
     key = tuple(definition["key"])
     return Layout(identity, table, str(definition["kind"]), columns, key, revision)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return ``run/tables.json``, the file *path*; raises OSError, and ValueError for another."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or not isinstance(document.get("tables"), dict):
+        raise ValueError(f"{path} holds no tables")
+    return document
 
 
 def forwarded(document: Mapping[str, Any]) -> list[Layout]:

@@ -16,8 +16,10 @@ from edgepaas.outbox.triggers import values_of
 Values = tuple[Any, ...] | None
 Op = Literal["insert", "update", "delete", "gap"]
 
-#: Rows that are in memory at a time.
+#: Rows that are in memory at a time, and bytes of text and blobs but for those of the last row:
+#: a thousand photographs do not fit.
 CHUNK: Final = 1000
+CHUNK_BYTES: Final = 1024 * 1024
 
 _OPS: Final[dict[str, Op]] = {"I": "insert", "U": "update", "D": "delete", "G": "gap"}
 #: A gap row belongs to no table; its one value is JSON.
@@ -77,7 +79,7 @@ class Batch:
     rows: int
 
     def chunks(self, size: int = CHUNK) -> Iterator[list[Change]]:
-        """Give the changes in order, at most *size* at a time.
+        """Give the changes in order, at most *size* at a time, fewer where they are large.
 
         No statement stays open between two chunks: a slow hub does not keep the file's WAL
         from being reset. Raises sqlite3.Error.
@@ -95,7 +97,7 @@ class Batch:
             f"SELECT seq, layout, op, resent, {values_of(self._width)} FROM {OUTBOX} "  # noqa: S608
             "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
         )
-        rows = exact_rows(self.connection, statement, (after, self.last_seq, size))
+        rows = exact_rows(self.connection, statement, (after, self.last_seq, size), CHUNK_BYTES)
         return list(self._changes(rows)) if rows else []
 
     def _changes(self, rows: list[tuple[Any, ...]]) -> Iterator[Change]:
@@ -193,11 +195,17 @@ def key_text(key: tuple[Any, ...]) -> str:
 
 
 def exact_rows(
-    connection: sqlite3.Connection, statement: str, parameters: tuple[Any, ...]
+    connection: sqlite3.Connection,
+    statement: str,
+    parameters: tuple[Any, ...],
+    most: float = math.inf,
 ) -> list[tuple[Any, ...]]:
-    """Run *statement* and return its rows, also where a text is no UTF-8."""
+    """Run *statement* and return its rows, also where a text is no UTF-8.
+
+    No more of them after one with which their texts and blobs are *most* bytes or more.
+    """
     try:
-        return connection.execute(statement, parameters).fetchall()
+        return _first_rows(connection.execute(statement, parameters), most)
     except sqlite3.OperationalError as error:
         if "UTF-8" not in str(error):
             raise
@@ -205,9 +213,22 @@ def exact_rows(
     before = connection.text_factory
     connection.text_factory = _decoded
     try:
-        return connection.execute(statement, parameters).fetchall()
+        return _first_rows(connection.execute(statement, parameters), most)
     finally:
         connection.text_factory = before
+
+
+def _first_rows(cursor: sqlite3.Cursor, most: float) -> list[tuple[Any, ...]]:
+    if most == math.inf:
+        return cursor.fetchall()
+    rows, size = [], 0
+    for row in cursor:
+        rows.append(row)
+        size += sum([len(value) for value in row if isinstance(value, str | bytes)])
+        if size >= most:
+            break
+    cursor.close()  # nothing of it is to stay open
+    return rows
 
 
 def _decoded(data: bytes) -> str:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from edgepaas.database.reserved import OUTBOX, STATE
 from edgepaas.outbox import capture, ledger, tables
 from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.references import references, unreferenced
 from edgepaas.outbox.tables import quoted
 
 #: Rows a transaction: the application's writes wait for each.
@@ -78,6 +79,14 @@ def _matching(
     condition, values = "", [layout.id]
     if entry.column:
         condition = f"AND CAST(v{layout.names.index(entry.column)} AS TEXT) = ?"
+
+    def value(column: str) -> str | None:
+        places = {name: f"{OUTBOX}.v{position}" for position, name in enumerate(layout.names)}
+        return places.get(column)
+
+    # What others point to can only go after them.
+    for alone in unreferenced(references(connection), layout.table, value):
+        condition += f" AND {alone}"
     found = connection.execute(
         f"SELECT seq, {keys} FROM {OUTBOX} WHERE layout = ? AND op = 'I' AND seq > "  # noqa: S608
         f"(SELECT max(confirmed_seq, inflight_seq) FROM {STATE}) {condition} "

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.stamp import LAST_SEQ
-from edgepaas.outbox import ledger, tables
+from edgepaas.outbox import baseline, ledger, tables
 from edgepaas.outbox.waiting import missing, pending
 
 __all__ = [
@@ -146,7 +146,9 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
     """Go back to *hub_seq* and *hub_batch*, the last that a hub restored from a backup has.
 
     What is still here is sent again, as resent. Returns how many rows retention took in
-    the meantime: they are lost to the hub, and counted as ``hub_lost``.
+    the meantime: they are lost to the hub, and counted as ``hub_lost``. The rows of shared
+    tables are never taken by it; where the hub may lack some, or is another one, all of
+    them are queued behind: the mirror would take for deleted what is not there.
     """
     with tables.transaction(connection):
         confirmed, reclaimed = connection.execute(
@@ -178,6 +180,8 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
         ledger.add(connection, "dead", -dead)
         ledger.add(connection, "conflicts", -conflicts)
         ledger.add(connection, "hub_lost", gone)
+        if gone or not hub_batch:
+            baseline.queue_shared(connection)
     return gone
 
 
@@ -224,13 +228,15 @@ def _keep_batch(connection: sqlite3.Connection, batch: str, last_seq: int, count
         cursor = connection.execute(
             f"UPDATE {BATCHES} SET batch = ?, last_seq = ?, rows = rows + ? "  # noqa: S608
             f"WHERE last_seq = (SELECT max(last_seq) FROM {BATCHES}) "
-            "AND dead = 0 AND conflicts = 0 AND rows + ? <= ? AND confirmed_at BETWEEN ? AND ?",
-            (batch, last_seq, rows, rows, _ENTRY_ROWS, since, now.isoformat(timespec="seconds")),
+            "AND dead = 0 AND conflicts = 0 AND rows + ? <= ? AND confirmed_at >= ?",
+            (batch, last_seq, rows, rows, _ENTRY_ROWS, since),
         )
         if cursor.rowcount:
             return
+    # Never before the batch before it: a box without a clock battery boots in 1970, and what
+    # it delivers then would seem to have been delivered long ago once its clock is set.
     connection.execute(
         f"INSERT INTO {BATCHES} (batch, last_seq, rows, dead, conflicts, confirmed_at) "  # noqa: S608
-        "VALUES (?, ?, ?, ?, ?, ?)",
+        f"VALUES (?, ?, ?, ?, ?, max(?, coalesce((SELECT max(confirmed_at) FROM {BATCHES}), '')))",
         (batch, last_seq, rows, counts.dead, counts.conflicts, now.isoformat(timespec="seconds")),
     )

@@ -96,6 +96,8 @@ _CLASS_OF_STATE = {
     "40001": ErrorClass.LINK,
     "40P01": ErrorClass.LINK,
     "25006": ErrorClass.LINK,
+    "25P03": ErrorClass.LINK,  # this box slept in mid-transaction
+    "25P04": ErrorClass.LINK,
     "XX": ErrorClass.LINK,
     "42501": ErrorClass.CONFIGURATION,
     "3D": ErrorClass.CONFIGURATION,
@@ -104,6 +106,8 @@ _CLASS_OF_STATE = {
     "22": ErrorClass.ROW,
     "23": ErrorClass.ROW,
     "54": ErrorClass.ROW,
+    # A trigger or a function of the hub refused it (RAISE EXCEPTION): this row, not the rest.
+    "P0": ErrorClass.ROW,
 }
 
 #: The session is over, or will take no write: 08 connection, 57P0x shutdown and idle

@@ -162,6 +162,7 @@ class _Stage:
             report = self._bring_file(serving=False)
             told = capture(self.contract.sqlite_path, self.paths, document)
         except Exception as error:
+            # Whatever it is: PostgreSQL serves, and a broken spare must not stop it.
             logger.debug("the fallback cannot be prepared", exc_info=error)
             note_trouble(
                 self.paths,

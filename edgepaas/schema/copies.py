@@ -65,13 +65,13 @@ def _without_capture(connection: "Connection") -> Iterator[None]:
 
 def misfit(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
     """Return why the models cannot work on the file as it is; empty when they can."""
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
     engine = migrations.migration_engine(partial(open_sqlite, path), "sqlite://")
     try:
         with engine.connect() as connection:
-            needs = migrations.needs_of(connection, chain, metadata)
-            return migrations.fits(migrations.shape_of(connection, chain), connection, needs)
+            needs = likeness.needs_of(connection, chain, metadata)
+            return likeness.fits(migrations.shape_of(connection, chain), connection, needs)
     finally:
         engine.dispose()
 

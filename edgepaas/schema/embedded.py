@@ -150,7 +150,7 @@ def _mend_copy(
     connection: "Connection", chain: Chain, metadata: "MetaData | None", before: Revisions | None
 ) -> Action:
     """Bring the copy on *connection* to head; raises what the migration raises."""
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
     if chain.unwritten:
         if metadata is not None:
@@ -162,21 +162,20 @@ def _mend_copy(
         raise SchemaError(f"it says {show(before)}, but its tables are another application's")
     if not before:
         # Made from the models before there was a migration, or by something else.
-        likeness = migrations.likeness_of(connection, chain, metadata, before)
-        if likeness.revisions is not None:
-            migrations.stamp(connection, chain, likeness.revisions)
+        alike = likeness.likeness_of(connection, chain, metadata, before)
+        if alike.revisions is not None:
+            migrations.stamp(connection, chain, alike.revisions)
             migrations.upgrade(connection, chain, metadata)
             return "adopted"
-        if likeness.any_table:
+        if alike.any_table:
             raise SchemaError(
-                f"it has tables, no version, and looks like no known revision: "
-                f"{likeness.difference}"
+                f"it has tables, no version, and looks like no known revision: {alike.difference}"
             )
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if unknown:
         shape = migrations.shape_of(connection, chain)
-        needs = migrations.needs_of(connection, chain, metadata)
-        lacking = migrations.fits(shape, connection, needs)
+        needs = likeness.needs_of(connection, chain, metadata)
+        lacking = likeness.fits(shape, connection, needs)
         if lacking:
             raise SchemaError(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"

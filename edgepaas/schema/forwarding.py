@@ -43,7 +43,8 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     with _opened(path, paths) as connection:
         space.convert(connection, seconds=_CONVERTING)
         if fence.lift(connection):
-            logger.warning("a fence was left in %s: writes are taken again", path)
+            # Each hand-back leaves one, so that nothing is written until this.
+            logger.info("a fence was left in %s: writes are taken again", path)
         node = node_identity(paths).node_id
         try:
             done = outbox.install(connection, document, node_id=node)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
 from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.moment import rfc3339
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlitefile import odd_kind, sidecars
 
@@ -89,7 +90,7 @@ def describe(path: Path, reason: str) -> dict[str, object]:
         "rows": rows,
         # Not the same as no rows: those are the ones that PostgreSQL lacks.
         "empty": empty,
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "at": rfc3339(time.time()),
     }
 
 

@@ -132,7 +132,7 @@ def _mend(
     steps: list[str],
 ) -> Revisions:
     """Bring the copy to head by the gentlest means that works; adds to *steps* what it did."""
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if before and not unknown and not _overlapping(chain, before):
@@ -142,10 +142,10 @@ def _mend(
                 steps.append(f"migrated from {show(before)} to {show(chain.heads)}")
             return chain.heads
         steps.append(f"going on from {show(before)} does not work: {failure}")
-    likeness = migrations.likeness_of(connection, chain, metadata, before)
-    if likeness.revisions is not None:
-        migrations.stamp(connection, chain, likeness.revisions)
-        steps.append(f"it looks like {show(likeness.revisions)}: stamped as such")
+    alike = likeness.likeness_of(connection, chain, metadata, before)
+    if alike.revisions is not None:
+        migrations.stamp(connection, chain, alike.revisions)
+        steps.append(f"it looks like {show(alike.revisions)}: stamped as such")
         failure = _try_upgrade(connection, chain, metadata)
         if not failure:
             return chain.heads
@@ -153,7 +153,7 @@ def _mend(
     elif unknown and not _misfit(connection, chain, metadata):
         steps.clear()  # a newer build's, and this one can work on it: nothing is wrong
         return before or frozenset()
-    steps.append(f"half-applied, it looks like no revision: {likeness.difference}")
+    steps.append(f"half-applied, it looks like no revision: {alike.difference}")
     rebuild(connection, chain, metadata, steps)
     return chain.heads
 
@@ -174,10 +174,10 @@ def _try_upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | N
 
 
 def _misfit(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> str:
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
-    needs = migrations.needs_of(connection, chain, metadata)
-    return migrations.fits(migrations.shape_of(connection, chain), connection, needs)
+    needs = likeness.needs_of(connection, chain, metadata)
+    return likeness.fits(migrations.shape_of(connection, chain), connection, needs)
 
 
 def _mend_batch_leftovers(connection: "Connection") -> list[str]:

@@ -123,7 +123,7 @@ def _at_head(part: Part, before: Revisions | None) -> SchemaReport | None:
 
 
 def _judged(connector: "Connector", part: Part) -> SchemaReport:
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
     chain, metadata = part.chain, part.models()
     engine = migrations.migration_engine(connector, "postgresql+pg8000://")
@@ -131,8 +131,8 @@ def _judged(connector: "Connector", part: Part) -> SchemaReport:
         with engine.connect() as connection:
             before = migrations.versions(connection, chain)
             shape = migrations.shape_of(connection, chain)
-            needs = migrations.needs_of(connection, chain, metadata)
-            misfit = migrations.fits(shape, connection, needs)
+            needs = likeness.needs_of(connection, chain, metadata)
+            misfit = likeness.fits(shape, connection, needs)
     except SchemaError:
         raise
     except Exception as error:
@@ -223,7 +223,7 @@ def _upgrade(
     *,
     adopt: bool,
 ) -> Action:
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
     if chain.unwritten:
         if metadata is not None:
@@ -238,22 +238,22 @@ def _upgrade(
     shape = migrations.shape_of(connection, chain)
     # Not asked for where nothing hangs on it: the platform's have to be tried out.
     looked_at = adopt or not before or not chain.only_postgres
-    ours = set(migrations.needs_of(connection, chain, metadata) if looked_at else ()) & set(shape)
+    ours = set(likeness.needs_of(connection, chain, metadata) if looked_at else ()) & set(shape)
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if adopt and ours:
-        likeness = migrations.likeness_of(connection, chain, metadata, before)
-        if likeness.revisions is not None and likeness.revisions != before:
-            migrations.stamp(connection, chain, likeness.revisions)
+        alike = likeness.likeness_of(connection, chain, metadata, before)
+        if alike.revisions is not None and alike.revisions != before:
+            migrations.stamp(connection, chain, alike.revisions)
             migrations.upgrade(connection, chain, metadata)
             return "adopted"
-        if before == chain.heads and likeness.revisions is not None:
+        if before == chain.heads and alike.revisions is not None:
             return "nothing"
-        hint = f"its tables look like no known revision: {likeness.difference}"
+        hint = f"its tables look like no known revision: {alike.difference}"
     else:
         hint = "'edgepaas schema --repair' finds out which it is"
     if unknown:
-        needs = migrations.needs_of(connection, chain, metadata)
-        misfit = migrations.fits(shape, connection, needs)
+        needs = likeness.needs_of(connection, chain, metadata)
+        misfit = likeness.fits(shape, connection, needs)
         if misfit:
             raise SchemaError(
                 f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and {misfit}: "

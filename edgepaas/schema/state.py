@@ -31,7 +31,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
 
     A database that a newer build migrated passes when it holds all that this build needs.
     """
-    from edgepaas.schema import migrations
+    from edgepaas.schema import likeness, migrations
 
     chain = chain_of(application)
     with database.read() as session:
@@ -45,8 +45,8 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
             return SchemaState(True, f"at head ({show(found)})")
         unknown = (found or frozenset()) - frozenset(chain.parents)
         shape = migrations.shape_of(connection, chain)
-        needs = migrations.needs_of(connection, chain, application.metadata)
-        misfit = migrations.fits(shape, connection, needs)
+        needs = likeness.needs_of(connection, chain, application.metadata)
+        misfit = likeness.fits(shape, connection, needs)
         if chain.unwritten or unknown:
             if not misfit:
                 newer = f"at {show(unknown)}, of a newer build; it fits"

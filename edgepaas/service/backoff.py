@@ -12,13 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgepaas.files.atomic import write_atomic
+from edgepaas.files.moment import current_moment
 
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 #: Seconds of health after which earlier failures are forgotten.
 HEALTHY_AFTER = 600.0
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 logger = logging.getLogger("edgepaas.service")
 
@@ -37,7 +36,8 @@ class Backoff:
         """Count a failure; returns how long to wait before ending."""
         failures = min(self._failures() + 1, 64)
         delay: float = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1))
-        state = {"failures": failures, "at": self._clock() + delay, "boot": _boot()}
+        boot_id = current_moment().boot_id
+        state = {"failures": failures, "at": self._clock() + delay, "boot": boot_id}
         try:
             write_atomic(self._path, json.dumps(state))
         except OSError as error:
@@ -59,13 +59,5 @@ class Backoff:
             failures, at, boot = int(state["failures"]), float(state["at"]), state["boot"]
         except (OSError, ValueError, KeyError, TypeError):
             return 0  # no failure yet, or a file that says nothing: begin anew
-        if boot != _boot() or not 0 <= self._clock() - at + LONGEST_DELAY <= HEALTHY_AFTER:
-            return 0
-        return max(0, failures)
-
-
-def _boot() -> str:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+        counts = 0 <= self._clock() - at + LONGEST_DELAY <= HEALTHY_AFTER
+        return max(0, failures) if counts and boot == current_moment().boot_id else 0

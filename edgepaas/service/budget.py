@@ -129,14 +129,16 @@ class BudgetWatch:
         if budget.level(found.share) == "ok":
             return found
         for _ in range(_STEPS):
-            if not found.beyond(budget.AIM) or not reclaim(connection, older_than=0.0).rows:
+            if not found.beyond(budget.AIM):
+                break
+            if not _allowed(lambda: reclaim(connection, older_than=0.0).rows):
                 break
             found = budget.usage(connection, size)
         given_up = 0
         for _ in range(_STEPS):
             if not found.beyond(budget.FROM["shed"] - budget.SLACK):
                 break
-            rows = shed(connection, self._limits.low_value)
+            rows = _allowed(lambda: shed(connection, self._limits.low_value))
             if not rows:
                 break
             given_up += rows
@@ -183,6 +185,18 @@ class BudgetWatch:
             fingerprint=_FINGERPRINT,
             origin="service",
         )
+
+
+def _allowed(step: Callable[[], int]) -> int:
+    """Return how many rows *step* removed, 0 where the application's own tables forbid it.
+
+    E.g. a trigger that lets no fact be deleted. The budget holds all the same.
+    """
+    try:
+        return step()
+    except sqlite3.IntegrityError as error:
+        logger.warning("rows that could make room cannot leave: %s", error)
+        return 0
 
 
 _CONSEQUENCE: dict[budget.Level, str] = {

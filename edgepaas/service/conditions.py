@@ -142,6 +142,7 @@ class ConditionWatch:
                 try:
                     self.look()
                 except Exception:
+                    # Whatever one look stumbled over, the next one may warn of a full disk.
                     logger.exception("the machine could not be looked at; it is tried again")
 
         threading.Thread(target=run, name="conditions", daemon=True).start()

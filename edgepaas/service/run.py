@@ -161,6 +161,8 @@ class Service:
         from edgepaas.service.loss import LOST
 
         resolve_alert("the service started", fingerprint=START, origin="service")
+        # Raised by systemd/ended when the service ended otherwise than it should.
+        resolve_alert("the service runs again", fingerprint="unit serve", origin="service")
         if not self._contract.db_fallback:
             said = f"the database answers ({self._contract.db_state})"
             resolve_alert(said, fingerprint=LOST, origin="service")

@@ -2,34 +2,12 @@
 
 from types import MappingProxyType
 
+from edgepaas.settings.declare import flag, integer, percent, seconds, size
 from edgepaas.settings.kinds import Setting
 
 _MIB = 1024**2
 _GIB = 1024**3
 _DAY = 86400
-
-
-def _flag(name: str, default: str, help: str, derived: str = "") -> Setting:
-    return Setting(name, "flag", default, help, derived=derived)
-
-
-def _integer(name: str, default: int, low: int, high: int, help: str) -> Setting:
-    return Setting(name, "integer", str(default), help, minimum=low, maximum=high)
-
-
-def _seconds(
-    name: str, default: str, low: float, high: float, help: str, *, off: bool = False
-) -> Setting:
-    return Setting(name, "seconds", default, help, "s", minimum=low, maximum=high, off=off)
-
-
-def _size(name: str, default: int, low: int, high: int, help: str, *, off: bool = False) -> Setting:
-    return Setting(name, "size", str(default), help, "bytes", minimum=low, maximum=high, off=off)
-
-
-def _percent(name: str, what: str) -> Setting:
-    text = f"{what} in use above which /health/system is 503."
-    return Setting(name, "percent", "90", text, "%", minimum=1, maximum=100)
 
 
 _GENERAL = (
@@ -91,22 +69,22 @@ _SERVICE = (
         "The address to listen on.",
         derived="127.0.0.1 when ENV=development, else 0.0.0.0",
     ),
-    _integer("PORT", 8080, 1, 65535, "The TCP port to listen on."),
-    _integer("THREADS", 4, 1, 64, "Requests that are worked on at the same time."),
-    _integer("CONNECTION_LIMIT", 100, 4, 10000, "Connections that are open at the same time."),
-    _seconds("STOP_TIMEOUT", "20", 0, 3600, "How long open requests may take when it stops."),
-    _size("REQUEST_MAX_BYTES", 8 * _MIB, 1024, _GIB, "The longest request body; beyond it, 413."),
-    _integer("READINGS_MAX", 10000, 1, 1_000_000, "The most readings in one request."),
+    integer("PORT", 8080, 1, 65535, "The TCP port to listen on."),
+    integer("THREADS", 4, 1, 64, "Requests that are worked on at the same time."),
+    integer("CONNECTION_LIMIT", 100, 4, 10000, "Connections that are open at the same time."),
+    seconds("STOP_TIMEOUT", "20", 0, 3600, "How long open requests may take when it stops."),
+    size("REQUEST_MAX_BYTES", 8 * _MIB, 1024, _GIB, "The longest request body; beyond it, 413."),
+    integer("READINGS_MAX", 10000, 1, 1_000_000, "The most readings in one request."),
 )
 
 _ACCESS = (
-    _flag(
+    flag(
         "AUTH_REQUIRED",
         "true",
         "Whether writes, and reads from beyond loopback, need a token.",
         derived="true unless ENV=development",
     ),
-    _flag("HEALTH_AUTH", "false", "Whether /health and /ready need a token too."),
+    flag("HEALTH_AUTH", "false", "Whether /health and /ready need a token too."),
     Setting(
         "RATE_LIMIT",
         "number",
@@ -117,8 +95,8 @@ _ACCESS = (
         maximum=1_000_000,
         off=True,
     ),
-    _integer("RATE_BURST", 400, 1, 1_000_000, "Requests at once before RATE_LIMIT counts."),
-    _flag("CORS_ENABLED", "false", "Whether web pages of CORS_ORIGINS may call this box."),
+    integer("RATE_BURST", 400, 1, 1_000_000, "Requests at once before RATE_LIMIT counts."),
+    flag("CORS_ENABLED", "false", "Whether web pages of CORS_ORIGINS may call this box."),
     Setting(
         "CORS_ORIGINS",
         "list",
@@ -138,7 +116,7 @@ _DATABASE = (
         off=True,
     ),
     Setting("DATABASE__HOST", "host", "", "PostgreSQL's host, where DATABASE_URL is not given."),
-    _integer("DATABASE__PORT", 5432, 1, 65535, "PostgreSQL's port."),
+    integer("DATABASE__PORT", 5432, 1, 65535, "PostgreSQL's port."),
     Setting("DATABASE__DATABASE", "text", "edgepaas", "The database's name."),
     Setting("DATABASE__USERNAME", "text", "edgepaas", "The user to log in as."),
     Setting(
@@ -155,18 +133,18 @@ _DATABASE = (
         "The embedded database's file.",
         derived="edgepaas.db in the state folder",
     ),
-    _flag(
+    flag(
         "USE_SQLITE",
         "false",
         "true: SQLite serves although there is a DATABASE_URL, which receives every row.",
     ),
-    _flag(
+    flag(
         "BOTH_DB",
         "false",
         "true: SQLite takes over while PostgreSQL is away; false: PostgreSQL or nothing.",
         derived="true when there is a PostgreSQL to use",
     ),
-    _flag("RUN_MIGRATIONS", "true", "Whether this box migrates PostgreSQL's schema."),
+    flag("RUN_MIGRATIONS", "true", "Whether this box migrates PostgreSQL's schema."),
     Setting(
         "DB_SSLMODE",
         "choice",
@@ -182,27 +160,27 @@ _DATABASE = (
         "Certificates (PEM) of the authorities that may sign PostgreSQL's certificate.",
         derived="the system's",
     ),
-    _seconds("DB_CONNECT_TIMEOUT", "3", 0.1, 60, "One attempt: name, TCP, TLS, login together."),
-    _integer("MAX_RETRIES", 6, 1, 100, "Attempts at boot, all within DECISION_DEADLINE."),
-    _seconds("RETRY_INTERVAL", "3", 0, 300, "The pause between two attempts, with jitter."),
-    _seconds("DECISION_DEADLINE", "10", 1, 600, "When the decision falls at the latest."),
-    _integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open."),
-    _integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
-    _seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
-    _seconds("DB_STATEMENT_TIMEOUT", "10", 0, _DAY, "A statement's longest time.", off=True),
-    _seconds("POSTGRES_HOLD", "60", 1, _DAY, "PostgreSQL is let be so long when found unusable."),
+    seconds("DB_CONNECT_TIMEOUT", "3", 0.1, 60, "One attempt: name, TCP, TLS, login together."),
+    integer("MAX_RETRIES", 6, 1, 100, "Attempts at boot, all within DECISION_DEADLINE."),
+    seconds("RETRY_INTERVAL", "3", 0, 300, "The pause between two attempts, with jitter."),
+    seconds("DECISION_DEADLINE", "10", 1, 600, "When the decision falls at the latest."),
+    integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open."),
+    integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
+    seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
+    seconds("DB_STATEMENT_TIMEOUT", "10", 0, _DAY, "A statement's longest time.", off=True),
+    seconds("POSTGRES_HOLD", "60", 1, _DAY, "PostgreSQL is let be so long when found unusable."),
 )
 
 _FORWARDING = (
-    _seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
-    _integer("HANDBACK_ROWS", 100, 0, 100_000, "It serves again when no more rows wait than this."),
-    _integer("HANDBACK_PER_HOUR", 6, 1, 3600, "Handing back more often in an hour is flapping."),
-    _seconds("FENCE_DEADLINE", "3", 0.1, 60, "Writes wait so long at most while it takes over."),
-    _seconds("MIRROR_INTERVAL", "10", 0.1, _DAY, "The pause between two looks at shared tables."),
-    _seconds("HEARTBEAT_INTERVAL", "15", 1, _DAY, "The pause between two entries in nodes."),
-    _integer("SYNC_BATCH", 5000, 1, 100_000, "Rows sent to PostgreSQL in one transaction."),
-    _seconds("RETENTION", "1209600", 0, 3650 * _DAY, "Delivered facts stay on the box so long."),
-    _size(
+    seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
+    integer("HANDBACK_ROWS", 100, 0, 100_000, "It serves again when no more rows wait than this."),
+    integer("HANDBACK_PER_HOUR", 6, 1, 3600, "Handing back more often in an hour is flapping."),
+    seconds("FENCE_DEADLINE", "3", 0.1, 60, "Writes wait so long at most while it takes over."),
+    seconds("MIRROR_INTERVAL", "10", 0.1, _DAY, "The pause between two looks at shared tables."),
+    seconds("HEARTBEAT_INTERVAL", "15", 1, _DAY, "The pause between two entries in nodes."),
+    integer("SYNC_BATCH", 5000, 1, 100_000, "Rows sent to PostgreSQL in one transaction."),
+    seconds("RETENTION", "1209600", 0, 3650 * _DAY, "Delivered facts stay on the box so long."),
+    size(
         "DISK_BUDGET",
         0,
         0,
@@ -210,7 +188,7 @@ _FORWARDING = (
         "What the SQLite file may take: an alert at 70 %, shedding at 85 %, 507 at 95 %;"
         " 0: 1 GiB or 20 % of the file system, the smaller.",
     ),
-    _size("BALLAST", 8 * _MIB, 0, _GIB, "Kept back, to be given up on a full disk.", off=True),
+    size("BALLAST", 8 * _MIB, 0, _GIB, "Kept back, to be given up on a full disk.", off=True),
     Setting(
         "LOW_VALUE",
         "list",
@@ -253,7 +231,7 @@ _ALERTS = (
     ),
     Setting("ALERT_EMAIL_FROM", "text", "", "The sender.", derived="edgepaas@ the node's name"),
     Setting("SMTP__HOST", "host", "", "The mail server that takes alerts."),
-    _integer("SMTP__PORT", 587, 1, 65535, "Its port."),
+    integer("SMTP__PORT", 587, 1, 65535, "Its port."),
     Setting(
         "SMTP__SECURITY",
         "choice",
@@ -263,10 +241,10 @@ _ALERTS = (
     ),
     Setting("SMTP__USERNAME", "text", "", "The user to log in as; empty: no login."),
     Setting("SMTP__PASSWORD", "text", "", "Its password.", secret=True),
-    _seconds("ALERT_TIMEOUT", "10", 0.1, 300, "How long one delivery may take."),
-    _seconds("ALERT_WINDOW", "600", 0, _DAY, "The same alert within it is one, with a count."),
-    _integer("ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "Alerts that may wait in the spool."),
-    _size("ALERT_SPOOL_SIZE", 64 * _MIB, _MIB, 64 * _GIB, "What they may take on the disk."),
+    seconds("ALERT_TIMEOUT", "10", 0.1, 300, "How long one delivery may take."),
+    seconds("ALERT_WINDOW", "600", 0, _DAY, "The same alert within it is one, with a count."),
+    integer("ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "Alerts that may wait in the spool."),
+    size("ALERT_SPOOL_SIZE", 64 * _MIB, _MIB, 64 * _GIB, "What they may take on the disk."),
     Setting(
         "ALERT_HEARTBEAT_URL",
         "http_url",
@@ -275,13 +253,13 @@ _ALERTS = (
         secret=True,
         off=True,
     ),
-    _seconds("ALERT_HEARTBEAT_INTERVAL", "300", 10, _DAY, "The pause between two heartbeats."),
+    seconds("ALERT_HEARTBEAT_INTERVAL", "300", 10, _DAY, "The pause between two heartbeats."),
 )
 
 _THRESHOLDS = (
-    _percent("CPU_THRESHOLD", "Processor"),
-    _percent("MEMORY_THRESHOLD", "Memory"),
-    _percent("DISK_THRESHOLD", "Disk space"),
+    percent("CPU_THRESHOLD", "Processor"),
+    percent("MEMORY_THRESHOLD", "Memory"),
+    percent("DISK_THRESHOLD", "Disk space"),
     Setting(
         "TEMPERATURE_THRESHOLD",
         "number",
@@ -291,12 +269,12 @@ _THRESHOLDS = (
         minimum=1,
         maximum=150,
     ),
-    _size("DISK_MIN_FREE", 16 * _MIB, 0, 1024 * _GIB, "Less is not ready for traffic.", off=True),
+    size("DISK_MIN_FREE", 16 * _MIB, 0, 1024 * _GIB, "Less is not ready for traffic.", off=True),
 )
 
 _HEALTH = (
-    _seconds("HEALTH_CACHE", "1.5", 0, 60, "How long a check's result is given again."),
-    _seconds("HEALTH_TIMEOUT", "2", 0.1, 60, "A check that takes longer has failed."),
+    seconds("HEALTH_CACHE", "1.5", 0, 60, "How long a check's result is given again."),
+    seconds("HEALTH_TIMEOUT", "2", 0.1, 60, "A check that takes longer has failed."),
 )
 
 _SERVICES = (
@@ -315,14 +293,14 @@ _SERVICES = (
         "Services that are watched and reported, no more. NAME__HOST and NAME__PORT add one.",
         off=True,
     ),
-    _seconds("SERVICE_TIMEOUT", "2", 0.1, 60, "How long a service may take to answer."),
+    seconds("SERVICE_TIMEOUT", "2", 0.1, 60, "How long a service may take to answer."),
     Setting("REDIS__HOST", "host", "", "A Redis to watch, as the service redis."),
-    _integer("REDIS__PORT", 6379, 1, 65535, "Its port."),
+    integer("REDIS__PORT", 6379, 1, 65535, "Its port."),
     Setting("REDIS__PASSWORD", "text", "", "Its password.", secret=True),
 )
 
 _VAULT = (
-    _flag("VAULT__ENABLED", "false", "Whether settings are read from Vault or OpenBao."),
+    flag("VAULT__ENABLED", "false", "Whether settings are read from Vault or OpenBao."),
     Setting("VAULT__URL", "http_url", "", "Its address, e.g. https://vault.example.org:8200."),
     Setting("VAULT__TOKEN", "text", "", "The token that may read the path.", secret=True),
     Setting(
@@ -338,7 +316,7 @@ _VAULT = (
         "Certificates (PEM) of the authorities that may sign its certificate.",
         derived="the system's",
     ),
-    _seconds("VAULT__TIMEOUT", "3", 0.1, 60, "How long it may take to answer."),
+    seconds("VAULT__TIMEOUT", "3", 0.1, 60, "How long it may take to answer."),
 )
 
 #: Section's title → its settings, in the order of the references.

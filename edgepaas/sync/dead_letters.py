@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +20,8 @@ from edgepaas.sync.shape import TableGone
 #: Dead letters that one statement buries.
 _AT_ONCE = 200
 
+_LISTED = "'edgepaas sync dead-letters' lists them"
+
 _BURY = """
 INSERT INTO sync_dead_letters
   (id, node_id, stream_id, seq, tbl, op, row_key, layout, new, old, sqlstate, message)
@@ -34,10 +35,7 @@ FROM unnest($2::text[], $3::text[]) AS r(tbl, row_key)
 JOIN sync_dead_letters d ON d.node_id = $1::uuid AND d.state = 'waiting'
   AND d.tbl = r.tbl AND d.row_key = r.row_key"""
 
-_COLUMNS = (
-    "id, node_id, stream_id, seq, tbl, op, row_key, sqlstate, message, state, created_at, "
-    "settled_at, new, old, layout"
-)
+_COLUMNS = "id, node_id, stream_id, seq, tbl, op, row_key, state, new, old, layout"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Refused:
 class DeadLetter:
     """One of the hub's; ``new`` and ``old`` are the rows as :mod:`edgepaas.sync.values` keeps them.
 
-    ``sqlstate`` is empty where only an earlier change of the same row was refused.
+    What a person is shown of it is :class:`edgepaas.sync.inspect.Entry`.
     """
 
     id: UUID
@@ -63,11 +61,7 @@ class DeadLetter:
     table: str
     op: Op
     row_key: str
-    sqlstate: str
-    message: str
     state: str
-    created_at: datetime
-    settled_at: datetime | None
     new: dict[str, values.Kept] | None
     old: dict[str, values.Kept] | None
     layout: Mapping[str, Any]
@@ -200,13 +194,13 @@ def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:
     try:
         identity = UUID(str(letter))
     except ValueError:
-        raise NoSuchLetter(f"{letter!r} is no dead letter's id") from None
+        raise NoSuchLetter(f"{letter!r} is no dead letter's id; {_LISTED}") from None
     rows = hub.query(
         f"SELECT {_COLUMNS} FROM sync_dead_letters WHERE id = $1::uuid FOR UPDATE",  # noqa: S608
         str(identity),
     )
     if not rows:
-        raise NoSuchLetter(f"the hub has no dead letter {identity}")
+        raise NoSuchLetter(f"the hub has no dead letter {identity}; {_LISTED}")
     found = DeadLetter(*rows[0])
     if found.state != "waiting":
         raise NoSuchLetter(f"dead letter {identity} does not wait any more: it was {found.state}")

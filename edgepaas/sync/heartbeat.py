@@ -30,7 +30,7 @@ ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, version = excluded.ver
 
 
 @dataclass(frozen=True)
-class Self:
+class Sender:
     """What does not change while this process runs; ``boot_id`` is the box's present start."""
 
     node_id: str
@@ -54,7 +54,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        me: Self,
+        me: Sender,
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,

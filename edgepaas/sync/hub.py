@@ -108,11 +108,6 @@ class Hub:
         with self._translated():
             return self._pipeline.receive()[first:]
 
-    @property
-    def owed(self) -> int:
-        """How many calls of :meth:`send` are not answered yet."""
-        return len(self._owed)
-
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Run the block in a transaction, which is sent with its first statement.

@@ -76,17 +76,6 @@ def entries(
     )
 
 
-def count(hub: "Hub", kind: Kind, *, node_id: str = "") -> int:
-    """Return how many wait; raises HubError."""
-    ((number,),) = hub.query(
-        f"SELECT count(*) FROM {_TABLE[kind]} "  # noqa: S608
-        "WHERE ($1::text = '' OR node_id::text = $1::text) AND state = $2::text",
-        node_id,
-        WAITING[kind],
-    )
-    return int(number)
-
-
 def entry(hub: "Hub", kind: Kind, wanted: str) -> Entry:
     """Return the entry whose id is, or begins with, *wanted*; raises NoSuchEntry, HubError."""
     found = _found(

@@ -7,7 +7,6 @@ waits in the outbox: what the box knows better is still on its way.
 """
 
 import itertools
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -302,11 +301,3 @@ def _rank(value: Any) -> tuple[int, Any]:
     if isinstance(value, str):
         return 2, value
     return (3, value) if isinstance(value, bytes) else (1, value)
-
-
-def load_document(text: str) -> dict[str, Any]:
-    """Return run/tables.json; ValueError for anything else."""
-    document = json.loads(text)
-    if not isinstance(document, dict) or not isinstance(document.get("tables"), dict):
-        raise ValueError("it holds no tables")
-    return document

@@ -10,7 +10,7 @@ from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.outbox.stream import pending
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.boxfile import BoxFile, open_box_file
-from edgepaas.sync.errors import SchemaDrift
+from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.hub_schema import HubSchema
 from edgepaas.sync.parts import Parts
 from edgepaas.sync.wake import poke
@@ -85,19 +85,11 @@ def _own(parts: Parts, say: Callable[[str], None]) -> Outcome:
                     if attempt or schema.at_head is False:
                         raise
                     schema.at_head = False
-        except Exception as error:
-            parts.ending.check()
-            if not _told(error, outcome):
-                raise
+        except HubError as error:
+            parts.ending.check()  # an end cuts the link; that is no trouble
+            outcome.reason = " ".join(str(error).split())
         outcome.left = pending(file.connection)
     return outcome
-
-
-def _told(error: Exception, outcome: Outcome) -> bool:
-    from edgepaas.sync.errors import HubError
-
-    outcome.reason = " ".join(str(error).split())
-    return isinstance(error, HubError)
 
 
 def _drain(
@@ -106,10 +98,7 @@ def _drain(
     from edgepaas.sync.drain import drain_batch
 
     rows = parts.settings.integer("SYNC_BATCH")
-    try:
-        models = parts.document()["tables"]
-    except (OSError, ValueError):
-        models = None  # the file's own layouts stand for them
+    models = parts.document()["tables"] or None
     spoken = time.monotonic()
     with closing(parts.connect(schema)) as hub, parts.ending.cutting(hub.cut):
         while True:

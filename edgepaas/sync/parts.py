@@ -1,5 +1,6 @@
 """What a drainer is made of: the decision, the box's and the hub's ends, and how to stop."""
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.build import build_version
 from edgepaas.files.moment import current_moment
 from edgepaas.files.node import node_identity
+from edgepaas.outbox.layout import read_document
 from edgepaas.sync.ending import Ending
-from edgepaas.sync.heartbeat import Self
+from edgepaas.sync.heartbeat import Sender
 from edgepaas.sync.hub_schema import HubSchema, SchemaBlocked
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
     from edgepaas.sync.hub import Hub
+
+logger = logging.getLogger("edgepaas.sync")
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ class Parts:
         at_head = not self.contract.sqlite_active
         return HubSchema(command, self.environ, self.ending, at_head=at_head)
 
-    def me(self) -> Self:
+    def me(self) -> Sender:
         """Return who this box is; raises OSError, LockHeld."""
         build = build_version()
-        return Self(
+        return Sender(
             node_id=node_identity(self.paths).node_id,
             name=self.settings.text("NODE_NAME"),
             version=build.partition("+")[0],
@@ -72,10 +76,12 @@ class Parts:
         return hub
 
     def document(self) -> dict[str, Any]:
-        """Return run/tables.json; raises OSError, ValueError."""
-        import json
+        """Return run/tables.json; one without tables where it cannot be read.
 
-        document = json.loads(self.paths.tables.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or not isinstance(document.get("tables"), dict):
-            raise ValueError(f"{self.paths.tables} holds no tables")
-        return document
+        What waits is sent all the same: the file's own layouts stand for the models.
+        """
+        try:
+            return read_document(self.paths.tables)
+        except (OSError, ValueError) as error:
+            logger.warning("shared tables are not mirrored: %s", error)
+            return {"tables": {}, "revision": []}

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgepaas.files.moment import rfc3339
 from edgepaas.files.paths import Paths
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.status import HubState, Mirrored, SyncState, rfc3339
+from edgepaas.sync.status import SyncStatus
 
 #: Seconds after which the status is written although nothing in it has changed, and the
 #: least time between two that only count on.
@@ -16,27 +17,8 @@ _LEAST = 0.25
 
 
 @dataclass
-class Report:
-    """The values of :class:`edgepaas.sync.status.SyncStatus`, changed in place."""
-
-    node_id: str = ""
-    generation: str = ""
-    state: SyncState = "idle"
-    reason: str = ""
-    hub: HubState = "away"
-    rows_waiting: int = 0
-    waiting_since: str | None = None
-    last_delivery: str | None = None
-    dead_letters: int = 0
-    conflicts: int = 0
-    hub_lost: int = 0
-    open_dead_letters: int | None = None
-    open_conflicts: int | None = None
-    handback: str = ""
-    mirror: Mirrored | None = None
-    clock_offset: float | None = None
-    stream_id: str = ""
-    ledger: dict[str, int] = field(default_factory=dict)
+class Report(SyncStatus):
+    """The status as it becomes: its values are changed in place."""
 
     def waits(self, rows: int, wall: float) -> None:
         """Take note of how many rows wait, and since when."""
@@ -44,20 +26,16 @@ class Report:
         if not rows:
             self.waiting_since = None
         elif self.waiting_since is None:
-            self.waiting_since = rfc3339(wall)
+            self.waiting_since = rfc3339(wall, milliseconds=True)
 
     def delivered(self, wall: float) -> None:
         """Take note that PostgreSQL has just committed rows."""
-        self.last_delivery = rfc3339(wall)
+        self.last_delivery = rfc3339(wall, milliseconds=True)
 
     @property
     def urgent(self) -> tuple[Any, ...]:
         """What is written at once when it changes."""
         return self.state, self.reason, self.hub, bool(self.rows_waiting), self.open_dead_letters
-
-    def values(self) -> dict[str, Any]:
-        """Return what there is to be written."""
-        return dict(vars(self))
 
 
 @dataclass
@@ -83,7 +61,7 @@ class Publisher:
 
     def publish(self, *, now: bool = False) -> None:
         """Write the status if it is time to; *now*: whatever it says."""
-        values = self.report.values()
+        values = dict(vars(self.report))
         age = self.clock() - self._at
         due = age >= _RENEW or self.report.urgent != self._urgent
         if not (now or due or (age >= _LEAST and values != self._written)):
@@ -94,5 +72,5 @@ class Publisher:
     def seconds_left(self) -> float:
         """Return in how many seconds :meth:`publish` has something to do."""
         age = self.clock() - self._at
-        longest = _LEAST if self.report.values() != self._written else _RENEW
+        longest = _LEAST if vars(self.report) != self._written else _RENEW
         return max(0.0, longest - age)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepaas.outbox.layout import Layout, Merge
+from edgepaas.outbox.tables import quoted
 from edgepaas.sync.catalog import HubColumn, HubTable
 from edgepaas.sync.errors import SchemaDrift
 
@@ -104,11 +105,6 @@ def _slots(layout: Layout, table: HubTable) -> list[Slot]:
         for position, column in enumerate(layout.columns)
         if column.name in table.columns and not table.columns[column.name].generated
     ]
-
-
-def quoted(name: str) -> str:
-    """Return *name* as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:

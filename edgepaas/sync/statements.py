@@ -48,25 +48,28 @@ def clear_tombstones(shape: Shape) -> Plan:
 
 
 def compare(shape: Shape, *, resent: bool) -> Plan:
-    """Record the inserted rows that are there with other content; *resent*: or deleted."""
+    """Record the inserted rows that are there with other content, and those that are not there.
+
+    *resent*: they were deleted there since. Else a trigger or a rule of the hub's own kept
+    them out without an error, and whoever counts its answers would count them as delivered.
+    """
     w = Writer()
     rows = w.rows(new=shape.slots)
-    differs = _differs(shape, "n", "t.")
-    reason = literal("the same key is there with other content")
-    join = "JOIN"
-    if resent:
-        absent = f"t.{shape.key[0].name} IS NULL"
-        deleted = literal("sent again, and deleted on the hub since")
-        reason = f"CASE WHEN {absent} THEN {deleted} ELSE {reason} END"
-        differs, join = f"({absent} OR {differs})", "LEFT JOIN"
+    absent = f"t.{shape.key[0].name} IS NULL"
+    gone = "sent again, and deleted on the hub since" if resent else "taken and not kept: a trigger"
+    other = literal("the same key is there with other content")
     hub = _object(shape.slots, lambda slot: f"t.{slot.name}")
-    if resent:
-        hub = f"CASE WHEN {absent} THEN NULL ELSE {hub} END"
-    box = _object(shape.slots, _sent)
-    record = _record(w, shape, "r", reason=reason, hub=hub, box=box)
+    record = _record(
+        w,
+        shape,
+        "r",
+        reason=f"CASE WHEN {absent} THEN {literal(gone)} ELSE {other} END",
+        hub=f"CASE WHEN {absent} THEN NULL ELSE {hub} END",
+        box=_object(shape.slots, _sent),
+    )
     return w.plan(
-        f"{record} FROM ({rows}) AS r {join} {shape.table} t "
-        f"ON {_same_key(shape, 'r', 'n', 't')} WHERE {differs}",
+        f"{record} FROM ({rows}) AS r LEFT JOIN {shape.table} t "
+        f"ON {_same_key(shape, 'r', 'n', 't')} WHERE ({absent} OR {_differs(shape, 'n', 't.')})",
         records=True,
     )
 
@@ -80,8 +83,9 @@ def merge(shape: Shape) -> Plan:
     for slot in others:
         if slot.merge:
             continue
-        new, hub = _arriving(slot), f"h.h{slot.position}"
-        condition = f"{new} IS NOT NULL AND {hub} IS NOT NULL AND {_unlike(slot, hub, new)}"
+        new, hub = f"h.n{slot.position}", f"h.h{slot.position}"
+        both_say = f"{_said(slot, new)} IS NOT NULL AND {_said(slot, hub)} IS NOT NULL"
+        condition = f"{both_say} AND {_unlike(slot, hub, new)}"
         overwritten.append(f"({condition}{_not_filled(slot, 'n', 'h.h')})")
     box = _object(others, lambda slot: f"h.n{slot.position}")
     hub = _object(others, lambda slot: f"h.h{slot.position}")
@@ -196,18 +200,22 @@ def _met(shape: Shape, slots: Iterable[Slot], letter: str) -> str:
     )
 
 
-def _arriving(slot: Slot) -> str:
-    """Return what an insert brings to a row that is there; NULL and an empty document: nothing."""
-    new = f"h.n{slot.position}"
-    return f"nullif({new}, '{{}}'::jsonb)" if slot.column.base == "jsonb" else new
+def _said(slot: Slot, value: str) -> str:
+    """Return what an inserted *value* says where the row is there already: NULL for nothing.
+
+    An empty document says no more than NULL: it is what a box fills in for a document that
+    was not given, such as the labels of a device that it only heard of.
+    """
+    return f"nullif({value}, '{{}}'::jsonb)" if slot.column.base == "jsonb" else value
 
 
 def _merged(slot: Slot) -> str:
-    new, hub = _arriving(slot), f"h.h{slot.position}"
+    new, hub = f"h.n{slot.position}", f"h.h{slot.position}"
     if slot.merge in ("least", "greatest"):
         return f"{slot.merge}({new}, {hub})"
-    first, second = (hub, new) if slot.merge == "keep" else (new, hub)
-    return f"coalesce({first}, {second})"
+    if slot.merge == "keep":
+        return f"coalesce({hub}, {new})"
+    return f"coalesce({_said(slot, new)}, {hub}, {new})"
 
 
 def _updated(slot: Slot) -> str:

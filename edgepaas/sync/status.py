@@ -6,11 +6,11 @@ Standard library only: health, service and the command line read it without a dr
 import json
 import logging
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from edgepaas.files.moment import current_moment, rfc3339
 from edgepaas.files.paths import Paths
 
 #: idle: nothing waits; draining: rows are on their way; held: they wait for PostgreSQL;
@@ -33,7 +33,7 @@ class Mirrored:
     rows: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class SyncStatus:
     """What the drainer of this box knows; times are RFC 3339 in UTC."""
 
@@ -72,7 +72,7 @@ class SyncStatus:
     @property
     def age(self) -> float:
         """Seconds since it was written (suspension counts)."""
-        return max(0.0, _since_boot() - self.updated_since_boot)
+        return max(0.0, current_moment().since_boot - self.updated_since_boot)
 
     @property
     def fresh(self) -> bool:
@@ -124,17 +124,10 @@ def stamped(status: Mapping[str, Any], wall: float) -> SyncStatus:
         **{
             **status,
             "pid": os.getpid(),
-            "updated": rfc3339(wall),
-            "updated_since_boot": round(_since_boot(), 3),
+            "updated": rfc3339(wall, milliseconds=True),
+            "updated_since_boot": round(current_moment().since_boot, 3),
         }
     )
-
-
-def rfc3339(wall: float) -> str:
-    """Return *wall*, seconds since 1970, as UTC with milliseconds."""
-    whole, fraction = divmod(wall, 1)
-    base = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{base}.{int(fraction * 1000):03d}Z"
 
 
 def _of(entry: dict[str, Any]) -> SyncStatus:
@@ -152,10 +145,6 @@ def _of(entry: dict[str, Any]) -> SyncStatus:
     values["ledger"] = {str(name): int(count) for name, count in ledger.items()}
     values["updated_since_boot"] = float(values.get("updated_since_boot", 0.0))
     return SyncStatus(**values)
-
-
-def _since_boot() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _alive(pid: int) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import sqlite3
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgepaas.alerts import raise_alert, resolve_alert
@@ -17,7 +19,12 @@ logger = logging.getLogger("edgepaas.sync")
 
 _ORIGIN = "edgepaas-sync"
 #: What is raised under these is over once the hub takes rows again.
-_FINGERPRINTS = ("hub-misconfigured", "hub-schema", "hub-trouble", "sync-file", "sync-failed")
+_FINGERPRINTS = (
+    *("hub-misconfigured", "hub-schema", "hub-trouble", "hub-away", "sync-file", "sync-failed"),
+)
+#: Seconds for which PostgreSQL may be away before a person is told who would not be else:
+#: where SQLite serves by choice nothing falls back, and a changed password looks like this.
+AWAY_FOR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class Trouble:
     """Counts failures and keeps *report* telling of them."""
 
     report: Report
+    #: Whether nobody else tells that PostgreSQL is away.
+    tells_of_away: bool = False
+    clock: Callable[[], float] = time.monotonic
+    _away_since: float | None = None
     #: A link that heals by itself is tried soon, what a person has to mend less often.
     _link: Backoff = field(default_factory=Backoff)
     _lasting: Backoff = field(
@@ -85,6 +96,8 @@ class Trouble:
         if verdict.hub is not None:
             self.report.hub = verdict.hub
         self._clear = False
+        if verdict.hub == "away":
+            self._tell_of_away(reason)
         if verdict.fingerprint and verdict.fingerprint not in self._told:
             self._told.add(verdict.fingerprint)
             raise_alert(
@@ -96,6 +109,23 @@ class Trouble:
             )
         return verdict
 
+    def _tell_of_away(self, reason: str) -> None:
+        now = self.clock()
+        if self._away_since is None:
+            self._away_since = now
+        long = now - self._away_since >= AWAY_FOR and self.report.rows_waiting > 0
+        if not long or not self.tells_of_away or "hub-away" in self._told:
+            return
+        self._told.add("hub-away")
+        raise_alert(
+            f"PostgreSQL has been away for more than {AWAY_FOR / 60:.0f} minutes: {reason}. "
+            f"{self.report.rows_waiting:,} rows wait on this box, and nothing is lost; see that "
+            "it comes back, and that DATABASE_URL still names it with the right password",
+            severity="warning",
+            fingerprint="hub-away",
+            origin=_ORIGIN,
+        )
+
     def over(self) -> None:
         """Take note that all went well; say so where it had not."""
         if self._clear:
@@ -104,6 +134,7 @@ class Trouble:
         self._link.succeeded()
         self._lasting.succeeded()
         self._drifts = 0
+        self._away_since = None
         self._told.clear()
         if self.report.reason:
             logger.info("PostgreSQL takes rows again")

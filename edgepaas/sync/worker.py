@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from edgepaas.database.failures import is_damaged, is_full
 from edgepaas.errors import EdgePaaSError
+from edgepaas.files.moment import rfc3339
 from edgepaas.files.sqlitefile import note_damage
 from edgepaas.outbox import ballast, fence, ledger
 from edgepaas.outbox.retention import reclaim
 from edgepaas.outbox.stream import pending, read_stream
 from edgepaas.sync.boxfile import BoxFile, open_box_file
+from edgepaas.sync.due import Due
 from edgepaas.sync.ending import Ended
 from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.handback import HandBack, TakeoverFailed, clear_leftovers
@@ -27,7 +29,7 @@ from edgepaas.sync.heartbeat import Condition, Heartbeat
 from edgepaas.sync.mirror import Mirror, MirrorHeldUp
 from edgepaas.sync.parts import Parts
 from edgepaas.sync.report import Publisher, Report
-from edgepaas.sync.status import Mirrored, rfc3339
+from edgepaas.sync.status import Mirrored
 from edgepaas.sync.trouble import Trouble
 from edgepaas.sync.wake import Wake
 
@@ -48,25 +50,10 @@ LONGEST_PAUSE = 0.05
 #: Seconds between two looks for what may be reclaimed, and rows of one transaction.
 RECLAIM_EVERY = 60.0
 RECLAIM_ROWS = 2000
+#: Seconds by which the two clocks may differ where days are counted.
+CLOCK_ASTRAY = 3600.0
 #: A pass of the mirror takes no more than this share of the time.
 _MIRROR_SHARE = 0.05
-
-
-class Due:
-    """Something that is due every so many seconds of a monotonic clock; at first at once."""
-
-    def __init__(self, every: float) -> None:
-        self.every = every
-        self._at = float("-inf")
-
-    @property
-    def left(self) -> float:
-        """Seconds until it is due; 0.0: it is."""
-        return max(0.0, self._at - time.monotonic())
-
-    def done(self, *, longer: float = 0.0) -> None:
-        """Have it due again after its interval, or after *longer* seconds if that is more."""
-        self._at = time.monotonic() + max(self.every, longer)
 
 
 @dataclass
@@ -91,8 +78,8 @@ class Worker:
         self._schema = self.parts.schema()
         self._heartbeat = Heartbeat(me)
         self._handback = HandBack(contract, settings, self.parts.paths)
-        self._mirror = Mirror(self._document(), self.parts.ending.check)
-        self._trouble = Trouble(self.report)
+        self._mirror = Mirror(self.parts.document(), self.parts.ending.check)
+        self._trouble = Trouble(self.report, contract.db_state == "local-first")
         self._beat = Due(settings.number("HEARTBEAT_INTERVAL"))
         self._pass = Due(settings.number("MIRROR_INTERVAL"))
         self._reclaim = Due(RECLAIM_EVERY)
@@ -180,16 +167,24 @@ class Worker:
             self._drain(file, hub)
         if self._beat.left <= 0:
             self._send_heartbeat(hub)
-        if file is None or not file.captures or self._dirty:
+        if file is None or not file.captures or self._is_behind():
             return
         if self._reclaim.left <= 0:
-            self._do_reclaim(file)
+            self._do_reclaim(file, hub)
         if self._handback.under_way:
             return
         if self._handback.why_not(self.report.rows_waiting) == "now":
             self._hand_back(file, hub)
         elif self._pass.left <= 0:
             self._do_pass(file, hub)
+
+    def _is_behind(self) -> bool:
+        """Whether rows wait that one batch does not hold: until they are home all else waits.
+
+        Some wait nearly always where devices write all the time: what came in while the last
+        batch was on its way. To wait for none would be to never hand back over a slow link.
+        """
+        return self._dirty and self.report.rows_waiting > self.parts.settings.integer("SYNC_BATCH")
 
     # -- the box's end --
 
@@ -306,11 +301,23 @@ class Worker:
         self._pass.done(longer=(time.monotonic() - began) / _MIRROR_SHARE)
         if passed.written or passed.deleted:
             logger.info("mirrored %d rows, deleted %d", passed.written, passed.deleted)
-        self.report.mirror = Mirrored(rfc3339(time.time()), passed.rows)
+        self.report.mirror = Mirrored(rfc3339(time.time(), milliseconds=True), passed.rows)
 
-    def _do_reclaim(self, file: BoxFile) -> None:
+    def _do_reclaim(self, file: BoxFile, hub: "Hub") -> None:
+        # A clock that jumped ahead by years would make all that was delivered old; the
+        # budget makes room whatever the clock says.
+        self._send_heartbeat(hub)
+        if abs(self.report.clock_offset or 0.0) > CLOCK_ASTRAY:
+            logger.warning("nothing is reclaimed: PostgreSQL's clock and ours do not agree")
+            self._reclaim.done()
+            return
         older = self.parts.settings.number("RETENTION")
-        gone = reclaim(file.connection, older_than=older, limit=RECLAIM_ROWS)
+        try:
+            gone = reclaim(file.connection, older_than=older, limit=RECLAIM_ROWS)
+        except sqlite3.IntegrityError as error:  # e.g. a trigger that lets no fact be deleted
+            logger.warning("what was delivered long ago cannot leave the box: %s", error)
+            self._reclaim.done()
+            return
         if gone.rows:
             logger.info("reclaimed %d delivered rows, %d bytes", gone.rows, gone.bytes)
             self._mirror.forget()
@@ -340,10 +347,3 @@ class Worker:
     def _handback_drain(self, connection: sqlite3.Connection, hub: "Hub") -> None:
         self._send(connection, hub)
         self.report.waits(pending(connection), time.time())
-
-    def _document(self) -> dict[str, object]:
-        try:
-            return self.parts.document()
-        except (OSError, ValueError) as error:
-            logger.warning("shared tables are not mirrored: %s", error)
-            return {"tables": {}, "revision": []}

@@ -33,6 +33,33 @@ def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
         url_prefix="/api/v1/rules",
         description="What is worth an alert: judged as readings come in, in their order.",
     )
+    _add_reading(api, box)
+    _add_changing(api, box, follower)
+    return api
+
+
+def _add_reading(api: ApiBlueprint, box: Box) -> None:
+    @api.route("")
+    @api.arguments(RuleQuery, location="query")
+    @api.response(200, RulePage)
+    def list_rules(query: dict[str, Any]) -> dict[str, Any]:
+        """List rules in the order in which they were made"""
+        conditions = [
+            RULES.c[name] == query[name]
+            for name in ("device", "metric", "enabled")
+            if query[name] is not None
+        ]
+        return page(box, RULES, "created_at", conditions, query)
+
+    @api.route("/<uuid:rule_id>")
+    @api.response(200, RuleSchema)
+    @api.may_answer(404)
+    def get_rule(rule_id: uuid.UUID) -> Any:
+        """Return one rule"""
+        return rows.get(box.database, RULES, rule_id)
+
+
+def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
     database = box.database
 
     def told(rule: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,25 +84,6 @@ def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
         """
         return told(_create(box, given))
 
-    @api.route("")
-    @api.arguments(RuleQuery, location="query")
-    @api.response(200, RulePage)
-    def list_rules(query: dict[str, Any]) -> dict[str, Any]:
-        """List rules in the order in which they were made"""
-        conditions = [
-            RULES.c[name] == query[name]
-            for name in ("device", "metric", "enabled")
-            if query[name] is not None
-        ]
-        return page(box, RULES, "created_at", conditions, query)
-
-    @api.route("/<uuid:rule_id>")
-    @api.response(200, RuleSchema)
-    @api.may_answer(404)
-    def get_rule(rule_id: uuid.UUID) -> Any:
-        """Return one rule"""
-        return rows.get(database, RULES, rule_id)
-
     @api.route("/<uuid:rule_id>", methods=["PATCH"])
     @api.arguments(RuleChangeSchema(partial=True))
     @api.response(200, RuleSchema)
@@ -99,8 +107,6 @@ def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
         """Delete a rule; its alerts are resolved"""
         rows.delete_row(database, RULES, rule_id)
         follower.rules_changed()
-
-    return api
 
 
 def _check(rule: Mapping[str, Any]) -> None:

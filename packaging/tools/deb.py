@@ -46,8 +46,14 @@ def main() -> None:
     with log.open("wb") as output:
         status = subprocess.run(
             # What is needed was looked for above; dpkg would ask for a compiler as well.
-            ["dpkg-buildpackage", "--build=binary", "--no-sign", "--no-pre-clean", "-Zxz",
-             "--no-check-builddeps"],  # fmt: skip
+            [
+                "dpkg-buildpackage",
+                "--build=binary",
+                "--no-sign",
+                "--no-pre-clean",
+                "-Zxz",
+                "--no-check-builddeps",
+            ],
             cwd=source,
             env=build_environment(),
             stdin=subprocess.DEVNULL,

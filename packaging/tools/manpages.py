@@ -23,7 +23,8 @@ EdgePaaS turns a small Linux box into an appliance for one web application: it a
 starts, always answers, keeps every write that it has acknowledged, and says what is
 wrong. A chain of stages, each a command and a systemd unit, resolves the settings (env),
 decides between PostgreSQL and SQLite (dbdecide), brings the schema to head (schema) and
-serves (serve).
+serves (serve). What was written to SQLite while PostgreSQL was away goes home to it (sync),
+and what needs a person is told by webhook or mail (alerts).
 
 Commands that read or write the box's own files run as the user edgepaas; root becomes
 that user first. 'edgepaas status' needs no privilege.
@@ -32,21 +33,24 @@ FILES = (
     ("/etc/edgepaas/edgepaas.env", "the settings; see edgepaas.env(5)"),
     ("/run/edgepaas/env", "the settings as the first stage resolved them"),
     ("/run/edgepaas/db.env", "which database was decided on, and why"),
-    ("/var/lib/edgepaas", "the embedded database, tokens, backups, quarantine"),
+    ("/run/edgepaas/sync.json", "how rows are on their way to PostgreSQL"),
+    ("/var/lib/edgepaas", "the SQLite file with the rows that wait, tokens, backups, quarantine"),
     ("/var/log/edgepaas/edgepaas.log", "the log, beside the journal"),
-    ("/var/spool/edgepaas", "what waits to be sent"),
+    ("/var/spool/edgepaas/alerts", "alerts, until somebody was told, and their history"),
     ("/usr/share/edgepaas/alembic", "the migrations"),
 )
 EXIT_STATUS = (
     ("0", "done"),
     ("1", "failed"),
-    ("2", "wrong usage"),
+    ("2", "wrong usage; of audit: PostgreSQL cannot be asked"),
     ("75", "decide again: the boot chain is to be run once more"),
     ("78", "a setting has no sane reading and no default"),
 )
 UNITS = (
     "edgepaas.service, with edgepaas.socket in front of it, runs edgepaas-env.service, "
-    "edgepaas-dbdecide.service and edgepaas-schema.service before each start. "
+    "edgepaas-dbdecide.service and edgepaas-schema.service before each start, and "
+    "edgepaas-sync.service beside it. edgepaas-alerts.service delivers what is in the spool, "
+    "whenever edgepaas-alerts.path sees some or edgepaas-alerts.timer says that some is due. "
     "'systemctl reload edgepaas' reads again what can be read again."
 )
 
@@ -140,8 +144,11 @@ def describe_parser(page: Page, parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             summaries = {choice.dest: choice.help for choice in action._choices_actions}
             for verb, verb_parser in action.choices.items():
-                page.entry(" ".join(verb_parser.format_usage().split()[1:]), summaries[verb] or "")
+                usage = " ".join(verb_parser.format_usage().split()[1:])
+                page.entry(usage.replace(" [-h]", ""), summaries[verb] or "")
                 page.macro("RS")
+                if verb_parser.description and verb_parser.description != summaries[verb]:
+                    page.prose(verb_parser.description)
                 describe_parser(page, verb_parser)
                 page.macro("RE")
         elif not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:

@@ -123,6 +123,17 @@ def import_seconds(rounds: int) -> float:
     return statistics.median(times)
 
 
+def alert_seconds(home: Path, rounds: int) -> float:
+    """Median time of one ``edgepaas alert``: from the start of the process to its end."""
+    times = []
+    for number in range(rounds):
+        command = [*EDGEPAAS, "alert", "a bench", "--quiet", "--fingerprint", f"bench-{number}"]
+        started = time.perf_counter()
+        subprocess.run(command, env=edgepaas_environment(home, 0), check=True)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
 def measure_start(home: Path, rounds: int) -> dict[str, float]:
     """First boot, later boots, serve alone and the plain application, against the imports."""
     imports = import_seconds(rounds)
@@ -155,6 +166,7 @@ def measure_start(home: Path, rounds: int) -> dict[str, float]:
         "plain_to_live_ms": statistics.median(plain_lives) * 1000,
         "idle_service_mib": memory,
         "plain_mib": plain_memory,
+        "alert_ms": alert_seconds(home, rounds) * 1000,
     }
 
 

@@ -202,6 +202,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100_000, help="readings to drain")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="rows that wait")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of a load")
+    parser.add_argument("--only", help="drain, capture, outage or memory")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     home = Path(
@@ -219,6 +220,8 @@ def main() -> int:
             ("outage", lambda: outage(server, template, home)),
             ("memory", lambda: memory(server, template, home / "m", arguments.waiting, 60.0)),
         ):
+            if arguments.only not in (None, name):
+                continue
             found[name] = work()
             print(f"{name}: {json.dumps(found[name], indent=1, default=float)}", flush=True)
     finally:

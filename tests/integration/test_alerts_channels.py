@@ -1,5 +1,6 @@
 """Real receivers: HTTP and SMTP that accept, refuse, put off, hang, drip, reset and redirect."""
 
+import contextlib
 import hashlib
 import hmac
 import socket
@@ -136,6 +137,18 @@ class TestWebhook:
         answer = post(f"http://127.0.0.1:{closed_port()}/")
         assert (answer.kind, answer.reached, answer.down) == ("later", False, True)
         assert "refused" in answer.words.lower()
+
+    def test_so_is_a_network_that_swallows_everything(self) -> None:
+        """A notice that may have been received is kept as it is; days later it would be stale."""
+        with socket.socket() as deaf, contextlib.ExitStack() as callers:
+            deaf.bind(("127.0.0.1", 0))
+            deaf.listen(0)
+            for _ in range(4):  # its queue is full: who comes now is not answered
+                caller = callers.enter_context(socket.socket())
+                caller.setblocking(False)
+                caller.connect_ex(deaf.getsockname())
+            answer = post(f"http://127.0.0.1:{deaf.getsockname()[1]}/", timeout=0.4)
+        assert (answer.kind, answer.reached, answer.down) == ("later", False, True)
 
     def test_so_is_a_name_that_does_not_exist(self) -> None:
         answer = post("http://nowhere.invalid/")

@@ -1,38 +1,19 @@
 """The ledger from both sides, on a real PostgreSQL: what adds up, and each way it may not."""
 
-import contextlib
 import json
-import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from edgepaas.cli import main
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.files.node import node_identity
 from edgepaas.files.paths import Paths
-from edgepaas.outbox import capture, shedding
-from edgepaas.schema.tables import describe
-from edgepaas.settings import Settings
-from edgepaas.sync.drain import drain_batch
-from edgepaas.sync.hub import Hub, open_hub
-from edgepaas.telemetry.models import Model
-from tests.support.boxes import contract
-from tests.support.databases import adding, create_sqlite_file, open_embedded, reading
-from tests.support.telemetry_box import open_box
+from edgepaas.outbox import shedding
+from tests.support.both_sides import BothSides
+from tests.support.databases import adding, open_embedded, reading
 
 
-@dataclass
-class Both:
-    """A box in fallback whose rows are sent when a test says so."""
-
-    paths: Paths
-    connection: sqlite3.Connection
-    hub: Hub
-    capsys: pytest.CaptureFixture[str]
-    said: str = field(default="", init=False)
+class Both(BothSides):
+    """Whose ledger is audited."""
 
     def write(self, count: int, first: int = 0) -> None:
         """Store readings."""
@@ -42,34 +23,15 @@ class Both:
         finally:
             database.close()
 
-    def drain(self) -> None:
-        """Send everything."""
-        while drain_batch(self.connection, self.hub, rows=100, say=lambda *_: None).remaining:
-            continue
-
     def audit(self, *options: str) -> int:
         """Run the command; what it prints is in ``said``."""
-        self.capsys.readouterr()
-        status = main(["audit", *options])
-        self.said = self.capsys.readouterr().out
-        return status
+        return self.command("audit", *options)
 
 
 @pytest.fixture
 def both(paths: Paths, postgres_url: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Both]:
-    with open_box(paths, postgres_url):
-        pass  # the hub's schema, both chains
-    create_sqlite_file(paths.sqlite)
-    Settings.of().write(paths.env_contract)
-    decided = contract(paths, hub_url=postgres_url, db_state="fallback", db_fallback=True)
-    decided.write(paths.db_contract)
-    document = {"revision": ["1"], "tables": describe(Model.metadata)}
-    with (
-        contextlib.closing(open_sqlite(paths.sqlite)) as connection,
-        open_hub(Settings.of(), postgres_url) as hub,
-    ):
-        capture.install(connection, document, node_id=node_identity(paths).node_id)
-        yield Both(paths, connection, hub, capsys)
+    with Both.opened(paths, postgres_url, capsys) as found:
+        yield found
 
 
 def test_nothing_half_and_all_delivered_add_up(both: Both) -> None:

@@ -30,7 +30,9 @@ def drill(url: str, home: Path, *options: str, pythonpath: str = str(ROOT)) -> A
         "EDGEPAAS_HOME": str(home),
         "PYTHONPATH": pythonpath,
     }
-    command = [sys.executable, "-m", "edgepaas", "drill", "outage", "--seconds", "0.3", *options]
+    # A test run in the background has SIGINT ignored, and so has what it starts.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "edgepaas", "drill", "outage"]
+    command += ["--seconds", "0.3", *options]
     return subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -57,7 +57,10 @@ def fall_silent(relay: Relay) -> None:
     relay.black_hole()
 
 
-LOSSES: list[Callable[[Relay], None]] = [refuse, fall_silent, Relay.pause]
+#: The hardest alone where time counts; losing it in other ways is tested elsewhere, too.
+LOSSES: list[Callable[[Relay], None]] = (
+    [refuse, fall_silent, Relay.pause] if SOAK else [fall_silent]
+)
 
 
 def test_every_kind_of_loss_leads_to_sqlite_and_back_and_loses_nothing(
@@ -105,7 +108,7 @@ def test_a_weakened_build_is_found_out(
         LiveBox(tmp_path, weak=(weak,), DATABASE_URL=hub_database.url, USE_SQLITE="true") as box,
         Clients(box.port, history, seed=SEED).writing() as clients,
     ):
-        for _ in range(3):
+        for _ in range(2):
             clients.wait_for(20)
             box.kill("serve")
         clients.stop()

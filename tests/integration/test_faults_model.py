@@ -245,9 +245,9 @@ def look_for_a_sequence(machine: type[Box], *, examples: int, steps: int, shrink
 
 
 def test_no_sequence_of_faults_loses_doubles_or_reorders(machine: type[Box]) -> None:
-    look_for_a_sequence(machine, examples=400 if SOAK else 8, steps=60 if SOAK else 25, shrink=SOAK)
+    look_for_a_sequence(machine, examples=400 if SOAK else 6, steps=60 if SOAK else 20, shrink=SOAK)
 
 
 def test_the_machine_finds_a_weakened_build_out(machine: type[Box]) -> None:
     with weakened("forgetful"), pytest.raises(AssertionError):
-        look_for_a_sequence(machine, examples=10, steps=15, shrink=False)
+        look_for_a_sequence(machine, examples=5, steps=15, shrink=False)

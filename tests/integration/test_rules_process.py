@@ -196,7 +196,7 @@ def test_a_service_that_is_killed_judges_every_reading_once(paths: Paths, tmp_pa
     bring_to_head(contract, Settings.of(), paths, telemetry)
     address, chance = f"http://127.0.0.1:{port}", random.Random(9)
     sent = threading.Event()
-    rows = [(START + timedelta(seconds=n), float(n % 2)) for n in range(600)]
+    rows = [(START + timedelta(seconds=n), float(n % 2)) for n in range(360)]
 
     def begin() -> Process:
         process = Process(edgepaas("serve"), tmp_path, child_environ(tmp_path))

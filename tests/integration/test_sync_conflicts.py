@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import pytest
-
-from edgepaas.sync import conflicts
 from edgepaas.sync.hub import Hub
+from edgepaas.sync.inspect import entries, settle
 from tests.support.forwarding import TestBox, TestHub
 
 Rows = list[list[Any]]
@@ -88,6 +86,26 @@ def test_merging_what_says_the_same_or_nothing_records_nothing(
     box.drain(link)
     assert other.drain(link).conflicts == 0, "jsonb is compared by what it says"
     assert place(hub, "note, first") == ["first to say so", 1]
+
+
+def test_an_empty_document_overwrites_nothing_whoever_comes_first(
+    box: TestBox, other: TestBox, hub: TestHub, link: Hub
+) -> None:
+    """A device's labels, say: one box was told them, another only heard of the device."""
+    box.place("hall", labels='{"room": "boiler"}')
+    other.place("hall", labels="{}")
+    box.place("yard", labels="{}")
+    other.place("yard", labels='{"room": "none"}')
+    box.place("shed")
+    other.place("shed", labels="{}")
+    for one in (box, other):
+        assert one.drain(link).conflicts == 0
+    assert hub.ask("SELECT name, labels FROM places ORDER BY name") == [
+        *(["hall", {"room": "boiler"}], ["shed", {}], ["yard", {"room": "none"}])
+    ]
+    other.write("UPDATE places SET labels = '{}' WHERE name = 'yard'")
+    assert other.drain(link).conflicts == 0
+    assert hub.ask("SELECT labels FROM places WHERE name = 'yard'") == [[{}]], "said on purpose"
 
 
 def test_updates_of_different_columns_by_two_boxes_both_stay(
@@ -203,14 +221,9 @@ def test_an_open_conflict_is_listed_until_it_is_settled(
     for one in (box, other):
         one.place("hall", note=one.node)
         one.drain(link)
-    (found,) = conflicts.list_open(link)
-    assert (found.table, found.state) == ("places", "open")
-    assert str(found.node_id) == other.node
-    assert conflicts.list_open(link, node_id=box.node) == []
-    assert conflicts.count_open(link, node_id=other.node) == 1
-    conflicts.settle(link, found.id)
-    assert conflicts.list_open(link) == []
-    with pytest.raises(conflicts.NoSuchConflict, match=str(found.id)):
-        conflicts.settle(link, found.id)
-    with pytest.raises(conflicts.NoSuchConflict, match="'x'"):
-        conflicts.settle(link, "x")
+    (found,) = entries(link, "conflicts")
+    assert (found.table, found.state, found.node_id) == ("places", "open", other.node)
+    assert entries(link, "conflicts", node_id=box.node) == []
+    assert settle(link, [found.id]) == 1
+    assert entries(link, "conflicts") == []
+    assert settle(link, [found.id]) == 0, "nobody closes one twice"

@@ -1,44 +1,24 @@
 """``edgepaas sync conflicts|dead-letters|status|acknowledge`` on a real PostgreSQL."""
 
-import contextlib
 import json
-import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from edgepaas.cli import main
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.files.node import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.health.forwarding import acknowledged
-from edgepaas.outbox import capture, ledger
-from edgepaas.schema.tables import describe
-from edgepaas.settings import Settings
+from edgepaas.outbox import ledger
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.drain import drain_batch
-from edgepaas.sync.hub import Hub, open_hub
-from edgepaas.telemetry.models import Model
-from tests.support.boxes import contract
-from tests.support.databases import create_sqlite_file
-from tests.support.telemetry_box import open_box
+from tests.support.both_sides import BothSides
 
 _WHEN = "2026-01-01T00:00:00.000000Z"
 #: Longer than PostgreSQL's column; SQLite does not mind.
 POISON = "u" * 60
 
 
-@dataclass
-class Bench:
-    """A box and a hub, with what the command said last."""
-
-    paths: Paths
-    connection: sqlite3.Connection
-    hub: Hub
-    capsys: pytest.CaptureFixture[str]
-    said: str = ""
+class Bench(BothSides):
+    """Whose rows a person has to see to."""
 
     def reading(self, number: int, unit: str = "C") -> str:
         """Insert a reading as a foreign writer would; returns its id."""
@@ -50,26 +30,9 @@ class Bench:
         )
         return key
 
-    def device(self, number: int, name: str) -> str:
-        """Insert a device."""
-        key = f"00000000-0000-5000-8000-{number:012d}"
-        self.connection.execute(
-            "INSERT INTO devices (id, name, labels, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
-            (key, name, "{}", _WHEN, _WHEN),
-        )
-        return key
-
-    def drain(self) -> None:
-        while drain_batch(self.connection, self.hub, rows=100, say=lambda *_: None).remaining:
-            continue
-
     def sync(self, *arguments: str) -> int:
         """Run ``edgepaas sync ARGUMENTS``."""
-        self.capsys.readouterr()
-        status = main(["sync", *arguments])
-        captured = self.capsys.readouterr()
-        self.said = captured.out + captured.err
-        return status
+        return self.command("sync", *arguments)
 
     def listed(self, kind: str, *more: str) -> list[dict[str, Any]]:
         assert self.sync(kind, "list", "--json", *more) == 0
@@ -79,19 +42,8 @@ class Bench:
 
 @pytest.fixture
 def bench(paths: Paths, postgres_url: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Bench]:
-    with open_box(paths, postgres_url):
-        pass  # the hub's schema, both chains
-    create_sqlite_file(paths.sqlite)
-    Settings.of().write(paths.env_contract)
-    decided = contract(paths, hub_url=postgres_url, db_state="fallback", db_fallback=True)
-    decided.write(paths.db_contract)
-    document = {"revision": ["1"], "tables": describe(Model.metadata)}
-    with (
-        contextlib.closing(open_sqlite(paths.sqlite)) as connection,
-        open_hub(Settings.of(), postgres_url) as hub,
-    ):
-        capture.install(connection, document, node_id=node_identity(paths).node_id)
-        yield Bench(paths, connection, hub, capsys)
+    with Bench.opened(paths, postgres_url, capsys) as found:
+        yield found
 
 
 def test_a_dead_letter_is_listed_shown_retried_and_discarded(bench: Bench) -> None:
@@ -122,7 +74,7 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(bench: Bench) -> No
     assert states == ["retried", "discarded"]
     values = bench.hub.query("SELECT value FROM readings ORDER BY value")
     assert [int(row[0]) for row in values] == [1, 3]
-    assert main(["audit", "--deep"]) == 0
+    assert bench.command("audit", "--deep") == 0
 
 
 def test_nothing_is_acted_on_without_a_yes(bench: Bench) -> None:

@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 
-from edgepaas.sync import dead_letters
+from edgepaas.sync import dead_letters, values
 from edgepaas.sync.hub import Hub
+from edgepaas.sync.inspect import Entry, entries
 from tests.support.forwarding import TestBox, TestHub
 
 REFUSE_13 = "ALTER TABLE samples ADD CONSTRAINT no_13 CHECK (value <> 13)"
+
+
+def waiting(link: Hub, node_id: str = "") -> list[Entry]:
+    return entries(link, "dead-letters", node_id=node_id)
 
 
 def letters(hub: TestHub) -> list[list[Any]]:
@@ -78,12 +83,11 @@ def test_values_that_postgresql_cannot_hold_are_kept_to_the_bit(
     box.samples(1)
     done = box.drain(link)
     assert (done.rows, done.dead) == (1, 5)
-    found = dead_letters.list_waiting(link)
-    changes = [one.change() for one in found]
-    assert [change.new[2] for change in changes if change.new] == [
+    found = [one.details for one in waiting(link)]
+    assert [values.decode(one["new"]["text"]) for one in found] == [
         *("a\0b", "\udcffA", b"\x00\x01", "x", "y" * 51)
     ]
-    assert [one.sqlstate for one in found] == ["22021", "22021", "22021", "22P02", "22001"]
+    assert [one["sqlstate"] for one in found] == ["22021", "22021", "22021", "22P02", "22001"]
     box.adds_up(hub)
 
 
@@ -133,7 +137,7 @@ def test_a_letter_is_retried_with_its_followers_in_order(
     box.write(f"UPDATE places SET note = 'good', first = 2 WHERE id = '{place}'")
     box.write(f"UPDATE places SET labels = '[0.1]' WHERE id = '{place}'")
     box.drain(link)
-    first, second, _ = dead_letters.list_waiting(link)
+    first, second, _ = waiting(link)
     with pytest.raises(dead_letters.NoSuchLetter, match=str(first.id)):
         dead_letters.retry(link, second.id)
     still = dead_letters.retry(link, first.id)
@@ -143,7 +147,7 @@ def test_a_letter_is_retried_with_its_followers_in_order(
     done = dead_letters.retry(link, str(first.id))
     assert (done.landed, done.waiting) == (3, 0)
     assert hub.ask("SELECT note, first, labels FROM places") == [["good", 2, [0.1]]]
-    assert dead_letters.count_waiting(link) == 0
+    assert waiting(link) == []
     assert hub.one("SELECT count(*) FROM sync_conflicts") == 0
     box.write(f"UPDATE places SET note = 'after' WHERE id = '{place}'")
     assert box.drain(link).rows == 1, "nothing waits, so nothing has to follow"
@@ -156,8 +160,8 @@ def test_a_discarded_letter_holds_nothing_up(box: TestBox, hub: TestHub, link: H
     place = box.place("hall", note="good")
     box.write(f"UPDATE places SET note = 'bad' WHERE id = '{place}'")
     box.drain(link)
-    (letter,) = dead_letters.list_waiting(link, node_id=box.node)
-    assert dead_letters.list_waiting(link, node_id=str(uuid.uuid4())) == []
+    (letter,) = waiting(link, box.node)
+    assert waiting(link, str(uuid.uuid4())) == []
     dead_letters.discard(link, letter.id)
     box.write(f"UPDATE places SET note = 'better' WHERE id = '{place}'")
     done = box.drain(link)
@@ -177,8 +181,8 @@ def test_a_key_that_no_index_takes_is_kept_like_any_refused_row(
         box.write('INSERT INTO "all ""kinds""" ("wo\'rd", "select") VALUES (?, ?)', (long, number))
     done = box.drain(link)
     assert (done.rows, done.dead) == (0, 2)
-    first, second = dead_letters.list_waiting(link)
-    assert (first.sqlstate, first.row_key[:7]) == ("54000", "sha256:")
-    assert first.row_key != second.row_key
+    first, second = waiting(link)
+    assert (first.details["sqlstate"], first.key[:7]) == ("54000", "sha256:")
+    assert first.key != second.key
     box.write('UPDATE "all ""kinds""" SET small = 1 WHERE "select" = 1')
     assert box.drain(link).dead == 1

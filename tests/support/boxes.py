@@ -67,7 +67,7 @@ class ThingSchema(ma.Schema):
 
 
 def things(box: Box) -> list[ApiBlueprint]:
-    """A small API that uses every helper."""
+    """A small API that uses every part of it."""
     api = ApiBlueprint("things", __name__, url_prefix="/api/things", description="Things.")
 
     @api.route("", methods=["POST"])

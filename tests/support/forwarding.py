@@ -298,9 +298,9 @@ class TestBox:
 
 
 @contextlib.contextmanager
-def box_at(path: Path) -> Iterator[TestBox]:
+def box_at(path: Path, metadata: MetaData = Model.metadata) -> Iterator[TestBox]:
     """Give a new box."""
-    box = TestBox(path)
+    box = TestBox(path, metadata)
     try:
         yield box
     finally:

@@ -17,7 +17,7 @@ class Appliance(Box):
     """A booted Debian that the package is, or is to be, installed on."""
 
     def __init__(
-        self, name: str, package: Path, *, suite: str = "bookworm",
+        self, name: str, package: Path, *, suite: str = "",
         namespace: Namespace | None = None, template: Box | None = None,
     ) -> None:  # fmt: skip
         super().__init__(name, suite=suite, namespace=namespace, template=template)

@@ -19,6 +19,7 @@ from tests.system.roots import CACHE, base_root
 
 BOXES = CACHE / "boxes"
 BOOT_LIMIT = 90.0
+SUITE = os.environ.get("EDGEPAAS_TEST_SUITE") or "bookworm"
 CGROUPS = Path("/sys/fs/cgroup")
 #: The controllers a box gets a group of its own in, where cgroups are of the first version.
 V1 = ("systemd", "unified", "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio",
@@ -49,7 +50,8 @@ def why_not() -> str | None:
 class Box:
     """One Debian. ``create``, ``boot``, use it, ``destroy``; also a context manager.
 
-    It begins as *template* was when that was powered off, else as a plain *suite*. To be
+    It begins as *template* was when that was powered off, else as a plain *suite*
+    ($EDGEPAAS_TEST_SUITE, or Debian 12). To be
     booted from the main thread: the box dies with the thread that booted it, so that a
     killed test run leaves nothing running.
     """
@@ -63,12 +65,12 @@ class Box:
         self,
         name: str,
         *,
-        suite: str = "bookworm",
+        suite: str = "",
         namespace: Namespace | None = None,
         template: "Box | None" = None,
     ) -> None:
         self.name = f"{os.getpid()}-{name}"
-        self.suite = suite
+        self.suite = suite or (template.suite if template is not None else SUITE)
         self.folder = BOXES / self.name
         self.root = self.folder / "root"
         self.namespace = namespace

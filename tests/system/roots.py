@@ -26,7 +26,7 @@ def base_root(suite: str, arch: str = "") -> Path:
     key = f"{suite}{arch and f'-{arch}'}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
     other_cpu = [f"--arch={arch}"] if arch else []
     folder, tarball = CACHE / f"box-{key}", CACHE / f"box-{key}.tar"
-    with _only_one(CACHE / f"box-{key}.lock"):
+    with only_one(CACHE / f"box-{key}.lock"):
         if folder.is_dir():
             return folder
         if not tarball.is_file():
@@ -47,7 +47,7 @@ def base_root(suite: str, arch: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -96,7 +96,7 @@ def test_a_full_disk_refuses_writes_with_507_and_recovers_by_itself(box: Applian
     box.client.wait_ready()
     box._token = ""  # the tokens were in the folder that is hidden now
     kept = box.writer.write("press", 1.0)
-    box.sh("dd if=/dev/zero of=/var/lib/edgepaas/ballast bs=64k status=none || true")
+    box.sh("dd if=/dev/zero of=/var/lib/edgepaas/somebody bs=64k status=none || true")
     answers = []
     for value in range(60):
         readings = [
@@ -112,7 +112,7 @@ def test_a_full_disk_refuses_writes_with_507_and_recovers_by_itself(box: Applian
     box.client.wait_ready(20, word="full")
     box.exec("systemctl", "restart", "edgepaas", check=False, timeout=90)
     box.client.wait_ready(60, word="full")
-    box.sh("rm /var/lib/edgepaas/ballast")
+    box.sh("rm /var/lib/edgepaas/somebody")
     box.client.wait_ready(60, word="standalone")
     box.writer.write("press", 2.0)
     assert kept in box.writer.stored("press")

@@ -10,8 +10,9 @@ from tests.system.appliance import Appliance
 ACTIVE = ("edgepaas.service", "edgepaas.socket", "edgepaas-alerts.path", "edgepaas-alerts.timer")
 #: Ends by itself, content, on a box that has no PostgreSQL to forward rows to.
 SYNC = "edgepaas-sync.service"
-#: Runs for what was accepted, and ends.
+#: Runs for what was accepted, and ends; the timer asks the other whether it is to.
 DELIVERY = "edgepaas-alerts.service"
+DUE = "edgepaas-alerts-due.service"
 STAGES = ("edgepaas-env.service", "edgepaas-dbdecide.service", "edgepaas-schema.service")
 
 
@@ -60,9 +61,9 @@ def test_nothing_of_the_system_has_failed(box: Appliance) -> None:
         assert box.show(unit, "ActiveState") == "active"
     for unit in (*ACTIVE, SYNC):
         assert box.exec("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
-    for unit in (*STAGES, SYNC, DELIVERY):
+    for unit in (*STAGES, SYNC, DELIVERY, DUE):
         assert box.show(unit, "Result") == "success"
-    for unit in (*STAGES, DELIVERY):
+    for unit in (*STAGES, DELIVERY, DUE):
         assert box.exec("systemctl", "is-enabled", unit, check=False).stdout.strip() == "static"
 
 
@@ -74,7 +75,7 @@ def test_without_a_database_server_and_without_alerts_nothing_but_the_service_is
     assert "no PostgreSQL" in said
     starts = said.count("Started edgepaas-sync")
     assert 1 <= starts <= 3, said
-    for unit in (SYNC, DELIVERY):
+    for unit in (SYNC, DELIVERY, DUE):
         assert (box.show(unit, "ActiveState"), box.show(unit, "MainPID")) == ("inactive", "0")
     processes = box.sh("ps -eo user:20,args | grep ^edgepaas").splitlines()
     assert [line for line in processes if "edgepaas serve" not in line] == []
@@ -128,7 +129,7 @@ def test_the_units_are_valid_and_tightly_sandboxed(box: Appliance) -> None:
         "systemd-analyze", "verify", "--man=no", *ACTIVE, SYNC, *STAGES, check=False
     )
     assert (verified.returncode, verified.stderr.strip()) == (0, "")
-    for unit in ("edgepaas.service", SYNC, DELIVERY, *STAGES):
+    for unit in ("edgepaas.service", SYNC, DELIVERY, DUE, *STAGES):
         path = f"/lib/systemd/system/{unit}"
         printed = box.exec("systemd-analyze", "security", "--offline=true", path).stdout
         level = re.search(r"exposure level for .*: ([0-9.]+)", printed)

@@ -1,11 +1,13 @@
 """Upgrade with a migration and under load, downgrade, removal, purge, installation again."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.system.appliance import ENV_FILE, PACKAGE, Appliance
 from tests.system.client import Writers
+from tests.system.hub import Hub
 from tests.system.repack import BROKEN, GOOD, later_build
 
 OWN_FOLDERS = ("/etc/edgepaas", "/var/lib/edgepaas", "/var/log/edgepaas", "/var/spool/edgepaas")
@@ -32,6 +34,26 @@ def test_an_upgrade_with_a_migration_fails_no_request_and_keeps_everything(
     assert list(appliance.path("/var/lib/edgepaas/backups").iterdir())
     schema = appliance.sh("edgepaas schema --check --json")
     assert "9999" in schema
+
+
+def test_an_upgrade_has_sync_run_the_new_build_and_leaves_alerting_on(
+    installed: Appliance, hub: Hub, tmp_path: Path
+) -> None:
+    """PostgreSQL serves, and is told which build the box runs."""
+    edge = hub.wire.edge
+    with Appliance("later", installed.package, template=installed, namespace=edge) as box:
+        box.write("/etc/edgepaas/hub.pem", hub.authority, 0o644)
+        box.configure(DATABASE_URL=hub.url, DB_SSLROOTCERT="/etc/edgepaas/hub.pem")
+        box.restart(word="primary")
+        box.install(later_build(box.package, tmp_path, version="99.1"))
+        deadline = time.monotonic() + 60
+        while hub.execute("SELECT build FROM nodes WHERE build LIKE '%99.1%'") == []:
+            assert time.monotonic() < deadline, hub.execute("SELECT * FROM nodes")
+            time.sleep(0.5)
+        for unit in ("edgepaas-sync.service", "edgepaas-alerts.path", "edgepaas-alerts.timer"):
+            assert box.show(unit, "ActiveState") == "active"
+        assert box.show("edgepaas-sync.service", "NeedDaemonReload") == "no"
+        assert box.sh("systemctl --failed --plain --no-legend --no-pager") == ""
 
 
 def test_a_migration_that_fails_does_not_keep_the_box_from_starting(

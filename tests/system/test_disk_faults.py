@@ -24,10 +24,18 @@ from tests.support.databases import create_sqlite_file
 from tests.support.disk_faults import Disk
 from tests.support.disk_workload import STEPS
 from tests.support.weaken import weak_environ
+from tests.system.conftest import REQUIRED
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
 #: Where disk_faults.c has these in its shared page.
 FIELDS = {"sync_fails_from": 1, "full_from": 5}
+
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    """Skip, or fail where nothing may be skipped, without a C compiler."""
+    if shutil.which("cc") is None:
+        (pytest.fail if REQUIRED else pytest.skip)("cc is not installed (Debian: gcc, libc6-dev)")
 
 
 class Cases:

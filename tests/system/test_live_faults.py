@@ -21,12 +21,20 @@ from tests.support.hub_database import HubDatabase
 from tests.support.live_box import Clients, LiveBox
 from tests.support.relay import Relay
 from tests.support.service_process import until
+from tests.system.conftest import REQUIRED
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
 SEED = int(os.environ.get("EDGEPAAS_SEED", "6"))
 ROUNDS = 50 if SOAK else 3
 FLAPPING = 600.0 if SOAK else 60.0
 DAY = 86400.0
+
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    """Skip, or fail where nothing may be skipped, without a C compiler."""
+    if shutil.which("cc") is None:
+        (pytest.fail if REQUIRED else pytest.skip)("cc is not installed (Debian: gcc, libc6-dev)")
 
 
 @contextlib.contextmanager

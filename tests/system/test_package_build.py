@@ -27,6 +27,7 @@ WHEELHOUSE = Path(os.environ.get("EDGEPAAS_WHEELHOUSE") or REPOSITORY / "build" 
 PACKAGE = f"edgepaas_{__version__}_all.deb"
 LIBRARY = "usr/share/edgepaas/lib"
 STAGES = ("edgepaas-env.service", "edgepaas-dbdecide.service", "edgepaas-schema.service")
+ALERTS = ("edgepaas-alerts.path", "edgepaas-alerts.timer")
 BUILD_LIMIT = 600.0  # s; the first build downloads the libraries
 #: Command: the Debian package that has it.
 NEEDED = {"dh": "debhelper", "dh_python3": "dh-python", "lintian": "lintian"}
@@ -124,7 +125,8 @@ def test_it_depends_only_on_what_debian_has(built: Built) -> None:
     }
     assert {"python3", "python3-psutil", "systemd"} <= names
     assert names <= {
-        "python3", "python3-psutil", "systemd", "systemd-standalone-sysusers", "systemd-sysusers"
+        "python3", "python3-psutil", "systemd", "systemd-standalone-sysusers", "systemd-sysusers",
+        "systemd-standalone-tmpfiles", "systemd-tmpfiles",
     }  # fmt: skip
     assert "python3 (>= 3.11)" in built.control["Depends"]
 
@@ -168,10 +170,11 @@ def test_the_file_of_settings_is_a_conffile_that_others_cannot_read(built: Built
 def test_an_upgrade_restarts_the_service_behind_its_socket_and_no_stage(built: Built) -> None:
     """debhelper's snippets are there (it can drop them silently), one rule for each unit."""
     postinst = built.script("postinst")
-    for unit in ("edgepaas.service", "edgepaas.socket", "edgepaas-sync.service"):
+    for unit in ("edgepaas.service", "edgepaas.socket", "edgepaas-sync.service", *ALERTS):
         assert f"deb-systemd-helper enable '{unit}'" in postinst
-    invoked = re.findall(r"deb-systemd-invoke (\S+) '([^\n]*)' >", postinst)
-    assert [unit for how, unit in invoked if how != "start"] == ["edgepaas.service"]
+    lines = re.findall(r"deb-systemd-invoke (\S+) ([^\n]*) >", postinst)
+    invoked = [(how, unit) for how, units in lines for unit in re.findall(r"'(\S+)'", units)]
+    assert {unit for how, unit in invoked if how != "start"} == {"edgepaas.service", *ALERTS}
     assert {"edgepaas.socket", "edgepaas-sync.service"} <= {unit for _, unit in invoked}
     assert "_dh_action=restart" in postinst
     assert built.script("preinst") == ""  # nothing is stopped before the new files are there
@@ -182,9 +185,10 @@ def test_an_upgrade_restarts_the_service_behind_its_socket_and_no_stage(built: B
 @builds
 def test_removal_stops_the_socket_first(built: Built) -> None:
     """Or a caller between the two would start the service that was just stopped."""
-    stopped = re.findall(r"deb-systemd-invoke stop '(\S+)'", built.script("prerm"))
+    lines = re.findall(r"deb-systemd-invoke stop ([^\n]*) >", built.script("prerm"))
+    stopped = [unit for line in lines for unit in re.findall(r"'(\S+)'", line)]
     assert stopped[0] == "edgepaas.socket"
-    assert {"edgepaas.service", "edgepaas-sync.service"} <= set(stopped)
+    assert {"edgepaas.service", "edgepaas-sync.service", *ALERTS} <= set(stopped)
 
 
 @builds
@@ -278,7 +282,10 @@ def test_the_lock_holds_one_hash_a_library_and_no_address() -> None:
 def test_the_lock_covers_what_the_project_needs_at_the_tested_versions() -> None:
     """``make lock`` was run after pyproject.toml or the constraints changed."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    needed = {re.split(r"[<>=~!;\[ ]", x)[0].lower() for x in project["project"]["dependencies"]}
+    needed = {
+        re.split(r"[<>=~!;\[ ]", x)[0].lower().replace("_", "-")
+        for x in project["project"]["dependencies"]
+    }
     versions = dict(locked())
     assert needed - set(versions) == {"psutil"}  # the distribution's
     tested = dict(

@@ -285,6 +285,9 @@ class TestSettings:
         assert config.email is not None
         assert config.email.sender == "edgepaas@Box-7"
 
+    def test_a_name_that_was_pasted_with_a_line_separator_breaks_no_subject(self) -> None:
+        assert read_config(Settings.of(NODE_NAME="box\u20287")).sender.box == "box 7"
+
     def test_when_the_environment_stage_failed_the_last_known_channels_serve(
         self, paths: Paths
     ) -> None:

@@ -19,16 +19,22 @@ def unit(name: str) -> str:
     return (UNITS / name).read_text(encoding="utf-8")
 
 
-def test_the_service_is_started_only_when_there_is_something_to_do() -> None:
-    text = unit("edgepaas-alerts.service")
-    assert re.findall(r"^Condition\w+=(\|.*)$", text, flags=re.MULTILINE) == [
-        "|/var/spool/edgepaas/alerts/new",
+def test_the_timer_starts_it_only_when_there_is_something_to_do_and_says_nothing_else() -> None:
+    """A line each minute that there is nothing to do would fill the journal."""
+    due = unit("edgepaas-alerts-due.service")
+    assert re.findall(r"^Condition\w+=(\|.*)$", due, flags=re.MULTILINE) == [
         "|/var/spool/edgepaas/alerts/waiting",
         "|!/run/edgepaas/alerts.json",
     ]
-    assert "Type=oneshot" in text
-    assert "[Install]" not in text
-    assert "StartLimitIntervalSec=0" in text
+    assert "OnSuccess=edgepaas-alerts.service" in due
+    assert "LogLevelMax=notice" in due
+    assert "Unit=edgepaas-alerts-due.service" in unit("edgepaas-alerts.timer")
+    for name in ("edgepaas-alerts.service", "edgepaas-alerts-due.service"):
+        assert "Type=oneshot" in unit(name)
+        assert "[Install]" not in unit(name)
+        assert "StartLimitIntervalSec=0" in unit(name)
+    assert "Condition" not in unit("edgepaas-alerts.service")
+    assert "LogLevelMax" not in unit("edgepaas-alerts.service")
 
 
 def test_an_accepted_alert_starts_it_and_so_does_the_clock() -> None:

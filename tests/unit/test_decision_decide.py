@@ -9,11 +9,12 @@ import pytest
 
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.decide import AFTER_LOSS_TIMEOUT, Clock, decide, settle
-from edgepaas.decision.hold import Moment, read_hold, write_hold
+from edgepaas.decision.hold import read_hold, write_hold
 from edgepaas.decision.losses import MOST_RETURNS, loss_reason, mark_loss
 from edgepaas.decision.matrix import NoDatabase
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import rows_not_in_postgres
+from edgepaas.files.moment import Moment
 from edgepaas.files.paths import Paths
 from edgepaas.postgres.failures import PERMANENT, Failure
 from edgepaas.postgres.tls import TLSPolicy
@@ -91,6 +92,15 @@ def test_the_decision_falls_within_its_deadline_whatever_the_server_does(
     assert world.time - begin <= 10.0
     assert all(timeout <= 3.0 for _, timeout in world.attempts)
     assert len(world.attempts) > 1
+
+
+def test_what_was_handed_back_to_is_given_the_time_of_any_attempt(paths: Paths) -> None:
+    """Over a slow link a second is too short; it would be handed back to in vain for ever."""
+    paths.hand_back.write_text("{}")
+    world = World([GOOD], takes=1.5)
+    contract, _ = run(world, paths)
+    assert contract.db_state == "primary"
+    assert [timeout for _, timeout in world.attempts] == [3.0]
 
 
 def test_pauses_grow_up_to_the_interval(paths: Paths) -> None:

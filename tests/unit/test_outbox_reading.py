@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepaas.outbox import reading
 from edgepaas.outbox.reading import key_text, next_batch, same
 from tests.support.outbox import captured_file
 
@@ -94,6 +95,21 @@ def test_rows_that_were_shed_are_left_out_and_their_gap_is_read(file: sqlite3.Co
     assert rest
     (change,) = next(iter(rest.chunks()))
     assert (change.op, change.gap, change.key, change.new) == ("gap", gap, (), None)
+
+
+def test_large_values_come_few_at_a_time(file: sqlite3.Connection) -> None:
+    """A thousand photographs do not fit into a drainer's memory."""
+    size = reading.CHUNK_BYTES // 3
+    file.execute("BEGIN")
+    for number in range(10):
+        row = (f"f{number}", bytes(size))
+        file.execute("INSERT INTO facts (id, body) VALUES (?, ?)", row)
+    file.execute("COMMIT")
+    batch = next_batch(file, 0, rows=1000)
+    assert batch
+    chunks = list(batch.chunks())
+    assert max(map(len, chunks)) == 3, "keys count as well"
+    assert [change.seq for chunk in chunks for change in chunk] == list(range(1, 11))
 
 
 def test_a_key_has_one_text_and_no_other_key_has_it() -> None:

@@ -49,7 +49,7 @@ def lost(cause: BaseException | None = None) -> Exception:
         ("57P03", Failure.BUSY, ErrorClass.LINK, True),
         ("57P05", Failure.OTHER, ErrorClass.LINK, True),
         ("57014", Failure.OTHER, ErrorClass.LINK, False),
-        ("25P03", Failure.OTHER, ErrorClass.OTHER, True),
+        ("25P03", Failure.OTHER, ErrorClass.LINK, True),
         ("08006", Failure.OTHER, ErrorClass.LINK, True),
         ("40001", Failure.OTHER, ErrorClass.LINK, False),
         ("40P01", Failure.OTHER, ErrorClass.LINK, False),
@@ -61,6 +61,7 @@ def lost(cause: BaseException | None = None) -> Exception:
         ("22021", Failure.OTHER, ErrorClass.ROW, False),
         ("23505", Failure.OTHER, ErrorClass.ROW, False),
         ("54000", Failure.OTHER, ErrorClass.ROW, False),
+        ("P0001", Failure.OTHER, ErrorClass.ROW, False),
         ("0A000", Failure.OTHER, ErrorClass.OTHER, False),
     ],
 )

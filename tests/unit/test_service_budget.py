@@ -88,6 +88,22 @@ def pages(path: Path) -> int:
         return int(connection.execute("PRAGMA page_count").fetchone()[0])
 
 
+def test_rows_that_the_application_lets_nobody_delete_do_not_hide_a_full_budget(
+    paths: Paths, database: EmbeddedDatabase, told: list[str]
+) -> None:
+    """A trigger that keeps facts append-only refuses us as well."""
+    with closing(open_sqlite(paths.sqlite)) as connection:
+        connection.execute(
+            "CREATE TRIGGER kept BEFORE DELETE ON readings BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    looked, _ = watch(paths, database, MIB, "readings")
+    fill(paths.sqlite, "heat", 0, 10_000)
+    deliver(paths.sqlite)
+    fill(paths.sqlite, "heat", 10_000, 10_000)
+    assert looked.look() == "full"
+    assert told == ["disk-budget"]
+
+
 def test_beyond_the_budget_writes_are_refused_and_taken_again_when_rows_have_left(
     paths: Paths, database: EmbeddedDatabase, told: list[str]
 ) -> None:

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -13,14 +15,20 @@ from edgepaas.database.sqlite import open_sqlite
 from edgepaas.database.wake import Waker
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE
 from edgepaas.files.paths import Paths
+from edgepaas.outbox.retention import Reclaimed
+from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.backoff import Backoff
+from edgepaas.sync.boxfile import BoxFile
+from edgepaas.sync.due import Due
 from edgepaas.sync.ending import Ended, Ending, Watch
 from edgepaas.sync.errors import HubMisconfigured, HubTrouble, HubUnreachable, SchemaDrift
+from edgepaas.sync.hub import Hub
 from edgepaas.sync.hub_schema import HubSchema, SchemaBlocked
 from edgepaas.sync.report import Publisher, Report
-from edgepaas.sync.trouble import Trouble, judge
+from edgepaas.sync.trouble import AWAY_FOR, Trouble, judge
 from edgepaas.sync.wake import ForeignWriters, Wake, poke
+from edgepaas.sync.worker import Worker
 from tests.support.service_process import until, write_db_contract
 
 LONG = 60.0
@@ -206,6 +214,52 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
     assert trouble.remaining == 0
     assert trouble.report.hub == "ok"
     assert trouble.met(SchemaDrift("no such column")).state == "held"
+
+
+def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
+    raised: list[str] = []
+    monkeypatch.setattr(
+        "edgepaas.sync.trouble.raise_alert", lambda _, fingerprint, **__: raised.append(fingerprint)
+    )
+    now = 0.0
+    report = Report()
+    report.waits(3, 0.0)
+    trouble = Trouble(report, tells_of_away=True, clock=lambda: now)
+    other = Trouble(report, clock=lambda: now)
+    for now in (0.0, AWAY_FOR - 1, AWAY_FOR, AWAY_FOR + 1):
+        trouble.met(HubUnreachable("refuses the login"))
+        other.met(HubUnreachable("refuses the login"))
+        assert raised == (["hub-away"] if now >= AWAY_FOR else [])
+    trouble.over()
+    trouble.met(HubUnreachable("refuses the login"))
+    assert raised == ["hub-away"], "its time begins anew"
+
+
+def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten years on, everything was delivered long ago: the box would forget all of it."""
+    reclaimed: list[float] = []
+
+    def reclaim(_: object, *, older_than: float, limit: int) -> Reclaimed:
+        reclaimed.append(older_than)
+        return Reclaimed()
+
+    monkeypatch.setattr("edgepaas.sync.worker.reclaim", reclaim)
+    for offset, expected in ((-315_360_000.0, []), (0.2, [60.0])):
+        report = Report(clock_offset=offset)
+        worker = SimpleNamespace(
+            report=report,
+            parts=SimpleNamespace(settings=Settings.of(RETENTION="60")),
+            _send_heartbeat=lambda _: None,
+            _reclaim=Due(60.0),
+            connection=None,
+        )
+        Worker._do_reclaim(cast(Worker, worker), cast(BoxFile, worker), cast(Hub, worker))
+        assert reclaimed == expected
 
 
 def test_a_schema_stage_that_fails_blocks_with_its_last_word(tmp_path: Path) -> None:

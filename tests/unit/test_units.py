@@ -62,8 +62,10 @@ def test_only_the_service_pulls_the_stages_in_and_requires_none() -> None:
     assert {unit_of(stage) for stage in STAGES} <= set(service.words("Unit", "Wants"))
     for path in UNITS.glob("*.service"):
         unit = Unit(path.name)
-        for key in ("Requires", "BindsTo", "Requisite", "PartOf", "Upholds"):
+        for key in ("Requires", "BindsTo", "Requisite", "Upholds"):
             assert not unit.get("Unit", key), path.name
+        beside = ("edgepaas-sync.service", "edgepaas-alerts.service")
+        assert not unit.get("Unit", "PartOf") or path.name in beside
         if path.name != "edgepaas.service":
             assert not unit.get("Unit", "Wants")
 
@@ -124,6 +126,7 @@ def test_the_drainer_comes_after_the_stages_of_each_round_and_requires_none() ->
     assert not sync.get("Unit", "Wants")
     assert "edgepaas-sync.service" in Unit("edgepaas.service").words("Unit", "Wants")
     assert "edgepaas-sync.service" not in Unit("edgepaas.service").words("Unit", "After")
+    assert sync.words("Unit", "PartOf") == ["edgepaas.service"]
 
 
 def test_the_drainer_starts_again_on_75_and_failure_but_not_when_it_has_nothing_to_do() -> None:

@@ -1,6 +1,5 @@
 """The way home of the rows: the drainer, its wake-up, capture, ledger, budget, ballast, the hub."""
 
-import json
 import sqlite3
 import stat
 from typing import Any
@@ -10,6 +9,7 @@ from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
 from edgepaas.outbox.budget import FROM, budget_of, usage
+from edgepaas.outbox.layout import read_document
 from edgepaas.service.doctor.findings import Finding
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
@@ -153,8 +153,8 @@ def _contract(paths: Paths) -> DatabaseContract | None:
         return None
 
 
-def _tables(paths: Paths) -> Any:
+def _tables(paths: Paths) -> dict[str, Any] | None:
     try:
-        return json.loads(paths.tables.read_text(encoding="utf-8"))
+        return read_document(paths.tables)
     except (OSError, ValueError):
         return None

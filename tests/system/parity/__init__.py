@@ -1,0 +1,1 @@
+"""One suite for every home of the box: 'make run', the installed package, the image."""
