@@ -20,13 +20,18 @@ class Connector:
         *,
         name: str = "edgepaas",
         lock_timeout: float | None = None,
+        idle_timeout: float | None = None,
     ) -> None:
-        """*lock_timeout*: seconds that a statement waits for somebody else's lock."""
+        """*lock_timeout*: seconds that a statement waits for somebody else's lock.
+
+        *idle_timeout*: seconds after which the server ends a transaction that asks nothing.
+        """
         self.address: Address = split_url(url)
         self._tls = TLSPolicy.of(settings, self.address)
         self._deadline = settings.number("DB_CONNECT_TIMEOUT")
         self._statement_timeout = settings.number("DB_STATEMENT_TIMEOUT") or None
         self._lock_timeout = lock_timeout
+        self._idle_timeout = idle_timeout
         self._name = name
 
     def __call__(
@@ -40,4 +45,5 @@ class Connector:
             application_name=self._name,
             statement_timeout=statement_timeout or self._statement_timeout,
             lock_timeout=self._lock_timeout,
+            idle_timeout=self._idle_timeout,
         )

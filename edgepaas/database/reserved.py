@@ -11,6 +11,7 @@ LAYOUTS: Final = "outbox_layouts"
 TRANSACTIONS: Final = "outbox_transactions"
 BATCHES: Final = "outbox_batches"
 LEDGER: Final = "outbox_ledger"
+ABSENT: Final = "outbox_absent"
 
 #: What a write is told while the fence stands; the text of the triggers' RAISE.
 FENCED: Final = "edgepaas: writes wait while PostgreSQL takes over"

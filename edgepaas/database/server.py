@@ -39,6 +39,10 @@ POOL_TIMEOUT = 5.0
 #: Seconds that a statement waits for a table or row that somebody else has locked: the
 #: requests that wait hold all threads, and the service would be taken for dead.
 LOCK_TIMEOUT = 3.0
+#: Seconds that an open transaction may ask nothing: a box that was cut off in the middle of
+#: one leaves it standing at the server, which learns of that from nobody, and its locks would
+#: keep the very rows that the box sends again from SQLite.
+IDLE_TIMEOUT = 10.0
 #: Seconds for saying good-bye to a server that may not be there any more.
 CLOSE_TIMEOUT = 2.0
 #: A connection that was used within this many seconds is taken without asking it.
@@ -57,7 +61,9 @@ class ServerDatabase(Database):
     dialect = "postgresql"
 
     def __init__(self, url: str, settings: "Settings") -> None:
-        self._connector = Connector(url, settings, lock_timeout=LOCK_TIMEOUT)
+        self._connector = Connector(
+            url, settings, lock_timeout=LOCK_TIMEOUT, idle_timeout=IDLE_TIMEOUT
+        )
         self._engine = server_engine(
             self._connector, settings, tell=self._noticed, doubt=self._suspect
         )

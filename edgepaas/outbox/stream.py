@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.stamp import LAST_SEQ
-from edgepaas.outbox import baseline, ledger, tables
-from edgepaas.outbox.waiting import missing, pending
+from edgepaas.outbox import absent, baseline, ledger, tables
+from edgepaas.outbox.waiting import pending
 
 __all__ = [
     "Counts",
@@ -116,6 +116,7 @@ def fork(connection: sqlite3.Connection, why: str, *, node_id: str | None = None
         shift = before.last_seq - before.confirmed_seq
         if shift:
             _renumber(connection, before.confirmed_seq, before.last_seq, shift)
+            absent.skip(connection, before.confirmed_seq, before.last_seq)
         ledger.add(connection, "renumbered", shift)
         ledger.add(connection, "forks", 1)
         connection.execute(
@@ -146,7 +147,9 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
     """Go back to *hub_seq* and *hub_batch*, the last that a hub restored from a backup has.
 
     What is still here is sent again, as resent. Returns how many rows retention took in
-    the meantime: they are lost to the hub, and counted as ``hub_lost``. The rows of shared
+    the meantime: they are lost to the hub, and counted as ``hub_lost``, each once. Behind
+    ``base_seq`` the stream goes for a hub that knows none of those before it: it begins
+    there then, and takes their rows along under their own numbers. The rows of shared
     tables are never taken by it; where the hub may lack some, or is another one, all of
     them are queued behind: the mirror would take for deleted what is not there.
     """
@@ -160,7 +163,7 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
             f"SELECT count(*) FROM {OUTBOX} WHERE seq > ? AND seq <= ?",  # noqa: S608
             (hub_seq, confirmed),
         ).fetchone()[0]
-        gone = _reclaimed_between(connection, hub_seq + 1, min(reclaimed, confirmed))
+        gone = absent.note_lost(connection, hub_seq + 1, min(reclaimed, confirmed))
         dead, conflicts = connection.execute(
             f"SELECT coalesce(sum(dead), 0), coalesce(sum(conflicts), 0) FROM {BATCHES} "  # noqa: S608
             "WHERE last_seq > ?",
@@ -172,15 +175,15 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
         )
         connection.execute(f"DELETE FROM {BATCHES} WHERE last_seq > ?", (hub_seq,))  # noqa: S608
         connection.execute(
-            f"UPDATE {STATE} SET confirmed_seq = ?, confirmed_batch = ?, "  # noqa: S608
-            "inflight_batch = '', inflight_seq = 0",
+            f"UPDATE {STATE} SET confirmed_seq = ?1, confirmed_batch = ?2, "  # noqa: S608
+            "base_seq = min(base_seq, ?1), inflight_batch = '', inflight_seq = 0",
             (hub_seq, hub_batch),
         )
         ledger.add(connection, "delivered", dead - here)
         ledger.add(connection, "dead", -dead)
         ledger.add(connection, "conflicts", -conflicts)
         ledger.add(connection, "hub_lost", gone)
-        if gone or not hub_batch:
+        if hub_seq < reclaimed or not hub_batch:
             baseline.queue_shared(connection)
     return gone
 
@@ -203,17 +206,6 @@ def _renumber(connection: sqlite3.Connection, above: int, last: int, shift: int)
         gap = json.loads(text)
         gap["ranges"] = [[a + shift, b + shift] if a > above else [a, b] for a, b in gap["ranges"]]
         connection.execute(f"UPDATE {OUTBOX} SET v0 = ? WHERE seq = ?", (json.dumps(gap), seq))  # noqa: S608
-
-
-def _reclaimed_between(connection: sqlite3.Connection, first: int, last: int) -> int:
-    """Count the numbers of rows that retention took: neither shed before nor still here."""
-    if last < first:
-        return 0
-    kept = connection.execute(
-        f"SELECT count(*) FROM {OUTBOX} WHERE seq BETWEEN ? AND ?",  # noqa: S608
-        (first, last),
-    ).fetchone()[0]
-    return last - first + 1 - int(kept) - missing(connection, first, last)
 
 
 def _keep_batch(connection: sqlite3.Connection, batch: str, last_seq: int, counts: Counts) -> None:

@@ -4,7 +4,15 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from edgepaas.database.reserved import BATCHES, LAYOUTS, LEDGER, OUTBOX, STATE, TRANSACTIONS
+from edgepaas.database.reserved import (
+    ABSENT,
+    BATCHES,
+    LAYOUTS,
+    LEDGER,
+    OUTBOX,
+    STATE,
+    TRANSACTIONS,
+)
 from edgepaas.database.stamp import LAST_SEQ
 
 #: How these tables are made; a file of another version is brought to it by ``create``.
@@ -49,6 +57,8 @@ _TABLES = (
     f"CREATE INDEX IF NOT EXISTS outbox_batches_by_seq ON {BATCHES} (last_seq)",
     f"""CREATE TABLE IF NOT EXISTS {LEDGER} (
         name TEXT PRIMARY KEY, value INTEGER NOT NULL)""",
+    f"""CREATE TABLE IF NOT EXISTS {ABSENT} (
+        first INTEGER PRIMARY KEY, last INTEGER NOT NULL, lost INTEGER NOT NULL)""",
 )
 
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 
 from edgepaas.database.reserved import OUTBOX, STATE
-from edgepaas.outbox import tables
+from edgepaas.outbox import absent, tables
 
 #: So many rows are counted one by one; of more, the sequence numbers tell how many there are.
 _COUNTED = 10_000
@@ -13,7 +13,8 @@ _COUNTED = 10_000
 def pending(connection: sqlite3.Connection) -> int:
     """Return how many rows of the outbox the hub has not confirmed; 0 without an outbox.
 
-    Takes no longer for a million of them: numbers have no gaps but those that a gap row names.
+    Takes no longer for a million of them: numbers have no gaps but those that a gap row
+    names, or outbox_absent.
     """
     if not tables.exist(connection):
         return 0
@@ -33,13 +34,12 @@ def pending(connection: sqlite3.Connection) -> int:
 
 
 def missing(connection: sqlite3.Connection, first: int, last: int) -> int:
-    """Return how many numbers from *first* to *last* are those of rows that were shed."""
+    """Return how many numbers from *first* to *last* were shed, or are absent."""
     rows = connection.execute(
         f"SELECT v0 FROM {OUTBOX} WHERE op = 'G' AND seq >= ?",  # noqa: S608
         (first,),
     )
-    count = 0
+    count = absent.between(absent.ranges(connection), first, last)
     for (text,) in rows:
-        for a, b in json.loads(text)["ranges"]:
-            count += max(0, min(b, last) - max(a, first) + 1)
+        count += absent.between(json.loads(text)["ranges"], first, last)
     return count

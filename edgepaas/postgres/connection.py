@@ -32,16 +32,18 @@ def connect(
     application_name: str = "edgepaas",
     statement_timeout: float | None = None,
     lock_timeout: float | None = None,
+    idle_timeout: float | None = None,
     keep_timeout: float | None = None,
     resolve: wire.Resolver = socket.getaddrinfo,
 ) -> Any:
     """Return a ``pg8000.Connection`` (what SQLAlchemy's pg8000 dialect works with).
 
     *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
-    whatever the server does. *statement_timeout* and *lock_timeout* (seconds) are set in
-    the session, at the server. The socket has TCP_NODELAY, keepalive and TCP_USER_TIMEOUT, and no
-    timeout of its own, which would kill slow valid queries and leave the connection
-    unusable; *keep_timeout* (seconds) sets one for each read. :func:`bounded` bounds
+    whatever the server does. *statement_timeout*, *lock_timeout* and *idle_timeout* (of an
+    open transaction; all in seconds) are set in the session, at the server. The socket has
+    TCP_NODELAY, keepalive and TCP_USER_TIMEOUT, and no timeout of its own, which would kill
+    slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
+    for each read. :func:`bounded` bounds
     single statements. Raises ConnectFailure.
     """
     load_driver()  # outside the deadline: on a slow box it takes longer than a short one
@@ -50,7 +52,11 @@ def connect(
         connection = log_in(scope, address, tls, application_name, resolve)
         try:
             # Not startup parameters: PgBouncer refuses those that it does not know.
-            bounds = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
+            bounds = {
+                "statement_timeout": statement_timeout,
+                "lock_timeout": lock_timeout,
+                "idle_in_transaction_session_timeout": idle_timeout,
+            }
             settings = "; ".join(
                 f"SET {name} = {max(1, round(seconds * 1000))}"
                 for name, seconds in bounds.items()

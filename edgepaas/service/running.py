@@ -52,7 +52,8 @@ def serving_process(paths: Paths) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Not LOCK_SH: the unit's flock(1) holds the lock shared.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return _written(paths.serving_lock)
     finally:

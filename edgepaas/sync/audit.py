@@ -66,6 +66,7 @@ class Audit:
                     "reclaimed": self.box.reclaimed_seq,
                 },
                 "gaps": [asdict(gap) for gap in self.box.gaps],
+                "lost": [list(one) for one in self.box.lost],
             },
             "hub": {
                 "streams": [asdict(one) for one in self.streams],
@@ -172,7 +173,8 @@ def _of_marks(box: BoxSide, stream: Stream, theirs: HubStream | None) -> str:
             f"{stream.confirmed_batch or 'none'}) and has {stream.inflight_seq or 'nothing'} "
             "on its way"
         )
-    expected = theirs.mark - theirs.base - box.shed_between(theirs.base + 1, theirs.mark)
+    numbers = (theirs.base + 1, theirs.mark)
+    expected = theirs.mark - theirs.base - box.shed_between(*numbers) - box.absent_between(*numbers)
     if theirs.rows + theirs.dead != expected:
         return (
             f"up to {theirs.mark} the box sent {expected} rows; PostgreSQL counted {theirs.rows} "

@@ -11,7 +11,7 @@ from edgepaas.database.reserved import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
 from edgepaas.files.sqlitefile import not_to_be_opened
-from edgepaas.outbox import ledger, stream, tables
+from edgepaas.outbox import absent, ledger, stream, tables
 from edgepaas.outbox.stream import Stream
 
 _BUSY_TIMEOUT = 10.0
@@ -41,14 +41,20 @@ class BoxSide:
     stream: Stream | None = None
     gaps: tuple[Gap, ...] = ()
     reclaimed_seq: int = 0
+    #: Ranges of numbers of rows that the hub lost and the box no longer has.
+    lost: tuple[tuple[int, int], ...] = ()
+    #: Ranges of numbers that forks skipped.
+    skipped: tuple[tuple[int, int], ...] = ()
     #: Ranges of numbers that are neither here, nor delivered, nor given up.
     holes: tuple[tuple[int, int], ...] = field(default=())
 
     def shed_between(self, first: int, last: int) -> int:
         """Return how many numbers from *first* to *last* are those of rows that were given up."""
-        return sum(
-            max(0, min(b, last) - max(a, first) + 1) for gap in self.gaps for a, b in gap.ranges
-        )
+        return sum(absent.between(gap.ranges, first, last) for gap in self.gaps)
+
+    def absent_between(self, first: int, last: int) -> int:
+        """Return how many numbers from *first* to *last* the hub lost, or a fork skipped."""
+        return absent.between((*self.lost, *self.skipped), first, last)
 
     def discrepancies(self) -> list[str]:
         """Return what does not add up within the file itself, a sentence each."""
@@ -100,14 +106,16 @@ def read_box(connection: sqlite3.Connection | None) -> BoxSide:
             return BoxSide(counters)
         gaps = tuple(_gaps(connection))
         (reclaimed,) = connection.execute(f"SELECT reclaimed_seq FROM {STATE}").fetchone()  # noqa: S608
-        start = max(found.confirmed_seq, reclaimed)
+        start = max(found.confirmed_seq, reclaimed) + 1
+        lost = tuple(absent.ranges(connection, lost=True))
+        skipped = tuple(absent.ranges(connection, lost=False))
         # Counted row by row: that numbers alone would do is what is to be proved.
         (counters["pending"],) = connection.execute(
             f"SELECT count(*) FROM {OUTBOX} WHERE seq > ?",  # noqa: S608
             (found.confirmed_seq,),
         ).fetchone()
-        holes = tuple(_holes(connection, start, found.last_seq, gaps))
-        return BoxSide(counters, found, gaps, reclaimed, holes)
+        holes = tuple(absent.holes(connection, start, found.last_seq))
+        return BoxSide(counters, found, gaps, reclaimed, lost, skipped, holes)
     finally:
         connection.execute("ROLLBACK")
 
@@ -117,29 +125,3 @@ def _gaps(connection: sqlite3.Connection) -> Iterator[Gap]:
     for seq, text in rows:
         entry = json.loads(text)
         yield Gap(int(seq), int(entry["rows"]), tuple((int(a), int(b)) for a, b in entry["ranges"]))
-
-
-def _holes(
-    connection: sqlite3.Connection, start: int, last: int, gaps: tuple[Gap, ...]
-) -> Iterator[tuple[int, int]]:
-    """Give the ranges in (*start*, *last*] of which the outbox has neither row nor gap."""
-    rows = connection.execute(
-        "SELECT before + 1, seq - 1 FROM ("  # noqa: S608
-        "SELECT seq, lag(seq, 1, ?) OVER (ORDER BY seq) AS before "
-        f"FROM (SELECT seq FROM {OUTBOX} WHERE seq > ? UNION ALL SELECT ?)) "
-        "WHERE seq - before > 1 ORDER BY seq",
-        (start, start, last + 1),
-    ).fetchall()
-    given_up = sorted(part for gap in gaps for part in gap.ranges if part[1] > start)
-    for begin, end in rows:
-        first = begin
-        for a, b in given_up:
-            if b < first:
-                continue
-            if a > end:
-                break
-            if a > first:
-                yield first, a - 1
-            first = b + 1
-        if first <= end:
-            yield first, end

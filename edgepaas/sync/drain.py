@@ -9,10 +9,11 @@ import logging
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgepaas.alerts import raise_alert
+from edgepaas.outbox import ledger
 from edgepaas.outbox.layout import known
 from edgepaas.outbox.reading import Batch, next_batch
 from edgepaas.outbox.stream import (
@@ -142,6 +143,10 @@ def _settled(
     stream = read_stream(connection)
     if stream is None or stream.stream_id != before.stream_id:
         return None
+    if standing.stranger and stream.base_seq and _ever_delivered(connection):
+        # Another hub than the one that has what was sent before the fork.
+        _go_back(connection, stream, replace(standing, mark=0, batch=""), progress, say)
+        return None
     verdict = judge(stream, standing.mark, standing.batch)
     if verdict is Verdict.IN_STEP:
         return stream
@@ -195,6 +200,11 @@ def _go_back(
         fingerprint="sync-hub-lost",
         origin=ORIGIN,
     )
+
+
+def _ever_delivered(connection: sqlite3.Connection) -> bool:
+    counters = ledger.read(connection)
+    return counters["delivered"] + counters["dead"] > 0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Standing:
     letters_waiting: bool
     #: The tables of which rows were deleted.
     tombstoned: frozenset[str]
+    #: The hub knew neither the stream nor the one that it was forked from.
+    stranger: bool = False
 
 
 def judge(stream: Stream, mark: int, batch: str) -> Verdict:
@@ -47,7 +49,8 @@ def judge(stream: Stream, mark: int, batch: str) -> Verdict:
 _NEW_STREAM = """
 INSERT INTO sync_streams (stream_id, node_id, base, mark, forked_from)
 VALUES ($1::uuid, $2::uuid, $3::bigint, $3::bigint, nullif($4, '')::uuid)
-ON CONFLICT (stream_id) DO NOTHING"""
+ON CONFLICT (stream_id) DO NOTHING
+RETURNING NOT EXISTS (SELECT 1 FROM sync_streams s WHERE s.stream_id = nullif($4, '')::uuid)"""
 _STREAM = """
 SELECT mark, coalesce(batch::text, ''), batch_rows, batch_dead, batch_conflicts, batch_shed
 FROM sync_streams WHERE stream_id = $1::uuid FOR UPDATE"""
@@ -74,7 +77,7 @@ def lock_stream(hub: Hub, stream: Stream) -> Standing:
 
     Inside the hub's transaction. HubUnreachable after 3 s when somebody else holds it.
     """
-    _, found, letters, tombstoned = hub.run(
+    made, found, letters, tombstoned = hub.run(
         [
             (
                 _NEW_STREAM,
@@ -92,6 +95,7 @@ def lock_stream(hub: Hub, stream: Stream) -> Standing:
         Tally(rows, dead, conflicts, shed),
         letters.rows[0][0],
         frozenset(row[0] for row in tombstoned.rows),
+        stranger=bool(made.rows and made.rows[0][0]),
     )
 
 

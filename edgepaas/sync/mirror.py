@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved import OUTBOX
 from edgepaas.outbox.layout import forwarded, known
-from edgepaas.outbox.reading import exact_rows, next_batch
+from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows, next_batch
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.tables import quoted
 from edgepaas.sync.mirror_apply import Keys, Spool, Table, apply
@@ -30,6 +30,7 @@ logger = logging.getLogger("edgepaas.sync")
 PAGE = 500
 MOST_WAITING = 1000
 _CURSOR = "edgepaas_mirror"
+_SIZES = "edgepaas_mirror_sizes"
 
 
 class MirrorHeldUp(Exception):
@@ -78,14 +79,14 @@ class Mirror:
         try:
             tables = shared_tables(self.document, hub)
             marks = _fingerprints(hub, tables)
-            for table, (count, mark) in zip(tables, marks, strict=True):
+            for table, (count, largest, mark) in zip(tables, marks, strict=True):
                 total += count
                 if self._seen.get(table.name) == mark:
                     continue
                 self._seen[table.name] = mark
                 spool = Spool(connection, len(found), table)
                 found.append((table, spool))
-                if not self._compare(connection, hub, table, spool):
+                if not self._compare(connection, _Theirs(hub, table, largest, self.check), spool):
                     bad.add(table.name)
             hub.rollback()
             result = apply(connection, found, waiting_keys)
@@ -122,11 +123,10 @@ class Mirror:
             self.forget()
         self._stream, self._position = stream.stream_id, stream.confirmed_seq
 
-    def _compare(
-        self, connection: sqlite3.Connection, hub: "Hub", table: Table, spool: Spool
-    ) -> bool:
+    @staticmethod
+    def _compare(connection: sqlite3.Connection, theirs: "_Theirs", spool: Spool) -> bool:
         """Put aside what differs; False when the hub has a row that the box cannot hold."""
-        theirs = _Theirs(hub, table, self.check)
+        table = theirs.table
         ours = _ours(connection, table)
         positions = table.key_positions
         row, own = next(theirs, None), next(ours, None)
@@ -188,34 +188,49 @@ def _children(table: str, foreign: Mapping[str, set[str]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _fingerprints(hub: "Hub", tables: Sequence[Table]) -> Iterator[tuple[int, str]]:
-    """Give the number of rows and a mark of the content of each table, in one round trip."""
+def _fingerprints(hub: "Hub", tables: Sequence[Table]) -> Iterator[tuple[int, int, str]]:
+    """Give each table's number of rows, its largest one's size, and a mark of its content.
+
+    Sizes are characters of a row's text. In one round trip.
+    """
     if not tables:
         return
     parts = []
     for table in tables:
         columns = ", ".join(quoted(name) for name in table.names)
         parts.append(
-            f"(SELECT count(*)::text || '/' || coalesce(sum(hashtextextended(t::text, 0)), 0)::text "  # noqa: S608, E501
+            "(SELECT concat_ws('/', count(*), coalesce(max(octet_length(t::text)), 0), "  # noqa: S608
+            f"coalesce(sum(hashtextextended(t::text, 0)), 0)) "
             f"FROM (SELECT {columns} FROM {quoted(table.name)}) AS t)"
         )
     for mark in hub.query(f"SELECT {', '.join(parts)}")[0]:
-        yield int(mark.partition("/")[0]), mark
+        count, largest, _ = mark.split("/")
+        yield int(count), int(largest), mark
 
 
 class _Theirs:
-    """The hub's rows of *table* in the key's order, a page at a time, as the box stores them."""
+    """The hub's rows of *table* in the key's order, a page at a time, as the box stores them.
 
-    def __init__(self, hub: "Hub", table: Table, check: Callable[[], None]) -> None:
-        self._hub, self._table, self._check = hub, table, check
+    Where *largest*, the size of its largest row, makes pages of a fixed number of rows too
+    large, the rows' sizes are asked for first, and so many are read as fit.
+    """
+
+    def __init__(self, hub: "Hub", table: Table, largest: int, check: Callable[[], None]) -> None:
+        self._hub, self.table, self._check = hub, table, check
+        self._sized = largest * PAGE > CHUNK_BYTES
         #: Keys of rows that the box cannot hold, and that stay what they are here.
         self.unreadable: set[tuple[Any, ...]] = set()
         columns = ", ".join(f"{column.select} AS c{n}" for n, column in enumerate(table.columns))
         order = ", ".join(table.columns[position].order for position in table.key_positions)
-        hub.query(
-            f"DECLARE {_CURSOR} NO SCROLL CURSOR FOR SELECT {columns} "  # noqa: S608
-            f"FROM {quoted(table.name)} ORDER BY {order}"
-        )
+        rows = f"FROM {quoted(table.name)} ORDER BY {order}"
+        hub.query(f"DECLARE {_CURSOR} NO SCROLL CURSOR FOR SELECT {columns} {rows}")
+        if self._sized:
+            # The same snapshot and the same order, so that they are the same rows' sizes.
+            names = ", ".join(quoted(name) for name in table.names)
+            hub.query(
+                f"DECLARE {_SIZES} NO SCROLL CURSOR FOR "
+                f"SELECT octet_length(ROW({names})::text) {rows}"
+            )
         self._rows = itertools.chain.from_iterable(self._pages())
         self._last: tuple[Any, ...] | None = None
 
@@ -228,28 +243,44 @@ class _Theirs:
             try:
                 row = tuple(
                     None if value is None else column.read(value)
-                    for value, column in zip(values, self._table.columns, strict=True)
+                    for value, column in zip(values, self.table.columns, strict=True)
                 )
             except (ValueError, OverflowError) as error:
                 self._skip(values, error)
                 continue
-            key = _key(row, self._table.key_positions)
+            key = _key(row, self.table.key_positions)
             if self._last is not None and key <= self._last:
-                raise MirrorHeldUp(f"{self._table.name}: the hub's rows come in another order")
+                raise MirrorHeldUp(f"{self.table.name}: the hub's rows come in another order")
             self._last = key
             return row
 
     def _pages(self) -> Iterator[list[Any]]:
-        while page := self._hub.query(f"FETCH {PAGE} FROM {_CURSOR}"):
+        for count in self._counts() if self._sized else itertools.repeat(PAGE):
+            page = self._hub.query(f"FETCH {count} FROM {_CURSOR}")
+            if not page:
+                break
             self._check()
             yield page
         self._hub.query(f"CLOSE {_CURSOR}")
 
+    def _counts(self) -> Iterator[int]:
+        """Give how many rows to read next: no more than are CHUNK_BYTES, but for the last."""
+        while sizes := self._hub.query(f"FETCH {PAGE} FROM {_SIZES}"):
+            count = total = 0
+            for (size,) in sizes:
+                count, total = count + 1, total + size
+                if total >= CHUNK_BYTES:
+                    yield count
+                    count = total = 0
+            if count:
+                yield count
+        self._hub.query(f"CLOSE {_SIZES}")
+
     def _skip(self, values: Sequence[Any], error: Exception) -> None:
-        positions = self._table.key_positions
+        positions = self.table.key_positions
         key = tuple(values[p] for p in positions)
         if not self.unreadable:
-            logger.warning("the row %s of %s stays on the hub: %s", key, self._table.name, error)
+            logger.warning("the row %s of %s stays on the hub: %s", key, self.table.name, error)
         self.unreadable.add(tuple(_rank(value) for value in key))
 
 
@@ -270,14 +301,15 @@ def _ours(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, .
             f"SELECT {columns} FROM {quoted(table.name)} {where if last else ''} "  # noqa: S608
             f"ORDER BY {', '.join(key)} LIMIT {PAGE}",
             last,
+            CHUNK_BYTES,
         )
+        if not page:
+            return
         for row in page:
             if last and _key(row, positions) <= tuple(_rank(value) for value in last):
                 raise MirrorHeldUp(f"{table.name}: the box's keys cannot be put in order")
             last = tuple(row[position] for position in positions)
             yield row
-        if len(page) < PAGE:
-            return
 
 
 def _compared(

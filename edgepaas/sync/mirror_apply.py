@@ -8,6 +8,7 @@ from typing import Any
 
 from edgepaas.outbox import capture
 from edgepaas.outbox.layout import Layout
+from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows
 from edgepaas.outbox.tables import quoted
 from edgepaas.sync.stored import StoredColumn
 
@@ -69,6 +70,7 @@ class Spool:
         self._name = f"temp.mirror_{number}"
         self._width = len(table.columns)
         self._rows: list[tuple[Any, ...]] = []
+        self._size = 0
         connection.execute(f"DROP TABLE IF EXISTS {self._name}")
         # Untyped, so that values come out as they went in.
         columns = ", ".join(f"v{position}" for position in range(self._width))
@@ -86,11 +88,13 @@ class Spool:
         """Give the rows to write ("W") or keys to delete ("D", padded), a page at a time."""
         after = 0
         while True:
-            page = self._connection.execute(
+            page = exact_rows(
+                self._connection,
                 f"SELECT rowid, * FROM {self._name} "  # noqa: S608
                 "WHERE op = ? AND rowid > ? ORDER BY rowid LIMIT ?",
                 (op, after, _PAGE),
-            ).fetchall()
+                CHUNK_BYTES,
+            )
             if not page:
                 return
             after = page[-1][0]
@@ -112,6 +116,7 @@ class Spool:
                 self._connection.execute("ROLLBACK")
             raise
         self._rows.clear()
+        self._size = 0
 
     def discard(self) -> None:
         """Drop it."""
@@ -119,7 +124,8 @@ class Spool:
 
     def _add(self, row: tuple[Any, ...]) -> None:
         self._rows.append(row)
-        if len(self._rows) >= _PAGE:
+        self._size += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if len(self._rows) >= _PAGE or self._size >= CHUNK_BYTES:
             self.flush()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.outbox import shedding
+from edgepaas.outbox import retention, shedding
 from tests.support.both_sides import BothSides
 from tests.support.databases import adding, open_embedded, reading
 
@@ -59,6 +59,31 @@ def test_given_up_rows_are_counted_on_both_sides(both: Both) -> None:
     assert both.audit("--deep", "--json") == 0
     found = json.loads(both.said)
     assert (found["box"]["shed"], found["hub"]["totals"]["shed"]) == (1, 1)
+
+
+def test_rows_that_a_restored_hub_lost_for_good_are_named_and_add_up(both: Both) -> None:
+    """Each counts once, also when the same backup is put back again."""
+    both.write(4)
+    both.drain()
+    ((batch, mark, rows),) = both.hub.query("SELECT batch::text, mark, rows FROM sync_streams")
+    both.write(6, first=4)
+    both.drain()
+    assert retention.reclaim(both.connection, older_than=0).rows == 10
+    for first in (10, 12):
+        both.hub.query(
+            f"UPDATE sync_streams SET batch = '{batch}', mark = {mark}, rows = {rows}, "
+            f"batch_rows = {rows}"
+        )
+        both.hub.query("DELETE FROM readings WHERE value >= 4")
+        both.drain()
+        assert both.audit("--deep") == 0, both.said
+        both.write(2, first=first)
+        both.drain()
+        assert both.audit("--deep", "--json") == 0, both.said
+        found = json.loads(both.said)["box"]
+        assert (found["hub_lost"], found["lost"]) == (6, [[mark + 1, mark + 6]])
+    assert both.audit() == 0
+    assert "confirmed, and lost by PostgreSQL since" in both.said
 
 
 #: What is done to the hub, what undoes it, and what the audit says of it.

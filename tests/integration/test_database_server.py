@@ -327,3 +327,36 @@ def test_a_full_pool_is_busy(postgres_url: str, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(DatabaseBusy, match="came free"):
             database.write(adding(reading()))
     database.close()
+
+
+def test_a_transaction_that_lost_its_box_gives_its_rows_free(
+    postgres_url: str, database: ServerDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a frozen box was writing must not keep the same rows from coming home from SQLite."""
+    monkeypatch.setattr("edgepaas.database.server.IDLE_TIMEOUT", 1.0)
+    row, again = reading(), reading()
+    again.id = row.id
+    frozen, thawed = threading.Event(), threading.Event()
+
+    def freeze(session: Session) -> None:
+        session.add(row)
+        session.flush()
+        frozen.set()
+        assert thawed.wait(60)
+
+    half_open = open_server(postgres_url)
+
+    def write() -> None:
+        with contextlib.suppress(DatabaseUnavailable, DatabaseBusy):
+            half_open.write(freeze)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert frozen.wait(60)
+        database.write(adding(again))  # waits for the row's other transaction
+    finally:
+        thawed.set()
+        thread.join(60)
+        half_open.close()
+    assert count_in(database) == 1

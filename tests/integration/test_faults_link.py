@@ -79,7 +79,7 @@ def test_every_row_arrives_once_and_in_order_over_a_link_that(
         spoil(relay)
         writer = threading.Thread(target=write_some, args=(node, WRITES))
         writer.start()
-        node.drain(600 if SOAK else 60, until=lambda: not writer.is_alive() and not node.waiting())
+        node.drain(1800 if SOAK else 60, until=lambda: not writer.is_alive() and not node.waiting())
         writer.join()
         relay.calm()
         found = hub_database.witness.look()

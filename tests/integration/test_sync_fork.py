@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from edgepaas.outbox import ledger, retention
-from edgepaas.outbox.stream import read_stream
+from edgepaas.outbox.stream import fork, read_stream
 from edgepaas.postgres.failures import is_lost
+from edgepaas.sync.audit_box import read_box
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.hub import Hub
-from tests.support.forwarding import TestBox, TestHub
+from tests.support.forwarding import Hubs, TestBox, TestHub
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +207,87 @@ def test_a_new_hub_in_the_place_of_the_old_one_gets_everything(
     assert drain(box, hub) == [(3, 0, False, 0)]
     assert hub.one("SELECT count(*) FROM samples") == 3
     box.adds_up(hub)
+
+
+@pytest.fixture
+def new_hub(hubs: Hubs) -> Iterator[TestHub]:
+    found = hubs.take()
+    yield found
+    hubs.give_back(found)
+
+
+def audited(box: TestBox, hub: TestHub) -> dict[str, int]:
+    """Return the ledger, after comparing the stream's numbers with what the hub counted."""
+    side = read_box(box.file)
+    assert side.stream is not None
+    assert side.discrepancies() == []
+    ((base, mark, rows, dead),) = hub.ask(
+        "SELECT base, mark, rows::int, dead::int FROM sync_streams "
+        f"WHERE stream_id = '{side.stream.stream_id}'"
+    )
+    assert mark == side.stream.confirmed_seq
+    taken = mark - base - side.shed_between(base + 1, mark) - side.absent_between(base + 1, mark)
+    assert rows + dead == taken
+    return side.counters
+
+
+def test_a_new_hub_after_a_fork_gets_what_was_sent_before_it(
+    box: TestBox, hub: TestHub, new_hub: TestHub, alerts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.samples(1, 2)
+    box.place("hall", note="1")
+    drain(box, hub)
+    box.samples(3)
+    fork(box.file, "a test")
+    box.samples(4)
+    assert drain(box, hub) == [(2, 0, False, 0)], "the first hub knows the stream before it"
+    box.samples(5)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, new_hub.link() as link:
+        patch.setattr("edgepaas.sync.drain._send_next", die)
+        with pytest.raises(KeyboardInterrupt):
+            box.drain(link)
+    ((rows, conflicts, forked, lost),) = drain(box, new_hub)
+    assert (rows, conflicts, forked, lost) == (7, 0, False, 0), "each once, and the place behind"
+    assert alerts == ["sync-hub-lost"]
+    assert new_hub.ask("SELECT value FROM samples ORDER BY value") == [[n] for n in range(1, 6)]
+    assert new_hub.ask("SELECT name, note FROM places") == [["hall", "1"]]
+    assert audited(box, new_hub)["hub_lost"] == 0
+    box.samples(6)
+    assert drain(box, new_hub) == [(1, 0, False, 0)]
+    assert audited(box, new_hub)["pending"] == 0
+
+
+def test_what_retention_took_before_a_fork_is_lost_to_a_new_hub_and_counted(
+    box: TestBox, hub: TestHub, new_hub: TestHub
+) -> None:
+    box.samples(1, 2, 3)
+    drain(box, hub)
+    assert retention.reclaim(box.file, older_than=-60).rows == 3
+    box.samples(4)
+    drain(box, hub)
+    box.samples(5)
+    fork(box.file, "a test")
+    assert drain(box, new_hub) == [(2, 0, False, 3)]
+    assert new_hub.ask("SELECT value FROM samples ORDER BY value") == [[4], [5]]
+    assert audited(box, new_hub)["hub_lost"] == 3
+    assert retention.reclaim(box.file, older_than=-60).rows == 2
+    box.samples(6)
+    assert drain(box, new_hub) == [(1, 0, False, 0)]
+    assert audited(box, new_hub)["hub_lost"] == 3
+
+
+def test_a_fork_of_what_never_went_anywhere_loses_nothing_at_its_first_hub(
+    box: TestBox, hub: TestHub, alerts: list[str]
+) -> None:
+    box.samples(1, 2)
+    box.place("hall")
+    fork(box.file, "a card that was cloned before its first delivery")
+    assert drain(box, hub) == [(3, 0, False, 0)]
+    assert alerts == []
 
 
 def test_a_crash_after_going_back_is_no_fork(

@@ -339,6 +339,29 @@ def test_a_large_difference_takes_no_memory_to_speak_of(
     assert most < 3_000_000, most
 
 
+def test_large_rows_take_no_more_memory_than_many_small_ones(
+    hub: TestHub, link: Hub, box: TestBox
+) -> None:
+    """New ones, and changed ones that the box has as well; small ones among them too."""
+    hub.ask(
+        "INSERT INTO places (id, name, note) SELECT gen_random_uuid(), 'p' || n, "
+        "repeat('x', CASE WHEN n % 10 = 0 THEN 10 ELSE 200000 END) FROM generate_series(1, 120) n"
+    )
+    mirror = Mirror(document())
+    tracemalloc.start()
+    try:
+        assert mirror.run(box.file, link).written == 120
+        hub.ask("UPDATE places SET note = note || 'y'")
+        assert mirror.run(box.file, link).written == 120
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 9_000_000, most
+    kept = "SELECT name, length(note), substr(note, -2) FROM places ORDER BY name"
+    ask = 'SELECT name, length(note), right(note, 2) FROM places ORDER BY name COLLATE "C"'
+    assert rows_of(box.file, kept) == [tuple(row) for row in hub.ask(ask)]
+
+
 def test_too_many_waiting_rows_put_the_mirror_off(
     hub: TestHub, link: Hub, box: TestBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

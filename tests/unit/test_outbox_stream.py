@@ -11,7 +11,7 @@ import pytest
 from edgepaas.database.sqlite import open_sqlite
 from edgepaas.decision import waiting as decision_waiting
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
-from edgepaas.outbox import ledger, space, stream, tables, waiting
+from edgepaas.outbox import absent, ledger, space, stream, tables, waiting
 from edgepaas.outbox.retention import reclaim
 from edgepaas.outbox.stream import Counts
 from tests.support.outbox import captured_file, changes, create_file
@@ -159,6 +159,32 @@ def test_a_hub_that_went_back_is_sent_again_what_is_left(file: sqlite3.Connectio
     ]
     counted = adds_up(file)
     assert [counted[name] for name in ("pending", "dead", "conflicts", "hub_lost")] == [6, 1, 0, 3]
+
+
+def test_numbers_that_nobody_has_are_explained_through_forks_and_losses(
+    file: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was lost counts once, and is known under its new numbers after a fork."""
+    fill(file, 10)
+    stream.confirm(file, "b1", 4, Counts(4))
+    stream.confirm(file, "b2", 8, Counts(4))
+    assert reclaim(file, older_than=-1).rows == 8
+    assert stream.rewind(file, 6, "b") == 2
+    assert stream.rewind(file, 4, "b1") == 2, "7 and 8 are counted already"
+    assert absent.ranges(file, lost=True) == [(5, 6), (7, 8)]
+    stream.fork(file, "a test")
+    assert absent.ranges(file, lost=True) == [(11, 12), (13, 14)]
+    assert absent.ranges(file, lost=False) == [(5, 10)]
+    monkeypatch.setattr(waiting, "_COUNTED", 2)
+    assert adds_up(file)["pending"] == 2
+    assert list(absent.holes(file, 5, 16)) == []
+    assert stream.rewind(file, 0) == 4, "a hub that knows nothing at all"
+    assert adds_up(file)["hub_lost"] == 8
+    found = stream.read_stream(file)
+    assert found and (found.base_seq, found.confirmed_seq) == (0, 0)
+    assert list(absent.holes(file, 1, 16)) == []
+    file.execute("DELETE FROM outbox WHERE seq = 15")
+    assert list(absent.holes(file, 1, 16)) == [(15, 15)]
 
 
 def test_delivered_facts_leave_and_nothing_else(path: Path, file: sqlite3.Connection) -> None:

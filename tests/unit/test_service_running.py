@@ -1,5 +1,6 @@
 """Who runs on a box's folders is known to others, and a second chain is refused."""
 
+import fcntl
 import os
 
 import pytest
@@ -35,5 +36,14 @@ def test_the_service_is_known_for_as_long_as_it_runs(paths: Paths) -> None:
     assert lock is not None
     assert serving_process(paths) == os.getpid()
     assert claim_serving(paths) is None
+    os.close(lock)
+    assert serving_process(paths) is None
+
+
+def test_a_service_under_the_unit_is_known_whose_lock_flock_holds_shared(paths: Paths) -> None:
+    """Else the port would be taken by a stranger, to 'edgepaas doctor' on an installed box."""
+    lock = os.open(paths.serving_lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    assert serving_process(paths) == 0
     os.close(lock)
     assert serving_process(paths) is None

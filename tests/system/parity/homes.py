@@ -142,6 +142,7 @@ class Package:
         self._box = Appliance(
             "parity", installed.package, template=installed, namespace=namespace
         )  # fmt: skip
+        self._on = False
 
     def create(self) -> None:
         self._box.create()
@@ -150,10 +151,11 @@ class Package:
     def start(self, **settings: str) -> None:
         lines = "".join(f"{name}={value}\n" for name, value in {**ALWAYS, **settings}.items())
         self._box.write(ENV_FILE, self._file + lines)
-        if not self._box.console() or self._box._leader() is None:  # switched on for the first time
-            self._box.boot()
-        else:
+        if self._on:
             self._box.exec("systemctl", "start", "edgepaas.socket", "edgepaas", timeout=90)
+        else:
+            self._box.boot()
+            self._on = True
         self._box.client.wait_ready(90)
 
     def stop(self) -> None:
@@ -161,6 +163,7 @@ class Package:
 
     def kill(self) -> None:
         self._box.kill()
+        self._on = False
 
     def command(self, *arguments: str) -> tuple[int, str]:
         done = self._box.exec("edgepaas", *arguments, check=False, timeout=120)
