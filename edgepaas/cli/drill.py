@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ It refuses to begin while this box serves: the load would be felt by its clients
 
 exit status: 0 passed, 1 failed, 78 there is no PostgreSQL to drill against.
 """
+
+#: Attempts at removing a folder into which somebody still writes.
+_TRIES = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,8 +186,6 @@ def _drill(
 
 def _clear(server: "Server", home: Path, tell: Callable[[str], None]) -> None:
     """Remove everything of the drill in *home*: processes, what is in PostgreSQL, the folder."""
-    import shutil
-
     from edgepaas.sync.drill.place import drop_place, noted_place
     from edgepaas.sync.drill.scratch import end_leftover
 
@@ -194,7 +196,24 @@ def _clear(server: "Server", home: Path, tell: Callable[[str], None]) -> None:
         return
     if place is not None:
         drop_place(server, place)  # first: its name is known only as long as the folder is there
-    shutil.rmtree(home)
+    _remove(home)
+
+
+def _remove(home: Path) -> None:
+    """Remove the folder; a box that Ctrl-C caught while it was being started may still write."""
+    import shutil
+
+    from edgepaas.sync.drill.scratch import end_leftover
+
+    for left in reversed(range(_TRIES)):
+        try:
+            shutil.rmtree(home)
+            return
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.1)
+            end_leftover(home)
 
 
 def _show(report: "Report") -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import secrets
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgepaas.postgres.connection import close_quietly, connect, place_of
 from edgepaas.postgres.failures import ConnectFailure, server_message, sqlstate
 from edgepaas.postgres.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
+from edgepaas.sync.drill.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from edgepaas.settings import Settings
@@ -93,7 +93,7 @@ def make_place(server: Server, folder: Path) -> Place:
     database, schema = Place("database", name), Place("schema", name)
     _note(folder, server, database)
     try:
-        with _undisturbed(), server.session() as connection:
+        with undisturbed(), server.session() as connection:
             connection.execute_simple(f"CREATE DATABASE {name}")
         try:
             with server.session(database.address(server)):
@@ -107,7 +107,7 @@ def make_place(server: Server, folder: Path) -> Place:
             raise
     _note(folder, server, schema)
     try:
-        with _undisturbed(), server.session() as connection:
+        with undisturbed(), server.session() as connection:
             connection.execute_simple(f"CREATE SCHEMA {name}")
     except Exception as error:
         if sqlstate(error) != _DENIED:
@@ -142,28 +142,6 @@ def noted_place(folder: Path) -> tuple[Place | None, str]:
     if not name.startswith(PREFIX) or not name.replace("_", "").isalnum():
         return None, ""
     return Place("schema" if kind == "schema" else "database", name), where
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off until the block has ended; KeyboardInterrupt then.
-
-    A server goes on with a CREATE whose client has given up: it would be there only after
-    it was dropped, and for ever.
-    """
-    asked: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: asked.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if asked:
-            raise KeyboardInterrupt
 
 
 def _note(folder: Path, server: Server, place: Place) -> None:

@@ -19,6 +19,7 @@ from edgepaas.files.paths import Paths, find_paths
 from edgepaas.postgres.tls import TLSPolicy
 from edgepaas.settings.urls import Address
 from edgepaas.sync import status as sync_status
+from edgepaas.sync.drill.undisturbed import undisturbed
 
 #: What of the environment a scratch box sees: enough to find Python, nothing of the settings.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "USER", "LOGNAME", "TZ")
@@ -90,7 +91,7 @@ class ScratchBox:
 
     def start(self) -> None:
         """Start the chain."""
-        with (self.home / "output.log").open("ab") as output:
+        with undisturbed(), (self.home / "output.log").open("ab") as output:
             self._up = subprocess.Popen(
                 [*self._program, "up"],
                 env=self._environ,
