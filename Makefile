@@ -36,7 +36,11 @@ test-integration: $(VENV)/dev.stamp ## the integration tests alone (real Postgre
 	@$(MAKE) --no-print-directory pytest TESTS=tests/integration
 
 test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
-	@$(MAKE) --no-print-directory pytest TESTS=tests/system
+	@$(MAKE) --no-print-directory pytest TESTS=tests/system \
+	  ARGS="$(IMAGE_TESTS:%=--ignore=%) $(ARGS)"
+
+# They need podman and a base image, and have a target of their own: make image-test.
+IMAGE_TESTS = tests/system/test_image.py tests/system/test_monitoring.py tests/system/parity
 
 SOAK_TESTS = tests/integration/test_faults_link.py tests/integration/test_faults_streams.py \
   tests/integration/test_faults_live.py tests/integration/test_faults_model.py \
@@ -113,11 +117,12 @@ image: ## build the container image with docker or podman: IMAGE=registry/name:t
 	  sources=$$(find $(IMAGE_SOURCES) -type f ! -path '*/__pycache__/*' -print0 | sort -z | \
 	    xargs -0 sha256sum | sha256sum | cut -c1-16) && \
 	  BUILDAH_FORMAT=docker $(IMAGE_TOOL) build $(IMAGE_FLAGS) --target $(IMAGE_TARGET) \
-	  --build-arg BUILD_VERSION="$$version" --build-arg SOURCES="$$sources" $${date:+--build-arg SOURCE_DATE_EPOCH=$$date} \
+	  --build-arg BUILD_VERSION="$$version" --build-arg SOURCES="$$sources-$(IMAGE_TARGET)" \
+	  $${date:+--build-arg SOURCE_DATE_EPOCH=$$date} \
 	  --file packaging/docker/Dockerfile --tag $(IMAGE) .
 
 image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, upgraded, without PostgreSQL and with
-	@$(MAKE) --no-print-directory pytest TESTS=tests/system/test_image.py
+	@$(MAKE) --no-print-directory pytest TESTS="$(IMAGE_TESTS)"
 
 lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints
 	@$(BIN)/python packaging/tools/lock.py
