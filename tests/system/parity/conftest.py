@@ -18,6 +18,8 @@ from tests.system.parity.homes import Checkout, Home, Image, Package
 from tests.system.webhook import Webhook
 
 RESULTS = Path(os.environ.get("EDGEPAAS_PARITY_RESULTS") or REPOSITORY / "build" / "parity.json")
+#: How long anything may take, in seconds.
+LIMIT = float(os.environ.get("EDGEPAAS_PARITY_LIMIT", "60"))
 HOMES = ("make run", "package", "image")
 _outcomes: dict[str, dict[str, str]] = {}
 
@@ -65,7 +67,7 @@ class Box:
             self._settings = None
             self.home.start(**settings)
             self._settings = settings
-        return self.client.wait_ready(60, word=word)
+        return self.client.wait_ready(LIMIT, word=word)
 
     def restart(self) -> None:
         """Stop it in order, and start it again as it was."""
