@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flask import Flask
@@ -83,6 +83,8 @@ def serving(app: Flask) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.effective_port}"
     finally:
         # In the loop's own thread: a socket that is closed under its select() is an error.
-        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
+        # A request that ends just now may wake the loop first: it has closed the trigger then.
+        with suppress(OSError):
+            server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
         thread.join()
         server.task_dispatcher.shutdown()
