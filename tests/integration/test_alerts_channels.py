@@ -160,7 +160,7 @@ class TestWebhook:
             answer = post(receiver.url, secret="s3cret")
         assert not other.requests
         assert answer.kind == "refused"
-        assert f"localhost:{other.port}" in answer.words
+        assert f"127.0.0.1:{other.port}" in answer.words
 
     def test_one_on_the_same_host_keeps_method_body_and_key(self) -> None:
         with receiving((308, {"Location": "/there"}), 200) as receiver:
@@ -179,14 +179,14 @@ class TestWebhook:
         assert len(receiver.requests) == 4
 
     def test_tls_is_verified(self, authority: trustme.CA) -> None:
-        with receiving(200, certificate=authority.issue_cert("localhost")) as receiver:
+        with receiving(200, certificate=authority.issue_cert("127.0.0.1")) as receiver:
             answer = post(receiver.url)
         assert not receiver.requests
         assert (answer.kind, answer.reached) == ("later", False)
         assert "certificate" in answer.words
 
     def test_what_the_box_trusts_is_trusted(self, trusted: trustme.CA) -> None:
-        with receiving(200, certificate=trusted.issue_cert("localhost")) as receiver:
+        with receiving(200, certificate=trusted.issue_cert("127.0.0.1")) as receiver:
             assert post(receiver.url).kind == "taken"
 
     def test_another_hosts_certificate_is_not(self, trusted: trustme.CA) -> None:
@@ -198,7 +198,7 @@ class TestWebhook:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         netrc = tmp_path / "netrc"
-        netrc.write_text("machine localhost login me password secret\n")
+        netrc.write_text("machine 127.0.0.1 login me password secret\n")
         netrc.chmod(0o600)
         monkeypatch.setenv("NETRC", str(netrc))
         with receiving(200) as receiver:
@@ -208,7 +208,7 @@ class TestWebhook:
 
 def mail_config(port: int, **changes: object) -> AlertConfig:
     values = {
-        "host": "localhost",
+        "host": "127.0.0.1",
         "port": port,
         "security": "none",
         "username": "",
@@ -240,7 +240,7 @@ class TestMail:
             assert part in body
 
     def test_starttls_and_login(self, trusted: trustme.CA) -> None:
-        certificate = trusted.issue_cert("localhost")
+        certificate = trusted.issue_cert("127.0.0.1")
         login = ("box", "pass word")
         with mail_server(certificate=certificate, starttls=True, login=login) as box:
             answer = send(box.port, security="starttls", username="box", password="pass word")
@@ -248,14 +248,14 @@ class TestMail:
         assert box.logins == ["box"]
 
     def test_tls_from_the_first_byte(self, trusted: trustme.CA) -> None:
-        with mail_server(certificate=trusted.issue_cert("localhost")) as box:
+        with mail_server(certificate=trusted.issue_cert("127.0.0.1")) as box:
             assert send(box.port, security="tls").kind == "taken"
 
     @pytest.mark.parametrize("security", ["starttls", "tls"])
     def test_a_certificate_of_nobody_is_not_trusted(
         self, authority: trustme.CA, security: str
     ) -> None:
-        certificate = authority.issue_cert("localhost")
+        certificate = authority.issue_cert("127.0.0.1")
         with mail_server(certificate=certificate, starttls=security == "starttls") as box:
             answer = send(box.port, security=security, username="box", password="secret")
         assert (answer.kind, answer.reached) == ("later", False)
@@ -270,7 +270,7 @@ class TestMail:
         assert not box.mails
 
     def test_a_wrong_login_is_mended_later_and_loses_nothing(self, trusted: trustme.CA) -> None:
-        certificate = trusted.issue_cert("localhost")
+        certificate = trusted.issue_cert("127.0.0.1")
         with mail_server(certificate=certificate, starttls=True, login=("a", "b")) as box:
             answer = send(box.port, security="starttls", username="a", password="wrong")
         assert (answer.kind, answer.down) == ("later", True)

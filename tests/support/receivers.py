@@ -87,7 +87,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://localhost:{self.port}/hook"
+        return f"{self._scheme}://127.0.0.1:{self.port}/hook"
 
     @property
     def keys(self) -> list[str]:

@@ -48,6 +48,8 @@ class DebianRoot:
         for name in NETWORK_FILES:
             if Path(name).is_file():
                 shutil.copyfile(name, self.root / name.lstrip("/"))
+        # As Debian's installer writes it.
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 box\n")
         (self.root / "dev/shm").mkdir(parents=True, exist_ok=True)
         self._copy_checkout()
 
