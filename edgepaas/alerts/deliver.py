@@ -8,6 +8,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -61,7 +62,8 @@ class Deliverer:
         self._linger = linger
         self._store.prepare()
         self.channels = Channels(self._store, config, clock=clock, jitter=jitter, ask=ask)
-        self.told = 0
+        #: How many notices were taken, by channel and severity.
+        self.taken: Counter[tuple[str, str]] = Counter()
 
     def run(self) -> Agenda:
         """Tell everything that is due; returns what is left. Raises OSError, LockHeld."""
@@ -209,7 +211,7 @@ class Deliverer:
                 outcome.words,
             )
         else:
-            self.told += 1
+            self.taken[outcome.via, notice.severity] += 1
             logger.info("told by %s: %s", outcome.via, title(notice, self.config.sender))
         note_notice(self._store, notice, outcome, now)
 
@@ -225,7 +227,7 @@ class Deliverer:
                 return
             logger.log(_LEVELS[notice.severity], "%s", title(notice, self.config.sender))
             note_notice(self._store, notice, Outcome("taken", "log"), now)
-            self.told += 1
+            self.taken["log", notice.severity] += 1
             self.book.save_told(settled(condition, notice, now))
 
     def _sleep(self, seconds: float, end: float, *, arrivals: bool = True) -> None:

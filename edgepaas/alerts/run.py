@@ -14,7 +14,7 @@ from edgepaas.alerts.config import AlertConfig, load_config
 from edgepaas.alerts.deliver import LINGER, Deliverer
 from edgepaas.alerts.heartbeat import beat, seconds_until_heartbeat
 from edgepaas.alerts.listing import summary
-from edgepaas.alerts.status import mark_waiting, read_status, write_status
+from edgepaas.alerts.status import mark_waiting, read_status, told_since_start, write_status
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError
 from edgepaas.files.locks import held
 from edgepaas.files.moment import current_moment
@@ -66,6 +66,10 @@ def _report(paths: Paths, deliverer: Deliverer, left: Agenda) -> Report:
     wait = min(known, default=None)
     counts = summary(store, deliverer.book.load_all(), now)
     states = deliverer.channels.states
+    told = told_since_start(read_status(paths))
+    for (channel, severity), taken in deliverer.taken.items():
+        severities = told.setdefault(channel, {})
+        severities[severity] = severities.get(severity, 0) + taken
     write_status(
         paths,
         {
@@ -77,12 +81,13 @@ def _report(paths: Paths, deliverer: Deliverer, left: Agenda) -> Report:
                 }
                 for name in deliverer.config.channels
             },
+            "told": told,
             "next_in_seconds": None if wait is None else round(wait, 1),
             "updated": now.as_dict(),
         },
     )
     mark_waiting(paths, waiting=wait is not None)
-    return Report(deliverer.told, counts["waiting"], wait, deliverer.config)
+    return Report(deliverer.taken.total(), counts["waiting"], wait, deliverer.config)
 
 
 def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = None) -> int:

@@ -15,7 +15,8 @@ from edgepaas.files.paths import Paths
 class AlertCounts:
     """*open*: conditions that hold (warning, critical), of which *critical*; *waiting*: what
     nobody was told of yet; *dead*: what every channel refused; *corrupt*: damaged files;
-    *silenced*: conditions under a silence; *channels*: what each said last, "" when all is well.
+    *silenced*: conditions under a silence; *channels*: what each said last, "" when all is well;
+    *told*: by channel and severity, how many notices were taken since the box started.
     """
 
     open: int = 0
@@ -25,10 +26,11 @@ class AlertCounts:
     corrupt: int = 0
     silenced: int = 0
     channels: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {**self.__dict__, "channels": dict(self.channels)}
+        return dict(self.__dict__)
 
     def line(self) -> str:
         """Return one line for a person; "" when there is nothing to say."""
@@ -69,7 +71,20 @@ def read_counts(paths: Paths) -> AlertCounts:
         dead=_files(paths.alerts / "dead"),
         corrupt=_files(paths.alerts / "corrupt"),
         channels=failing,
+        told=told_since_start(status),
     )
+
+
+def told_since_start(status: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return how many notices were taken, by channel and severity, from ``run/alerts.json``."""
+    told = status.get("told")
+    return {
+        str(channel): {
+            str(severity): count for severity, count in counts.items() if isinstance(count, int)
+        }
+        for channel, counts in (told.items() if isinstance(told, dict) else ())
+        if isinstance(counts, dict)
+    }
 
 
 def read_status(paths: Paths) -> dict[str, Any]:

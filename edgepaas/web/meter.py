@@ -7,7 +7,6 @@ that nobody scrapes.
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +28,11 @@ class Durations:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     seconds: float = 0.0
 
+    @property
+    def requests(self) -> int:
+        """How many were measured."""
+        return sum(self.counts)
+
     def cumulated(self) -> Iterator[tuple[str, float]]:
         """Give each bucket's upper bound as text and how many took no longer."""
         total = 0
@@ -46,8 +50,7 @@ class RequestMeter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, str, str]] = Counter()
-        self._durations: dict[tuple[str, str], Durations] = {}
+        self._durations: dict[tuple[str, str, str], Durations] = {}
 
     def install(self, app: Flask) -> None:
         """Count the requests of *app* from now on."""
@@ -60,13 +63,8 @@ class RequestMeter:
 
         app.wsgi_app = self._counting(app.wsgi_app)  # type: ignore[method-assign]
 
-    def requests(self) -> list[tuple[tuple[str, str, str], int]]:
-        """Return how many there were, by method, route and status."""
-        with self._lock:
-            return sorted(self._requests.items())
-
-    def durations(self) -> list[tuple[tuple[str, str], Durations]]:
-        """Return how long they took, by method and route."""
+    def durations(self) -> list[tuple[tuple[str, str, str], Durations]]:
+        """Return how many there were and how long they took, by method, route and status."""
         with self._lock:
             return [
                 (labels, Durations(list(found.counts), found.seconds))
@@ -90,10 +88,10 @@ class RequestMeter:
         method = method if method in _METHODS else "other"
         route = environ.get(_ROUTE, UNMATCHED)
         bucket = bisect_left(BUCKETS, seconds)
+        labels = method, route, status
         with self._lock:
-            self._requests[method, route, status] += 1
-            found = self._durations.get((method, route))
+            found = self._durations.get(labels)
             if found is None:
-                found = self._durations[method, route] = Durations()
+                found = self._durations[labels] = Durations()
             found.counts[bucket] += 1
             found.seconds += seconds

@@ -120,7 +120,18 @@ class MetricsPage:
             )
 
     def _about_alerts(self) -> Iterator["Metric"]:
+        from prometheus_client.core import CounterMetricFamily
+
         found = self._alerts()
+        told = CounterMetricFamily(
+            "edgepaas_alert_notices",
+            "Notices that a channel took since the box started.",
+            labels=("channel", "severity"),
+        )
+        for channel, severities in sorted(found.told.items()):
+            for severity, count in sorted(severities.items()):
+                told.add_metric((channel, severity), count)
+        yield told
         yield _gauge(
             "alerts_open",
             "Conditions that are raised, by severity.",
@@ -175,19 +186,17 @@ class MetricsPage:
     def _about_requests(self) -> Iterator["Metric"]:
         from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-        counter = CounterMetricFamily(
-            "edgepaas_http_requests", "Requests answered.", labels=("method", "route", "status")
-        )
-        for labels, count in self._requests.requests():
-            counter.add_metric(labels, count)
-        yield counter
+        names = ("method", "route", "status")
+        counter = CounterMetricFamily("edgepaas_http_requests", "Requests answered.", labels=names)
         histogram = HistogramMetricFamily(
             "edgepaas_http_request_duration_seconds",
             "Seconds from a request to the head of its answer.",
-            labels=("method", "route"),
+            labels=names,
         )
-        for pair, found in self._requests.durations():
-            histogram.add_metric(pair, list(found.cumulated()), found.seconds)
+        for labels, found in self._requests.durations():
+            counter.add_metric(labels, found.requests)
+            histogram.add_metric(labels, list(found.cumulated()), found.seconds)
+        yield counter
         yield histogram
 
 

@@ -8,6 +8,8 @@ import pytest
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgepaas.alerts import raise_alert
+from edgepaas.alerts.run import deliver_once
 from edgepaas.application import Box
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
@@ -53,10 +55,10 @@ def test_requests_are_counted_by_route_and_status_and_timed(opened: tuple[Flask,
     assert found["edgepaas_commit_group_writes_sum", ()] >= 1
     posted = (("method", "POST"), ("route", "/api/v1/readings"), ("status", "201"))
     assert found["edgepaas_http_requests_total", posted] == 1
-    total = (("le", "+Inf"), ("method", "POST"), ("route", "/api/v1/readings"))
+    total = (("le", "+Inf"), ("method", "POST"), ("route", "/api/v1/readings"), posted[2])
     assert found["edgepaas_http_request_duration_seconds_bucket", total] == 1
-    assert found["edgepaas_http_request_duration_seconds_count", posted[:2]] == 1
-    assert found["edgepaas_http_request_duration_seconds_sum", posted[:2]] > 0
+    assert found["edgepaas_http_request_duration_seconds_count", posted] == 1
+    assert found["edgepaas_http_request_duration_seconds_sum", posted] > 0
     bounds = [
         dict(labels)["le"]
         for name, labels in found
@@ -116,3 +118,22 @@ def test_prometheus_own_linter_finds_nothing(opened: tuple[Flask, Box]) -> None:
     command = ["promtool", "check", "metrics"]
     linted = subprocess.run(command, input=page, capture_output=True, check=False)
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, b"")
+
+
+def test_notices_are_counted_by_channel_and_severity_over_several_runs(
+    opened: tuple[Flask, Box],
+) -> None:
+    app, box = opened
+    for number, severity in enumerate(("critical", "critical", "warning")):
+        raise_alert(f"number {number}", fingerprint=str(number), severity=severity)
+        deliver_once(box.paths, linger=0)
+    found = scrape(app)
+    told = {
+        labels: value
+        for (name, labels), value in found.items()
+        if name == "edgepaas_alert_notices_total"
+    }
+    assert told == {
+        (("channel", "log"), ("severity", "critical")): 2,
+        (("channel", "log"), ("severity", "warning")): 1,
+    }
