@@ -123,6 +123,7 @@ image: ## build the container image with docker or podman: IMAGE=registry/name:t
 
 image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, upgraded, without PostgreSQL and with
 	@$(MAKE) --no-print-directory pytest TESTS="$(IMAGE_TESTS)"
+	@test -n "$(ARGS)" || $(BIN)/python packaging/tools/parity.py --check
 
 lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints
 	@$(BIN)/python packaging/tools/lock.py

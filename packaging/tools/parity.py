@@ -31,7 +31,10 @@ def main(arguments: list[str]) -> int:
     if not begin or not end:
         raise SystemExit(f"parity: {readme} lacks the lines {BEGIN.strip()} and {END}")
     if check:
-        return int(old.strip() != table.strip())
+        if old.strip() == table.strip():
+            return 0
+        print(f"parity: {readme.name} says another thing than {results}: run {Path(__file__).name}")
+        return 1
     readme.write_text(f"{before}{BEGIN}{table}{END}{after}", encoding="utf-8")
     return 0
 

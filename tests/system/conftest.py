@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import bed
+from tests.system import bed, images
 from tests.system.appliance import Appliance
 from tests.system.bed import Box, CannotBoot
 from tests.system.hub import Hub
@@ -33,6 +33,21 @@ def bootable() -> None:
                 return
         except (CannotBoot, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
             reason = f"this machine boots no Debian: {error}"
+    if REQUIRED:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def containers() -> None:
+    """Skip, saying why, where no plain container runs; sweep what a killed run left behind."""
+    reason = images.why_not()
+    if reason is None:
+        images.sweep()
+        try:
+            return images.try_out()
+        except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+            reason = f"this machine runs no container: {error}"
     if REQUIRED:
         pytest.fail(reason)
     pytest.skip(reason)

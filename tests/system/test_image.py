@@ -18,16 +18,10 @@ from tests.system.repack import GOOD, later_build
 MOST_ABOVE_BASE = 60 * 1024**2
 SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash")
 
-_WHY_NOT = images.why_not()
-pytestmark = pytest.mark.skipif(
-    _WHY_NOT is not None and not images.REQUIRED, reason=f"no image: {_WHY_NOT}"
-)
-
 
 @pytest.fixture(scope="module")
-def image(package: Path) -> str:
+def image(containers: None, package: Path) -> str:
     """The image under test. *package* is built first: the image takes the same downloads."""
-    images.sweep()
     return images.image()
 
 
@@ -307,7 +301,7 @@ def test_in_the_cloud_it_waits_for_its_postgres_and_never_takes_sqlite(
 # -- the box in a container --
 
 
-def test_the_second_target_boots_the_very_units(package: Path) -> None:
+def test_the_second_target_boots_the_very_units(containers: None, package: Path) -> None:
     """systemd as PID 1; the same chain, the same state, and nothing failed."""
     with Booted("units", images.image("systemd")) as box:
         box.ready(90)

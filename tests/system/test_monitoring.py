@@ -31,10 +31,7 @@ BOX, IMAGE = f"{EDGE}:8080", f"{EDGE}:8090"
 LIMIT = 90.0
 
 _MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
-_WHY_NOT = images.why_not() or (f"not installed: {', '.join(_MISSING)}" if _MISSING else None)
-pytestmark = pytest.mark.skipif(
-    _WHY_NOT is not None and not images.REQUIRED, reason=f"nobody to watch: {_WHY_NOT}"
-)
+pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)}")
 
 
 @dataclass
@@ -74,7 +71,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(
-    installed: Appliance, hub: Hub, tmp_path_factory: pytest.TempPathFactory
+    containers: None, installed: Appliance, hub: Hub, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
     """Both serve from PostgreSQL, and are scraped each second."""
     folder = tmp_path_factory.mktemp("monitoring")
@@ -89,7 +86,6 @@ def watched(
         "HANDBACK_PER_HOUR": "3600", "HANDBACK_ROWS": "100000",
     }  # fmt: skip
     with contextlib.ExitStack() as undo:
-        images.sweep()
         container = undo.enter_context(
             Container(
                 "watched", images.image(), "--volume", f"{authority}:/etc/hub.pem:ro",

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.system import images
 from tests.system.appliance import Appliance
 from tests.system.checkout import REPOSITORY
 from tests.system.client import Client
@@ -99,8 +98,7 @@ def box(request: pytest.FixtureRequest, hub: Hub) -> Iterator[Box]:
         installed: Appliance = request.getfixturevalue("installed")
         home = Package(hub.wire.edge, installed)
     else:
-        if (reason := images.why_not()) is not None:
-            pytest.skip(reason) if not images.REQUIRED else pytest.fail(reason)
+        request.getfixturevalue("containers")
         request.getfixturevalue("package")  # its downloads are the image's as well
         home = Image(hub.wire.edge)
     with contextlib.ExitStack() as undo:

@@ -61,7 +61,7 @@ class Home(Protocol):
 
 
 class Checkout:
-    """``edgepaas up`` in a home folder, as 'make run' calls it."""
+    """``make run`` in this checkout, with a home folder of its own."""
 
     def __init__(self, namespace: Namespace) -> None:
         self.namespace = namespace
@@ -69,6 +69,8 @@ class Checkout:
         self._process: subprocess.Popen[bytes] | None = None
 
     def create(self) -> None:
+        # What 'make run' sets up, while there is a network.
+        run("make", "-C", str(REPOSITORY), ".venv/run.stamp", timeout=600)
         self._folder = Path(tempfile.mkdtemp(prefix="edgepaas-parity-", dir="/var/tmp"))
         self._log = self._folder / "output"
 
@@ -76,9 +78,9 @@ class Checkout:
         self._settings = {**ALWAYS, **settings}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace.name, *self._program(), "up"],
+                ["ip", "netns", "exec", self.namespace.name, *self._program()],
                 env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self._folder, start_new_session=True,
+                cwd=REPOSITORY, start_new_session=True,
             )  # fmt: skip
         client = Client(self.namespace)
         deadline = time.monotonic() + 60
@@ -89,7 +91,9 @@ class Checkout:
 
     def stop(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        # Its child, 'edgepaas up', is what a supervisor would tell; make returns its status.
+        told = next(iter(_children(self._process.pid)), self._process.pid)
+        os.kill(told, signal.SIGTERM)
         status = self._process.wait(60)
         assert status == 0, self.report()
 
@@ -123,8 +127,8 @@ class Checkout:
 
     def _program(self) -> list[str]:
         if WITHOUT:
-            return [sys.executable, "-m", "tests.system.parity.up_without", WITHOUT]
-        return [sys.executable, "-m", "edgepaas"]
+            return [sys.executable, "-m", "tests.system.parity.up_without", WITHOUT, "up"]
+        return ["make", "--no-print-directory", "run"]
 
     def _environ(self) -> dict[str, str]:
         return {
@@ -187,7 +191,6 @@ class Image:
         self.namespace = namespace
 
     def create(self) -> None:
-        images.sweep()
         self._folder = Path(tempfile.mkdtemp(prefix="edgepaas-parity-", dir="/var/tmp"))
         self._folder.chmod(0o755)
         self._box = images.Container(
@@ -228,10 +231,13 @@ class Image:
         run("rm", "-rf", str(self._folder))
 
 
-def _descendants(pid: int) -> list[int]:
+def _children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *_descendants(int(child))]
+            found += map(int, (task / "children").read_text().split())
     return found
+
+
+def _descendants(pid: int) -> list[int]:
+    return [found for child in _children(pid) for found in (child, *_descendants(child))]

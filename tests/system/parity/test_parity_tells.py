@@ -1,6 +1,7 @@
 """The suite can tell: with something left out of 'edgepaas up' it fails in that home."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,8 @@ def test_with_everything_in_its_place_the_selection_passes(bootable: None, tmp_p
     ("left_out", "said"),
     [
         ("schema", "run 'edgepaas schema', which creates it"),
-        ("sync", "edgepaas sync does not run"),
+        # By when it was noticed: its state is another one, or nothing comes.
+        ("sync", "not ready as local-first|the reading does not reach the hub"),
     ],
 )
 def test_the_suite_fails_where_something_is_left_out(
@@ -46,4 +48,4 @@ def test_the_suite_fails_where_something_is_left_out(
     done = run_suite(NOTICED[left_out], tmp_path, without=left_out)
     assert done.returncode == 1, done.stdout[-3000:]
     assert "1 failed" in done.stdout or "1 error" in done.stdout
-    assert said in done.stdout
+    assert re.search(rf"^E .*({said})", done.stdout, re.MULTILINE), done.stdout[-3000:]
