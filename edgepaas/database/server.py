@@ -8,19 +8,24 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, exc
+from sqlalchemy import exc
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
-from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
 from edgepaas.database.connector import Connector
 from edgepaas.database.database import Database
-from edgepaas.database.failures import is_retryable, translate_errors_of, translate_postgres
+from edgepaas.database.failures import is_retryable
+from edgepaas.database.pool import (
+    IDLE_KEPT,
+    PING_TIMEOUT,
+    POOL_TIMEOUT,
+    SharingPool,
+    ask,
+    server_engine,
+)
 from edgepaas.database.presence import missing_thing, question_for
-from edgepaas.database.types import dump_json
 from edgepaas.database.writer import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
-from edgepaas.postgres.connection import bounded, close_quietly
+from edgepaas.postgres.connection import close_quietly
 from edgepaas.postgres.failures import ConnectFailure, server_message
 
 if TYPE_CHECKING:
@@ -34,8 +39,6 @@ T = TypeVar("T")
 
 #: How often a transaction is run that PostgreSQL asks for again, before DatabaseBusy.
 ATTEMPTS = 6
-#: Seconds to wait for a connection of the pool.
-POOL_TIMEOUT = 5.0
 #: Seconds that a statement waits for a table or row that somebody else has locked: the
 #: requests that wait hold all threads, and the service would be taken for dead.
 LOCK_TIMEOUT = 3.0
@@ -45,10 +48,6 @@ LOCK_TIMEOUT = 3.0
 IDLE_TIMEOUT = 10.0
 #: Seconds for saying good-bye to a server that may not be there any more.
 CLOSE_TIMEOUT = 2.0
-#: A connection that was used within this many seconds is taken without asking it.
-FRESH = 1.0
-#: Seconds that a ping and the question to an idle connection may take.
-PING_TIMEOUT = 1.5
 #: Seconds that have to be left of it for a new connection to be worth a try.
 LEAST_CONNECT = 0.5
 
@@ -68,6 +67,7 @@ class ServerDatabase(Database):
             self._connector, settings, tell=self._noticed, doubt=self._suspect
         )
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
+        self._gave_back_at = time.monotonic()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -95,6 +95,7 @@ class ServerDatabase(Database):
         except DatabaseUnavailable as error:
             self._suspect(error)
             raise
+        self._give_back_idle()
 
     def rely_on(self, metadata: "MetaData") -> None:
         self._pinger.rely_on(metadata)
@@ -133,6 +134,13 @@ class ServerDatabase(Database):
             raise DatabaseBusy(
                 f"no connection to PostgreSQL came free within {POOL_TIMEOUT:g} s"
             ) from error
+
+    def _give_back_idle(self) -> None:
+        if time.monotonic() - self._gave_back_at < IDLE_KEPT / 2:
+            return
+        self._gave_back_at = time.monotonic()
+        if isinstance(self._engine.pool, SharingPool):
+            self._engine.pool.give_back(IDLE_KEPT)
 
     def _noticed(self, original: BaseException, error: DatabaseError) -> None:
         if isinstance(original, ConnectFailure):
@@ -270,81 +278,3 @@ class _Question:
     def __init__(self) -> None:
         self.answered = threading.Event()
         self.trouble = ""
-
-
-def server_engine(
-    connector: Connector,
-    settings: "Settings",
-    *,
-    tell: Callable[[BaseException, DatabaseError], None],
-    doubt: Callable[[BaseException], None] = lambda _error: None,
-) -> Engine:
-    """Return the pooled engine on what *connector* makes; *tell* hears of each lost connection.
-
-    *doubt* hears of an idle connection that did not answer, before a new one is tried:
-    that can take seconds, and what is lost should be known by then.
-    """
-
-    def create() -> Any:
-        try:
-            return connector()
-        except DatabaseUnavailable as error:
-            tell(error, error)
-            raise
-
-    engine = create_engine(
-        "postgresql+pg8000://",
-        creator=create,
-        poolclass=QueuePool,
-        pool_size=settings.integer("DB_POOL_SIZE"),
-        max_overflow=settings.integer("DB_MAX_OVERFLOW"),
-        pool_recycle=settings.integer("DB_POOL_RECYCLE"),
-        pool_timeout=POOL_TIMEOUT,
-        json_serializer=dump_json,
-        # A statement's values are people's data: they have no place in an error or a log.
-        hide_parameters=True,
-        execution_options=EXECUTION_OPTIONS,
-    )
-    batch_inserts(engine)
-    event.listen(engine, "checkin", _stamp)
-    event.listen(engine, "checkout", _ask_idle(doubt))
-    translate_errors_of(engine, translate_postgres, tell=tell)
-    return engine
-
-
-def ask(connection: Any, question: str = ";", seconds: float | None = None) -> Any:
-    """Return the rows of *question*, asked outside of a transaction.
-
-    *seconds* (default: PING_TIMEOUT) are a real deadline.
-    """
-    before = connection.autocommit
-    connection.autocommit = True
-    with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
-        rows = connection.execute_simple(question).rows
-    connection.autocommit = before
-    return rows
-
-
-def _stamp(_connection: Any, record: ConnectionPoolEntry) -> None:
-    record.info["used_at"] = time.monotonic()
-
-
-def _ask_idle(
-    doubt: Callable[[BaseException], None],
-) -> Callable[[Any, ConnectionPoolEntry, PoolProxiedConnection], None]:
-    """Pre-ping, by hand: SQLAlchemy's own lets the driver's bare OSError through to the caller."""
-
-    def on_checkout(
-        connection: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
-    ) -> None:
-        used_at = record.info.get("used_at")
-        if used_at is None or time.monotonic() - used_at < FRESH:
-            return
-        try:
-            ask(connection)
-        except Exception as error:
-            doubt(error)
-            # The pool throws it away and tries with a new one.
-            raise exc.DisconnectionError(str(error)) from error
-
-    return on_checkout

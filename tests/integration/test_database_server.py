@@ -320,7 +320,7 @@ def test_errors_do_not_show_peoples_data(database: ServerDatabase) -> None:
 
 def test_a_full_pool_is_busy(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a driver's error."""
-    monkeypatch.setattr("edgepaas.database.server.POOL_TIMEOUT", 0.1)
+    monkeypatch.setattr("edgepaas.database.pool.POOL_TIMEOUT", 0.1)
     database = open_server(postgres_url, DB_POOL_SIZE="1", DB_MAX_OVERFLOW="0")
     with database.read() as session:
         session.execute(text("SELECT 1"))
