@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgepaas.errors import EdgePaaSError
@@ -63,6 +63,8 @@ class CheckResult:
     consequence: Consequence = ""
     #: Whether the finding, for itself, keeps traffic away.
     ready: bool = True
+    #: False where the probe took longer than it may, and still runs.
+    answered: bool = True
 
     def as_dict(self) -> dict[str, object]:
         """Return the result as the health routes show it."""
@@ -165,9 +167,8 @@ class _Probe:
                 spent = self._clock() - self._running_since
                 left = min(waits_until - time.monotonic(), self._timeout - spent)
                 if left <= 0:
-                    self._store(
-                        self._failed(f"no answer within {self._timeout:g} s", max(spent, 0.0))
-                    )
+                    late = self._failed(f"no answer within {self._timeout:g} s", max(spent, 0.0))
+                    self._store(replace(late, answered=False))
                     break
                 self._changed.wait(left)
             return self._result or self._failed("not checked yet", 0.0)

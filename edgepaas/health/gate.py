@@ -1,5 +1,6 @@
 """The verification gate: what has to hold before the box says that it is ready."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ SERVICE_PREFIX = "service "
 _SCHEMA_KEPT = 30.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
+#: Seconds between two looks for an answer that is late.
+_LOOK_EVERY = 0.1
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,21 @@ def build_board(checks: Sequence[Check], settings: "Settings") -> HealthBoard:
     )
 
 
-def verify(board: HealthBoard, *, production: bool) -> GateReport:
-    """Ask every check once and judge.
+def verify(board: HealthBoard, *, production: bool, patience: float = 0.0) -> GateReport:
+    """Ask every check once and judge; wait up to *patience* seconds for one that is late.
 
+    The time that a check may take is meant for a box that runs. While everything starts, of
+    this box and of others on the machine, a processor may be too busy for a sound answer.
     A missing required service fails the gate in production; elsewhere it is a warning.
     What leaves the box ready, such as a full disk, is a warning everywhere.
     """
+    deadline = time.monotonic() + patience
     results = tuple(board.results())
+    while time.monotonic() < deadline and any(
+        not result.answered and _fails(result, production) for result in results
+    ):
+        time.sleep(_LOOK_EVERY)
+        results = tuple(board.results())
     missing = [result for result in results if not result.ok]
     failures = [result for result in missing if _fails(result, production)]
     return GateReport(

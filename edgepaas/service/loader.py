@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from edgepaas.health.state import StateBoard
     from edgepaas.settings import Settings
 
+#: Seconds for which the gate waits for a check that is late, as on a machine that has just
+#: been switched on and starts many things at once.
+PATIENCE = 20.0
+
 
 @dataclass
 class Loaded:
@@ -61,7 +65,12 @@ def load(
             state=state.state,
         )
         wsgi = create_app(box, application, board)
-        report = verify(board, production=settings.text("ENV") == "production")
+        # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.
+        report = verify(
+            board,
+            production=settings.text("ENV") == "production",
+            patience=0.0 if contract.fallback_armed else PATIENCE,
+        )
     except BaseException:
         database.close()
         raise

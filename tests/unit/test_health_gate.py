@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from edgepaas.application import Application
 from edgepaas.cli import main
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from edgepaas.health.checks import Check, CheckFailed, HealthBoard
+from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.gate import build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
 from edgepaas.settings import Settings
@@ -46,6 +47,33 @@ def test_a_sound_box_passes(paths: Paths) -> None:
     assert report.ok
     assert [result.name for result in report.results] == ["database", "disk", "spool"]
     assert report.summary() == "3 of 3 checks passed"
+
+
+def test_a_check_that_is_late_is_waited_for_while_the_box_starts() -> None:
+    """A busy processor is no reason to end; without patience, or for ever, nobody waits."""
+    release, late = threading.Event(), []
+
+    def probe() -> str:
+        release.wait(30)
+        return "at head"
+
+    class Board(HealthBoard):
+        def results(self) -> list[CheckResult]:
+            found = super().results()
+            if not found[0].answered:  # the gate was told, and the probe ends after that
+                late.append(found[0].message)
+                release.set()
+            return found
+
+    check = Check("schema", probe, keep=30.0)
+    report = verify(Board([check], timeout=0.01), production=True, patience=30.0)
+    assert report.ok
+    assert late[0] == "no answer within 0.01 s"
+    assert [result.message for result in report.results] == ["at head"]
+    never = Check("schema", threading.Event().wait, keep=30.0)  # type: ignore[arg-type]
+    for patience in (0.0, 0.3):
+        report = verify(HealthBoard([never], timeout=0.01), production=True, patience=patience)
+        assert report.summary() == "schema: no answer within 0.01 s"
 
 
 def test_a_lost_database_fails_everywhere(paths: Paths) -> None:
