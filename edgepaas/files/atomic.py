@@ -34,6 +34,31 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int = 0o600) -> None
     sync_folder(path.parent)
 
 
+def write_unsynced(path: Path, content: bytes | str, *, mode: int = 0o600) -> None:
+    """Replace *path* by *content*; a reader sees the old or the new file, a power cut may not.
+
+    For ``run/``, which does not outlive a boot: a card is spared a write every few seconds.
+    Only one thread of a process may write a *path* at a time. Raises OSError; the old file
+    is then still in place.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def remove_durably(path: Path) -> bool:
     """Delete *path* and sync its folder; False when there was nothing to delete."""
     try:

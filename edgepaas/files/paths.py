@@ -59,6 +59,11 @@ class Paths:
         return self.runtime / "up.lock"
 
     @property
+    def state_lock(self) -> Path:
+        """``up.lock`` in the state folder: held by the one ``edgepaas up`` that works there."""
+        return self.state / "up.lock"
+
+    @property
     def serving_lock(self) -> Path:
         """``run/serving.lock``: the same of the service."""
         return self.runtime / "serving.lock"
@@ -77,6 +82,16 @@ class Paths:
     def sync_status(self) -> Path:
         """``run/sync.json``: what the drainer knows, for every surface that shows it."""
         return self.runtime / "sync.json"
+
+    @property
+    def state_word(self) -> Path:
+        """``run/state.json``: the service's own word for the box's state."""
+        return self.runtime / "state.json"
+
+    @property
+    def fleet(self) -> Path:
+        """``run/nodes.json``: the boxes that PostgreSQL knew when the drainer asked last."""
+        return self.runtime / "nodes.json"
 
     @property
     def hand_back(self) -> Path:
@@ -148,15 +163,23 @@ class Paths:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 why = error.strerror or error
-                if not self.home:
-                    raise ConfigurationError(
-                        f"the folder {folder} cannot be made ({why}): "
-                        "'systemd-tmpfiles --create' makes those of an installed box"
-                    ) from error
-                raise ConfigurationError(
-                    f"EDGEPAAS_HOME={self.home}: the folder {folder} cannot be made ({why}); "
-                    "set EDGEPAAS_HOME to a folder that this user may write"
-                ) from error
+                raise self.unusable(folder, f"cannot be made ({why})") from error
+
+    def unusable(self, folder: Path, why: str) -> ConfigurationError:
+        """Return the error that *folder* is of no use, with the way out.
+
+        *why* goes on after its name, as in "cannot be made (Permission denied)".
+        """
+        if self.home:
+            return ConfigurationError(
+                f"EDGEPAAS_HOME={self.home}: the folder {folder} {why}; "
+                "set EDGEPAAS_HOME to a folder that this user may write"
+            )
+        return ConfigurationError(
+            f"the folder {folder} {why}: 'systemd-tmpfiles --create' makes those of an installed "
+            f"box; a container needs '--tmpfs /run' and a volume on {self.state}, both for its "
+            f"user {os.geteuid()} to write"
+        )
 
 
 def find_paths(environ: Mapping[str, str] | None = None) -> Paths:

@@ -40,8 +40,11 @@ class Monitor:
         generation: "GenerationWatch",
         backoff: Backoff,
         patience: float,
+        leave_word: Callable[[], None] = lambda: None,
     ) -> None:
+        """*leave_word* tells the processes beside this one (:class:`StateFile`)."""
         self._state = state
+        self._leave_word = leave_word
         self._control = control
         self._notifier = notifier
         self._probe = probe
@@ -73,6 +76,7 @@ class Monitor:
         now = time.monotonic()
         if self._notifier.watchdog and now - self._alive >= self._notifier.watchdog / 4:
             self._watch_workers()
+        self._leave_word()
         if self._state.phase == "starting":
             self._watch_start(now)
             return

@@ -26,6 +26,7 @@ from edgepaas.service.loader import Loaded, load, settle_memory
 from edgepaas.service.monitor import GenerationWatch, Monitor, status_line
 from edgepaas.service.notify import Notifier
 from edgepaas.service.server import HTTPServer
+from edgepaas.service.statefile import StateFile
 from edgepaas.settings import Settings
 from edgepaas.settings.logs import start_logging
 
@@ -86,6 +87,7 @@ class Service:
         self._forwarding = ForwardingWatch(paths, contract)
         self._state = StateBoard(contract, forwarding=self._forwarding)
         self._state.alerts = AlertWatch(paths).line
+        self._state_file = StateFile(paths, self._state)
         self._front = Front(Phase("starting", "the application is being loaded"))
         self._server = HTTPServer(
             self._front,
@@ -103,6 +105,7 @@ class Service:
         gc.disable()
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._install_signals()
+        self._state_file.leave()
         if self._surface.lifeline >= 0:
             Lifeline(self._surface.lifeline, self._server, self._parent_died)
         self._monitor().start()
@@ -139,6 +142,7 @@ class Service:
         HandBackWatch(self._contract, self._paths, self._control, self._patience).start()
         self._front.open(loaded.wsgi)
         self._state.phase = "running"
+        self._state_file.leave()
         for worker in loaded.workers:
             worker.start()
         waited = self._server.dispatcher.open()
@@ -250,6 +254,7 @@ class Service:
         assert ending is not None  # noqa: S101 - the loop ends on nothing else
         logger.info("ending with status %d: %s", ending.status, ending.reason)
         self._state.phase = "stopping"
+        self._state_file.leave()
         self._notifier.stopping(f"stopping: {ending.reason}")
         if self._loaded is None:
             self._front.close(Phase("stopping", ending.reason))
@@ -306,6 +311,7 @@ class Service:
             generation=GenerationWatch(self._paths.db_contract, self._contract.generation),
             backoff=self._backoff,
             patience=self._patience,
+            leave_word=self._state_file.leave,
         )
 
     def _surroundings(self, loaded: Loaded) -> "Surroundings":

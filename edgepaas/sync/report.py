@@ -1,7 +1,7 @@
 """What the drainer says of itself: gathered as it goes, written to ``run/sync.json``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,14 @@ class Report(SyncStatus):
             self.waiting_since = None
         elif self.waiting_since is None:
             self.waiting_since = rfc3339(wall, milliseconds=True)
+
+    def counted(self, counters: Mapping[str, int], wall: float) -> None:
+        """Take note of what the file's ledger says."""
+        self.ledger = counters
+        self.waits(counters["pending"], wall)
+        self.dead_letters = counters["dead"]
+        self.conflicts = counters["conflicts"]
+        self.hub_lost = counters["hub_lost"]
 
     def delivered(self, wall: float) -> None:
         """Take note that PostgreSQL has just committed rows."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from edgepaas.files.atomic import write_unsynced
 from edgepaas.files.moment import current_moment, rfc3339
 from edgepaas.files.paths import Paths
 
@@ -99,21 +100,13 @@ def read(paths: Paths) -> SyncStatus | None:
 def write(paths: Paths, status: SyncStatus) -> bool:
     """Write *status* so that a reader sees the old or the new one; False when it cannot be.
 
-    It is not synced: ``run/`` does not outlive a boot, and a card is spared a write every
-    few seconds. A full disk must not end the drainer, so a failure is only logged.
+    It is not synced. A full disk must not end the drainer, so a failure is only logged.
     """
-    path = paths.sync_status
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = json.dumps(status.values(), indent=1).encode("utf-8") + b"\n"
+    content = json.dumps(status.values(), indent=1) + "\n"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
+        write_unsynced(paths.sync_status, content)
     except OSError as error:
-        logger.warning("%s cannot be written: %s", path, error)
+        logger.warning("%s cannot be written: %s", paths.sync_status, error)
         return False
     return True
 

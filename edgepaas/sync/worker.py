@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgepaas.database.failures import is_damaged, is_full
-from edgepaas.errors import EdgePaaSError
+from edgepaas.errors import EXIT_DONE, EdgePaaSError
 from edgepaas.files.moment import rfc3339
 from edgepaas.files.sqlitefile import note_damage
 from edgepaas.outbox import ballast, fence, ledger
@@ -25,9 +25,9 @@ from edgepaas.sync.due import Due
 from edgepaas.sync.ending import Ended
 from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.handback import HandBack, TakeoverFailed, clear_leftovers
-from edgepaas.sync.heartbeat import Condition, Heartbeat
 from edgepaas.sync.mirror import Mirror, MirrorHeldUp
 from edgepaas.sync.parts import Parts
+from edgepaas.sync.presence import Presence
 from edgepaas.sync.report import Publisher, Report
 from edgepaas.sync.status import Mirrored
 from edgepaas.sync.trouble import Trouble
@@ -76,7 +76,7 @@ class Worker:
         self._publisher = Publisher(self.parts.paths, self.report)
         self._publisher.remember()
         self._schema = self.parts.schema()
-        self._heartbeat = Heartbeat(me)
+        self._presence = Presence(me, self.parts.paths, contract, self.report)
         self._handback = HandBack(contract, settings, self.parts.paths)
         self._mirror = Mirror(self.parts.document(), self.parts.ending.check)
         self._trouble = Trouble(self.report, contract.db_state == "local-first")
@@ -93,6 +93,7 @@ class Worker:
             while not ending.asked:
                 self._turn()
                 self._rest()
+            self._say_goodbye()
         except Ended:
             logger.debug("given up in the middle of work: %s", ending.reason)
         finally:
@@ -100,6 +101,14 @@ class Worker:
             self._close_file()
         logger.info("ending with status %d: %s", ending.status, ending.reason)
         return ending.status
+
+    def _say_goodbye(self) -> None:
+        """Tell the hub, if it is there, what the service's last word is."""
+        ending, hub = self.parts.ending, self._hub
+        if hub is None or ending.status != EXIT_DONE or self._trouble.remaining > 0:
+            return  # who decides again tells of it at once
+        with ending.cutting(hub.cut):
+            self._presence.say_goodbye(hub)
 
     def _turn(self) -> None:
         try:
@@ -165,7 +174,7 @@ class Worker:
         file = self._opened()
         if file is not None:
             self._drain(file, hub)
-        if self._beat.left <= 0:
+        if self._beat.left <= 0 or self._presence.has_news():
             self._send_heartbeat(hub)
         if file is None or not file.captures or self._is_behind():
             return
@@ -213,14 +222,9 @@ class Worker:
         if not file.captures:
             self.report.waits(0, time.time())
             return
-        counters = ledger.read(file.connection)
         stream = read_stream(file.connection)
-        self.report.ledger = counters
-        self.report.waits(counters["pending"], time.time())
+        self.report.counted(ledger.read(file.connection), time.time())
         self.report.stream_id = stream.stream_id if stream is not None else ""
-        self.report.dead_letters = counters["dead"]
-        self.report.conflicts = counters["conflicts"]
-        self.report.hub_lost = counters["hub_lost"]
 
     def _close_file(self) -> None:
         file, self._file = self._file, None
@@ -277,17 +281,11 @@ class Worker:
             )
         return int(drained.rows)
 
-    def _send_heartbeat(self, hub: "Hub") -> None:
-        contract = self.parts.contract
-        word = "draining" if contract.db_state == "fallback" else contract.db_state
-        condition = Condition(word, self.report.rows_waiting, self.report.waiting_since)
+    def _send_heartbeat(self, hub: "Hub", *, alone: bool = False) -> None:
         with self.parts.ending.cutting(hub.cut):
-            self._heartbeat.beat(hub, condition)
+            self._presence.tell(hub, alone=alone)
         self._beat.done()
         self._handback.good()
-        self.report.clock_offset = self._heartbeat.clock_offset
-        self.report.open_dead_letters = self._heartbeat.open_dead_letters
-        self.report.open_conflicts = self._heartbeat.open_conflicts
 
     def _do_pass(self, file: BoxFile, hub: "Hub") -> None:
         began = time.monotonic()
@@ -335,7 +333,7 @@ class Worker:
             self._handback.attempt(
                 file.connection,
                 lambda: self._handback_drain(file.connection, hub),
-                lambda: self._send_heartbeat(hub),
+                lambda: self._send_heartbeat(hub, alone=True),
             )
         except TakeoverFailed as error:
             logger.warning("PostgreSQL does not take over: %s", error)

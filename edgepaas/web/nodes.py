@@ -1,4 +1,7 @@
-"""``/api/v1/nodes``: every box that reports to the PostgreSQL which serves this one."""
+"""``/api/v1/nodes``: every box that reports to the PostgreSQL of this one.
+
+Where SQLite serves, as the drainer was told by PostgreSQL with its last heartbeat.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,6 +14,7 @@ from edgepaas.build import build_version
 from edgepaas.files.locks import LockHeld
 from edgepaas.files.node import node_identity
 from edgepaas.sync import status as sync_status
+from edgepaas.sync.fleet import Fleet, read_fleet
 from edgepaas.web.api import ApiBlueprint
 
 #: A node that missed so many heartbeats, and is this many seconds late on top, is stale.
@@ -63,7 +67,10 @@ class NodesSchema(ma.Schema):
         data_key="partial",
         attribute="partial",
         required=True,
-        metadata={"description": "PostgreSQL does not serve: only this box is known."},
+        metadata={
+            "description": "Not all are known: SQLite serves, and PostgreSQL does not answer or "
+            "has more boxes than are kept here."
+        },
     )
 
 
@@ -80,18 +87,23 @@ def nodes_blueprint(box: Box) -> ApiBlueprint:
     def list_nodes() -> dict[str, Any]:
         """List the boxes that report to this PostgreSQL
 
-        While SQLite serves, the answer is this box alone, and says partial.
+        While SQLite serves, they are listed as of the last heartbeat that PostgreSQL took;
+        when that is too long ago, the answer is this box alone, and says partial.
         """
         own = _own_id(box)
-        found = _from_hub(box) if box.database.dialect == "postgresql" else None
-        if found is None:
+        if box.database.dialect == "postgresql":
+            nodes = _from_hub(box)
+            fleet = None if nodes is None else Fleet(nodes, complete=True)
+        else:
+            fleet = _from_drainer(box, own, stale_after)
+        if fleet is None:
             return {"items": [_this(box, own)], "partial": True}
         return {
             "items": [
-                {**row, "stale": row["age"] > stale_after, "this": row["node_id"] == own}
-                for row in found
+                {"stale": row["age"] > stale_after, "this": row["node_id"] == own, **row}
+                for row in fleet.nodes
             ],
-            "partial": False,
+            "partial": not fleet.complete,
         }
 
     return api
@@ -106,6 +118,26 @@ def _from_hub(box: Box) -> list[dict[str, Any]] | None:
             return None
         rows = session.execute(text(_NODES)).mappings().all()
     return [{**row, "node_id": str(row["node_id"])} for row in rows]
+
+
+def _from_drainer(box: Box, own: str | None, longest: float) -> Fleet | None:
+    """Return what the hub told the drainer up to *longest* seconds ago, this box as it is now."""
+    if not box.contract.hub_url:
+        return None
+    found = read_fleet(box.paths, box.contract.generation, longest)
+    if found is None:
+        return None
+    this = _this(box, own)
+    nodes = []
+    for row in found.nodes:
+        if row["node_id"] == own:
+            this["first_seen"] = row["first_seen"]
+            nodes.append(this)
+        else:
+            nodes.append(row)
+    if this not in nodes:
+        nodes.append(this)
+    return Fleet(nodes, found.complete)
 
 
 def _this(
@@ -127,6 +159,7 @@ def _this(
         "clock_offset": status.clock_offset if status is not None else None,
         "first_seen": None,
         "last_seen": now(),
+        "age": 0.0,
         "stale": False,
         "this": True,
     }
