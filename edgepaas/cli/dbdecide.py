@@ -2,7 +2,7 @@
 
 import argparse
 
-from edgepaas.cli.output import print_json, say
+from edgepaas.cli.output import announce, print_json
 from edgepaas.decision.decide import Decision, decide, settle
 from edgepaas.decision.losses import loss_reason
 from edgepaas.errors import EXIT_DONE
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         values = decision.contract.values()
         print_json({name: decision.masked(value) for name, value in values.items()})
     else:
-        say("decision", _line(decision))
+        announce("decision", _line(decision))
     return EXIT_DONE
 
 

@@ -6,7 +6,7 @@ import logging
 from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.alerts.raised import raised_under
 from edgepaas.alerts.status import mark_waiting
-from edgepaas.cli.output import print_json, print_table, say
+from edgepaas.cli.output import announce, print_json, print_table
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
 from edgepaas.files.paths import Paths, find_paths
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("\n".join(_sentence(finding) for finding in resolution.errors))
     resolution.settings.write(paths.env_contract)
     mark_waiting(paths, waiting=True)  # alerts may go elsewhere from now on
-    say("environment", _summary(resolution, paths))
+    announce("environment", _summary(resolution, paths))
     if (process := serving_process(paths)) is not None:
         logger.warning(
             "the running service%s goes on with the values that it started with; restart it "

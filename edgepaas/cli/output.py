@@ -18,6 +18,23 @@ def say(stage: str, text: str) -> None:
         discard_output()
 
 
+def announce(stage: str, text: str) -> None:
+    """Print a stage's one line as :func:`say` does, or as the log goes where that is JSON.
+
+    Whoever collects a container's output reads it as one stream of one format.
+    """
+    from edgepaas.logs import as_json
+
+    line = None if sys.stdout.isatty() else as_json(f"edgepaas.{stage}", text)
+    if line is None:
+        say(stage, text)
+        return
+    try:
+        print(line, flush=True)
+    except OSError:
+        discard_output()
+
+
 def discard_output() -> None:
     """Let standard output go nowhere from now on, also what is buffered and was not written."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: it has no descriptor

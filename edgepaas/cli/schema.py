@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.cli.output import print_json, say
+from edgepaas.cli.output import announce, print_json, say
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED
 from edgepaas.files.paths import Paths, find_paths
 
@@ -152,8 +152,8 @@ def _tell(report: "SchemaReport", *, as_json: bool) -> None:
         print_json(report.as_dict())
         return
     for step in report.steps:
-        say("schema", step)
-    say("schema", f"{_NAMES[report.database]}: {report.message}")
+        announce("schema", step)
+    announce("schema", f"{_NAMES[report.database]}: {report.message}")
 
 
 def _bring_hub(paths: Paths, *, as_json: bool) -> int:

@@ -106,10 +106,10 @@ def _publish_address(paths: "Paths", address: str) -> None:
 
 
 def _say(stage: str, text: str) -> None:
-    from edgepaas.cli.output import say
+    from edgepaas.cli.output import announce
 
     try:
-        say(stage, text)
+        announce(stage, text)
     except BrokenPipeError:
         # What is still buffered must not turn our exit status into that of a broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from edgepaas.cli.output import say
+from edgepaas.cli.output import announce, say
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _drain(
     finally:
         watch.stop()
     if result == EXIT_DECIDE_AGAIN:
-        say("sync", f"{ending.reason}; starting again on it")
+        announce("sync", f"{ending.reason}; starting again on it")
     return result
 
 
@@ -194,13 +194,13 @@ def _nothing_to_do(paths: "Paths", contract: "DatabaseContract") -> int:
     reason = "there is no PostgreSQL to forward rows to (DATABASE_URL names none)"
     said = {"state": "no-hub", "reason": reason, "generation": contract.generation}
     status.write(paths, status.stamped(said, time.time()))
-    say("sync", reason)
+    announce("sync", reason)
     return EXIT_DONE
 
 
 def _await_decision(paths: "Paths", why: str, lifeline: int) -> int:
     """Wait for the stages, then end with 75: whoever starts us again orders us after them."""
-    say("sync", f"waiting for the decision: {why}")
+    announce("sync", f"waiting for the decision: {why}")
     while not (paths.env_contract.exists() and paths.db_contract.exists()):
         if lifeline >= 0 and select.select([lifeline], [], [], 0)[0]:
             return EXIT_DONE

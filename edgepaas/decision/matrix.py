@@ -38,6 +38,8 @@ class Wishes:
     without_address: str = ""
     #: DATABASE_URL names the SQLite file itself.
     sqlite_by_name: bool = False
+    #: There is a DATABASE_URL, but not one that can be read.
+    unreadable: bool = False
 
     @classmethod
     def of(cls, settings: Settings, state: Path) -> "Wishes":
@@ -60,7 +62,12 @@ class Wishes:
                         "DATABASE_URL is empty: set DATABASE_URL, or take BOTH_DB=false back"
                     )
                 asked.insert(0, "BOTH_DB=false")
-            return cls(None, sqlite_path, without_address=", ".join(asked))
+            return cls(
+                None,
+                sqlite_path,
+                without_address=", ".join(asked),
+                unreadable=settings.is_unreadable("DATABASE_URL"),
+            )
         try:
             address = split_url(text)
         except AddressError as error:
@@ -155,6 +162,8 @@ def _postgres_alone(usable: bool, found: str, waiting: Waiting) -> Choice:
 def _why_standalone(wishes: Wishes) -> str:
     if wishes.sqlite_by_name:
         return "DATABASE_URL names an SQLite file"
+    if wishes.unreadable:
+        return "DATABASE_URL cannot be read ('edgepaas settings' says why)"
     if wishes.without_address:
         return f"{wishes.without_address} asks for PostgreSQL, but DATABASE_URL is empty"
     return "no DATABASE_URL is set"

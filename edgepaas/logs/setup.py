@@ -111,6 +111,16 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+def as_json(logger: str, message: str) -> str | None:
+    """Return *message* as a line of the log; None where that is not JSON."""
+    formatters = [handler.formatter for handler in logging.getLogger().handlers]
+    formatter = next((f for f in formatters if isinstance(f, JSONFormatter)), None)
+    if formatter is None:
+        return None
+    record = logging.LogRecord(logger, logging.INFO, "", 0, message, None, None)
+    return formatter.format(record) if RedactingFilter().filter(record) else None
+
+
 def _fields(record: logging.LogRecord) -> dict[str, str]:
     return {
         "timestamp": _timestamp(record),

@@ -108,7 +108,8 @@ def resolve(
         reading.values, nested, given=given, unreadable=reading.unreadable, hostname=hostname
     )
     extra, extra_findings = own_values(layers)
-    settings = Settings(derived.values, given, extra, {name: chosen[name].source for name in given})
+    sources = {name: chosen[name].source for name in given}
+    settings = Settings(derived.values, given, extra, sources, reading.unreadable)
     findings = [
         *(finding for layer in layers for finding in layer.findings),
         *findings,

@@ -1,6 +1,6 @@
 """The resolved settings, typed: what every later stage reads from ``run/env``."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,9 +13,11 @@ from edgepaas.settings.services import ServiceAddress, read_services
 from edgepaas.settings.table import SETTINGS
 from edgepaas.settings.urls import split_url
 
-#: Entries of the contract that are no settings: the names that somebody set, and from where.
+#: Entries of the contract that are no settings: the names that somebody set, from where, and
+#: those that were set to what cannot be read.
 GIVEN = "EDGEPAAS_SETTINGS_GIVEN"
 SOURCES = "EDGEPAAS_SETTINGS_SOURCES"
+UNREADABLE = "EDGEPAAS_SETTINGS_UNREADABLE"
 
 
 class Settings:
@@ -24,13 +26,14 @@ class Settings:
     *values* maps each name to canonical text; *given* names those that somebody set;
     *extra* holds the application's own names (``APP_…``); *sources* says for each given
     name where its value came from (``environment``, ``credentials``, ``file:12``,
-    ``vault``).
+    ``vault``); *unreadable* names those that were set to what cannot be read.
     """
 
-    __slots__ = ("_given", "_values", "extra", "services", "sources")
+    __slots__ = ("_given", "_unreadable", "_values", "extra", "services", "sources")
 
     _values: Mapping[str, str]
     _given: frozenset[str]
+    _unreadable: frozenset[str]
     extra: Mapping[str, str]
     services: tuple[ServiceAddress, ...]
     sources: Mapping[str, str]
@@ -41,10 +44,12 @@ class Settings:
         given: frozenset[str] = frozenset(),
         extra: Mapping[str, str] | None = None,
         sources: Mapping[str, str] | None = None,
+        unreadable: Collection[str] = (),
     ) -> None:
         put = super().__setattr__
         put("_values", MappingProxyType(dict(values)))
         put("_given", frozenset(given))
+        put("_unreadable", frozenset(unreadable))
         put("extra", MappingProxyType(dict(extra or {})))
         put("sources", MappingProxyType(dict(sources or {})))
         put("services", tuple(self._services()))
@@ -85,6 +90,10 @@ class Settings:
             raise KeyError(name)
         return name in self._given
 
+    def is_unreadable(self, name: str) -> bool:
+        """Whether somebody set it to what cannot be read, so that it was left out."""
+        return name in self._unreadable
+
     def values(self) -> Mapping[str, str]:
         """Return every setting's canonical text, as in the contract."""
         return self._values
@@ -116,6 +125,7 @@ class Settings:
             **self.extra,
             GIVEN: ",".join(sorted(self._given)),
             SOURCES: sources,
+            UNREADABLE: ",".join(sorted(self._unreadable)),
         }
 
     def write(self, path: Path) -> None:
@@ -148,7 +158,8 @@ class Settings:
         sources = dict(
             pair.split("=", 1) for pair in entries.get(SOURCES, "").split(",") if "=" in pair
         )
-        return cls(derive(values, {}, given=given).values, given, extra, sources)
+        unreadable = [name for name in entries.get(UNREADABLE, "").split(",") if name]
+        return cls(derive(values, {}, given=given).values, given, extra, sources, unreadable)
 
     @classmethod
     def of(cls, **given: str) -> "Settings":

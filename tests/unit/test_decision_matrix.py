@@ -12,6 +12,7 @@ from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import EXIT_FAILED, ConfigurationError
 from edgepaas.postgres.failures import Failure
 from edgepaas.settings import Settings
+from edgepaas.settings.resolve import resolve
 
 STATE = Path("/var/lib/edgepaas")
 URL = "postgresql://edgepaas:tr0ub4dor@127.0.0.1:5432/edgepaas"
@@ -143,6 +144,9 @@ def test_the_reasons_say_what_a_person_needs() -> None:
     assert "42 s" in held and "later revision" in held
     in_vain = Wishes.of(Settings.of(BOTH_DB="true"), STATE)
     assert "BOTH_DB=true" in choose(in_vain, None, None, NOTHING).reason
+    garbled = resolve({"DATABASE_URL": "garbage"}, STATE / "none", None, hostname="box").settings
+    reason = choose(Wishes.of(garbled, STATE), None, None, NOTHING).reason
+    assert "DATABASE_URL cannot be read" in reason
 
 
 def test_production_asking_for_postgresql_alone_without_naming_one_is_an_error() -> None:

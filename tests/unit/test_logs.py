@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepaas.cli.output import announce
 from edgepaas.logs import SAID, configure_logging, register_secret, request_id
 from edgepaas.logs.redact import redact
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
@@ -64,6 +65,20 @@ def test_json_lines_hold_the_same_keys(capsys: pytest.CaptureFixture[str]) -> No
     entry = json.loads(capsys.readouterr().err)
     assert list(entry) == ["timestamp", "level", "logger", "message", "request_id"]
     assert entry["message"] == "häßlich"
+
+
+def test_a_stages_line_is_one_of_the_log_where_that_is_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A container's output is one stream of one format; a person's stays as it is."""
+    configure_logging(style="json")
+    announce("decision", "postgresql://edge:hunter2@db refused")
+    entry = json.loads(capsys.readouterr().out)
+    assert (entry["logger"], entry["level"]) == ("edgepaas.decision", "INFO")
+    assert entry["message"] == "postgresql://edge:****@db refused"
+    configure_logging()
+    announce("decision", "SQLite")
+    assert capsys.readouterr().out == "decision     SQLite\n"
 
 
 def test_the_journal_gets_a_priority_on_every_line() -> None:
