@@ -40,7 +40,9 @@ test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebs
 	  ARGS="$(IMAGE_TESTS:%=--ignore=%) $(ARGS)"
 
 # They need podman and a base image, and have a target of their own: make image-test.
-IMAGE_TESTS = tests/system/test_image.py tests/system/test_monitoring.py tests/system/parity
+IMAGE_TESTS = tests/system/test_image.py tests/system/test_image_hostile.py \
+  tests/system/test_pod.py tests/system/test_compose.py tests/system/test_monitoring.py \
+  tests/system/parity
 
 SOAK_TESTS = tests/integration/test_faults_link.py tests/integration/test_faults_streams.py \
   tests/integration/test_faults_live.py tests/integration/test_faults_model.py \

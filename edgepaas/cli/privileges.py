@@ -5,7 +5,7 @@ import os
 import pwd
 
 from edgepaas.errors import EdgePaaSError
-from edgepaas.files.paths import SYSTEM_CONFIGURATION, find_paths
+from edgepaas.files.paths import SYSTEM_CONFIGURATION, Paths, find_paths
 
 SERVICE_USER = "edgepaas"
 
@@ -19,9 +19,12 @@ def become_service_user(command: str) -> None:
 
     A file that root creates in the state folder locks the service out of it, so root
     first becomes ``edgepaas``. In a developer's tree ($EDGEPAAS_HOME, XDG) everybody
-    works on files of their own and nothing changes.
+    works on files of their own and nothing changes. A cluster may give a container any
+    user (OpenShift's restricted-v2): where the state folder is for it to write, it is
+    the service's user. Raises NotAllowed.
     """
-    if find_paths().runtime.is_relative_to("/run") is False or not SYSTEM_CONFIGURATION.is_dir():
+    paths = find_paths()
+    if paths.runtime.is_relative_to("/run") is False or not SYSTEM_CONFIGURATION.is_dir():
         return
     try:
         account = pwd.getpwnam(SERVICE_USER)
@@ -30,12 +33,31 @@ def become_service_user(command: str) -> None:
     if os.geteuid() == account.pw_uid:
         return
     if os.geteuid() != 0:
+        if _is_ours(paths):
+            return
         raise NotAllowed(
             f"'edgepaas {command}' works on files of the user {SERVICE_USER}: run it as "
-            f"'sudo edgepaas {command}'; 'edgepaas status' needs no privilege"
+            f"'sudo edgepaas {command}', in a container as the user of {paths.state} "
+            f"('--user {account.pw_uid}'); 'edgepaas status' needs no privilege"
         )
     groups = [g.gr_gid for g in grp.getgrall() if SERVICE_USER in g.gr_mem]
-    os.setgroups([account.pw_gid, *groups])
-    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    try:
+        os.setgroups([account.pw_gid, *groups])
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    except PermissionError:
+        raise NotAllowed(
+            f"'edgepaas {command}' works on files of the user {SERVICE_USER}, and this root may "
+            f"not become another user (no CAP_SETUID): run it with '--user {account.pw_uid}'"
+        ) from None
     os.environ["HOME"] = account.pw_dir
+
+
+def _is_ours(paths: Paths) -> bool:
+    """Whether this user may write the state folder, and nobody else has worked in it."""
+    if not os.access(paths.state, os.W_OK | os.X_OK):
+        return False
+    try:
+        return paths.node.stat().st_uid == os.geteuid()
+    except OSError:
+        return True  # nobody has served from it yet

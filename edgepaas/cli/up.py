@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import resource
+import signal
 import sys
 
 DESCRIPTION = """\
@@ -12,7 +14,8 @@ installed box has systemd for it.
 
 A stage that fails before the service was ready once ends this command with the stage's
 exit status; later failures start the chain again after a pause. SIGTERM and Ctrl-C end
-it in order, SIGHUP reopens the log. A second one on the same EDGEPAAS_HOME is refused.
+it in order, SIGHUP reopens the log. A second one on the same EDGEPAAS_HOME, or on the
+same state folder, is refused.
 """
 
 
@@ -27,11 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chain; returns the exit status."""
+    # The kernel drops a signal that PID 1 has no handler for, unless it is blocked: a stop that
+    # comes now is taken by the supervisor.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    # LimitCORE=0 of the units: a core holds secrets, and would lie in the state folder of a
+    # container, whose working folder that is.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from edgepaas.errors import ConfigurationError
     from edgepaas.files.paths import find_paths
     from edgepaas.logs import configure_logging
     from edgepaas.service.listen import bind, inherited_sockets
     from edgepaas.service.notify import Notifier
-    from edgepaas.service.running import claim_up
+    from edgepaas.service.running import claim_state, claim_up
     from edgepaas.service.sources import SourceWatch, sources_of
     from edgepaas.service.supervisor import Supervisor
     from edgepaas.settings import Settings
@@ -39,17 +49,24 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging(level="WARNING")
     paths = find_paths()
     paths.create()
-    claim_up(paths)  # held until this process is gone
+    claim_up(paths)  # both are held until this process is gone
+    claim_state(paths)
     sockets = inherited_sockets(os.environ, pid=os.getpid())
     notifier = Notifier.of(os.environ, os.getpid())
 
     def settings() -> Settings:
         return Settings.read(paths.env_contract)
 
+    def stop_timeout() -> float:
+        try:
+            return settings().number("STOP_TIMEOUT")
+        except ConfigurationError:  # the stage that writes it did not come so far
+            return Settings.of().number("STOP_TIMEOUT")
+
     supervisor = Supervisor(
         os.environ,
         listen=lambda: sockets or bind(settings().text("HOST"), settings().integer("PORT")),
-        stop_timeout=lambda: settings().number("STOP_TIMEOUT"),
+        stop_timeout=stop_timeout,
         notifier=notifier,
         watch_sources=(lambda: SourceWatch(sources_of(settings().text("EDGEPAAS_APP"))))
         if arguments.reload

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from edgepaas.settings import Settings
 
 THERMAL = Path("/sys/class/thermal")
+CGROUPS = Path("/sys/fs/cgroup")
+#: Version 1 says "none" by the largest number of whole pages; no machine has half of it.
+_NO_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,45 @@ class SystemMeter:
             return None
 
 
-def memory_percent() -> float | None:
-    """Return how much of the memory is in use and could not be had, in percent."""
+def memory_percent(cgroups: Path = CGROUPS) -> float | None:
+    """Return how much of the memory is in use and could not be had, in percent.
+
+    In a container with a limit of its own: of the machine's or of the limit, whichever is
+    nearer to its end.
+    """
+    known = []
     try:
         import psutil
 
-        return float(psutil.virtual_memory().percent)
+        known.append(float(psutil.virtual_memory().percent))
     except (ImportError, OSError, ValueError, KeyError):
-        return None
+        pass  # unknown, as the summary says
+    if (limited := container_memory_percent(cgroups)) is not None:
+        known.append(limited)
+    return max(known, default=None)
+
+
+def container_memory_percent(cgroups: Path = CGROUPS) -> float | None:
+    """Return how much of the container's memory limit is in use; None where there is none.
+
+    The files at the top are a container's own (cgroup-v2.rst: memory.max, absent from the
+    machine's root; cgroup-v1/memory.rst). What the kernel may drop at once, files that nobody
+    looked at lately, is not in use.
+    """
+    for limit, usage, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = int((cgroups / limit).read_text(encoding="ascii"))
+            used = int((cgroups / usage).read_text(encoding="ascii"))
+            lines = (cgroups / usage).with_name("memory.stat").read_text(encoding="ascii")
+            used -= int(dict(line.split() for line in lines.splitlines())[inactive])
+        except (OSError, ValueError, KeyError):
+            continue  # not this version, or "max"
+        if 0 < most < _NO_LIMIT:
+            return round(max(0.0, 100 * used / most), 1)
+    return None
 
 
 def disk_percent(folder: Path) -> float | None:

@@ -17,7 +17,8 @@ def claim_up(paths: Paths) -> int:
     """Take ``run/up.lock`` for this process; returns the descriptor that holds it.
 
     Two chains on the same folders would start each other again for ever: each decision
-    of one is another generation to the other. Raises RunsAlready.
+    of one is another generation to the other. Raises RunsAlready; ConfigurationError where
+    this user may not write there.
     """
     try:
         return _claim(paths.up_lock)
@@ -28,6 +29,27 @@ def claim_up(paths: Paths) -> int:
             f"EDGEPAAS_HOME={paths.home or paths.runtime}: another 'edgepaas up'{process} runs "
             "there; end it, or give this one an EDGEPAAS_HOME of its own"
         ) from None
+    except OSError as error:
+        why = f"cannot be written ({error.strerror or error})"
+        raise paths.unusable(paths.runtime, why) from error
+
+
+def claim_state(paths: Paths) -> int:
+    """Take ``up.lock`` in the state folder for this process; returns its descriptor.
+
+    Two containers have a run/ each, and may have one volume between them: two drainers would
+    send the same rows. Raises RunsAlready; ConfigurationError where this user may not write.
+    """
+    try:
+        return acquire(paths.state_lock, timeout=0.0)
+    except LockHeld:
+        raise RunsAlready(
+            f"{paths.state}: another 'edgepaas up' works there; end it, or give this one a state "
+            "folder (in a container: a volume) of its own"
+        ) from None
+    except OSError as error:
+        why = f"cannot be written ({error.strerror or error})"
+        raise paths.unusable(paths.state, why) from error
 
 
 def claim_serving(paths: Paths) -> int | None:

@@ -1,5 +1,6 @@
 """API tokens: made here, shown once, kept only as hashes in ``state/tokens.json``."""
 
+import errno
 import hashlib
 import hmac
 import json
@@ -143,7 +144,14 @@ class TokenStore:
         try:
             write_atomic(self._path, json.dumps(document, indent=2) + "\n", mode=0o600)
         except OSError as error:
-            raise TokenProblem(f"{self._path} cannot be written: {error.strerror}") from error
+            way_out = ""
+            if error.errno == errno.EBUSY:  # rename(2): the name is a mount point
+                way_out = (
+                    "; it is mounted here from elsewhere: make the token on another box and "
+                    "change what is mounted (in Kubernetes the Secret edgepaas-tokens)"
+                )
+            problem = f"{self._path} cannot be written: {error.strerror}{way_out}"
+            raise TokenProblem(problem) from error
 
     def _read_or_none(self) -> tuple[Token, ...]:
         try:

@@ -20,15 +20,24 @@ from pathlib import Path
 COMMAND = Path("/usr/bin/edgepaas")
 #: Where byte-code is looked for; Python's own place for it is beside the sources.
 TREES = tuple(map(Path, (sys.prefix + "/lib", "/usr/share/edgepaas/lib", "/usr/share/python3")))
-#: Tests of Python and of libraries, the texts of help(), turtle graphics, a translator of Python
-#: 2, what stands in for modules in C, and the time zones, which Debian's tzdata has as well.
-#: Modules that an application may use stay, whether or not EdgePaaS does.
+#: Tests of Python and of libraries and what runs them, the texts of help(), turtle graphics, a
+#: translator of Python 2, what stands in for modules in C, the time zones, which Debian's tzdata
+#: has as well, databases that no driver is here for, and NIS. Modules that an application may use
+#: stay, whether or not EdgePaaS does.
 NOT_NEEDED = (
     "lib/python3*/test", "lib/python3*/lib-dynload/_test*.so", "lib/python3*/pydoc_data",
     "lib/python3*/turtle.py", "lib/python3*/lib2to3", "lib/python3*/_pydecimal.py",
     "lib/python3*/_pyio.py", "lib/python3/dist-packages/psutil/tests",
+    "lib/python3*/pydoc.py", "lib/python3*/doctest.py", "lib/python3*/lib-dynload/nis.*.so",
     "share/edgepaas/lib/sqlalchemy/ext/mypy", "share/edgepaas/lib/sqlalchemy/testing",
-    "share/edgepaas/lib/alembic/testing", "share/edgepaas/lib/tzdata/zoneinfo",
+    "share/edgepaas/lib/sqlalchemy/dialects/mssql", "share/edgepaas/lib/sqlalchemy/dialects/mysql",
+    "share/edgepaas/lib/sqlalchemy/dialects/oracle", "share/edgepaas/lib/alembic/testing",
+    "share/edgepaas/lib/tzdata/zoneinfo",
+)  # fmt: skip
+#: Packages whose libraries nothing loads but Python's module for NIS: that and Kerberos under it.
+ONLY_FOR_NIS = (
+    "libnsl2", "libtirpc3", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0",
+    "libkeyutils1",
 )  # fmt: skip
 #: Packages of one source each, which repeat its licences; Debian's names.
 ONE_SOURCE = ("*python3*", "lib*k[r5]*")
@@ -77,6 +86,9 @@ def main() -> None:
     for pattern in NOT_NEEDED:
         for path in Path(sys.prefix).glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for package in ONLY_FOR_NIS:
+        without_libraries(package)
+    check_modules()
     for pattern in ONE_SOURCE:
         once(sorted(Path("/usr/share/doc").glob(f"{pattern}/copyright")))
     print(f"slim: byte-code of {kept} modules kept; {(before - _size()) / 1e6:.1f} MB less")
@@ -128,6 +140,24 @@ def keep(cache: Path) -> int:
             shutil.copyfile(found, target / found.name)
             kept += 1
     return kept
+
+
+def without_libraries(package: str) -> None:
+    """Delete the shared libraries of *package*, where it is installed."""
+    listed = subprocess.run(["dpkg-query", "--listfiles", package], capture_output=True, text=True,
+                            check=False)  # fmt: skip
+    for line in listed.stdout.splitlines():
+        path = Path(line)
+        if ".so." in path.name:
+            path.unlink(missing_ok=True)
+
+
+def check_modules() -> None:
+    """Load each of Python's own modules in C; a library that one of them misses ends the build."""
+    folder = next(Path(sys.prefix).glob("lib/python3*/lib-dynload"))
+    names = sorted(path.name.partition(".")[0] for path in folder.glob("*.so"))
+    loading = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    subprocess.run([sys.executable, "-I", "-c", loading, *names], check=True)
 
 
 def once(files: list[Path]) -> None:

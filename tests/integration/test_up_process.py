@@ -354,3 +354,17 @@ def test_nothing_outlives_an_up_that_is_killed(paths: Paths, tmp_path: Path) -> 
     finally:
         up.close()
     until(lambda: all(gone(pid) or _is_zombie(pid) for pid in family), "their end")
+
+
+def test_a_stop_before_the_first_contract_ends_it_with_0(tmp_path: Path) -> None:
+    """How long a stop may take is a setting, and the stage that reads it still runs."""
+    home = tmp_path / "box"
+    environ = child_environ(tmp_path, EDGEPAAS_HOME=str(home), PORT=str(free_port()))
+    process = Process(edgepaas("up"), tmp_path, environ)
+    try:
+        until((home / "state/up.lock").exists, "it begins")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.output
+        assert not (home / "run/db.env").exists()
+    finally:
+        process.close()

@@ -15,7 +15,7 @@ from tests.system.hub import DATABASE, Hub
 from tests.system.images import Container
 from tests.system.repack import GOOD, later_build
 
-MOST_ABOVE_BASE = 60 * 1024**2
+MOST_ABOVE_BASE = 60_000_000  # bytes
 SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash")
 
 

@@ -17,7 +17,13 @@ from edgepaas.health.checks import CheckFailed
 from edgepaas.health.clock import EARLIEST, judge_clock
 from edgepaas.health.disk import check_room, check_writable, writable_probe
 from edgepaas.health.services import probe_service
-from edgepaas.health.system import Measure, SystemMeter, temperature
+from edgepaas.health.system import (
+    Measure,
+    SystemMeter,
+    container_memory_percent,
+    memory_percent,
+    temperature,
+)
 from edgepaas.settings import Settings
 from edgepaas.settings.services import ServiceAddress
 
@@ -45,6 +51,60 @@ def test_a_broken_threshold_makes_the_report_not_ok(tmp_path: Path) -> None:
     meter = SystemMeter(Settings.of(DISK_THRESHOLD="1"), tmp_path)
     report = meter.report()
     assert report.ok == (not any(m.broken for m in report.measures))
+
+
+@pytest.mark.parametrize(
+    ("files", "percent"),
+    [
+        (
+            {
+                "memory.max": "1000\n",
+                "memory.current": "995\n",
+                "memory.stat": "anon 900\ninactive_file 20\n",
+            },
+            97.5,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000\n",
+                "memory/memory.usage_in_bytes": "995\n",
+                "memory/memory.stat": "cache 90\ntotal_inactive_file 20\n",
+            },
+            97.5,
+        ),
+        (
+            {
+                "memory.max": "max\n",
+                "memory.current": "995\n",
+                "memory.stat": "inactive_file 20\n",
+            },
+            None,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.usage_in_bytes": "995\n",
+                "memory/memory.stat": "total_inactive_file 20\n",
+            },
+            None,
+        ),
+        ({"memory.max": "1000\n"}, None),
+        ({}, None),
+    ],
+    ids=["version 2", "version 1", "2, none", "1, none", "torn", "no container"],
+)
+def test_memory_counts_against_the_container_s_own_limit(
+    files: dict[str, str], percent: float | None, tmp_path: Path
+) -> None:
+    """The kernel ends a container at its limit, however much the machine has."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert container_memory_percent(tmp_path) == percent
+    if percent is not None:
+        found = memory_percent(tmp_path)
+        assert found is not None
+        assert found >= percent
 
 
 def test_the_hottest_sound_sensor_counts(tmp_path: Path) -> None:

@@ -99,6 +99,19 @@ def test_only_the_state_and_run_can_be_written(name: str) -> None:
 
 
 @both
+def test_run_is_so_large_that_the_box_sees_no_full_disk_there(name: str) -> None:
+    (run,) = [v["emptyDir"] for v in pod(name)["volumes"] if v["name"] == "run"]
+    assert run["medium"] == "Memory"
+    size = int(run["sizeLimit"].removesuffix("Mi")) * 1024**2
+    assert size > int(SETTINGS["DISK_MIN_FREE"].default) + 8 * 1024**2
+
+
+def test_the_tokens_are_not_open_to_everybody_in_the_pod() -> None:
+    (secret,) = [v["secret"] for v in pod("cloud.yaml")["volumes"] if "secret" in v]
+    assert secret["defaultMode"] == 0o440
+
+
+@both
 def test_each_probe_asks_for_an_address_that_is_there_and_needs_no_shell(name: str) -> None:
     box = container(name)
     assert box["livenessProbe"]["httpGet"]["path"] == "/health/live"

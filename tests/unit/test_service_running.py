@@ -1,12 +1,21 @@
 """Who runs on a box's folders is known to others, and a second chain is refused."""
 
+import dataclasses
 import fcntl
 import os
+from collections.abc import Callable
 
 import pytest
 
+from edgepaas.errors import ConfigurationError
 from edgepaas.files.paths import Paths
-from edgepaas.service.running import RunsAlready, claim_serving, claim_up, serving_process
+from edgepaas.service.running import (
+    RunsAlready,
+    claim_serving,
+    claim_state,
+    claim_up,
+    serving_process,
+)
 
 
 def test_a_second_up_is_refused_with_the_first_one_s_process_and_home(paths: Paths) -> None:
@@ -47,3 +56,34 @@ def test_a_service_under_the_unit_is_known_whose_lock_flock_holds_shared(paths: 
     assert serving_process(paths) == 0
     os.close(lock)
     assert serving_process(paths) is None
+
+
+def test_two_containers_on_one_volume_are_one_too_many(paths: Paths) -> None:
+    """Their run/ folders are not the same, so neither sees the other's lock there."""
+    other = dataclasses.replace(paths, runtime=paths.runtime.with_name("run-of-another"))
+    other.create()
+    first = (claim_up(paths), claim_state(paths))
+    second = claim_up(other)
+    with pytest.raises(RunsAlready) as refused:
+        claim_state(other)
+    assert str(refused.value).startswith(f"{paths.state}: another 'edgepaas up' works there")
+    for lock in first:
+        os.close(lock)
+    os.close(claim_state(other))
+    os.close(second)
+
+
+@pytest.mark.parametrize("claim", [claim_up, claim_state])
+def test_a_folder_that_takes_no_lock_is_named_with_the_way_out(
+    claim: Callable[[Paths], int], paths: Paths
+) -> None:
+    """An installed box's folders, in a container that was given no place to write."""
+    lock = paths.up_lock if claim is claim_up else paths.state_lock
+    lock.mkdir()  # as root every mode can be written
+    with pytest.raises(ConfigurationError) as refused:
+        claim(dataclasses.replace(paths, home=""))
+    said = str(refused.value)
+    assert said.startswith(f"the folder {lock.parent} cannot be written (Is a directory): ")
+    assert "'--tmpfs /run'" in said
+    assert f"a volume on {paths.state}" in said
+    assert f"user {os.geteuid()} " in said

@@ -1,5 +1,6 @@
 """Tokens: shown once, kept as hashes, revoked at once."""
 
+import errno
 import json
 import stat
 import threading
@@ -105,6 +106,23 @@ def test_a_damaged_file_opens_no_door_and_is_not_overwritten(
     with pytest.raises(TokenProblem, match="move it away"):
         store.create("a", read_only=False)
     assert path.read_bytes() == content
+
+
+def test_a_file_that_is_mounted_from_elsewhere_is_left_and_the_way_out_is_named(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster mounts a Secret's file: a mount point cannot be renamed over."""
+    store.create("first", read_only=False)
+
+    def replace(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(TokenProblem, match=r"tokens\.json.*mounted.*Secret edgepaas-tokens"):
+        store.create("second", read_only=False)
+    monkeypatch.undo()
+    assert [token.name for token in store.read()] == ["first"]
+    assert not list((tmp_path / "state").glob("*.tmp"))
 
 
 def test_tokens_created_at_once_are_all_kept(tmp_path: Path) -> None:

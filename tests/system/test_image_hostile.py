@@ -1,0 +1,140 @@
+"""The container image where it is run in another way than the manual says."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system import images
+from tests.system.images import Container
+
+#: What the manual gives it, without the places to write.
+CLOSED = (
+    "--read-only", "--read-only-tmpfs=false", "--cap-drop", "all",
+    "--security-opt", "no-new-privileges",
+)  # fmt: skip
+#: As Docker mounts one: empty, root's, with the mode that /run has in the image. Podman would
+#: copy the image's folder into it, with its owner.
+DOCKERS_RUN = ("--tmpfs", "/run:notmpcopyup")
+
+_WHY_NOT = images.why_not()
+pytestmark = pytest.mark.skipif(
+    _WHY_NOT is not None and not images.REQUIRED, reason=f"no image: {_WHY_NOT}"
+)
+
+
+class Given(Container):
+    """A container with the options that a test gives it, and no other."""
+
+    def start(self) -> None:
+        """Run it, detached."""
+        images.podman(
+            "run", "--detach", "--name", self.name, *images.LIMITS, "--network",
+            f"ns:{self.namespace.path}", *self.options, self.image,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def image(package: Path) -> str:
+    """The image under test. *package* is built first: the image takes the same downloads."""
+    images.sweep()
+    return images.image()
+
+
+def refused(image: str, *options: str) -> tuple[int, str]:
+    """Run a container that is to end by itself; returns its exit status and what it printed."""
+    done = subprocess.run(
+        [*images.PODMAN, "run", "--rm", *images.LIMITS, "--network", "none", *options, image],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_an_empty_run_that_belongs_to_root_is_enough(image: str) -> None:
+    """What 'docker run --tmpfs /run' gives; the folder of the image is hidden by it."""
+    with Given("docker", image, *CLOSED, *DOCKERS_RUN) as box:
+        box.ready()
+        owner, mode = box.exec("stat", "--format", "%u %a", "/run").split()
+        assert (owner, mode) == ("0", "1777")
+        box.writer.write("press", 1.0)
+
+
+def test_it_runs_as_whatever_user_a_cluster_gives_it(image: str) -> None:
+    """OpenShift's restricted-v2: a number that nobody knows, in the group root."""
+    with Given("anybody", image, *CLOSED, *DOCKERS_RUN, "--user", "12345:0") as box:
+        box.ready()
+        assert box.client.request("POST", "/api/v1/readings", {}).status == 401, "production"
+        box.writer.write("press", 1.0)
+        images.podman("healthcheck", "run", box.name)
+        assert box.exec("stat", "--format", "%u", "/var/lib/edgepaas/edgepaas.db").strip() == (
+            "12345"
+        )
+        # Another one's files would lock the service out.
+        other = box.exec("edgepaas", "token", "create", "theirs", user="54321:0", check=False)
+        assert not other
+
+
+def test_a_second_container_on_the_same_volume_is_refused_and_harms_nobody(image: str) -> None:
+    """Each has a /run of its own, so what they share has to say it."""
+    with Container("first", image) as box:
+        box.ready()
+        shared = ("--tmpfs", "/run", "--volume", f"{box.volume}:/var/lib/edgepaas")
+        status, said = refused(image, *CLOSED, *shared)
+        assert status == 1
+        assert "/var/lib/edgepaas: another 'edgepaas up' works there" in said
+        box.writer.write("press", 1.0)
+        box.kill()
+        box.restart()
+        box.ready()  # a lock, not a file, so a killed one leaves the way free
+        assert len(box.writer.stored("press")) == 1
+
+
+def test_each_way_to_start_it_wrongly_is_refused_in_one_line_with_the_way_out(
+    image: str, tmp_path: Path
+) -> None:
+    """No place to write, somebody else's volume, a root that may not become its user."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    for options, status, words in (
+        (CLOSED, 78, ("/run/edgepaas cannot be written (Read-only", "'--tmpfs /run'", "10001")),
+        (
+            (*CLOSED, "--tmpfs", "/run", "--volume", f"{theirs}:/var/lib/edgepaas"),
+            78, ("/var/lib/edgepaas", "Permission denied", "a volume on /var/lib/edgepaas"),
+        ),
+        ((*CLOSED, *DOCKERS_RUN, "--user", "0"), 1, ("no CAP_SETUID", "'--user 10001'")),
+        ((*CLOSED, *DOCKERS_RUN, "--user", "999:999"), 1, ("user edgepaas", "'--user 10001'")),
+    ):  # fmt: skip
+        ended, said = refused(image, *options)
+        assert ended == status, said
+        assert len(said.strip().splitlines()) == 1, said
+        assert all(word in said for word in words), said
+
+
+def test_a_stop_at_any_moment_of_the_boot_ends_it_with_0(image: str) -> None:
+    """From the first instant, when a signal without a handler would be dropped for PID 1."""
+    for moment in ("", "environment ", "decision ", "schema ", "service "):
+        with Given("boot", image, *CLOSED, *DOCKERS_RUN) as box:
+            deadline = time.monotonic() + 60
+            while moment not in box.logs():
+                assert time.monotonic() < deadline, f"no line {moment!r}: {box.logs()}"
+            images.podman("kill", "--signal", "TERM", box.name)
+            assert box.wait() == 0, f"at {moment!r}: {box.logs()}"
+
+
+def test_a_service_that_is_aborted_leaves_no_core_in_the_volume(image: str) -> None:
+    """Docker's own limit is none; the file would be as large as all the service's memory."""
+    with Given("core", image, *CLOSED, *DOCKERS_RUN, "--ulimit", "core=-1:-1") as box:
+        box.ready()
+        for pid in box.pids():
+            limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            (line,) = [line for line in limits if line.startswith("Max core file size")]
+            assert line.split()[4:6] == ["0", "0"]
+
+
+def test_memory_is_measured_against_the_container_s_limit(image: str) -> None:
+    """The machine has plenty; the container ends where its limit is."""
+    with Given("small", image, *CLOSED, *DOCKERS_RUN, "--memory", "128m") as box:
+        box.ready()
+        memory = box.client.get("/health/system").body["memory"]["value"]
+        assert 30 < memory < 100, f"of 128 MiB the service alone has half: {memory} %"
