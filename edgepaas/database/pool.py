@@ -1,5 +1,6 @@
 """The pool of PostgreSQL connections: what one box may hold of a server that it shares."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,14 +16,15 @@ from edgepaas.database.failures import translate_errors_of, translate_postgres
 from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.postgres.connection import bounded
-from edgepaas.postgres.failures import ConnectFailure, Failure
+from edgepaas.postgres.failures import ConnectFailure
 
 if TYPE_CHECKING:
     from edgepaas.database.connector import Connector
     from edgepaas.settings import Settings
 
-#: Seconds to wait for a connection of the pool.
+#: Seconds to wait for a connection of the pool, and between two looks whether one can be had.
 POOL_TIMEOUT = 5.0
+_LOOK_EVERY = 0.25
 #: A connection that was used within this many seconds is taken without asking it.
 FRESH = 1.0
 #: One that nobody has wanted for so many seconds is another box's to have.
@@ -39,35 +41,51 @@ class SharingPool(QueuePool):
     """A pool that makes do with fewer connections where the server is at its limit.
 
     The last one used is the first one taken, so that what is not needed stays idle and can
-    be given back.
+    be given back. Every connection in the pool is open: one that is lost leaves it.
     """
 
     def _do_get(self) -> ConnectionPoolEntry:
-        try:
-            return super()._do_get()
-        except NoFurtherConnection:
+        until = time.monotonic() + POOL_TIMEOUT
+        while True:
             try:
-                return self._pool.get(True, self._timeout)
-            except queue.Empty:
-                pass
+                return self._opened(super()._do_get())
+            except (exc.TimeoutError, NoFurtherConnection) as error:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+                if isinstance(error, exc.TimeoutError):
+                    continue  # it has waited
+            # For one of our own that comes back; then another may have hung up.
+            with contextlib.suppress(queue.Empty):
+                return self._opened(self._pool.get(True, min(self._timeout, left)))
+
+    def _opened(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
+        """Return *record* with a connection; it may have been too old to be kept."""
+        try:
+            record.get_connection()  # type: ignore[attr-defined]
+        except BaseException:
+            self._do_return_conn(record)
             raise
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if record.dbapi_connection is None:
+            self._dec_overflow()
+        else:
+            super()._do_return_conn(record)
 
     def give_back(self, idle: float) -> None:
         """Close what nobody has wanted for *idle* seconds; one connection is kept."""
         now = time.monotonic()
         freshest_first = []
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 freshest_first.append(self._pool.get(False))
-            except queue.Empty:
-                break
         for place, record in reversed(list(enumerate(freshest_first))):
             used_at = record.info.get("used_at")
             if place and used_at is not None and now - used_at > idle:
                 record.close()
-                self._dec_overflow()
-            else:
-                self._do_return_conn(record)
+            self._do_return_conn(record)
 
 
 class _Ours:
@@ -90,7 +108,7 @@ class _Ours:
                 self._under_way -= 1
                 # Of several that are refused at once the last one is alone.
                 some = len(self._open) + self._under_way
-            if error.kind is Failure.BUSY and some:
+            if error.full and some:
                 raise NoFurtherConnection(f"{error}; this box goes on with {some}") from error
             raise
         except BaseException:
@@ -139,7 +157,7 @@ def server_engine(
         pool_size=settings.integer("DB_POOL_SIZE"),
         max_overflow=settings.integer("DB_MAX_OVERFLOW"),
         pool_recycle=settings.integer("DB_POOL_RECYCLE"),
-        pool_timeout=POOL_TIMEOUT,
+        pool_timeout=_LOOK_EVERY,
         json_serializer=dump_json,
         # A statement's values are people's data: they have no place in an error or a log.
         hide_parameters=True,

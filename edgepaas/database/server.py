@@ -222,7 +222,7 @@ class Pinger:
     def _ask(self) -> None:
         """Ask on the kept connection; where that is gone, on a new one in the time left."""
         deadline = time.monotonic() + PING_TIMEOUT
-        connection = self._take()
+        connection = self._take(deadline)
         if connection is not None:
             try:
                 self._examine(connection, deadline)
@@ -252,13 +252,33 @@ class Pinger:
                 return
         close_quietly(connection)
 
-    def _take(self) -> Any:
+    def _take(self, deadline: float) -> Any:
         """Return the kept connection, None when there is none that would prove anything."""
         connection, self._connection = self._connection, None
         renew, self._renew = self._renew, False
-        if connection is not None and (renew or time.monotonic() - self._made_at > self._max_age):
+        if connection is None:
+            return None
+        if renew:
             close_quietly(connection)
             return None
+        if time.monotonic() - self._made_at > self._max_age:
+            return self._younger(connection, deadline)
+        return connection
+
+    def _younger(self, old: Any, deadline: float) -> Any:
+        """Return a new connection in the place of *old*; that one where there is no further one.
+
+        A server at its limit would give the place of one that is closed to another box.
+        """
+        try:
+            connection = self._connector(deadline=deadline - time.monotonic())
+        except ConnectFailure as failure:
+            if failure.full:
+                return old
+            close_quietly(old)
+            raise
+        close_quietly(old)
+        self._made_at = time.monotonic()
         return connection
 
     def _examine(self, connection: Any, deadline: float) -> None:

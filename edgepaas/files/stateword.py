@@ -44,7 +44,7 @@ def read_word(paths: Paths) -> StateWord | None:
         word, pid, started = str(entry["state"]), int(entry["pid"]), int(entry["started"])
         if not _WORD.fullmatch(word) or entry["boot_id"] != current_moment().boot_id:
             return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, RecursionError):
         return None
     # A process id alone is given out again: in a container that starts anew at once.
     return StateWord(word, living=started > 0 and _started(pid) == started)

@@ -11,6 +11,7 @@ from typing import Any
 from edgepaas.postgres import wire
 from edgepaas.postgres.deadline import OutOfTime, Scope, within
 from edgepaas.postgres.failures import (
+    TOO_MANY_CONNECTIONS,
     ConnectFailure,
     Failure,
     classify,
@@ -203,7 +204,7 @@ def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure
         text = f"{place} takes no connection now: {said}"
     else:
         text = f"{place} refused the {LOGIN}: {said} (SQLSTATE {sqlstate(error)})"
-    return ConnectFailure(kind, text)
+    return ConnectFailure(kind, text, full=sqlstate(error) == TOO_MANY_CONNECTIONS)
 
 
 def _driver_gave_up(address: Address, error: BaseException) -> ConnectFailure:

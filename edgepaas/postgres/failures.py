@@ -67,19 +67,25 @@ class ErrorClass(StrEnum):
 class ConnectFailure(DatabaseUnavailable):
     """No usable connection came about; ``kind`` says why in a word, the message in a line."""
 
-    def __init__(self, kind: Failure, message: str, *, permanent: bool | None = None) -> None:
+    def __init__(
+        self, kind: Failure, message: str, *, permanent: bool | None = None, full: bool = False
+    ) -> None:
         super().__init__(message)
         self.kind = kind
+        #: Whether the server is there, and has no further connection to give.
+        self.full = full
         #: Whether trying again within seconds is pointless.
         self.permanent = kind in PERMANENT if permanent is None else permanent
 
+
+TOO_MANY_CONNECTIONS = "53300"
 
 _FAILURE_OF_STATE = {
     "28": Failure.AUTHENTICATION,
     "3D": Failure.NO_DATABASE,
     "25006": Failure.READ_ONLY,
     "42501": Failure.PERMISSION,
-    "53300": Failure.BUSY,
+    TOO_MANY_CONNECTIONS: Failure.BUSY,
     "57P03": Failure.BUSY,
     "57P01": Failure.BUSY,
     "57P02": Failure.BUSY,

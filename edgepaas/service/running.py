@@ -1,12 +1,18 @@
 """Who runs on this box's folders: locks that die with their process and hold its id as text."""
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.files.paths import Paths
+
+logger = logging.getLogger("edgepaas.up")
+
+#: Seconds for which one that has been killed may still seem to be there, as over a network.
+_HANDOVER = 2.0
 
 
 class RunsAlready(EdgePaaSError):
@@ -34,22 +40,27 @@ def claim_up(paths: Paths) -> int:
         raise paths.unusable(paths.runtime, why) from error
 
 
-def claim_state(paths: Paths) -> int:
+def claim_state(paths: Paths) -> int | None:
     """Take ``up.lock`` in the state folder for this process; returns its descriptor.
 
     Two containers have a run/ each, and may have one volume between them: two drainers would
-    send the same rows. Raises RunsAlready; ConfigurationError where this user may not write.
+    send the same rows. None where nothing can be locked, as on a disk that is full or has
+    become read-only: the stages say so, and what can be done. Raises RunsAlready;
+    ConfigurationError where this user may not write.
     """
     try:
-        return acquire(paths.state_lock, timeout=0.0)
+        return acquire(paths.state_lock, timeout=_HANDOVER)
     except LockHeld:
         raise RunsAlready(
             f"{paths.state}: another 'edgepaas up' works there; end it, or give this one a state "
             "folder (in a container: a volume) of its own"
         ) from None
-    except OSError as error:
+    except PermissionError as error:
         why = f"cannot be written ({error.strerror or error})"
         raise paths.unusable(paths.state, why) from error
+    except OSError as error:
+        logger.warning("%s: %s; going on without it", paths.state_lock, error.strerror or error)
+        return None
 
 
 def claim_serving(paths: Paths) -> int | None:

@@ -66,12 +66,12 @@ class Sidecars:
             sidecar.due, sidecar.failures = 0.0, 0
         self.tend(time.monotonic())
 
-    def end(self) -> None:
-        """Ask them to end; :meth:`tend` sees to it that they do."""
+    def end(self, *, besides: str = "") -> None:
+        """Ask them to end, all but *besides*; :meth:`tend` sees to it that they do."""
         self._wanted = False
         now = time.monotonic()
         for sidecar in self._all:
-            if sidecar.pid and sidecar.kill_at is None:
+            if sidecar.pid and sidecar.kill_at is None and sidecar.name != besides:
                 sidecar.kill_at = now + KILL_AFTER
                 os.kill(sidecar.pid, signal.SIGTERM)
 

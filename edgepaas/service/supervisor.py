@@ -182,8 +182,9 @@ class Supervisor:
         for sock in self._sockets:
             sock.close()
         self._sockets = ()
-        # At once: whoever stops a container waits for all of them, and not for long.
-        self._sidecars.end()
+        # At once: whoever stops a container waits for all of them, and not for long. The
+        # drainer sends what the service still takes.
+        self._sidecars.end(besides="sync")
         child.stop(self._stop_timeout() + KILL_AFTER, interrupt=interrupt)
 
     def _hang_up(self, child: Child) -> None:

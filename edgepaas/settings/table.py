@@ -164,7 +164,7 @@ _DATABASE = (
     integer("MAX_RETRIES", 6, 1, 100, "Attempts at boot, all within DECISION_DEADLINE."),
     seconds("RETRY_INTERVAL", "3", 0, 300, "The pause between two attempts, with jitter."),
     seconds("DECISION_DEADLINE", "10", 1, 600, "When the decision falls at the latest."),
-    integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open."),
+    integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open for a minute."),
     integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
     seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
     seconds("DB_STATEMENT_TIMEOUT", "10", 0, _DAY, "A statement's longest time.", off=True),

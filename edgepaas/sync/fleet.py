@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
     from edgepaas.sync.hub import Hub
 
+#: The other boxes are asked for with each so-manieth heartbeat.
+FLEET_BEATS = 4
 #: Boxes that are kept at most.
 LIMIT = 1000
 
@@ -73,7 +75,10 @@ def read_fleet(paths: "Paths", generation: str, longest: float) -> Fleet | None:
             return None
         nodes = [_node(one, passed) for one in entry["found"]["nodes"]]
         return Fleet(nodes, complete=len(nodes) == int(entry["found"]["all"]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (
+        *(OSError, ValueError, OverflowError, TypeError),
+        *(KeyError, AttributeError, RecursionError),
+    ):
         return None
 
 

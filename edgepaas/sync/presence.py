@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.stateword import read_word
-from edgepaas.sync.fleet import keep_fleet
+from edgepaas.sync.due import Due
+from edgepaas.sync.errors import HubError
+from edgepaas.sync.fleet import FLEET_BEATS, keep_fleet
 from edgepaas.sync.heartbeat import Condition, Heartbeat, Sender
 
 if TYPE_CHECKING:
@@ -34,9 +36,11 @@ class Presence:
         paths: "Paths",
         contract: "DatabaseContract",
         report: "Report",
+        interval: float,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """*interval*: seconds between two heartbeats."""
         self._heartbeat = Heartbeat(me)
         self._paths = paths
         self._contract = contract
@@ -44,6 +48,7 @@ class Presence:
         self._clock = clock
         self._seen: tuple[int, int] | None = None
         self._at = float("-inf")
+        self._fleet = Due(FLEET_BEATS * interval)
 
     def tell(self, hub: "Hub", *, alone: bool = False) -> None:
         """Send the heartbeat and, unless *alone*, ask for the boxes where SQLite serves.
@@ -56,8 +61,18 @@ class Presence:
         report.clock_offset = beat.clock_offset
         report.open_dead_letters = beat.open_dead_letters
         report.open_conflicts = beat.open_conflicts
-        if self._contract.sqlite_active and not alone:
+        if self._contract.sqlite_active and not alone and self._fleet.left <= 0:
+            self._keep_fleet(hub)
+
+    def _keep_fleet(self, hub: "Hub") -> None:
+        """Ask for the boxes, rarely: hundreds of them are a load for a line that is paid for."""
+        self._fleet.done()
+        try:
             keep_fleet(hub, self._paths, self._contract.generation)
+        except HubError as error:
+            if hub.broken:
+                raise
+            logger.warning("the other boxes cannot be listed: %s", error)
 
     def say_goodbye(self, hub: "Hub") -> None:
         """Send the last heartbeat; a hub that does not take it is left alone.
@@ -69,7 +84,7 @@ class Presence:
             time.sleep(0.01)
         try:
             self.tell(hub, alone=True)
-        except EdgePaaSError as error:
+        except (EdgePaaSError, OSError) as error:
             logger.debug("the hub was not told of the end: %s", error)
 
     def has_news(self) -> bool:

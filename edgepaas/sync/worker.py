@@ -76,11 +76,12 @@ class Worker:
         self._publisher = Publisher(self.parts.paths, self.report)
         self._publisher.remember()
         self._schema = self.parts.schema()
-        self._presence = Presence(me, self.parts.paths, contract, self.report)
+        interval = settings.number("HEARTBEAT_INTERVAL")
+        self._presence = Presence(me, self.parts.paths, contract, self.report, interval)
         self._handback = HandBack(contract, settings, self.parts.paths)
         self._mirror = Mirror(self.parts.document(), self.parts.ending.check)
         self._trouble = Trouble(self.report, contract.db_state == "local-first")
-        self._beat = Due(settings.number("HEARTBEAT_INTERVAL"))
+        self._beat = Due(interval)
         self._pass = Due(settings.number("MIRROR_INTERVAL"))
         self._reclaim = Due(RECLAIM_EVERY)
         self._look = Due(LOOK_EVERY if contract.sqlite_active else LOOK_EVERY_BESIDE)
@@ -304,7 +305,7 @@ class Worker:
     def _do_reclaim(self, file: BoxFile, hub: "Hub") -> None:
         # A clock that jumped ahead by years would make all that was delivered old; the
         # budget makes room whatever the clock says.
-        self._send_heartbeat(hub)
+        self._send_heartbeat(hub, alone=True)
         if abs(self.report.clock_offset or 0.0) > CLOCK_ASTRAY:
             logger.warning("nothing is reclaimed: PostgreSQL's clock and ours do not agree")
             self._reclaim.done()

@@ -14,7 +14,7 @@ from edgepaas.build import build_version
 from edgepaas.files.locks import LockHeld
 from edgepaas.files.node import node_identity
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.fleet import Fleet, read_fleet
+from edgepaas.sync.fleet import FLEET_BEATS, Fleet, read_fleet
 from edgepaas.web.api import ApiBlueprint
 
 #: A node that missed so many heartbeats, and is this many seconds late on top, is stale.
@@ -79,7 +79,8 @@ def nodes_blueprint(box: Box) -> ApiBlueprint:
     api = ApiBlueprint(
         "nodes", __name__, url_prefix="/api/v1/nodes", description="The boxes of one PostgreSQL."
     )
-    stale_after = MISSED * box.settings.number("HEARTBEAT_INTERVAL") + LATE
+    interval = box.settings.number("HEARTBEAT_INTERVAL")
+    stale_after, asked_every = MISSED * interval + LATE, FLEET_BEATS * interval
 
     @api.route("")
     @api.response(200, NodesSchema)
@@ -87,20 +88,22 @@ def nodes_blueprint(box: Box) -> ApiBlueprint:
     def list_nodes() -> dict[str, Any]:
         """List the boxes that report to this PostgreSQL
 
-        While SQLite serves, they are listed as of the last heartbeat that PostgreSQL took;
-        when that is too long ago, the answer is this box alone, and says partial.
+        While SQLite serves, they are listed as of a minute ago; when PostgreSQL could not be
+        asked for longer, the answer is this box alone, and says partial.
         """
         own = _own_id(box)
         if box.database.dialect == "postgresql":
             nodes = _from_hub(box)
             fleet = None if nodes is None else Fleet(nodes, complete=True)
+            silent = stale_after
         else:
-            fleet = _from_drainer(box, own, stale_after)
+            silent = stale_after + asked_every
+            fleet = _from_drainer(box, own, silent)
         if fleet is None:
             return {"items": [_this(box, own)], "partial": True}
         return {
             "items": [
-                {"stale": row["age"] > stale_after, "this": row["node_id"] == own, **row}
+                {"stale": row["age"] > silent, "this": row["node_id"] == own, **row}
                 for row in fleet.nodes
             ],
             "partial": not fleet.complete,

@@ -20,7 +20,7 @@ from pathlib import Path
 COMMAND = Path("/usr/bin/edgepaas")
 #: Where byte-code is looked for; Python's own place for it is beside the sources.
 TREES = tuple(map(Path, (sys.prefix + "/lib", "/usr/share/edgepaas/lib", "/usr/share/python3")))
-#: Tests of Python and of libraries and what runs them, the texts of help(), turtle graphics, a
+#: Tests of Python and of libraries, the texts of help(), turtle graphics, a
 #: translator of Python 2, what stands in for modules in C, the time zones, which Debian's tzdata
 #: has as well, databases that no driver is here for, and NIS. Modules that an application may use
 #: stay, whether or not EdgePaaS does.
@@ -28,7 +28,7 @@ NOT_NEEDED = (
     "lib/python3*/test", "lib/python3*/lib-dynload/_test*.so", "lib/python3*/pydoc_data",
     "lib/python3*/turtle.py", "lib/python3*/lib2to3", "lib/python3*/_pydecimal.py",
     "lib/python3*/_pyio.py", "lib/python3/dist-packages/psutil/tests",
-    "lib/python3*/pydoc.py", "lib/python3*/doctest.py", "lib/python3*/lib-dynload/nis.*.so",
+    "lib/python3*/lib-dynload/nis.*.so", "share/edgepaas/lib/dateutil/zoneinfo/*.tar.gz",
     "share/edgepaas/lib/sqlalchemy/ext/mypy", "share/edgepaas/lib/sqlalchemy/testing",
     "share/edgepaas/lib/sqlalchemy/dialects/mssql", "share/edgepaas/lib/sqlalchemy/dialects/mysql",
     "share/edgepaas/lib/sqlalchemy/dialects/oracle", "share/edgepaas/lib/alembic/testing",

@@ -103,6 +103,36 @@ def test_a_box_without_any_has_lost_its_postgresql(
     assert any("too many connections" in str(error) for error in lost)
 
 
+def test_one_that_is_lost_or_too_old_does_not_stand_before_those_that_work(
+    crowded: ServerDatabase, lost: list[BaseException], postgres: PostgresServer, role: str
+) -> None:
+    """The others go on being used while the server has no place for a new one."""
+    with contextlib.ExitStack() as held:
+        for _ in range(MOST):
+            held.enter_context(crowded.read()).execute(text("SELECT 1"))
+    with crowded.read() as session:
+        top = session.connection().connection
+        postgres.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+        top.invalidate()
+    assert len({pid_of(crowded) for _ in range(5)}) == 1
+    assert not lost
+
+
+def test_the_watchs_own_connection_is_not_given_up_for_a_younger_one(
+    crowded: ServerDatabase, lost: list[BaseException], postgres: PostgresServer, role: str
+) -> None:
+    crowded._pinger._max_age = 0.0
+    crowded.ping()
+    postgres.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    for _ in range(3):
+        crowded.ping()
+    assert not lost
+    postgres.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    old = crowded._pinger._connection
+    crowded.ping()
+    assert crowded._pinger._connection is not old
+
+
 def test_connections_that_nobody_wants_are_given_back_but_one(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,7 +244,7 @@ def test_idle_connections_that_were_cut_are_replaced_unnoticed(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A firewall drops what was quiet for long; nobody gets a 503 for it."""
-    monkeypatch.setattr("edgepaas.database.server.FRESH", 0.0)
+    monkeypatch.setattr("edgepaas.database.pool.FRESH", 0.0)
     database = open_server(line.url)
     line.cut()
     assert database.write(adding(reading())) == 1

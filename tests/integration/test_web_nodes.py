@@ -125,15 +125,15 @@ def test_on_sqlite_the_boxes_are_those_that_the_drainer_was_told_of(
         assert mine["node_id"] == own
         assert mine["first_seen"] is not None
         assert found["items"][2]["last_seen"].endswith("+00:00")
-        # They go on ageing while nothing newer is known: 40 s, and 30 s.
-        older(box, lambda read: read["moment"].update(since_boot=read["moment"]["since_boot"] - 30))
+        # They go on ageing while nothing newer is known: 40 s, and 90 s.
+        older(box, lambda read: read["moment"].update(since_boot=read["moment"]["since_boot"] - 90))
         assert [one["stale"] for one in nodes(app)["items"]] == [True, False, True]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda read: read["moment"].update(since_boot=read["moment"]["since_boot"] - 60),
+        lambda read: read["moment"].update(since_boot=read["moment"]["since_boot"] - 120),
         lambda read: read["moment"].update(boot_id="another"),
         lambda read: read.update(generation="0"),
         lambda read: read.pop("moment"),

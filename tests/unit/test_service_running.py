@@ -1,6 +1,7 @@
 """Who runs on a box's folders is known to others, and a second chain is refused."""
 
 import dataclasses
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.paths import Paths
+from edgepaas.service import running
 from edgepaas.service.running import (
     RunsAlready,
     claim_serving,
@@ -69,21 +71,41 @@ def test_two_containers_on_one_volume_are_one_too_many(paths: Paths) -> None:
     assert str(refused.value).startswith(f"{paths.state}: another 'edgepaas up' works there")
     for lock in first:
         os.close(lock)
-    os.close(claim_state(other))
+    another = claim_state(other)
+    assert another is not None
+    os.close(another)
     os.close(second)
 
 
 @pytest.mark.parametrize("claim", [claim_up, claim_state])
-def test_a_folder_that_takes_no_lock_is_named_with_the_way_out(
-    claim: Callable[[Paths], int], paths: Paths
+def test_a_folder_that_this_user_may_not_write_is_named_with_the_way_out(
+    claim: Callable[[Paths], int | None], paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An installed box's folders, in a container that was given no place to write."""
-    lock = paths.up_lock if claim is claim_up else paths.state_lock
-    lock.mkdir()  # as root every mode can be written
-    with pytest.raises(ConfigurationError) as refused:
+
+    def refused(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(running, "acquire", refused)  # as root every mode can be written
+    folder = paths.runtime if claim is claim_up else paths.state
+    with pytest.raises(ConfigurationError) as refusal:
         claim(dataclasses.replace(paths, home=""))
-    said = str(refused.value)
-    assert said.startswith(f"the folder {lock.parent} cannot be written (Is a directory): ")
+    said = str(refusal.value)
+    assert said.startswith(f"the folder {folder} cannot be written (Permission denied): ")
     assert "'--tmpfs /run'" in said
     assert f"a volume on {paths.state}" in said
     assert f"user {os.geteuid()} " in said
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENOLCK, errno.EIO])
+def test_a_state_folder_that_takes_no_lock_keeps_nobody_from_starting(
+    number: int, paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full or dying disk: the stages say what is the matter, and what can be done."""
+
+    def failing(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(running, "acquire", failing)
+    assert claim_state(paths) is None
+    assert os.strerror(number) in caplog.text

@@ -39,7 +39,7 @@ class HubThatListens:
 def presence(paths: Paths, state: str, clock: list[float] | None = None) -> Presence:
     contract = replace(contract_for(paths, None, state), hub_url="postgresql://hub/x")
     now = [0.0] if clock is None else clock
-    return Presence(ME, paths, contract, Report(), clock=lambda: now[0])
+    return Presence(ME, paths, contract, Report(), 15.0, clock=lambda: now[0])
 
 
 class Clock:
@@ -109,7 +109,7 @@ def test_the_last_word_is_that_of_a_service_that_stops_at_the_same_moment(paths:
     leave_word(paths, "primary")
     hub = HubThatListens()
     contract = contract_for(paths, "postgresql://hub/x")
-    Presence(ME, paths, contract, Report(), clock=clock).say_goodbye(cast(Hub, hub))
+    Presence(ME, paths, contract, Report(), 15.0, clock=clock).say_goodbye(cast(Hub, hub))
     assert "stopping" in hub.told[-1]
 
 
@@ -118,7 +118,7 @@ def test_a_service_that_goes_on_is_not_waited_for_at_the_end(paths: Paths) -> No
     leave_word(paths, "local-first")
     hub = HubThatListens()
     contract = contract_for(paths, None, "local-first")
-    Presence(ME, paths, contract, Report()).say_goodbye(cast(Hub, hub))
+    Presence(ME, paths, contract, Report(), 15.0).say_goodbye(cast(Hub, hub))
     assert "local-first" in hub.told[-1]
     assert not paths.fleet.exists()
 
@@ -141,4 +141,4 @@ def test_the_other_boxes_are_asked_for_only_where_sqlite_serves(paths: Paths) ->
     assert asks(presence(paths, "local-first"), alone=False) == 3
     assert paths.fleet.exists()
     contract = contract_for(paths, "postgresql://hub/x")
-    assert asks(Presence(ME, paths, contract, Report()), alone=False) == 2
+    assert asks(Presence(ME, paths, contract, Report(), 15.0), alone=False) == 2

@@ -254,7 +254,7 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
         worker = SimpleNamespace(
             report=report,
             parts=SimpleNamespace(settings=Settings.of(RETENTION="60")),
-            _send_heartbeat=lambda _: None,
+            _send_heartbeat=lambda *_, **__: None,
             _reclaim=Due(60.0),
             connection=None,
         )
