@@ -18,11 +18,6 @@ CLOSED = (
 #: copy the image's folder into it, with its owner.
 DOCKERS_RUN = ("--tmpfs", "/run:notmpcopyup")
 
-_WHY_NOT = images.why_not()
-pytestmark = pytest.mark.skipif(
-    _WHY_NOT is not None and not images.REQUIRED, reason=f"no image: {_WHY_NOT}"
-)
-
 
 class Given(Container):
     """A container with the options that a test gives it, and no other."""
@@ -36,9 +31,8 @@ class Given(Container):
 
 
 @pytest.fixture(scope="module")
-def image(package: Path) -> str:
+def image(containers: None, package: Path) -> str:
     """The image under test. *package* is built first: the image takes the same downloads."""
-    images.sweep()
     return images.image()
 
 
