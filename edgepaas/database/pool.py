@@ -44,6 +44,9 @@ class SharingPool(QueuePool):
     be given back. Every connection in the pool is open: one that is lost leaves it.
     """
 
+    #: What it logs goes where the library's own pools log, and is as quiet (edgepaas.logs).
+    _sqla_logger_namespace = "sqlalchemy.pool.SharingPool"
+
     def _do_get(self) -> ConnectionPoolEntry:
         until = time.monotonic() + POOL_TIMEOUT
         while True:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from edgepaas.database.server import ServerDatabase
 from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
+from edgepaas.logs import configure_logging
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import split_url
 from tests.support.postgres_server import PostgresServer
@@ -116,6 +117,21 @@ def test_one_that_is_lost_or_too_old_does_not_stand_before_those_that_work(
         top.invalidate()
     assert len({pid_of(crowded) for _ in range(5)}) == 1
     assert not lost
+
+
+def test_a_connection_that_cannot_be_closed_in_order_is_no_traceback_in_the_log(
+    crowded: ServerDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError("the link is gone")
+
+    configure_logging()
+    with crowded.read() as session:
+        found = session.connection().connection
+        found.dbapi_connection.close = fail  # type: ignore[union-attr, method-assign]
+        found.invalidate()
+    assert pid_of(crowded)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_watchs_own_connection_is_not_given_up_for_a_younger_one(
