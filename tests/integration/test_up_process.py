@@ -141,7 +141,8 @@ def test_a_sidecar_that_fails_is_started_again_and_disturbs_nobody(chain: Chain)
 def test_an_interrupt_is_passed_on(chain: Chain) -> None:
     """Ctrl-C ends the service in order."""
     up = chain.start()
-    wait_until_ready(chain.port)
+    # The service says so after READY=1; before that nothing but SIGTERM ends every stage.
+    until(lambda: "ready after" in up.output, "READY=1")
     up.signal(signal.SIGINT)
     assert up.wait() == 0
     assert "SIGINT was received" in up.output
