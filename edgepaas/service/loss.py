@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 LOST = "database-lost"
 #: Seconds within which a suspected loss is confirmed.
 CONFIRM_WITHIN = 2.0
-#: Seconds for which requests that hang in the lost database are waited for.
-LOSS_PATIENCE = 1.0
+#: Seconds for which requests that hang in the lost database are waited for; they have hung for
+#: as long as it took to be sure.
+LOSS_PATIENCE = 0.4
 #: Seconds between looks at a database that nobody complains of, and between health checks.
 LOOK_EVERY = {"postgresql": 3.0, "sqlite": 10.0}
 #: The same while requests are being worked on: a server that falls silent hangs those that

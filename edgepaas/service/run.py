@@ -266,7 +266,7 @@ class Service:
         )
         if given_up:
             logger.warning("%d requests were given up with 503", given_up)
-        self._server.close()
+        self._server.close(hung=given_up > 0)
         if self._loaded is not None:
             for worker in self._loaded.workers:
                 worker.stop(min(WORKER_PATIENCE, ending.patience / 2))

@@ -124,9 +124,9 @@ class HTTPServer:
             wasyncore.poll2(_DRAIN_TICK, self._map)
         return sum(bool(channel.give_up()) for channel in channels())
 
-    def close(self) -> None:
-        """Stop the threads (a hung one is left behind) and close everything."""
-        self.dispatcher.shutdown(timeout=0.5)
+    def close(self, *, hung: bool = False) -> None:
+        """Stop the threads (one that hangs is left behind, *hung*: at once), close everything."""
+        self.dispatcher.shutdown(timeout=0.0 if hung else 0.5)
         for listener in self._listeners:
             listener.trigger.close()
         wasyncore.close_all(self._map, ignore_all=True)
