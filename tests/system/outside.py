@@ -32,11 +32,12 @@ class Outside:
         box.write("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 box\n{HUB} {NAME}\n")
         box.write("/usr/local/share/ca-certificates/hub.crt", self.authority)
         box.exec("update-ca-certificates")
-        box.configure(
-            ALERT_WEBHOOK_URL=f"https://{NAME}:{self.hook.port}/hook", ALERT_TIMEOUT="2",
-            ALERT_EMAIL_TO=f"operator@{NAME}", SMTP__HOST=NAME, SMTP__PORT=str(self.mails.port),
-            SMTP__USERNAME=LOGIN[0], SMTP__PASSWORD=LOGIN[1], **settings,
-        )  # fmt: skip
+        box.configure(**{
+            "ALERT_WEBHOOK_URL": f"https://{NAME}:{self.hook.port}/hook", "ALERT_TIMEOUT": "2",
+            "ALERT_EMAIL_TO": f"operator@{NAME}", "SMTP__HOST": NAME,
+            "SMTP__PORT": str(self.mails.port), "SMTP__USERNAME": LOGIN[0],
+            "SMTP__PASSWORD": LOGIN[1], **settings,
+        })  # fmt: skip
 
     def forget(self, *statuses: int) -> None:
         """Forget what has come; the webhook answers with *statuses* from now on, the last stays."""
@@ -61,6 +62,14 @@ class Outside:
         while fingerprint not in self.fingerprints(what):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not told within {limit:g} s: {fingerprint} {what}")
+            time.sleep(0.2)
+
+    def wait_for_texts(self, *parts: str, limit: float = 120.0) -> None:
+        """Wait until each of *parts* was told, by whichever channel."""
+        deadline = time.monotonic() + limit
+        while missing := [p for p in parts if not any(p in text for text in self.texts())]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not told within {limit:g} s: {', '.join(missing)}")
             time.sleep(0.2)
 
     def texts(self) -> list[str]:

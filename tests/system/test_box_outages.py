@@ -127,24 +127,23 @@ def test_what_waits_when_the_power_goes_is_told_after_the_next_boot(
     settle(box)
     far_end.forget()
     far_end.wire.cut("link")
-    for number in range(3):
-        raise_one(box, f"it broke, {number}", f"broken {number}", "critical")
+    messages = ["it broke, 0", "it broke, 1", "it broke, 2", "and that, a moment ago"]
+    for number, message in enumerate(messages[:3]):
+        raise_one(box, message, f"broken {number}", "critical")
     wait_for_attempt(box)
-    raise_one(box, "and that, a moment ago", "broken 3", "warning")
+    raise_one(box, messages[3], "broken 3", "warning")
     box.poweroff() if how == "poweroff" else box.kill()
     assert far_end.keys() == []
     far_end.wire.heal()
     began = time.monotonic()
     box.boot()
-    for number in range(4):
-        far_end.wait_for(f"broken {number}", "raised", 120)
+    far_end.wait_for_texts(*messages)  # by e-mail where the webhook still has a pause
     print(f"all told {time.monotonic() - began:.0f} s after power-on")
     wait_until_told(box)
     keys = far_end.keys()
     assert len(keys) == len(set(keys))
-    assert sorted(f for f in far_end.fingerprints("raised") if f.startswith("broken")) == [
-        f"broken {number}" for number in range(4)
-    ]
+    for message in messages:
+        assert len([text for text in far_end.texts() if message in text]) == 1
     assert box.show("edgepaas-alerts.service", "MainPID") == "0"
     processes = box.sh("ps -eo args").splitlines()
     assert [line for line in processes if "edgepaas alerts" in line] == []
@@ -164,7 +163,7 @@ def test_an_outage_of_postgresql_is_told_and_told_over_and_every_row_comes_home(
         box.write("/etc/edgepaas/hub.pem", hub.authority, 0o644)
         far_end.configure(
             box, DATABASE_URL=hub.url, DB_SSLROOTCERT="/etc/edgepaas/hub.pem", HANDBACK_AFTER="3",
-            POSTGRES_HOLD="3",
+            POSTGRES_HOLD="3", ALERT_TIMEOUT="20",  # its wire is whole: nothing goes by e-mail
         )  # fmt: skip
         box.restart(word="primary")
         kept = {box.writer.write("press", float(number)) for number in range(10)}
