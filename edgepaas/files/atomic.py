@@ -13,8 +13,22 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int = 0o600) -> None
     failed sync the file is abandoned, never synced again: the kernel has already
     marked its pages clean. Raises OSError; the old file is then still in place.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, content, mode, synced=True)
+    sync_folder(path.parent)
+
+
+def write_unsynced(path: Path, content: bytes | str, *, mode: int = 0o600) -> None:
+    """Replace *path* by *content*; a reader sees the old or the new file, a power cut may not.
+
+    For ``run/``, which does not outlive a boot: a card is spared a write every few seconds.
+    Raises OSError; the old file is then still in place.
+    """
+    _replace(path, content, mode, synced=False)
+
+
+def _replace(path: Path, content: bytes | str, mode: int, *, synced: bool) -> None:
+    data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -23,33 +37,8 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int = 0o600) -> None
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def write_unsynced(path: Path, content: bytes | str, *, mode: int = 0o600) -> None:
-    """Replace *path* by *content*; a reader sees the old or the new file, a power cut may not.
-
-    For ``run/``, which does not outlive a boot: a card is spared a write every few seconds.
-    Only one thread of a process may write a *path* at a time. Raises OSError; the old file
-    is then still in place.
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, mode)
-    try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            if synced:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         temporary.replace(path)
