@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepaas.files.moment import Moment, rfc3339
 from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import Moment, rfc3339
 
 _MOST_BYTES = 1024 * 1024
 _LONGEST_LINE = 16 * 1024

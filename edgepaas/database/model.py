@@ -28,8 +28,8 @@ from typing import Any, Literal, get_args
 from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table
 from sqlalchemy.orm import DeclarativeBase
 
-from edgepaas.database.exact import why_inexact
-from edgepaas.database.reserved import is_reserved
+from edgepaas.database.exact_columns import why_inexact
+from edgepaas.database.reserved_names import is_reserved
 
 Kind = Literal["facts", "shared", "local"]
 Merge = Literal["least", "greatest", "keep"]

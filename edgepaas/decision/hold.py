@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.files.atomic import remove_durably, write_atomic
-from edgepaas.files.moment import Moment, current_moment, rfc3339
+from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from edgepaas.files.atomic import remove_durably, write_atomic
-from edgepaas.files.moment import Moment
 from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import Moment
 
 #: How often PostgreSQL may be chosen again while a service runs, within RETURN_WINDOW seconds,
 #: unless HANDBACK_PER_HOUR says otherwise.

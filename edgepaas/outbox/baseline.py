@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from edgepaas.database.reserved import OUTBOX
+from edgepaas.database.reserved_names import OUTBOX
 from edgepaas.outbox.layout import Layout, known
 from edgepaas.outbox.references import Reference, references
 from edgepaas.outbox.tables import quoted

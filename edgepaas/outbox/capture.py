@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from edgepaas.database.reserved import OUTBOX, STATE
+from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.outbox import baseline, stream, tables
 from edgepaas.outbox.layout import Layout, forwarded, known, registered

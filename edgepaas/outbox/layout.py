@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from edgepaas.database.reserved import LAYOUTS
+from edgepaas.database.reserved_names import LAYOUTS
 
 Merge = Literal["", "least", "greatest", "keep"]
 FORWARDED = ("facts", "shared")

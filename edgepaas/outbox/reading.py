@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
-from edgepaas.database.reserved import OUTBOX, TRANSACTIONS
+from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
 from edgepaas.outbox.layout import Layout, known
 from edgepaas.outbox.triggers import values_of
 

@@ -6,7 +6,7 @@ tell: what an INSERT OR REPLACE displaces on a connection without ``recursive_tr
 one only the insert is captured, which the hub merges with the row that it has.
 """
 
-from edgepaas.database.reserved import FENCED, OUTBOX, STATE
+from edgepaas.database.reserved_names import FENCED, OUTBOX, STATE
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.tables import quoted
 

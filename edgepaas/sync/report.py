@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgepaas.files.moment import rfc3339
 from edgepaas.files.paths import Paths
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.status import SyncStatus
+from edgepaas.timing.moment import rfc3339
 
 #: Seconds after which the status is written although nothing in it has changed, and the
 #: least time between two that only count on.

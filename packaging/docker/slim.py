@@ -45,8 +45,8 @@ ONE_SOURCE = ("*python3*", "lib*k[r5]*")
 NOT_KEPT = frozenset({"click"})
 #: Loaded only where there is a PostgreSQL. Without Alembic: 2.6 MB that save a stage 0.2 s.
 MODULES = (
-    "edgepaas.decision.probe", "edgepaas.postgres.connection", "edgepaas.sync.drain",
-    "edgepaas.sync.handback", "edgepaas.sync.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
+    "edgepaas.decision.probe", "edgepaas.pgdriver.connection", "edgepaas.sync.delivery.drain",
+    "edgepaas.sync.handback", "edgepaas.sync.mirror.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
     "pg8000.native", "sqlalchemy.dialects.postgresql.pg8000",
 )  # fmt: skip
 LIMIT = 120.0

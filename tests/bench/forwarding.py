@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from tests.bench.load import LoadResult, request_bytes, run_load
 from tests.support.history import History
 from tests.support.hub_database import HubDatabase, make_template

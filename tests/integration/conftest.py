@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.sync.hub import Hub
+from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Hubs, TestBox, TestHub
 from tests.support.postgres_server import PostgresServer
 

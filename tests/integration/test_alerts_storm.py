@@ -8,7 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from edgepaas.alerts import counts, raise_alert, resolve_alert
-from edgepaas.alerts.run import deliver_once
+from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
 from tests.support.receivers import mail_server, receiving

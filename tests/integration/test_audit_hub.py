@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.outbox import retention, shedding
+from edgepaas.outbox.space import retention, shedding
 from tests.support.both_sides import BothSides
 from tests.support.databases import adding, open_embedded, reading
 

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.settings import Settings
-from edgepaas.settings.urls import split_url
-from edgepaas.sync.drill.place import (
+from edgepaas.drill.place import (
     DrillImpossible,
     Place,
     Server,
@@ -15,6 +13,8 @@ from edgepaas.sync.drill.place import (
     make_place,
     noted_place,
 )
+from edgepaas.settings import Settings
+from edgepaas.settings.urls import split_url
 from tests.support.postgres_server import PostgresServer
 
 

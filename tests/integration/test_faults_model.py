@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from edgepaas.errors import DatabaseBusy, DatabaseFull
 from edgepaas.outbox import fence
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.sync.errors import HubUnreachable
 from tests.integration.test_faults_link import SOAK
 from tests.support.checker import check

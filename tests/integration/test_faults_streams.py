@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox.space.retention import reclaim
 from tests.integration.test_faults_link import SEED, SOAK, write_some
 from tests.support.checker import Complaint, check
 from tests.support.history import History

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from tests.support.chains import (
     REPOSITORY,
@@ -32,8 +32,8 @@ from pathlib import Path
 
 from edgepaas.files import atomic
 from edgepaas.files.paths import find_paths
-from edgepaas.schema import files
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from tests.support.chains import hub_contract, shop
 
@@ -128,7 +128,7 @@ def test_a_disk_error_at_any_statement_of_the_migration_keeps_the_rows(
         calls += action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE)
         return sqlite3.SQLITE_DENY if calls == number else sqlite3.SQLITE_OK
 
-    from edgepaas.schema import copies
+    from edgepaas.schema.sqlite import copies
 
     original = copies._open_for_migration
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgepaas.application import Application, load_application
+from edgepaas.app.application import Application, load_application
 from edgepaas.files.paths import Paths
 from tests.support.second_application import application, bare
 from tests.support.telemetry_box import open_box

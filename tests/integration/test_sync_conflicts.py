@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgepaas.sync.hub import Hub
+from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.inspect import entries, settle
 from tests.support.forwarding import TestBox, TestHub
 

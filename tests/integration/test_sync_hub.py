@@ -12,7 +12,7 @@ from edgepaas.sync.errors import (
     RowRefused,
     SchemaDrift,
 )
-from edgepaas.sync.hub import Hub, connect_hub
+from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.forwarding import PLAIN, TestHub
 
 

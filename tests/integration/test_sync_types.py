@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import create_engine, insert
 from sqlalchemy.pool import NullPool
 
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.sync.hub import Hub
-from edgepaas.sync.sending import LARGEST
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.sync.delivery.sending import LARGEST
+from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Everything, Mood, TestBox, TestHub
 
 # No -0.0: SQLite itself stores it as 0.

@@ -10,7 +10,7 @@ import requests
 
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
-from edgepaas.web.tokens import TokenStore
+from edgepaas.web.access.tokens import TokenStore
 from tests.support.second_application import application as notes
 from tests.support.telemetry_box import REAL_READINGS, STEPPING_CLOCK, open_box, serving
 

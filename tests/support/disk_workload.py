@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgepaas.database.embedded import EmbeddedDatabase
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseError, DatabaseFull
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import Counts, confirm, read_stream, set_inflight
 from tests.support.databases import adding, reading
 

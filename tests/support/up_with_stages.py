@@ -10,12 +10,12 @@ import os
 import sys
 from pathlib import Path
 
+from edgepaas.httpd.listen import bind
 from edgepaas.logs import configure_logging
-from edgepaas.service.listen import bind
-from edgepaas.service.notify import Notifier
-from edgepaas.service.sidecars import SIDECARS
-from edgepaas.service.sources import SourceWatch
-from edgepaas.service.supervisor import Supervisor
+from edgepaas.sd_notify import Notifier
+from edgepaas.supervisor.sidecars import SIDECARS
+from edgepaas.supervisor.source_watch import SourceWatch
+from edgepaas.supervisor.supervisor import Supervisor
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgepaas.web.tokens import TokenStore
+from edgepaas.web.access.tokens import TokenStore
 from tests.system import images
 from tests.system.checkout import REPOSITORY
 from tests.system.hub import DATABASE, Hub

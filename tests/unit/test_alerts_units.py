@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.alerts.seal import read_sealed
+from edgepaas.alerts.spool.checksummed_json import read_sealed
 from edgepaas.files.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import pytest
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.forwarding import Forwarding
 from edgepaas.health.system import Measure, SystemReport
-from edgepaas.service.conditions import (
+from edgepaas.service.watches.conditions import (
     CLOCK_FOR,
     LOOK_EVERY,
     MEASURE_FOR,

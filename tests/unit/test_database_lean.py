@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import sys
-from edgepaas.database.lean import import_sqlalchemy
+from edgepaas.database.lean_import import import_sqlalchemy
 import_sqlalchemy()
 import sqlalchemy, sqlalchemy.orm
 engine = sqlalchemy.create_engine("sqlite://")

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from edgepaas.database import server
-from edgepaas.database.server import Pinger
+from edgepaas.database.postgresql import database as server
+from edgepaas.database.postgresql.database import Pinger
 from edgepaas.errors import DatabaseUnavailable
 from tests.support.service_process import until
 

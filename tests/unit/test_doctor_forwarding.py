@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from edgepaas.doctor import forwarding
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
-from edgepaas.service.doctor import forwarding
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from tests.support.boxes import contract

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgepaas.sync.drill.relay import Relay, dialler
+from edgepaas.drill.relay import Relay, dialler
 
 LIMIT = 10.0
 

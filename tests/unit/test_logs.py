@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.cli.output import announce
 from edgepaas.logs import SAID, configure_logging, register_secret, request_id
 from edgepaas.logs.redact import redact
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
+from edgepaas.terminal import announce
 
 
 @pytest.mark.parametrize(

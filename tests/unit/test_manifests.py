@@ -11,7 +11,7 @@ import yaml
 from edgepaas.files.paths import find_paths
 from edgepaas.settings import SETTINGS
 from edgepaas.settings.resolve import resolve
-from edgepaas.web.tokens import read_tokens
+from edgepaas.web.access.tokens import read_tokens
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 KUBERNETES = PACKAGING / "kubernetes"

@@ -13,7 +13,7 @@ from edgepaas.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MONITORING = REPOSITORY / "packaging" / "monitoring"
-METRICS = (REPOSITORY / "edgepaas/web/metrics.py").read_text(encoding="utf-8")
+METRICS = (REPOSITORY / "edgepaas/web/views/metrics.py").read_text(encoding="utf-8")
 
 Rule = dict[str, Any]
 

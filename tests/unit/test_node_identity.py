@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.files.node import node_identity
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths, find_paths
 
 

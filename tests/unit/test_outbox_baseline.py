@@ -11,7 +11,7 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Text
 from edgepaas.outbox import baseline, capture, tables
 from tests.support.outbox import NODE, changes, create_file, document

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import ledger, stream
 from edgepaas.outbox.reading import Change
-from edgepaas.outbox.salvage import Salvaged, salvage
+from edgepaas.outbox.salvage.salvage import Salvaged, salvage
 from edgepaas.outbox.tables import transaction
 from tests.support.outbox import captured_file, changes, document, exact
 

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from edgepaas.postgres.deadline import OutOfTime, Scope, within
+from edgepaas.timing.deadline import OutOfTime, Scope, within
 
 LIMIT = 10.0
 

@@ -8,7 +8,7 @@ import pg8000.dbapi
 import pytest
 import sqlalchemy.exc
 
-from edgepaas.postgres.failures import (
+from edgepaas.pgdriver.failures import (
     ConnectFailure,
     ErrorClass,
     Failure,

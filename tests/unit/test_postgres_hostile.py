@@ -16,10 +16,10 @@ import pytest
 import trustme
 
 from edgepaas.decision.probe import probe
-from edgepaas.postgres.connection import connect
-from edgepaas.postgres.failures import ConnectFailure, Failure
-from edgepaas.postgres.tls import TLSPolicy
-from edgepaas.postgres.wire import CheckedSocket
+from edgepaas.pgdriver.connection import connect
+from edgepaas.pgdriver.failures import ConnectFailure, Failure
+from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.pgdriver.wire import CheckedSocket
 from edgepaas.settings import split_url
 from tests.support import hostile_postgres as hostile
 from tests.support.hostile_postgres import Behaviour, HostileServer

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings, split_url
 
 

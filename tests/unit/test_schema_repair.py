@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.files.paths import Paths
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.errors import SchemaError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.service.backoff import HEALTHY_AFTER, LONGEST_DELAY, Backoff
+from edgepaas.service.crash_backoff import HEALTHY_AFTER, LONGEST_DELAY, Backoff
 
 
 class Clock:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.dispatch import GatedDispatcher
+from edgepaas.httpd.dispatch import GatedDispatcher
 from tests.support.service_process import until
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.early import Front, Phase
+from edgepaas.httpd.startup_responder import Front, Phase
 
 
 def call(

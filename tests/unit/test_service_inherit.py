@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from edgepaas.service.listen import CannotListen, listening_sockets
+from edgepaas.httpd.listen import CannotListen, listening_sockets
 
 
 def test_without_a_socket_handed_down_it_binds_none_of_its_own_if_told_so() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.server import HTTPServer
+from edgepaas.httpd.server import HTTPServer
 from tests.support.service_process import get, reset_on_close, until
 
 Serve = Callable[..., "Running"]

@@ -11,7 +11,6 @@ import pytest
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold, write_hold
 from edgepaas.decision.losses import note_return
-from edgepaas.files.moment import current_moment
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
 from edgepaas.outbox.stream import Counts, confirm, pending, read_stream
@@ -19,6 +18,7 @@ from edgepaas.settings import Settings
 from edgepaas.sync import handback
 from edgepaas.sync.errors import HubUnreachable
 from edgepaas.sync.handback import TAKEOVER, HandBack, TakeoverFailed, clear_leftovers
+from edgepaas.timing.moment import current_moment
 from tests.support.boxes import contract
 from tests.support.outbox import captured_file
 

@@ -8,9 +8,9 @@ import pytest
 from edgepaas.outbox.layout import Column, Layout
 from edgepaas.outbox.reading import Change
 from edgepaas.outbox.stream import Stream
-from edgepaas.sync.catalog import HubTable
-from edgepaas.sync.marks import Verdict, judge
-from edgepaas.sync.runs import runs_of
+from edgepaas.sync.delivery.marks import Verdict, judge
+from edgepaas.sync.delivery.runs import runs_of
+from edgepaas.sync.hub.catalog import HubTable
 
 
 def layout(number: int, table: str) -> Layout:

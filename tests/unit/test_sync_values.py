@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepaas.sync import values
+from edgepaas.sync.delivery import values
 
 ANYTHING = st.one_of(
     st.none(),

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgepaas.telemetry import importer
-from edgepaas.telemetry.csv_source import CsvSource, ImportFailed
-from edgepaas.telemetry.importer import BatchRefused, Progress, Target, import_file
+from edgepaas.telemetry.importer import importer
+from edgepaas.telemetry.importer.csv_source import CsvSource, ImportFailed
+from edgepaas.telemetry.importer.importer import BatchRefused, Progress, Target, import_file
 
 SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"

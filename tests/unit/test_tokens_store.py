@@ -11,7 +11,7 @@ import pytest
 from edgepaas.cli import main
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED
 from edgepaas.files.paths import Paths
-from edgepaas.web.tokens import TokenProblem, TokenStore
+from edgepaas.web.access.tokens import TokenProblem, TokenStore
 
 
 @pytest.fixture

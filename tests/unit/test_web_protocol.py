@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.service.server import HTTPServer
+from edgepaas.httpd.server import HTTPServer
 from tests.support.boxes import make_box
 
 GOOD = b'{"name":"x"}'

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.application import Application, Box, SmokeRequest
+from edgepaas.app import Application, Box, SmokeRequest
 
 if TYPE_CHECKING:
     from flask import Blueprint

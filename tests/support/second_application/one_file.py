@@ -5,9 +5,9 @@ from flask import Blueprint
 from sqlalchemy import select
 from sqlalchemy.orm import mapped_column
 
-from edgepaas.application import Application, Box, SmokeRequest
+from edgepaas.apikit import blueprint as web
+from edgepaas.app import Application, Box, SmokeRequest
 from edgepaas.database import Text, Uuid, new_model_base, uuid7
-from edgepaas.web import api as web
 
 Model = new_model_base()
 

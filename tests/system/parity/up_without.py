@@ -3,7 +3,7 @@
 import sys
 
 from edgepaas import cli
-from edgepaas.service import supervisor
+from edgepaas.supervisor import supervisor
 
 if __name__ == "__main__":
     left_out = sys.argv.pop(1)

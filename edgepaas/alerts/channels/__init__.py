@@ -1,0 +1,1 @@
+"""Channels: webhook and e-mail. A new kind of webhook or channel starts here."""

@@ -1,0 +1,1 @@
+"""Conditions: what is known of each cause of an alert, and when a human is to be notified."""

@@ -1,0 +1,1 @@
+"""Delivery: what is due is sent through the channels; its unit, its digest, its heartbeat."""

@@ -1,0 +1,1 @@
+"""The alert spool: an alert is accepted here whole and synced, or not at all."""

@@ -1,0 +1,1 @@
+"""The API kit: blueprints that document and validate themselves, fields, problems."""

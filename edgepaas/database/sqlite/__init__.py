@@ -1,0 +1,1 @@
+"""SQLite behind the Database interface: many readers, one group-commit writer."""

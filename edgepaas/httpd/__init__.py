@@ -1,0 +1,1 @@
+"""The HTTP server: Waitress on sockets that are ours, with limits that hold for each client."""

@@ -1,0 +1,1 @@
+"""Salvage: what a damaged SQLite file still holds for the hub."""

@@ -1,0 +1,1 @@
+"""The disk budget of the SQLite file, and what makes room in it."""

@@ -1,0 +1,1 @@
+"""The schema of PostgreSQL: many boxes start at once, one migrates."""

@@ -1,0 +1,1 @@
+"""``edgepaas up``: the boot chain without systemd, in one process that may be PID 1."""

@@ -1,0 +1,1 @@
+"""The audit: every accepted row is counted on both sides."""

@@ -1,0 +1,1 @@
+"""Delivery of captured rows: each batch exactly once, in one transaction."""

@@ -1,0 +1,1 @@
+"""The hub as the drainer sees it: its connection, its tables, its record of this box."""

@@ -1,0 +1,1 @@
+"""The mirror: the hub's shared tables kept in the box's file for the next outage."""

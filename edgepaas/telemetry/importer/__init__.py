@@ -1,0 +1,1 @@
+"""Import of readings from a CSV file into a running box."""

@@ -1,0 +1,1 @@
+"""Rules: which readings, or which missing ones, are worth an alert."""

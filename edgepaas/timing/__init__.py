@@ -1,0 +1,1 @@
+"""Time on the box: one reading of the clocks, deadlines, back-off and periodic work."""

@@ -1,0 +1,1 @@
+"""Who may do what: tokens, where a request comes from, rate limits."""
