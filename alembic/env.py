@@ -1,7 +1,7 @@
-"""Alembic's entry: everything that is to be known lies in edgepaas.schema.environment."""
+"""Alembic's entry: everything that is to be known lies in edgepaas.app.migrations."""
 
 from alembic import context
 
-from edgepaas.schema.environment import run
+from edgepaas.app.migrations import run
 
 run(context)

@@ -24,7 +24,7 @@ PLATFORM_VERSION_TABLE = "edgepaas_version"
 #: What an ``env.py`` consists of.
 ENVIRONMENT = (
     "from alembic import context",
-    "from edgepaas.schema.environment import run",
+    "from edgepaas.app.migrations import run",
     "run(context)",
 )
 

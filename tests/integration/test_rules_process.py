@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 
 from edgepaas.alerts.conditions.raised import raised_under
 from edgepaas.alerts.spool.accept import Spool
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.database import open_database
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.database.postgresql.database import ServerDatabase
@@ -19,6 +19,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold
 from edgepaas.errors import DatabaseUnavailable, DecideAgain
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox.capture import is_installed
 from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.chain import chain_of, platform_chain, show
@@ -353,7 +354,9 @@ def test_nobody_there_goes_round(paths: Paths, postgres_url: str) -> None:
 
 def _repair(paths: Paths, url: str, application: Application) -> SchemaReport:
     connector = Connector(url, Settings.of())
-    return repair_postgres(connector, paths, chain_of(application), lambda: application.metadata)
+    return repair_postgres(
+        connector, paths, chain_of(application), lambda: metadata_of(application)
+    )
 
 
 @pytest.mark.parametrize(

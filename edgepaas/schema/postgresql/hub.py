@@ -4,6 +4,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from edgepaas.database.postgresql.connector import Connector
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.postgresql.migrate import bring_postgres, judge_postgres, parts_of
 from edgepaas.schema.report import SchemaReport
@@ -31,7 +32,7 @@ def bring_hub(
 
     @cache
     def models() -> "MetaData | None":
-        return application.metadata
+        return metadata_of(application)
 
     connector = Connector(contract.hub_url, settings, name="edgepaas-schema")
     parts = parts_of(chain, models)

@@ -1,0 +1,1 @@
+"""The platform's side of an application: finding it, loading it, handing the box to it."""
