@@ -17,7 +17,7 @@ from edgepaas.schema.sqlite.quarantine import set_aside
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Iterator
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.app.commands import Command
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import ContractMissing

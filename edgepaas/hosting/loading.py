@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.errors import ConfigurationError
 from edgepaas.hosting.installed import find_installed, installed_applications, load_target
 from edgepaas.hosting.refusal import blamed, refusal

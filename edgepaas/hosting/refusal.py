@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.errors import ConfigurationError, EdgePaaSError
 
 #: Characters of an application's message: SQLAlchemy's hold whole statements.

@@ -8,7 +8,7 @@ from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of, show
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.database import Database
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
 
 VERSION_TABLE = "alembic_version"
 #: The platform's own chain: its name, and where it counts its revisions.

@@ -30,7 +30,7 @@ from edgepaas.schema.sqlite.housekeeping import put_in_order
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.settings import Settings
 
 logger = logging.getLogger("edgepaas.schema")

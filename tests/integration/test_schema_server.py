@@ -76,13 +76,13 @@ def test_the_migrated_schema_is_what_the_models_say_on_both_databases(
     paths: Paths, postgres_url: str
 ) -> None:
     """Alembic's autogenerate finds nothing to change, and a row goes in and out on both."""
-    assert telemetry.metadata is not None
+    assert metadata_of(telemetry) is not None
     chain = chain_of(telemetry)
     for contract in (sqlite_contract(paths), postgres_contract(paths, postgres_url, fallback=True)):
         _migrate_from_nothing(contract, paths)
         database = open_database(contract, Settings.of(), paths)
         with database.read() as session:
-            assert differences(session.connection(), chain, telemetry.metadata) == []
+            assert differences(session.connection(), chain, metadata_of(telemetry)) == []
         assert schema_at_head(database, telemetry).at_head
         database.write(adding(reading(4.5)))
         assert values_in(database) == [4.5]
@@ -99,13 +99,13 @@ def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
 
     engine = migration_engine(lambda: open_sqlite(paths.sqlite, create=True), "sqlite://")
     with engine.begin() as connection:
-        upgrade(connection, chain_of(telemetry), telemetry.metadata)
+        upgrade(connection, chain_of(telemetry), metadata_of(telemetry))
     engine.dispose()
 
 
 def test_a_file_made_from_the_models_is_what_the_migrations_say(paths: Paths) -> None:
     """Both ways to a fresh SQLite file lead to the same one."""
-    assert telemetry.metadata is not None
+    assert metadata_of(telemetry) is not None
     bring_to_head(sqlite_contract(paths), Settings.of(), paths, telemetry)
     made = _schema_of(paths.sqlite)
     paths.sqlite.unlink()
@@ -419,7 +419,7 @@ def test_a_box_waits_for_its_turn(postgres_url: str) -> None:
     def run() -> None:
         try:
             connector = Connector(postgres_url, Settings.of())
-            reports.append(server.migrate(connector, chain_of(telemetry), telemetry.metadata))
+            reports.append(server.migrate(connector, chain_of(telemetry), metadata_of(telemetry)))
         except Exception as error:
             reports.append(error)
 

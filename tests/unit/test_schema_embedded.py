@@ -351,7 +351,7 @@ def test_an_application_with_a_broken_model_is_told_so(paths: Paths, tmp_path: P
 
 def test_an_application_without_migrations_gets_its_tables(paths: Paths, tmp_path: Path) -> None:
     """Missing ones are added, present ones left alone."""
-    metadata = shop(tmp_path, "0001").metadata
+    metadata = metadata_of(shop(tmp_path, "0001"))
     assert metadata is not None
     application = Application(name="shop", models=metadata)
     assert bring(paths, application).action == "created"

@@ -11,7 +11,7 @@ from edgepaas.files.paths import Paths, find_paths
 from edgepaas.terminal import announce, print_json, say
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.schema.report import SchemaReport
     from edgepaas.settings import Settings

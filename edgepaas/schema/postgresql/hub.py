@@ -12,7 +12,7 @@ from edgepaas.schema.report import SchemaReport
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.settings import Settings
 
