@@ -1,4 +1,4 @@
-"""Posting a notice: TLS verified, no secret carried elsewhere, a real deadline."""
+"""Posting a notification: TLS verified, no secret carried elsewhere, a real deadline."""
 
 import hashlib
 import hmac
