@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a channel answered, what became of the notice, and a call that ends at its deadline."""
 
 import contextlib

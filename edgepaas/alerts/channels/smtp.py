@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sending a notice by e-mail (RFC 5321): STARTTLS or TLS, verified; login; a real deadline."""
 
 import smtplib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notices that every channel refused for good: kept for a person, who sends or discards them."""
 
 from collections.abc import Mapping
