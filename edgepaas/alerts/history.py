@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was raised, resolved and told: one JSON object a line, the newest last.
 
 For people and for the API. A line that a kill tore or wrote twice is passed over when it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real receivers: HTTP and SMTP that accept, refuse, put off, hang, drip, reset and redirect."""
 
 import contextlib

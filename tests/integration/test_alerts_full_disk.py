@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file system without a free byte: alerts are still taken and told, or it is said that not."""
 
 import os

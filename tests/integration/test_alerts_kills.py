@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writers and the deliverer killed at any moment: no accepted alert is lost or told under two keys.
 
 12 rounds; 1,000 with EDGEPAAS_SOAK=1.

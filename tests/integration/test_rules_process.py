@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules in a real service that is killed with SIGKILL, and the thread that judges them."""
 
 import contextlib

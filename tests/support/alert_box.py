@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box for tests of alerting: a clock that is set by hand, and channels that do as told."""
 
 from collections.abc import Callable

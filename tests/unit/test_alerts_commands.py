@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alert`` and ``edgepaas alerts``: on a sound box and on one of which little is left."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering: each change is told once, by the right channel, and nothing is lost or doubled."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool: accepted is durable, damaged is set aside, full is counted, and nothing raises."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The units of alerting, and the one script that raises an alert for every other unit."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A condition that ends is resolved by whoever finds it ended, also in another process."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions of the machine: raised when they last, resolved when they are gone, not on a spike."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/alerts``, and the numbers of alerts on every other surface."""
 
 import json

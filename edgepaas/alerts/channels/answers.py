@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A channel's answer, what became of a notification, and a call that ends at its deadline."""
 
 import contextlib

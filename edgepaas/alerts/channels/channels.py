@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The channels in their order, with a back-off and a circuit breaker each, kept between runs."""
 
 import contextlib

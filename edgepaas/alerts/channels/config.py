@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where alerts go: the settings of the channels, also when the box's settings cannot be had."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A notification: one message to a human, as it was frozen before it was first sent.
 
 What may have reached a receiver is sent again under the same key with the same content,

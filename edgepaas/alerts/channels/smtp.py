@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sending a notification by e-mail (RFC 5321): verified TLS, login, a deadline that holds."""
 
 import smtplib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Posting a notification: TLS verified, no secret carried elsewhere, a real deadline."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The body of a webhook's request, in the form that its receiver takes."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a human reads: what happened, on which box, since when, and what to do."""
 
 from dataclasses import dataclass

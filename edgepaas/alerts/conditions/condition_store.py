@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conditions on disk: one file each, written whole, read by a person with ``cat``."""
 
 import contextlib

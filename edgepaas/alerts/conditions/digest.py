@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digests: one message in front after a long outage, and one for what is too much for many."""
 
 import os

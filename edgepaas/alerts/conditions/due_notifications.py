@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is due now, of which condition, and when more will be."""
 
 import contextlib

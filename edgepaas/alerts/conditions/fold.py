@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions: what is known of each cause, folded from its alerts one by one. Pure.
 
 A condition's file is written before the alerts that it has taken in are deleted, and names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Taking accepted alerts out of ``new/`` into their conditions; each is counted once."""
 
 import logging

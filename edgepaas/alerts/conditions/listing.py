@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every condition as it is now, for people and the API; reading changes nothing."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a human is to be told of a condition, and when: known and told are compared. Pure.
 
 Not each alert is told but each change of what holds: raised, worse, over. A condition that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which alerts are raised under fingerprints of one kind: for whoever has to end them.
 
 Who raises one alert for each of several things, such as a setting, has to notice that a

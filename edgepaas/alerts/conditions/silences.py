@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Silences: for a while nobody is told of some conditions, e.g. during maintenance."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dead notifications: every channel refused them for good; an operator retries or discards."""
 
 from collections.abc import Mapping

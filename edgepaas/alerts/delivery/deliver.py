@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering: what was accepted is taken in, compared with what was told, and told.
 
 One run at a time. Before a notification is sent it is frozen in its condition's file; after

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dead man's switch: an address that is asked for while the box is well.
 
 Whoever misses it notifications a box that cannot even raise an alert.

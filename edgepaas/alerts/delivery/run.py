@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run of ``edgepaas alerts deliver``, and the watch that starts one when there is work."""
 
 import logging

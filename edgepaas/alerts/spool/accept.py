@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accepting an alert: written whole, synced, renamed into ``new/``, folder synced.
 
 Standard library only, and no more of it than it takes: every stage of the boot chain may

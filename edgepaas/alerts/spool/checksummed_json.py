@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that tell whether they are whole: indented JSON whose last line is its checksum.
 
 An operator in trouble reads them with ``cat``; a file that a power cut or a dying card tore

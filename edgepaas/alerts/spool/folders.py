@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool's folders: files in them are whole or not there, and a full disk still takes some.
 
 ``tmp`` holds what is being written, ``new`` what was accepted, ``conditions`` what is known

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool's quota: what is evicted is counted, and repeats go before what was said once."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the spool keeps what: files, names and locks, for whoever reads or changes it."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alert``: raise an alert by hand, from a script or from a unit."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alerts``: see, deliver, test and silence alerts."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas env``: the environment stage; resolves the settings and writes ``run/env``."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong with the machine for so long that a human should know; and when it is over.
 
 One look proves nothing: a condition has to hold at every look for a while to be raised, and
