@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the API shows the delivery of rows to PostgreSQL."""
 
 import marshmallow as ma

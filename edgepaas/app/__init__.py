@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public interface of applications: everything that one may import from the platform.
 
 =========================  ==================================================================

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The API kit: blueprints that document and validate themselves, fields, the one error body.
 
 :class:`ApiBlueprint` is a Flask blueprint whose operations appear in ``/openapi.json`` with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An application as the box sees it: one object, made when its module is imported."""
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the box hands to its application: settings, the database, its state, alerts."""
 
 from collections.abc import Callable, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sub-commands of an application's own: ``edgepaas APPLICATION COMMAND``.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors that the platform raises, and those that it expects of an application.
 
 A :class:`DatabaseError` that a view does not catch is answered with 503 (507 for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Appending facts, each stored once; inserting what is not there yet.
 
 :func:`append_facts` is the way for what devices post: known rows of parsed values go in,

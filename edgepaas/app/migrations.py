@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Migrations: what ``env.py`` in an application's folder of migrations consists of.
 
 ::

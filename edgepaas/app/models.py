@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables: their base, their kinds, column types, keys, and the database's own interface.
 
 An application makes its base in one line and names the kind of each table::

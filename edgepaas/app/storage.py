@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of an application's own, beside its tables: in ``box.folder(NAME)``.
 
 :func:`open_sqlite` opens a small SQLite file as the platform opens the box's database

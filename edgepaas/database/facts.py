@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Appending facts: known rows, stored once each, however often they are sent.
 
 Callers give values, not statements, so that another way to the file (one that needs no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Making the :class:`Box` that an application is given."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sub-commands that applications bring: found by the application's name, and parsed."""
 
 import argparse

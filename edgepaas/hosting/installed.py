@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which applications are installed: the entry points of the group ``edgepaas.application``.
 
 ``importlib.metadata`` takes longer to import than a stage of the boot chain may wait for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading an application: what EDGEPAAS_APP names, imported and checked."""
 
 import difflib

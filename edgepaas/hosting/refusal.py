@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application's own code raises, in one line that names EDGEPAAS_APP and the way out."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The built-in application: devices post readings, rules watch them.
 
 It is written against the public interface of applications (:mod:`edgepaas.app`) alone, and

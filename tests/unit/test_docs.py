@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README is true: every setting, command, endpoint and stage that exists stands in it."""
 
 import re
@@ -54,7 +55,9 @@ def test_the_documented_application_is_the_one_that_is_tested() -> None:
     root = Path(__file__).resolve().parents[2]
     source = root / "tests/support/second_application/one_file.py"
     document = (root / "docs/applications.md").read_text(encoding="utf-8")
-    assert source.read_text(encoding="utf-8").strip() in document
+    licence, _, application = source.read_text(encoding="utf-8").partition("\n")
+    assert "SPDX" in licence
+    assert application.strip() in document
 
 
 def test_the_applications_document_lists_the_public_modules() -> None:
