@@ -10,6 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from edgepaas.database.model import check_metadata, new_model_base
 from edgepaas.database.types import Uuid
 from edgepaas.telemetry.models import Device, Model, Reading, Rule
+from tests.support.databases import table_of
 
 
 def _base() -> type[DeclarativeBase]:
@@ -25,7 +26,7 @@ def test_each_application_has_a_metadata_of_its_own() -> None:
 def test_telemetrys_tables_have_their_kinds() -> None:
     """Readings are facts; devices and rules are shared."""
     check_metadata(Model.metadata)
-    kinds = [model.__table__.info["kind"] for model in (Reading, Device, Rule)]
+    kinds = [table_of(model).info["kind"] for model in (Reading, Device, Rule)]
     assert kinds == ["facts", "shared", "shared"]
 
 

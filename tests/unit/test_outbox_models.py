@@ -59,7 +59,7 @@ def test_a_name_that_only_looks_like_one_is_taken(name: str) -> None:
     check(name=name)
 
 
-INEXACT = {
+INEXACT: dict[str, tuple[Any, str]] = {
     "decimal": (Numeric(10, 2), "Number"),
     "plain decimal": (Numeric(), "Number"),
     "32 bits": (REAL(), "Number"),
@@ -96,14 +96,14 @@ def test_a_type_that_comes_home_as_it_was_is_taken(kind: Any) -> None:
 
 def test_a_table_may_point_to_one_that_is_declared_after_it() -> None:
     """Its column has no type until then."""
-    model = new_model_base()
+    model = new_model_base()  # made at run time: no type for mypy to check against
 
-    class Child(model, kind="shared"):  # type: ignore[misc]
+    class Child(model, kind="shared"):  # type: ignore[call-arg, misc, valid-type]
         __tablename__ = "children"
         id = mapped_column(Uuid, primary_key=True)
         parent = mapped_column(ForeignKey("parents.id"))
 
-    class Parent(model, kind="shared"):  # type: ignore[misc]
+    class Parent(model, kind="shared"):  # type: ignore[call-arg, misc, valid-type]
         __tablename__ = "parents"
         id = mapped_column(Uuid, primary_key=True)
 

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from edgepaas.apikit.problems import MOST_DETAILS, Problem
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from tests.support.boxes import TestBox, make_box
+from tests.support.boxes import THINGS, TestBox, make_box
 
 JSON = {"Content-Type": "application/json"}
 
@@ -289,7 +289,7 @@ def test_a_bug_is_500_with_the_request_id_that_finds_it_in_the_log(
 def test_a_traceback_is_shown_to_the_developer_alone_and_without_secrets(
     paths: Paths, settings_given: dict[str, str], address: str, shown: bool
 ) -> None:
-    client = make_box(paths, **settings_given).app.test_client()
+    client = make_box(paths, THINGS, None, **settings_given).app.test_client()
     response = client.get("/api/things/crash", environ_base={"REMOTE_ADDR": address})
     text = json.dumps(problem(response, 500))
     assert ("RuntimeError" in text) is shown
