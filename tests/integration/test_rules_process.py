@@ -79,6 +79,9 @@ def test_readings_are_judged_soon_after_they_were_stored(
         until(lambda: told.of(above, "a"), "the alert", limit=10)
         client.post(READINGS, json={"device": "a", "metric": "temperature", "value": 20})
         until(lambda: told.of(above, "a")[0][2], "its end", limit=10)
+        ((since, raised, over),) = told.of(above, "a")
+        assert over is not None
+        assert since <= raised <= over
     finally:
         follower.stop(10)
 

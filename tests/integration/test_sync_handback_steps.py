@@ -79,4 +79,4 @@ def test_lost_or_killed_at_any_step_it_serves_on_and_is_handed_back_to_in_the_en
         killed = time.monotonic()
         clients.wait_for(3, limit=30)
         print(f"killed when {step}: writes again after {time.monotonic() - killed:.1f} s")
-    until(lambda: box.state() == "primary", "the hand-back", 60)
+    assert until(lambda: box.state() == "primary", "the hand-back", 60)

@@ -227,6 +227,8 @@ def test_the_service_ends_when_its_parent_is_killed(chain: Chain) -> None:
     until(lambda: gone(orphan) or _is_zombie(orphan), "the orphan to end")
     chain.start()
     wait_until_ready(chain.port)
+    assert orphan not in chain.service_pids[1:]
+    assert len(chain.service_pids) == 2
 
 
 def _is_zombie(pid: int) -> bool:
@@ -362,7 +364,8 @@ def test_nothing_outlives_an_up_that_is_killed(paths: Paths, tmp_path: Path) -> 
         family = descendants(up.pid)
     finally:
         up.close()
-    until(lambda: all(gone(pid) or _is_zombie(pid) for pid in family), "their end")
+    assert until(lambda: all(gone(pid) or _is_zombie(pid) for pid in family), "their end")
+    assert len(family) >= 1 + len(SIDECARS)
 
 
 def test_a_stop_before_the_first_contract_ends_it_with_0(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.model import check_metadata, new_model_base
 from edgepaas.database.types import Uuid
+from edgepaas.schema.table_contract import describe
 from edgepaas.telemetry.models import Device, Model, Reading, Rule
 from tests.support.databases import table_of
 
@@ -63,6 +64,7 @@ def test_a_number_that_the_application_gives_may_be_a_key() -> None:
         year: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
 
     check_metadata(base.metadata)
+    assert list(describe(base.metadata)) == ["years"]
 
 
 def test_a_core_table_says_its_kind_in_info() -> None:

@@ -160,6 +160,7 @@ def test_a_complaint_is_looked_into_at_once(paths: Paths) -> None:
     database.trouble = error
     watch.suspect(error)
     until(lambda: around.control.ending, "the end to be asked for", limit=4)
+    assert status_asked_for(around.control) == 75
 
 
 def test_requests_in_work_have_the_database_looked_at_sooner(

@@ -249,6 +249,7 @@ def test_the_document_refers_to_nothing_that_is_not_in_it(box: TestBox) -> None:
         found: Any = document
         for step in piece.split('"')[0].split("/"):
             found = found[step]
+        assert isinstance(found, dict), piece[:60]
 
 
 def test_the_document_says_who_needs_a_token(paths: Paths) -> None:
