@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The statements that apply changes: many rows each, sent as arrays, one a column.
 
 Each function returns a StatementTemplate. In its SQL, ``r`` are the rows as sent (``s`` sequence
