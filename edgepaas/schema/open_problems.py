@@ -6,7 +6,7 @@ Imports nothing heavy: the service asks it at its start.
 
 import contextlib
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.files.atomic import remove_durably, write_atomic
 from edgepaas.files.paths import Paths
 
@@ -14,11 +14,11 @@ from edgepaas.files.paths import Paths
 _NAME = "capture-trouble"
 
 
-def note_trouble(paths: Paths, message: str, *, fingerprint: str) -> None:
-    """Tell a human that the box serves and something is not as it should be."""
-    raise_alert(message, severity="critical", fingerprint=fingerprint, origin="schema")
+def note_trouble(paths: Paths, message: str, entry: CatalogueEntry) -> None:
+    """Raise *entry*'s alert: the box serves, and something is not as it should be."""
+    entry.raise_alert(message)
     with contextlib.suppress(OSError):  # the alert has been raised; the disk may be what fails
-        write_atomic(paths.runtime / _NAME, f"{message}\n")
+        write_atomic(paths.runtime / _NAME, f"{entry.message(message)}\n")
 
 
 def forget_trouble(paths: Paths) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_LOST, SERVICE_START, UNIT
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.forwarding import ForwardingWatch
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 #: Seconds after which a busy thread hands the interpreter over. At Python's 5 ms a request
 #: that passes through loop, worker, writer and loop again waits for most of its time.
 SWITCH_INTERVAL = 0.001
-#: The fingerprint of a start that failed, until one succeeds.
-START = "service-start"
 #: Seconds in which a worker of the application brings its work to an end; fewer after a loss.
 WORKER_PATIENCE = 2.0
 
@@ -162,20 +160,22 @@ class Service:
         """Tell what this start ends, and watch the machine from now on."""
         from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
         from edgepaas.health.system import SystemMeter
+        from edgepaas.service.watches.condition_checks import ServiceChecks
         from edgepaas.service.watches.conditions import ConditionWatch
-        from edgepaas.service.watches.database_loss import LOST
 
-        resolve_alert("the service started", fingerprint=START, origin="service")
+        SERVICE_START.resolve_alert("the service started")
         # Raised by systemd/ended when the service ended otherwise than it should.
-        resolve_alert("the service runs again", fingerprint="unit serve", origin="service")
+        UNIT.resolve_alert("the service runs again", subject="serve")
         if not self._contract.db_fallback:
-            said = f"the database answers ({self._contract.db_state})"
-            resolve_alert(said, fingerprint=LOST, origin="service")
+            DATABASE_LOST.resolve_alert(f"the database answers ({self._contract.db_state})")
         ConditionWatch(
             meter=SystemMeter(self._settings, self._paths.state),
             checks=loaded.board.latest,
             forwarding=self._forwarding,
             raised_fingerprints=partial(raised_fingerprints, self._paths),
+            condition_checks=ServiceChecks(
+                self._paths, self._settings, self._contract, self._forwarding, self._state
+            ).by_name(),
         ).start(self._control.wait)
         self._keep_the_budget(loaded.database)
 
@@ -214,13 +214,7 @@ class Service:
         if status == EXIT_DECIDE_AGAIN:
             self._control.end(Ending(status, reason, self._patience))
             return
-        raise_alert(
-            f"the service cannot start: {reason}. It is tried again; 'edgepaas doctor' looks for "
-            "causes",
-            severity="critical",
-            fingerprint=START,
-            origin="service",
-        )
+        SERVICE_START.raise_alert(f"the service cannot start: {reason}")
         self._tell("verify", f"failed: {reason}")
         # While it waits, the process goes on saying why it is not ready.
         self._front.close(Phase("starting", reason))

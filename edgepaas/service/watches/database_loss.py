@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_LOST
 from edgepaas.decision.losses import mark_loss
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED
 from edgepaas.httpd.startup_responder import Front, Phase
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.state import StateBoard
 
-#: The fingerprint of what is raised of a loss, until a service finds its database again.
-LOST = "database-lost"
 #: Seconds within which a suspected loss is confirmed.
 CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for; they have hung for
@@ -144,10 +142,8 @@ class LossWatch:
         reason = f"PostgreSQL was lost: {trouble}"
         around.front.close(Phase("degraded", reason))
         around.state.note("database", reason)
-        raise_alert(
-            f"{reason}; deciding again, SQLite takes over if it stays away",
-            fingerprint=LOST,
-            origin="service",
+        DATABASE_LOST.raise_alert(
+            f"{reason}; deciding again, SQLite takes over if it stays away", severity="warning"
         )
         try:
             mark_loss(around.paths, reason)
@@ -162,11 +158,10 @@ class LossWatch:
         around.board.forget()
         if self._failures == 1:
             around.state.note("database", reason)
-            raise_alert(
-                f"{reason}. Requests get 503 until it is back; BOTH_DB=true would let SQLite serve",
-                severity="critical",
-                fingerprint=LOST,
-                origin="service",
+            DATABASE_LOST.raise_alert(
+                reason,
+                what_to_do="Requests get 503 until it is back; BOTH_DB=true would let SQLite "
+                "serve.",
             )
 
     def _embedded_fails(self, trouble: str) -> None:
@@ -175,11 +170,8 @@ class LossWatch:
         around.state.note("database", reason)
         if self._failures < EMBEDDED_FAILURES:
             return
-        raise_alert(
-            f"{reason}; the chain starts again and checks it",
-            severity="critical",
-            fingerprint=LOST,
-            origin="service",
+        DATABASE_LOST.raise_alert(
+            reason, what_to_do="The boot chain starts again, examines it and mends what it can."
         )
         around.front.close(Phase("degraded", reason))
         around.control.wait(around.back_off())
@@ -194,6 +186,4 @@ class LossWatch:
         self._around.board.forget()
         self._around.front.reopen()
         logger.info("the database answers again after %.0f s", away)
-        resolve_alert(
-            f"the database answers again after {away:.0f} s", fingerprint=LOST, origin="service"
-        )
+        DATABASE_LOST.resolve_alert(f"the database answers again after {away:.0f} s")
