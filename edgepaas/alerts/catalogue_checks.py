@@ -5,69 +5,64 @@ What each asks is written here; the functions stand where they can see what they
 edgepaas.service.watches.condition_checks, the drainer's heartbeat, and the stages.
 """
 
-#: Each check: what it asks, and who asks it when.
+from typing import NamedTuple
+
+
+class CheckDescription(NamedTuple):
+    """*asks*: how things are once the condition holds no longer; *asked_by*: by what, and when."""
+
+    asks: str
+    asked_by: str
+
+
+_SERVICE = "the service at each start and each hour"
+_STAGE = f"the schema stage, and {_SERVICE}"
+
 CHECKS = {
-    "settings-in-order": (
-        "whether the setting can be read and has a permitted value",
+    "settings-in-order": CheckDescription(
+        "the setting can be read and has a permitted value",
         "the environment stage, whenever the boot chain runs",
     ),
-    "unit-works": (
-        "whether what the unit has to write or to do is there: its contract, a running service, "
-        "a running drainer",
-        "the unit when it ends well; the service at each start and each hour",
+    "unit-works": CheckDescription(
+        "the unit's work is there: a stage's contract, the running service, the running drainer",
+        f"the unit when it ends well, and {_SERVICE}",
     ),
-    "service-runs": (
-        "whether the service has started",
-        "the service at each start and each hour",
+    "service-runs": CheckDescription("the service has started", _SERVICE),
+    "database-answers": CheckDescription(
+        "the database answers, and is the one that was wanted",
+        f"the service when its database answers again, and {_SERVICE}",
     ),
-    "database-answers": (
-        "whether the database that the decision chose answers, and is not a fallback",
-        "the service when the database answers again, at each start and each hour",
+    "no-fallback": CheckDescription(
+        "the database that was wanted serves", f"the decision, and {_SERVICE}"
     ),
-    "no-fallback": (
-        "whether the database that was wanted serves",
-        "the decision; the service at each start and each hour",
+    "postgresql-usable": CheckDescription("PostgreSQL serves, or is not wanted to", _STAGE),
+    "no-row-left": CheckDescription(
+        "no such row is left, or no PostgreSQL is configured any more",
+        "the service every ten seconds, by the counts of the drainer and PostgreSQL",
     ),
-    "postgresql-usable": (
-        "whether PostgreSQL serves, or is not wanted to",
-        "the schema stage; the service at each start and each hour",
+    "postgresql-takes-rows": CheckDescription(
+        "PostgreSQL takes rows again, or is not configured any more",
+        f"the drainer after each success, and {_SERVICE}",
     ),
-    "no-row-left": (
-        "whether any such row is left, by the counts that the drainer and PostgreSQL keep; none "
-        "is where no PostgreSQL is configured any more",
-        "the service every ten seconds",
+    "node-id-unique": CheckDescription(
+        "no other box was seen under this node id for ten heartbeats, or no PostgreSQL is "
+        "configured any more",
+        f"the drainer with each heartbeat, and {_SERVICE}",
     ),
-    "postgresql-takes-rows": (
-        "whether the drainer delivers, or no PostgreSQL is configured any more",
-        "the drainer after each success; the service at each start and each hour",
+    "file-is-our-own": CheckDescription(
+        "the SQLite file was last used by this application, or is not used any more", _STAGE
     ),
-    "node-id-unique": (
-        "whether another start of a box has sent heartbeats under this node id lately",
-        "the drainer with each heartbeat; the service where no PostgreSQL is configured any more",
+    "file-at-head": CheckDescription(
+        "the SQLite file is at the application's head revision, or is not used any more", _STAGE
     ),
-    "file-is-our-own": (
-        "whether the SQLite file was last used by this application, or is not used",
-        "the schema stage; the service at each start and each hour",
+    "nothing-set-aside": CheckDescription("the quarantine holds no file with rows", _STAGE),
+    "schema-stage-complete": CheckDescription("the schema stage did all that it had to", _STAGE),
+    "budget-kept": CheckDescription(
+        "the SQLite file takes less of DISK_BUDGET than the first level at which the box acts",
+        f"the service every five seconds while SQLite serves, and {_SERVICE}",
     ),
-    "file-at-head": (
-        "whether the SQLite file is at the application's head revision, or is not used",
-        "the schema stage; the service at each start and each hour",
-    ),
-    "nothing-set-aside": (
-        "whether the quarantine holds a file with rows",
-        "the schema stage; the service at each start and each hour",
-    ),
-    "schema-stage-complete": (
-        "whether the last run of the schema stage did all that it had to",
-        "the schema stage; the service at each start and each hour",
-    ),
-    "budget-kept": (
-        "whether the SQLite file takes less of DISK_BUDGET than the first level at which the "
-        "box acts",
-        "the service every five seconds while SQLite serves, at each start and each hour",
-    ),
-    "watched-and-well": (
-        "whether the value or check has been well for a minute, or is not watched any more",
-        "the service every ten seconds, at each start and each hour",
+    "watched-and-well": CheckDescription(
+        "the value or check has been well for a minute, or is not watched any more",
+        f"the service every ten seconds, and {_SERVICE}",
     ),
 }
