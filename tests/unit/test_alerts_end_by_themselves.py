@@ -19,7 +19,7 @@ from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.conditions.review import find_ended
 from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.cli import main
-from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.contract import DatabaseContract, FinalMode
 from edgepaas.decision.decide import Decision, settle
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckResult
@@ -59,7 +59,7 @@ class Box:
 
     paths: Paths
     state: str = ""
-    mode: str = ""
+    mode: FinalMode | None = None
     settings: dict[str, str] = field(default_factory=dict)
     forwarding: Forwarding | None = None
     checks: list[CheckResult] = field(
@@ -129,7 +129,12 @@ Step = Callable[[Box], object]
 
 def put(**values: object) -> Step:
     """A step that changes the box's circumstances."""
-    return lambda box: [setattr(box, name, value) for name, value in values.items()]
+
+    def step(box: Box) -> None:
+        for name, value in values.items():
+            setattr(box, name, value)
+
+    return step
 
 
 def nothing(_: Box) -> None:
