@@ -14,14 +14,17 @@ from edgepaas.app.application import (
     Worker,
     WSGIApplication,
 )
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 __all__ = [
     "Application",
     "Box",
     "BoxState",
+    "PeriodicTask",
     "RaiseAlert",
     "ResolveAlert",
     "SmokeRequest",
+    "TaskAlert",
     "WSGIApplication",
     "Worker",
 ]

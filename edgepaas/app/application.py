@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgepaas.alerts import Severity, raise_alert, resolve_alert
 from edgepaas.errors import ConfigurationError, EdgePaaSError
+from edgepaas.timing.periodic_task import PeriodicTask
+from edgepaas.timing.task_registry import TaskRegistry
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -70,6 +72,7 @@ class ResolveAlert(Protocol):
 class Worker(Protocol):
     """What runs beside the requests, in a thread of its own.
 
+    :class:`PeriodicTask`, added by :meth:`Box.add_task`, is one that no error ends.
     ``start`` is called once the box is ready, ``stop`` after the last request and before
     the database is closed: it returns within *seconds*.
     """
@@ -121,6 +124,20 @@ class Box:
     resolve: ResolveAlert = resolve_alert
     #: What the application's *blueprints* or *wsgi* adds is started and stopped with the box.
     workers: list[Worker] = field(default_factory=list)
+    #: The periodic tasks of the process, which reports those that do not do their work; a
+    #: box outside of a service has a registry of its own.
+    tasks: TaskRegistry = field(
+        default_factory=lambda: TaskRegistry(raise_alert, resolve_alert, origin="application")
+    )
+
+    def add_task(self, task: PeriodicTask) -> PeriodicTask:
+        """Have *task* started and stopped with the box; returns it.
+
+        While it fails, cannot be started or is late, the box is ``degraded`` and an alert is
+        open, each by the task's name.
+        """
+        self.workers.append(self.tasks.add(task))
+        return task
 
 
 @dataclass(frozen=True)

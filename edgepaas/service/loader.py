@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgepaas.health.gate import GateReport
     from edgepaas.health.state import StateBoard
     from edgepaas.settings import Settings
+    from edgepaas.timing.task_registry import TaskRegistry
 
 #: Seconds for which the gate waits for a check that is late, as on a machine that has just
 #: been switched on and starts many things at once.
@@ -33,12 +34,16 @@ class Loaded:
 
 
 def load(
-    settings: "Settings", contract: "DatabaseContract", paths: "Paths", state: "StateBoard"
+    settings: "Settings",
+    contract: "DatabaseContract",
+    paths: "Paths",
+    state: "StateBoard",
+    tasks: "TaskRegistry",
 ) -> Loaded:
     """Import and open everything, and pass the verification gate once.
 
     Raises what the application raises at import, ConfigurationError for one that is not
-    there, DatabaseError. A failing gate is no exception: ``report`` says so.
+    there, DatabaseError. A failing gate is no exception: it is in ``report``.
     """
     from edgepaas.database.lean_import import import_sqlalchemy
 
@@ -63,6 +68,7 @@ def load(
             database=database,
             build_version=build_version(),
             state=state.state,
+            tasks=tasks,
         )
         wsgi = create_app(box, application, board)
         # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.
