@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas serve``: live at once, the application loaded in a thread, READY after the gate."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application runs beside the requests: started with the service, stopped after it."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pauses between attempts: longer each time, with jitter, on a monotonic clock.
 
 One arithmetic for all of them: :func:`pause_after` for a count that is kept elsewhere, in a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work that is done again and again in a thread of its own, and that no error ends.
 
 Whatever the work raises, ``SystemExit`` and ``MemoryError`` included, is caught, counted and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The periodic tasks of a process: what is wrong with them, alerted once, and mended."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The thread that judges what was stored: it outlives whatever it finds in its own file."""
 
 import sqlite3
@@ -16,6 +17,9 @@ from edgepaas.telemetry.rules.judging import Watch
 from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.service_process import until
 from tests.support.telemetry_box import open_box
+
+_WATCH = '["r", "n", null, "m", "above", 1.0, 0, "warning"]'
+_STATE = "[1, 2.0, 3, 4.0, 5, 6, true, 8.0]"
 
 
 @pytest.fixture
@@ -58,11 +62,9 @@ def test_what_reading_its_file_raises_does_not_end_the_thread_for_good(
 @pytest.mark.parametrize(
     ("watch", "state"),
     [
-        ('["r", "n", null, "m", "above", 1.0, 0, "warning", "a ninth"]', "[]"),
-        (
-            '["r", "n", null, "m", "above", 1.0, 0, "warning"]',
-            "[1, 2.0, 3, 4.0, 5, 6, true, 8.0, 9]",
-        ),
+        (_WATCH[:-1] + ', "a ninth"]', _STATE),
+        (_WATCH, _STATE[:-1] + ", 9]"),
+        (_WATCH.replace("1.0", '"1.0"'), _STATE),
         ("{}", "null"),
         ("not JSON", "[]"),
     ],

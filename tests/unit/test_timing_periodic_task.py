@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Periodic tasks: no error ends one, and what is wrong with one is reported by its name."""
 
 import threading

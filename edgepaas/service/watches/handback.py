@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL takes over: the drainer leaves a file, and the service ends for a new decision.
 
 A fence whose drainer died is lifted here as well, once it has expired: no write would pass
@@ -13,7 +14,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EdgePaaSError
 from edgepaas.outbox import fence
 from edgepaas.service.shutdown import Control, Ending
-from edgepaas.sync.handback import handed_back
+from edgepaas.sync.handback import hand_back_requested
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LOOK_EVERY = 0.1
 #: Seconds between two looks at the fence.
 _FENCE_EVERY = 1.0
 #: Seconds that open requests have: they only read, and the takeover has its own bound
-#: (edgepaas.sync.handback.TAKEOVER).
+#: (edgepaas.sync.handback.TAKEOVER_TIMEOUT).
 PATIENCE = 5.0
 _BUSY_TIMEOUT = 1.0
 
@@ -85,7 +86,7 @@ class HandBackWatch:
 
     def is_handed_back(self) -> bool:
         """Whether the drainer handed back the decision that this service runs on."""
-        return self._paths.hand_back.exists() and handed_back(
+        return self._paths.hand_back.exists() and hand_back_requested(
             self._paths, self._contract.generation
         )
 

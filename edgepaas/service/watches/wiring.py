@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which watches a service runs, and what each of them needs of it."""
 
 from collections.abc import Callable
@@ -88,7 +89,7 @@ class Watches:
 
     def start_for_machine(self, loaded: "Loaded", forwarding: "ForwardingWatch") -> None:
         """Watch the machine, what the checks find, and the disk budget."""
-        from edgepaas.alerts.conditions.raised import raised_under
+        from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
         from edgepaas.health.system import SystemMeter
         from edgepaas.service.watches.conditions import ConditionWatch
 
@@ -96,7 +97,7 @@ class Watches:
             meter=SystemMeter(self.settings, self.paths.state),
             checks=loaded.board.latest,
             forwarding=forwarding,
-            raised_under=partial(raised_under, self.paths),
+            raised_fingerprints=partial(raised_fingerprints, self.paths),
             tasks=lambda: self.tasks.fingerprints,
         )
         self._start(conditions.task())

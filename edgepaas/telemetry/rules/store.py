@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the rules have found so far, in a small SQLite file of the box's own.
 
 It lies beside the database, not in it: whichever database serves, and whenever that
@@ -12,7 +13,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -68,6 +68,12 @@ class Known:
 
     watch: Watch
     series: Series
+
+
+#: The fields of what is stored as JSON, and their types.
+_TYPES: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Watch, Series, Notice)
+}
 
 
 class RuleStore:
@@ -234,7 +240,7 @@ def read_values(kind: type[Record], text: str, *before: object) -> Record:
     values: Any = json.loads(text)
     if not isinstance(values, list):
         raise ValueError("it is no list of values")
-    wanted = _types_of(kind)
+    wanted = _TYPES[kind]
     found = [*before, *values]
     if len(found) != len(wanted):
         raise ValueError(f"it has {len(values)} values, not {len(wanted) - len(before)}")
@@ -243,11 +249,6 @@ def read_values(kind: type[Record], text: str, *before: object) -> Record:
         if not fits or (isinstance(value, bool) and hint is not bool):
             raise ValueError(f"its {name} is a {type(value).__name__}")
     return kind(*found)
-
-
-@cache
-def _types_of(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _values(one: Watch | Series | Notice) -> list[Any]:
