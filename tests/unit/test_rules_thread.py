@@ -48,7 +48,7 @@ def test_what_reading_its_file_raises_does_not_end_the_thread_for_good(
 ) -> None:
     follower = follower_of(box)
     with monkeypatch.context() as broken:
-        broken.setattr(RuleStore, "load", lambda _: Watch(*range(9)))  # type: ignore[arg-type,call-arg]
+        broken.setattr(RuleStore, "load", lambda _: Watch(*range(9)))
         follower.start()
         until(box.tasks.problems, "the problem", limit=10)
         assert "the thread rules fails again and again: TypeError" in box.tasks.problems()[0]

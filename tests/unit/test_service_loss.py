@@ -257,4 +257,9 @@ def test_a_watch_whose_thread_could_not_be_started_is_started_later(paths: Paths
         assert len(said) == 1
     database.trouble = DatabaseUnavailable("gone")
     watch.suspect(database.trouble)
-    until(lambda: (registry.check(), around.control.ending)[1], "the loss to be found")
+
+    def ending() -> Ending | None:
+        registry.check()
+        return around.control.ending
+
+    until(ending, "the loss to be found")

@@ -47,10 +47,15 @@ def run() -> Iterator[Callable[..., PeriodicTask]]:
     """Make tasks, start them, and end them after the test."""
     tasks: list[PeriodicTask] = []
 
-    def start(work: Callable[[], float | None], **options: Any) -> PeriodicTask:
-        options = {"every": SOON, "backoff": Backoff(first=SOON, longest=SOON)} | options
-        registry = options.pop("registry", None)
-        task = PeriodicTask("a-task", work, **options)
+    def start(
+        work: Callable[[], float | None],
+        *,
+        every: float = SOON,
+        backoff: Backoff | None = None,
+        registry: TaskRegistry | None = None,
+    ) -> PeriodicTask:
+        backoff = backoff or Backoff(first=SOON, longest=SOON)
+        task = PeriodicTask("a-task", work, every=every, backoff=backoff)
         tasks.append(task)
         if registry is not None:
             registry.add(task)
@@ -257,7 +262,12 @@ def test_a_thread_that_died_is_reported_and_started_again(
         until(lambda: not task.alive, "its death")
     assert "the thread a-task has ended" in recorder.registry.problems()[0]
     recorder.registry.check()
-    until(lambda: (recorder.registry.check(), task.works)[1], "its work")
+
+    def works() -> bool:
+        recorder.registry.check()
+        return task.works
+
+    until(works, "its work")
     assert not recorder.registry.problems()
     assert task.failures == 1
     task.stop(5)
