@@ -20,7 +20,7 @@ from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 from edgepaas.timing.task_registry import FINGERPRINT_PREFIX
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import RaiseAlert, ResolveAlert
+    from edgepaas.app.box import RaiseAlert, ResolveAlert
     from edgepaas.health.forwarding import Forwarding
 
 #: Seconds between two looks.
