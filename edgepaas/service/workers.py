@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgepaas.timing.periodic_task import PeriodicTask
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Worker
+    from edgepaas.app.box import Worker
     from edgepaas.timing.task_registry import TaskRegistry
 
 #: Seconds between two attempts to start a worker that could not be started.
