@@ -18,6 +18,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.state import StateBoard
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.settings import Settings
+from edgepaas.timing.task_registry import FINGERPRINT_PREFIX
 from tests.support.telemetry_box import contract_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ BESIDE = {
     "app": "an application's alerts have fingerprints of its own",
     "telemetry": "an application",
     "service/watches/conditions.py": "takes fingerprints from the entries of what it watches",
+    "service/run.py": "hands both to the registry of tasks: task:*, or an application's own",
 }
 #: Checks that are asked elsewhere than in the service's review, and by whom; each is tried
 #: by a scenario of test_alerts_end_by_themselves.
@@ -38,14 +40,18 @@ ASKED_ELSEWHERE = {"settings-in-order", "watched-and-well"}
 def modules() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         name = str(path.relative_to(PACKAGE))
-        if not any(name == place or name.startswith(f"{place}/") for place in BESIDE):
-            yield name, ast.parse(path.read_text(encoding="utf-8"))
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_beside(name: str) -> bool:
+    return any(name == place or name.startswith(f"{place}/") for place in BESIDE)
 
 
 def test_the_platform_raises_and_resolves_through_the_catalogue_alone() -> None:
     found = [
         f"{name}: {alias.name}"
         for name, tree in modules()
+        if not is_beside(name)
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == "edgepaas.alerts"
         for alias in node.names
@@ -56,19 +62,14 @@ def test_the_platform_raises_and_resolves_through_the_catalogue_alone() -> None:
 
 def test_every_entry_is_used_and_every_use_is_an_entry() -> None:
     used: set[str] = set()
-    for _, tree in [*modules(), *_watch()]:
+    for _, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "edgepaas.alerts.catalogue":
                 used |= {alias.name for alias in node.names}
     entries = {name for name, one in vars(catalogue).items() if isinstance(one, CatalogueEntry)}
-    by_pattern = {"ALERTS_WITHOUT_ROOM", "TASK"}  # by the spool, and by the registry of tasks
-    assert entries - used == by_pattern
+    assert entries - used == {"TASK"}  # raised by the registry of tasks, which lies below
+    assert catalogue.TASK.prefix == FINGERPRINT_PREFIX
     assert {vars(catalogue)[name].pattern for name in entries} == {e.pattern for e in CATALOGUE}
-
-
-def _watch() -> Iterator[tuple[str, ast.Module]]:
-    path = PACKAGE / "service/watches/conditions.py"
-    yield path.name, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_no_fingerprint_is_two_entries() -> None:

@@ -343,12 +343,13 @@ def test_a_check_that_fails_keeps_its_condition_and_holds_up_no_other() -> None:
 
 def test_a_fallback_file_that_was_migrated_again_ends_the_alert(paths: Paths) -> None:
     """The schema stage looks after the file also while PostgreSQL serves."""
+    from edgepaas.hosting.loading import metadata_of
     from edgepaas.schema.chain import chain_of
     from edgepaas.schema.stage import _Stage
 
     raise_alert("by an earlier run", severity="warning", fingerprint="sqlite-unmigrated")
     contract = replace(contract_for(paths, URL), hub_url=URL)
     chain = chain_of(telemetry)
-    stage = _Stage(contract, Settings.of(), paths, chain, lambda: telemetry.metadata)
+    stage = _Stage(contract, Settings.of(), paths, chain, lambda: metadata_of(telemetry))
     stage._prepare_fallback(stage._publish())
     assert Box(paths).raised() == []

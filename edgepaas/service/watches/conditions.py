@@ -6,7 +6,6 @@ to be gone, by a margin, for a while to be resolved. Between the two nothing cha
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,9 +28,10 @@ from edgepaas.health.checks import CheckResult
 from edgepaas.health.gate import DATABASE_CHECK, SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.service.watches.condition_checks import row_counts
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import RaiseAlert, ResolveAlert
+    from edgepaas.app.box import RaiseAlert, ResolveAlert
     from edgepaas.health.forwarding import Forwarding
 
 #: Seconds between two looks.
@@ -152,6 +152,8 @@ class ConditionWatch:
     forwarding: "Callable[[], Forwarding | None]" = lambda: None
     raised_fingerprints: Callable[[str], list[str]] = lambda prefix: []
     condition_checks: Mapping[str, Check] = field(default_factory=dict)
+    #: Fingerprints of the alerts that the process's periodic tasks raise and end themselves.
+    tasks: Callable[[], Iterable[str]] = tuple
     clock: Callable[[], float] = time.monotonic
     alert: "RaiseAlert" = raise_alert
     resolve: "ResolveAlert" = resolve_alert
@@ -159,18 +161,15 @@ class ConditionWatch:
     _reviews: int = 0
     _next_review: float = float("-inf")
 
-    def start(self, wait: Callable[[float], bool]) -> None:
-        """Look in a thread of its own until ``wait(seconds)`` says that the service ends."""
-
-        def run() -> None:
-            while not wait(LOOK_EVERY):
-                try:
-                    self.look()
-                except Exception:
-                    # Whatever one look stumbled over, the next one may warn of a full disk.
-                    logger.exception("the machine could not be looked at; it is tried again")
-
-        threading.Thread(target=run, name="conditions", daemon=True).start()
+    def task(self) -> PeriodicTask:
+        """Return the task that looks every :data:`LOOK_EVERY` seconds."""
+        return PeriodicTask(
+            "conditions",
+            self.look,
+            every=LOOK_EVERY,
+            first_after=LOOK_EVERY,
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+        )
 
     def look(self) -> None:
         """Look once; raise and resolve what follows."""
@@ -184,7 +183,7 @@ class ConditionWatch:
         if checks and now >= self._next_review:
             self._reviews += 1
             self._next_review = now + (SECOND_REVIEW if self._reviews == 1 else REVIEW_EVERY)
-            self._review({finding.fingerprint for finding in found})
+            self._review({finding.fingerprint for finding in found}.union(self.tasks()))
 
     def _judge(self, finding: Finding, now: float) -> None:
         condition = self._known.setdefault(

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.app.storage import open_sqlite
 from edgepaas.telemetry.rules.judging import Series, Watch
 
 if TYPE_CHECKING:
@@ -32,12 +32,20 @@ CREATE TABLE IF NOT EXISTS series (
     PRIMARY KEY (rule, device)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notices (n INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS set_aside (
+    source TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS taken (
     database TEXT NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (database, batch)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meter (one INTEGER PRIMARY KEY CHECK (one = 1), listened REAL NOT NULL);
 INSERT OR IGNORE INTO meter VALUES (1, 0);
 """
+
+#: Rows of each table that are kept when they cannot be read.
+_KEPT_ASIDE = 100
+
+Record = TypeVar("Record", "Watch", "Series", "Notice")
 
 #: One rule's state about one device.
 Key = tuple[str, str]
@@ -62,6 +70,12 @@ class Known:
     series: Series
 
 
+#: The fields of what is stored as JSON, and their types.
+_TYPES: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Watch, Series, Notice)
+}
+
+
 class RuleStore:
     """The file *path*; for one thread at a time, and for one process (its follower's lock)."""
 
@@ -71,12 +85,20 @@ class RuleStore:
         self._connection = self._open()
 
     def load(self) -> tuple[dict[Key, Known], float]:
-        """Return every state, and for how long (seconds) the box has listened."""
-        rows = self._connection.execute("SELECT rule, device, watch, state FROM series")
-        known = {
-            (rule, device): Known(Watch(*json.loads(watch)), Series(*json.loads(state)))
-            for rule, device, watch, state in rows
-        }
+        """Return every state, and for how long (seconds) the box has listened.
+
+        A row that is not one of this build's is set aside: its rule begins anew.
+        """
+        known: dict[Key, Known] = {}
+        rows = self._connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
+        for rule, device, watch, state in rows:
+            try:
+                known[rule, device] = Known(read_values(Watch, watch), read_values(Series, state))
+            except ValueError as error:
+                self._set_aside("series", f"{rule} {device}", f"{watch} {state}", error)
+                with self._transaction() as connection:
+                    key = (rule, device)
+                    connection.execute("DELETE FROM series WHERE rule = ? AND device = ?", key)
         (listened,) = self._connection.execute("SELECT listened FROM meter").fetchone()
         return known, float(listened)
 
@@ -127,14 +149,35 @@ class RuleStore:
             connection.execute("UPDATE meter SET listened = ?", (listened,))
 
     def next_notice(self) -> Notice | None:
-        """Return the oldest alert that waits, None without one."""
-        row = self._connection.execute("SELECT n, body FROM notices ORDER BY n LIMIT 1").fetchone()
-        return None if row is None else Notice(row[0], *json.loads(row[1]))
+        """Return the oldest alert that waits, None without one; what is none is set aside."""
+        oldest = "SELECT n, body FROM notices ORDER BY n LIMIT 1"
+        while (row := self._connection.execute(oldest).fetchone()) is not None:
+            number, body = row
+            try:
+                return read_values(Notice, body, number)
+            except ValueError as error:
+                self._set_aside("notices", str(number), str(body), error)
+                self._drop_notice(number)
+        return None
 
     def forget_notice(self, notice: Notice) -> None:
-        """Drop *notice*: it was told."""
+        """Drop *notice*: it was raised or resolved."""
+        self._drop_notice(notice.n)
+
+    def _drop_notice(self, number: int) -> None:
         with self._transaction() as connection:
-            connection.execute("DELETE FROM notices WHERE n = ?", (notice.n,))
+            connection.execute("DELETE FROM notices WHERE n = ?", (number,))
+
+    def _set_aside(self, source: str, name: str, content: str, error: ValueError) -> None:
+        """Keep in the file what cannot be read, for an operator; the last few of each table."""
+        logger.error("%s: a row of %s is set aside: %s", self._path, source, error)
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO set_aside VALUES (?, ?, ?)", (source, name, content))
+            connection.execute(
+                "DELETE FROM set_aside WHERE source = ? AND rowid <= "
+                "(SELECT max(rowid) FROM set_aside) - ?",
+                (source, _KEPT_ASIDE),
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -187,6 +230,25 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def read_values(kind: type[Record], text: str, *before: object) -> Record:
+    """Return the *kind* whose fields after *before* are the JSON array *text*.
+
+    Raises ValueError unless there is exactly one value of its type for each field.
+    """
+    values: Any = json.loads(text)
+    if not isinstance(values, list):
+        raise ValueError("it is no list of values")
+    wanted = _TYPES[kind]
+    found = [*before, *values]
+    if len(found) != len(wanted):
+        raise ValueError(f"it has {len(values)} values, not {len(wanted) - len(before)}")
+    for (name, hint), value in zip(wanted.items(), found, strict=True):
+        fits = isinstance(value, (hint, int) if hint is float else hint)
+        if not fits or (isinstance(value, bool) and hint is not bool):
+            raise ValueError(f"its {name} is a {type(value).__name__}")
+    return kind(*found)
 
 
 def _values(one: Watch | Series | Notice) -> list[Any]:
