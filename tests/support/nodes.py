@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in pieces, in this process: the real writer, the real outbox, the real drain.
 
     node = Node(folder, relay.reroute(hub.url))
@@ -104,7 +105,7 @@ class Node:
     def kill(self) -> None:
         """End without a word to the hub or the file, and begin again."""
         if self._hub is not None:
-            self._hub.cut()
+            self._hub.abort()
         self.close()
         self.install()
 

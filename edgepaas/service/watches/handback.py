@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL takes over: the drainer says so by a file, and the service ends for a new decision.
 
 Here as well: a fence whose drainer died is lifted once it has expired, or no write would
@@ -15,7 +16,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EdgePaaSError
 from edgepaas.outbox import fence
 from edgepaas.service.shutdown import Control, Ending
-from edgepaas.sync.handback import handed_back
+from edgepaas.sync.handback import hand_back_requested
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -26,7 +27,7 @@ LOOK_EVERY = 0.1
 #: Seconds between two looks at the fence.
 _FENCE_EVERY = 1.0
 #: Seconds that open requests have: they only read, and the takeover has its own bound
-#: (edgepaas.sync.handback.TAKEOVER).
+#: (edgepaas.sync.handback.TAKEOVER_TIMEOUT).
 PATIENCE = 5.0
 _BUSY_TIMEOUT = 1.0
 
@@ -72,7 +73,7 @@ class HandBackWatch:
 
     def told(self) -> bool:
         """Whether the drainer handed the decision that this service runs on back."""
-        return self._paths.hand_back.exists() and handed_back(
+        return self._paths.hand_back.exists() and hand_back_requested(
             self._paths, self._contract.generation
         )
 
