@@ -151,6 +151,7 @@ def _ask(url: str) -> tuple[int, dict[str, Any]]:
 def _from_contracts(paths: Paths) -> dict[str, Any]:
     """Return what the decision said and how often the service failed, where that is readable."""
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.service.crash_backoff import RECORD
 
     found: dict[str, Any] = {}
     try:
@@ -158,10 +159,8 @@ def _from_contracts(paths: Paths) -> dict[str, Any]:
         found |= {"mode": contract.db_state, "reasons": [contract.reason]}
     except EdgePaaSError as error:
         found["reasons"] = [str(error)]
-    try:
-        found["failures"] = int(json.loads(paths.crash_loop.read_text())["failures"])
-    except (OSError, ValueError, KeyError, TypeError):
-        found["failures"] = 0
+    crashes = RECORD.read_or_none(paths.crash_loop)
+    found["failures"] = 0 if crashes is None else crashes["failures"]
     return found
 
 
