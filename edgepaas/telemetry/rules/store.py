@@ -15,7 +15,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -274,6 +274,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         if problem != "ok":
             raise ValueError(problem)
         connection.executescript(_SCHEMA)
+        _expect_columns(connection)
         if version == 1:
             _name_the_fields(connection)
         connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -281,6 +282,27 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _expect_columns(connection: sqlite3.Connection) -> None:
+    """Raise ValueError where a table that is there has other columns than _SCHEMA makes."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        wanted = _columns(model)
+    for table, columns in _columns(connection).items():
+        if columns != wanted.get(table, columns):
+            raise ValueError(f"its table {table} has the columns {', '.join(sorted(columns))}")
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    rows = connection.execute(
+        "SELECT m.name, c.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c "
+        "WHERE m.type = 'table'"
+    )
+    found: dict[str, set[str]] = {}
+    for table, column in rows:
+        found.setdefault(table, set()).add(column)
+    return found
 
 
 def _name_the_fields(connection: sqlite3.Connection) -> None:
