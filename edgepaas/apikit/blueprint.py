@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application's API is built with: a blueprint that documents and validates itself.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public interface of applications: everything that one may import from the platform.
 
 Importing it is light, since a boot stage that needs no more than an application's name and

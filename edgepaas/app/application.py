@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public interface of applications: what the box runs, and what it hands to it.
 
 An application is one object, named in the entry point group ``edgepaas.application``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ``edgepaas`` command: one sub-command a file, imported only when it is called.
 
 Every stage of the boot chain is a process start on a slow box, so this module imports

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application's models are made of: a metadata, and what kind of table each one is.
 
 An application makes its base in one line and names the kind of each table::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decision itself: gather the facts, within the deadline, and apply the rules."""
 
 import logging

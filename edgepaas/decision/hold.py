@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``state/postgres-hold``: why PostgreSQL is not to be chosen, and for how long.
 
 A box may start in 1970 and leap to the present, so a hold keeps time on the clock that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL lost in service: the mark that the service leaves, and the count that ends flapping.
 
 Falling back is never refused. Choosing PostgreSQL again after a loss is bounded, or a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the data lives: name resolution, PostgreSQL, TLS, the SQLite file, the schema, tokens."""
 
 import contextlib

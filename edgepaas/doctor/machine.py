@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the machine has to offer: clock, memory, disk, folders, port."""
 
 import http.client

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of the examinations, from what everything needs to what needs everything."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a drill's rows go: a database of its own on the PostgreSQL, else a schema of its own."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box that a drill is done on: folders, settings and processes of its own."""
 
 import contextlib

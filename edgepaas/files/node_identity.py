@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``state/node.json``: who this box is, for as long as it is the same box."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/state.json``: the service's word for its box, for the processes beside it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verification gate: what has to hold before the box says that it is ready."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One vocabulary of states, from one function; every surface shows what it says."""
 
 import threading

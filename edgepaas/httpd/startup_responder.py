@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is answered before the application is there, and after it is gone.
 
 Importing Flask, SQLAlchemy and the application takes most of a start. Until that is

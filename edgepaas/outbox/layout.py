@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layouts: a forwarded table's columns as they were at one revision of the schema.
 
 A row of the outbox holds values by position and names its layout, so that rows written

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a database is at head, for the verification gate; imports no Alembic."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A chain of migrations: where its scripts lie and which revision is the newest.
 
 The scripts are read with ``ast``: importing Alembic to learn one word costs a slow box

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the schema stage could not do though the box serves, until a run of it could.
 
 Imports nothing heavy: the service asks it at its start.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema --repair``: find out what is wrong, keep what was there, mend, explain.
 
 Nothing is dropped. On SQLite everything happens on a copy, and the file as it was stays in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The schema stage: bring the decided database to head, or send the chain round again."""
 
 import contextlib

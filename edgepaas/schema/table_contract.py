@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/tables.json``: the tables, for processes that are to know them without SQLAlchemy.
 
 Making it needs the application's models, and with them SQLAlchemy; so what was made is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long a failing service waits before it ends, so that a crash loop is not a busy loop.
 
 systemd's RestartSec= would delay the exit that asks for a new decision as well, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From contracts to an application that answers: the heavy half of the start, in its own thread."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's word for its box, left for the processes beside it (``run/state.json``)."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the service ends: asked for once, from any thread, carried out by the main one."""
 
 import threading

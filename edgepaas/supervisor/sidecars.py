@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs beside the service in ``edgepaas up``, as units of their own do on an installed box."""
 
 import logging

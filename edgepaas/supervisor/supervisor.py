@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas up``: the boot chain without systemd, in one process that may be PID 1.
 
 Runs the stages in their order. Exit status 75 of any of them runs all of them again,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's SQLite file as the drainer holds it: open, under the shared lock of all its users."""
 
 import logging

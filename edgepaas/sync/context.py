@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a drainer is made of: the decision, the box's and the hub's ends, and how to stop."""
 
 import logging

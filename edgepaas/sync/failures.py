@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps rows from going home: judged, told once, and tried again after a while."""
 
 import logging

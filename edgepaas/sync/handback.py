@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back to PostgreSQL: when, and the steps, each of which may be the last one done.
 
 1. The fence, committed: from now on no forwarded table of the file takes a write.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the hub keeps for a person: dead letters and conflicts, listed and looked up."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync --once``: send what waits, then say what became of it."""
 
 import os

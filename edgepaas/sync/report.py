@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the drainer says of itself: gathered as it goes, written to ``run/sync.json``."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the drainer ends: asked for once, from any thread; what is blocked then is cut loose.
 
 Whatever it does can be stopped at any moment, even by ``kill -9``: a batch is wholly on the

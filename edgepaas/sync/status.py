@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/sync.json``: what the drainer knows, for every surface that shows it.
 
 Standard library only: health, service and the command line read it without a driver.

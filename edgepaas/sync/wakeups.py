@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning of new rows: a datagram from our own writer, a look for everybody else's commits.
 
 The service sends a byte to ``run/sync.wake`` after each commit. Writers that know nothing of

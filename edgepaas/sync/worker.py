@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drainer's loop: rows home as soon as they are there, and everything that goes with it.
 
 One thread, one connection to each database. It sleeps until somebody tells of rows, or

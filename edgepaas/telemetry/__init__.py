@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The built-in application: devices post readings, rules watch them.
 
 It stands on the same public interface as anybody's application (README, "Writing an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/devices``: what posts readings, by name; each box derives the same id from it."""
 
 import uuid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a posted batch to durable rows: all of it or nothing, and nothing twice."""
 
 import uuid

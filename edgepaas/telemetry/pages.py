@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages of a list, cut by values so that they hold while rows come in and databases change."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/readings``: one, many or a stream of readings in; pages of them out."""
 
 import uuid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One row by its id: read, changed, deleted."""
 
 import uuid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the API takes and gives, as marshmallow schemas; /openapi.json is made from them."""
 
 import re

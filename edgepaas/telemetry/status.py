@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/status``: the box's state and how much is stored, cheap enough to be polled."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pauses between attempts: longer each time, with jitter, on a clock that nobody sets."""
 
 import random

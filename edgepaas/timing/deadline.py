@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A deadline that holds whatever the other side does: the work runs in a thread of its own.
 
 A timeout on a socket bounds one read; a server that sends a byte now and then never

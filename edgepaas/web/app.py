@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application factory: the platform's routes and guards round somebody's application."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Store and forward, measured: the drain beside psql, capture's cost, an outage, and memory.
 
 python -m tests.bench.forwarding [--json FILE]

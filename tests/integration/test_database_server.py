@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL behind the Database interface, on a real server and with a line that breaks."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL that answers and yet does not do: locked, read-only, lacking tables."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The probe and the connections against a real PostgreSQL, in each way in which it is unusable."""
 
 import os

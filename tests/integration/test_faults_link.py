@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The link to PostgreSQL fails in every way while rows go home: none lost, none twice, in order.
 
 A box in pieces (the real writer, outbox and drain) behind a relay, so that hundreds of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A state machine: writes, kills, cuts, migrations, full disks and purges in any order.
 
 Hypothesis looks for a sequence after which the box or the hub is not what the model says.

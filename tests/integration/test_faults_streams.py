@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files and hubs that are not what they were: cloned, rewound, restored, many, and late.
 
 Boxes in pieces, as in test_faults_link.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The episodes that a box finds are those of the file, on either database, whatever kills it."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema`` as an operator and a developer run it."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hub's own tables beside the application's, and the SQLite file that may have to take over."""
 
 import logging

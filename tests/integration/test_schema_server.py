@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing a real PostgreSQL to head: one box or twenty, in one transaction, or not at all."""
 
 import os

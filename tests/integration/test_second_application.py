@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application interface carries somebody else's application as it carries ours."""
 
 import pytest

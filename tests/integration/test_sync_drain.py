@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draining: every row once, whatever becomes of the answers; in order; adding up."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The connection to the hub: round trips, transactions, what each failure is called."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mirror: the hub's shared tables in the box's file, exactly, and never over what waits."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that PostgreSQL refuses: cut out with their followers, kept, retried, discarded."""
 
 import uuid

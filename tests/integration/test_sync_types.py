@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every type comes home to the bit; names that need quoting; rows of any size."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The telemetry application behaves alike on SQLite and on PostgreSQL."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """'edgepaas up': rounds on one socket, signals, children, and what it does about failures."""
 
 import contextlib

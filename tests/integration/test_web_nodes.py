@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/nodes``: every box of one PostgreSQL; on SQLite as the drainer was told."""
 
 import json

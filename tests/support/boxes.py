@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box for tests of the web layer: real settings and folders, a database that fails when told."""
 
 from collections.abc import Callable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Applications with migrations of their own, for tests of the schema stage."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Databases and rows for tests of the layers below HTTP."""
 
 from collections.abc import Callable

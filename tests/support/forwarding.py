@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes and a hub for tests of what is between them: real files, a real PostgreSQL, no service."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in pieces, in this process: the real writer, the real outbox, the real drain.
 
     node = Node(folder, relay.reroute(hub.url))

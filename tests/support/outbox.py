@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captured files for tests: tables of every shape, and a replay of what was captured."""
 
 import contextlib

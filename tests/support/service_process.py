@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real 'edgepaas serve' and 'edgepaas up' processes, a manager to notify, and clients."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in this process for tests: the real database, the real schema, the real application."""
 
 import threading

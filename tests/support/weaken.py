@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real build with one promise broken on purpose: a test that does not see it is no test.
 
     with weakened("forget-mark"):           # in this process

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading an application: what is named in EDGEPAAS_APP, and what goes wrong with it."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SQLite behind the Database interface: pragmas, durable writes in groups, and their faults."""
 
 import contextvars

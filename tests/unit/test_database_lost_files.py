@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A SQLite file that is taken away, or cannot be written, while it is open."""
 
 import resource

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asking PostgreSQL whether it answers: bounded, once for all who ask, never on trust."""
 
 import threading

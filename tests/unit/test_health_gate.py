@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verification gate: what keeps a box from saying that it is ready."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports point one way: a layer imports what lies below it; the command line wires them."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifests for clusters and compose: valid, closed, and about settings that exist."""
 
 import re

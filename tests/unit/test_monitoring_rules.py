@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules for Prometheus: valid, tested by promtool, and about metrics that exist."""
 
 import re

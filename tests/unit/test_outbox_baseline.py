@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole tables queued at once: rows in an order that PostgreSQL takes."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model may declare: names, merge rules, and types that come home as they were."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What leaves the box: nothing that another row still needs, and not by a clock that was wrong."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an error means, whoever raised it and however it is wrapped."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of server that is none: the deadline holds, and the reason is told apart."""
 
 import contextlib

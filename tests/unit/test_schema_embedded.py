@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing an SQLite file to head: fresh, older, damaged, foreign; nothing is ever lost."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """With a hub no SQLite file serves uncaptured; what waits in it outlives every migration."""
 
 import contextlib

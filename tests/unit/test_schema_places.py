@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever lies in the place of the SQLite file or beside it: it starts, and no row is lost."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema --repair``: says what is wrong, mends it, drops nothing."""
 
 from collections.abc import Callable

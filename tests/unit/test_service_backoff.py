@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A crash loop waits longer each time, and is forgotten after health."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's side of handing back: it ends when told, and lifts a fence that is left."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What follows when the database does not answer."""
 
 import threading

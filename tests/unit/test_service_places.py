@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slow, silent and greedy clients on a real server: who keeps a place and who loses it."""
 
 import contextlib

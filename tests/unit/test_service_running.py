@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who runs on a box's folders is known to others, and a second chain is refused."""
 
 import dataclasses

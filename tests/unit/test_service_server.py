@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server in this process: limits, draining, what it refuses."""
 
 import http.client

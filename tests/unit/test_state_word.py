@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's word for its box, as the processes beside it read it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back: when it may be, the order of its steps, and what is left when one fails."""
 
 import json

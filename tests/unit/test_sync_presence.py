@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which word for its box the drainer sends to the hub, and when."""
 
 import json

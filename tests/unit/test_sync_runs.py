@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which changes are applied together, and what two marks say of each other."""
 
 from dataclasses import replace

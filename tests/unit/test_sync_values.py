@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values on their way: as array literals, and as the hub's own tables keep them."""
 
 import json

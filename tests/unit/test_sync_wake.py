@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What wakes a drainer, what ends it, how long it waits, and what it says of itself."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering to a real HTTP server that misbehaves on purpose."""
 
 import contextlib

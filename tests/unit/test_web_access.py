@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may do what: tokens, loopback, proxies, browsers, rates."""
 
 from typing import Any

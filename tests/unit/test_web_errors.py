@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever goes wrong, there is one error body; what a client sends is never a 5xx."""
 
 import json

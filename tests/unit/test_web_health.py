@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The health routes, the page at / and the API's description."""
 
 import json

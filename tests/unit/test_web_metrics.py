@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/metrics``: what Prometheus reads, and that nobody can blow it up."""
 
 import shutil

@@ -1,4 +1,5 @@
-"""Posting a notice: TLS verified, no secret carried elsewhere, a real deadline."""
+# SPDX-License-Identifier: Apache-2.0
+"""Posting a notification: TLS verified, no secret carried elsewhere, a real deadline."""
 
 import hashlib
 import hmac

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas status``: in which state the box is, and why; for anybody on the box."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync``: rows home to PostgreSQL, for as long as it runs or once."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync status|conflicts|dead-letters|acknowledge``: looking, and acting on it.
 
 A part of ``edgepaas sync``, whose own module hands these sub-commands over.

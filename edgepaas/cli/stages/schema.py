@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema``: the boot chain's third stage, and what a developer does to migrations."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas serve``: stage 4 of the boot chain."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas verify``: run the verification gate once, as the service does before it is ready."""
 
 import argparse

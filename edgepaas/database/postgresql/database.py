@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL behind the Database interface: a pool whose connections have real deadlines."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema --hub``: the PostgreSQL that rows are forwarded to, whatever serves."""
 
 from functools import cache

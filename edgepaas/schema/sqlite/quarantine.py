@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies in quarantine, so that a box which lost sight of rows says so until somebody cares.
 
 Imports nothing heavy: the service asks it at its start.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lost database: suspected by whoever used it, confirmed within a bound, then acted upon."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disk budget watched while SQLite serves: make room, tell somebody, refuse at the last."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL takes over: the drainer says so by a file, and the service ends for a new decision.
 
 Here as well: a fence whose drainer died is lifted once it has expired, or no write would

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Applying a batch at full speed: everything is sent on, answers are looked at later.
 
 Nothing is kept of a chunk that was sent. So whatever is out of the ordinary, a row that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Applying a batch with care: what PostgreSQL will never take is found and cut out.
 
 Each run is tried whole under a savepoint, then in halves, down to the single row that is

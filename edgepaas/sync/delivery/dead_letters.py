@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that PostgreSQL refused: kept on the hub, whole, until a person decides."""
 
 from collections.abc import Iterable, Mapping, Sequence

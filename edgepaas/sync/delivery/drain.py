@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sending what waits in the file to the hub: each batch exactly once, in one transaction.
 
 Two numbers make it so: the stream's mark, kept on the hub in the transaction of the rows,

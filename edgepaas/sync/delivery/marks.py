@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparing what the hub has of a stream with what the file believes it has."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which statements a run of changes needs, in which order, and what their results say."""
 
 import json

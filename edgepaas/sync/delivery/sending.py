@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a plan and changes to statements of a bounded size."""
 
 import hashlib

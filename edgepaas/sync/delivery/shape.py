@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of a row can go into the hub's table: the columns that both sides have."""
 
 from collections.abc import Mapping

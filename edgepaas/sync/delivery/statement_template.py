@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A statement and what its parameters are made of."""
 # ruff: noqa: S608 - names come from the catalogue, quoted; every value is a parameter
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The statements that apply changes: many rows each, sent as arrays, one a column.
 
 Each is a Plan: its SQL and what its parameters are made of. In the SQL ``r`` are the rows

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One value of SQLite, as PostgreSQL is sent it and as the hub's own tables keep it.
 
 As sent: text that the type's input function reads, many at a time as an array's literal.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hub: a bare connection to the PostgreSQL that every row is to reach.
 
 It works through PgBouncer in transaction pooling as well: what is set is set for one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/nodes.json``: the hub's boxes, for a service that SQLite serves.
 
 It has no connection to the hub, and shows them from there. Standard library only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's entry among the hub's ``nodes``: that it lives, how it is, and how its clock goes."""
 
 import logging

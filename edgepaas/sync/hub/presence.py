@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the drainer tells the hub of its box now and then, and what it is told of the others."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing the hub's schema to head: ``edgepaas schema --hub``, a child of the drainer.
 
 Migrations need Alembic and the application's models, which the drainer never loads; the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mirror: the hub's shared tables as they are, kept in the box's file for the next outage.
 
 A pass is one snapshot of the hub. A fingerprint a table tells which have changed; the rows of

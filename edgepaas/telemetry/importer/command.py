@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas telemetry import``: readings from a CSV file into a running box."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readings in a CSV file: each row checked and named by its line."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering batches of readings over HTTP: patient with a box that is away for a moment."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing a CSV file into a running box over HTTP, resumable without doubling.
 
 Each row's id is derived from what it says and which occurrence of exactly that it is in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the intake to the rules: what they are to judge, durable in the readings' own transaction.
 
 A request that stores readings which a rule wants stores them in ``rule_feed``, too, in the

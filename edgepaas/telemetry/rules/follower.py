@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The thread that judges what was stored: behind the requests, in order, each reading once."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the rules have found so far, in a small SQLite file of the box's own.
 
 It lies beside the database, not in it: whichever database serves, and whenever that

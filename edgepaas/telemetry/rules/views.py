@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/rules``: which readings, or which missing ones, are worth an alert."""
 
 import uuid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """API tokens: made here, shown once, kept only as hashes in ``state/tokens.json``."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/alerts``: what holds, what is over, and what was told; of this box alone."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/health`` and its kin: for probes, load balancers, units and people."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/metrics`` in Prometheus' text format: what the box knows of itself, for existing tools.
 
 Names and units by https://prometheus.io/docs/practices/naming/; every label has a bounded

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/nodes``: every box that reports to the PostgreSQL of this one.
 
 Where SQLite serves, as the drainer was told by PostgreSQL with its last heartbeat.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/openapi.json``: generated from the code, at the first question for it.
 
 Building the document imports nothing new but costs memory and a tenth of a second on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page at ``/`` for people: what this box is, how it is, where to go on.
 
 One document, no script, nothing from elsewhere; its style is allowed by its hash, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/``: what this box is, as JSON for programs and as a page for people."""
 
 from collections.abc import Callable

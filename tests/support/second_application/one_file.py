@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notes, a whole application: EDGEPAAS_APP=notes:application edgepaas up"""
 
 import marshmallow as ma

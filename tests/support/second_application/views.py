@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notes in, notes out."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas up`` with something left out: ``up_without STAGE|SIDECAR up``, as a slip would."""
 
 import sys
