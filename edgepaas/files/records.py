@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named, versioned records: the one form of our state files.
 
 A record is a JSON object that names itself: ``{"record": "node", "version": 2, …}``. What a

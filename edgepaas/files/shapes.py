@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shapes: what the value of a field in a state file must look like, checked with its path.
 
 A shape is a function of (value, path) that raises :class:`Misshapen` where the value does not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records: every state file names itself, and what is not understood is never half-read."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the rules have found is loaded by name; what does not fit is kept aside, alone."""
 
 import json
