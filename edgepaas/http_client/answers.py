@@ -12,9 +12,18 @@ from edgepaas.errors import EdgePaaSError
 #: address: the URL, or a header, is none that can be sent; name: it cannot be resolved;
 #: refused: nothing listens there; unreachable: any other fault before the request was sent;
 #: tls: no TLS connection that can be trusted; timeout: the deadline passed; closed: the
-#: connection ended early; protocol: what answers does not speak HTTP.
+#: connection ended early; protocol: what answers does not speak HTTP; redirects: the server
+#: points to itself again and again.
 FailureKind = Literal[
-    "address", "name", "refused", "unreachable", "tls", "timeout", "closed", "protocol"
+    "address",
+    "name",
+    "refused",
+    "unreachable",
+    "tls",
+    "timeout",
+    "closed",
+    "protocol",
+    "redirects",
 ]
 
 

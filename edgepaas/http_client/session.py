@@ -101,7 +101,7 @@ class HttpSession:
                 return answer
             url = target
         raise HttpFailure(
-            "protocol", f"it points further and further ({_MOST_REDIRECTS} redirects)", sent=True
+            "redirects", f"it points further and further ({_MOST_REDIRECTS} redirects)", sent=True
         )
 
     def _ask(
