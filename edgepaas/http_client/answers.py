@@ -26,6 +26,8 @@ FailureKind = Literal[
     "redirects",
 ]
 
+CUT_SHORT = "the connection was closed without a whole answer"
+
 
 @dataclass(frozen=True)
 class HttpAnswer:

@@ -5,7 +5,7 @@ import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgepaas.http_client.answers import HttpAnswer, HttpFailure, failure_of
+from edgepaas.http_client.answers import CUT_SHORT, HttpAnswer, HttpFailure, failure_of
 from edgepaas.http_client.connecting import Target, connect, secured, target_of, trust
 from edgepaas.timing.deadline import OutOfTime, Scope, within
 
@@ -25,8 +25,8 @@ def fetch(
 ) -> HttpAnswer:
     """Make one request within *deadline* seconds and return its answer, whatever its status.
 
-    No proxy, no redirect. *cafile*: the one authority that is trusted, instead of the
-    system's. Raises HttpFailure.
+    No proxy, no redirect. *most_bytes* of the body are read; with 0 it is not waited for.
+    *cafile*: the one authority that is trusted, instead of the system's. Raises HttpFailure.
     """
     target = target_of(url)
     exchange = _Exchange(target, method, headers or {}, body, most_bytes, cafile)
@@ -71,9 +71,8 @@ class _Exchange:
             raise OutOfTime(scope.stage, scope.seconds) from None
         except http.client.InvalidURL:
             raise HttpFailure("address", "is no address of a web server") from None
-        except http.client.RemoteDisconnected:
-            message = "the connection was closed without an answer"
-            raise HttpFailure("closed", message, sent=True) from None
+        except (http.client.RemoteDisconnected, http.client.IncompleteRead):
+            raise HttpFailure("closed", CUT_SHORT, sent=True) from None
         except (OSError, http.client.HTTPException) as error:
             raise failure_of(error, sent=self.sent) from None
         except ValueError:
@@ -88,7 +87,9 @@ class _Exchange:
         connection.request(self.method, self.target.path, self.body, dict(self.headers))
         scope.enter("read the answer")
         answer = connection.getresponse()
-        content = answer.read(self.most_bytes + 1)
+        content = answer.read(self.most_bytes + 1) if self.most_bytes else b""
+        if len(content) <= self.most_bytes and self.most_bytes and answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
         return HttpAnswer(
             status=answer.status,
             headers={name.lower(): value for name, value in answer.getheaders()},

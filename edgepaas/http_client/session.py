@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from edgepaas.build import build_version
-from edgepaas.http_client.answers import HttpAnswer, HttpFailure, failure_of
+from edgepaas.http_client.answers import CUT_SHORT, HttpAnswer, HttpFailure, failure_of
 from edgepaas.http_client.connecting import connect, target_of, trust
 from edgepaas.timing.deadline import OutOfTime, Scope, within
 
@@ -250,14 +250,15 @@ def _failure(error: BaseException, progress: _Progress) -> HttpFailure:
         return HttpFailure(
             "timeout", f"no answer within {progress.seconds:g} s", sent=progress.sent
         )
-    if any(type(inner).__name__ == "RemoteDisconnected" for inner in chain):
-        message = "the connection was closed without an answer"
-        return HttpFailure("closed", message, sent=progress.sent)
+    if any(type(inner).__name__ in ("RemoteDisconnected", "IncompleteRead") for inner in chain):
+        return HttpFailure("closed", CUT_SHORT, sent=progress.sent)
     if isinstance(error, exceptions.ProxyError):
         return HttpFailure("unreachable", "the proxy does not let it through")
     if isinstance(error, exceptions.RequestException) and isinstance(error, ValueError):
         return HttpFailure("address", "is no address of a web server")
-    fault = next((inner for inner in plain if isinstance(inner, OSError)), error)
+    told: list[BaseException] = [inner for inner in plain if isinstance(inner, OSError)]
+    told += [inner for inner in chain if type(inner).__module__ == "http.client"]
+    fault = told[0] if told else error
     return failure_of(fault, sent=progress.sent)
 
 
