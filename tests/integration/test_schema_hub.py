@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import CursorResult, text
 from sqlalchemy.orm import Session
 
 from edgepaas.app.application import Application
@@ -57,7 +57,7 @@ def execute(url: str, statement: str) -> list[Any]:
 
     def work(session: Session) -> list[Any]:
         result = session.execute(text(statement))
-        return list(result) if result.returns_rows else []
+        return list(result) if isinstance(result, CursorResult) and result.returns_rows else []
 
     try:
         return database.write(work)

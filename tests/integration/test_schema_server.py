@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import CursorResult, text
 from sqlalchemy.orm import Session
 
 from edgepaas.app.application import Application
@@ -63,7 +63,7 @@ def execute(url: str, *statements: str) -> list[Any]:
     def run(statement: str) -> list[Any]:
         def work(session: Session) -> list[Any]:
             result = session.execute(text(statement))
-            return list(result) if result.returns_rows else []
+            return list(result) if isinstance(result, CursorResult) and result.returns_rows else []
 
         return database.write(work)
 

@@ -157,7 +157,7 @@ def test_models_that_cannot_be_used_are_told_in_one_line(
         return found
 
     application = Application(name="x", models=given, wsgi=lambda box: None)  # type: ignore[arg-type,return-value]
-    monkeypatch.setitem(sys.modules, "held_here", types.SimpleNamespace(x=application))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "held_here", types.SimpleNamespace(x=application))
     with pytest.raises(ConfigurationError, match=says) as caught:
         _ = load_application("held_here:x").metadata
     assert str(caught.value).startswith("EDGEPAAS_APP=held_here:x: its models cannot be used: ")

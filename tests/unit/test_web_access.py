@@ -21,7 +21,7 @@ LOCAL = {"REMOTE_ADDR": "127.0.0.1"}
 
 
 def client(paths: Paths, application: Application = THINGS, **settings: str) -> FlaskClient:
-    return make_box(paths, application, **settings).app.test_client()
+    return make_box(paths, application, None, **settings).app.test_client()
 
 
 def read(of: FlaskClient, where: dict[str, str], **headers: str) -> int:
