@@ -198,7 +198,8 @@ def test_what_is_not_this_record_is_never_read_in_part(
     for name in fields:
         wrong.append(json.dumps({key: value for key, value in named.items() if key != name}))
         if record.fields[name] is not shapes.anything:
-            wrong += [json.dumps(named | {name: value}) for value in ({"x": {}}, [[{}]])]
+            others: list[Any] = [{"x": {}}, [[{}]]]
+            wrong += [json.dumps(named | {name: value}) for value in others]
     for content in wrong:
         # To the releases before, a list was the returns, and a cache of nothing a cache.
         if record is losses.RETURNS and content in ("[]", "[1, 2, 3]"):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from edgepaas.http_client import HttpAnswer, HttpFailure, HttpSession, connecting, fetch
+from edgepaas.http_client import HttpAnswer, HttpFailure, HttpSession, fetch
 
 Ask = Callable[..., HttpAnswer]
 SECRET = "hvs-s3cret"
@@ -164,7 +164,7 @@ def test_a_resolver_that_hangs_is_bounded_too(ask: Ask, monkeypatch: pytest.Monk
         release.wait(20)
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(connecting.socket, "getaddrinfo", never)
+    monkeypatch.setattr(socket, "getaddrinfo", never)
     with pytest.raises(HttpFailure) as caught:
         ask("GET", "http://box.example/", deadline=0.3)
     release.set()
@@ -188,7 +188,7 @@ def test_every_address_of_a_name_is_tried_within_the_deadline(
         places = [closed.getsockname(), full.getsockname(), ("127.0.0.1", server.port)]
         entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         found = [(*entry, place) for place in places]
-        monkeypatch.setattr(connecting.socket, "getaddrinfo", lambda *_, **__: found)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         try:
             assert ask("GET", "http://box.example:80/", deadline=3).body == b"ok"
         finally:
@@ -265,7 +265,7 @@ def test_a_name_that_does_not_exist_is_said(ask: Ask, monkeypatch: pytest.Monkey
     def unknown(*_: object, **__: object) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(connecting.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(HttpFailure, match="cannot be resolved") as caught:
         ask("GET", "http://box.example/", deadline=5)
     assert caught.value.kind == "name"
