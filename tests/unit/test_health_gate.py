@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import MetaData
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.cli import main
 from edgepaas.doctor import data
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.app.storage import open_sqlite
 from edgepaas.telemetry.rules.judging import Series, Watch
 
 if TYPE_CHECKING:
