@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.database.database import Database
 from edgepaas.files.paths import Paths
-from edgepaas.telemetry.rules.feed import FEED, RuleBook
+from edgepaas.telemetry.models import RULE_FEED
+from edgepaas.telemetry.rules.feed import RuleBook
 from edgepaas.telemetry.rules.follower import Judge, RuleFollower
 from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.answers import json_of
@@ -147,7 +148,7 @@ def make_rule(client: FlaskClient, condition: str, **more: Any) -> str:
 
 def waiting(box: Box) -> int:
     with box.database.read() as session:
-        return len(session.execute(FEED.select()).all())
+        return len(session.execute(RULE_FEED.select()).all())
 
 
 def with_three_hours_taken_out(rows: list[Row]) -> list[Row]:
@@ -244,7 +245,7 @@ def test_of_a_repeat_only_what_is_new_is_judged(served: tuple[FlaskClient, Box])
     answer = client.post(READINGS, json=readings)
     assert (json_of(answer)["accepted"], json_of(answer)["duplicates"]) == (2, 2)
     with box.database.read() as session:
-        (row,) = session.execute(FEED.select()).all()
+        (row,) = session.execute(RULE_FEED.select()).all()
     assert [identity in row.readings for identity in ids] == [False, False, True, True]
     follower.look()
     ((since, raised, over),) = told.of(rate, "tank")

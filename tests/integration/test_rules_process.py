@@ -20,7 +20,7 @@ from flask.testing import FlaskClient
 
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings

@@ -3,8 +3,9 @@
 
 import pytest
 
-from edgepaas.app.application import Application, load_application
+from edgepaas.app import Application
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import load_application
 from tests.support.answers import json_of
 from tests.support.second_application import application, bare
 from tests.support.telemetry_box import open_box

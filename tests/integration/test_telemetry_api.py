@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.database.ids import name_id
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.telemetry import application

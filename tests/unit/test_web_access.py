@@ -8,7 +8,7 @@ from flask import jsonify
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.files.paths import Paths
 from edgepaas.web.access.locality import client_network, is_loopback
 from edgepaas.web.access.rate_limits import MOST_CLIENTS, RateLimiter

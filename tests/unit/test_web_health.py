@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Blueprint
 
-from edgepaas.app.application import Application, BoxState
+from edgepaas.app import Application, BoxState
 from edgepaas.errors import ConfigurationError, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import Check, CheckFailed

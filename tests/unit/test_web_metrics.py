@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgepaas.alerts import Severity, raise_alert
 from edgepaas.alerts.delivery.run import deliver_once
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
 from edgepaas.web.request_meter import BUCKETS
