@@ -42,7 +42,9 @@ def test_a_back_off_follows_it_and_begins_anew_after_a_success() -> None:
 
 def test_no_other_module_computes_pauses() -> None:
     """A copy would have bounds, jitter and clock of its own."""
-    copies = re.compile(r"\brandom\.(uniform|random)\b|\b2(\.0)? ?\*\* ?min\(|pause \* 2|pause \*= 2")
+    copies = re.compile(
+        r"\brandom\.(uniform|random)\b|\b2(\.0)? ?\*\* ?min\(|pause \* 2|pause \*= 2"
+    )
     found = [
         str(path.relative_to(PACKAGE))
         for path in sorted(PACKAGE.rglob("*.py"))
