@@ -117,17 +117,19 @@ class ServerDatabase(Database):
             logger.warning("PostgreSQL does not take the good-bye of every connection")
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
-        with WriteSession(self._engine) as session:
-            try:
-                result = work(session)
-                session.finish()
-            except BaseException:
-                # Closing alone would leave added objects detached: run again, they would
-                # be taken for rows that are there.
-                with contextlib.suppress(DatabaseError, exc.SQLAlchemyError):
-                    session.undo()
-                raise
-            return result
+        session = WriteSession(self._engine)
+        try:
+            result = work(session)
+            session.finish()
+        except BaseException:
+            # Closing alone would leave added objects detached: run again, they would
+            # be taken for rows that are there.
+            with contextlib.suppress(DatabaseError, exc.SQLAlchemyError):
+                session.undo()
+            raise
+        finally:
+            session.release()
+        return result
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
