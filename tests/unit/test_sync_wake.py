@@ -174,6 +174,26 @@ def test_the_death_of_the_parent_ends_it(paths: Paths) -> None:
     os.close(read)
 
 
+def test_a_watch_that_fails_goes_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the drainer would go on for ever with a decision that is over."""
+    write_db_contract(paths, generation="1")
+    stop, failed = StopRequest(), threading.Event()
+
+    def changed(_watch: StopWatcher) -> str:
+        failed.set()
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(StopWatcher, "changed", changed)
+        watch = StopWatcher(stop, paths.db_contract, "1", exit_process=lambda _: None)
+        watch.start()
+        assert failed.wait(10)
+    write_db_contract(paths, generation="2")
+    until(lambda: stop.requested, "the end")
+    watch.stop()
+    assert stop.status == EXIT_DECIDE_AGAIN
+
+
 def test_the_first_who_asks_for_the_end_decides_how() -> None:
     stop = StopRequest()
     stop.request(EXIT_DECIDE_AGAIN, "one")
