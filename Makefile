@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := packaging/python/constraints.txt
+# How many processes share the tests of 'make test', each with a PostgreSQL of its own;
+# WORKERS=0 runs them one by one. More than two cores: the tests wait more than they count.
+WORKERS ?= 4
+IN_PARALLEL = -n $(WORKERS) --dist worksteal
 RUN_ENV := $(if $(wildcard .env),EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURDIR)/.env}",)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
@@ -27,13 +31,14 @@ run-dev: $(VENV)/run.stamp ## the same, restarted when a source file changes, wi
 	@exec env $(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" $(BIN)/edgepaas up --reload
 
 test: $(VENV)/dev.stamp ## set everything up and pass the unit and integration tests
-	@$(MAKE) --no-print-directory pytest TESTS="tests/unit tests/integration"
+	@$(MAKE) --no-print-directory pytest TESTS="$(or $(TESTS),tests/unit tests/integration)" \
+	  ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-unit: $(VENV)/dev.stamp ## the unit tests alone
-	@$(MAKE) --no-print-directory pytest TESTS=tests/unit
+	@$(MAKE) --no-print-directory pytest TESTS=tests/unit ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-integration: $(VENV)/dev.stamp ## the integration tests alone (real PostgreSQL, started for them)
-	@$(MAKE) --no-print-directory pytest TESTS=tests/integration
+	@$(MAKE) --no-print-directory pytest TESTS=tests/integration ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
 	@$(MAKE) --no-print-directory pytest TESTS=tests/system \

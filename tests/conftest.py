@@ -1,8 +1,7 @@
-"""Fixtures shared by all tests: one PostgreSQL a session, an empty database a test, a clean box."""
+"""Fixtures shared by all tests: a worker's own PostgreSQL, a test's empty database, a clean box."""
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +24,7 @@ def postgres() -> Iterator[PostgresServer]:
         server.start()
         yield server
     finally:
-        server.stop()
-        shutil.rmtree(server.home)
+        server.remove()
 
 
 @pytest.fixture
