@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgepaas.files.paths import Paths, find_paths
+from tests.support import machine_readings
 from tests.support.postgres_server import PostgresServer, temporary_home
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ def hub_database(postgres: PostgresServer, _hub_template: str) -> Iterator["HubD
 
     with HubDatabase.copy_of(postgres, _hub_template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def machine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file of 22,695 readings, of which 12 share their time with another one."""
+    return machine_readings.write(tmp_path_factory.mktemp("readings") / "machine.csv")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from tests.support.rule_episodes import (
     posted,
     rows_of,
 )
-from tests.support.telemetry_box import REAL_READINGS, open_box
+from tests.support.telemetry_box import open_box
 
 READINGS, RULES = "/api/v1/readings", "/api/v1/rules"
 
@@ -156,18 +156,16 @@ def with_three_hours_taken_out(rows: list[Row]) -> list[Row]:
     return cut[8000:12_000]  # the clock's step back is in it
 
 
-def test_the_episodes_of_the_real_readings_are_found_exactly_whatever_is_killed_where(
-    served: tuple[FlaskClient, Box],
+def test_the_episodes_of_eleven_weeks_are_found_exactly_whatever_is_killed_where(
+    served: tuple[FlaskClient, Box], machine_file: Path
 ) -> None:
     """Batches of any size, some sent again, and an end of the process at every kind of step."""
-    if not REAL_READINGS.is_file():
-        pytest.skip(f"the real readings are not beside this checkout: {REAL_READINGS}")
     client, box = served
     dice, told, sizes = Dice(seed=11, chance=0.12), Told(), random.Random(5)
     below = make_rule(client, "below", threshold=60, for_seconds=1800, device="machine")
     absent = make_rule(client, "absent", for_seconds=3600)
     follower = FrailFollower(box, told, dice)
-    rows = rows_of(REAL_READINGS)
+    rows = rows_of(machine_file)
     cut = with_three_hours_taken_out(rows)
     bodies = [*batches(posted(rows, "machine"), sizes), *batches(posted(cut, "cut"), sizes)]
     for number, body in enumerate(bodies):
