@@ -54,8 +54,9 @@ def hub_database(postgres: PostgresServer, _hub_template: str) -> Iterator["HubD
 
 @pytest.fixture(scope="session")
 def machine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV file of 22,695 readings, of which 12 share their time with another one."""
-    return machine_readings.write(tmp_path_factory.mktemp("readings") / "machine.csv")
+    """A CSV file of ``machine_readings.SOME`` readings; 12 share their time with another one."""
+    folder = tmp_path_factory.mktemp("readings")
+    return machine_readings.write(folder / "machine.csv", machine_readings.SOME)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import machine_readings
 from tests.system import bed, images
 from tests.system.appliance import Appliance
 from tests.system.bed import Box, CannotBoot
@@ -20,6 +21,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GIVEN_PACKAGE = os.environ.get("EDGEPAAS_TEST_DEB", "")
 #: Set where a machine that cannot boot a box is to fail instead of skipping.
 REQUIRED = os.environ.get("EDGEPAAS_TEST_REQUIRE_BOX", "") not in ("", "0", "false")
+
+
+@pytest.fixture(scope="session")
+def machine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file of eleven weeks: 22,695 readings, 12 of which share their time with another."""
+    return machine_readings.write(tmp_path_factory.mktemp("readings") / "machine.csv")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.system.checkout import REPOSITORY, copy_checkout
+from tests.system.checkout import copy_checkout
 
 CACHE = Path(os.environ.get("EDGEPAAS_TEST_CACHE") or "/var/tmp/edgepaas-test-cache")
 SUITE = "bookworm"
@@ -40,7 +40,7 @@ class DebianRoot:
         self.root = self.folder / "root"
 
     def create(self) -> None:
-        """Unpack the root, make the user, and copy the checkout with the data beside it."""
+        """Unpack the root, make the user, and copy the checkout."""
         tarball = self._tarball()
         self.root.mkdir()
         run("tar", "-C", str(self.root), "--numeric-owner", "-xpf", str(tarball))
@@ -109,9 +109,6 @@ class DebianRoot:
         target = self.root / CHECKOUT.lstrip("/")
         target.mkdir()
         copy_checkout(target)
-        data = REPOSITORY.parent / "shared" / "data"
-        if data.is_dir():
-            shutil.copytree(data, target.parent / "shared" / "data")
         run("chroot", str(self.root), "chown", "-R", f"{USER}:{USER}", HOME)
 
 
