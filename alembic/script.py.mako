@@ -1,3 +1,4 @@
+## SPDX-License-Identifier: Apache-2.0
 """${message}."""
 
 import sqlalchemy as sa

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all tests: a worker's own PostgreSQL, a test's empty database, a clean box."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Telemetry: devices, rules and readings."""
 
 import sqlalchemy as sa

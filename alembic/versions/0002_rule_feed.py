@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules are evaluated: what waits for it."""
 
 import sqlalchemy as sa

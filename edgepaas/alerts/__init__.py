@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """Telling a human: raising an alert, and saying that what was raised is over.
 
-What is accepted lies in the spool, a folder of files (:mod:`edgepaas.alerts.spool`), until
+What is accepted lies in the spool, a folder of files (:mod:`edgepaas.alerts.spool.accept`), until
 ``edgepaas alerts deliver`` has told somebody. Importing this costs next to nothing, since
 every stage of the boot chain does.
 """
@@ -44,7 +45,7 @@ def raise_alert(
         fingerprint or "none",
     )
     try:
-        from edgepaas.alerts.spool import Spool
+        from edgepaas.alerts.spool.accept import Spool
         from edgepaas.files.paths import find_paths
 
         Spool(find_paths()).accept(
@@ -61,7 +62,7 @@ def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -
     Never raises.
     """
     try:
-        from edgepaas.alerts.spool import Spool
+        from edgepaas.alerts.spool.accept import Spool
         from edgepaas.files.paths import find_paths
 
         spool = Spool(find_paths())

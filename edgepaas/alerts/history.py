@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was raised, resolved and told: one JSON object a line, the newest last.
 
 For people and for the API. A line that a kill tore or wrote twice is passed over when it is
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepaas.files.moment import Moment, rfc3339
 from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import Moment, rfc3339
 
 _MOST_BYTES = 1024 * 1024
 _LONGEST_LINE = 16 * 1024

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How alerting is doing, for every surface that shows it; cheap enough to be asked often."""
 
 import contextlib

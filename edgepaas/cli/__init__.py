@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ``edgepaas`` command: one sub-command a file, imported only when it is called.
 
 Every stage of the boot chain is a process start on a slow box, so this module imports
@@ -12,27 +13,30 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from edgepaas.cli.output import discard_output
 from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
+from edgepaas.terminal import discard_output
 
-#: Sub-command: (module, one line for --help).
+#: Sub-command: (module below ``edgepaas``, one line for --help).
 COMMANDS: dict[str, tuple[str, str]] = {
-    "env": ("env", "resolve the settings and write run/env (boot chain, stage 1)"),
-    "dbdecide": ("dbdecide", "decide between PostgreSQL and SQLite (boot chain, stage 2)"),
-    "schema": ("schema", "bring the database's schema to head (boot chain, stage 3)"),
-    "serve": ("serve", "run the service: gate, HTTP, sd_notify (boot chain, stage 4)"),
-    "up": ("up", "run the whole chain in the foreground, again on exit status 75"),
-    "verify": ("verify", "run the verification gate once and say what it found"),
-    "sync": ("sync", "forward rows to PostgreSQL; look at what waits, and act on it"),
-    "audit": ("audit", "prove that every accepted row is where it belongs"),
-    "drill": ("drill", "rehearse an outage on a box that serves nobody"),
-    "alert": ("alert", "raise an alert, or say that it is over"),
-    "alerts": ("alerts", "see, deliver, test and silence alerts"),
-    "status": ("status", "say in which state the box is, and why"),
-    "doctor": ("doctor", "check everything the box needs, and what to do about it"),
-    "settings": ("settings", "list every setting, its value and where it came from"),
-    "token": ("token", "create, list and revoke API tokens"),
-    "telemetry": ("telemetry", "import readings from a CSV file"),
+    "env": ("cli.stages.env", "resolve the settings and write run/env (boot chain, stage 1)"),
+    "dbdecide": (
+        "cli.stages.dbdecide",
+        "decide between PostgreSQL and SQLite (boot chain, stage 2)",
+    ),
+    "schema": ("cli.stages.schema", "bring the database's schema to head (boot chain, stage 3)"),
+    "serve": ("cli.stages.serve", "run the service: gate, HTTP, sd_notify (boot chain, stage 4)"),
+    "up": ("cli.stages.up", "run the whole chain in the foreground, again on exit status 75"),
+    "verify": ("cli.stages.verify", "run the verification gate once and say what it found"),
+    "sync": ("cli.operator.sync", "forward rows to PostgreSQL; look at what waits, and act on it"),
+    "audit": ("cli.operator.audit", "prove that every accepted row is where it belongs"),
+    "drill": ("cli.operator.drill", "rehearse an outage on a box that serves nobody"),
+    "alert": ("cli.operator.alert", "raise an alert, or say that it is over"),
+    "alerts": ("cli.operator.alerts", "see, deliver, test and silence alerts"),
+    "status": ("cli.operator.status", "say in which state the box is, and why"),
+    "doctor": ("cli.operator.doctor", "check everything the box needs, and what to do about it"),
+    "settings": ("cli.operator.settings", "list every setting, its value and where it came from"),
+    "token": ("cli.operator.token", "create, list and revoke API tokens"),
+    "telemetry": ("telemetry.importer.command", "import readings from a CSV file"),
 }
 
 _EPILOG = """\
@@ -99,7 +103,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"edgepaas: there is no command '{name}'{hint}", file=sys.stderr)
         print("'edgepaas --help' lists them", file=sys.stderr)
         return EXIT_USAGE
-    module = importlib.import_module(f"edgepaas.cli.{COMMANDS[name][0]}")
+    module = importlib.import_module(f"edgepaas.{COMMANDS[name][0]}")
     parser = argparse.ArgumentParser(
         prog=f"edgepaas {name}",
         description=module.DESCRIPTION,

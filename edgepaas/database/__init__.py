@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one way to the data, whichever database holds it.
 
 ``open_database`` opens what was decided. For the authors of applications everything that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one place where a driver's errors become the three that callers know."""
 
 import logging
@@ -5,9 +6,9 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgepaas.database.reserved import FENCED
+from edgepaas.database.reserved_names import FENCED
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
-from edgepaas.postgres.failures import ErrorClass, error_class, is_lost, server_message, sqlstate
+from edgepaas.pgdriver.failures import ErrorClass, error_class, is_lost, server_message, sqlstate
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application's models are made of: a metadata, and what kind of table each one is.
 
 An application makes its base in one line and names the kind of each table::
@@ -28,8 +29,8 @@ from typing import Any, Literal, get_args
 from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table
 from sqlalchemy.orm import DeclarativeBase
 
-from edgepaas.database.exact import why_inexact
-from edgepaas.database.reserved import is_reserved
+from edgepaas.database.exact_columns import why_inexact
+from edgepaas.database.reserved_names import is_reserved
 
 Kind = Literal["facts", "shared", "local"]
 Merge = Literal["least", "greatest", "keep"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the decision to an open database; only the chosen one's code is imported."""
 
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
     woken through ``paths.sync_wake`` by each commit that has something for it.
     """
     if contract.sqlite_active:
-        from edgepaas.database.embedded import EmbeddedDatabase
-        from edgepaas.database.wake import Waker
+        from edgepaas.database.sqlite.database import EmbeddedDatabase
+        from edgepaas.database.sqlite.sync_wakeup import Waker
 
         return EmbeddedDatabase(
             contract.sqlite_path,
@@ -32,7 +33,7 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
         )
     if not contract.database_url:
         raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")
-    from edgepaas.database.server import ServerDatabase
+    from edgepaas.database.postgresql.database import ServerDatabase
 
     return ServerDatabase(contract.database_url, settings)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decision itself: gather the facts, within the deadline, and apply the rules."""
 
 import logging
@@ -16,11 +17,11 @@ from edgepaas.decision.matrix import Choice, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult, probe
 from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.atomic import remove_durably
-from edgepaas.files.moment import Moment, current_moment, rfc3339
 from edgepaas.files.paths import Paths
-from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import MASK, Address
+from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.decision")
 

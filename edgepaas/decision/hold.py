@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``state/postgres-hold``: why PostgreSQL is not to be chosen, and for how long.
 
 A box may start in 1970 and leap to the present, so a hold keeps time on the clock that
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.files.atomic import remove_durably, write_atomic
-from edgepaas.files.moment import Moment, current_moment, rfc3339
+from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL lost in service: the mark that the service leaves, and the count that ends flapping.
 
 Falling back is never refused. Choosing PostgreSQL again after a loss is bounded, or a
@@ -9,8 +10,8 @@ import json
 from pathlib import Path
 
 from edgepaas.files.atomic import remove_durably, write_atomic
-from edgepaas.files.moment import Moment
 from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import Moment
 
 #: How often PostgreSQL may be chosen again while a service runs, within RETURN_WINDOW seconds,
 #: unless HANDBACK_PER_HOUR says otherwise.

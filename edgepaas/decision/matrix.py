@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of the decision: what is wished for and what was found make the choice. Pure."""
 
 from dataclasses import dataclass, replace
@@ -9,8 +10,8 @@ from edgepaas.decision.hold import Hold
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import ConfigurationError, EdgePaaSError
-from edgepaas.postgres.connection import place_of
-from edgepaas.postgres.failures import Failure
+from edgepaas.pgdriver.connection import place_of
+from edgepaas.pgdriver.failures import Failure
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import Address, AddressError, split_url
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asking PostgreSQL whether it would do: it answers, is new enough, and takes a write."""
 
 import re
@@ -5,15 +6,14 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.postgres.connection import (
+from edgepaas.pgdriver.connection import (
     close_quietly,
     load_driver,
     log_in,
     out_of_time,
     place_of,
 )
-from edgepaas.postgres.deadline import OutOfTime, Scope, within
-from edgepaas.postgres.failures import (
+from edgepaas.pgdriver.failures import (
     ConnectFailure,
     Failure,
     classify,
@@ -21,9 +21,10 @@ from edgepaas.postgres.failures import (
     server_message,
     sqlstate,
 )
-from edgepaas.postgres.tls import TLSPolicy
-from edgepaas.postgres.wire import Resolver, silent
+from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.pgdriver.wire import Resolver, silent
 from edgepaas.settings.urls import Address
+from edgepaas.timing.deadline import OutOfTime, Scope, within
 
 #: The oldest version that is tested against; older ones get no fixes from their makers
 #: (https://www.postgresql.org/support/versioning/).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many rows of the SQLite file PostgreSQL does not have, asked without changing the file."""
 
 import sqlite3
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.files.locks import LockHeld, held
-from edgepaas.files.sqlitefile import not_to_be_opened
+from edgepaas.files.sqlite_file import not_to_be_opened
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -21,7 +22,7 @@ _COUNTED_BYTES = 64 * 1024 * 1024
 #: So many rows of the outbox are counted; of more, the sequence numbers tell.
 _COUNTED_ROWS = 10_000
 
-#: Tables that are no application's (edgepaas.database.reserved).
+#: Tables that are no application's (edgepaas.database.reserved_names).
 _NOT_ROWS = ("alembic_version", "outbox", "sqlite_", "outbox_", "_alembic_tmp_")
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way home of the rows, as every surface shows it: how many wait, for what, until when.
 
 Read from ``run/sync.json``, which the drainer writes; cheap enough for every request.

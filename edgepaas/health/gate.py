@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verification gate: what has to hold before the box says that it is ready."""
 
 import time
@@ -10,13 +11,13 @@ from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
-from edgepaas.schema.quarantine import set_aside
-from edgepaas.schema.trouble import trouble
+from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.sqlite.quarantine import set_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgepaas.application import Application
+    from edgepaas.app.application import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -188,7 +189,7 @@ def _captured(paths: "Paths") -> str:
 
 
 def _schema_at_head(database: "Database", application: "Application") -> str:
-    from edgepaas.schema.state import schema_at_head
+    from edgepaas.schema.at_head import schema_at_head
 
     state = schema_at_head(database, application)
     if not state.at_head:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probing the services that the operator listed: does something answer at that address.
 
 Sockets of the standard library, each call bounded; a resolver that hangs is bounded by

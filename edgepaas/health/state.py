@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One vocabulary of states, from one function; every surface shows what it says."""
 
 import threading
@@ -6,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from edgepaas.application import BoxState
+from edgepaas.app.application import BoxState
 from edgepaas.health.checks import CheckResult
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
 class StateBoard:
     """The process's own state: its phase, what its checks found, what others noted.
 
-    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.application.Box`
+    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.app.application.Box`
     hands to the application.
     """
 
@@ -102,7 +103,7 @@ class StateBoard:
         #: What the checks found last (:meth:`edgepaas.health.checks.HealthBoard.latest`).
         self.latest = latest
         self._forwarding = forwarding
-        #: One line about the alerts, for :func:`edgepaas.service.monitor.status_line`.
+        #: One line about the alerts, for :func:`edgepaas.service.watches.monitor.status_line`.
         self.alerts: Callable[[], str] = str
         self._now = now
         self._lock = threading.Lock()

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Queueing whole tables: what was there before anybody captured, or what a hub has lost."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from edgepaas.database.reserved import OUTBOX
+from edgepaas.database.reserved_names import OUTBOX
 from edgepaas.outbox.layout import Layout, known
 from edgepaas.outbox.references import Reference, references
 from edgepaas.outbox.tables import quoted

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture: installed where a hub is to get every change, removed where there is none."""
 
 import contextlib
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from edgepaas.database.reserved import OUTBOX, STATE
+from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.outbox import baseline, stream, tables
 from edgepaas.outbox.layout import Layout, forwarded, known, registered

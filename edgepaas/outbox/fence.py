@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fence: while it stands, no forwarded table of the file takes a write.
 
 It is a value in the file, so that it holds for every process, and has an end of its own:
@@ -8,9 +9,9 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from edgepaas.database.reserved import FENCED, STATE
-from edgepaas.files.moment import Moment, current_moment, read_moment
+from edgepaas.database.reserved_names import FENCED, STATE
 from edgepaas.outbox import tables
+from edgepaas.timing.moment import Moment, current_moment, read_moment
 
 __all__ = ["FENCED", "Fence", "fenced", "lift", "lift_if_expired", "put"]
 

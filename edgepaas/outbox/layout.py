@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layouts: a forwarded table's columns as they were at one revision of the schema.
 
 A row of the outbox holds values by position and names its layout, so that rows written
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from edgepaas.database.reserved import LAYOUTS
+from edgepaas.database.reserved_names import LAYOUTS
 
 Merge = Literal["", "least", "greatest", "keep"]
 FORWARDED = ("facts", "shared")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger: counters that outlive the rows they count.
 
 Over the life of a file ``accepted == delivered + dead + shed + pending``: each row that
@@ -7,7 +8,7 @@ was captured is at the hub, among its dead letters, given up and counted, or sti
 import sqlite3
 from typing import Final
 
-from edgepaas.database.reserved import LEDGER
+from edgepaas.database.reserved_names import LEDGER
 from edgepaas.outbox import tables
 from edgepaas.outbox.waiting import pending
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading what waits: whole transactions, in order, in memory that does not grow with them."""
 
 import json
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
-from edgepaas.database.reserved import OUTBOX, TRANSACTIONS
+from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
 from edgepaas.outbox.layout import Layout, known
 from edgepaas.outbox.triggers import values_of
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stream: under which name and up to which number this file's changes went to the hub."""
 
 import json
@@ -7,9 +8,10 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from edgepaas.database.reserved import BATCHES, OUTBOX, STATE, TRANSACTIONS
-from edgepaas.database.stamp import LAST_SEQ
-from edgepaas.outbox import absent, baseline, ledger, tables
+from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
+from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
+from edgepaas.outbox import baseline, ledger, tables
+from edgepaas.outbox import sequence_gaps as absent
 from edgepaas.outbox.waiting import pending
 
 __all__ = [

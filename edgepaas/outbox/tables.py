@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outbox's own tables, and the transactions in which they change."""
 
 import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from edgepaas.database.reserved import (
+from edgepaas.database.reserved_names import (
     ABSENT,
     BATCHES,
     LAYOUTS,
@@ -13,7 +14,7 @@ from edgepaas.database.reserved import (
     STATE,
     TRANSACTIONS,
 )
-from edgepaas.database.stamp import LAST_SEQ
+from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
 
 #: How these tables are made; a file of another version is brought to it by ``create``.
 VERSION = 1

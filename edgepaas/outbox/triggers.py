@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The triggers that capture each change of a table, as text.
 
 SQLite fires them on every write path, a foreign program's as well. One thing it does not
@@ -6,7 +7,7 @@ tell: what an INSERT OR REPLACE displaces on a connection without ``recursive_tr
 one only the insert is captured, which the hub merges with the row that it has.
 """
 
-from edgepaas.database.reserved import FENCED, OUTBOX, STATE
+from edgepaas.database.reserved_names import FENCED, OUTBOX, STATE
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.tables import quoted
 

@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many rows wait to be sent."""
 
 import json
 import sqlite3
 
-from edgepaas.database.reserved import OUTBOX, STATE
-from edgepaas.outbox import absent, tables
+from edgepaas.database.reserved_names import OUTBOX, STATE
+from edgepaas.outbox import sequence_gaps as absent
+from edgepaas.outbox import tables
 
 #: So many rows are counted one by one; of more, the sequence numbers tell how many there are.
 _COUNTED = 10_000

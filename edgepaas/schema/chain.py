@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A chain of migrations: where its scripts lie and which revision is the newest.
 
 The scripts are read with ``ast``: importing Alembic to learn one word costs a slow box
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
-    from edgepaas.application import Application
+    from edgepaas.app.application import Application
 
 VERSION_TABLE = "alembic_version"
 #: The platform's own chain: its name, and where it counts its revisions.

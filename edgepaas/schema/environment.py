@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application's ``alembic/env.py`` consists of: ``run(context)``."""
 
 from types import ModuleType

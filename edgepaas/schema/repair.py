@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema --repair``: find out what is wrong, keep what was there, mend, explain.
 
 Nothing is dropped. On SQLite everything happens on a copy, and the file as it was stays in
@@ -15,21 +16,22 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.files.atomic import write_atomic
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
-from edgepaas.schema import embedded, files
 from edgepaas.schema.chain import Chain, Revisions, show
-from edgepaas.schema.copies import finished_copy
 from edgepaas.schema.errors import SchemaError, brief
-from edgepaas.schema.housekeeping import free_places, put_in_order
-from edgepaas.schema.judgement import Damaged
-from edgepaas.schema.looking import Nothing, examine
-from edgepaas.schema.rebuild import rebuild
 from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.sqlite import migrate as embedded
+from edgepaas.schema.sqlite.copies import finished_copy
+from edgepaas.schema.sqlite.error_classes import Damaged
+from edgepaas.schema.sqlite.housekeeping import free_places, put_in_order
+from edgepaas.schema.sqlite.inspection import Nothing, examine
+from edgepaas.schema.sqlite.rebuild import rebuild
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
-    from edgepaas.database.connector import Connector
-    from edgepaas.schema.server import Part
+    from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.schema.postgresql.migrate import Part
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -60,7 +62,7 @@ def repair_postgres(
 ) -> SchemaReport:
     """Diagnose and mend PostgreSQL's version; raises SchemaError when only a person can help."""
     from edgepaas.schema import migrations
-    from edgepaas.schema.server import migrate, unusable
+    from edgepaas.schema.postgresql.migrate import migrate, unusable
 
     metadata = models()
     steps = _diagnose_scripts(chain)
@@ -132,7 +134,8 @@ def _mend(
     steps: list[str],
 ) -> Revisions:
     """Bring the copy to head by the gentlest means that works; adds to *steps* what it did."""
-    from edgepaas.schema import likeness, migrations
+    from edgepaas.schema import fingerprint as likeness
+    from edgepaas.schema import migrations
 
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if before and not unknown and not _overlapping(chain, before):
@@ -174,7 +177,8 @@ def _try_upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | N
 
 
 def _misfit(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> str:
-    from edgepaas.schema import likeness, migrations
+    from edgepaas.schema import fingerprint as likeness
+    from edgepaas.schema import migrations
 
     needs = likeness.needs_of(connection, chain, metadata)
     return likeness.fits(migrations.shape_of(connection, chain), connection, needs)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From contracts to an application that answers: the heavy half of the start, in its own thread."""
 
 import gc
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepaas.application import Worker
+    from edgepaas.app.application import Worker
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -40,11 +41,11 @@ def load(
     Raises what the application raises at import, ConfigurationError for one that is not
     there, DatabaseError. A failing gate is no exception: ``report`` says so.
     """
-    from edgepaas.database.lean import import_sqlalchemy
+    from edgepaas.database.lean_import import import_sqlalchemy
 
     import_sqlalchemy()
 
-    from edgepaas.application import Box, load_application
+    from edgepaas.app.application import Box, load_application
     from edgepaas.build import build_version
     from edgepaas.database import open_database
     from edgepaas.health.gate import build_board, build_checks, verify

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas serve``: live at once, the application loaded in a thread, READY when it is true."""
 
 import gc
@@ -16,17 +17,17 @@ from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSE
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.health.state import StateBoard
+from edgepaas.httpd.listen import Listening
+from edgepaas.httpd.server import HTTPServer
+from edgepaas.httpd.startup_responder import Front, Phase
 from edgepaas.logs import SAID
-from edgepaas.service.backoff import Backoff
-from edgepaas.service.control import Control, Ending
-from edgepaas.service.early import Front, Phase
-from edgepaas.service.lifeline import Lifeline
-from edgepaas.service.listen import Listening
+from edgepaas.sd_notify import Notifier
+from edgepaas.service.crash_backoff import Backoff
 from edgepaas.service.loader import Loaded, load, settle_memory
-from edgepaas.service.monitor import GenerationWatch, Monitor, status_line
-from edgepaas.service.notify import Notifier
-from edgepaas.service.server import HTTPServer
-from edgepaas.service.statefile import StateFile
+from edgepaas.service.parent_watch import Lifeline
+from edgepaas.service.publish_state import StateFile
+from edgepaas.service.shutdown import Control, Ending
+from edgepaas.service.watches.monitor import GenerationWatch, Monitor, status_line
 from edgepaas.settings import Settings
 from edgepaas.settings.logs import start_logging
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
-    from edgepaas.service.loss import Surroundings
+    from edgepaas.service.watches.database_loss import Surroundings
 
 #: Seconds after which a busy thread hands the interpreter over. At Python's 5 ms a request
 #: that passes through loop, worker, writer and loop again waits for most of its time.
@@ -131,8 +132,8 @@ class Service:
             self._fail(EXIT_FAILED, f"the application cannot be started: {error!r}")
 
     def _open(self, loaded: Loaded) -> None:
-        from edgepaas.service.handback import HandBackWatch
-        from edgepaas.service.loss import LossWatch
+        from edgepaas.service.watches.database_loss import LossWatch
+        from edgepaas.service.watches.handback import HandBackWatch
 
         summary = loaded.report.summary()
         if loaded.report.warnings:
@@ -159,10 +160,10 @@ class Service:
 
     def _look_after(self, loaded: Loaded) -> None:
         """Tell what this start ends, and watch the machine from now on."""
-        from edgepaas.alerts.raised import raised_under
+        from edgepaas.alerts.conditions.raised import raised_under
         from edgepaas.health.system import SystemMeter
-        from edgepaas.service.conditions import ConditionWatch
-        from edgepaas.service.loss import LOST
+        from edgepaas.service.watches.conditions import ConditionWatch
+        from edgepaas.service.watches.database_loss import LOST
 
         resolve_alert("the service started", fingerprint=START, origin="service")
         # Raised by systemd/ended when the service ended otherwise than it should.
@@ -180,8 +181,8 @@ class Service:
 
     def _keep_the_budget(self, database: "Database") -> None:
         """Watch what the SQLite file takes of the disk; on PostgreSQL it hardly grows."""
-        from edgepaas.database.embedded import EmbeddedDatabase
-        from edgepaas.service.budget import BudgetWatch, Limits
+        from edgepaas.database.sqlite.database import EmbeddedDatabase
+        from edgepaas.service.watches.disk_budget import BudgetWatch, Limits
 
         if not isinstance(database, EmbeddedDatabase):
             return
@@ -315,7 +316,7 @@ class Service:
         )
 
     def _surroundings(self, loaded: Loaded) -> "Surroundings":
-        from edgepaas.service.loss import Surroundings
+        from edgepaas.service.watches.database_loss import Surroundings
 
         return Surroundings(
             contract=self._contract,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One secret from Vault or OpenBao: KV version 2 over HTTP, within a real deadline."""
 
 import json

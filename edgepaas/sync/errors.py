@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can keep rows from reaching the hub, told apart by what is to be done about it."""
 
 from edgepaas.errors import EdgePaaSError
-from edgepaas.postgres.failures import (
+from edgepaas.pgdriver.failures import (
     ConnectFailure,
     ErrorClass,
     Failure,

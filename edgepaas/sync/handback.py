@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back to PostgreSQL: when, and the steps, each of which may be the last one done.
 
 1. The fence, committed: from now on no forwarded table of the file takes a write.
@@ -22,10 +23,10 @@ from edgepaas.decision import losses
 from edgepaas.decision.hold import clear_hold, read_hold
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.atomic import remove_durably, write_atomic
-from edgepaas.files.moment import current_moment
 from edgepaas.outbox import fence
 from edgepaas.outbox.stream import pending
 from edgepaas.outbox.tables import transaction
+from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the hub keeps for a person: dead letters and conflicts, listed and looked up."""
 
 from collections.abc import Mapping, Sequence
@@ -5,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgepaas.errors import EdgePaaSError
-from edgepaas.sync.values import decode
+from edgepaas.sync.delivery.values import decode
 
 if TYPE_CHECKING:
-    from edgepaas.sync.hub import Hub
+    from edgepaas.sync.hub.connection import Hub
 
 Kind = Literal["dead-letters", "conflicts"]
 
@@ -107,7 +108,7 @@ def retry_all(
     Returns how many landed, and for each row that is still refused what PostgreSQL says.
     *models*: ``tables`` of tables.json. Raises NoSuchLetter, HubError.
     """
-    from edgepaas.sync.dead_letters import retry
+    from edgepaas.sync.delivery.dead_letters import retry
 
     landed, problems = 0, []
     rows = {(one.node_id, one.table, one.key): one for one in reversed(chosen)}  # the first each
@@ -121,7 +122,7 @@ def retry_all(
 
 def discard_all(hub: "Hub", chosen: Sequence[Entry]) -> int:
     """Give the dead letters *chosen* up; returns how many. Raises NoSuchLetter, HubError."""
-    from edgepaas.sync.dead_letters import discard
+    from edgepaas.sync.delivery.dead_letters import discard
 
     for one in chosen:
         discard(hub, one.id)

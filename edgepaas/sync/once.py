@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync --once``: send what waits, then say what became of it."""
 
 import os
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.outbox.stream import pending
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.boxfile import BoxFile, open_box_file
+from edgepaas.sync.box_file import BoxFile, open_box_file
+from edgepaas.sync.context import Parts
 from edgepaas.sync.errors import HubError, SchemaDrift
-from edgepaas.sync.hub_schema import HubSchema
-from edgepaas.sync.parts import Parts
-from edgepaas.sync.wake import poke
+from edgepaas.sync.hub.schema_upgrade import HubSchema
+from edgepaas.sync.wakeups import poke
 
 #: Seconds without a word, at most.
 _PROGRESS = 2.0
@@ -95,7 +96,7 @@ def _own(parts: Parts, say: Callable[[str], None]) -> Outcome:
 def _drain(
     parts: Parts, file: BoxFile, schema: HubSchema, outcome: Outcome, say: Callable[[str], None]
 ) -> None:
-    from edgepaas.sync.drain import drain_batch
+    from edgepaas.sync.delivery.drain import drain_batch
 
     rows = parts.settings.integer("SYNC_BATCH")
     models = parts.document()["tables"] or None

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the drainer says of itself: gathered as it goes, written to ``run/sync.json``."""
 
 import time
@@ -5,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgepaas.files.moment import rfc3339
 from edgepaas.files.paths import Paths
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.status import SyncStatus
+from edgepaas.timing.moment import rfc3339
 
 #: Seconds after which the status is written although nothing in it has changed, and the
 #: least time between two that only count on.

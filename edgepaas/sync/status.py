@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/sync.json``: what the drainer knows, for every surface that shows it.
 
 Standard library only: health, service and the command line read it without a driver.
@@ -11,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from edgepaas.files.atomic import write_unsynced
-from edgepaas.files.moment import current_moment, rfc3339
 from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import current_moment, rfc3339
 
 #: idle: nothing waits; draining: rows are on their way; held: they wait for PostgreSQL;
 #: blocked: they wait for a person; no-hub: there is no PostgreSQL to send them to.

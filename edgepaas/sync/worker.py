@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drainer's loop: rows home as soon as they are there, and everything that goes with it.
 
 One thread, one connection to each database. It sleeps until somebody tells of rows, or
@@ -15,26 +16,27 @@ from typing import TYPE_CHECKING
 
 from edgepaas.database.failures import is_damaged, is_full
 from edgepaas.errors import EXIT_DONE, EdgePaaSError
-from edgepaas.files.moment import rfc3339
-from edgepaas.files.sqlitefile import note_damage
-from edgepaas.outbox import ballast, fence, ledger
-from edgepaas.outbox.retention import reclaim
+from edgepaas.files.sqlite_file import note_damage
+from edgepaas.outbox import fence, ledger
+from edgepaas.outbox.space import ballast
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import pending, read_stream
-from edgepaas.sync.boxfile import BoxFile, open_box_file
-from edgepaas.sync.due import Due
-from edgepaas.sync.ending import Ended
+from edgepaas.sync.box_file import BoxFile, open_box_file
+from edgepaas.sync.context import Parts
 from edgepaas.sync.errors import HubError, SchemaDrift
+from edgepaas.sync.failures import Trouble
 from edgepaas.sync.handback import HandBack, TakeoverFailed, clear_leftovers
-from edgepaas.sync.mirror import Mirror, MirrorHeldUp
-from edgepaas.sync.parts import Parts
-from edgepaas.sync.presence import Presence
+from edgepaas.sync.hub.presence import Presence
+from edgepaas.sync.mirror.mirror import Mirror, MirrorHeldUp
 from edgepaas.sync.report import Publisher, Report
+from edgepaas.sync.shutdown import Ended
 from edgepaas.sync.status import Mirrored
-from edgepaas.sync.trouble import Trouble
-from edgepaas.sync.wake import Wake
+from edgepaas.sync.wakeups import Wake
+from edgepaas.timing.due import Due
+from edgepaas.timing.moment import rfc3339
 
 if TYPE_CHECKING:
-    from edgepaas.sync.hub import Hub
+    from edgepaas.sync.hub.connection import Hub
 
 logger = logging.getLogger("edgepaas.sync")
 
@@ -269,7 +271,7 @@ class Worker:
         self.report.state = "draining" if self._dirty else "idle"
 
     def _send(self, connection: sqlite3.Connection, hub: "Hub") -> int:
-        from edgepaas.sync.drain import drain_batch
+        from edgepaas.sync.delivery.drain import drain_batch
 
         with self.parts.ending.cutting(hub.cut):
             self.parts.ending.check()

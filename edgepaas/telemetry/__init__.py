@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The built-in application: devices post readings, rules watch them.
 
 It stands on the same public interface as anybody's application (README, "Writing an
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas import __version__
-from edgepaas.application import Application, Box, SmokeRequest
+from edgepaas.app.application import Application, Box, SmokeRequest
 
 if TYPE_CHECKING:
     from flask import Blueprint
@@ -35,8 +36,8 @@ def _models() -> "MetaData":
 def _blueprints(box: Box) -> "Sequence[Blueprint]":
     from edgepaas.telemetry.devices import devices_blueprint
     from edgepaas.telemetry.readings import readings_blueprint
-    from edgepaas.telemetry.rules import rules_blueprint
-    from edgepaas.telemetry.rules_follower import RuleFollower
+    from edgepaas.telemetry.rules.follower import RuleFollower
+    from edgepaas.telemetry.rules.views import rules_blueprint
     from edgepaas.telemetry.status import status_blueprint
 
     follower = RuleFollower(box)

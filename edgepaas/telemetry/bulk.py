@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inserting many rows, some of which may be there already, in a handful of statements."""
 
 import uuid

@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/devices``: what posts readings, by name; each box derives the same id from it."""
 
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from edgepaas.application import Box
+from edgepaas.apikit.blueprint import ApiBlueprint, Problem
+from edgepaas.app.application import Box
 from edgepaas.database.types import utc_now
 from edgepaas.telemetry import rows
 from edgepaas.telemetry.bulk import insert_new
@@ -16,7 +18,6 @@ from edgepaas.telemetry.schemas import (
     DeviceQuery,
     DeviceSchema,
 )
-from edgepaas.web.api import ApiBlueprint, Problem
 
 
 def devices_blueprint(box: Box) -> ApiBlueprint:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a posted batch to durable rows: all of it or nothing, and nothing twice."""
 
 import uuid
@@ -9,13 +10,13 @@ from typing import Any
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
+from edgepaas.apikit.blueprint import Problem
+from edgepaas.apikit.problems import Detail
 from edgepaas.database.ids import content_id, name_id, uuid7
 from edgepaas.errors import DatabaseBusy
 from edgepaas.telemetry.bulk import count_present, insert_new, rows_by_id
 from edgepaas.telemetry.models import Device, Reading
-from edgepaas.telemetry.rules_feed import Entry, feed
-from edgepaas.web.api import Problem
-from edgepaas.web.problems import Detail
+from edgepaas.telemetry.rules.feed import Entry, feed
 
 _CONTENT = ("device", "metric", "value", "unit", "recorded_at")
 

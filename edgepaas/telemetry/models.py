@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The telemetry application's tables: devices, rules, and the readings that devices post."""
 
 import uuid

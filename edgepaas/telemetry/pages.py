@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages of a list, cut by values so that they hold while rows come in and databases change."""
 
 from collections.abc import Mapping
@@ -5,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Table, select, tuple_
 
-from edgepaas.application import Box
+from edgepaas.apikit.blueprint import wrong
+from edgepaas.app.application import Box
 from edgepaas.telemetry.cursor import BadCursor, Cursor
-from edgepaas.web.api import wrong
 
 #: In these the file holds what this box has seen, not all that the hub holds.
 _PARTIAL = frozenset({"fallback", "draining"})

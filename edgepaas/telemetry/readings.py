@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/readings``: one, many or a stream of readings in; pages of them out."""
 
 import uuid
@@ -8,22 +9,7 @@ from typing import Any
 from flask import Response, jsonify
 from sqlalchemy import ColumnElement, select
 
-from edgepaas.application import Box
-from edgepaas.database.types import utc_now
-from edgepaas.telemetry.intake import READINGS, Incoming, Key, prepare, store
-from edgepaas.telemetry.pages import page
-from edgepaas.telemetry.rules_follower import RuleFollower
-from edgepaas.telemetry.schemas import (
-    IDEMPOTENCY_KEY,
-    AcceptedSchema,
-    ReadingBatch,
-    ReadingFields,
-    ReadingPage,
-    ReadingQuery,
-    ReadingSchema,
-)
-from edgepaas.telemetry.times import format_moment
-from edgepaas.web.api import (
+from edgepaas.apikit.blueprint import (
     NDJSON,
     ApiBlueprint,
     Problem,
@@ -34,6 +20,21 @@ from edgepaas.web.api import (
     read_json,
     read_ndjson,
 )
+from edgepaas.app.application import Box
+from edgepaas.database.types import utc_now
+from edgepaas.telemetry.intake import READINGS, Incoming, Key, prepare, store
+from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.rules.follower import RuleFollower
+from edgepaas.telemetry.schemas import (
+    IDEMPOTENCY_KEY,
+    AcceptedSchema,
+    ReadingBatch,
+    ReadingFields,
+    ReadingPage,
+    ReadingQuery,
+    ReadingSchema,
+)
+from edgepaas.telemetry.times import format_moment
 
 _FIELDS = ReadingFields()
 _BATCH = ReadingBatch()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the API takes and gives, as marshmallow schemas; /openapi.json is made from them."""
 
 import re
@@ -6,6 +7,8 @@ from typing import Any
 
 import marshmallow as ma
 
+from edgepaas.apikit.blueprint import Flag, Labels, Number, PageQuery, Text, Whole
+from edgepaas.apikit.problems import printable
 from edgepaas.telemetry.models import (
     CONDITIONS,
     DESCRIPTION_LENGTH,
@@ -14,9 +17,7 @@ from edgepaas.telemetry.models import (
     UNIT_LENGTH,
 )
 from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
-from edgepaas.web.api import Flag, Labels, Number, PageQuery, Text, Whole
-from edgepaas.web.health import ForwardingSchema
-from edgepaas.web.problems import printable
+from edgepaas.web.views.health import ForwardingSchema
 
 #: 100 years: what is longer is a typing error, and it stays far inside a 32-bit column.
 _LONGEST_SECONDS = 3_155_760_000 // 2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/status``: the box's state and how much is stored, cheap enough to be polled."""
 
 from typing import Any
@@ -5,11 +6,11 @@ from typing import Any
 from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
-from edgepaas.application import Box
+from edgepaas.apikit.blueprint import ApiBlueprint
+from edgepaas.app.application import Box
 from edgepaas.telemetry.intake import DEVICES, READINGS
-from edgepaas.telemetry.rules_feed import RULES
+from edgepaas.telemetry.rules.feed import RULES
 from edgepaas.telemetry.schemas import BoxStatusSchema
-from edgepaas.web.api import ApiBlueprint
 
 #: Counting walks an index: a million rows are not walked for every poll.
 _COUNTED = 100_000

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application factory: the platform's routes and guards round somebody's application."""
 
 from collections.abc import Callable, Sequence
@@ -6,25 +7,25 @@ from urllib.parse import unquote_to_bytes
 
 from flask import Blueprint, Flask, Response, request
 
-from edgepaas.application import Application, Box, WSGIApplication
+from edgepaas.apikit.blueprint import ApiBlueprint
+from edgepaas.apikit.problems import Problem
+from edgepaas.app.application import Application, Box, WSGIApplication
 from edgepaas.errors import ConfigurationError
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
-from edgepaas.web.alerts import alerts_blueprint
-from edgepaas.web.api import ApiBlueprint
-from edgepaas.web.auth import AccessRules, install_guard
+from edgepaas.web.access.auth import AccessRules, install_guard
+from edgepaas.web.access.rate_limits import install_rate_limit
+from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.errors import install_errors
 from edgepaas.web.headers import SecurityHeaders, install_cors
-from edgepaas.web.health import HealthReporter, health_blueprint
-from edgepaas.web.limits import install_rate_limit
-from edgepaas.web.meter import RequestMeter
-from edgepaas.web.metrics import MetricsPage, metrics_blueprint
-from edgepaas.web.nodes import nodes_blueprint
-from edgepaas.web.openapi import OpenAPIDocument
-from edgepaas.web.problems import Problem
 from edgepaas.web.request_ids import RequestIDs
-from edgepaas.web.root import root_view
-from edgepaas.web.tokens import TokenStore
+from edgepaas.web.request_meter import RequestMeter
+from edgepaas.web.views.alerts import alerts_blueprint
+from edgepaas.web.views.health import HealthReporter, health_blueprint
+from edgepaas.web.views.metrics import MetricsPage, metrics_blueprint
+from edgepaas.web.views.nodes import nodes_blueprint
+from edgepaas.web.views.openapi import OpenAPIDocument
+from edgepaas.web.views.root import root_view
 
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The only place that turns errors into HTTP: one body, whatever went wrong."""
 
 import logging
@@ -10,12 +11,12 @@ import marshmallow as ma
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from edgepaas.apikit.fields import flatten
+from edgepaas.apikit.problems import PROBLEMS, Detail, Problem, invalid, printable, too_long
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.logs import request_id
 from edgepaas.logs.redact import redact
-from edgepaas.web.fields import flatten
-from edgepaas.web.locality import is_local
-from edgepaas.web.problems import PROBLEMS, Detail, Problem, invalid, printable, too_long
+from edgepaas.web.access.locality import is_local
 
 #: Of werkzeug's own headers these say something that our body does not.
 _KEPT_HEADERS = frozenset({"allow", "retry-after", "www-authenticate", "content-range", "location"})

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keep of the byte-code what a start needs; run as root while the image is built.
 
 Byte-code of everything would be a third of the image, and most of it is never loaded. So
@@ -45,8 +46,8 @@ ONE_SOURCE = ("*python3*", "lib*k[r5]*")
 NOT_KEPT = frozenset({"click"})
 #: Loaded only where there is a PostgreSQL. Without Alembic: 2.6 MB that save a stage 0.2 s.
 MODULES = (
-    "edgepaas.decision.probe", "edgepaas.postgres.connection", "edgepaas.sync.drain",
-    "edgepaas.sync.handback", "edgepaas.sync.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
+    "edgepaas.decision.probe", "edgepaas.pgdriver.connection", "edgepaas.sync.delivery.drain",
+    "edgepaas.sync.handback", "edgepaas.sync.mirror.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
     "pg8000.native", "sqlalchemy.dialects.postgresql.pg8000",
 )  # fmt: skip
 LIMIT = 120.0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write edgepaas(1) and edgepaas.env(5) from what the code says of itself.
 
     manpages.py LIBRARY TARGET
@@ -133,7 +134,7 @@ def commands_page(page: Page, commands: dict[str, tuple[str, str]]) -> Page:
 def describe_command(page: Page, name: str, module_name: str, summary: str) -> None:
     """Add one command with its verbs, arguments and options."""
     page.macro("SS", f"edgepaas {name}")
-    module = importlib.import_module(f"edgepaas.cli.{module_name}")
+    module = importlib.import_module(f"edgepaas.{module_name}")
     parser = argparse.ArgumentParser(prog=f"edgepaas {name}", add_help=False)
     module.add_arguments(parser)
     page.prose(module.DESCRIPTION or summary)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make bench``: start, memory and durable writes, side by side with a plain application.
 
 Figures of a shared machine move by the hour, so every one stands beside the plain

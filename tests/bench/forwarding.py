@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Store and forward, measured: the drain beside psql, capture's cost, an outage, and memory.
 
 python -m tests.bench.forwarding [--json FILE]
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from tests.bench.load import LoadResult, request_bytes, run_load
 from tests.support.history import History
 from tests.support.hub_database import HubDatabase, make_template

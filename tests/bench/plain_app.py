@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the service is measured against: Flask, Waitress and SQLAlchemy, one commit a request.
 
 Written as their tutorials have it, with the same durability (WAL, synchronous=FULL),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests of forwarding: a hub with every table, a link to it, a box."""
 
 from collections.abc import Iterator
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.sync.hub import Hub
+from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Hubs, TestBox, TestHub
 from tests.support.postgres_server import PostgresServer
 

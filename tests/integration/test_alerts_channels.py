@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real receivers: HTTP and SMTP that accept, refuse, put off, hang, drip, reset and redirect."""
 
 import contextlib
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from edgepaas.alerts.answers import Answer
-from edgepaas.alerts.channels import ask_channel
-from edgepaas.alerts.config import AlertConfig, EmailConfig, WebhookConfig
-from edgepaas.alerts.notice import Notice
+from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.channels import ask_channel
+from edgepaas.alerts.channels.config import AlertConfig, EmailConfig, WebhookConfig
+from edgepaas.alerts.channels.notice import Notice
 from tests.support.alert_box import make_config
 from tests.support.receivers import (
     Reply,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file system without a free byte: alerts are still taken and told, or it is said that not."""
 
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.alerts.store import SLOTS
+from edgepaas.alerts.spool.folders import SLOTS
 
 #: A mount namespace of its own; as an ordinary user only where the kernel gives user namespaces.
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
@@ -16,7 +17,7 @@ OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
 SCRIPT = """
 import errno, os, sys
 from pathlib import Path
-from edgepaas.alerts.spool import NotSpooled
+from edgepaas.alerts.spool.accept import NotSpooled
 from edgepaas.files.paths import find_paths
 from tests.support.alert_box import DOWN, AlertBox
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writers and the deliverer killed at any moment: no accepted alert is lost or told under two keys.
 
 6 rounds; 1,000 with EDGEPAAS_SOAK=1.
@@ -15,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgepaas.alerts.alert import read_alert
-from edgepaas.alerts.operate import retry
-from edgepaas.alerts.seal import read_sealed
+from edgepaas.alerts.delivery.operator_actions import retry
+from edgepaas.alerts.spool.alert import read_alert
+from edgepaas.alerts.spool.checksummed_json import read_sealed
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
 from tests.support.receivers import Handler, Receiver, receiving
@@ -28,7 +29,7 @@ EDGEPAAS = (sys.executable, "-m", "edgepaas")
 #: Says what it is about to raise and what was accepted, a line each.
 WRITER = """
 import sys, time
-from edgepaas.alerts.spool import Spool
+from edgepaas.alerts.spool.accept import Spool
 from edgepaas.files.paths import find_paths
 spool, name = Spool(find_paths()), sys.argv[1]
 for number in range(8):

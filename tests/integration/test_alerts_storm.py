@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ten thousand alerts of five causes and real receivers: a handful of messages, exact counts.
 
 1,000 without EDGEPAAS_SOAK=1.
@@ -8,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from edgepaas.alerts import counts, raise_alert, resolve_alert
-from edgepaas.alerts.run import deliver_once
+from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
 from tests.support.receivers import mail_server, receiving

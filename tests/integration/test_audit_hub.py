@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger from both sides, on a real PostgreSQL: what adds up, and each way it may not."""
 
 import json
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.outbox import retention, shedding
+from edgepaas.outbox.space import retention, shedding
 from tests.support.both_sides import BothSides
 from tests.support.databases import adding, open_embedded, reading
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL that is shared by many boxes and has no further connection for this one."""
 
 import contextlib
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from edgepaas.database.server import ServerDatabase
+from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
 from edgepaas.logs import configure_logging
 from edgepaas.settings import Settings
@@ -54,14 +55,16 @@ def pid_of(database: ServerDatabase) -> int:
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the pool wait less long for a connection."""
-    monkeypatch.setattr("edgepaas.database.pool.POOL_TIMEOUT", 0.1)
+    monkeypatch.setattr("edgepaas.database.postgresql.pool.POOL_TIMEOUT", 0.1)
 
 
 def test_requests_beyond_them_wait_for_one_of_the_boxs_own(
     crowded: ServerDatabase, lost: list[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is no loss of PostgreSQL: nobody decides again."""
-    monkeypatch.setattr("edgepaas.database.pool.POOL_TIMEOUT", 60.0)  # a machine may be busy
+    monkeypatch.setattr(
+        "edgepaas.database.postgresql.pool.POOL_TIMEOUT", 60.0
+    )  # a machine may be busy
     together = threading.Barrier(8)
     served: list[int] = []
 
@@ -153,7 +156,7 @@ def test_the_watchs_own_connection_is_not_given_up_for_a_younger_one(
 def test_connections_that_nobody_wants_are_given_back_but_one(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepaas.database.server.IDLE_KEPT", 0.2)
+    monkeypatch.setattr("edgepaas.database.postgresql.database.IDLE_KEPT", 0.2)
     database = ServerDatabase(postgres_url, Settings.of())
     with contextlib.ExitStack() as held:
         for _ in range(4):

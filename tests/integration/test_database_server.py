@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL behind the Database interface, on a real server and with a line that breaks."""
 
 import contextlib
@@ -12,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from edgepaas.database.server import ServerDatabase
+from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import split_url
@@ -244,7 +245,7 @@ def test_idle_connections_that_were_cut_are_replaced_unnoticed(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A firewall drops what was quiet for long; nobody gets a 503 for it."""
-    monkeypatch.setattr("edgepaas.database.pool.FRESH", 0.0)
+    monkeypatch.setattr("edgepaas.database.postgresql.pool.FRESH", 0.0)
     database = open_server(line.url)
     line.cut()
     assert database.write(adding(reading())) == 1
@@ -320,7 +321,7 @@ def test_errors_do_not_show_peoples_data(database: ServerDatabase) -> None:
 
 def test_a_full_pool_is_busy(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a driver's error."""
-    monkeypatch.setattr("edgepaas.database.pool.POOL_TIMEOUT", 0.1)
+    monkeypatch.setattr("edgepaas.database.postgresql.pool.POOL_TIMEOUT", 0.1)
     database = open_server(postgres_url, DB_POOL_SIZE="1", DB_MAX_OVERFLOW="0")
     with database.read() as session:
         session.execute(text("SELECT 1"))
@@ -333,7 +334,7 @@ def test_a_transaction_that_lost_its_box_gives_its_rows_free(
     postgres_url: str, database: ServerDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a frozen box was writing must not keep the same rows from coming home from SQLite."""
-    monkeypatch.setattr("edgepaas.database.server.IDLE_TIMEOUT", 1.0)
+    monkeypatch.setattr("edgepaas.database.postgresql.database.IDLE_TIMEOUT", 1.0)
     row, again = reading(), reading()
     again.id = row.id
     frozen, thawed = threading.Event(), threading.Event()

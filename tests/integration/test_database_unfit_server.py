@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL that answers and yet does not do: locked, read-only, lacking tables."""
 
 import contextlib
@@ -14,12 +15,12 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.orm import Session
 
 from edgepaas.database.database import Database
-from edgepaas.database.presence import missing
-from edgepaas.database.server import ServerDatabase
+from edgepaas.database.postgresql.database import ServerDatabase
+from edgepaas.database.table_presence import missing
 from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from edgepaas.schema.bring import bring_to_head
-from edgepaas.schema.state import schema_at_head
+from edgepaas.schema.at_head import schema_at_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import split_url
 from edgepaas.telemetry import application as telemetry
@@ -107,7 +108,7 @@ def test_a_locked_table_is_busy_and_no_loss(
     postgres_url: str, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was stored, and nobody decides again for it: a ping and the schema check pass."""
-    monkeypatch.setattr("edgepaas.database.server.LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("edgepaas.database.postgresql.database.LOCK_TIMEOUT", 0.2)
     database = open_server(postgres_url, told)
     with locked(postgres_url, "readings"):
         with pytest.raises(DatabaseBusy, match="lock timeout"):
@@ -258,7 +259,7 @@ def test_closing_waits_for_no_server_that_takes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its end of the line is full: even a good-bye would wait for ever."""
-    monkeypatch.setattr("edgepaas.database.server.CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr("edgepaas.database.postgresql.database.CLOSE_TIMEOUT", 0.2)
     database = open_server(postgres_url, told)
     database.ping()
     near, far = socket.socketpair()

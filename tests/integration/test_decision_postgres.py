@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The probe and the connections against a real PostgreSQL, in each way in which it is unusable."""
 
 import os
@@ -13,9 +14,9 @@ import pytest
 import trustme
 
 from edgepaas.decision.probe import ProbeResult, probe
-from edgepaas.postgres.connection import bounded, connect
-from edgepaas.postgres.failures import Failure, is_lost, sqlstate
-from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.pgdriver.connection import bounded, connect
+from edgepaas.pgdriver.failures import Failure, is_lost, sqlstate
+from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Address, split_url
 from tests.support.postgres_server import PostgresServer, temporary_home
 from tests.support.tls_front import tls_front

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas drill outage``: passes on the build as it is, fails on one that loses rows."""
 
 import json
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 
 from edgepaas.cli import main
+from edgepaas.drill.count import Tally
+from edgepaas.drill.outage import SITUATIONS, Report, Step
 from edgepaas.files.paths import Paths
-from edgepaas.service.running import claim_serving
-from edgepaas.sync.drill.count import Tally
-from edgepaas.sync.drill.outage import SITUATIONS, Report, Step
+from edgepaas.service.instance_locks import claim_serving
 from tests.support.postgres_server import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a drill's rows go: a database where one may be made, else a schema, and gone afterwards."""
 
 from collections.abc import Iterator
@@ -5,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.settings import Settings
-from edgepaas.settings.urls import split_url
-from edgepaas.sync.drill.place import (
+from edgepaas.drill.place import (
     DrillImpossible,
     Place,
     Server,
@@ -15,6 +14,8 @@ from edgepaas.sync.drill.place import (
     make_place,
     noted_place,
 )
+from edgepaas.settings import Settings
+from edgepaas.settings.urls import split_url
 from tests.support.postgres_server import PostgresServer
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The link to PostgreSQL fails in every way while rows go home: none lost, none twice, in order.
 
 A box in pieces (the real writer, outbox and drain) behind a relay, so that hundreds of
@@ -153,7 +154,9 @@ def test_a_half_open_predecessor_does_not_hold_the_stream(
     tmp_path: Path, hub_database: HubDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server waits in mid-batch for a box that has long given that connection up."""
-    monkeypatch.setattr("edgepaas.sync.hub.IDLE_TIMEOUT", 1.0)  # 30 s, for the sake of time
+    monkeypatch.setattr(
+        "edgepaas.sync.hub.connection.IDLE_TIMEOUT", 1.0
+    )  # 30 s, for the sake of time
     with (
         Relay(hub_database.server.port, seed=SEED) as relay,
         nodes(Node(tmp_path, relay.reroute(hub_database.url))) as node,

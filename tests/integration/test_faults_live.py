@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole box under load while its processes are killed and its PostgreSQL comes and goes."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A state machine: writes, kills, cuts, migrations, full disks and purges in any order.
 
 Hypothesis looks for a sequence after which the box or the hub is not what the model says.
@@ -25,7 +26,7 @@ from hypothesis.stateful import (
 
 from edgepaas.errors import DatabaseBusy, DatabaseFull
 from edgepaas.outbox import fence
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.sync.errors import HubUnreachable
 from tests.integration.test_faults_link import SOAK
 from tests.support.checker import check

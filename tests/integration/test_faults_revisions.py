@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Box and hub at different revisions of the schema, with rows waiting: every row comes home."""
 
 import contextlib
@@ -9,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import ledger
 from edgepaas.outbox.stream import pending
-from edgepaas.schema.bring import bring_to_head
-from edgepaas.schema.hub import bring_hub
+from edgepaas.schema.postgresql.hub import bring_hub
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
-from edgepaas.sync.drain import drain_batch
+from edgepaas.sync.delivery.drain import drain_batch
 from edgepaas.sync.errors import SchemaDrift
-from edgepaas.sync.hub import open_hub
+from edgepaas.sync.hub.connection import open_hub
 from tests.support.chains import shop, sqlite_contract
 from tests.support.hub_database import HubDatabase
 from tests.support.postgres_server import PostgresServer

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files and hubs that are not what they were: cloned, rewound, restored, many, and late.
 
 Boxes in pieces, as in test_faults_link.py.
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox.space.retention import reclaim
 from tests.integration.test_faults_link import SEED, SOAK, write_some
 from tests.support.checker import Complaint, check
 from tests.support.history import History

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schemathesis against /openapi.json: whatever is sent, no 5xx and no undocumented answer."""
 
 import json

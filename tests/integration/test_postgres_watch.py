@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL of the tests ends with the process that started it, however that one ends."""
 
 import os

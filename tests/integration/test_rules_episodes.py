@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The episodes that a box finds are those of the file, on either database, whatever kills it."""
 
 import itertools
@@ -12,12 +13,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from edgepaas.application import Box
+from edgepaas.app.application import Box
 from edgepaas.database.database import Database
 from edgepaas.files.paths import Paths
-from edgepaas.telemetry.rules_feed import FEED, RuleBook
-from edgepaas.telemetry.rules_follower import Judge, RuleFollower
-from edgepaas.telemetry.rules_store import RuleStore
+from edgepaas.telemetry.rules.feed import FEED, RuleBook
+from edgepaas.telemetry.rules.follower import Judge, RuleFollower
+from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.rule_episodes import (
     Row,
     Told,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules in a real service that is killed with SIGKILL, and the thread that judges them."""
 
 import contextlib
@@ -17,16 +18,16 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from edgepaas.alerts.raised import raised_under
-from edgepaas.alerts.spool import Spool
-from edgepaas.application import Box
+from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.spool.accept import Spool
+from edgepaas.app.application import Box
 from edgepaas.files.paths import Paths
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
-from edgepaas.telemetry.rules_feed import RuleBook
-from edgepaas.telemetry.rules_follower import TICK, Judge, RuleFollower
-from edgepaas.telemetry.rules_store import RuleStore
+from edgepaas.telemetry.rules.feed import RuleBook
+from edgepaas.telemetry.rules.follower import TICK, Judge, RuleFollower
+from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.rule_episodes import Told, posted
 from tests.support.service_process import (
     Process,

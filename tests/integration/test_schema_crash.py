@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A migration of the SQLite file that is killed at any step leaves a whole file, old or new."""
 
 import itertools
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.schema import files
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from tests.support.chains import (
     bring,
@@ -117,7 +118,7 @@ def test_a_disk_error_at_any_statement_of_the_migration_keeps_the_rows(
         calls += action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE)
         return sqlite3.SQLITE_DENY if calls == number else sqlite3.SQLITE_OK
 
-    from edgepaas.schema import copies
+    from edgepaas.schema.sqlite import copies
 
     original = copies._open_for_migration
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hub's own tables beside the application's, and the SQLite file that may have to take over."""
 
 import logging
@@ -12,19 +13,20 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from edgepaas.application import Application
-from edgepaas.database.connector import Connector
+from edgepaas.app.application import Application
 from edgepaas.database.ids import uuid7
-from edgepaas.database.server import ServerDatabase
+from edgepaas.database.postgresql.connector import Connector
+from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
-from edgepaas.schema import hub, server
-from edgepaas.schema.bring import bring_to_head
 from edgepaas.schema.chain import chain_of, platform_chain, show
 from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.postgresql import hub
+from edgepaas.schema.postgresql import migrate as server
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.trouble import trouble
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import REPOSITORY, connected, postgres_contract, shop
@@ -139,8 +141,8 @@ def test_a_lost_version_of_the_platform_is_mended(
     paths: Paths, postgres_url: str, tmp_path: Path
 ) -> None:
     """As that of the application."""
+    from edgepaas.schema.postgresql.migrate import parts_of
     from edgepaas.schema.repair import repair_hub
-    from edgepaas.schema.server import parts_of
 
     application = shop(tmp_path, "0001")
     bring(paths, postgres_url, application)
@@ -245,7 +247,7 @@ def test_what_cannot_be_sent_is_counted_and_postgresql_serves(
     paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """A person is told; the rows wait on."""
-    from edgepaas.cli import schema as command
+    from edgepaas.cli.stages import schema as command
 
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     for stage in ("env", "dbdecide", "schema"):

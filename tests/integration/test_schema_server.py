@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing a real PostgreSQL to head: one box or twenty, in one transaction, or not at all."""
 
 import os
@@ -11,23 +12,23 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.database import open_database
-from edgepaas.database.connector import Connector
-from edgepaas.database.server import ServerDatabase
+from edgepaas.database.postgresql.connector import Connector
+from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold
 from edgepaas.errors import DatabaseUnavailable, DecideAgain
 from edgepaas.files.paths import Paths
 from edgepaas.outbox.capture import is_installed
-from edgepaas.schema import server
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.chain import chain_of, platform_chain, show
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.migrations import differences, migration_engine
+from edgepaas.schema.postgresql import migrate as server
 from edgepaas.schema.repair import repair_postgres
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.state import schema_at_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import (
@@ -93,7 +94,7 @@ def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
     if not contract.sqlite_active:
         bring_to_head(contract, Settings.of(), paths, telemetry)
         return
-    from edgepaas.database.sqlite import open_sqlite
+    from edgepaas.database.sqlite.connection import open_sqlite
     from edgepaas.schema.migrations import upgrade
 
     engine = migration_engine(lambda: open_sqlite(paths.sqlite, create=True), "sqlite://")
@@ -113,7 +114,7 @@ def test_a_file_made_from_the_models_is_what_the_migrations_say(paths: Paths) ->
 
 
 def _schema_of(path: Path) -> dict[str, set[str]]:
-    from edgepaas.database.sqlite import open_sqlite
+    from edgepaas.database.sqlite.connection import open_sqlite
 
     connection = open_sqlite(path)
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")

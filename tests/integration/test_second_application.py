@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application interface carries somebody else's application as it carries ours."""
 
 import pytest
 
-from edgepaas.application import Application, load_application
+from edgepaas.app.application import Application, load_application
 from edgepaas.files.paths import Paths
 from tests.support.second_application import application, bare
 from tests.support.telemetry_box import open_box

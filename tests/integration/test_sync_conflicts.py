@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of rows that meet others on the hub: facts, merges, updates, deletes."""
 
 from typing import Any
 
-from edgepaas.sync.hub import Hub
+from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.inspect import entries, settle
 from tests.support.forwarding import TestBox, TestHub
 

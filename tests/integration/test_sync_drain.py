@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draining: every row once, whatever becomes of the answers; in order; adding up."""
 
 import json
@@ -9,11 +10,11 @@ import pytest
 
 from edgepaas.outbox import ledger
 from edgepaas.outbox.stream import read_stream
+from edgepaas.pgdriver.pipeline import Result, Statement
 from edgepaas.settings.urls import split_url
-from edgepaas.sync.drain import drain_batch
+from edgepaas.sync.delivery.drain import drain_batch
 from edgepaas.sync.errors import HubUnreachable, SchemaDrift
-from edgepaas.sync.hub import Hub, connect_hub
-from edgepaas.sync.pipeline import Result, Statement
+from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.forwarding import PLAIN, TestBox, TestHub
 
 
@@ -127,7 +128,7 @@ def test_two_drainers_of_one_file_deliver_everything_once(box: TestBox, hub: Tes
 def test_a_predecessor_that_holds_the_stream_is_waited_for_and_then_reported(
     box: TestBox, hub: TestHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepaas.sync.hub.LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("edgepaas.sync.hub.connection.LOCK_TIMEOUT", 0.2)
     box.samples(1)
     with hub.link() as link:
         box.drain(link)

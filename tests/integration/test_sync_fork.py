@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that were cloned or set back, and a hub that was restored from an older backup."""
 
 import shutil
@@ -6,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.outbox import ledger, retention
+from edgepaas.outbox import ledger
+from edgepaas.outbox.space import retention
 from edgepaas.outbox.stream import fork, read_stream
-from edgepaas.postgres.failures import is_lost
-from edgepaas.sync.audit_box import read_box
+from edgepaas.pgdriver.failures import is_lost
+from edgepaas.sync.audit.box import read_box
 from edgepaas.sync.errors import HubError
-from edgepaas.sync.hub import Hub
+from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Hubs, TestBox, TestHub
 
 
@@ -19,7 +21,7 @@ from tests.support.forwarding import Hubs, TestBox, TestHub
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.drain.raise_alert",
+        "edgepaas.sync.delivery.drain.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(fingerprint),
     )
     return raised
@@ -247,7 +249,7 @@ def test_a_new_hub_after_a_fork_gets_what_was_sent_before_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, new_hub.link() as link:
-        patch.setattr("edgepaas.sync.drain._send_next", die)
+        patch.setattr("edgepaas.sync.delivery.drain._send_next", die)
         with pytest.raises(KeyboardInterrupt):
             box.drain(link)
     ((rows, conflicts, forked, lost),) = drain(box, new_hub)
@@ -304,7 +306,7 @@ def test_a_crash_after_going_back_is_no_fork(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, hub.link() as link:
-        patch.setattr("edgepaas.sync.drain._send_next", die)
+        patch.setattr("edgepaas.sync.delivery.drain._send_next", die)
         with pytest.raises(KeyboardInterrupt):
             box.drain(link)
     assert drain(box, hub) == [(1, 0, False, 0)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back, with the drainer killed or PostgreSQL lost at each of its steps."""
 
 import time

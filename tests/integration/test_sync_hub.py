@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The connection to the hub: round trips, transactions, what each failure is called."""
 
 import threading
@@ -12,7 +13,7 @@ from edgepaas.sync.errors import (
     RowRefused,
     SchemaDrift,
 )
-from edgepaas.sync.hub import Hub, connect_hub
+from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.forwarding import PLAIN, TestHub
 
 

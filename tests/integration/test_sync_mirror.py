@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mirror: the hub's shared tables in the box's file, exactly, and never over what waits."""
 
 import contextlib
@@ -28,14 +29,14 @@ from sqlalchemy import (
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.model import new_metadata
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, dump_json
 from edgepaas.outbox.stream import pending
-from edgepaas.postgres.connection import connect
+from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
-from edgepaas.sync import mirror as mirror_module
-from edgepaas.sync.hub import Hub
-from edgepaas.sync.mirror import Mirror, MirrorHeldUp
+from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.mirror import mirror as mirror_module
+from edgepaas.sync.mirror.mirror import Mirror, MirrorHeldUp
 from tests.support.forwarding import (
     PLAIN,
     TestBox,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hubs that are not what they were: another one in its place, or one with a will of its own."""
 
 from collections.abc import Iterator
@@ -8,9 +9,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.model import KindedModel, new_metadata
 from edgepaas.database.types import Text
-from edgepaas.outbox import capture, retention
-from edgepaas.sync.hub import Hub
-from edgepaas.sync.mirror import Mirror
+from edgepaas.outbox import capture
+from edgepaas.outbox.space import retention
+from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.mirror.mirror import Mirror
 from tests.support.forwarding import Hubs, TestBox, TestHub, box_at, document, make_hub, rows_of
 from tests.support.postgres_server import PostgresServer
 
@@ -19,7 +21,7 @@ from tests.support.postgres_server import PostgresServer
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.drain.raise_alert",
+        "edgepaas.sync.delivery.drain.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(fingerprint),
     )
     return raised

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that PostgreSQL refuses: cut out with their followers, kept, retried, discarded."""
 
 import uuid
@@ -5,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgepaas.sync import dead_letters, values
-from edgepaas.sync.hub import Hub
+from edgepaas.sync.delivery import dead_letters, values
+from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.inspect import Entry, entries
 from tests.support.forwarding import TestBox, TestHub
 
@@ -27,7 +28,7 @@ def letters(hub: TestHub) -> list[list[Any]]:
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.drain.raise_alert",
+        "edgepaas.sync.delivery.drain.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(f"{fingerprint}: {message}"),
     )
     return raised
@@ -118,7 +119,7 @@ def test_a_constraint_that_is_checked_at_the_end_refuses_only_its_row(
 def test_rows_of_a_table_that_nobody_has_any_more_are_kept(
     box: TestBox, hub: TestHub, link: Hub
 ) -> None:
-    from edgepaas.sync.drain import drain_batch
+    from edgepaas.sync.delivery.drain import drain_batch
 
     box.samples(1, 2)
     box.place("hall")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every type comes home to the bit; names that need quoting; rows of any size."""
 
 import struct
@@ -8,9 +9,9 @@ from typing import Any
 from sqlalchemy import create_engine, insert
 from sqlalchemy.pool import NullPool
 
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.sync.hub import Hub
-from edgepaas.sync.sending import LARGEST
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.sync.delivery.sending import LARGEST
+from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Everything, Mood, TestBox, TestHub
 
 # No -0.0: SQLite itself stores it as 0.

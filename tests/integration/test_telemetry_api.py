@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The telemetry application behaves alike on SQLite and on PostgreSQL."""
 
 import json
@@ -10,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from edgepaas.application import Box
+from edgepaas.app.application import Box
 from edgepaas.database.ids import name_id
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.telemetry import application

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas telemetry import`` into a served box: counted back exactly, never doubled."""
 
 import json
@@ -10,7 +11,7 @@ import requests
 
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
-from edgepaas.web.tokens import TokenStore
+from edgepaas.web.access.tokens import TokenStore
 from tests.support.machine_readings import SOME
 from tests.support.second_application import application as notes
 from tests.support.telemetry_box import STEPPING_CLOCK, open_box, serving

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """'edgepaas up': rounds on one socket, signals, children, and what it does about failures."""
 
 import contextlib
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.service.sidecars import SIDECARS
-from edgepaas.service.stages import CHAIN
+from edgepaas.supervisor.sidecars import SIDECARS
+from edgepaas.supervisor.stage_processes import CHAIN
 from tests.support import up_with_stages
 from tests.support.live_box import descendants
 from tests.support.service_process import (

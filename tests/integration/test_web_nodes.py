@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/nodes``: every box of one PostgreSQL; on SQLite as the drainer was told."""
 
 import json
@@ -8,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from edgepaas.application import Box
-from edgepaas.files.node import node_identity
+from edgepaas.app.application import Box
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
-from edgepaas.sync import fleet
-from edgepaas.sync.hub import Hub, open_hub
+from edgepaas.sync.hub import fleet
+from edgepaas.sync.hub.connection import Hub, open_hub
 from tests.support.hub_database import HubDatabase
 from tests.support.telemetry_box import open_box
 

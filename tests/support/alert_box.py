@@ -1,19 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box for tests of alerting: a clock that is set by hand, and channels that do as told."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgepaas.alerts.agenda import Agenda
-from edgepaas.alerts.alert import Alert
-from edgepaas.alerts.answers import Answer
-from edgepaas.alerts.config import AlertConfig, EmailConfig, WebhookConfig
-from edgepaas.alerts.deliver import Deliverer
-from edgepaas.alerts.notice import Notice
-from edgepaas.alerts.spool import Spool
-from edgepaas.alerts.wording import Sender
-from edgepaas.files.moment import Moment
+from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.config import AlertConfig, EmailConfig, WebhookConfig
+from edgepaas.alerts.channels.notice import Notice
+from edgepaas.alerts.channels.wording import Sender
+from edgepaas.alerts.conditions.due_notifications import Agenda
+from edgepaas.alerts.delivery.deliver import Deliverer
+from edgepaas.alerts.spool.accept import Spool
+from edgepaas.alerts.spool.alert import Alert
 from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import Moment
 
 TAKEN = Answer("taken", "200", reached=True)
 DOWN = Answer("later", "connection refused", down=True)
@@ -115,7 +116,7 @@ class AlertBox:
 
     def waiting(self, fingerprint: str) -> int:
         """How many alerts of *fingerprint* nobody was told of."""
-        from edgepaas.alerts.listing import list_conditions
+        from edgepaas.alerts.conditions.listing import list_conditions
 
         return sum(
             entry["not_told"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in fallback and the hub beside it, for commands that look at both."""
 
 import contextlib
@@ -9,14 +10,14 @@ from typing import Self
 import pytest
 
 from edgepaas.cli import main
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.files.node import node_identity
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
-from edgepaas.schema.tables import describe
+from edgepaas.schema.table_contract import describe
 from edgepaas.settings import Settings
-from edgepaas.sync.drain import drain_batch
-from edgepaas.sync.hub import Hub, open_hub
+from edgepaas.sync.delivery.drain import drain_batch
+from edgepaas.sync.hub.connection import Hub, open_hub
 from edgepaas.telemetry.models import Model
 from tests.support.boxes import contract
 from tests.support.databases import create_sqlite_file

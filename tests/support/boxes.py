@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box for tests of the web layer: real settings and folders, a database that fails when told."""
 
 from collections.abc import Callable, Iterator
@@ -9,14 +10,7 @@ from typing import Any
 import marshmallow as ma
 from flask import Flask, jsonify
 
-from edgepaas.application import Application, Box
-from edgepaas.database import Database
-from edgepaas.decision.contract import DatabaseContract
-from edgepaas.files.paths import Paths
-from edgepaas.health.checks import Check, HealthBoard
-from edgepaas.health.state import StateBoard
-from edgepaas.settings import Settings
-from edgepaas.web.api import (
+from edgepaas.apikit.blueprint import (
     ApiBlueprint,
     Labels,
     Number,
@@ -29,6 +23,13 @@ from edgepaas.web.api import (
     read_json,
     read_ndjson,
 )
+from edgepaas.app.application import Application, Box
+from edgepaas.database import Database
+from edgepaas.decision.contract import DatabaseContract
+from edgepaas.files.paths import Paths
+from edgepaas.health.checks import Check, HealthBoard
+from edgepaas.health.state import StateBoard
+from edgepaas.settings import Settings
 from edgepaas.web.app import create_app
 
 

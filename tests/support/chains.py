@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Applications with migrations of their own, for tests of the schema stage."""
 
 import contextlib
@@ -9,13 +10,13 @@ from pathlib import Path
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.database.model import new_metadata
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
-from edgepaas.schema.bring import bring_to_head
 from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares what PostgreSQL holds in the end with what the clients were told.
 
     witness = Witness(execute)      # triggers on the hub that keep the order of arrival

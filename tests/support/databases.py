@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Databases and rows for tests of the layers below HTTP."""
 
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.database import Database
-from edgepaas.database.embedded import EmbeddedDatabase
 from edgepaas.database.ids import name_id, uuid7
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.database.types import utc_now
 from edgepaas.telemetry.models import Model, Reading
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a box does to its file, step by step, on a disk that fails: one fork a case.
 
     python -m tests.support.disk_workload        # with disk_faults preloaded
@@ -16,10 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgepaas.database.embedded import EmbeddedDatabase
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseError, DatabaseFull
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import Counts, confirm, read_stream, set_inflight
 from tests.support.databases import adding, reading
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes and a hub for tests of what is between them: real files, a real PostgreSQL, no service."""
 
 import contextlib
@@ -24,19 +25,19 @@ from sqlalchemy.pool import NullPool
 
 from edgepaas.database.ids import name_id
 from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.database.stamp import TransactionStamp
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid
 from edgepaas.outbox import capture, ledger
 from edgepaas.outbox.stream import read_stream
-from edgepaas.postgres.connection import connect
-from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.pgdriver.connection import connect
+from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.schema.chain import platform_chain
 from edgepaas.schema.migrations import upgrade
-from edgepaas.schema.tables import describe
+from edgepaas.schema.table_contract import describe
 from edgepaas.settings.urls import split_url
-from edgepaas.sync.drain import Drained, drain_batch
-from edgepaas.sync.hub import Hub, connect_hub
+from edgepaas.sync.delivery.drain import Drained, drain_batch
+from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.postgres_server import PostgresServer
 
 PLAIN = TLSPolicy("disable")

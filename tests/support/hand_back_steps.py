@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stopping a real drainer at a step of handing back: killed there, or made to wait.
 
 ``Steps(folder)`` is the test's end. The drainer's is put in place by ``weaken`` (as

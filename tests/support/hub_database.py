@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL database that boxes forward to, for tests: made once, copied for each test."""
 
 from collections.abc import Iterator, Sequence
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepaas.files.paths import find_paths
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.checker import Witness

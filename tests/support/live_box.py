@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole box ('edgepaas up' and what runs beside the service), and clients with a history."""
 
 import contextlib

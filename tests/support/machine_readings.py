@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readings as a machine of the field sends them: for weeks, one every five minutes.
 
 Made by a rule, so that the tests carry no data: a temperature that wanders, halts now and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in pieces, in this process: the real writer, the real outbox, the real drain.
 
     node = Node(folder, relay.reroute(hub.url))
@@ -19,16 +20,16 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from edgepaas.database.embedded import EmbeddedDatabase
 from edgepaas.database.ids import name_id
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.database.types import utc_now
 from edgepaas.outbox import capture, ledger
 from edgepaas.outbox.stream import pending
-from edgepaas.schema.tables import describe
+from edgepaas.schema.table_contract import describe
 from edgepaas.settings import Settings
 from edgepaas.sync.errors import HubUnreachable
-from edgepaas.sync.hub import Hub, open_hub
+from edgepaas.sync.hub.connection import Hub, open_hub
 from edgepaas.telemetry.models import Device, Model, Reading
 from tests.support.databases import create_sqlite_file
 from tests.support.history import History
@@ -186,7 +187,7 @@ class Node:
 
     def drain_once(self) -> Any:
         """Send one batch; raises what the drain raises."""
-        from edgepaas.sync import drain
+        from edgepaas.sync.delivery import drain
 
         return drain.drain_batch(self.connection, self.hub(), rows=self.rows, say=self.said.append)
 

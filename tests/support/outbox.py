@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captured files for tests: tables of every shape, and a replay of what was captured."""
 
 import contextlib
@@ -14,13 +15,13 @@ from sqlalchemy.pool import StaticPool
 
 from edgepaas.database.ids import uuid7
 from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Json, Number, Text, Uuid
 from edgepaas.outbox import capture
 from edgepaas.outbox.layout import forwarded
 from edgepaas.outbox.reading import Change, exact_rows, next_batch
 from edgepaas.outbox.tables import quoted
-from edgepaas.schema.tables import describe
+from edgepaas.schema.table_contract import describe
 
 NODE = "0b7c8a52-3f0e-4d7a-9a86-0d2f0c4a9e11"
 

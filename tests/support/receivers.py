@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real receivers of alerts, on loopback: HTTP that answers as told, and SMTP that does, too."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A wire to PostgreSQL that fails when told: a TCP relay on loopback that reads the protocol.
 
     with Relay(server.port) as relay:

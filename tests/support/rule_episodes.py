@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When rules were broken, computed from a file alone, and what a box told of it."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in this process for tests: the real database, the real schema, the real application."""
 
 import threading
@@ -8,13 +9,13 @@ from pathlib import Path
 from flask import Flask
 from waitress.server import create_server
 
-from edgepaas.application import Application, Box, BoxState
+from edgepaas.app.application import Application, Box, BoxState
 from edgepaas.database import open_database
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import build_checks
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.web.app import create_app

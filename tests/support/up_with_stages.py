@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """'edgepaas up' with stages that do as a test says: ``up_with_stages.py FOLDER PORT``.
 
 Each stage appends its name to FOLDER/ran. FOLDER/status-STAGE, where it is there, holds
@@ -10,12 +11,12 @@ import os
 import sys
 from pathlib import Path
 
+from edgepaas.httpd.listen import bind
 from edgepaas.logs import configure_logging
-from edgepaas.service.listen import bind
-from edgepaas.service.notify import Notifier
-from edgepaas.service.sidecars import SIDECARS
-from edgepaas.service.sources import SourceWatch
-from edgepaas.service.supervisor import Supervisor
+from edgepaas.sd_notify import Notifier
+from edgepaas.supervisor.sidecars import SIDECARS
+from edgepaas.supervisor.source_watch import SourceWatch
+from edgepaas.supervisor.supervisor import Supervisor
 
 
 def main() -> int:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real build with one promise broken on purpose: a test that does not see it is no test.
 
     with weakened("forget-mark"):           # in this process
@@ -240,8 +241,8 @@ def _changes(change: Callable[[list[Any]], list[Any]]) -> Patch:
 
 WEAKNESSES: dict[str, dict[str, Patch]] = {
     "quick": {
-        "edgepaas.service.supervisor": _constants(LONGEST_PAUSE=0.2),
-        "edgepaas.service.sidecars": _constants(PAUSE=0.05, LONGEST_PAUSE=0.2),
+        "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
+        "edgepaas.supervisor.sidecars": _constants(PAUSE=0.05, LONGEST_PAUSE=0.2),
     },
     "hand-back-steps": {"edgepaas.sync.handback": hand_back_steps.patch},
     "steps": {"edgepaas.sync.handback": _stops},
@@ -249,17 +250,19 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.handback": _no_fence,
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
-    "swallow-full": {"edgepaas.database.writer": _swallow_full},
-    "wall-clock": {"edgepaas.sync.backoff": _wall_clock},
-    "synchronous-normal": {"edgepaas.database.sqlite": _synchronous("NORMAL")},
-    "synchronous-off": {"edgepaas.database.sqlite": _synchronous("OFF")},
-    "early-answer": {"edgepaas.database.writer": _early_answer},
-    "no-markers": {"edgepaas.database.stamp": _no_markers},
-    "confirm-first": {"edgepaas.sync.drain": _confirm_first},
-    "forget-mark": {"edgepaas.sync.drain": _forget_mark},
-    "no-inflight": {"edgepaas.sync.drain": _no_inflight},
-    "no-rewind": {"edgepaas.sync.drain": lambda d: [_judging("BEHIND")(d), _trusting_itself(d)]},
-    "no-fork": {"edgepaas.sync.drain": lambda d: [_judging("FORKED")(d)]},
+    "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
+    "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
+    "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},
+    "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
+    "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
+    "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
+    "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first},
+    "forget-mark": {"edgepaas.sync.delivery.drain": _forget_mark},
+    "no-inflight": {"edgepaas.sync.delivery.drain": _no_inflight},
+    "no-rewind": {
+        "edgepaas.sync.delivery.drain": lambda d: [_judging("BEHIND")(d), _trusting_itself(d)]
+    },
+    "no-fork": {"edgepaas.sync.delivery.drain": lambda d: [_judging("FORKED")(d)]},
     "forgetful": {
         "edgepaas.outbox.reading": _changes(lambda chunk: chunk[: max(1, len(chunk) - 1)])
     },

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A booted Debian: real systemd in a container (systemd-nspawn without machined).
 
 A root is made once with mmdebstrap and kept below $EDGEPAAS_TEST_CACHE; each box is an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the booted boxes; a failed test prints what its boxes have to say."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Later builds of the package under test: the same one with something changed in it."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hostile conditions: the box comes up, or says what is wrong, and never loops in silence."""
 
 import os

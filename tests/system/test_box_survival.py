@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box that is rebooted, killed, hung and restarted under load keeps what it acknowledged."""
 
 import collections

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A disk that fails at every call, fills up, and loses its power: nothing acknowledged is lost.
 
 No booted box and no root: real processes on a disk of tests/support/disk_faults.c.
@@ -16,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import capture, ledger
-from edgepaas.schema.tables import describe
+from edgepaas.schema.table_contract import describe
 from edgepaas.telemetry.models import Model
 from tests.support.databases import create_sqlite_file
 from tests.support.disk_faults import Disk

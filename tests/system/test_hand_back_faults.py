@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL lost, and sync killed, exactly at each step of handing back; no booted box."""
 
 import os

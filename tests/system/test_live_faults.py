@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole box that loses its power, its clock and its space: nothing acknowledged is lost.
 
 Real processes on a disk of tests/support/disk_faults.c; no booted box.

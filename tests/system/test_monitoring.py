@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Prometheus and a real Alertmanager watch a box and the image, with the rules we ship."""
 
 import contextlib

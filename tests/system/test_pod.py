@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image as packaging/kubernetes restricts it, with volumes as a node would have them.
 
 There is no cluster here: podman stands in for the kubelet, and each option it is given is
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgepaas.web.tokens import TokenStore
+from edgepaas.web.access.tokens import TokenStore
 from tests.system import images
 from tests.system.checkout import REPOSITORY
 from tests.system.hub import DATABASE, Hub

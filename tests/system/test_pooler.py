@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Twenty boxes drain at once through PgBouncer, which hands each transaction to any server."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alert`` and ``edgepaas alerts``: on a sound box and on one of which little is left."""
 
 import json
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 
 from edgepaas.alerts import counts, history, raise_alert
-from edgepaas.alerts.config import load_config, read_config, webhook_form
-from edgepaas.alerts.heartbeat import beat, seconds_until_heartbeat
-from edgepaas.alerts.listing import list_conditions
-from edgepaas.alerts.run import deliver_once
+from edgepaas.alerts.channels.config import load_config, read_config, webhook_form
+from edgepaas.alerts.conditions.listing import list_conditions
+from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
+from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.alerts.status import mark_waiting
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
@@ -222,7 +223,7 @@ class TestSilence:
 
     @staticmethod
     def silence(box: AlertBox, pattern: str, seconds: float) -> None:
-        from edgepaas.alerts.silence import add_silence
+        from edgepaas.alerts.conditions.silences import add_silence
 
         box.spool.store.prepare()
         add_silence(box.spool.store, pattern, seconds, "", box.clock())

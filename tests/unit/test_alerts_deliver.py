@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering: each change is told once, by the right channel, and nothing is lost or doubled."""
 
 import os
@@ -8,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from edgepaas.alerts import history
-from edgepaas.alerts.answers import Answer
-from edgepaas.alerts.notice import Notice
+from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.notice import Notice
 from edgepaas.files.paths import Paths
 from tests.support.alert_box import (
     BROKEN,

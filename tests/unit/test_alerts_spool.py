@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool: accepted is durable, damaged is set aside, full is counted, and nothing raises."""
 
 import errno
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from edgepaas.alerts import counts, raise_alert, resolve_alert
-from edgepaas.alerts.alert import MESSAGE_BYTES, read_alert
-from edgepaas.alerts.intake import take_in
-from edgepaas.alerts.quota import OVERFLOW, Quota, keep_quota, read_suppressed
-from edgepaas.alerts.seal import Damaged, read_sealed, seal, unseal
-from edgepaas.alerts.spool import NotSpooled
-from edgepaas.alerts.store import SLOTS
+from edgepaas.alerts.conditions.intake import take_in
+from edgepaas.alerts.spool.accept import NotSpooled
+from edgepaas.alerts.spool.alert import MESSAGE_BYTES, read_alert
+from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal, unseal
+from edgepaas.alerts.spool.folders import SLOTS
+from edgepaas.alerts.spool.quota import OVERFLOW, Quota, keep_quota, read_suppressed
 from edgepaas.files.paths import Paths
 from tests.support.alert_box import AlertBox, make_config
 
@@ -293,7 +294,7 @@ class TestQuota:
     ) -> None:
         for _ in range(60):
             box.accept(fingerprint="often")
-        monkeypatch.setattr("edgepaas.alerts.quota._finish", die_once())
+        monkeypatch.setattr("edgepaas.alerts.spool.quota._finish", die_once())
         with pytest.raises(KeyboardInterrupt):
             keep_quota(box.spool, Quota(40, 10**9))
         monkeypatch.undo()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The units of alerting, and the one script that raises an alert for every other unit."""
 
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.alerts.seal import read_sealed
+from edgepaas.alerts.spool.checksummed_json import read_sealed
 from edgepaas.files.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]

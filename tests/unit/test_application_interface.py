@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading an application: what is named in EDGEPAAS_APP, and what goes wrong with it."""
 
 import importlib
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
-from edgepaas.application import Application, BoxState, load_application
+from edgepaas.app.application import Application, BoxState, load_application
 from edgepaas.database.model import new_metadata
 from edgepaas.errors import EXIT_CONFIGURATION, ConfigurationError, DatabaseUnavailable
 from edgepaas.telemetry.models import Model
@@ -35,7 +36,7 @@ _BROKEN = {
     "needy_application": "import no_such_library\n",
     "leaving_application": "import sys\nsys.exit('enough')\n",
     "wrong_keyword": (
-        "from edgepaas.application import Application\nx = Application(name='x', metadata=None)\n"
+        "from edgepaas.app import Application\nx = Application(name='x', metadata=None)\n"
     ),
     "kindless": _MODEL.format(""),
     "serial": _MODEL.format(", kind='facts'"),
@@ -46,7 +47,7 @@ _BROKEN = {
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module with applications of all kinds in it, importable by its name."""
     (tmp_path / "some_applications.py").write_text(
-        "from edgepaas.application import Application\n"
+        "from edgepaas.app import Application\n"
         "class Holder:\n"
         "    good = Application(name='nested', wsgi=lambda box: None)\n"
         "good = Application(name='good', blueprints=lambda box: [])\n"
@@ -115,7 +116,7 @@ def test_a_module_in_the_current_folder_is_found_after_all_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a WSGI server finds it; a file there never takes a library's place."""
-    text = "from edgepaas.application import Application\n"
+    text = "from edgepaas.app import Application\n"
     (tmp_path / "only_here.py").write_text(text + "x = Application(name='here', wsgi=print)\n")
     (tmp_path / "json.py").write_text("raise RuntimeError('the wrong json')\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -197,7 +198,7 @@ def test_importing_the_interface_and_the_built_in_application_is_light() -> None
     """Stages that only look up the migrations' folder pay for no framework."""
     heavy = ("flask", "sqlalchemy", "marshmallow", "alembic", "psutil", "requests", "pg8000")
     code = (
-        "import sys, edgepaas.application, edgepaas.telemetry\n"
+        "import sys, edgepaas.app.application, edgepaas.telemetry\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

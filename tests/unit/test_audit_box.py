@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's side of the ledger: what adds up, and what a file that lost something says."""
 
 import contextlib
@@ -11,11 +12,12 @@ import pytest
 
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
-from edgepaas.outbox import capture, shedding, stream
+from edgepaas.outbox import capture, stream
+from edgepaas.outbox.space import shedding
 from edgepaas.outbox.stream import Counts
 from edgepaas.settings import Settings
-from edgepaas.sync.audit import audit
-from edgepaas.sync.audit_box import BoxSide, opened_for_audit, read_box
+from edgepaas.sync.audit.audit import audit
+from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
 from edgepaas.sync.errors import HubUnreachable
 from tests.support.boxes import contract
 
@@ -104,7 +106,7 @@ def test_a_counter_that_lies_is_a_discrepancy(paths: Paths, file: sqlite3.Connec
 
 def test_a_fork_and_reclaiming_leave_it_adding_up(paths: Paths, file: sqlite3.Connection) -> None:
     """Numbers are given anew, delivered rows go."""
-    from edgepaas.outbox.retention import reclaim
+    from edgepaas.outbox.space.retention import reclaim
 
     write(file, *range(6))
     stream.confirm(file, "b1", 4, Counts(delivered=4))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checker complains of every kind of broken promise, and of none where all is well."""
 
 import pytest

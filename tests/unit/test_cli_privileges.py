@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may run a command on an installed box or in the image, and who is told what to do."""
 
 import os

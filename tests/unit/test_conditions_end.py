@@ -1,18 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
 """A condition that ends is resolved by whoever finds it ended, also in another process."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from edgepaas.alerts import raise_alert
-from edgepaas.alerts.raised import raised_under
+from edgepaas.alerts.conditions.raised import raised_under
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.decide import Decision, settle
-from edgepaas.files.moment import current_moment
 from edgepaas.files.paths import Paths
-from edgepaas.schema.bring import bring_to_head
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
+from edgepaas.timing.moment import current_moment
 from tests.support.telemetry_box import contract_for
 from tests.unit.test_service_loss import build
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions of the machine: raised when they last, resolved when they are gone, not on a spike."""
 
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ import pytest
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.forwarding import Forwarding
 from edgepaas.health.system import Measure, SystemReport
-from edgepaas.service.conditions import (
+from edgepaas.service.watches.conditions import (
     CLOCK_FOR,
     LOOK_EVERY,
     MEASURE_FOR,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SQLite behind the Database interface: pragmas, durable writes in groups, and their faults."""
 
 import contextvars
@@ -16,8 +17,8 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from edgepaas.database.embedded import EmbeddedDatabase
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.telemetry.models import Reading
@@ -315,7 +316,7 @@ def test_a_database_locked_by_another_process_is_busy(
 ) -> None:
     """After the busy timeout; nothing was written."""
     monkeypatch.setattr(
-        "edgepaas.database.embedded.open_sqlite",
+        "edgepaas.database.sqlite.database.open_sqlite",
         lambda path, **options: open_sqlite(path, **{**options, "busy_timeout": 0.05}),
     )
     other = open_sqlite(tmp_path / "edgepaas.db")

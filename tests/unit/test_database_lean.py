@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SQLAlchemy is imported without asyncio, and nobody notices."""
 
 import subprocess
@@ -5,7 +6,7 @@ import sys
 
 CODE = """
 import sys
-from edgepaas.database.lean import import_sqlalchemy
+from edgepaas.database.lean_import import import_sqlalchemy
 import_sqlalchemy()
 import sqlalchemy, sqlalchemy.orm
 engine = sqlalchemy.create_engine("sqlite://")

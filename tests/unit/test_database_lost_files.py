@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A SQLite file that is taken away, or cannot be written, while it is open."""
 
 import resource
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from edgepaas.database.embedded import EmbeddedDatabase
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseUnavailable
 from tests.support.databases import adding, create_sqlite_file, open_embedded, reading, values_in
 

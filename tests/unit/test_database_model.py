@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kinds of tables: said once, on the model, and held to."""
 
 import uuid

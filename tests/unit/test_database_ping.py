@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asking PostgreSQL whether it answers: bounded, once for all who ask, never on trust."""
 
 import threading
@@ -5,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from edgepaas.database import server
-from edgepaas.database.server import Pinger
+from edgepaas.database.postgresql import database as server
+from edgepaas.database.postgresql.database import Pinger
 from edgepaas.errors import DatabaseUnavailable
 from tests.support.service_process import until
 

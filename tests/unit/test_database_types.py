@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Column types: the same value on both databases, and an early no to what one would refuse."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attempts, pauses, the deadline, and what a decision leaves behind; clocks and probe injected."""
 
 import sqlite3
@@ -14,11 +15,11 @@ from edgepaas.decision.losses import MOST_RETURNS, loss_reason, mark_loss
 from edgepaas.decision.matrix import NoDatabase
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import rows_not_in_postgres
-from edgepaas.files.moment import Moment
 from edgepaas.files.paths import Paths
-from edgepaas.postgres.failures import PERMANENT, Failure
-from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.pgdriver.failures import PERMANENT, Failure
+from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Address, Settings
+from edgepaas.timing.moment import Moment
 
 URL = "postgresql://edgepaas:tr0ub4dor@127.0.0.1:5432/edgepaas"
 GOOD = ProbeResult(True, "PostgreSQL 15.18 answers", server_version="15.18")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hold keeps time whatever the clocks of a box without a battery do."""
 
 import json
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas.decision.hold import clear_hold, read_hold, write_hold
-from edgepaas.files.moment import Moment, current_moment
+from edgepaas.timing.moment import Moment, current_moment
 
 WRITTEN = Moment(wall=1_800_000_000, since_boot=500, boot_id="first")
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules: what is wished for and what was found make the choice."""
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from edgepaas.decision.matrix import NoDatabase, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import EXIT_FAILED, ConfigurationError
-from edgepaas.postgres.failures import Failure
+from edgepaas.pgdriver.failures import Failure
 from edgepaas.settings import Settings
 from edgepaas.settings.resolve import resolve
 

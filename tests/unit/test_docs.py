@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README is true: every setting, command, endpoint and stage that exists stands in it."""
 
 import re
@@ -52,4 +53,6 @@ def test_every_make_target_that_the_readme_names_is_there(target: str) -> None:
 
 def test_the_application_in_the_readme_is_the_one_that_is_tested() -> None:
     source = Path(__file__).resolve().parents[1] / "support/second_application/one_file.py"
-    assert source.read_text(encoding="utf-8").strip() in README
+    licence, _, application = source.read_text(encoding="utf-8").partition("\n")
+    assert "SPDX" in licence
+    assert application.strip() in README

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preflight on the rows' way home: each finding, and what it tells one to do."""
 
 import contextlib
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from edgepaas.doctor import forwarding
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
-from edgepaas.service.doctor import forwarding
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from tests.support.boxes import contract

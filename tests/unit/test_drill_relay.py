@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drill's relay: passes bytes, refuses like a crashed server, falls silent like a cut cable."""
 
 import socket
@@ -6,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgepaas.sync.drill.relay import Relay, dialler
+from edgepaas.drill.relay import Relay, dialler
 
 LIMIT = 10.0
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas env`` and ``edgepaas settings``: hostile environments, the contract, what is shown."""
 
 import argparse
@@ -13,12 +14,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgepaas.cli import env as env_command
-from edgepaas.cli import settings as settings_command
+from edgepaas.cli.operator import settings as settings_command
+from edgepaas.cli.stages import env as env_command
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import read_contract
 from edgepaas.files.paths import Paths, find_paths
-from edgepaas.service.running import claim_serving
+from edgepaas.service.instance_locks import claim_serving
 from edgepaas.settings import SETTINGS, Settings
 
 

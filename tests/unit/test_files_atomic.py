@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Atomic writes and locks, with the failures that they are there for."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows' way home on every surface: the state's word, the reasons, the page, the commands."""
 
 import dataclasses
@@ -15,7 +16,7 @@ from edgepaas.health.forwarding import (
     forwarding_of,
 )
 from edgepaas.health.state import Facts, StateBoard, box_state
-from edgepaas.service.monitor import status_line
+from edgepaas.service.watches.monitor import status_line
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.status import SyncStatus
 from tests.support.boxes import contract, make_box

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verification gate: what keeps a box from saying that it is ready."""
 
 import contextlib
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.cli import main
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
@@ -207,7 +208,7 @@ def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(
 ) -> None:
     """A migration failed; the service works all the same."""
     state = SimpleNamespace(at_head=False, fits=True, message="at 0001; its tables fit")
-    monkeypatch.setattr("edgepaas.schema.state.schema_at_head", lambda *_: state)
+    monkeypatch.setattr("edgepaas.schema.at_head.schema_at_head", lambda *_: state)
     application = Application(name="shop", migrations=paths.state, blueprints=lambda box: [])
     resolved = Settings.of()
     checks = build_checks(FakeDatabase(), contract(paths), resolved, paths, application)

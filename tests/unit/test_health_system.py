@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's measures, the clock, the disk, the operator's services."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports point one way: a layer imports what lies below it; the command line wires them."""
 
 import ast
@@ -10,21 +11,27 @@ PACKAGE = Path(__file__).resolve().parents[2] / "edgepaas"
 #: From the ground up. A module may import its own layer and those before it.
 LAYERS = (
     {"errors", "build", "_build", "__init__"},
+    {"timing"},
     {"files"},
     {"logs"},
+    {"terminal", "sd_notify"},
     {"settings"},
     {"alerts"},
-    {"postgres"},
+    {"pgdriver"},
     {"decision"},
     {"database"},
     {"outbox"},
-    {"application"},
+    {"apikit"},
+    {"app"},
     {"schema"},
     {"sync"},
     {"health"},
     {"web"},
     {"telemetry"},
+    {"httpd"},
+    {"supervisor"},
     {"service"},
+    {"doctor", "drill"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -32,8 +39,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 #: Reached from the command line alone: importing one of these is somebody's start-up time.
 HEAVY = {"sqlalchemy", "alembic", "flask", "flask_smorest", "marshmallow", "requests", "pg8000"}
 LEAN = {
-    *("errors", "build", "files", "logs", "settings", "alerts", "decision", "postgres"),
-    *("outbox", "sync", "cli"),
+    *("errors", "build", "timing", "files", "logs", "terminal", "settings", "alerts"),
+    *("pgdriver", "decision", "outbox", "sync", "supervisor", "drill", "cli"),
 }
 
 
@@ -94,3 +101,57 @@ def test_a_lean_stage_imports_nothing_heavy_at_its_top(path: Path) -> None:
 def test_every_layer_is_named() -> None:
     found = {p.relative_to(PACKAGE).with_suffix("").parts[0] for p in modules()}
     assert found <= set(RANK), f"no layer for {found - set(RANK)}"
+
+
+#: More files than this in one folder, and a reader has to guess which of them matters.
+FILES_IN_A_ROOM = 16
+
+
+@pytest.mark.parametrize(
+    "room", sorted({p.parent for p in modules()}), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_a_room_holds_no_more_files_than_a_reader_can_survey(room: Path) -> None:
+    assert len(list(room.glob("*.py"))) <= FILES_IN_A_ROOM
+
+
+def test_sibling_rooms_do_not_import_each_other_in_a_circle() -> None:
+    """Between the sub-rooms of one room, too, imports point one way."""
+    below: dict[str, set[str]] = {}
+    for path in modules():
+        here = ".".join(path.relative_to(PACKAGE).parts[:-1])
+        for name in imports_of(path, top_level_only=False):
+            if not name.startswith("edgepaas."):
+                continue
+            there = _room_of(name)
+            parent, _, _ = here.rpartition(".")
+            if there != here and parent and there.rpartition(".")[0] == parent:
+                below.setdefault(here, set()).add(there)
+    circle = _circle(below)
+    assert not circle, " -> ".join(circle)
+
+
+def _room_of(module: str) -> str:
+    """The folder, dotted and without ``edgepaas``, that holds the *module* or package."""
+    parts = module.split(".")[1:]
+    while parts and not (PACKAGE.joinpath(*parts)).is_dir():
+        parts.pop()
+    return ".".join(parts)
+
+
+def _circle(edges: dict[str, set[str]]) -> list[str]:
+    """A path that ends where it starts; empty if there is none."""
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        for following in sorted(edges.get(node, ())):
+            found = walk(following, [*path, node])
+            if found:
+                return found
+        return []
+
+    for start in sorted(edges):
+        found = walk(start, [])
+        if found:
+            return found
+    return []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log lines: their formats, and the secrets that never reach them."""
 
 import io
@@ -7,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.cli.output import announce
 from edgepaas.logs import SAID, configure_logging, register_secret, request_id
 from edgepaas.logs.redact import redact
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
+from edgepaas.terminal import announce
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifests for clusters and compose: valid, closed, and about settings that exist."""
 
 import re
@@ -11,7 +12,7 @@ import yaml
 from edgepaas.files.paths import find_paths
 from edgepaas.settings import SETTINGS
 from edgepaas.settings.resolve import resolve
-from edgepaas.web.tokens import read_tokens
+from edgepaas.web.access.tokens import read_tokens
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 KUBERNETES = PACKAGING / "kubernetes"

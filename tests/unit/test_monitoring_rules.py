@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules for Prometheus: valid, tested by promtool, and about metrics that exist."""
 
 import re
@@ -13,7 +14,7 @@ from edgepaas.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MONITORING = REPOSITORY / "packaging" / "monitoring"
-METRICS = (REPOSITORY / "edgepaas/web/metrics.py").read_text(encoding="utf-8")
+METRICS = (REPOSITORY / "edgepaas/web/views/metrics.py").read_text(encoding="utf-8")
 
 Rule = dict[str, Any]
 

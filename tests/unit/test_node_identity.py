@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who a box is: made once, kept, and made anew on another machine."""
 
 import json
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.files.node import node_identity
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths, find_paths
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole tables queued at once: rows in an order that PostgreSQL takes."""
 
 import contextlib
@@ -11,7 +12,7 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Text
 from edgepaas.outbox import baseline, capture, tables
 from tests.support.outbox import NODE, changes, create_file, document

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disk budget: levels, the ballast, and what is given up when nothing else makes room."""
 
 import json
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.outbox import ballast, budget, capture, ledger, space
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.outbox import capture, ledger
 from edgepaas.outbox.reading import next_batch
-from edgepaas.outbox.shedding import LowValue, read_low_value, shed
+from edgepaas.outbox.space import ballast, budget
+from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
 from edgepaas.outbox.stream import set_inflight
 
 NODE = "11111111-1111-4111-8111-111111111111"
@@ -84,7 +87,7 @@ def test_without_a_setting_the_budget_is_the_smaller_of_a_gibibyte_and_a_fifth_o
 ) -> None:
     for total, expected in ((10 * 1024**3, 2 * 1024**3), (2 * 1024**3, 2 * 1024**3 // 5)):
         usage = type("Usage", (), {"total": total})
-        monkeypatch.setattr("edgepaas.outbox.budget.shutil.disk_usage", lambda _, u=usage: u)
+        monkeypatch.setattr("edgepaas.outbox.space.budget.shutil.disk_usage", lambda _, u=usage: u)
         assert budget.budget_of(tmp_path / "box.db", 0) == min(1024**3, int(expected))
     assert budget.budget_of(tmp_path / "box.db", 4711) == 4711
 

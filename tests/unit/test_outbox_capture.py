@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture: every write path leaves its rows in the outbox, to the bit, and nothing else does."""
 
 import contextlib
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.ids import uuid7
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import capture, tables
 from edgepaas.outbox.stream import pending, read_stream
 from tests.support.outbox import (

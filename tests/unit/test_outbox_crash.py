@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes that write at once and processes that are killed: the file is never in between."""
 
 import contextlib
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.outbox import capture, fence, ledger, retention, stream, tables
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.outbox import capture, fence, ledger, stream, tables
+from edgepaas.outbox.space import retention
 from edgepaas.outbox.stream import Counts
 from tests.support.outbox import (
     NODE,
@@ -28,7 +30,7 @@ from tests.support.outbox import (
 WRITE = """
 import sys
 from pathlib import Path
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 connection = open_sqlite(Path(sys.argv[1]), busy_timeout=30)
 name, number = sys.argv[2], 0
 while number < int(sys.argv[3]):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fence: no forwarded table takes a write while it stands, by whatever way."""
 
 import sqlite3
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.files.moment import Moment
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import capture, fence, tables
+from edgepaas.timing.moment import Moment
 from tests.support.outbox import captured_file, changes
 
 NOW = Moment(wall=1_000.0, since_boot=50.0, boot_id="this")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model may declare: names, merge rules, and types that come home as they were."""
 
 from typing import Any
@@ -33,7 +34,7 @@ from sqlalchemy.orm import mapped_column
 from edgepaas.database.model import check_metadata, new_metadata, new_model_base
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid
 from edgepaas.outbox.layout import forwarded
-from edgepaas.schema.tables import describe
+from edgepaas.schema.table_contract import describe
 from edgepaas.telemetry.models import Model as Telemetry
 
 

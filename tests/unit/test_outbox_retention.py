@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What leaves the box: nothing that another row still needs, and not by a clock that was wrong."""
 
 import contextlib
@@ -12,10 +13,11 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Text, Uuid
-from edgepaas.outbox import capture, ledger, shedding, stream, tables
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox import capture, ledger, stream, tables
+from edgepaas.outbox.space import shedding
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import Counts
 from tests.support.outbox import NODE, create_file, document
 

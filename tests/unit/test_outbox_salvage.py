@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a damaged file holds for the hub is read around the damage, or page by page."""
 
 import contextlib
@@ -11,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import ledger, stream
 from edgepaas.outbox.reading import Change
-from edgepaas.outbox.salvage import Salvaged, salvage
+from edgepaas.outbox.salvage.salvage import Salvaged, salvage
 from edgepaas.outbox.tables import transaction
 from tests.support.outbox import captured_file, changes, document, exact
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stream's marks, forks and rewinds, retention and the ledger: every row accounted for."""
 
 import contextlib
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision import waiting as decision_waiting
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
-from edgepaas.outbox import absent, ledger, space, stream, tables, waiting
-from edgepaas.outbox.retention import reclaim
+from edgepaas.outbox import ledger, stream, tables, waiting
+from edgepaas.outbox import sequence_gaps as absent
+from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import Counts
 from tests.support.outbox import captured_file, changes, create_file
 

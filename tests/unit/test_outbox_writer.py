@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The group-commit writer and the outbox: markers per job, the drainer's wake, the fence."""
 
 import contextlib
@@ -12,9 +13,9 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from edgepaas.database.embedded import EmbeddedDatabase
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.database.wake import Waker, address_of
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
+from edgepaas.database.sqlite.sync_wakeup import Waker, address_of
 from edgepaas.errors import DatabaseBusy
 from edgepaas.outbox import fence
 from tests.support.outbox import Fact, Note, captured_file, changes, create_file

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work under a deadline: its result, its error, or the end of waiting."""
 
 import threading
@@ -5,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from edgepaas.postgres.deadline import OutOfTime, Scope, within
+from edgepaas.timing.deadline import OutOfTime, Scope, within
 
 LIMIT = 10.0
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an error means, whoever raised it and however it is wrapped."""
 
 import socket
@@ -8,7 +9,7 @@ import pg8000.dbapi
 import pytest
 import sqlalchemy.exc
 
-from edgepaas.postgres.failures import (
+from edgepaas.pgdriver.failures import (
     ConnectFailure,
     ErrorClass,
     Failure,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of server that is none: the deadline holds, and the reason is told apart."""
 
 import contextlib
@@ -16,10 +17,10 @@ import pytest
 import trustme
 
 from edgepaas.decision.probe import probe
-from edgepaas.postgres.connection import connect
-from edgepaas.postgres.failures import ConnectFailure, Failure
-from edgepaas.postgres.tls import TLSPolicy
-from edgepaas.postgres.wire import CheckedSocket
+from edgepaas.pgdriver.connection import connect
+from edgepaas.pgdriver.failures import ConnectFailure, Failure
+from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.pgdriver.wire import CheckedSocket
 from edgepaas.settings import split_url
 from tests.support import hostile_postgres as hostile
 from tests.support.hostile_postgres import Behaviour, HostileServer

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which TLS is demanded for which address, and what is warned about."""
 
 import ssl
 
 import pytest
 
-from edgepaas.postgres.tls import TLSPolicy
+from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings, split_url
 
 

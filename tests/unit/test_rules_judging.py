@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rule makes of readings, one after the other."""
 
 from dataclasses import astuple
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepaas.telemetry.rules_judging import SECOND, Flip, Series, Watch, advance, fall_silent
-from edgepaas.telemetry.rules_words import sentence, span
+from edgepaas.telemetry.rules.judging import SECOND, Flip, Series, Watch, advance, fall_silent
+from edgepaas.telemetry.rules.words import sentence, span
 from edgepaas.telemetry.times import EARLIEST
 from tests.support.rule_episodes import Row, episodes_below, gaps
 

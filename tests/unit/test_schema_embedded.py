@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing an SQLite file to head: fresh, older, damaged, foreign; nothing is ever lost."""
 
 import errno
@@ -12,16 +13,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, String, Table
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.database import open_database
 from edgepaas.database.model import new_metadata
 from edgepaas.errors import DatabaseFull, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.schema import embedded, files, judgement, looking
+from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.quarantine import set_aside
-from edgepaas.schema.state import schema_at_head
+from edgepaas.schema.sqlite import error_classes as judgement
+from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.sqlite import inspection as looking
+from edgepaas.schema.sqlite import migrate as embedded
+from edgepaas.schema.sqlite.quarantine import set_aside
 from edgepaas.settings import Settings
 from tests.support.chains import (
     REPOSITORY,
@@ -175,7 +179,7 @@ def test_rows_that_are_still_in_the_wal_are_migrated_too(old: Paths, tmp_path: P
     """After a crash the newest rows are nowhere else."""
     script = (
         "import os, sys; from pathlib import Path;"
-        "from edgepaas.database.sqlite import open_sqlite;"
+        "from edgepaas.database.sqlite.connection import open_sqlite;"
         "c = open_sqlite(Path(sys.argv[1]));"
         "c.execute(\"INSERT INTO items(id, name) VALUES ('w', 'wal')\"); os._exit(1)"
     )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """With a hub no SQLite file serves uncaptured; what waits in it outlives every migration."""
 
 import contextlib
@@ -9,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.application import Application
-from edgepaas.files.node import node_identity
+from edgepaas.app.application import Application
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
-from edgepaas.outbox import capture, fence, ledger, space, stream
-from edgepaas.schema.bring import bring_to_head
-from edgepaas.schema.quarantine import set_aside
+from edgepaas.outbox import capture, fence, ledger, stream
+from edgepaas.outbox.space import vacuum as space
+from edgepaas.schema.open_problems import trouble
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.trouble import trouble
+from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from tests.support.chains import (
     bring,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever lies in the place of the SQLite file or beside it: it starts, and no row is lost."""
 
 import logging
@@ -11,16 +12,18 @@ from pathlib import Path
 import pytest
 
 from edgepaas.database import open_database
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlitefile import damage_noted, note_damage
-from edgepaas.schema import files, housekeeping, looking
+from edgepaas.files.sqlite_file import damage_noted, note_damage
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.housekeeping import put_in_order
-from edgepaas.schema.quarantine import set_aside
 from edgepaas.schema.repair import repair_sqlite
+from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.sqlite import housekeeping
+from edgepaas.schema.sqlite import inspection as looking
+from edgepaas.schema.sqlite.housekeeping import put_in_order
+from edgepaas.schema.sqlite.quarantine import set_aside
 from edgepaas.settings import Settings
 from tests.support.chains import (
     bring,

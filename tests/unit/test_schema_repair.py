@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema --repair``: says what is wrong, mends it, drops nothing."""
 
 from collections.abc import Callable
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.files.paths import Paths
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.errors import SchemaError

@@ -1,21 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
 """After a power cut the file is checked to its end: by the boot if there is time, else later."""
 
 from pathlib import Path
 
 import pytest
 
-from edgepaas.database import soundness
-from edgepaas.database.embedded import EmbeddedDatabase
+from edgepaas.database.sqlite import integrity as soundness
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlitefile import (
+from edgepaas.files.sqlite_file import (
     check_is_due,
     damage_noted,
     note_due_check,
     note_use,
     stopped_uncleanly,
 )
-from edgepaas.schema import files
+from edgepaas.schema.sqlite import file_operations as files
 from tests.support.chains import bring, connected, rows_in, sell, shop
 from tests.support.service_process import until
 

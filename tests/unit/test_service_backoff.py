@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A crash loop waits longer each time, and is forgotten after health."""
 
 import json
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.service.backoff import HEALTHY_AFTER, LONGEST_DELAY, Backoff
+from edgepaas.service.crash_backoff import HEALTHY_AFTER, LONGEST_DELAY, Backoff
 
 
 class Clock:

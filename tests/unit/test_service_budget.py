@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disk budget in the service: room is made, somebody is told, and writes are refused last."""
 
 import sqlite3
@@ -8,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from edgepaas.database import open_database
-from edgepaas.database.embedded import EmbeddedDatabase
-from edgepaas.database.sqlite import open_sqlite
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseFull
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import StateBoard
-from edgepaas.outbox import capture, ledger, space
-from edgepaas.outbox.shedding import LowValue
+from edgepaas.outbox import capture, ledger
+from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space.shedding import LowValue
 from edgepaas.outbox.stream import Counts, confirm, set_inflight
-from edgepaas.service import budget
-from edgepaas.service.budget import BudgetWatch, Limits
+from edgepaas.service.watches import disk_budget as budget
+from edgepaas.service.watches.disk_budget import BudgetWatch, Limits
 from edgepaas.settings import Settings
 from tests.support.telemetry_box import contract_for
 from tests.unit.test_outbox_budget import DOCUMENT, NODE, write

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two lanes, one behind a gate."""
 
 import threading
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.dispatch import GatedDispatcher
+from edgepaas.httpd.dispatch import GatedDispatcher
 from tests.support.service_process import until
 
 

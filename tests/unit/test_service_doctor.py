@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preflight finds what is wrong and says what to do; 'status' needs nobody's leave."""
 
 import json
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from edgepaas.cli import main
+from edgepaas.doctor import Examination, Finding, examine, machine
+from edgepaas.doctor.preflight import preflight
 from edgepaas.errors import UsageError
 from edgepaas.files.paths import Paths
-from edgepaas.service.doctor import Examination, Finding, examine, machine
-from edgepaas.service.doctor.preflight import preflight
-from edgepaas.service.running import claim_serving
+from edgepaas.service.instance_locks import claim_serving
 from edgepaas.settings import Settings
 from tests.support.service_process import free_port, write_contracts
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is answered without the application."""
 
 import json
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.early import Front, Phase
+from edgepaas.httpd.startup_responder import Front, Phase
 
 
 def call(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's side of handing back: it ends when told, and lifts a fence that is left."""
 
 import threading
@@ -6,8 +7,8 @@ from pathlib import Path
 from edgepaas.errors import EXIT_DECIDE_AGAIN
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
-from edgepaas.service.control import Control
-from edgepaas.service.handback import HandBackWatch
+from edgepaas.service.shutdown import Control
+from edgepaas.service.watches.handback import HandBackWatch
 from tests.support.boxes import contract
 from tests.support.outbox import captured_file
 from tests.support.service_process import until

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Under systemd the service takes edgepaas.socket's socket or none."""
 
 import socket
 
 import pytest
 
-from edgepaas.service.listen import CannotListen, listening_sockets
+from edgepaas.httpd.listen import CannotListen, listening_sockets
 
 
 def test_without_a_socket_handed_down_it_binds_none_of_its_own_if_told_so() -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sockets, bound or handed down."""
 
 import errno
@@ -7,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.service.holder import port_holder
-from edgepaas.service.listen import (
+from edgepaas.httpd.listen import (
     CannotListen,
     Listening,
     bind,
     inherited_sockets,
     listens_elsewhere,
 )
+from edgepaas.httpd.port_holder import port_holder
 
 
 def test_a_bound_socket_listens_and_has_an_address_to_open() -> None:
@@ -52,7 +53,7 @@ def test_an_address_that_cannot_be_had_is_explained(host: str, said: str) -> Non
 
 def test_a_port_that_is_let_go_within_the_patience_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """A predecessor that is just ending is waited for."""
-    from edgepaas.service import listen
+    from edgepaas.httpd import listen
 
     attempts = []
     real = listen._bind_all

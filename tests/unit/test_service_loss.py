@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What follows when the database does not answer."""
 
 import threading
@@ -15,10 +16,10 @@ from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.state import StateBoard
-from edgepaas.service import loss
-from edgepaas.service.control import Control, Ending
-from edgepaas.service.early import Front, Phase
-from edgepaas.service.loss import LossWatch, Surroundings
+from edgepaas.httpd.startup_responder import Front, Phase
+from edgepaas.service.shutdown import Control, Ending
+from edgepaas.service.watches import database_loss as loss
+from edgepaas.service.watches.database_loss import LossWatch, Surroundings
 from tests.support.service_process import until
 
 

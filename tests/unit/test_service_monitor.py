@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's eye on itself."""
 
 from pathlib import Path
@@ -7,11 +8,11 @@ import pytest
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import StateBoard
-from edgepaas.service import monitor
-from edgepaas.service.backoff import Backoff
-from edgepaas.service.control import Control, Ending
-from edgepaas.service.monitor import GenerationWatch, Monitor, status_line
-from edgepaas.service.notify import Notifier
+from edgepaas.sd_notify import Notifier
+from edgepaas.service.crash_backoff import Backoff
+from edgepaas.service.shutdown import Control, Ending
+from edgepaas.service.watches import monitor
+from edgepaas.service.watches.monitor import GenerationWatch, Monitor, status_line
 from tests.support.service_process import write_db_contract
 from tests.unit.test_service_notify import Recorder
 

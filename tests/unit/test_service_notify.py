@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """sd_notify(3)."""
 
 import os
@@ -5,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.service.mailbox import Mailbox
-from edgepaas.service.notify import Notifier
+from edgepaas.sd_notify import Notifier
+from edgepaas.supervisor.notify_socket import Mailbox
 from tests.support.service_process import Manager, until
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slow, silent and greedy clients on a real server: who keeps a place and who loses it."""
 
 import contextlib
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service import places as places_module
-from edgepaas.service.places import RESERVE, Places
-from edgepaas.service.server import HTTPServer
+from edgepaas.httpd import connection_limits as places_module
+from edgepaas.httpd.connection_limits import RESERVE, Places
+from edgepaas.httpd.server import HTTPServer
 from tests.support.service_process import get, until
 
 HEAD = b"POST /slow HTTP/1.1\r\nHost: x\r\nX-Slow: "
@@ -210,7 +211,7 @@ def test_requests_at_work_are_never_closed_and_the_box_gets_a_place_beside_them(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reserve is for programs of the box; a remote caller is told to come again."""
-    monkeypatch.setattr("edgepaas.web.locality.is_loopback", lambda host: host != REMOTE)
+    monkeypatch.setattr("edgepaas.web.access.locality.is_loopback", lambda host: host != REMOTE)
     running = serve(threads=2, connection_limit=4)
     listener = running.server._listeners[0]
     monkeypatch.setattr(listener, "fix_addr", lambda address: (REMOTE, address[1]))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who runs on a box's folders is known to others, and a second chain is refused."""
 
 import dataclasses
@@ -10,8 +11,8 @@ import pytest
 
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.paths import Paths
-from edgepaas.service import running
-from edgepaas.service.running import (
+from edgepaas.service import instance_locks as running
+from edgepaas.service.instance_locks import (
     RunsAlready,
     claim_serving,
     claim_state,

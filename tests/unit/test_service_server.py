@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server in this process: limits, draining, what it refuses."""
 
 import http.client
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.service.server import HTTPServer
+from edgepaas.httpd.server import HTTPServer
 from tests.support.service_process import get, reset_on_close, until
 
 Serve = Callable[..., "Running"]

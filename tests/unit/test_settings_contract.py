@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/env``: what is written is what is read, by this build and by others."""
 
 from pathlib import Path

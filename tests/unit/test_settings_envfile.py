@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tolerant reader of the file of settings."""
 
 import os

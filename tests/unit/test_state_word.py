@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's word for its box, as the processes beside it read it."""
 
 import json
@@ -8,14 +9,14 @@ import sys
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.files.stateword import StateWord, leave_word, read_word
+from edgepaas.files.published_state import StateWord, leave_word, read_word
 from edgepaas.health.state import STATES, StateBoard
-from edgepaas.service.statefile import StateFile
+from edgepaas.service.publish_state import StateFile
 from tests.support.telemetry_box import contract_for
 
 _LEAVE = """
 from edgepaas.files.paths import find_paths
-from edgepaas.files.stateword import leave_word
+from edgepaas.files.published_state import leave_word
 leave_word(find_paths({"EDGEPAAS_HOME": %r}), "primary")
 """
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back: when it may be, the order of its steps, and what is left when one fails."""
 
 import json
@@ -11,7 +12,6 @@ import pytest
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold, write_hold
 from edgepaas.decision.losses import note_return
-from edgepaas.files.moment import current_moment
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
 from edgepaas.outbox.stream import Counts, confirm, pending, read_stream
@@ -19,6 +19,7 @@ from edgepaas.settings import Settings
 from edgepaas.sync import handback
 from edgepaas.sync.errors import HubUnreachable
 from edgepaas.sync.handback import TAKEOVER, HandBack, TakeoverFailed, clear_leftovers
+from edgepaas.timing.moment import current_moment
 from tests.support.boxes import contract
 from tests.support.outbox import captured_file
 

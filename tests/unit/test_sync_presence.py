@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which word for its box the drainer sends to the hub, and when."""
 
 import json
@@ -7,11 +8,11 @@ from typing import cast
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.files.stateword import leave_word
+from edgepaas.files.published_state import leave_word
 from edgepaas.sync.errors import HubUnreachable
-from edgepaas.sync.heartbeat import Sender
-from edgepaas.sync.hub import Hub
-from edgepaas.sync.presence import LEAST, Presence
+from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.hub.heartbeat import Sender
+from edgepaas.sync.hub.presence import LEAST, Presence
 from edgepaas.sync.report import Report
 from tests.support.telemetry_box import contract_for
 

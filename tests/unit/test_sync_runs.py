@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which changes are applied together, and what two marks say of each other."""
 
 from dataclasses import replace
@@ -8,9 +9,9 @@ import pytest
 from edgepaas.outbox.layout import Column, Layout
 from edgepaas.outbox.reading import Change
 from edgepaas.outbox.stream import Stream
-from edgepaas.sync.catalog import HubTable
-from edgepaas.sync.marks import Verdict, judge
-from edgepaas.sync.runs import runs_of
+from edgepaas.sync.delivery.marks import Verdict, judge
+from edgepaas.sync.delivery.runs import runs_of
+from edgepaas.sync.hub.catalog import HubTable
 
 
 def layout(number: int, table: str) -> Layout:

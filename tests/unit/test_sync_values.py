@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values on their way: as array literals, and as the hub's own tables keep them."""
 
 import json
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepaas.sync import values
+from edgepaas.sync.delivery import values
 
 ANYTHING = st.one_of(
     st.none(),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What wakes a drainer, what ends it, how long it waits, and what it says of itself."""
 
 import os
@@ -11,24 +12,24 @@ from typing import cast
 
 import pytest
 
-from edgepaas.database.sqlite import open_sqlite
-from edgepaas.database.wake import Waker
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.sync_wakeup import Waker
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE
 from edgepaas.files.paths import Paths
-from edgepaas.outbox.retention import Reclaimed
+from edgepaas.outbox.space.retention import Reclaimed
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.backoff import Backoff
-from edgepaas.sync.boxfile import BoxFile
-from edgepaas.sync.due import Due
-from edgepaas.sync.ending import Ended, Ending, Watch
+from edgepaas.sync.box_file import BoxFile
 from edgepaas.sync.errors import HubMisconfigured, HubTrouble, HubUnreachable, SchemaDrift
-from edgepaas.sync.hub import Hub
-from edgepaas.sync.hub_schema import HubSchema, SchemaBlocked
+from edgepaas.sync.failures import AWAY_FOR, Trouble, judge
+from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.hub.schema_upgrade import HubSchema, SchemaBlocked
 from edgepaas.sync.report import Publisher, Report
-from edgepaas.sync.trouble import AWAY_FOR, Trouble, judge
-from edgepaas.sync.wake import ForeignWriters, Wake, poke
+from edgepaas.sync.shutdown import Ended, Ending, Watch
+from edgepaas.sync.wakeups import ForeignWriters, Wake, poke
 from edgepaas.sync.worker import Worker
+from edgepaas.timing.backoff import Backoff
+from edgepaas.timing.due import Due
 from tests.support.service_process import until, write_db_contract
 
 LONG = 60.0
@@ -203,7 +204,8 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
 ) -> None:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.trouble.raise_alert", lambda _, fingerprint, **__: raised.append(fingerprint)
+        "edgepaas.sync.failures.raise_alert",
+        lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     trouble = Trouble(Report())
     assert trouble.met(SchemaDrift("no such column")).state == "held"
@@ -222,7 +224,8 @@ def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
     """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.trouble.raise_alert", lambda _, fingerprint, **__: raised.append(fingerprint)
+        "edgepaas.sync.failures.raise_alert",
+        lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     now = 0.0
     report = Report()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas telemetry import`` at its edges: interrupted, on another port, on another's box."""
 
 import io
@@ -8,7 +9,7 @@ import pytest
 
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
-from edgepaas.telemetry.delivery import HttpSender
+from edgepaas.telemetry.importer.delivery import HttpSender
 
 SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"
 COMMAND = ["telemetry", "import", str(SAMPLE), "--device", "d", "--metric", "m", "--batch", "10"]

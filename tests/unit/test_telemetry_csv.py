@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readings out of CSV files as people and loggers write them."""
 
 import codecs
@@ -7,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 
-from edgepaas.telemetry.csv_source import BadRow, CsvSource, ImportFailed, Row
+from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ImportFailed, Row
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

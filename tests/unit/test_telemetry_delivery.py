@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering to a real HTTP server that misbehaves on purpose."""
 
 import contextlib
@@ -11,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from edgepaas.telemetry.csv_source import ImportFailed
-from edgepaas.telemetry.delivery import HttpSender
-from edgepaas.telemetry.importer import BatchRefused, Progress
-from edgepaas.telemetry.progress import ProgressDisplay
+from edgepaas.telemetry.importer.csv_source import ImportFailed
+from edgepaas.telemetry.importer.delivery import HttpSender
+from edgepaas.telemetry.importer.importer import BatchRefused, Progress
+from edgepaas.telemetry.importer.progress import ProgressDisplay
 
 READINGS = [{"device": "d", "metric": "m", "value": 1.0}]
 STORED = (201, {"accepted": 1, "duplicates": 0}, {})

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing: nothing doubled, nothing lost, and every stop says where it was."""
 
 from pathlib import Path
@@ -5,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from edgepaas.telemetry import importer
-from edgepaas.telemetry.csv_source import CsvSource, ImportFailed
-from edgepaas.telemetry.importer import BatchRefused, Progress, Target, import_file
+from edgepaas.telemetry.importer import importer
+from edgepaas.telemetry.importer.csv_source import CsvSource, ImportFailed
+from edgepaas.telemetry.importer.importer import BatchRefused, Progress, Target, import_file
 from tests.support.machine_readings import SOME
 
 SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens: shown once, kept as hashes, revoked at once."""
 
 import errno
@@ -11,7 +12,7 @@ import pytest
 from edgepaas.cli import main
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED
 from edgepaas.files.paths import Paths
-from edgepaas.web.tokens import TokenProblem, TokenStore
+from edgepaas.web.access.tokens import TokenProblem, TokenStore
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The unit files: the order of the boot chain, and what keeps a box from dying of it."""
 
 import itertools
@@ -6,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.service.sidecars import PAUSE, SIDECARS
-from edgepaas.service.stages import CHAIN
+from edgepaas.supervisor.sidecars import PAUSE, SIDECARS
+from edgepaas.supervisor.stage_processes import CHAIN
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 STAGES = CHAIN[:-1]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may do what: tokens, loopback, proxies, browsers, rates."""
 
 from typing import Any
@@ -7,12 +8,12 @@ from flask import jsonify
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from edgepaas.application import Application
+from edgepaas.app.application import Application
 from edgepaas.files.paths import Paths
-from edgepaas.web.limits import MOST_CLIENTS, RateLimiter
-from edgepaas.web.locality import client_network, is_loopback
-from edgepaas.web.probes import PROBE_PATHS
-from edgepaas.web.tokens import TokenStore
+from edgepaas.web.access.locality import client_network, is_loopback
+from edgepaas.web.access.rate_limits import MOST_CLIENTS, RateLimiter
+from edgepaas.web.access.tokens import TokenStore
+from edgepaas.web.probe_paths import PROBE_PATHS
 from tests.support.boxes import THINGS, make_box
 
 FAR = {"REMOTE_ADDR": "203.0.113.9"}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/alerts``, and the numbers of alerts on every other surface."""
 
 import json
@@ -6,15 +7,15 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from edgepaas.alerts.book import Book
-from edgepaas.alerts.intake import take_in
-from edgepaas.alerts.raised import raised_under
-from edgepaas.alerts.spool import Spool
+from edgepaas.alerts.conditions.condition_store import Book
+from edgepaas.alerts.conditions.intake import take_in
+from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.spool.accept import Spool
 from edgepaas.cli import main
-from edgepaas.files.moment import current_moment
 from edgepaas.files.paths import Paths
 from edgepaas.health.alerting import AlertWatch
-from edgepaas.service.monitor import status_line
+from edgepaas.service.watches.monitor import status_line
+from edgepaas.timing.moment import current_moment
 from tests.support.boxes import make_box
 
 ALERTS = "/api/v1/alerts"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever goes wrong, there is one error body; what a client sends is never a 5xx."""
 
 import json
@@ -10,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from edgepaas.apikit.problems import MOST_DETAILS, Problem
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from edgepaas.web.problems import MOST_DETAILS, Problem
 from tests.support.boxes import TestBox, make_box
 
 JSON = {"Content-Type": "application/json"}

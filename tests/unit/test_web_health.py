@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The health routes, the page at / and the API's description."""
 
 import json
@@ -9,11 +10,11 @@ from typing import Any
 import pytest
 from flask import Blueprint
 
-from edgepaas.application import Application, BoxState
+from edgepaas.app.application import Application, BoxState
 from edgepaas.errors import ConfigurationError, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import Check, CheckFailed
-from edgepaas.web.page import page_policy, render_page
+from edgepaas.web.views.page import page_policy, render_page
 from tests.support.boxes import THINGS, TestBox, make_box
 
 
@@ -265,7 +266,7 @@ def test_the_document_is_built_once_and_only_when_asked(
 ) -> None:
     """Most boxes are never asked."""
     built: list[int] = []
-    from edgepaas.web.openapi import OpenAPIDocument
+    from edgepaas.web.views.openapi import OpenAPIDocument
 
     build = OpenAPIDocument.build
 
@@ -282,8 +283,8 @@ def test_the_document_is_built_once_and_only_when_asked(
 def test_what_answers_before_the_application_is_there_imports_no_framework() -> None:
     """Errors, request ids and the parser stand before Flask is imported."""
     code = (
-        "import sys, edgepaas.web.problems, edgepaas.web.protocol, edgepaas.web.request_ids\n"
-        "import edgepaas.web.tokens, edgepaas.health.state, edgepaas.health.gate\n"
+        "import sys, edgepaas.apikit.problems, edgepaas.httpd.protocol, edgepaas.web.request_ids\n"
+        "import edgepaas.web.access.tokens, edgepaas.health.state, edgepaas.health.gate\n"
         "heavy = ('flask', 'sqlalchemy', 'marshmallow', 'psutil', 'alembic', 'requests')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

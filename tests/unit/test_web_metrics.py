@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/metrics``: what Prometheus reads, and that nobody can blow it up."""
 
 import shutil
@@ -9,11 +10,11 @@ from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgepaas.alerts import raise_alert
-from edgepaas.alerts.run import deliver_once
-from edgepaas.application import Box
+from edgepaas.alerts.delivery.run import deliver_once
+from edgepaas.app.application import Box
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
-from edgepaas.web.meter import BUCKETS
+from edgepaas.web.request_meter import BUCKETS
 from tests.support.telemetry_box import open_box
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real server on a real socket, and what no HTTP library would send."""
 
 import json
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.service.server import HTTPServer
+from edgepaas.httpd.server import HTTPServer
 from tests.support.boxes import make_box
 
 GOOD = b'{"name":"x"}'

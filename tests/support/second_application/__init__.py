@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second application, on the public interface alone: the built-in one is not special.
 
 ``application`` brings Flask blueprints, models and migrations of its own; ``bare`` is a
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.application import Application, Box, SmokeRequest
+from edgepaas.app import Application, Box, SmokeRequest
 
 if TYPE_CHECKING:
     from flask import Blueprint

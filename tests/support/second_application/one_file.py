@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notes, a whole application: EDGEPAAS_APP=notes:application edgepaas up"""
 
 import marshmallow as ma
@@ -5,9 +6,9 @@ from flask import Blueprint
 from sqlalchemy import select
 from sqlalchemy.orm import mapped_column
 
-from edgepaas.application import Application, Box, SmokeRequest
+from edgepaas.apikit import blueprint as web
+from edgepaas.app import Application, Box, SmokeRequest
 from edgepaas.database import Text, Uuid, new_model_base, uuid7
-from edgepaas.web import api as web
 
 Model = new_model_base()
 

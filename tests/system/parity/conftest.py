@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each test here runs in every home; what came of it is kept for the table in the README."""
 
 import contextlib

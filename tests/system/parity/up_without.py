@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas up`` with something left out: ``up_without STAGE|SIDECAR up``, as a slip would."""
 
 import sys
 
 from edgepaas import cli
-from edgepaas.service import supervisor
+from edgepaas.supervisor import supervisor
 
 if __name__ == "__main__":
     left_out = sys.argv.pop(1)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The channels in their order, with a back-off and a circuit breaker each, kept between runs."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgepaas.alerts.channels.answers import Answer, Outcome
+from edgepaas.alerts.channels.config import AlertConfig
+from edgepaas.alerts.channels.notice import Notice
+from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
+from edgepaas.alerts.spool.folders import Store
+from edgepaas.timing.moment import Moment, read_moment, rfc3339
+
+Ask = Callable[[AlertConfig, str, Notice], Answer]
+
+#: So many failures in a row, and a channel is let be for a while; one that is down, at once.
+_OPENS_AT = 3
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 900.0
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """How a channel did lately; *pause* seconds from *tried* on it is let be."""
+
+    failures: int = 0
+    pause: float = 0.0
+    tried: Moment | None = None
+    failing_since: Moment | None = None
+    words: str = ""
+    delivered: Moment | None = None
+    settings: str = ""
+
+    def wait(self, now: Moment) -> float:
+        """Return for how many seconds the channel is to be let be."""
+        if self.tried is None:
+            return 0.0
+        passed = now.seconds_since(self.tried)
+        return 0.0 if passed is None else max(0.0, self.pause - passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a file keeps it."""
+        return {
+            "words": self.words,
+            "failures": self.failures,
+            "pause": round(self.pause, 3),
+            "tried_time": None if self.tried is None else rfc3339(self.tried.wall),
+            "tried": _entry(self.tried),
+            "failing_since": _entry(self.failing_since),
+            "delivered": _entry(self.delivered),
+            "settings": self.settings,
+        }
+
+
+class Channels:
+    """All configured channels; *jitter* returns numbers from 0 to 1."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: AlertConfig,
+        *,
+        clock: Callable[[], Moment],
+        jitter: Callable[[], float],
+        ask: Ask | None = None,
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._clock = clock
+        self._jitter = jitter
+        self._ask = ask or ask_channel
+        self.states = _read(store)
+        #: Whether a channel's settings are others than in the run before.
+        self.changed = False
+        for name in config.channels:
+            settings = _digest(config, name)
+            if self.states.get(name, ChannelState()).settings != settings:
+                # Somebody has changed where it goes: what was wrong before may be mended.
+                self.changed = True
+                self.states[name] = ChannelState(settings=settings)
+
+    def send(self, notice: Notice) -> Outcome:
+        """Try each channel in its order until one takes the notice."""
+        refused = {
+            name: why for name, why in notice.refused.items() if name in self._config.channels
+        }
+        reached = tried = False
+        waits, words = [], []
+        for name in self._config.channels:
+            if name in refused:
+                continue
+            wait = self.states[name].wait(self._clock())
+            if wait > 0:
+                waits.append(wait)
+                words.append(f"{name} is let be: {self.states[name].words}")
+                continue
+            answer = self._ask(self._config, name, notice)
+            tried, reached = True, reached or answer.reached
+            self._note(name, answer)
+            if answer.kind == "taken":
+                return Outcome("taken", name, answer.words, reached=True, tried=True)
+            words.append(f"{name}: {answer.words}")
+            if answer.kind == "refused":
+                refused[name] = answer.words
+            else:
+                waits.append(max(self.pause_after(notice.attempts + 1), answer.retry_after))
+        said = "; ".join(words)
+        if not waits:
+            return Outcome("refused", words=said, reached=reached, tried=tried, refused=refused)
+        return Outcome("later", "", said, reached, tried, min(waits), refused)
+
+    def wait(self) -> float:
+        """Return the seconds until some channel may be tried; 0.0: now."""
+        now = self._clock()
+        return min((self.states[name].wait(now) for name in self._config.channels), default=0.0)
+
+    def failing_for(self) -> float:
+        """Return for how many seconds no channel has taken anything; 0.0 when one works."""
+        now, found = self._clock(), []
+        for name in self._config.channels:
+            since = self.states[name].failing_since
+            if since is None:
+                return 0.0
+            passed = now.seconds_since(since)
+            found.append(float("inf") if passed is None else passed)
+        return min(found, default=0.0)
+
+    def failing_since(self) -> Moment | None:
+        """Return since when no channel has taken anything, None when one works."""
+        found = [self.states[name].failing_since for name in self._config.channels]
+        known = [moment for moment in found if moment is not None]
+        return known[0] if known and len(known) == len(found) else None
+
+    def forget_pauses(self) -> None:
+        """Have every channel tried at once: somebody asks for it."""
+        for name in self._config.channels:
+            self.states[name] = replace(self.states[name], pause=0.0)
+        self._save()
+
+    def pause_after(self, failures: int) -> float:
+        """Return the seconds to wait after so many failures in a row, with jitter."""
+        doubled: float = _FIRST_PAUSE * 2 ** min(failures - 1, 20)
+        return min(doubled, _LONGEST_PAUSE) * (0.5 + self._jitter() / 2)
+
+    def _note(self, name: str, answer: Answer) -> None:
+        """Remember how the channel did."""
+        now, state = self._clock(), self.states[name]
+        if answer.kind == "later":
+            failures = state.failures + 1
+            opens = answer.down or answer.retry_after > 0 or failures >= _OPENS_AT
+            pause = max(self.pause_after(failures), answer.retry_after) if opens else 0.0
+            state = replace(
+                state,
+                failures=failures,
+                pause=pause,
+                tried=now,
+                failing_since=state.failing_since or now,
+            )
+        else:
+            # Who refuses is there; what is wrong is the message.
+            taken = answer.kind == "taken"
+            state = replace(
+                state,
+                failures=0,
+                pause=0.0,
+                tried=now,
+                failing_since=None if taken else state.failing_since,
+                delivered=now if taken else state.delivered,
+            )
+        before = self.states[name]
+        self.states[name] = replace(state, words=answer.words)
+        if before.failing_since is not None or answer.kind != "taken" or before.delivered is None:
+            self._save()
+
+    def _save(self) -> None:
+        content = seal({name: state.as_dict() for name, state in self.states.items()})
+        with contextlib.suppress(OSError):  # the pauses only spare attempts
+            self._store.put(_file(self._store), content)
+
+
+def ask_channel(config: AlertConfig, name: str, notice: Notice) -> Answer:
+    """Hand *notice* to one channel, over the network."""
+    if name == "webhook" and config.webhook is not None:
+        from edgepaas.alerts.channels.webhook import post
+        from edgepaas.alerts.channels.webhook_bodies import webhook_body
+
+        body = webhook_body(config.webhook.form, notice, config.sender)
+        return post(config.webhook, notice.key, body)
+    if name == "email" and config.email is not None:
+        from edgepaas.alerts.channels.smtp import send
+
+        return send(config.email, notice, config.sender)
+    return Answer("refused", f"there is no channel {name}")
+
+
+def _read(store: Store) -> dict[str, ChannelState]:
+    try:
+        return {name: _state(entry) for name, entry in read_sealed(_file(store)).items()}
+    except (OSError, Damaged, KeyError, TypeError, ValueError, AttributeError):
+        return {}  # what is forgotten is an attempt that was to be spared
+
+
+def _state(entry: Mapping[str, Any]) -> ChannelState:
+    return ChannelState(
+        failures=int(entry["failures"]),
+        pause=float(entry["pause"]),
+        tried=_moment(entry["tried"]),
+        failing_since=_moment(entry["failing_since"]),
+        words=str(entry["words"]),
+        delivered=_moment(entry["delivered"]),
+        settings=str(entry["settings"]),
+    )
+
+
+def _entry(moment: Moment | None) -> dict[str, Any] | None:
+    return None if moment is None else moment.as_dict()
+
+
+def _moment(entry: Any) -> Moment | None:
+    return None if entry is None else read_moment(entry)
+
+
+def _digest(config: AlertConfig, name: str) -> str:
+    found = config.webhook if name == "webhook" else config.email
+    parts = [] if found is None else [str(getattr(found, f)) for f in found.__dataclass_fields__]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _file(store: Store) -> Path:
+    return store.root / "channels.json"

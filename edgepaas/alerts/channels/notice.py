@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A notice: one message to a human, as it was frozen before it was first sent.
+
+What may have reached a receiver is sent again under the same key with the same content,
+until somebody has taken it; what has happened since goes into the next notice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from edgepaas.alerts.channels.answers import Outcome
+from edgepaas.alerts.spool.alert import SEVERITIES, Severity, clean_text
+from edgepaas.timing.moment import Moment, read_moment, rfc3339
+
+What = Literal[
+    "raised",  # it holds
+    "worse",  # it holds, and is more severe than was told
+    "still",  # it was raised again and again since it was told
+    "resolved",  # it is over
+    "passed",  # it came and went before anybody could be told
+    "flapping",  # it comes and goes; told once until it settles
+    "settled",  # it no longer flaps
+    "event",  # it happened; nothing holds
+    "digest",  # what has come together
+    "test",
+]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a human knows of a condition: its state, how many of its alerts, when told."""
+
+    state: str = ""
+    total: int = 0
+    severity: Severity = "info"
+    flapping: bool = False
+    reminders: int = 0
+    at: Moment | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a file keeps it."""
+        return {
+            "state": self.state,
+            "total": self.total,
+            "severity": self.severity,
+            "flapping": self.flapping,
+            "reminders": self.reminders,
+            "at": None if self.at is None else self.at.as_dict(),
+        }
+
+
+def read_told(entry: Mapping[str, Any]) -> Told:
+    """Return what :meth:`Told.as_dict` wrote; KeyError, TypeError or ValueError for none."""
+    if entry["severity"] not in SEVERITIES:
+        raise ValueError("severity")
+    return Told(
+        state=str(entry["state"]),
+        total=int(entry["total"]),
+        severity=entry["severity"],
+        flapping=bool(entry["flapping"]),
+        reminders=int(entry["reminders"]),
+        at=None if entry["at"] is None else read_moment(entry["at"]),
+    )
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A condition that a digest tells of, and what is known of it once the digest is told."""
+
+    condition: str
+    after: Told
+
+
+@dataclass(frozen=True)
+class Notice:
+    """See the module. Times are wall clock seconds, 0.0 where there is none; *duration* seconds.
+
+    *count* is how often it was raised in this episode, *new* how many of all its alerts no
+    earlier notice told of, *changes* how often it changed lately. *reached*: a receiver may
+    have it, though none said so. *not_before*: seconds to wait from *tried*.
+    """
+
+    key: str
+    what: What
+    severity: Severity
+    fingerprint: str
+    origin: str
+    message: str
+    condition: str = ""
+    details: tuple[str, ...] = ()
+    since: float = 0.0
+    last: float = 0.0
+    ended: float = 0.0
+    duration: float = 0.0
+    count: int = 0
+    new: int = 0
+    suppressed: int = 0
+    changes: int = 0
+    clock_trusted: bool | None = None
+    after: Told = field(default_factory=Told)
+    covers: tuple[Covered, ...] = ()
+    attempts: int = 0
+    reached: bool = False
+    tried: Moment | None = None
+    not_before: float = 0.0
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def wait(self, now: Moment) -> float:
+        """Return for how many seconds it is not to be sent again."""
+        if self.tried is None:
+            return 0.0
+        passed = now.seconds_since(self.tried)
+        return 0.0 if passed is None else max(0.0, self.not_before - passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a file keeps it, times readable as well."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            **values,
+            "time": rfc3339(self.last) if self.last else None,
+            "details": list(self.details),
+            "after": self.after.as_dict(),
+            "covers": [{"condition": c.condition, "after": c.after.as_dict()} for c in self.covers],
+            "tried": None if self.tried is None else self.tried.as_dict(),
+            "refused": dict(self.refused),
+        }
+
+
+def read_notice(entry: Mapping[str, Any]) -> Notice:
+    """Return what :meth:`Notice.as_dict` wrote; KeyError, TypeError or ValueError for none."""
+    if entry["severity"] not in SEVERITIES:
+        raise ValueError("severity")
+    return Notice(
+        key=str(entry["key"]),
+        what=entry["what"],
+        severity=entry["severity"],
+        fingerprint=str(entry["fingerprint"]),
+        origin=str(entry["origin"]),
+        message=clean_text(str(entry["message"])),
+        condition=str(entry["condition"]),
+        details=tuple(str(line) for line in entry["details"]),
+        since=float(entry["since"]),
+        last=float(entry["last"]),
+        ended=float(entry["ended"]),
+        duration=float(entry["duration"]),
+        count=int(entry["count"]),
+        new=int(entry["new"]),
+        suppressed=int(entry["suppressed"]),
+        changes=int(entry["changes"]),
+        clock_trusted=entry["clock_trusted"],
+        after=read_told(entry["after"]),
+        covers=tuple(
+            Covered(str(item["condition"]), read_told(item["after"])) for item in entry["covers"]
+        ),
+        attempts=int(entry["attempts"]),
+        reached=bool(entry["reached"]),
+        tried=None if entry["tried"] is None else read_moment(entry["tried"]),
+        not_before=float(entry["not_before"]),
+        refused={str(name): str(why) for name, why in entry["refused"].items()},
+    )
+
+
+def attempted(notice: Notice, now: Moment, outcome: Outcome, *, reached: bool) -> Notice:
+    """Return *notice* after an attempt that nobody took: when it may be tried again, and why.
+
+    *reached*: somebody may have had it before this attempt.
+    """
+    return replace(
+        notice,
+        attempts=notice.attempts + outcome.tried,
+        reached=reached or outcome.reached,
+        tried=now,
+        not_before=outcome.wait,
+        refused=dict(outcome.refused),
+    )

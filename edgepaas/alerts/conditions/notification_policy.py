@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a human is to be told of a condition, and when: known and told are compared. Pure.
+
+Not each alert is told but each change of what holds: raised, worse, over. A condition that
+is raised again and again is told again after ALERT_WINDOW with the count, then at twice the
+pause each time; one that comes and goes is told to flap, and then not until it settles.
+"""
+
+from dataclasses import dataclass, replace
+
+from edgepaas.alerts.channels.notice import Notice, Told, What
+from edgepaas.alerts.conditions.fold import Condition
+from edgepaas.alerts.spool.alert import SEVERITIES
+from edgepaas.timing.moment import Moment
+
+#: So many changes within three windows are flapping: raised, over, raised, over, raised.
+FLAPPING_CHANGES = 5
+_FLAPPING_WINDOWS = 3.0
+#: The longest pause between two reminders: so many windows, 6 hours by default.
+_LONGEST_WINDOWS = 36
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be told *wait* seconds from now (0.0: now)."""
+
+    what: What
+    wait: float = 0.0
+
+
+def what_is_due(  # noqa: PLR0911 - a table of cases
+    condition: Condition, now: Moment, window: float
+) -> Due | None:
+    """Return what is to be told of *condition*, None for nothing; *window* in seconds."""
+    told = condition.told
+    if told.flapping:
+        quiet = _since(condition.changes[-1], now) if condition.changes else float("inf")
+        return Due("settled", max(0.0, window - quiet))
+    if condition.new and recent_changes(condition, now, window) >= FLAPPING_CHANGES:
+        return Due("flapping")
+    if condition.state == "raised":
+        if told.state != "raised":
+            return Due("raised")
+        if SEVERITIES.index(condition.severity) > SEVERITIES.index(told.severity):
+            return Due("worse")
+        return Due("still", _pause(told, now, window)) if condition.new else None
+    if condition.state == "resolved":
+        if told.state == "raised":
+            return Due("resolved")
+        return Due("passed") if condition.new else None
+    if not condition.new:
+        return None
+    return Due("event", _pause(told, now, window) if told.at else 0.0)
+
+
+def recent_changes(condition: Condition, now: Moment, window: float) -> int:
+    """Return how often it was raised and over lately."""
+    span = window * _FLAPPING_WINDOWS
+    return sum(_since(moment, now) < span for moment in condition.changes)
+
+
+def is_finished(condition: Condition, now: Moment, window: float) -> bool:
+    """Whether nothing of it is needed any more: told, over, and too long ago to flap."""
+    if condition.state == "raised" or condition.sending is not None:
+        return False
+    if what_is_due(condition, now, window) is not None:
+        return False
+    latest = condition.told.at or condition.last
+    return _since(latest, now) >= window * _FLAPPING_WINDOWS
+
+
+def compose(condition: Condition, what: What, now: Moment, window: float) -> Notice:
+    """Return the notice that tells *what* of *condition*, frozen as of *now*."""
+    told = condition.told
+    over = condition.state == "resolved" and condition.ended is not None
+    until = condition.ended if over and condition.ended is not None else now
+    end = condition.ended_by if over and what in ("resolved", "settled", "flapping") else ""
+    present = condition.sending
+    return Notice(
+        key=present.key if present is not None else f"{condition.id}-{condition.serial + 1}",
+        what=what,
+        severity=condition.severity,
+        fingerprint=condition.fingerprint,
+        origin=condition.origin,
+        message=end or condition.message,
+        condition=condition.name,
+        details=((condition.message,) if end else ()) + condition.details,
+        since=wall_of(condition.since, now),
+        last=wall_of(condition.last, now),
+        ended=wall_of(condition.ended, now) if over and condition.ended is not None else 0.0,
+        duration=until.seconds_since(condition.since) or 0.0,
+        count=condition.count,
+        new=condition.new,
+        suppressed=condition.suppressed,
+        changes=recent_changes(condition, now, window),
+        clock_trusted=condition.clock_trusted,
+        after=Told(
+            state=condition.state,
+            total=condition.total,
+            severity=condition.severity
+            if what in ("raised", "worse")
+            else max(condition.severity, told.severity, key=SEVERITIES.index),
+            flapping=what == "flapping",
+            reminders=told.reminders + 1 if what == "still" else 0,
+            at=None,
+        ),
+        attempts=present.attempts if present is not None else 0,
+        refused=present.refused if present is not None else {},
+    )
+
+
+def frozen(condition: Condition, what: What, now: Moment, window: float) -> Condition:
+    """Return *condition* with the notice about to be sent, which a receiver may have from now on.
+
+    A notice that may have been received already stays as it is; one that certainly was not
+    is brought up to date under its key.
+    """
+    present = condition.sending
+    if present is not None and present.reached:
+        return condition
+    notice = replace(compose(condition, what, now, window), reached=True)
+    serial = condition.serial if present is not None else condition.serial + 1
+    return replace(condition, sending=notice, serial=serial)
+
+
+def settled(condition: Condition, notice: Notice, now: Moment) -> Condition:
+    """Return *condition* once *notice* has been told."""
+    return replace(condition, told=replace(notice.after, at=now), sending=None, silenced=False)
+
+
+def swallowed(condition: Condition, now: Moment) -> Condition:
+    """Return *condition* as if what came and went under a silence had been told."""
+    after = compose(condition, "passed", now, 0.0).after
+    return replace(condition, told=replace(after, at=now), silenced=False)
+
+
+def wall_of(moment: Moment, now: Moment) -> float:
+    """Return *moment* on the wall clock as it stands now: a clock set since is made up for."""
+    if now.same_boot(moment):
+        return now.wall - (now.since_boot - moment.since_boot)
+    return moment.wall
+
+
+def _pause(told: Told, now: Moment, window: float) -> float:
+    longest: float = window * min(2 ** min(told.reminders, 30), _LONGEST_WINDOWS)
+    return max(0.0, longest - (_since(told.at, now) if told.at else 0.0))
+
+
+def _since(moment: Moment, now: Moment) -> float:
+    # What no clock can tell was long ago: told once more is better than never.
+    passed = now.seconds_since(moment)
+    return float("inf") if passed is None else passed

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Silences: for a while nobody is told of some conditions, e.g. during maintenance."""
+
+import contextlib
+import fnmatch
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepaas.alerts.conditions.fold import Condition
+from edgepaas.alerts.spool.alert import clean_text
+from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
+from edgepaas.alerts.spool.folders import Store
+from edgepaas.timing.moment import Moment, read_moment, rfc3339
+
+#: A box that is silent for longer was forgotten, not silenced.
+LONGEST = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class Silence:
+    """*pattern* is a fingerprint or a condition's name, with ``*`` and ``?``; times in seconds."""
+
+    id: str
+    pattern: str
+    seconds: float
+    at: Moment
+    reason: str
+
+    def remaining(self, now: Moment) -> float:
+        """Return for how long it holds; by a clock that runs since boot, where it can."""
+        passed = now.seconds_since(self.at)
+        # Unknown: the clock was set back over a reboot. Heard once too often is better.
+        return 0.0 if passed is None else max(0.0, self.seconds - passed)
+
+    def covers(self, condition: Condition) -> bool:
+        """Whether it is about *condition*."""
+        return any(
+            fnmatch.fnmatchcase(text, self.pattern)
+            for text in (condition.fingerprint, condition.name)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a file keeps it."""
+        return {
+            "id": self.id,
+            "pattern": self.pattern,
+            "until": rfc3339(self.at.wall + self.seconds),
+            "reason": self.reason,
+            "seconds": self.seconds,
+            "at": self.at.as_dict(),
+        }
+
+
+def read_silences(store: Store, now: Moment) -> list[Silence]:
+    """Return the silences that hold; a file that cannot be read silences nothing."""
+    try:
+        entries = read_sealed(_file(store))["silences"]
+        found = [
+            Silence(
+                str(entry["id"]),
+                str(entry["pattern"]),
+                min(float(entry["seconds"]), LONGEST),
+                read_moment(entry["at"]),
+                str(entry["reason"]),
+            )
+            for entry in entries
+        ]
+    except (OSError, Damaged, KeyError, TypeError, ValueError):
+        return []
+    return [silence for silence in found if silence.remaining(now) > 0]
+
+
+def add_silence(store: Store, pattern: str, seconds: float, reason: str, now: Moment) -> Silence:
+    """Silence what *pattern* matches for *seconds*; raises OSError."""
+    silence = Silence(os.urandom(3).hex(), pattern, seconds, now, clean_text(reason, 200))
+    _write(store, [*read_silences(store, now), silence])
+    return silence
+
+
+def end_silences(store: Store, text: str, now: Moment) -> int:
+    """End the silences whose id or pattern is *text*, all for ``*``; returns how many."""
+    present = read_silences(store, now)
+    kept = [s for s in present if text not in ("*", s.id, s.pattern)]
+    if len(kept) != len(present):
+        _write(store, kept)
+    return len(present) - len(kept)
+
+
+def silence_of(condition: Condition, silences: list[Silence], now: Moment) -> float:
+    """Return for how many seconds nobody is to be told of *condition*; 0.0: tell."""
+    return max((s.remaining(now) for s in silences if s.covers(condition)), default=0.0)
+
+
+def _write(store: Store, silences: list[Silence]) -> None:
+    if silences:
+        store.put(_file(store), seal({"silences": [s.as_dict() for s in silences]}))
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            store.remove(_file(store))
+
+
+def _file(store: Store) -> Path:
+    return store.root / "silences.json"

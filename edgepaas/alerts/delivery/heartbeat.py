@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dead man's switch: an address that is asked for while the box is well.
+
+Whoever misses it notices a box that cannot even raise an alert.
+"""
+
+import contextlib
+import http.client
+import logging
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.config import AlertConfig
+from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
+from edgepaas.alerts.spool.folders import Store
+from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import Moment, read_moment
+
+logger = logging.getLogger("edgepaas.alerts")
+
+#: The timer comes by once a minute: a little early is better than most of a minute late.
+_EARLY = 30.0
+_WELL_TIMEOUT = 5.0
+
+AskFor = Callable[[str, float], Answer]
+
+
+def seconds_until_heartbeat(store: Store, config: AlertConfig, now: Moment) -> float | None:
+    """Return in how many seconds the next heartbeat is due, None when none is wanted."""
+    if not config.heartbeat_url:
+        return None
+    try:
+        passed = now.seconds_since(read_moment(read_sealed(store.root / "heartbeat.json")["at"]))
+    except (OSError, Damaged, KeyError, TypeError, ValueError):
+        return 0.0
+    if passed is None:
+        return 0.0
+    early = min(_EARLY, config.heartbeat_interval / 4)
+    return max(0.0, config.heartbeat_interval - early - passed)
+
+
+def beat(
+    paths: Paths, store: Store, config: AlertConfig, now: Moment, *, ask_for: AskFor | None = None
+) -> bool:
+    """Ask for the heartbeat's address if it is due and the box is well; whether it was had."""
+    if seconds_until_heartbeat(store, config, now) != 0.0:
+        return False
+    if not is_well(paths):
+        logger.warning("no heartbeat is sent: the service does not say that it is ready")
+        return False
+    answer = (ask_for or _ask_for)(config.heartbeat_url, config.timeout)
+    if answer.kind != "taken":
+        logger.warning("the heartbeat was not taken: %s", answer.words)
+        return False
+    with contextlib.suppress(OSError):  # once more than needed does no harm
+        store.put(store.root / "heartbeat.json", seal({"at": now.as_dict()}))
+    return True
+
+
+def is_well(paths: Paths) -> bool:
+    """Whether the service says on loopback that it is ready."""
+    try:
+        parts = urlsplit(paths.address.read_text(encoding="ascii").strip())
+        connection = http.client.HTTPConnection(
+            parts.hostname or "", parts.port or 80, timeout=_WELL_TIMEOUT
+        )
+        try:
+            connection.request("GET", "/health/ready")
+            return connection.getresponse().status == http.client.OK
+        finally:
+            connection.close()
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def _ask_for(url: str, timeout: float) -> Answer:
+    from edgepaas.alerts.channels.webhook import request
+
+    return request("GET", url, timeout)

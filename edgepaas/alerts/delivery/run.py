@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of ``edgepaas alerts deliver``, and the watch that starts one when there is work."""
+
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgepaas.alerts.channels.config import AlertConfig, load_config
+from edgepaas.alerts.conditions.due_notifications import Agenda
+from edgepaas.alerts.conditions.listing import summary
+from edgepaas.alerts.delivery.deliver import LINGER, Deliverer
+from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
+from edgepaas.alerts.status import mark_waiting, read_status, told_since_start, write_status
+from edgepaas.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import current_moment
+
+logger = logging.getLogger("edgepaas.alerts")
+
+#: The watch looks for work so often, in seconds.
+_LOOK_EVERY = 1.0
+#: And lets be so long after a run that failed, and said why.
+_AFTER_FAILURE = 10.0
+#: A run that takes longer hangs where no deadline of its own holds.
+_LONGEST_CHILD = 300.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run did, and in how many seconds there is more to do, if any."""
+
+    told: int
+    waiting: int
+    wait: float | None
+    config: AlertConfig
+
+
+def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER) -> Report:
+    """Tell everything that is due; raises OSError, LockHeld when another run does not end.
+
+    *patience*: how many seconds to wait for another run; *linger*: what is due within so
+    many seconds is waited for.
+    """
+    with held(paths.alerts / "deliver.lock", timeout=patience):
+        config = load_config(paths)
+        deliverer = Deliverer(paths, config, linger=linger)
+        store = deliverer.spool.store
+        store.clean(time.time())
+        store.replenish()
+        left = deliverer.run()
+        store.replenish()
+        beat(paths, store, config, current_moment())
+        return _report(paths, deliverer, left)
+
+
+def _report(paths: Paths, deliverer: Deliverer, left: Agenda) -> Report:
+    """Say how things stand, for whoever shows it, and for the timer."""
+    now, store = current_moment(), deliverer.spool.store
+    waits = [left.wait, seconds_until_heartbeat(store, deliverer.config, now)]
+    known = [wait for wait in waits if wait is not None]
+    wait = min(known, default=None)
+    counts = summary(store, deliverer.book.load_all(), now)
+    states = deliverer.channels.states
+    told = told_since_start(read_status(paths))
+    for (channel, severity), taken in deliverer.taken.items():
+        severities = told.setdefault(channel, {})
+        severities[severity] = severities.get(severity, 0) + taken
+    write_status(
+        paths,
+        {
+            **counts,
+            "channels": {
+                name: {
+                    "said": states[name].words,
+                    "failing": states[name].words if states[name].failing_since else "",
+                }
+                for name in deliverer.config.channels
+            },
+            "told": told,
+            "next_in_seconds": None if wait is None else round(wait, 1),
+            "updated": now.as_dict(),
+        },
+    )
+    mark_waiting(paths, waiting=wait is not None)
+    return Report(deliverer.taken.total(), counts["waiting"], wait, deliverer.config)
+
+
+def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = None) -> int:
+    """Start a run whenever an alert has come or something is due, until SIGTERM or SIGINT.
+
+    What is resident is this loop; each run is a process of its own, so that whatever it
+    loads, leaks or hangs in ends with it. *lifeline*: a pipe's end that is closed at its
+    other end when the parent dies, which ends this as well.
+    """
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: stopping.append(received))
+    work = run or (lambda: _run(paths))
+    let_be = 0.0
+    next_run, settings = time.monotonic(), _settings_changed(paths)
+    while not stopping and not _parent_died(lifeline):
+        changed = _settings_changed(paths)
+        now = time.monotonic()
+        if now >= let_be and (now >= next_run or changed != settings or _has_new(paths)):
+            settings = changed
+            if not _in_child(work, stopping):
+                let_be = next_run = time.monotonic() + _AFTER_FAILURE
+                continue
+            wait = read_status(paths).get("next_in_seconds")
+            due = float(wait) if isinstance(wait, int | float) else float("inf")
+            next_run = time.monotonic() + max(due, _LOOK_EVERY)
+        time.sleep(_LOOK_EVERY)
+    return EXIT_DONE
+
+
+def _parent_died(lifeline: int) -> bool:
+    return lifeline >= 0 and bool(select.select([lifeline], [], [], 0)[0])
+
+
+def _run(paths: Paths) -> int:
+    try:
+        deliver_once(paths)
+    except (EdgePaaSError, OSError) as error:
+        logger.error("alerts cannot be delivered: %s", error)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _in_child(work: Callable[[], int], stopping: list[int]) -> bool:
+    """Do *work* in a process of its own; whether it ended well."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()  # this process has one thread
+    if child == 0:
+        status = EXIT_FAILED
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            status = work()
+        except BaseException:
+            logger.exception("a run of 'edgepaas alerts deliver' failed")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+    deadline = time.monotonic() + _LONGEST_CHILD
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        if stopping or time.monotonic() >= deadline:
+            # What it is sending is sent again under its key.
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.05)
+
+
+def _has_new(paths: Paths) -> bool:
+    try:
+        with os.scandir(paths.alerts / "new") as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+def _settings_changed(paths: Paths) -> int:
+    try:
+        return paths.env_contract.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spool's quota: what is evicted is counted, and repeats go before what was said once."""
+
+import contextlib
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepaas.alerts.spool.alert import AlertName
+from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
+from edgepaas.alerts.spool.spool_paths import Shelves
+from edgepaas.errors import EdgePaaSError
+from edgepaas.files.locks import LockHeld, held
+
+#: What a file takes at most, so that bytes need to be added up only where they might matter.
+_LARGEST = 8 * 1024
+#: The condition that stands for all of which there was no room to keep anything.
+OVERFLOW = "alerts-without-room"
+_GOES_FIRST = {"info": 0, "warning": 1, "resolved": 2, "critical": 3}
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many files may wait in ``new/``, and how many bytes they may have."""
+
+    files: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Suppressed:
+    """How many alerts of one condition were evicted, ever since its count began as *epoch*."""
+
+    condition: str
+    count: int
+    epoch: str
+
+
+def read_quota(spool: Shelves) -> Quota:
+    """Return ALERT_SPOOL_FILES and ALERT_SPOOL_SIZE, or their defaults without settings."""
+    from edgepaas.files.contract import read_contract
+    from edgepaas.settings.table import SETTINGS
+
+    values: dict[str, str] = {}
+    with contextlib.suppress(EdgePaaSError):
+        values = read_contract(spool.paths.env_contract, written_by="env")
+
+    def number(name: str) -> int:
+        text = values.get(name, "")
+        return int(text if text.isdigit() else SETTINGS[name].default)
+
+    return Quota(number("ALERT_SPOOL_FILES"), number("ALERT_SPOOL_SIZE"))
+
+
+def keep_quota(spool: Shelves, quota: Quota | None = None) -> int:
+    """Evict what ``new/`` holds beyond the quota, and count it; returns how many went.
+
+    Called by writers, since it matters where nobody delivers.
+    """
+    names = spool.waiting_names()
+    if len(names) < 10:  # the least that ALERT_SPOOL_FILES can be
+        return 0
+    quota = quota or read_quota(spool)
+    over = len(names) - quota.files
+    if len(names) * _LARGEST > quota.size:
+        size = sum(_size(spool.file_of(name)) for name in names)
+        if size > quota.size:
+            over = max(over, len(names) * (size - quota.size) // size + 1)
+    if over <= 0:
+        return 0
+    # Some more at once: the next alert would else have to look through all again.
+    victims = choose_victims(names, over + max(1, quota.files // 100))
+    with spool.writers_lock() as descriptor, contextlib.suppress(LockHeld):
+        if descriptor is not None:
+            # What is being taken in is counted there; whoever does it makes room, too.
+            with held(spool.book_lock, timeout=0.0):
+                _evict(spool, victims)
+                return len(victims)
+    return 0
+
+
+def choose_victims(names: list[AlertName], wanted: int) -> list[AlertName]:
+    """Return *wanted* of *names*: repeats first, then the oldest of the least severe.
+
+    Of each condition its first and its last are kept as long as there is anything else:
+    they tell since when, and how it is now.
+    """
+    groups: dict[str, list[AlertName]] = defaultdict(list)
+    for name in names:
+        groups[name.condition].append(name)
+    repeats = [name for group in groups.values() for name in group[1:-1]]
+    victims = sorted(repeats, key=lambda name: name.sequence)[:wanted]
+    if len(victims) < wanted:
+        chosen = {name.id for name in victims}
+        rest = [name for name in names if name.id not in chosen]
+        rest.sort(key=lambda name: (_GOES_FIRST[name.word], name.sequence))
+        victims += rest[: wanted - len(victims)]
+    return victims
+
+
+def read_suppressed(spool: Shelves) -> list[Suppressed]:
+    """Return the counts; each only grows until it is forgotten, so it can be read twice."""
+    return [
+        Suppressed(condition, entry["count"], entry["epoch"])
+        for condition, entry in _read(spool)["conditions"].items()
+    ]
+
+
+def forget_suppressed(spool: Shelves, condition: str) -> None:
+    """Begin the count of *condition* anew, before its file is deleted; raises OSError."""
+    with spool.writers_lock():
+        state = _read(spool)
+        if state["conditions"].pop(condition, None) is not None:
+            _write(spool, state)
+
+
+def _evict(spool: Shelves, victims: list[AlertName]) -> None:
+    """Count, then delete: one that a kill left in between is deleted later, uncounted."""
+    state = _read(spool)
+    _finish(spool, state)
+    there = [name for name in victims if spool.file_of(name).exists()]
+    gone = {name.id for name in there}
+    kept = {name.condition for name in spool.waiting_names() if name.id not in gone}
+    for name in there:
+        if name.word == "resolved":
+            continue
+        known = name.condition in kept or spool.condition_file(name.condition).exists()
+        # Of which nothing is left to tell of: counted together.
+        condition = name.condition if known else OVERFLOW
+        entry = state["conditions"].setdefault(
+            condition, {"count": 0, "epoch": os.urandom(8).hex()}
+        )
+        entry["count"] += 1
+    state["evicting"] = [spool.file_of(name).name for name in there]
+    _write(spool, state)
+    _finish(spool, state)
+
+
+def _finish(spool: Shelves, state: dict[str, Any]) -> None:
+    for name in state["evicting"]:
+        with contextlib.suppress(FileNotFoundError):
+            (spool.store.new / name).unlink()
+    state["evicting"] = []
+
+
+def _read(spool: Shelves) -> dict[str, Any]:
+    try:
+        found = read_sealed(_file(spool))
+        for entry in found["conditions"].values():
+            if not isinstance(entry["count"], int) or not isinstance(entry["epoch"], str):
+                raise TypeError("count")
+        return {"conditions": dict(found["conditions"]), "evicting": list(found["evicting"])}
+    except FileNotFoundError:
+        pass
+    except (Damaged, OSError, KeyError, TypeError, ValueError, AttributeError):
+        with contextlib.suppress(OSError):
+            spool.store.set_corrupt(_file(spool))
+    return {"conditions": {}, "evicting": []}
+
+
+def _write(spool: Shelves, state: dict[str, Any]) -> None:
+    if state["conditions"] or state["evicting"]:
+        spool.store.put(_file(spool), seal(state))
+    else:
+        spool.store.remove(_file(spool))
+
+
+def _file(spool: Shelves) -> Path:
+    return spool.store.root / "suppressed.json"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the spool keeps what: files, names and locks, for whoever reads or changes it."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgepaas.alerts.spool.alert import AlertName, read_name
+from edgepaas.alerts.spool.folders import Store
+from edgepaas.files.paths import Paths
+
+#: How long one writer waits for another. One that was stopped in the middle stops no others.
+_PATIENCE = 2.0
+
+
+class Shelves:
+    """The files of a box's alert spool."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.store = Store(paths.alerts)
+
+    @property
+    def book_lock(self) -> Path:
+        """Held by whoever changes conditions, or takes alerts out of ``new/``."""
+        return self.store.root / "book.lock"
+
+    def condition_file(self, condition: str) -> Path:
+        """Return the file that holds what is known of a condition."""
+        return self.store.conditions / f"{condition}.json"
+
+    def file_of(self, name: AlertName) -> Path:
+        """Return the file of an alert that waits."""
+        word = f"{name.sequence:012d}-{name.word}-{name.condition}.{name.id}.json"
+        return self.store.new / word
+
+    def waiting_names(self) -> list[AlertName]:
+        """Return what the names in ``new/`` tell, in sequence; foreign names are left out."""
+        try:
+            names = os.listdir(self.store.new)  # noqa: PTH208 - names alone are wanted
+        except OSError:
+            return []
+        return [found for name in sorted(names) if (found := read_name(name)) is not None]
+
+    @contextlib.contextmanager
+    def writers_lock(self) -> Iterator[int | None]:
+        """Hold the writers' lock; yields its descriptor, None when it could not be had in time."""
+        descriptor = self._open_sequence()
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            held = False
+            while not held:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held = True
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        break
+                    time.sleep(0.002)
+            yield descriptor if held else None
+        finally:
+            os.close(descriptor)
+
+    def _open_sequence(self) -> int:
+        path, flags = self.store.root / "sequence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self.store.prepare()
+            return os.open(path, flags, 0o600)

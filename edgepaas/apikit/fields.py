@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields that refuse at the door what either database would refuse later."""
+
+import math
+from typing import Any
+
+import marshmallow as ma
+from webargs.multidictproxy import MultiDictProxy
+
+from edgepaas.apikit.json_body import DEEPEST, is_sound_text
+from edgepaas.apikit.problems import Detail, printable
+
+#: What a signed 64-bit column holds, on both databases.
+INT64 = (-(2**63), 2**63 - 1)
+
+
+class Text(ma.fields.String):
+    """A string without NUL and lone surrogates, *shortest* to *longest* characters long.
+
+    With *visible*, a blank text and one with blanks at its ends are refused.
+    """
+
+    def __init__(
+        self, *, longest: int, shortest: int = 0, visible: bool = False, **kwargs: Any
+    ) -> None:
+        given = kwargs.pop("validate", None)
+        checks = [ma.validate.Length(min=shortest or None, max=longest)]
+        more = [] if given is None else given if isinstance(given, list) else [given]
+        super().__init__(validate=[*checks, *more], **kwargs)
+        self._visible = visible
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if text is not None and not is_sound_text(text):
+            raise ma.ValidationError("NUL and lone surrogates cannot be stored.")
+        if self._visible and isinstance(text, str) and (not text.strip() or text != text.strip()):
+            raise ma.ValidationError("Not blank, and no blanks at its ends.")
+        return text
+
+
+class Number(ma.fields.Float):
+    """A finite JSON number; a string or a boolean is refused, so that nothing is guessed."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.make_error("invalid", input=value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise self.make_error("too_large", input=value) from None
+        if not math.isfinite(number):
+            raise self.make_error("special")
+        return number
+
+
+class Whole(ma.fields.Integer):
+    """A whole number between *least* and *most*, within 64 bits; nothing is guessed."""
+
+    def __init__(self, *, least: int = INT64[0], most: int = INT64[1], **kwargs: Any) -> None:
+        super().__init__(validate=ma.validate.Range(min=least, max=most), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        if isinstance(value, float) and not value.is_integer():
+            raise self.make_error("invalid", input=value)
+        if isinstance(value, str):  # int() also takes '1_000', ' 7 ' and other scripts' digits
+            if not _in_address(data):
+                raise self.make_error("invalid", input=value)
+            digits = value.removeprefix("-")
+            if not (digits.isascii() and digits.isdigit()) or len(digits) > 19:
+                raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Flag(ma.fields.Boolean):
+    """true or false; in JSON nothing else is."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, bool):
+            return value
+        if _in_address(data) and value in ("true", "false"):
+            return bool(value == "true")
+        raise self.make_error("invalid", input=value)
+
+
+class Labels(ma.fields.Field[dict[str, str]]):
+    """A small object of strings, e.g. ``{"room": "boiler"}``."""
+
+    default_error_messages: dict[str, str | list[Any] | dict[Any, Any]] = {  # noqa: RUF012
+        "invalid": "Not an object of strings.",
+        "count": "More than {most} labels.",
+        "length": "A label's name has 1 to {name} characters, its value at most {value}.",
+        "text": "NUL and lone surrogates cannot be stored.",
+    }
+
+    def __init__(self, *, most: int = 64, name: int = 100, value: int = 500, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.most, self.longest_name, self.longest_value = most, name, value
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, dict) or not all(
+            isinstance(name, str) and isinstance(item, str) for name, item in value.items()
+        ):
+            raise self.make_error("invalid")
+        if len(value) > self.most:
+            raise self.make_error("count", most=self.most)
+        for name, item in value.items():
+            if not 1 <= len(name) <= self.longest_name or len(item) > self.longest_value:
+                raise self.make_error("length", name=self.longest_name, value=self.longest_value)
+            if not is_sound_text(name) or not is_sound_text(item):
+                raise self.make_error("text")
+        return value
+
+
+def _in_address(data: Any) -> bool:
+    """Tell whether a field's value comes from an address, where everything is text."""
+    return isinstance(data, MultiDictProxy)
+
+
+def flatten(messages: Any, path: str = "") -> list[Detail]:
+    """Return marshmallow's nested *messages* as details with paths such as ``[3].value``."""
+    found: list[Detail] = []
+    _flatten(messages, path, found, 0)
+    return found
+
+
+def _flatten(messages: Any, path: str, found: list[Detail], depth: int) -> None:
+    if isinstance(messages, dict) and depth < DEEPEST:
+        for key, below in messages.items():
+            if key == "_schema":
+                step = path
+            elif isinstance(key, int):
+                step = f"{path}[{key}]"
+            else:
+                name = printable(str(key))
+                step = f"{path}.{name}" if path else name
+            _flatten(below, step, found, depth + 1)
+    elif isinstance(messages, list) and not all(isinstance(item, str) for item in messages):
+        for item in messages:
+            _flatten(item, path, found, depth + 1)
+    else:
+        text = " ".join(messages) if isinstance(messages, list) else str(messages)
+        found.append({"path": path, "message": text})

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas status``: in which state the box is, and why; for anybody on the box."""
+
+import argparse
+import contextlib
+import http.client
+import json
+import socket
+import urllib.parse
+from typing import Any
+
+from edgepaas.alerts import counts
+from edgepaas.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError, UsageError
+from edgepaas.files.paths import Paths, find_paths
+from edgepaas.terminal import print_json, say
+
+DESCRIPTION = """\
+Ask the running service over loopback in which state the box is, and show it. Where it
+does not answer, show what the contracts in run/ say, as far as this user may read them.
+
+exit status: 0 the box is ready, 1 it is not, or does not answer.
+"""
+
+#: Everybody may ask; the service answers over HTTP.
+NEEDS_SERVICE_USER = False
+
+_TIMEOUT = 5.0
+_NO_URL = "--url {}: an address like http://127.0.0.1:8080 is needed"
+_MOST_BYTES = 1024 * 1024
+
+#: What a person reads instead of an exception's text; the first that fits.
+_WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((ConnectionRefusedError,), "nothing listens there"),
+    ((socket.gaierror,), "the name cannot be resolved"),
+    ((TimeoutError,), f"no answer within {_TIMEOUT:g} s"),
+    ((ConnectionError,), "the connection was closed without an answer"),
+    (
+        (http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError),
+        "what answers there is no EdgePaaS",
+    ),
+)
+
+#: What a person reads of PostgreSQL as the drainer sees it.
+_HUB = {
+    "ok": "takes rows",
+    "away": "away",
+    "misconfigured": "refuses rows until somebody mends it",
+    "schema": "has a schema that the rows do not fit",
+    "unknown": "unknown: edgepaas sync does not run",
+}
+_LEFT_OVER = (
+    ("dead_letters", "dead letters", "dead-letters"),
+    ("conflicts", "conflicts", "conflicts"),
+    ("hub_lost", "lost there", "acknowledge"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument("--url", default="", help="where the service listens (default: as set)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the state; 0 when the box is ready."""
+    paths = find_paths()
+    url = _given(arguments.url) or _address(paths)
+    document: dict[str, Any] = {"url": url, "answers": False, "ready": False}
+    try:
+        status, found = _ask(url)
+        document |= found | {"answers": True, "ready": status == http.client.OK}
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        document["problem"] = _in_words(error)
+        document |= _from_contracts(paths)
+    forwarding = document.get("forwarding") or _forwarding(paths)
+    if forwarding is not None:
+        document |= {"forwarding": forwarding, "rows_waiting": forwarding["rows_waiting"]}
+    elif (waiting := _rows_waiting(paths)) is not None:
+        document["rows_waiting"] = waiting
+    if "alerts" not in document:  # nobody answers, and the spool is there to be read
+        document["alerts"] = counts(paths).as_dict()
+    if arguments.json:
+        print_json(document)
+    else:
+        _show(document)
+    return EXIT_DONE if document["ready"] else EXIT_FAILED
+
+
+def _given(text: str) -> str:
+    """Return --url as an URL; raises UsageError for what is none."""
+    if not text:
+        return ""
+    parts = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
+    try:
+        port = parts.port
+    except ValueError:  # no number, or none that a port can have
+        raise UsageError(_NO_URL.format(text)) from None
+    # A bare word is more likely to be a slip than the name of a host with a service on 80.
+    if parts.scheme not in ("", "http") or not parts.hostname or not (parts.scheme or port):
+        raise UsageError(_NO_URL.format(text))
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"http://{host}:{port}" if port else f"http://{host}"
+
+
+def _in_words(error: Exception) -> str:
+    for kinds, words in _WORDS:
+        if isinstance(error, kinds):
+            return words
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)
+
+
+def _address(paths: Paths) -> str:
+    from edgepaas.settings import Settings
+
+    with contextlib.suppress(OSError, ValueError):  # never served yet
+        address = paths.address.read_text(encoding="ascii").strip()
+        if address.startswith("http://"):
+            return address
+    try:
+        settings = Settings.read(paths.env_contract)
+    except EdgePaaSError:
+        # Another user's contract, or none yet: where it listens unless told otherwise.
+        settings = Settings.of()
+    host = settings.text("HOST")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return (
+        f"http://[{host}]:{settings.text('PORT')}"
+        if ":" in host
+        else (f"http://{host}:{settings.text('PORT')}")
+    )
+
+
+def _ask(url: str) -> tuple[int, dict[str, Any]]:
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port or 80, timeout=_TIMEOUT
+    )
+    try:
+        connection.request("GET", "/health/ready", headers={"Accept": "application/json"})
+        answer = connection.getresponse()
+        found = json.loads(answer.read(_MOST_BYTES))
+    finally:
+        connection.close()
+    if not isinstance(found, dict) or "state" not in found:
+        said = found.get("message", "") if isinstance(found, dict) else ""
+        raise ValueError(f"status {answer.status}, which says nothing of a state {said}".strip())
+    return answer.status, found
+
+
+def _from_contracts(paths: Paths) -> dict[str, Any]:
+    """Return what the decision said and how often the service failed, where that is readable."""
+    from edgepaas.decision.contract import DatabaseContract
+
+    found: dict[str, Any] = {}
+    try:
+        contract = DatabaseContract.read(paths.db_contract)
+        found |= {"mode": contract.db_state, "reasons": [contract.reason]}
+    except EdgePaaSError as error:
+        found["reasons"] = [str(error)]
+    try:
+        found["failures"] = int(json.loads(paths.crash_loop.read_text())["failures"])
+    except (OSError, ValueError, KeyError, TypeError):
+        found["failures"] = 0
+    return found
+
+
+def _forwarding(paths: Paths) -> dict[str, Any] | None:
+    """Return what the drainer wrote, for when the service does not answer; None: unknown."""
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.health.forwarding import current_forwarding
+
+    try:
+        found = current_forwarding(paths, DatabaseContract.read(paths.db_contract))
+    except EdgePaaSError:
+        return None
+    return found.as_dict() if found is not None and found.running else None
+
+
+def _rows_waiting(paths: Paths) -> int | None:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.decision.waiting import rows_not_in_postgres
+
+    try:
+        contract = DatabaseContract.read(paths.db_contract)
+    except EdgePaaSError:
+        return None
+    waiting = rows_not_in_postgres(contract)
+    # Where they cannot be counted now: what the decision counted.
+    return contract.rows_waiting if waiting is None else waiting
+
+
+def _show(document: dict[str, Any]) -> None:
+    if document["answers"]:
+        since = f" since {document['since']}" if document.get("since") else ""
+        say("state", f"{document['state']}{since}")
+    else:
+        say("state", f"does not answer on {document['url']}: {document['problem']}")
+    for reason in document.get("reasons", []):
+        say("why", reason)
+    for check in document.get("checks", []):
+        if check["name"] == "forwarding":
+            continue  # it has lines of its own
+        word = "ok" if check["ok"] else "FAILED" if check["required"] else "away"
+        say("check", f"{check['name']}: {word}: {check['message']}")
+    if "database" in document:
+        say("database", f"{document['database']} ({document.get('mode', '')})")
+    _show_forwarding(document)
+    _show_alerts(document["alerts"])
+    if document.get("build_version"):
+        say("build", str(document["build_version"]))
+    if document["answers"]:
+        say("address", document["url"])
+    else:
+        if document["failures"]:
+            say("failures", f"{document['failures']} in a row")
+        say("to do", "'systemctl status edgepaas' or 'journalctl -u edgepaas' on an installed box;")
+        say("", "'make run' or 'edgepaas up' in a checkout; 'edgepaas doctor' looks for causes")
+
+
+def _show_forwarding(document: dict[str, Any]) -> None:
+    found = document.get("forwarding")
+    if not found:
+        # Without a hub there is nowhere that rows could be waiting to go.
+        if document.get("rows_waiting"):
+            say("waiting", f"{document['rows_waiting']:,} rows to be sent")
+        return
+    since = f" since {found['waiting_since']}" if found["waiting_since"] else ""
+    say("waiting", f"{found['rows_waiting']:,} rows to be sent{since}")
+    say("PostgreSQL", _HUB[found["hub"]] + (f": {found['reason']}" if found["reason"] else ""))
+    if found["hand_back"]:
+        say("hand-back", found["hand_back"])
+    for key, words, command in _LEFT_OVER:
+        if found[key]:
+            say(words, f"{found[key]:,}; 'edgepaas sync {command}'")
+
+
+def _show_alerts(found: dict[str, Any]) -> None:
+    from edgepaas.alerts.status import AlertCounts
+
+    known = AlertCounts().as_dict().keys() & found.keys()
+    if line := AlertCounts(**{name: found[name] for name in known}).line():
+        say("alerts", f"{line}; 'edgepaas alerts list'")

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas sync``: rows home to PostgreSQL, for as long as it runs or once."""
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
+from edgepaas.terminal import announce, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+    from edgepaas.sync.context import Parts
+    from edgepaas.sync.shutdown import Ending
+
+DESCRIPTION = """\
+Forward rows to PostgreSQL: what the box took while PostgreSQL was away goes home in order,
+each row once. Runs beside the service ('edgepaas up' and edgepaas-sync.service start it),
+mirrors the shared tables, and lets PostgreSQL serve again once it has been good for a while.
+Without a PostgreSQL it has nothing to do and ends with 0.
+
+exit status: 0 told to stop, nothing to do, or (--once) nothing waits; 1 failed, or (--once)
+rows wait; 75 there is a new decision.
+"""
+
+#: Seconds that the last drainer of this box has to end, after it was told to.
+_TURN_TIMEOUT = 10.0
+#: Seconds between two looks for a decision that is being made.
+_LOOK_EVERY = 0.5
+
+
+class Runs(EdgePaaSError):
+    """Another drainer runs on this box: two would send the same rows."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options and sub-commands."""
+    from edgepaas.cli.operator import sync_inspect
+
+    parser.add_argument(
+        "--once", action="store_true", help="send what waits now, say what was done, and end"
+    )
+    # How 'edgepaas up' tells that it is gone: a pipe's descriptor.
+    parser.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
+    sync_inspect.add_subcommands(parser.add_subparsers(dest="subcommand", metavar="COMMAND"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Drain; returns the exit status."""
+    if arguments.subcommand:
+        from edgepaas.cli.operator import sync_inspect
+
+        return sync_inspect.run(arguments)
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.contract import ContractMissing
+    from edgepaas.files.paths import find_paths
+    from edgepaas.settings import Settings
+
+    paths = find_paths()
+    paths.create()
+    try:
+        settings = Settings.read(paths.env_contract)
+        contract = DatabaseContract.read(paths.db_contract)
+    except ContractMissing as error:
+        if arguments.once:
+            raise
+        return _await_decision(paths, str(error), arguments.lifeline)
+    _start_logging(settings, paths)
+    if not contract.hub_url:
+        return _nothing_to_do(paths, contract)
+    if arguments.once:
+        return _once(settings, contract, paths)
+    return _drain(settings, contract, paths, arguments.lifeline)
+
+
+def _drain(
+    settings: "Settings", contract: "DatabaseContract", paths: "Paths", lifeline: int
+) -> int:
+    from edgepaas.files.locks import LockHeld, acquire
+    from edgepaas.sync import status
+    from edgepaas.sync.shutdown import Ending, Watch
+    from edgepaas.sync.wakeups import Wake
+    from edgepaas.sync.worker import Worker
+
+    try:
+        acquire(paths.sync_lock, timeout=_TURN_TIMEOUT)  # held until this process is gone
+    except LockHeld:
+        runs = status.read(paths)
+        process = f" (process {runs.pid})" if runs is not None and runs.fresh else ""
+        raise Runs(
+            f"another 'edgepaas sync'{process} runs on this box; 'edgepaas sync status' says what "
+            "it does, 'edgepaas sync --once' has it send what waits"
+        ) from None
+    ending = Ending()
+    wake = Wake(paths.sync_wake)
+    _install_signals(ending, wake.interrupt)
+    watch = Watch(
+        ending, paths.db_contract, contract.generation, lifeline=lifeline, wake=wake.interrupt
+    )
+    watch.start()
+    try:
+        result = Worker(_parts(settings, contract, paths, ending), wake).run()
+    except Exception as error:  # a bug: nobody reads a traceback, an alert finds somebody
+        logging.getLogger("edgepaas.sync").exception("the drainer failed")
+        _tell_of_bug(error)
+        return EXIT_FAILED
+    finally:
+        watch.stop()
+    if result == EXIT_DECIDE_AGAIN:
+        announce("sync", f"{ending.reason}; starting again on it")
+    return result
+
+
+def _tell_of_bug(error: Exception) -> None:
+    """Tell a person of what nobody expected; whoever starts us again does so after a pause."""
+    from edgepaas.alerts import raise_alert
+
+    raise_alert(
+        f"the drainer failed and starts again; rows wait on the box until then: {error!r}",
+        severity="critical",
+        fingerprint="sync-failed",
+        origin="edgepaas-sync",
+    )
+
+
+def _once(settings: "Settings", contract: "DatabaseContract", paths: "Paths") -> int:
+    from edgepaas.sync.once import drain_once
+    from edgepaas.sync.shutdown import Ended, Ending, Watch
+
+    ending = Ending()
+    _install_signals(ending, lambda: None)
+    watch = Watch(ending, paths.db_contract, contract.generation)
+    watch.start()
+    try:
+        parts = _parts(settings, contract, paths, ending)
+        outcome = drain_once(parts, lambda text: say("sync", text))
+    except Ended:
+        say("sync", f"{ending.reason}: nothing is lost, what was not sent waits")
+        return ending.status or EXIT_FAILED
+    finally:
+        watch.stop()
+    say("sync", outcome.text)
+    return EXIT_FAILED if outcome.left else EXIT_DONE
+
+
+def _parts(
+    settings: "Settings", contract: "DatabaseContract", paths: "Paths", ending: "Ending"
+) -> "Parts":
+    from edgepaas.supervisor.stage_processes import PROGRAM, child_environment
+    from edgepaas.sync.context import Parts
+
+    return Parts(settings, contract, paths, ending, PROGRAM, child_environment(os.environ))
+
+
+def _install_signals(ending: "Ending", wake: "Callable[[], None]") -> None:
+    def asked(number: int, _frame: object) -> None:
+        ending.ask(EXIT_DONE, f"{signal.Signals(number).name} was received")
+        wake()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, asked)
+
+
+def _start_logging(settings: "Settings", paths: "Paths") -> None:
+    """Log as the settings say, into a file of its own: two processes cannot rotate one."""
+    from edgepaas.logs import configure_logging, register_secret
+
+    for secret in settings.secrets():
+        register_secret(secret)
+    file = settings.log_file(paths.log_file)
+    configure_logging(
+        level=settings.text("LOG_LEVEL"),
+        style=settings.text("LOG_FORMAT"),
+        file=None if file is None else _own(file),
+    )
+
+
+def _own(file: "Path") -> "Path":
+    return file.with_name(f"{file.stem}-sync{file.suffix}")
+
+
+def _nothing_to_do(paths: "Paths", contract: "DatabaseContract") -> int:
+    from edgepaas.sync import status
+
+    reason = "there is no PostgreSQL to forward rows to (DATABASE_URL names none)"
+    said = {"state": "no-hub", "reason": reason, "generation": contract.generation}
+    status.write(paths, status.stamped(said, time.time()))
+    announce("sync", reason)
+    return EXIT_DONE
+
+
+def _await_decision(paths: "Paths", why: str, lifeline: int) -> int:
+    """Wait for the stages, then end with 75: whoever starts us again orders us after them."""
+    announce("sync", f"waiting for the decision: {why}")
+    while not (paths.env_contract.exists() and paths.db_contract.exists()):
+        if lifeline >= 0 and select.select([lifeline], [], [], 0)[0]:
+            return EXIT_DONE
+        time.sleep(_LOOK_EVERY)
+    sys.stdout.flush()
+    return EXIT_DECIDE_AGAIN

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas sync status|conflicts|dead-letters|acknowledge``: looking, and acting on it.
+
+A part of ``edgepaas sync``, whose own module hands these sub-commands over.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+    from edgepaas.sync.hub.connection import Hub
+    from edgepaas.sync.inspect import Entry, Kind
+
+_STATUS = """\
+Say how the rows are on their way to PostgreSQL: what waits, since when, what PostgreSQL says,
+when it serves again, what waits for a person.
+
+exit status: 0 all is well, 1 something needs a person, or sync does not run.
+"""
+_CONFLICTS = """\
+Rows that differed from what was in PostgreSQL when they arrived. Of a shared row what arrived
+last holds, a fact stays as it was; the value that gave way is kept here. 'list' (the default)
+shows the open ones, 'show ID' one of them with both values, 'settle ID|all' says that somebody
+has looked: it changes no row. An ID may be shortened.
+"""
+_LETTERS = """\
+Rows that PostgreSQL refused, and those after them on the same key. 'list' (the default) shows
+those that wait, 'show ID' one of them with its values, 'retry ID|all' sends them again in
+their order, 'discard ID|all' gives them up: they stay listed with --all. An ID may be shortened.
+
+exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter.
+"""
+_ACKNOWLEDGE = """\
+Say that somebody knows of the rows that PostgreSQL lost (it was restored from a backup that is
+older than what it had confirmed), so that the box is no longer degraded by them.
+"""
+
+
+def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the sub-commands of ``edgepaas sync`` that are done here."""
+    form = argparse.RawDescriptionHelpFormatter
+    status = subparsers.add_parser(
+        "status", help="say what waits, and for what", description=_STATUS, formatter_class=form
+    )
+    status.add_argument("--json", action="store_true", help="print a JSON document")
+    for name, help_text, text, verbs in (
+        ("conflicts", "rows that differed on arrival", _CONFLICTS, ("list", "show", "settle")),
+        ("dead-letters", "rows that were refused", _LETTERS, ("list", "show", "retry", "discard")),
+    ):
+        parser = subparsers.add_parser(name, help=help_text, description=text, formatter_class=form)
+        parser.add_argument(
+            "verb", nargs="?", default="list", choices=verbs, help="what to do (default: list)"
+        )
+        parser.add_argument(
+            "id", nargs="?", default="", metavar="ID", help="as 'list' shows it; 'all' where it may"
+        )
+        parser.add_argument("--json", action="store_true", help="print a JSON document")
+        parser.add_argument(
+            "--all", action="store_true", help="list those that wait for nobody any more, too"
+        )
+        parser.add_argument(
+            "--every-node", action="store_true", help="those of every box, not of this one alone"
+        )
+        parser.add_argument("--yes", action="store_true", help="do not ask before acting")
+    acknowledge = subparsers.add_parser(
+        "acknowledge",
+        help="take note of rows that PostgreSQL lost",
+        description=_ACKNOWLEDGE,
+        formatter_class=form,
+    )
+    acknowledge.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what ``arguments.subcommand`` says; raises HubError, NoSuchEntry, UsageError."""
+    from edgepaas.logs import configure_logging
+
+    configure_logging(level="ERROR")
+    does: dict[str, Callable[[argparse.Namespace], int]] = {
+        "status": _status,
+        "conflicts": _conflicts,
+        "dead-letters": _dead_letters,
+        "acknowledge": _acknowledge,
+    }
+    return does[arguments.subcommand](arguments)
+
+
+# -- status --
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+    from edgepaas.files.paths import find_paths
+    from edgepaas.health.forwarding import current_forwarding
+    from edgepaas.sync import status as sync_status
+    from edgepaas.terminal import print_json, say
+
+    paths = find_paths()
+    contract = DatabaseContract.read(paths.db_contract)
+    found, status = current_forwarding(paths, contract), sync_status.read(paths)
+    counters = _ledger(paths, contract)
+    if arguments.json:
+        print_json(
+            {
+                "forwarding": found and found.as_dict(),
+                "sync": status and {**status.values(), "fresh": status.fresh},
+                "ledger": counters,
+            }
+        )
+    elif found is None:
+        say("sync", "there is no PostgreSQL to forward to (DATABASE_URL is empty)")
+    else:
+        say("sync", f"{found.state}{f': {found.reason}' if found.reason else ''}")
+        say("PostgreSQL", found.hub)
+        say("rows", found.line)
+        if found.last_delivery:
+            say("delivered", f"last at {found.last_delivery}")
+        if status is not None and status.mirror is not None:
+            say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")
+        if status is not None and status.clock_offset is not None:
+            say("clock", f"PostgreSQL's is {status.clock_offset:+.3f} s from ours")
+        if counters is not None:
+            figures = ("accepted", "delivered", "pending", "dead", "shed", "conflicts", "hub_lost")
+            say("ledger", ", ".join(f"{name} {counters[name]:,}" for name in figures))
+        for line in found.trouble:
+            say("to do", line)
+    return EXIT_FAILED if found is not None and found.trouble else EXIT_DONE
+
+
+def _ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:
+    """Return the file's counters, None where it cannot be read right now."""
+    import sqlite3
+
+    from edgepaas.errors import EdgePaaSError
+    from edgepaas.sync.audit.box import opened_for_audit, read_box
+
+    try:
+        with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
+            return read_box(connection).counters
+    except (EdgePaaSError, OSError, sqlite3.Error):
+        return None
+
+
+def _acknowledge(arguments: argparse.Namespace) -> int:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+    from edgepaas.files.paths import find_paths
+    from edgepaas.health.forwarding import acknowledge
+    from edgepaas.terminal import print_json, say
+
+    paths = find_paths()
+    counters = _ledger(paths, DatabaseContract.read(paths.db_contract))
+    if counters is None:
+        say("sync", "the SQLite file cannot be read; 'edgepaas doctor' says why")
+        return EXIT_FAILED
+    acknowledge(paths, counters["hub_lost"])
+    if arguments.json:
+        print_json({"hub_lost": counters["hub_lost"]})
+    else:
+        say("sync", f"acknowledged: {counters['hub_lost']:,} rows that PostgreSQL lost")
+    return EXIT_DONE
+
+
+# -- conflicts and dead letters --
+
+
+def _conflicts(arguments: argparse.Namespace) -> int:
+    from edgepaas.sync.inspect import settle
+
+    def act(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
+        return settle(hub, [one.id for one in chosen]), []
+
+    return _listed(arguments, "conflicts", {"settle": ("settled", act)})
+
+
+def _dead_letters(arguments: argparse.Namespace) -> int:
+    from edgepaas.sync.inspect import discard_all, retry_all
+
+    def again(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
+        return retry_all(hub, chosen, _models())
+
+    def give_up(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
+        return discard_all(hub, chosen), []
+
+    return _listed(
+        arguments, "dead-letters", {"retry": ("sent", again), "discard": ("discarded", give_up)}
+    )
+
+
+def _models() -> dict[str, Any]:
+    """Return what is known of the tables, so that a retry sees what the hub lacks."""
+    from edgepaas.files.paths import find_paths
+    from edgepaas.outbox.layout import read_document
+
+    try:
+        return dict(read_document(find_paths().tables)["tables"])
+    except (OSError, ValueError):
+        return {}  # no schema stage has run since the boot; the hub's own tables will do
+
+
+_Act = Callable[["Hub", "list[Entry]"], "tuple[int, list[str]]"]
+
+
+def _listed(arguments: argparse.Namespace, kind: "Kind", acts: dict[str, tuple[str, _Act]]) -> int:
+    from edgepaas.errors import EXIT_DONE, UsageError
+    from edgepaas.sync.inspect import entries, entry
+
+    if (arguments.verb == "list") == bool(arguments.id):
+        raise UsageError(
+            f"'edgepaas sync {kind} {arguments.verb}' takes "
+            + ("no id" if arguments.verb == "list" else "an id; 'list' shows them")
+        )
+    with _hub() as (hub, node_id):
+        of_node = "" if arguments.every_node else node_id
+        if arguments.verb == "list":
+            _show_list(arguments, kind, entries(hub, kind, node_id=of_node, settled=arguments.all))
+            return EXIT_DONE
+        if arguments.verb == "show":
+            _show_entry(arguments, entry(hub, kind, arguments.id))
+            return EXIT_DONE
+        if arguments.id == "all":
+            chosen = entries(hub, kind, node_id=of_node, limit=1_000_000)
+        else:
+            chosen = [entry(hub, kind, arguments.id)]
+        return _act(arguments, hub, chosen, *acts[arguments.verb])
+
+
+def _act(
+    arguments: argparse.Namespace, hub: "Hub", chosen: "list[Entry]", done: str, act: _Act
+) -> int:
+    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+    from edgepaas.terminal import print_json, say
+
+    if chosen and not arguments.yes and not _confirmed(f"{arguments.verb} {len(chosen)} rows"):
+        say("sync", "nothing was done")
+        return EXIT_FAILED
+    number, problems = act(hub, chosen) if chosen else (0, [])
+    if arguments.json:
+        print_json({done: number, "problems": problems})
+    else:
+        say("sync", f"{number} {done}")
+        for problem in problems:
+            say("refused", problem)
+    return EXIT_FAILED if problems else EXIT_DONE
+
+
+def _confirmed(what: str) -> bool:
+    from edgepaas.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"to {what} without being asked, say --yes")
+    try:
+        return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]") -> None:
+    from edgepaas.terminal import print_json, print_table, say
+
+    if arguments.json:
+        print_json([one.as_dict() for one in found])
+        return
+    if not found:
+        say("sync", f"no {kind.replace('-', ' ')}{'' if arguments.all else ' wait'}")
+        return
+    print_table(
+        ("ID", "SINCE", "NODE", "ROW", "STATE", "WHAT"),
+        [
+            (
+                one.id[:8],
+                one.created_at,
+                one.node or one.node_id[:8],
+                f"{one.table} {one.key}",
+                one.state,
+                one.line,
+            )
+            for one in found
+        ],
+    )
+
+
+def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
+    from edgepaas.sync.inspect import shown
+    from edgepaas.terminal import print_json, print_table, say
+
+    if arguments.json:
+        print_json(one.as_dict())
+        return
+    say("id", one.id)
+    say("row", f"{one.table} {one.key}")
+    say("from", f"node {one.node or one.node_id}, stream {one.stream_id}, row {one.seq}")
+    say("state", one.state + (f" at {one.settled_at}" if one.settled_at else ""))
+    say("since", one.created_at)
+    say("what", one.line)
+    sides = ("hub", "box") if "hub" in one.details else ("old", "new")
+    values: list[dict[str, Any]] = [dict(one.details[side] or {}) for side in sides]
+    names = list(dict.fromkeys([*values[0], *values[1]]))
+    print_table(
+        ("COLUMN", *(side.upper() for side in sides)),
+        [(name, *(shown(side[name]) if name in side else "" for side in values)) for name in names],
+    )
+
+
+@contextmanager
+def _hub() -> "Iterator[tuple[Hub, str]]":
+    """Give a connection to the hub, and the id of this box (empty: it has none)."""
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import ConfigurationError
+    from edgepaas.files.node_identity import node_identity
+    from edgepaas.files.paths import find_paths
+    from edgepaas.sync.hub.connection import open_hub
+
+    paths = find_paths()
+    settings = _settings(paths)
+    contract = DatabaseContract.read(paths.db_contract)
+    if not contract.hub_url:
+        raise ConfigurationError(
+            "there is no PostgreSQL that could have any: DATABASE_URL is empty"
+        )
+    with open_hub(settings, contract.hub_url, name="edgepaas-sync-inspect") as hub:
+        yield hub, node_identity(paths).node_id
+
+
+def _settings(paths: "Paths") -> "Settings":
+    from edgepaas.logs import register_secret
+    from edgepaas.settings import Settings
+
+    settings = Settings.read(paths.env_contract)
+    for secret in settings.secrets():
+        register_secret(secret)
+    return settings

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas schema``: the boot chain's third stage, and what a developer does to migrations."""
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+from edgepaas.files.paths import Paths, find_paths
+from edgepaas.terminal import announce, print_json, say
+
+if TYPE_CHECKING:
+    from edgepaas.app.application import Application
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.schema.report import SchemaReport
+    from edgepaas.settings import Settings
+
+DESCRIPTION = """\
+Bring the decided database to the newest revision and write run/tables.json.
+
+A fresh SQLite file is created; an older one is migrated on a copy, checked and swapped
+in. One that cannot be migrated is moved to quarantine and the box starts on a fresh one.
+PostgreSQL is migrated in one transaction under an advisory lock; if it turns out to be
+unusable and SQLite may take over, the chain is sent round again (exit status 75)."""
+
+logger = logging.getLogger("edgepaas.schema")
+
+#: Seconds that PostgreSQL alone waits for the rows that SQLite holds.
+DRAIN_SECONDS = 60.0
+#: Seconds that a drainer has to end.
+_PATIENCE = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    verbs = parser.add_mutually_exclusive_group()
+    verbs.add_argument(
+        "--check", action="store_true", help="only say whether it is at head (exit status 0 or 1)"
+    )
+    verbs.add_argument(
+        "--hub",
+        action="store_true",
+        help="bring the PostgreSQL that rows are forwarded to up to date, whatever serves "
+        "(exit status 1: it cannot be; 75: the decision is being made anew)",
+    )
+    verbs.add_argument(
+        "--repair",
+        action="store_true",
+        help="diagnose a schema that cannot be migrated, keep a backup, mend it, explain",
+    )
+    verbs.add_argument(
+        "--revision",
+        metavar="MSG",
+        help="write a new migration from the difference between models and migrations",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the stage; 0 when the schema is at head, 1 when --check finds that it is not."""
+    from edgepaas.app.application import load_application
+    from edgepaas.settings import Settings
+    from edgepaas.settings.logs import start_logging
+
+    paths = find_paths()
+    if arguments.revision is not None:
+        return _write_revision(arguments.revision, _settings_if_any(paths))
+    if arguments.hub:
+        return _bring_hub(paths, as_json=arguments.json)
+    settings = Settings.read(paths.env_contract)
+    start_logging(settings, paths)
+    from edgepaas.decision.contract import DatabaseContract
+
+    contract = DatabaseContract.read(paths.db_contract)
+    application = load_application(settings.text("EDGEPAAS_APP"))
+    if arguments.check:
+        return _check(contract, settings, paths, application, as_json=arguments.json)
+    from edgepaas.schema.stage import bring_to_head
+
+    if arguments.repair:
+        report = _repair(contract, settings, paths, application)
+        if contract.sqlite_active:  # capture goes by the tables, which may be others now
+            bring_to_head(contract, settings, paths, application)
+    else:
+        report = bring_to_head(contract, settings, paths, application)
+        if contract.final_db_mode == "postgres_only":
+            _send_what_waits(contract, paths)
+    _tell(report, as_json=arguments.json)
+    return EXIT_DONE
+
+
+def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
+    """Bring home what the box took while SQLite served, before PostgreSQL alone serves."""
+    from edgepaas.alerts import raise_alert
+    from edgepaas.decision.waiting import rows_waiting
+    from edgepaas.schema.stage import asking_for_time
+
+    found = rows_waiting(contract.sqlite_path, paths.database_lock)
+    if not found.any:
+        return
+    reason = found.problem
+    if found.readable:
+        with asking_for_time():
+            reason = _drain_once()
+        found = rows_waiting(contract.sqlite_path, paths.database_lock)
+    if not found.any:
+        say("schema", f"{contract.sqlite_path}: what waited is in PostgreSQL")
+        return
+    rows = f"{found.rows:,} rows" if found.readable else "rows that cannot be counted"
+    raise_alert(
+        f"PostgreSQL serves without {rows} of {contract.sqlite_path}: {reason}; "
+        f"'edgepaas sync' goes on sending them",
+        severity="critical",
+        fingerprint="rows-left-behind",
+        origin="schema",
+    )
+
+
+def _drain_once() -> str:
+    """Run ``edgepaas sync --once`` for a while; return what it said last."""
+    import os
+    import subprocess
+
+    from edgepaas.supervisor.stage_processes import PROGRAM, child_environment
+
+    child = subprocess.Popen(
+        [*PROGRAM, "sync", "--once"],
+        env=child_environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        said, _ = child.communicate(timeout=DRAIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.terminate()  # a batch is delivered as a whole or not at all
+        try:
+            child.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+        return f"it was not done within {DRAIN_SECONDS:g} s"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return " ".join(lines[-1].removeprefix("sync").split()) if lines else "it said nothing"
+
+
+def _tell(report: "SchemaReport", *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_dict())
+        return
+    for step in report.steps:
+        announce("schema", step)
+    announce("schema", f"{_NAMES[report.database]}: {report.message}")
+
+
+def _bring_hub(paths: Paths, *, as_json: bool) -> int:
+    from edgepaas.app.application import load_application
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import DecideAgain
+    from edgepaas.files.contract import ContractMissing
+    from edgepaas.settings import Settings
+    from edgepaas.settings.logs import start_logging
+
+    try:
+        settings = Settings.read(paths.env_contract)
+        contract = DatabaseContract.read(paths.db_contract)
+    except ContractMissing as error:
+        raise DecideAgain(str(error)) from error
+    start_logging(settings, paths)
+    from edgepaas.schema.postgresql.hub import bring_hub
+
+    report = bring_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
+    _tell(report, as_json=as_json)
+    return EXIT_DONE
+
+
+def _check(
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: Paths,
+    application: "Application",
+    *,
+    as_json: bool,
+) -> int:
+    from edgepaas.database import open_database
+    from edgepaas.schema.at_head import schema_at_head
+
+    database = open_database(contract, settings, paths)
+    try:
+        state = schema_at_head(database, application)
+    finally:
+        database.close()
+    if as_json:
+        print_json({"at_head": state.at_head, "message": state.message})
+    else:
+        say("schema", f"{_NAMES[database.dialect]}: {state.message}")
+    return EXIT_DONE if state.at_head else EXIT_FAILED
+
+
+def _repair(
+    contract: "DatabaseContract", settings: "Settings", paths: Paths, application: "Application"
+) -> "SchemaReport":
+    from edgepaas.schema.chain import chain_of
+    from edgepaas.schema.postgresql.migrate import parts_of
+    from edgepaas.schema.repair import repair_hub, repair_sqlite
+
+    chain = chain_of(application)
+
+    if contract.sqlite_active:
+        return repair_sqlite(contract.sqlite_path, paths, chain, lambda: application.metadata)
+    from edgepaas.database.postgresql.connector import Connector
+
+    connector = Connector(contract.database_url, settings, name="edgepaas-schema")
+    return repair_hub(connector, paths, parts_of(chain, lambda: application.metadata))
+
+
+def _write_revision(message: str, application_name: str) -> int:
+    from edgepaas.app.application import load_application
+    from edgepaas.errors import UsageError
+    from edgepaas.schema.chain import chain_of
+    from edgepaas.schema.migrations import write_revision
+
+    application = load_application(application_name)
+    chain, metadata = chain_of(application), application.metadata
+    if chain.folder is None or metadata is None:
+        raise UsageError(f"the application {application.name} has no migrations or no models")
+    with tempfile.TemporaryDirectory() as folder:
+        script = write_revision(chain, metadata, message, Path(folder))
+    say("schema", f"wrote {script}: read it before you commit it")
+    return EXIT_DONE
+
+
+def _settings_if_any(paths: Paths) -> str:
+    """The application's name: a developer may write a migration before any stage has run."""
+    from edgepaas.files.contract import ContractMissing
+    from edgepaas.settings import Settings
+
+    try:
+        return Settings.read(paths.env_contract).text("EDGEPAAS_APP")
+    except ContractMissing:
+        return Settings.of().text("EDGEPAAS_APP")
+
+
+_NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas serve``: stage 4 of the boot chain."""
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgepaas.files.paths import Paths
+
+DESCRIPTION = """\
+Serve the application: binds or inherits the socket (LISTEN_FDS), answers /health/live
+at once, loads the application, passes the verification gate, then says READY=1.
+Reads run/env and run/db.env. SIGTERM drains, SIGHUP reopens the log.
+
+exit status: 0 asked to stop, 1 the gate failed, 75 a new decision is needed,
+78 configuration.
+"""
+
+#: Seconds that are left to threads that hang before the process ends without them.
+_FAREWELL = 3.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    # How 'edgepaas up' tells its service that it is gone: a pipe's descriptor.
+    parser.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--inherit",
+        action="store_true",
+        help="only take sockets that are handed down (LISTEN_FDS), never bind one",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the service; returns its exit status."""
+    began = time.monotonic()
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import find_paths
+    from edgepaas.httpd.listen import listening_sockets, listens_elsewhere
+    from edgepaas.sd_notify import Notifier
+    from edgepaas.service.instance_locks import claim_serving
+    from edgepaas.service.run import Service, Surface
+    from edgepaas.settings import Settings
+    from edgepaas.settings.logs import start_logging
+
+    paths = find_paths()
+    paths.create()
+    settings = Settings.read(paths.env_contract)
+    start_logging(settings, paths)
+    contract = DatabaseContract.read(paths.db_contract)
+    notifier = Notifier.of(os.environ, os.getpid())
+    listening = listening_sockets(
+        os.environ,
+        settings.text("HOST"),
+        settings.integer("PORT"),
+        pid=os.getpid(),
+        may_bind=not arguments.inherit,
+    )
+    elsewhere = listening.inherited and listens_elsewhere(
+        listening, settings.text("HOST"), settings.integer("PORT")
+    )
+    if elsewhere:
+        logging.getLogger("edgepaas.service").warning("%s; %s", elsewhere, _way_out(arguments))
+    _claim(paths, claim_serving)
+    _publish_address(paths, listening.addresses[0])
+    surface = Surface(
+        listening=listening,
+        notifier=notifier,
+        say=_say,
+        lifeline=arguments.lifeline,
+        supervised="NOTIFY_SOCKET" in os.environ,
+    )
+    status = Service(settings, contract, paths, surface, began=began).run()
+    _end_without_hung_threads(status)
+    return status
+
+
+def _way_out(arguments: argparse.Namespace) -> str:
+    if arguments.lifeline >= 0:
+        return "end 'edgepaas up' and start it again to listen there"
+    return "to listen there: systemctl daemon-reload && systemctl restart edgepaas.socket edgepaas"
+
+
+def _claim(paths: "Paths", claim: "Callable[[Paths], int | None]") -> None:
+    """Say to other commands that a service runs here; the lock is kept until the process ends."""
+    try:
+        claim(paths)
+    except OSError as error:
+        logging.getLogger("edgepaas.service").warning("%s: %s", paths.serving_lock, error)
+
+
+def _publish_address(paths: "Paths", address: str) -> None:
+    """Leave the address for ``edgepaas status`` of users who may not read the contracts."""
+    from edgepaas.files.atomic import write_atomic
+
+    try:
+        write_atomic(paths.address, f"{address}\n", mode=0o644)
+    except OSError as error:  # a full /run is no reason not to serve
+        logging.getLogger("edgepaas.service").warning("%s is not written: %s", paths.address, error)
+
+
+def _say(stage: str, text: str) -> None:
+    from edgepaas.terminal import announce
+
+    try:
+        announce(stage, text)
+    except BrokenPipeError:
+        # What is still buffered must not turn our exit status into that of a broken pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _end_without_hung_threads(status: int) -> None:
+    def end() -> None:
+        time.sleep(_FAREWELL)
+        os._exit(status)
+
+    threading.Thread(target=end, name="farewell", daemon=True).start()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas up``: the whole chain in the foreground."""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+
+DESCRIPTION = """\
+Run the boot chain in the foreground: env, dbdecide, schema, serve; again whenever one
+of them asks for it by exit status 75. One listening socket is handed down from service
+to service, so that callers wait instead of failing. For developers and containers; an
+installed box has systemd for it.
+
+A stage that fails before the service was ready once ends this command with the stage's
+exit status; later failures start the chain again after a pause. SIGTERM and Ctrl-C end
+it in order, SIGHUP reopens the log. A second one on the same EDGEPAAS_HOME, or on the
+same state folder, is refused.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="start the chain again when a Python file of EdgePaaS or the application changes",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chain; returns the exit status."""
+    # The kernel drops a signal that PID 1 has no handler for, unless it is blocked: a stop that
+    # comes now is taken by the supervisor.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    # LimitCORE=0 of the units: a core holds secrets, and would lie in the state folder of a
+    # container, whose working folder that is.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from edgepaas.errors import ConfigurationError
+    from edgepaas.files.paths import find_paths
+    from edgepaas.httpd.listen import bind, inherited_sockets
+    from edgepaas.logs import configure_logging
+    from edgepaas.sd_notify import Notifier
+    from edgepaas.service.instance_locks import claim_state, claim_up
+    from edgepaas.settings import Settings
+    from edgepaas.supervisor.source_watch import SourceWatch, sources_of
+    from edgepaas.supervisor.supervisor import Supervisor
+
+    configure_logging(level="WARNING")
+    paths = find_paths()
+    paths.create()
+    claim_up(paths)  # both are held until this process is gone
+    claim_state(paths)
+    sockets = inherited_sockets(os.environ, pid=os.getpid())
+    notifier = Notifier.of(os.environ, os.getpid())
+
+    def settings() -> Settings:
+        return Settings.read(paths.env_contract)
+
+    def stop_timeout() -> float:
+        try:
+            return settings().number("STOP_TIMEOUT")
+        except ConfigurationError:  # the stage that writes it did not come so far
+            return Settings.of().number("STOP_TIMEOUT")
+
+    supervisor = Supervisor(
+        os.environ,
+        listen=lambda: sockets or bind(settings().text("HOST"), settings().integer("PORT")),
+        stop_timeout=stop_timeout,
+        notifier=notifier,
+        watch_sources=(lambda: SourceWatch(sources_of(settings().text("EDGEPAAS_APP"))))
+        if arguments.reload
+        else None,
+        ignore_hangup=not sys.stdin.isatty(),
+    )
+    return supervisor.run()

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL behind the Database interface: a pool whose connections have real deadlines."""
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import exc
+from sqlalchemy.orm import Session
+
+from edgepaas.database.database import Database
+from edgepaas.database.failures import is_retryable
+from edgepaas.database.postgresql.connector import Connector
+from edgepaas.database.postgresql.pool import (
+    IDLE_KEPT,
+    PING_TIMEOUT,
+    POOL_TIMEOUT,
+    SharingPool,
+    ask,
+    server_engine,
+)
+from edgepaas.database.table_presence import missing_thing, question_for
+from edgepaas.database.write_session import WriteSession
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
+from edgepaas.pgdriver.connection import close_quietly
+from edgepaas.pgdriver.failures import ConnectFailure, server_message
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+    from edgepaas.settings import Settings
+
+logger = logging.getLogger("edgepaas.database")
+
+T = TypeVar("T")
+
+#: How often a transaction is run that PostgreSQL asks for again, before DatabaseBusy.
+ATTEMPTS = 6
+#: Seconds that a statement waits for a table or row that somebody else has locked: the
+#: requests that wait hold all threads, and the service would be taken for dead.
+LOCK_TIMEOUT = 3.0
+#: Seconds that an open transaction may ask nothing: a box that was cut off in the middle of
+#: one leaves it standing at the server, which learns of that from nobody, and its locks would
+#: keep the very rows that the box sends again from SQLite.
+IDLE_TIMEOUT = 10.0
+#: Seconds for saying good-bye to a server that may not be there any more.
+CLOSE_TIMEOUT = 2.0
+#: Seconds that have to be left of it for a new connection to be worth a try.
+LEAST_CONNECT = 0.5
+
+_STATE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
+
+
+class ServerDatabase(Database):
+    """The PostgreSQL at *url*; nothing is connected before the first use."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str, settings: "Settings") -> None:
+        self._connector = Connector(
+            url, settings, lock_timeout=LOCK_TIMEOUT, idle_timeout=IDLE_TIMEOUT
+        )
+        self._engine = server_engine(
+            self._connector, settings, tell=self._noticed, doubt=self._suspect
+        )
+        self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
+        self._gave_back_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        with self._translated(), Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    def write(self, work: Callable[[Session], T]) -> T:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                # Two transactions in a deadlock must not meet again in step.
+                time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - no secret
+            with self._translated():
+                try:
+                    return self._transaction(work)
+                except exc.DBAPIError as error:
+                    if not is_retryable(error):
+                        raise
+        raise DatabaseBusy(
+            f"PostgreSQL asked {ATTEMPTS} times to run the transaction again; nothing was written"
+        )
+
+    def ping(self) -> None:
+        try:
+            self._pinger.ping()
+        except DatabaseUnavailable as error:
+            self._suspect(error)
+            raise
+        self._give_back_idle()
+
+    def rely_on(self, metadata: "MetaData") -> None:
+        self._pinger.rely_on(metadata)
+
+    def close(self) -> None:
+        """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
+
+        def work() -> None:
+            self._pinger.close()
+            self._engine.dispose()
+
+        thread = threading.Thread(target=work, name="database-close", daemon=True)
+        thread.start()
+        thread.join(CLOSE_TIMEOUT)
+        if thread.is_alive():
+            logger.warning("PostgreSQL does not take the good-bye of every connection")
+
+    def _transaction(self, work: Callable[[Session], T]) -> T:
+        with WriteSession(self._engine) as session:
+            try:
+                result = work(session)
+                session.finish()
+            except BaseException:
+                # Closing alone would leave added objects detached: run again, they would
+                # be taken for rows that are there.
+                with contextlib.suppress(DatabaseError, exc.SQLAlchemyError):
+                    session.undo()
+                raise
+            return result
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.TimeoutError as error:
+            raise DatabaseBusy(
+                f"no connection to PostgreSQL came free within {POOL_TIMEOUT:g} s"
+            ) from error
+
+    def _give_back_idle(self) -> None:
+        if time.monotonic() - self._gave_back_at < IDLE_KEPT / 2:
+            return
+        self._gave_back_at = time.monotonic()
+        if isinstance(self._engine.pool, SharingPool):
+            self._engine.pool.give_back(IDLE_KEPT)
+
+    def _noticed(self, original: BaseException, error: DatabaseError) -> None:
+        if isinstance(original, ConnectFailure):
+            # Old connections may go on working where no new one is let in.
+            self._pinger.renew()
+        if isinstance(error, DatabaseUnavailable):
+            self._tell_unavailable(error)
+
+
+class Pinger:
+    """Asks PostgreSQL whether it would do, on a connection of its own, in PING_TIMEOUT at most.
+
+    It does when it answers, takes writes, and has the tables that are relied on.
+    Who asks while somebody else does gets that answer: the watch and a health check must
+    not wait behind each other when the server is silent, or either takes twice as long.
+    """
+
+    def __init__(self, connector: Connector, *, max_age: float) -> None:
+        """*max_age*: seconds after which the connection is replaced by a new one."""
+        self._connector = connector
+        self._max_age = max_age
+        self._made_at = 0.0
+        self._renew = False
+        self._question = _STATE
+        self._lock = threading.Lock()
+        self._asking: _Question | None = None
+        self._connection: Any = None
+        self._closed = False
+
+    def ping(self) -> None:
+        """Return when the server would do; raises DatabaseUnavailable."""
+        with self._lock:
+            if self._closed:
+                raise DatabaseUnavailable("the database is closed")
+            question = self._asking
+            mine = question is None
+            if question is None:
+                question = self._asking = _Question()
+        if not mine:
+            # Whoever asks is bounded; the grace is for threads that get no processor.
+            if not question.answered.wait(2 * PING_TIMEOUT):
+                raise DatabaseUnavailable("PostgreSQL does not answer: a ping hangs")
+        else:
+            try:
+                self._ask()
+            except DatabaseUnavailable as error:
+                question.trouble = str(error)
+            except BaseException as error:
+                question.trouble = f"PostgreSQL could not be asked: {error!r}"
+                raise
+            finally:
+                with self._lock:
+                    self._asking = None
+                question.answered.set()
+        if question.trouble:
+            raise DatabaseUnavailable(question.trouble)
+
+    def renew(self) -> None:
+        """Have the next ping log in afresh."""
+        self._renew = True
+
+    def rely_on(self, metadata: "MetaData") -> None:
+        """Ask for the tables and columns of *metadata* as well."""
+        tables = question_for(metadata, "postgresql")
+        self._question = (
+            f"{_STATE}, t, c FROM (SELECT 1) AS one LEFT JOIN ({tables}) AS lacks(t, c) ON true"
+            if tables
+            else _STATE
+        )
+
+    def close(self) -> None:
+        """Close the connection; whoever is asking right now closes it in the end."""
+        with self._lock:
+            self._closed = True
+            if self._asking is None and self._connection is not None:
+                close_quietly(self._connection)
+                self._connection = None
+
+    def _ask(self) -> None:
+        """Ask on the kept connection; where that is gone, on a new one in the time left."""
+        deadline = time.monotonic() + PING_TIMEOUT
+        connection = self._take(deadline)
+        if connection is not None:
+            try:
+                self._examine(connection, deadline)
+            except Exception as error:
+                close_quietly(connection)
+                connection = None
+                left = deadline - time.monotonic()
+                if left < LEAST_CONNECT:
+                    why = server_message(error)
+                    why = why if left > 0 else f"nothing came within {PING_TIMEOUT:g} s"
+                    raise DatabaseUnavailable(f"PostgreSQL does not answer: {why}") from error
+        if connection is None:
+            connection = self._connector(deadline=deadline - time.monotonic())
+            self._made_at = time.monotonic()
+            try:
+                self._examine(connection, deadline)
+            except Exception as error:
+                close_quietly(connection)
+                if isinstance(error, DatabaseUnavailable):
+                    raise
+                raise DatabaseUnavailable(
+                    f"PostgreSQL does not answer: {server_message(error)}"
+                ) from error
+        with self._lock:
+            if not self._closed:
+                self._connection = connection
+                return
+        close_quietly(connection)
+
+    def _take(self, deadline: float) -> Any:
+        """Return the kept connection, None when there is none that would prove anything."""
+        connection, self._connection = self._connection, None
+        renew, self._renew = self._renew, False
+        if connection is None:
+            return None
+        if renew:
+            close_quietly(connection)
+            return None
+        if time.monotonic() - self._made_at > self._max_age:
+            return self._younger(connection, deadline)
+        return connection
+
+    def _younger(self, old: Any, deadline: float) -> Any:
+        """Return a new connection in the place of *old*; that one where there is no further one.
+
+        A server at its limit would give the place of one that is closed to another box.
+        """
+        try:
+            connection = self._connector(deadline=deadline - time.monotonic())
+        except ConnectFailure as failure:
+            if failure.full:
+                return old
+            close_quietly(old)
+            raise
+        close_quietly(old)
+        self._made_at = time.monotonic()
+        return connection
+
+    def _examine(self, connection: Any, deadline: float) -> None:
+        """Ask *connection* all that a ping wants to know; raises why it does not do."""
+        left = max(deadline - time.monotonic(), 0.1)
+        in_recovery, read_only, *lacks = ask(connection, self._question, left)[0]
+        if in_recovery or read_only == "on":
+            what = "is a standby" if in_recovery else "has become read-only"
+            raise DatabaseUnavailable(f"PostgreSQL {what} and takes no writes")
+        if lacks and lacks[0] is not None:
+            raise DatabaseUnavailable(f"PostgreSQL: {missing_thing((lacks[0], lacks[1]))}")
+
+
+class _Question:
+    """A ping under way, and how it went."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.trouble = ""

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQLite behind the Database interface: many readers, one group-commit writer."""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool, QueuePool
+
+from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
+from edgepaas.database.database import Database
+from edgepaas.database.failures import (
+    is_busy,
+    is_damaged,
+    is_full,
+    translate_errors_of,
+    translate_sqlite,
+)
+from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
+from edgepaas.database.sqlite.file_identity import OpenFiles
+from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
+from edgepaas.database.sqlite.integrity import SoundnessCheck
+from edgepaas.database.types import dump_json
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
+from edgepaas.files.locks import LockHeld, acquire
+from edgepaas.files.sqlite_file import forget_use, note_damage, note_use
+
+logger = logging.getLogger("edgepaas.database")
+
+T = TypeVar("T")
+
+#: Seconds to wait for a swap of the file to finish, and for a reader's connection.
+LOCK_TIMEOUT = 10.0
+READER_TIMEOUT = 5.0
+#: Seconds that a ping waits for another process's lock.
+PING_TIMEOUT = 1.0
+
+_LOOK = "SELECT count(*) FROM sqlite_schema"
+
+
+class EmbeddedDatabase(Database):
+    """The SQLite file *path*, held under a shared *lock* until it is closed."""
+
+    dialect = "sqlite"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock: Path,
+        readers: int,
+        patience: float | None,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*readers*: connections kept for reading; *patience*: seconds a write waits at most.
+
+        *on_commit* is called when rows for the hub have been committed (see GroupCommitWriter).
+        """
+        self._path = path
+        self._files: OpenFiles | None = None
+        self._files_lost = False
+        self._rescued = False
+        self._trial: sqlite3.Connection | None = None
+        self._closed = False
+        self._damage: BaseException | None = None
+        self._refused = ""
+        #: Called, in the thread that noticed, when a write finds no room on the disk.
+        self.on_full: Callable[[], None] | None = None
+        self._ping_lock = threading.Lock()
+        try:
+            self._lock = acquire(lock, shared=True, timeout=LOCK_TIMEOUT)
+        except LockHeld as error:
+            raise DatabaseUnavailable(
+                f"{path} is being swapped or repaired by another process: {error}"
+            ) from error
+        try:
+            self._ping_connection = self._open(read_only=True, busy_timeout=PING_TIMEOUT)
+            self._ping_connection.execute(_LOOK).fetchone()
+            self._files = OpenFiles(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._readers = self._engine(
+            writing=False, poolclass=QueuePool, pool_size=readers, pool_timeout=READER_TIMEOUT
+        )
+        self._writer = GroupCommitWriter(
+            self._engine(writing=True, poolclass=NullPool),
+            patience=patience,
+            check=self._check_files,
+            on_commit=on_commit,
+        )
+        self._use = note_use(path)
+        self._soundness = SoundnessCheck(path, self._found_damaged)
+        self._soundness.start()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        try:
+            with Session(self._readers, expire_on_commit=False) as session:
+                yield session
+        except exc.TimeoutError as error:
+            raise DatabaseBusy(
+                f"no connection for reading came free within {READER_TIMEOUT:g} s"
+            ) from error
+
+    def write(self, work: Callable[[Session], T]) -> T:
+        if self._refused:
+            raise DatabaseFull(self._refused)
+        return self._writer.submit(work)
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """How many writes went into a commit."""
+        return self._writer.sizes
+
+    def refuse_writes(self, reason: str) -> None:
+        """Refuse writes with DatabaseFull, which says *reason*; empty: take them again."""
+        self._refused = reason
+
+    def ping(self) -> None:
+        if self._closed or not self._writer.alive:
+            raise DatabaseUnavailable("the database is closed")
+        if self._damage is not None:
+            raise DatabaseUnavailable(
+                f"{self._path} is damaged ({self._damage}): running the chain again sets it aside"
+            )
+        self._check_files()
+        with self._ping_lock:
+            try:
+                self._ping_connection.execute(_LOOK).fetchone()
+            except sqlite3.Error as error:
+                if not self._closed:
+                    self._suspect(error)
+                raise DatabaseUnavailable(f"{self._path} does not answer: {error}") from error
+            try:
+                self._try_to_write()
+            except sqlite3.Error as error:
+                self._suspect(error)
+                raise DatabaseUnavailable(f"{self._path} cannot be written: {error}") from error
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._soundness.stop()
+        self._writer.close()
+        self._readers.dispose()
+        with self._ping_lock:
+            self._drop_trial()
+            self._ping_connection.close()
+        forget_use(self._use)
+        os.close(self._lock)
+
+    def _check_files(self) -> None:
+        """Raise DatabaseUnavailable when the files that are open have lost their names.
+
+        What is written into them then is gone with the process.
+        """
+        try:
+            lost = self._files.lost() if self._files is not None else ""
+        except OSError as error:
+            raise DatabaseUnavailable(f"{self._path} cannot be looked at: {error}") from error
+        if not lost:
+            return
+        gone = DatabaseUnavailable(f"{lost}: nothing is written any more; run the chain again")
+        if not self._files_lost:
+            self._files_lost = True
+            self._tell_unavailable(gone)
+        with self._ping_lock:
+            self._rescue()
+        raise gone
+
+    def _rescue(self) -> None:
+        """Bring what only a deleted -wal holds into the database file, if that is still there."""
+        if self._rescued or self._closed or not (self._files and self._files.file_is_there()):
+            return
+        try:
+            busy, *_ = self._ping_connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        except sqlite3.Error as error:
+            logger.error("what a deleted -wal held is not brought into the file: %s", error)
+            return
+        self._rescued = not busy
+        if self._rescued:
+            logger.warning("what was acknowledged before is in the file %s", self._path)
+
+    def _try_to_write(self) -> None:
+        """Raise sqlite3.Error when the file takes no write; with the ping's lock held.
+
+        Costs no disk: the change is taken back. Only where the writer could not write, it is
+        committed, which is the proof that it can again. BEGIN IMMEDIATE alone passes on a
+        file that SQLite had to open read-only.
+        """
+        try:
+            if self._trial is None:
+                self._trial = open_sqlite(self._path, busy_timeout=0)
+            trial = self._trial
+            trial.execute("BEGIN IMMEDIATE")
+            try:
+                (version,) = trial.execute("PRAGMA user_version").fetchone()
+                trial.execute(f"PRAGMA user_version={version}")
+            finally:
+                trial.execute("COMMIT" if self._writer.failing else "ROLLBACK")
+        except sqlite3.Error as error:
+            if is_busy(error):
+                return  # somebody is writing: so it can be
+            self._drop_trial()  # it may have been opened read-only; the next one need not be
+            if not is_full(error):  # known by the disk check, and reading goes on
+                raise
+        else:
+            self._writer.failing = False
+
+    def _drop_trial(self) -> None:
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.close()
+
+    def _open(self, *, read_only: bool, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+        self._check_files()  # it would make a -wal of its own, beside that of the others
+        try:
+            return open_sqlite(self._path, read_only=read_only, busy_timeout=busy_timeout)
+        except sqlite3.Error as error:
+            if not self._path.exists():
+                raise DatabaseUnavailable(
+                    f"{self._path} is not there: run 'edgepaas schema', which creates it"
+                ) from error
+            translated = translate_sqlite(error, writing=True)
+            self._noticed(error, translated)
+            raise translated or DatabaseUnavailable(f"{self._path}: {error}") from error
+
+    def _engine(self, *, writing: bool, **pool: Any) -> Engine:
+        engine = create_engine(
+            "sqlite://",
+            creator=partial(self._open, read_only=not writing),
+            json_serializer=dump_json,
+            # A statement's values are people's data: they have no place in an error or a log.
+            hide_parameters=True,
+            execution_options=EXECUTION_OPTIONS,
+            **pool,
+        )
+        batch_inserts(engine)
+        begin = _begin_immediate if writing else _begin_snapshot
+        event.listen(engine, "begin", begin)
+        translate_errors_of(engine, partial(translate_sqlite, writing=writing), tell=self._noticed)
+        return engine
+
+    def _found_damaged(self, problem: sqlite3.DatabaseError) -> None:
+        self._damage = problem
+        self._tell_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
+
+    def _noticed(self, original: BaseException, error: DatabaseError | None) -> None:
+        if is_damaged(original):
+            if self._damage is None:
+                note_damage(self._path, original)
+            self._damage = original
+        if isinstance(error, DatabaseFull) and self.on_full is not None:
+            self.on_full()
+        if isinstance(error, DatabaseUnavailable):
+            self._tell_unavailable(error)
+
+
+def _begin_snapshot(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the files that a SQLite connection writes to still are the ones under their names."""
+
+from pathlib import Path
+
+#: What SQLite appends to the file's name for those beside it
+#: (https://sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use").
+_BESIDE = ("-wal", "-shm")
+
+
+class OpenFiles:
+    """The database file *path* and those beside it, as they are now, open.
+
+    No descriptor of its own is opened: closing one would drop the locks that SQLite has
+    on the file in this process. While SQLite has a file open, no other gets its inode.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """*path* is open, and has been read from. Raises OSError when it is not there."""
+        self._file = path
+        self._known = {path: _identity(path)}
+        for suffix in _BESIDE:
+            name = path.with_name(path.name + suffix)
+            try:
+                self._known[name] = _identity(name)
+            except FileNotFoundError:  # a file that cannot be written may have none
+                continue
+
+    def lost(self) -> str:
+        """Return which file was deleted or replaced, and empty when all are there.
+
+        Raises OSError when they cannot be looked at.
+        """
+        for name, known in self._known.items():
+            try:
+                if _identity(name) != known:
+                    return f"{name} was replaced while it was open"
+            except FileNotFoundError:
+                return f"{name} was deleted while it was open"
+        return ""
+
+    def file_is_there(self) -> bool:
+        """Whether the database file itself is the one that was opened."""
+        try:
+            return _identity(self._file) == self._known[self._file]
+        except OSError:
+            return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the data lives: name resolution, PostgreSQL, TLS, the SQLite file, the schema, tokens."""
+
+import contextlib
+import socket
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgepaas.doctor.findings import Finding, Level
+from edgepaas.errors import ConfigurationError, EdgePaaSError
+from edgepaas.files.contract import ContractMissing
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
+from edgepaas.files.sqlite_file import not_to_be_opened
+from edgepaas.health.services import probe_service
+from edgepaas.settings import Address, Settings, split_url
+
+_SHOWN = 3
+
+
+def dns(settings: Settings) -> Finding:
+    """Whether the database's name can be resolved."""
+    address = _server(settings)
+    if address is None or not address.host or address.on_this_box:
+        return Finding("DNS", "ok", "no name has to be resolved")
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        message = f"{address.host} cannot be resolved: {error.strerror}"
+        advice = "check the name in DATABASE_URL and /etc/resolv.conf; an IP address needs no DNS"
+        return Finding("DNS", _severity(settings), message, advice)
+    places = ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return Finding("DNS", "ok", f"{address.host} is {places}")
+
+
+def tls(settings: Settings) -> Finding:
+    """Whether the way to PostgreSQL is protected as it should be."""
+    address = _server(settings)
+    if address is None:
+        return Finding("TLS", "ok", "no PostgreSQL is wanted")
+    from edgepaas.pgdriver.tls import TLSPolicy
+
+    policy = TLSPolicy.of(settings, address)
+    if policy.root_certificate and not Path(policy.root_certificate).is_file():
+        message = f"the CA file {policy.root_certificate} is not there"
+        return Finding("TLS", _severity(settings), message, "correct DB_SSLROOTCERT")
+    if policy.warning:
+        advice = "set DB_SSLMODE=verify-full, and DB_SSLROOTCERT to the CA's certificate"
+        return Finding("TLS", "warn", policy.warning, advice)
+    return Finding("TLS", "ok", f"{policy.mode} towards {address.host or 'a Unix socket'}")
+
+
+def postgres(settings: Settings) -> Finding:
+    """Whether PostgreSQL would do, by the decision's own probe."""
+    address = _server(settings)
+    if address is None:
+        return Finding("PostgreSQL", "ok", "none is wanted: SQLite alone (DATABASE_URL is empty)")
+    from edgepaas.decision.probe import probe
+    from edgepaas.pgdriver.tls import TLSPolicy
+
+    found = probe(address, TLSPolicy.of(settings, address), settings.number("DB_CONNECT_TIMEOUT"))
+    if found.usable:
+        return Finding("PostgreSQL", "ok", found.reason or f"{address.masked()} can be used")
+    advice = f"check DATABASE_URL ({address.masked()}) and the server's log"
+    return Finding("PostgreSQL", _severity(settings), found.reason, advice)
+
+
+def sqlite_file(paths: Paths, settings: Settings) -> Finding:
+    """Whether the embedded database's file is sound."""
+    path = settings.sqlite_file(paths.state)
+    if not path.exists():
+        return Finding("SQLite", "ok", f"{path} is not there yet; the schema stage makes it")
+    advice = "'edgepaas schema --repair' after 'systemctl stop edgepaas'; copies are in backups/"
+    if trouble := not_to_be_opened(path):
+        return Finding("SQLite", "fail", f"{path}: {trouble}", advice)
+    with held(paths.database_lock, shared=True), _opened(path) as connection:
+        try:
+            rows = connection.execute("PRAGMA quick_check(10)").fetchall()
+        except sqlite3.Error as error:
+            return Finding("SQLite", "fail", f"{path}: {error}", advice)
+    if rows != [("ok",)]:
+        damage = "; ".join(str(row[0]) for row in rows[:_SHOWN])
+        return Finding("SQLite", "fail", f"{path} is damaged: {damage}", advice)
+    return Finding("SQLite", "ok", f"{path} is sound, {path.stat().st_size >> 10} KiB")
+
+
+def schema(paths: Paths, settings: Settings) -> Finding:
+    """Whether the database that was decided on is at the schema's head."""
+    from edgepaas.app.application import load_application
+    from edgepaas.database import open_database
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.schema.at_head import schema_at_head
+
+    application = load_application(settings.text("EDGEPAAS_APP"))
+    if application.migrations is None:
+        return Finding("schema", "ok", f"the application {application.name} has none")
+    try:
+        contract = DatabaseContract.read(paths.db_contract)
+    except ContractMissing as error:
+        return Finding("schema", "warn", str(error), "run the chain: 'edgepaas up'")
+    database = open_database(contract, settings, paths)
+    try:
+        state = schema_at_head(database, application)
+    finally:
+        database.close()
+    if state.at_head:
+        return Finding("schema", "ok", state.message)
+    return Finding("schema", "fail", state.message, "'edgepaas schema', or with --repair")
+
+
+def spool(paths: Paths) -> Finding:
+    """How many alerts wait."""
+    waiting = sum(1 for _ in _files(paths.alerts / "new"))
+    dead = sum(1 for _ in _files(paths.alerts / "dead"))
+    message = f"{waiting} alerts wait, {dead} could not be delivered"
+    if dead:
+        return Finding("spool", "warn", message, f"read them in {paths.alerts / 'dead'}")
+    return Finding("spool", "ok", message)
+
+
+def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
+    """Whether SQLite files with rows in them were set aside."""
+    from edgepaas.schema.sqlite.quarantine import set_aside
+
+    found = set_aside(paths, settings.sqlite_file(paths.state))
+    if not found:
+        return [Finding("quarantine", "ok", "nothing is set aside")]
+    advice = "take from it what is needed, then move it away or remove it"
+    return [Finding("quarantine", "warn", entry.line, advice) for entry in found]
+
+
+def tokens(paths: Paths, settings: Settings) -> Finding:
+    """Whether somebody can write, where a token is needed for it."""
+    from edgepaas.web.access.tokens import read_tokens
+
+    found = read_tokens(paths.tokens)
+    if not found and settings.flag("AUTH_REQUIRED"):
+        message = "a token is needed to write, and there is none"
+        return Finding("tokens", "warn", message, "'edgepaas token create NAME' prints one")
+    writing = sum(not token.read_only for token in found)
+    return Finding("tokens", "ok", f"{len(found)} tokens, {writing} of them may write")
+
+
+def services(settings: Settings) -> list[Finding]:
+    """Whether the operator's services answer."""
+    findings = []
+    timeout = settings.number("SERVICE_TIMEOUT")
+    for service in settings.services:
+        name = f"service {service.name}"
+        try:
+            findings.append(Finding(name, "ok", probe_service(service, timeout)))
+        except (EdgePaaSError, OSError) as error:
+            required = service.required and settings.text("ENV") == "production"
+            advice = "start it, or correct REQUIRED_SERVICES or OPTIONAL_SERVICES"
+            findings.append(Finding(name, "fail" if required else "warn", str(error), advice))
+    return findings
+
+
+def _server(settings: Settings) -> Address | None:
+    url = settings.text("DATABASE_URL")
+    if not url or url.startswith("sqlite:"):
+        return None
+    try:
+        return split_url(url)
+    except ValueError as error:
+        raise ConfigurationError(f"DATABASE_URL: {error}") from None
+
+
+def _severity(settings: Settings) -> Level:
+    return "warn" if settings.flag("BOTH_DB") else "fail"
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (entry for entry in folder.iterdir() if not entry.name.startswith("."))

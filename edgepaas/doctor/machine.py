@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the machine has to offer: clock, memory, disk, folders, port."""
+
+import http.client
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from edgepaas.doctor.findings import Finding
+from edgepaas.files.paths import Paths
+from edgepaas.health.clock import judge_clock
+from edgepaas.health.disk import check_writable
+from edgepaas.httpd.listen import CannotListen, bind
+from edgepaas.service.instance_locks import serving_process
+from edgepaas.settings import Settings
+
+#: Below this the service and its database crowd each other out (the box is meant for 512 MB).
+LEAST_MEMORY = 256 * 1024 * 1024
+_FEW_INODES = 1000
+_MEMINFO = Path("/proc/meminfo")
+
+
+def clock() -> Finding:
+    """Whether the wall clock can be trusted."""
+    found = judge_clock()
+    if found.trusted is False:
+        advice = "set it ('timedatectl set-ntp true', or 'date -s'); readings carry its time"
+        return Finding("clock", "warn", found.message, advice)
+    return Finding("clock", "ok", found.message)
+
+
+def memory() -> Finding:
+    """Whether there is memory enough for the service."""
+    sizes = {}
+    for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+        name, _, rest = line.partition(":")
+        sizes[name] = int(rest.split()[0]) * 1024
+    total, free = sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"])
+    message = f"{free >> 20} of {total >> 20} MiB available"
+    if free < LEAST_MEMORY:
+        return Finding("memory", "warn", message, "end what else runs on the box, or add memory")
+    return Finding("memory", "ok", message)
+
+
+def disk(paths: Paths, settings: Settings) -> list[Finding]:
+    """Whether state, logs and spool can be written, and how full their file systems are."""
+    findings = []
+    least, threshold = settings.size("DISK_MIN_FREE"), settings.number("DISK_THRESHOLD")
+    for name, folder in _folders(paths):
+        if not folder.is_dir():
+            continue  # said by the permissions
+        message = check_writable(folder, least)
+        usage = shutil.disk_usage(folder)
+        used = 100 * usage.used / usage.total if usage.total else 0.0
+        free_inodes = os.statvfs(folder).f_favail
+        if used >= threshold:
+            message = f"{message}; {used:.0f} % used, DISK_THRESHOLD is {threshold:g} %"
+            findings.append(Finding(f"disk ({name})", "warn", message, f"make room near {folder}"))
+        elif os.statvfs(folder).f_files > 0 and free_inodes < _FEW_INODES:
+            message = f"only {free_inodes} files can still be made in {folder}"
+            findings.append(Finding(f"disk ({name})", "warn", message, "delete files there"))
+        else:
+            findings.append(Finding(f"disk ({name})", "ok", message))
+    return findings
+
+
+def permissions(paths: Paths) -> list[Finding]:
+    """Whether the folders and secrets belong to this user and to nobody else."""
+    findings = []
+    for name, folder in _folders(paths):
+        if not folder.is_dir():
+            advice = "the chain makes it when it runs: 'edgepaas up', or 'systemctl start edgepaas'"
+            message = f"{folder} is not there yet"
+            findings.append(Finding(f"folder {name}", "warn", message, advice))
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            advice = f"'chown -R {_user()} {folder}'"
+            message = f"{folder} cannot be written by {_user()}"
+            findings.append(Finding(f"folder {name}", "fail", message, advice))
+        else:
+            findings.append(Finding(f"folder {name}", "ok", f"{folder} can be written"))
+    for file in (paths.env_contract, paths.db_contract, paths.tokens, paths.env_file):
+        if (finding := _secret_file(file)) is not None:
+            findings.append(finding)
+    return findings
+
+
+def _secret_file(file: Path) -> Finding | None:
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not os.access(file, os.R_OK):
+        advice = f"'chown {_user()} {file}'"
+        return Finding("permissions", "fail", f"{file} cannot be read by {_user()}", advice)
+    if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        message = f"{file} may hold secrets and is open to others ({stat.filemode(mode)})"
+        return Finding("permissions", "warn", message, f"'chmod 600 {file}'")
+    return None
+
+
+def port(paths: Paths, settings: Settings) -> Finding:
+    """Whether the port is free, or held by this very service."""
+    host, number = settings.text("HOST"), settings.integer("PORT")
+    try:
+        for sock in bind(host, number, patience=0.0):
+            sock.close()
+    except CannotListen as error:
+        process = serving_process(paths)
+        if process is not None and _is_edgepaas(host, number):
+            by = f", process {process}" if process else ""
+            return Finding("port", "ok", f"{number} is in use by this box's own service{by}")
+        return Finding("port", "fail", str(error), "set another PORT, or end what has it")
+    return Finding("port", "ok", f"{host}:{number} is free")
+
+
+def _is_edgepaas(host: str, number: int) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(host, number, timeout=2)
+    try:
+        connection.request("GET", "/health/live")
+        answer = connection.getresponse()
+        return answer.status == http.client.OK and b"status" in answer.read(1000)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _folders(paths: Paths) -> list[tuple[str, Path]]:
+    return [
+        ("runtime", paths.runtime),
+        ("state", paths.state),
+        ("logs", paths.logs),
+        ("spool", paths.spool),
+    ]
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices that post readings through the API, and remember what was acknowledged."""
+
+import itertools
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from edgepaas.drill.scratch import ScratchBox
+
+METRIC = "drill"
+#: Readings that fill a small budget many times over.
+MOST = 150_000
+#: Where the name of a device's row comes from is the box's business; it is asked for its id.
+_DEVICES = "/api/v1/devices"
+_READINGS = "/api/v1/readings"
+#: After so many readings the device's own row, which is shared, is changed once.
+_CHANGE_EVERY = 7
+_PAUSE = 0.02
+_PAUSE_AFTER_FAILURE = 0.1
+#: The box looks at its budget every few seconds: no more than it needs is to be sent by then.
+_PAUSE_OF_BULK = 0.1
+
+
+@dataclass
+class Device:
+    """One device: it sends the numbers 1, 2, 3, …, each until it is acknowledged."""
+
+    name: str
+    box: ScratchBox
+    over: threading.Event
+    acknowledged: int = 0
+    #: The highest number that was ever sent, acknowledged or not.
+    sent: int = 0
+    #: The highest number that the box acknowledged as the device's own description.
+    described: int = 0
+    repeated: int = 0
+    problems: list[str] = field(default_factory=list)
+    _id: str = ""
+
+    def run(self) -> None:
+        """Send until it is over; what is under way then is still brought to its end."""
+        for number in itertools.count(1):
+            if self.over.is_set():
+                return
+            self.sent = number
+            if not self._insist(number):
+                return
+            self.acknowledged = number
+            if number % _CHANGE_EVERY == 0 and self._describe(number):
+                self.described = number
+            time.sleep(_PAUSE)
+
+    def _insist(self, number: int) -> bool:
+        reading = {"device": self.name, "metric": METRIC, "value": number}
+        key = f"{self.name}-{number}"
+        return self._until_taken("POST", _READINGS, reading, 201, key)
+
+    def _describe(self, number: int) -> bool:
+        if not self._id:
+            status, found = self.box.request("GET", f"{_DEVICES}?name={self.name}")
+            if status != 200 or not found["items"]:
+                return False  # the mirror has not brought it yet; the next number will do
+            self._id = str(uuid.UUID(found["items"][0]["id"]))
+        return self._until_taken(
+            "PATCH", f"{_DEVICES}/{self._id}", {"description": str(number)}, 200
+        )
+
+    def _until_taken(
+        self, method: str, path: str, body: object, wanted: int, key: str = ""
+    ) -> bool:
+        """Repeat the request until it is acknowledged; False where that cannot be any more."""
+        give_up: float | None = None
+        while True:
+            status, said = self.box.request(method, path, body, key=key)
+            if status == wanted:
+                return True
+            if status not in (0, 404, 429, 500, 502, 503, 504, 507):
+                self.problems.append(f"{method} {path} answered {status}: {said}")
+                return False
+            if status == 500:
+                self.problems.append(f"{method} {path} answered 500")
+            if self.over.is_set():
+                give_up = give_up or time.monotonic() + 30.0
+                if time.monotonic() > give_up:
+                    return False
+            self.repeated += 1
+            time.sleep(_PAUSE_AFTER_FAILURE)
+
+
+class Load:
+    """Several devices at once, each in a thread of its own."""
+
+    def __init__(self, box: ScratchBox, count: int) -> None:
+        self._over = threading.Event()
+        names = [f"drill-{number}" for number in range(1, count + 1)]
+        self.devices = [Device(name, box, self._over) for name in names]
+        self._threads = [
+            threading.Thread(target=device.run, name=device.name, daemon=True)
+            for device in self.devices
+        ]
+
+    def start(self) -> None:
+        """Begin to send."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop after what is under way; does nothing the second time."""
+        self._over.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(60.0)
+
+    @property
+    def acknowledged(self) -> int:
+        """How many readings were acknowledged so far."""
+        return sum(device.acknowledged for device in self.devices)
+
+    @property
+    def problems(self) -> list[str]:
+        """What should not have been answered."""
+        return [f"{device.name}: {line}" for device in self.devices for line in device.problems]
+
+
+@dataclass
+class Filling:
+    """A device that sends so much at a time that the box's disk budget is used up."""
+
+    box: ScratchBox
+    size: int = 500
+    acknowledged: int = 0
+    sent: int = 0
+    name: str = "drill-bulk"
+
+    def until_full(self, limit: float) -> bool:
+        """Send until the box says 507 (Insufficient Storage); False when it never did."""
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline and self.acknowledged < MOST:
+            first = self.acknowledged + 1
+            self.sent = max(self.sent, self.acknowledged + self.size)
+            readings = [
+                {"device": self.name, "metric": METRIC, "value": number}
+                for number in range(first, first + self.size)
+            ]
+            status, _ = self.box.request(
+                "POST",
+                _READINGS,
+                readings,
+                timeout=15.0,
+                key=f"{self.name}-{first}",
+            )
+            if status == 201:
+                self.acknowledged += self.size
+                time.sleep(_PAUSE_OF_BULK)
+            elif status == 507:
+                return True
+            else:
+                time.sleep(_PAUSE_AFTER_FAILURE)
+        return False

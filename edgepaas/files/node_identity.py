@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``state/node.json``: who this box is, for as long as it is the same box."""
+
+import hashlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepaas.files.atomic import write_atomic
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
+from edgepaas.timing.moment import rfc3339
+
+logger = logging.getLogger("edgepaas.files")
+
+MACHINE_ID = Path("/etc/machine-id")
+
+#: machine-id(5): the id itself is confidential; what leaves the box is a keyed hash of it.
+_APPLICATION = b"edgepaas-node"
+#: Ids that this box had before; more would say nothing.
+_REMEMBERED = 10
+
+
+@dataclass(frozen=True)
+class Node:
+    """The box's identity; ``machine`` is a hash of the machine's own id, empty without one.
+
+    ``was`` are the ids that the state folder had on other machines, the latest last.
+    """
+
+    node_id: str
+    made_at: str
+    machine: str
+    was: tuple[str, ...] = ()
+
+
+def node_identity(paths: Paths, *, machine_id: Path = MACHINE_ID) -> Node:
+    """Return the box's identity, made once; of two processes that ask at once both get one.
+
+    A state folder that came from another machine (a cloned card) gets an id of its own. A
+    machine without an id keeps what is there, and so does one that gets its id later. A
+    file that is torn is made anew, and logged. Raises OSError, LockHeld.
+    """
+    machine = _machine(machine_id)
+    known = _read(paths.node)
+    if known is not None and known.machine == machine:
+        return known
+    with held(paths.node.with_suffix(".lock")):
+        known = _read(paths.node)
+        node = _settled(known, machine, torn=known is None and paths.node.exists())
+        if node != known:
+            write_atomic(paths.node, json.dumps(_entry(node), indent=1) + "\n")
+        return node
+
+
+def _settled(known: Node | None, machine: str, *, torn: bool) -> Node:
+    if known is None:
+        if torn:
+            logger.error("node.json cannot be read: this box gets a new node id")
+        return _new(machine)
+    if not machine or known.machine == machine:
+        return known
+    if not known.machine:
+        return Node(known.node_id, known.made_at, machine, known.was)
+    node = _new(machine, (*known.was, known.node_id)[-_REMEMBERED:])
+    logger.warning(
+        "the state folder comes from another machine: node %s is %s here",
+        known.node_id,
+        node.node_id,
+    )
+    return node
+
+
+def _new(machine: str, was: tuple[str, ...] = ()) -> Node:
+    made_at = rfc3339(time.time())
+    return Node(str(uuid.uuid4()), made_at, machine, was)
+
+
+def _machine(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""  # a container has none
+    if len(text) != 32:  # machine-id(5): empty or "uninitialized" before the first boot
+        return ""
+    return hmac.new(text.encode(), _APPLICATION, hashlib.sha256).hexdigest()[:32]
+
+
+def _read(path: Path) -> Node | None:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        node_id = str(uuid.UUID(entry["node_id"]))
+        was = tuple(str(one) for one in entry.get("was", ()))
+        return Node(node_id, str(entry["made_at"]), str(entry["machine"]), was)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # torn: the caller makes it anew, and says so
+
+
+def _entry(node: Node) -> dict[str, Any]:
+    return {
+        "node_id": node.node_id,
+        "made_at": node.made_at,
+        "machine": node.machine,
+        "was": list(node.was),
+    }

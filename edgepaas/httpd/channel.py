@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection: Waitress' channel, with answers that a drain and a refused body can end well."""
+
+import contextlib
+import os
+import socket
+import time
+from typing import Any
+
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask, WSGITask
+
+from edgepaas.apikit.problems import PROBLEMS, Problem, too_long
+from edgepaas.httpd.protocol import MIN_PROGRESS, Parser
+
+#: How long, and how much, a client that was refused may still send before it is cut off.
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 64 * 1024 * 1024
+#: Callers that are turned away and listened to like that at the same time.
+MOST_LINGERING = 64
+
+_REASONS = {408: "Request Timeout", 503: "Service Unavailable"}
+
+
+def close_while_draining(task: Any) -> None:
+    """Have *task*'s answer say ``Connection: close`` (an application may not, PEP 3333)."""
+    # Requests that were sent ahead on the same connection are answered first.
+    if task.channel.server.draining and len(task.channel.requests) <= 1:
+        task.request.headers["CONNECTION"] = "close"
+
+
+class Task(WSGITask):  # type: ignore[misc]
+    """A request that the application answers."""
+
+    def build_response_header(self) -> bytes:
+        """Return the answer's head; called by a worker."""
+        close_while_draining(self)
+        return bytes(super().build_response_header())
+
+
+class RefusedTask(ErrorTask):  # type: ignore[misc]
+    """A request that never reaches the application, answered with the one error body."""
+
+    def execute(self) -> None:
+        """Write the answer; called by a worker."""
+        refusal = self.request.error
+        _, default = PROBLEMS.get(refusal.code, ("", ""))
+        said = default if refusal.code == 500 else str(refusal.body)
+        problem = (
+            too_long(self.channel.adj.max_request_body_size)
+            if refusal.code == 413
+            else Problem(refusal.code, said or default)
+        )
+        request_id = os.urandom(8).hex()
+        body = problem.encoded(request_id)
+        self.status = f"{refusal.code} {refusal.reason}"
+        self.response_headers += [
+            ("Content-Type", "application/json"),
+            ("X-Request-ID", request_id),
+        ]
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.linger = True
+        self.write(body)
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection that can say whether it gets on, and be given up with an answer."""
+
+    task_class = Task
+    parser_class = Parser
+    error_task_class = RefusedTask
+    #: Whether the client may not have read its answer while it still sends.
+    linger = False
+    socket: Any
+    _answering = False
+    #: Whether a request was answered, or MIN_PROGRESS of a body has arrived.
+    proven = False
+    #: Whether nothing was sent since the connection began, or since the last answer.
+    _rested = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._moved = self._last_heard = time.monotonic()
+        super().__init__(*arguments, **options)
+
+    def received(self, data: bytes) -> bool:
+        """Take in what the client sent (the loop's thread)."""
+        self._last_heard = time.monotonic()
+        # Once for each request: blank lines begin one as often as a client likes.
+        if self._rested:
+            self._rested = False
+            self._moved = self._last_heard
+        taken = bool(super().received(data))
+        if self.request is not None and self.request.progressed():
+            self._moved = self._last_heard
+            self.proven = self.proven or self.request.body_bytes_received >= MIN_PROGRESS
+        return taken
+
+    def service(self) -> None:
+        """Answer the next request (a worker's thread)."""
+        self._answering = False
+        try:
+            super().service()
+        finally:
+            self._moved = self._last_heard = time.monotonic()
+            self._rested = self.proven = True
+
+    def write_soon(self, data: Any) -> int:
+        """Queue part of an answer (a worker's thread)."""
+        with self.outbuf_lock:
+            self._answering = True
+            if not self.total_outbufs_len:
+                self._moved = time.monotonic()  # what came before was not for the client to do
+            return int(super().write_soon(data))
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send some of *data*; returns how many bytes the client's side took."""
+        sent = int(super().send(data, do_close))
+        if sent:
+            self._moved = time.monotonic()
+        return sent
+
+    def stalled_for(self, now: float) -> float:
+        """Return for how many seconds the client did not get on; 0 while it is ours to work."""
+        at_work = self.requests and not self.total_outbufs_len
+        return 0.0 if at_work else now - self._moved
+
+    def overdue(self, now: float, patience: float) -> bool:
+        """Whether a request that has begun is arriving too slowly; *patience* in seconds."""
+        arriving = self.request is not None and not self.requests and not self.total_outbufs_len
+        return arriving and now - self._moved > patience and not self.something_to_read()
+
+    def cut(self) -> None:
+        """Close the connection; a request that has begun gets 408 (the loop's thread)."""
+        if self.request is not None and not self.requests and not self.total_outbufs_len:
+            _say(self.socket, Problem(408))
+        self.handle_close()
+
+    def quiet_for(self, now: float) -> float:
+        """Return for how many seconds nothing has been asked or answered; 0 while anything is."""
+        busy = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
+        if busy or self.something_to_read():
+            return 0.0
+        if self.request is not None and not self.request.headers_finished:
+            return (now - self._last_heard) / 4  # a slow client's headers: four times the patience
+        return 0.0 if self.request is not None else now - self._last_heard
+
+    def give_up(self) -> bool:
+        """Cut the connection; whether a request was in work, which gets 503 if it can."""
+        with self.outbuf_lock:
+            waiting = bool(self.requests)
+            self.connected = False  # the worker's next write ends its task
+            if waiting and not self._answering and self.socket is not None:
+                message = "The service stopped before this was done."
+                _say(self.socket, Problem(503, message, retry_after=2))
+        self.handle_close()
+        return waiting
+
+    def handle_close(self) -> None:
+        """Close the connection; one that was refused may still send for a moment.
+
+        Closing a socket with unread data makes the kernel reset the connection, and
+        the client loses the answer that says why (RFC 9112, 9.6).
+        """
+        if self.linger and self.connected and not self.total_outbufs_len and self.socket:
+            self.linger = False
+            sock = self.socket
+            self.del_channel()
+            self.socket = None
+            _Lingering(sock, self._map)
+        super().handle_close()
+
+    def something_to_read(self) -> bool:
+        """Whether the client sent what was not received yet."""
+        if self.socket is None:
+            return False
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False  # nothing there, or the connection is gone
+
+
+def turn_away(sock: socket.socket, loop_map: dict[int, Any]) -> None:
+    """Answer 503 to a caller that gets no place, and close its connection."""
+    sock.setblocking(False)
+    _say(sock, Problem(503, "Too many connections are open; try again.", retry_after=2))
+    if sum(isinstance(each, _Lingering) for each in loop_map.values()) < MOST_LINGERING:
+        _Lingering(sock, loop_map)
+    else:
+        sock.close()
+
+
+def _say(sock: socket.socket, problem: Problem) -> None:
+    """Answer with *problem* at once, as far as the socket takes it."""
+    request_id = os.urandom(8).hex()
+    body = problem.encoded(request_id)
+    lines = [
+        f"HTTP/1.1 {problem.status} {_REASONS[problem.status]}",
+        *(f"{name}: {value}" for name, value in problem.headers.items()),
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Request-ID: {request_id}",
+    ]
+    with contextlib.suppress(OSError):  # the client may be gone by now
+        sock.send("\r\n".join([*lines, "", ""]).encode("ascii") + body)
+
+
+class _Lingering(wasyncore.dispatcher):  # type: ignore[misc]
+    """Reads and forgets what a refused client still sends, so that it reads its answer."""
+
+    def __init__(self, sock: socket.socket, loop_map: dict[int, Any]) -> None:
+        self._until = time.monotonic() + LINGER_SECONDS
+        self._left = LINGER_BYTES
+        super().__init__(sock, map=loop_map)
+        self.connected = True
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+
+    def readable(self) -> bool:
+        if time.monotonic() > self._until or self._left <= 0:
+            self.close()
+            return False
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read(self) -> None:
+        self._left -= len(self.recv(65536))
+
+    def handle_close(self) -> None:
+        self.close()

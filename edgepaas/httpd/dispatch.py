@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who works on a request: two lanes of threads, one of them shut until the service is ready."""
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from waitress.task import ThreadedTaskDispatcher
+
+from edgepaas.web.probe_paths import is_probe
+
+
+class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Hands requests to worker threads; what needs the application waits until it is there.
+
+    A task is one of Waitress' channels whose next request is complete. Probes, and
+    requests that Waitress itself refuses, go to a thread of their own: a probe never
+    waits behind the application's requests, nor runs its code. All others are parked
+    while the gate is shut, at most *parking* of them: a client that comes during the
+    start waits for its answer instead of being turned away. What finds the park full
+    goes to the health lane, whose early responder says 503.
+    """
+
+    def __init__(self, threads: int, *, parking: int) -> None:
+        super().__init__()
+        self._parking = parking
+        self._parked: deque[Any] = deque()
+        self._open = False
+        self._health = _HealthLane()
+        self._health.set_thread_count(1)
+        self.set_thread_count(threads)
+
+    def add_task(self, task: Any) -> None:
+        """Queue *task* (called by the loop, and by workers for pipelined requests)."""
+        if _belongs_to_health(task.requests[0]):
+            self._health.add_task(task)
+            return
+        with self.lock:
+            if not self._open:
+                if len(self._parked) < self._parking:
+                    self._parked.append(task)
+                    return
+                lane = self._health
+            else:
+                lane = None
+        if lane is None:
+            super().add_task(task)
+        else:
+            lane.add_task(task)
+
+    def open(self) -> int:
+        """Open the gate for good; returns how many parked requests are let through."""
+        with self.lock:
+            self._open = True
+            waiting = len(self._parked)
+            self.queue.extend(self._parked)
+            self._parked.clear()
+            self.queue_cv.notify_all()
+        return waiting
+
+    def refuse_parked(self) -> int:
+        """Hand the parked requests to the early responder: there will be no application."""
+        with self.lock:
+            parked = list(self._parked)
+            self._parked.clear()
+            self._parking = 0
+        for task in parked:
+            self._health.add_task(task)
+        return len(parked)
+
+    def busy(self) -> bool:
+        """Whether a request that needs the application is being worked on, or waits for it."""
+        with self.lock:
+            return bool(self.queue) or self.active_count > 0
+
+    def probe(self, timeout: float) -> bool:
+        """Whether, within *timeout* seconds, a worker of each lane was free to pick up a no-op.
+
+        The no-op goes to the head of the queue: a long queue is load, not a hang.
+        """
+        deadline = time.monotonic() + timeout
+        return all(
+            evidence.wait(max(0.0, deadline - time.monotonic())) for evidence in self.ask_all()
+        )
+
+    def ask_all(self) -> "list[Evidence]":
+        """Put a no-op before everything else in each lane."""
+        return [_put_first(self), _put_first(self._health)]
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
+        """Stop the threads of both lanes, waiting up to *timeout* seconds for each lane."""
+        self._health.shutdown(cancel_pending, timeout)
+        return bool(super().shutdown(cancel_pending, timeout))
+
+
+class _HealthLane(ThreadedTaskDispatcher):  # type: ignore[misc]
+    def start_new_thread(self, target: Any, thread_no: int) -> None:
+        threading.Thread(
+            target=target, name=f"health-{thread_no}", args=(thread_no,), daemon=True
+        ).start()
+
+
+class Evidence:
+    """A task that does nothing but say that it was run."""
+
+    def __init__(self) -> None:
+        self._run = threading.Event()
+
+    def service(self) -> None:
+        """Be run by a worker."""
+        self._run.set()
+
+    def cancel(self) -> None:
+        """Nobody waits for an answer on the network."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds; whether it was run."""
+        return self._run.wait(timeout)
+
+
+def _put_first(lane: Any) -> Evidence:
+    evidence = Evidence()
+    with lane.lock:
+        # An earlier no-op that was never picked up is worth nothing any more.
+        for stale in [task for task in lane.queue if isinstance(task, Evidence)]:
+            lane.queue.remove(stale)
+        lane.queue.appendleft(evidence)
+        lane.queue_cv.notify()
+    return evidence
+
+
+def _belongs_to_health(request: Any) -> bool:
+    # A request that could not be parsed has no path; Waitress answers it by itself.
+    return request.error is not None or is_probe(request.command, request.path)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Below WSGI: what Waitress makes of a request before Flask sees it.
+
+Waitress answers 501 to a transfer coding that a client made up, drops the connection
+on a Content-Length of five thousand digits, waits for ever for the body of a request
+that announces one with ``Expect`` and has none, and for a chunk of any size. Nothing
+that a client sends is to cause a 5xx or to hold a connection. Imports Waitress and the
+standard library alone: liveness is answered before anything else is there.
+"""
+
+from typing import Any
+
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
+from waitress.utilities import BadRequest, RequestEntityTooLarge
+
+#: A body that has not brought so many bytes more is not getting on.
+MIN_PROGRESS = 5000
+#: Bytes of a chunk's size and extensions, or of the trailer: read again with each packet.
+LONGEST_LINE = 8192
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """Waitress' parser, with 400 for every header that no client may send."""
+
+    completed: bool
+    chunked: bool
+    headers: dict[str, str]
+    headers_finished: bool
+    body_bytes_received: int
+    body_rcv: Any
+    _counted = -MIN_PROGRESS
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the header; raises ParsingError, which Waitress answers with 400."""
+        try:
+            super().parse_header(header_plus)
+        except TransferEncodingNotImplemented as error:
+            # RFC 9112, 6.1 asks for 501; nothing that a client sends is our failure.
+            raise ParsingError(str(error)) from None
+        except ValueError:  # int() on thousands of digits, a broken address
+            raise ParsingError("the request's address or Content-Length is invalid") from None
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            # RFC 9112, 6.3: two lengths are how requests are smuggled past a proxy.
+            raise ParsingError("Content-Length and Transfer-Encoding contradict each other")
+
+    def received(self, data: bytes) -> int:
+        """Take *data*; return how many of its bytes belong to this request."""
+        taken = int(super().received(data))
+        if self.chunked and not self.completed:
+            self._check_chunk()
+        if self.completed:
+            # The channel would still invite the body and take the request for open.
+            self.expect_continue = False
+        return taken
+
+    def progressed(self) -> bool:
+        """Whether, since last asked, the head was completed or MIN_PROGRESS of the body came."""
+        if not self.headers_finished or self.body_bytes_received - self._counted < MIN_PROGRESS:
+            return False
+        self._counted = self.body_bytes_received
+        return True
+
+    def _check_chunk(self) -> None:
+        """Refuse a chunk by what it announces: nobody waits for what will be refused."""
+        body, limit = self.body_rcv, self.adj.max_request_body_size
+        if len(body) + body.chunk_remainder >= limit:
+            self.error = RequestEntityTooLarge(f"exceeds max_body of {limit}")
+        elif len(body.control_line) > LONGEST_LINE or len(body.trailer) > LONGEST_LINE:
+            self.error = BadRequest("A chunk's head or the trailer is too long")
+        else:
+            return
+        self.completed = True

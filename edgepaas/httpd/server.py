@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waitress on sockets that are ours to give back: the loop, its lanes, and an orderly end."""
+
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer, UnixWSGIServer
+
+from edgepaas.httpd.channel import Channel, turn_away
+from edgepaas.httpd.connection_limits import Places
+from edgepaas.httpd.dispatch import GatedDispatcher
+from edgepaas.httpd.listen import BACKLOG
+
+#: A kept-alive connection that has been silent for so long may be closed while draining, in
+#: seconds: its next request may be on its way, and closing then would lose it.
+QUIET = 0.5
+_DRAIN_TICK = 0.05
+
+logger = logging.getLogger("edgepaas.service")
+
+
+class HTTPServer:
+    """One or more listening sockets, served by worker threads, run by the calling thread.
+
+    *application* is WSGI; the gate of ``dispatcher`` is shut at first. Sizes are in
+    bytes. The sockets are taken over and closed by :meth:`drain`.
+    """
+
+    def __init__(
+        self,
+        application: Callable[..., Iterable[bytes]],
+        sockets: Sequence[socket.socket],
+        *,
+        threads: int,
+        connection_limit: int,
+        request_max_bytes: int,
+    ) -> None:
+        self._map: dict[int, Any] = {}
+        self.dispatcher = GatedDispatcher(threads, parking=connection_limit)
+        adjustments = Adjustments(
+            sockets=list(sockets),
+            threads=threads,
+            connection_limit=sys.maxsize,  # the limit is kept by Places
+            max_request_body_size=request_max_bytes,
+            backlog=BACKLOG,
+            asyncore_use_poll=True,
+            ident="edgepaas",
+            # Nothing trusts these headers, but that they are there says that a proxy
+            # hands on somebody else's request (edgepaas.web.access.locality).
+            clear_untrusted_proxy_headers=False,
+        )
+        self._listeners = [self._listener(sock, application, adjustments) for sock in sockets]
+        self._places = Places(connection_limit, self._listeners)
+        for listener in self._listeners:
+            listener.places = self._places
+
+    def _listener(self, sock: socket.socket, application: Any, adjustments: Adjustments) -> Any:
+        kind = UnixListener if sock.family == socket.AF_UNIX else TcpListener
+        return kind(
+            application,
+            self._map,
+            True,
+            sock,
+            dispatcher=self.dispatcher,
+            adj=adjustments,
+            bind_socket=False,
+            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+        )
+
+    def run(self, ended: Callable[[], bool]) -> None:
+        """Serve until *ended* says so; it is asked after each event and each second."""
+        while not ended():
+            wasyncore.poll2(self._places.tend(), self._map)
+
+    def wake(self) -> None:
+        """Have the loop ask its question now; from any thread, or a signal handler."""
+        self._listeners[0].pull_trigger()
+
+    def watch(self, watcher: Any) -> None:
+        """Add one of the dispatchers of Waitress' loop to it; before :meth:`run`."""
+        watcher._map = self._map
+        watcher.add_channel(self._map)
+
+    def probe(self, timeout: float) -> bool:
+        """Whether the loop and both lanes did a no-op within *timeout* seconds."""
+        asked: list[Any] = []
+        self._listeners[0].trigger.pull_trigger(lambda: asked.extend(self.dispatcher.ask_all()))
+        deadline = time.monotonic() + timeout
+        while not asked and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return bool(asked) and all(
+            evidence.wait(max(0.0, deadline - time.monotonic())) for evidence in asked
+        )
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._places.channels())
+
+    def drain(self, over: Callable[[], bool], *, accept_waiting: bool) -> int:
+        """Stop accepting, answer what is open, close; returns how many requests were given up.
+
+        With *accept_waiting*, callers in the kernel's queue are still taken in: nobody
+        else would serve them when the socket is ours alone. Each answer says
+        ``Connection: close``; a silent connection is closed after QUIET seconds. What
+        has no answer once *over* says so gets 503, so that the client knows.
+        """
+        for listener in self._listeners:
+            listener.draining = True
+            if accept_waiting:
+                _accept_waiting(listener)
+            # Not listener.close(): workers still wake the loop through its trigger.
+            wasyncore.dispatcher.close(listener)
+        channels = self._places.channels
+        while channels() and not over():
+            for channel in channels():
+                if channel.quiet_for(time.monotonic()) > QUIET:
+                    channel.will_close = True
+            wasyncore.poll2(_DRAIN_TICK, self._map)
+        return sum(bool(channel.give_up()) for channel in channels())
+
+    def close(self, *, hung: bool = False) -> None:
+        """Stop the threads (one that hangs is left behind, *hung*: at once), close everything."""
+        self.dispatcher.shutdown(timeout=0.0 if hung else 0.5)
+        for listener in self._listeners:
+            listener.trigger.close()
+        wasyncore.close_all(self._map, ignore_all=True)
+
+
+class _Listening:
+    """What both kinds of listening socket have in common; mixed in before Waitress' own."""
+
+    channel_class = Channel
+    #: Whether answers are to say ``Connection: close``.
+    draining = False
+    places: Places
+
+    def readable(self) -> bool:
+        """Whether to accept (the loop's thread)."""
+        return bool(super().readable()) and self.places.accepts()  # type: ignore[misc]
+
+    def handle_accept(self) -> None:
+        """Take in one caller, or turn it away."""
+        listener: Any = self
+        try:
+            accepted = listener.accept()
+            if accepted is None:
+                return
+            sock, address = accepted
+            listener.set_socket_options(sock)
+        except OSError as error:  # it is gone again, or there are no descriptors left
+            logger.warning("a connection could not be accepted: %s", error)
+            return
+        address = listener.fix_addr(address)
+        if not self.draining and self.places.turns_away(address[0]):
+            turn_away(sock, listener._map)
+        else:
+            self.channel_class(self, sock, address, listener.adj, map=listener._map)
+
+
+class TcpListener(_Listening, TcpWSGIServer):  # type: ignore[misc]
+    """A listening TCP socket."""
+
+
+class UnixListener(_Listening, UnixWSGIServer):  # type: ignore[misc]
+    """A listening Unix socket."""
+
+
+def _accept_waiting(listener: Any) -> None:
+    for _ in range(BACKLOG):
+        before = len(listener.active_channels)
+        listener.handle_accept()
+        if len(listener.active_channels) == before:
+            return

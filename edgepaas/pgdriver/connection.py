@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections of pg8000 that come about within a real deadline, or not at all."""
+
+import contextlib
+import os
+import pwd
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from edgepaas.pgdriver import wire
+from edgepaas.pgdriver.failures import (
+    TOO_MANY_CONNECTIONS,
+    ConnectFailure,
+    Failure,
+    classify,
+    is_lost,
+    server_message,
+    sqlstate,
+)
+from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.settings.urls import Address
+from edgepaas.timing.deadline import OutOfTime, Scope, within
+
+LOGIN = "login"
+
+
+def connect(
+    address: Address,
+    *,
+    deadline: float,
+    tls: TLSPolicy,
+    application_name: str = "edgepaas",
+    statement_timeout: float | None = None,
+    lock_timeout: float | None = None,
+    idle_timeout: float | None = None,
+    keep_timeout: float | None = None,
+    resolve: wire.Resolver = socket.getaddrinfo,
+) -> Any:
+    """Return a ``pg8000.Connection`` (what SQLAlchemy's pg8000 dialect works with).
+
+    *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
+    whatever the server does. *statement_timeout*, *lock_timeout* and *idle_timeout* (of an
+    open transaction; all in seconds) are set in the session, at the server. The socket has
+    TCP_NODELAY, keepalive and TCP_USER_TIMEOUT, and no timeout of its own, which would kill
+    slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
+    for each read. :func:`bounded` bounds
+    single statements. Raises ConnectFailure.
+    """
+    load_driver()  # outside the deadline: on a slow box it takes longer than a short one
+
+    def work(scope: Scope) -> Any:
+        connection = log_in(scope, address, tls, application_name, resolve)
+        try:
+            # Not startup parameters: PgBouncer refuses those that it does not know.
+            bounds = {
+                "statement_timeout": statement_timeout,
+                "lock_timeout": lock_timeout,
+                "idle_in_transaction_session_timeout": idle_timeout,
+            }
+            settings = "; ".join(
+                f"SET {name} = {max(1, round(seconds * 1000))}"
+                for name, seconds in bounds.items()
+                if seconds is not None
+            )
+            if settings:
+                connection.execute_simple(settings)
+            connection.link.settimeout(keep_timeout)
+        except BaseException as error:
+            close_quietly(connection)
+            if isinstance(error, Exception):
+                raise login_failure(address, error, scope.seconds) from error
+            raise
+        return connection
+
+    try:
+        return within(deadline, work, discard=close_quietly)
+    except OutOfTime as late:
+        raise out_of_time(address, late) from None
+
+
+@contextlib.contextmanager
+def bounded(connection: Any, seconds: float) -> Iterator[None]:
+    """Cut *connection* off when the block takes longer than *seconds*.
+
+    Whatever the block waits for then fails at once, with an error for which
+    :func:`~edgepaas.pgdriver.failures.is_lost` is true, or TimeoutError is raised at the
+    block's end; the connection is of no use afterwards. For connections of :func:`connect`.
+    """
+    scope = Scope(seconds)
+    scope.guard(connection.link)
+    timer = threading.Timer(seconds, scope.abandon)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except BaseException:
+        scope.finish()
+        raise
+    else:
+        if not scope.finish():
+            raise TimeoutError(f"PostgreSQL did not finish within {seconds:g} s")
+    finally:
+        timer.cancel()
+
+
+def load_driver() -> Any:
+    """Import pg8000 and return it; only who is about to connect needs it."""
+    import pg8000
+
+    return pg8000
+
+
+def log_in(
+    scope: Scope,
+    address: Address,
+    tls: TLSPolicy,
+    application_name: str,
+    resolve: wire.Resolver = socket.getaddrinfo,
+) -> Any:
+    """Open a connection inside *scope*; raises ConnectFailure or OutOfTime.
+
+    For work that does more under one deadline than :func:`connect`. The connection's
+    socket is its attribute ``link``.
+    """
+    sock = wire.open_link(scope, address, tls, resolve)
+    try:
+        sock.settimeout(scope.enter(LOGIN))
+        user = address.username or pwd.getpwuid(os.geteuid()).pw_name
+        options = address.params.get("options")
+        connection = load_driver().Connection(
+            user,
+            database=address.database or user,
+            password=address.password or None,
+            application_name=address.params.get("application_name", application_name),
+            startup_params={"options": options} if options else None,
+            sock=sock,
+            ssl_context=False,  # TLS is done, strictly, by ourselves
+        )
+    except BaseException as error:
+        # Not close(): that waits for the driver's file object, which the error keeps alive.
+        with contextlib.suppress(OSError):
+            os.close(sock.detach())
+        if isinstance(error, Exception) and not isinstance(error, OutOfTime):
+            raise login_failure(address, error, scope.seconds) from error
+        raise
+    connection.link = sock
+    return connection
+
+
+def login_failure(address: Address, raised: Exception, seconds: float) -> ConnectFailure:
+    """Return what *raised*, by the driver while it logged in, means for a person."""
+    error = _first_error(raised)
+    if isinstance(error, ConnectFailure):
+        return error
+    place = place_of(address)
+    if sqlstate(error) is not None:
+        return _refused_by_server(address, error)
+    if isinstance(error, TimeoutError):
+        return wire.silent(place, LOGIN, seconds)
+    if is_lost(error):
+        return ConnectFailure(Failure.OTHER, f"{place} closed the connection in the {LOGIN}")
+    return _driver_gave_up(address, error)
+
+
+def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
+    """Return the failure of an attempt whose time was up, told apart by what it waited for."""
+    place = place_of(address)
+    if late.stage == wire.RESOLVING:
+        return ConnectFailure(
+            Failure.DNS,
+            f"the name {address.host} was not resolved within {late.seconds:g} s: "
+            "the name server does not answer; check this box's name servers",
+        )
+    if late.stage in ("", wire.CONNECTING):
+        return wire.no_answer(place, late.seconds)
+    return wire.silent(place, late.stage, late.seconds)
+
+
+def place_of(address: Address) -> str:
+    """Return the server's place for a message: ``host:port`` or the socket's path."""
+    return address.unix_socket or f"{address.host}:{address.port}"
+
+
+def close_quietly(connection: Any) -> None:
+    """Close a connection that may be broken; its errors tell nothing any more."""
+    with contextlib.suppress(Exception):
+        connection.close()
+
+
+def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure:
+    kind = classify(error)
+    said = server_message(error)
+    place = place_of(address)
+    if kind is Failure.AUTHENTICATION:
+        text = f"{place} does not admit user {address.username!r}: {said}; " + (
+            "check the password in DATABASE_URL or DATABASE__PASSWORD"
+            if sqlstate(error) == "28P01"
+            else "check its pg_hba.conf and DATABASE_URL"
+        )
+    elif kind is Failure.NO_DATABASE:
+        text = f"{place} has no such database: {said}; create it or mend DATABASE_URL"
+    elif kind is Failure.BUSY:
+        text = f"{place} takes no connection now: {said}"
+    else:
+        text = f"{place} refused the {LOGIN}: {said} (SQLSTATE {sqlstate(error)})"
+    return ConnectFailure(kind, text, full=sqlstate(error) == TOO_MANY_CONNECTIONS)
+
+
+def _driver_gave_up(address: Address, error: BaseException) -> ConnectFailure:
+    place = place_of(address)
+    text = server_message(error)
+    # pg8000 stumbles over the absent password (AttributeError) where SCRAM asks for one.
+    if "requesting" in text or (not address.password and isinstance(error, AttributeError)):
+        return ConnectFailure(
+            Failure.AUTHENTICATION,
+            f"{place} asks for a password and none is set; "
+            "put it into DATABASE_URL or DATABASE__PASSWORD",
+        )
+    if "Authentication method" in text or type(error).__module__.startswith("scramp"):
+        return ConnectFailure(
+            Failure.AUTHENTICATION,
+            f"{place} wants a way of login that is not spoken here ({text}); "
+            "allow scram-sha-256 in its pg_hba.conf",
+        )
+    # Anything else is the driver choking on bytes that no PostgreSQL sends.
+    return ConnectFailure(
+        Failure.NOT_POSTGRES,
+        f"what answers on {place} does not speak PostgreSQL's protocol "
+        f"({type(error).__name__}); check the host and the port of DATABASE_URL",
+    )
+
+
+def _first_error(raised: Exception) -> BaseException:
+    """Return the error that came first where pg8000's own clean-up failed and hid it.
+
+    It says good-bye to a server that has just refused it and hung up: "network error"
+    is then raised while the refusal is being handled.
+    """
+    error: BaseException | None = raised
+    while error is not None:
+        if isinstance(error, ConnectFailure) or sqlstate(error) is not None:
+            return error
+        error = error.__context__
+    return raised

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an error of PostgreSQL or of the way to it means, whoever raised it.
+
+pg8000 gives an ``InterfaceError`` for a lost connection, a ``DatabaseError`` (or one
+of its DB-API children) whose first argument holds the server's fields, and lets an
+``OSError`` escape when a read times out. SQLAlchemy wraps them and keeps the original
+in ``.orig``. Nothing here imports either: an exception is known by its module's name,
+so that a process that never spoke to PostgreSQL does not load a driver to ask.
+
+SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import re
+import socket
+from collections.abc import Iterator
+from enum import StrEnum
+
+from edgepaas.errors import DatabaseUnavailable
+
+
+class Failure(StrEnum):
+    """Why PostgreSQL could not be used; the word that a program can rely on."""
+
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    SILENT = "silent"
+    DNS = "dns"
+    TLS = "tls"
+    AUTHENTICATION = "authentication"
+    NO_DATABASE = "no_database"
+    READ_ONLY = "read_only"
+    TOO_OLD = "too_old"
+    PERMISSION = "permission"
+    NOT_POSTGRES = "not_postgres"
+    #: It is there but takes no connection now: starting, stopping, or too many of them.
+    BUSY = "busy"
+    OTHER = "other"
+
+
+#: What a second attempt a moment later cannot mend: somebody has to change something.
+PERMANENT = frozenset(
+    {
+        Failure.TLS,
+        Failure.AUTHENTICATION,
+        Failure.NO_DATABASE,
+        Failure.TOO_OLD,
+        Failure.PERMISSION,
+        Failure.NOT_POSTGRES,
+    }
+)
+
+
+class ErrorClass(StrEnum):
+    """What a writer has to do about an error that a statement got."""
+
+    #: The link or the server: hold everything and try again.
+    LINK = "link"
+    #: The hub's rights or names: hold, and tell a human.
+    CONFIGURATION = "configuration"
+    #: The hub's tables are not those of the sender.
+    SCHEMA = "schema"
+    #: This row will never be taken.
+    ROW = "row"
+    #: Not known: hold, and tell a human.
+    OTHER = "other"
+
+
+class ConnectFailure(DatabaseUnavailable):
+    """No usable connection came about; ``kind`` says why in a word, the message in a line."""
+
+    def __init__(
+        self, kind: Failure, message: str, *, permanent: bool | None = None, full: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        #: Whether the server is there, and has no further connection to give.
+        self.full = full
+        #: Whether trying again within seconds is pointless.
+        self.permanent = kind in PERMANENT if permanent is None else permanent
+
+
+TOO_MANY_CONNECTIONS = "53300"
+
+_FAILURE_OF_STATE = {
+    "28": Failure.AUTHENTICATION,
+    "3D": Failure.NO_DATABASE,
+    "25006": Failure.READ_ONLY,
+    "42501": Failure.PERMISSION,
+    TOO_MANY_CONNECTIONS: Failure.BUSY,
+    "57P03": Failure.BUSY,
+    "57P01": Failure.BUSY,
+    "57P02": Failure.BUSY,
+    "08P01": Failure.NOT_POSTGRES,
+}
+
+_CLASS_OF_STATE = {
+    "08": ErrorClass.LINK,
+    "28": ErrorClass.LINK,
+    "53": ErrorClass.LINK,
+    "55P03": ErrorClass.LINK,
+    "57": ErrorClass.LINK,
+    "58": ErrorClass.LINK,
+    "40001": ErrorClass.LINK,
+    "40P01": ErrorClass.LINK,
+    "25006": ErrorClass.LINK,
+    "25P03": ErrorClass.LINK,  # this box slept in mid-transaction
+    "25P04": ErrorClass.LINK,
+    "XX": ErrorClass.LINK,
+    "42501": ErrorClass.CONFIGURATION,
+    "3D": ErrorClass.CONFIGURATION,
+    "3F": ErrorClass.CONFIGURATION,
+    "42": ErrorClass.SCHEMA,
+    "22": ErrorClass.ROW,
+    "23": ErrorClass.ROW,
+    "54": ErrorClass.ROW,
+    # A trigger or a function of the hub refused it (RAISE EXCEPTION): this row, not the rest.
+    "P0": ErrorClass.ROW,
+}
+
+#: The session is over, or will take no write: 08 connection, 57P0x shutdown and idle
+#: session, 25P03 idle in transaction, 25006 the server has become a standby.
+_LOST_STATE = re.compile(r"08...|57P0[1235]|25P03|25006")
+
+#: pg8000 uses InterfaceError for its caller's mistakes as well; these are the link's.
+_LOST_TEXT = re.compile(
+    r"network error|communication error|connection is closed|create a connection"
+)
+_STATE = re.compile(r"[0-9A-Z]{5}\Z")
+
+
+def sqlstate(exc: BaseException) -> str | None:
+    """Return the five characters that the server gave, None when it was not the server."""
+    for error in _chain(exc):
+        fields = error.args[0] if error.args else None
+        if isinstance(fields, dict):
+            state = fields.get("C")
+            if isinstance(state, str) and _STATE.match(state):
+                return state
+    return None
+
+
+def server_message(exc: BaseException) -> str:
+    """Return what the server said in one line, else the exception's own text."""
+    for error in _chain(exc):
+        fields = error.args[0] if error.args else None
+        if isinstance(fields, dict) and isinstance(fields.get("M"), str):
+            return _one_line(fields["M"])
+    return _one_line(str(exc)) or type(exc).__name__
+
+
+def classify(exc: BaseException) -> Failure:
+    """Return why PostgreSQL could not be used, judged by the exception alone."""
+    for error in _chain(exc):
+        if isinstance(error, ConnectFailure):
+            return error.kind
+    state = sqlstate(exc)
+    if state is not None:
+        return _FAILURE_OF_STATE.get(state) or _FAILURE_OF_STATE.get(state[:2], Failure.OTHER)
+    for error in _chain(exc):
+        if isinstance(error, OSError):
+            return _classify_os_error(error)
+    return Failure.OTHER
+
+
+def error_class(exc: BaseException) -> ErrorClass:
+    """Return what a writer has to do about *exc*, by SQLSTATE where the server gave one."""
+    state = sqlstate(exc)
+    if state is not None:
+        return _CLASS_OF_STATE.get(state) or _CLASS_OF_STATE.get(state[:2], ErrorClass.OTHER)
+    return ErrorClass.LINK if is_lost(exc) else ErrorClass.OTHER
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Tell whether the connection that raised *exc* is of no use any more.
+
+    A server that turned read-only counts: whoever connects anew may find the one that
+    took its place. An error of a statement (a broken constraint, a syntax error) does not.
+    """
+    if any(isinstance(error, ConnectFailure) for error in _chain(exc)):
+        return True
+    state = sqlstate(exc)
+    if state is not None:
+        return _LOST_STATE.fullmatch(state) is not None
+    for error in _chain(exc):
+        if isinstance(error, OSError):
+            return True
+        if _is_driver_error(error) and _LOST_TEXT.search(str(error)):
+            return True
+        # What the socket's file object says once somebody has shut it down.
+        if isinstance(error, ValueError) and "closed file" in str(error):
+            return True
+    return False
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """Yield *exc*, what SQLAlchemy wrapped, and what it was raised from; each once."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [exc]
+    while queue:
+        error = queue.pop(0)
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        original = getattr(error, "orig", None)
+        queue.append(original if isinstance(original, BaseException) else None)
+        queue.append(error.__cause__)
+
+
+def _classify_os_error(error: OSError) -> Failure:
+    if isinstance(error, TimeoutError):
+        return Failure.SILENT
+    if isinstance(error, ConnectionRefusedError):
+        return Failure.REFUSED
+    if isinstance(error, socket.gaierror):
+        return Failure.DNS
+    # ssl.SSLError is an OSError; its module need not be loaded to know it.
+    if any(kind.__name__ == "SSLError" for kind in type(error).__mro__):
+        return Failure.TLS
+    if isinstance(error, ConnectionError):
+        return Failure.OTHER
+    return Failure.UNREACHABLE
+
+
+def _is_driver_error(error: BaseException) -> bool:
+    return any(kind.__module__.startswith("pg8000") for kind in type(error).__mro__)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way to the server below its protocol: name, TCP or Unix socket, TLS, first answer."""
+
+import errno
+import io
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.pgdriver.failures import ConnectFailure, Failure
+from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.settings.urls import Address
+from edgepaas.timing.deadline import Scope
+
+if TYPE_CHECKING:
+    import ssl
+
+#: What socket.getaddrinfo takes and gives; another one can be injected.
+Resolver = Callable[..., list[tuple[Any, ...]]]
+
+RESOLVING = "resolving"
+CONNECTING = "connecting"
+TLS_HANDSHAKE = "TLS handshake"
+
+#: A name with more addresses than this would leave none of them a fair share of the time.
+_MOST_ADDRESSES = 8
+
+# Linux notices a dead peer after two hours by default; these find it within half a minute.
+_KEEPALIVE_IDLE = 10
+_KEEPALIVE_INTERVAL = 5
+_KEEPALIVE_COUNT = 3
+#: Milliseconds that sent data may stay unacknowledged (tcp(7), TCP_USER_TIMEOUT).
+_USER_TIMEOUT = 10_000
+
+#: SSLRequest: length 8, code 80877103 (PostgreSQL manual, 55.7 "Message Formats").
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+#: What a server's first answer to a startup message may be: Authentication, Error, Notice,
+#: NegotiateProtocolVersion; libpq (fe-connect.c) bounds its length likewise.
+_FIRST_CODES = b"REvN"
+_LONGEST_FIRST = 30_000
+_HEADER = 5
+
+
+def open_link(
+    scope: Scope, address: Address, tls: TLSPolicy, resolve: Resolver = socket.getaddrinfo
+) -> socket.socket:
+    """Return a connected socket, in TLS where *tls* wants it; raises ConnectFailure.
+
+    Its timeout is what is left of *scope*, which guards it from now on.
+    """
+    context = tls.context()
+    sock = _connect(scope, address, resolve)
+    try:
+        if context is None or address.unix_socket:
+            return sock
+        return _negotiate_tls(scope, sock, address, tls, context)
+    except BaseException:
+        sock.close()
+        raise
+
+
+class CheckedSocket(socket.socket):
+    """A plain socket whose first answer is looked at before the driver believes its length.
+
+    pg8000 takes any four bytes for a message's length: an HTTP server's "HTTP/1.1" would
+    have it ask for a gigabyte and wait for it.
+    """
+
+    def makefile(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the buffered pair that the driver reads and writes."""
+        raw = super().makefile("rwb", buffering=0)
+        return io.BufferedRWPair(_FirstAnswerChecked(raw), raw)
+
+
+class _FirstAnswerChecked(io.RawIOBase):
+    """Reads through to *raw*; raises ConnectFailure when the first header is not PostgreSQL's."""
+
+    def __init__(self, raw: socket.SocketIO) -> None:
+        super().__init__()
+        self._raw = raw
+        self._header = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = self._raw.readinto(buffer)
+        if count and len(self._header) < _HEADER:
+            self._header += bytes(buffer[: min(count, _HEADER - len(self._header))])
+            check_first_answer(self._header)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def check_first_answer(header: bytes) -> None:
+    """Raise ConnectFailure (not_postgres) when *header*, up to five bytes, cannot be its first."""
+    if header[:1] not in _FIRST_CODES:
+        raise _not_postgres(header)
+    if len(header) == _HEADER and not 4 <= struct.unpack("!i", header[1:])[0] <= _LONGEST_FIRST:
+        raise _not_postgres(header)
+
+
+def _not_postgres(header: bytes) -> ConnectFailure:
+    return ConnectFailure(
+        Failure.NOT_POSTGRES,
+        f"what answers there is not PostgreSQL (it began with {header!r}); "
+        "check the host and the port of DATABASE_URL",
+    )
+
+
+def _connect(scope: Scope, address: Address, resolve: Resolver) -> socket.socket:
+    if address.unix_socket:
+        candidates: list[tuple[Any, ...]] = [
+            (socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address.unix_socket)
+        ]
+    else:
+        candidates = _addresses(scope, address, resolve)
+    errors: list[OSError] = []
+    for position, (family, kind, protocol, _, target) in enumerate(candidates):
+        left = scope.enter(CONNECTING)
+        sock = CheckedSocket(family, kind, protocol)
+        try:
+            # Each address gets its share; what one does not use, the next ones have.
+            sock.settimeout(left / (len(candidates) - position))
+            sock.connect(target)
+            if family != socket.AF_UNIX:
+                _tune(sock)
+            scope.guard(sock)
+            return sock
+        except OSError as error:
+            sock.close()
+            errors.append(error)
+        except BaseException:
+            sock.close()
+            raise
+    raise _not_connected(address, errors, scope.seconds)
+
+
+def _addresses(scope: Scope, address: Address, resolve: Resolver) -> list[tuple[Any, ...]]:
+    scope.enter(RESOLVING)
+    name = address.params.get("hostaddr") or address.host
+    try:
+        found = resolve(name, address.port, 0, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConnectFailure(
+            Failure.DNS,
+            f"the name {name} cannot be resolved ({text or error}); "
+            "check the host in DATABASE_URL and this box's name servers",
+        ) from error
+    return list(dict.fromkeys(found))[:_MOST_ADDRESSES]
+
+
+def _not_connected(address: Address, errors: list[OSError], seconds: float) -> ConnectFailure:
+    place = address.unix_socket or f"{address.host}:{address.port}"
+    refused = (ConnectionRefusedError, FileNotFoundError)
+    if errors and all(isinstance(error, refused) for error in errors):
+        return ConnectFailure(
+            Failure.REFUSED,
+            f"{place} refuses the connection: nothing listens there; "
+            "check host and port in DATABASE_URL, and whether the server runs",
+        )
+    if address.unix_socket and errors:
+        if isinstance(errors[0], PermissionError):
+            return ConnectFailure(
+                Failure.PERMISSION, f"{place} does not admit this user; check its mode and owner"
+            )
+        if errors[0].errno == errno.EAGAIN:
+            return ConnectFailure(
+                Failure.BUSY, f"{place} takes no connection now: its queue is full"
+            )
+    worst = next((e for e in errors if not isinstance(e, refused)), None)
+    if worst is None or isinstance(worst, TimeoutError):
+        return no_answer(place, seconds)
+    return ConnectFailure(
+        Failure.UNREACHABLE,
+        f"{place} cannot be reached ({worst.strerror or worst}); check cable, route and firewall",
+    )
+
+
+def no_answer(place: str, seconds: float) -> ConnectFailure:
+    """Return the failure of a place from which no packet came back."""
+    return ConnectFailure(
+        Failure.UNREACHABLE,
+        f"{place} cannot be reached: no answer within {seconds:g} s; "
+        "check cable, route and firewall",
+    )
+
+
+def _tune(sock: socket.socket) -> None:
+    # Without it a statement of several rows waits 40 ms for a delayed acknowledgement.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
+
+
+def _negotiate_tls(
+    scope: Scope,
+    sock: socket.socket,
+    address: Address,
+    tls: TLSPolicy,
+    context: "ssl.SSLContext",
+) -> socket.socket:
+    import ssl
+
+    place = f"{address.host}:{address.port}"
+    sock.settimeout(scope.enter(TLS_HANDSHAKE))
+    try:
+        sock.sendall(_SSL_REQUEST)
+        answer = sock.recv(1)
+        if answer == b"S":
+            sock.settimeout(scope.enter(TLS_HANDSHAKE))
+            return context.wrap_socket(sock, server_hostname=address.host)
+    except ssl.SSLCertVerificationError as error:
+        raise _not_trusted(place, error) from error
+    except TimeoutError:
+        raise silent(place, TLS_HANDSHAKE, scope.seconds) from None
+    except (ssl.SSLEOFError, ConnectionError) as error:
+        raise ConnectFailure(
+            Failure.TLS, f"{place} closed the connection in the TLS handshake", permanent=False
+        ) from error
+    except ssl.SSLError as error:
+        if error.reason == "WRONG_VERSION_NUMBER":  # no TLS record: the S meant something else
+            raise _not_postgres(answer) from error
+        raise ConnectFailure(
+            Failure.TLS, f"the TLS handshake with {place} failed: {error.reason or error}"
+        ) from error
+    if answer == b"N":
+        if not tls.required:
+            return sock
+        raise ConnectFailure(
+            Failure.TLS,
+            f"{place} offers no TLS and {tls.mode} is demanded; switch it on there, or set "
+            "DB_SSLMODE=disable if nobody else can reach that link",
+        )
+    if answer == b"":
+        raise ConnectFailure(Failure.OTHER, f"{place} closed the connection without an answer")
+    if answer == b"E":  # too many processes to start one for us, or older than TLS
+        raise ConnectFailure(Failure.BUSY, f"{place} answered the request for TLS with an error")
+    raise _not_postgres(answer)
+
+
+def silent(place: str, stage: str, seconds: float) -> ConnectFailure:
+    """Return the failure of a server that took the connection and did not finish *stage*."""
+    return ConnectFailure(
+        Failure.SILENT,
+        f"{place} took the connection but did not finish the {stage} within {seconds:g} s",
+    )
+
+
+def _not_trusted(place: str, error: "ssl.SSLCertVerificationError") -> ConnectFailure:
+    # X509_V_ERR_CERT_NOT_YET_VALID (openssl-verification-options(1)): a box without a
+    # clock battery starts in the past; once the time is set the certificate is good.
+    early = error.verify_code == 9
+    way_out = (
+        "this box's clock is probably wrong"
+        if early
+        else "name its CA in DB_SSLROOTCERT, or use the host name that the certificate has"
+    )
+    return ConnectFailure(
+        Failure.TLS,
+        f"the certificate of {place} is not trusted: {error.verify_message}; {way_out}",
+        permanent=not early,
+    )

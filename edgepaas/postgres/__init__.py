@@ -1,1 +1,0 @@
-"""PostgreSQL connections with real deadlines, and what their failures mean."""

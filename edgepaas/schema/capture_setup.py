@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture in the SQLite file, as the schema stage sees to it; without SQLAlchemy.
+
+Where a hub is to get every row, no file serves before its triggers are in place and were
+looked at; what a file that was set aside still held is brought into its successor.
+"""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgepaas.alerts import raise_alert
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.errors import EdgePaaSError
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
+from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.open_problems import note_trouble
+from edgepaas.schema.sqlite.quarantine import note_salvaged, salvage_waits
+
+logger = logging.getLogger("edgepaas.schema")
+
+#: Seconds for making an older release's file one that gives its free pages back.
+_CONVERTING = 5.0
+
+
+class NotCaptured(SchemaError):
+    """Changes of the SQLite file would not reach the hub."""
+
+
+def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
+    """Have every change of *path* captured for the hub; return what was done, for a person.
+
+    *document* is tables.json's. A fence that a hand-over left is lifted. Raises NotCaptured
+    that says what is missing, sqlite3.Error, OSError, LockHeld.
+    """
+    from edgepaas.files.node_identity import node_identity
+    from edgepaas.outbox import capture as outbox
+    from edgepaas.outbox import fence
+    from edgepaas.outbox.space import vacuum as space
+
+    with _opened(path, paths) as connection:
+        space.convert(connection, seconds=_CONVERTING)
+        if fence.lift(connection):
+            # Each hand-back leaves one, so that nothing is written until this.
+            logger.info("a fence was left in %s: writes are taken again", path)
+        node = node_identity(paths).node_id
+        try:
+            done = outbox.install(connection, document, node_id=node)
+        except EdgePaaSError as error:
+            raise NotCaptured(f"{path}: {error}") from error
+        # What was in place already was compared to the last letter.
+        missing = outbox.problems(connection, document) if done.changed else []
+        if missing:
+            raise NotCaptured(f"{path}: changes are not captured: {'; '.join(missing)}")
+        told = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
+        told += _salvage(path, paths, connection, document)
+    return "; ".join(told)
+
+
+def capture_nothing(path: Path, paths: Paths) -> None:
+    """Take capture out of *path*, which has no hub: no write is to pay for it.
+
+    Raises sqlite3.Error, LockHeld.
+    """
+    from edgepaas.outbox import tables
+
+    with _opened(path, paths) as connection:
+        if not tables.exist(connection):
+            return  # a box without a hub pays nothing at its boot either
+        from edgepaas.outbox import capture as outbox
+
+        if outbox.remove(connection):
+            logger.warning("there is no hub any more: changes of %s are not captured", path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, paths: Paths) -> Iterator[sqlite3.Connection]:
+    with (
+        held(paths.database_lock, shared=True),
+        contextlib.closing(open_sqlite(path)) as connection,
+    ):
+        yield connection
+
+
+def _salvage(
+    path: Path, paths: Paths, connection: sqlite3.Connection, document: Mapping[str, Any]
+) -> list[str]:
+    """Bring what files in quarantine still held into *connection*; return what to tell."""
+    told = []
+    for folder in salvage_waits(paths, path):
+        from edgepaas.outbox.salvage.salvage import salvage
+
+        try:
+            found = salvage(folder / path.name, connection, document)
+        except (sqlite3.Error, OSError, EdgePaaSError) as error:
+            # Tried again at the next boot: the file is kept.
+            note_trouble(
+                paths,
+                f"what {folder / path.name} still holds could not be brought into {path}: "
+                f"{brief(error)}; it is tried again at the next start",
+                fingerprint="salvage-failed",
+            )
+            continue
+        note_salvaged(folder, None if found.uncertain else found.lost)
+        if found.line:
+            told.append(found.line)
+        if found.lost or found.uncertain:
+            raise_alert(
+                f"{folder / path.name} was damaged: {found.line}",
+                severity="critical",
+                fingerprint="rows-lost-in-damage",
+                origin="schema",
+            )
+    return told

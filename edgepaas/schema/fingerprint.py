@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a chain's scripts make, and which of its revisions a database looks like.
+
+What they make is seen by running them where nothing stays.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from edgepaas.schema.chain import Chain, Revisions
+from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.migrations import Shape, script_names, shape_of, upgrade, versions
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+_TEMPORARY = (
+    "SELECT c.relname, a.attname FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
+    "WHERE c.relnamespace = pg_my_temp_schema() AND c.relkind IN ('r', 'p') "
+    "AND a.attnum > 0 AND NOT a.attisdropped"
+)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Which revisions a database looks like; without any, how it differs from the newest.
+
+    *any_table*: at least one table of the chain is there.
+    """
+
+    revisions: Revisions | None
+    difference: str
+    any_table: bool = True
+
+
+def likeness_of(
+    connection: Connection,
+    chain: Chain,
+    metadata: "MetaData | None",
+    claimed: Revisions | None,
+) -> Likeness:
+    """Compare tables and columns with every revision's; tables of no revision do not count.
+
+    Of several that look alike it is the *claimed* one, else the newest.
+    """
+    known = shapes_by_revision(connection, chain, metadata)
+    names = {table for _, shape in known for table in shape}
+    shape = {t: columns for t, columns in shape_of(connection, chain).items() if t in names}
+    alike = [revisions for revisions, columns in known if columns == shape]
+    newest = known[-1][1] if known else {}
+    if claimed in alike:
+        return Likeness(claimed, "")
+    return Likeness(alike[-1] if alike else None, _difference(shape, newest), bool(shape))
+
+
+def needs_of(connection: Connection, chain: Chain, metadata: "MetaData | None") -> Shape:
+    """Return the tables and columns that this build works with.
+
+    Those of the models; the platform has none, so what its newest script leaves.
+    """
+    if chain.only_postgres:
+        return shapes_by_revision(connection, chain, None)[-1][1]
+    return {
+        table.name: frozenset(column.name for column in table.columns)
+        for table in (() if metadata is None else metadata.sorted_tables)
+    }
+
+
+def fits(shape: Shape, connection: Connection, needs: Shape) -> str:
+    """Return why this build, which *needs* tables and columns, cannot work on *shape*.
+
+    Empty when it can: every one is there and none has been added that demands a value, since
+    migrations expand first and contract a release later.
+    """
+    inspector = inspect(connection)
+    for table, wanted in needs.items():
+        if table not in shape:
+            return f"the table {table} is missing"
+        missing = wanted - shape[table]
+        if missing:
+            return f"the column {table}.{min(missing)} is missing"
+        for column in inspector.get_columns(table):
+            demanded = not column["nullable"] and column["default"] is None
+            if column["name"] not in wanted and demanded:
+                return f"the column {table}.{column['name']} demands a value"
+    return ""
+
+
+def shapes_by_revision(
+    connection: Connection, chain: Chain, metadata: "MetaData | None"
+) -> list[tuple[Revisions, Shape]]:
+    """Return how the tables look after each revision, oldest first, by running them.
+
+    That is in memory, or, for a chain that only PostgreSQL understands, on *connection* where
+    nothing stays. Each with what the version table says then: two revisions, where branches
+    were not merged.
+    """
+    if chain.unwritten:
+        return []
+    if chain.only_postgres:
+        return _shapes_on_postgres(connection, chain)
+    return _shapes_in_memory(chain, metadata)
+
+
+def _shapes_in_memory(chain: Chain, metadata: "MetaData | None") -> list[tuple[Revisions, Shape]]:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    shapes: list[tuple[Revisions, Shape]] = []
+    try:
+        with engine.connect() as connection:
+            for revision in script_names(connection, chain):
+                upgrade(connection, chain, metadata, revision)
+                connection.commit()
+                reached = versions(connection, chain) or frozenset()
+                shapes.append((reached, shape_of(connection, chain)))
+    finally:
+        engine.dispose()
+    return shapes
+
+
+def _shapes_on_postgres(connection: Connection, chain: Chain) -> list[tuple[Revisions, Shape]]:
+    """Return how the tables look after each revision, oldest first.
+
+    The scripts run in the session's temporary schema, inside a savepoint that is taken back:
+    they speak PostgreSQL's own words, which no SQLite in memory understands. Raises
+    SchemaError where this user may make no temporary table.
+    """
+    found: list[tuple[Revisions, Shape]] = []
+    savepoint = connection.begin_nested()
+    try:
+        connection.exec_driver_sql("SET LOCAL search_path TO pg_temp")
+        for revision in script_names(connection, chain):
+            upgrade(connection, chain, None, revision)
+            reached = versions(connection, chain) or frozenset()
+            found.append((reached, _temporary_shape(connection, chain)))
+    except DBAPIError as error:
+        raise SchemaError(
+            f"what {chain.folder} makes cannot be tried out in a temporary schema: {brief(error)}; "
+            "give this user the right to it: GRANT TEMPORARY ON DATABASE … TO …"
+        ) from error
+    finally:
+        savepoint.rollback()
+    return found
+
+
+def _temporary_shape(connection: Connection, chain: Chain) -> Shape:
+    columns: dict[str, set[str]] = {}
+    for table, column in connection.exec_driver_sql(_TEMPORARY):
+        columns.setdefault(table, set()).add(column)
+    columns.pop(chain.version_table, None)
+    return {table: frozenset(names) for table, names in columns.items()}
+
+
+def _difference(shape: Shape, wanted: Shape) -> str:
+    words = []
+    for table in sorted(wanted.keys() | shape.keys()):
+        if table not in shape:
+            words.append(f"the table {table} is missing")
+        elif table not in wanted:
+            words.append(f"the table {table} is not of the newest revision")
+        else:
+            words += [f"{table}.{c} is missing" for c in sorted(wanted[table] - shape[table])]
+            words += [f"{table}.{c} is too many" for c in sorted(shape[table] - wanted[table])]
+    return "; ".join(words) or "no difference in tables and columns"

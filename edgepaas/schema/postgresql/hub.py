@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas schema --hub``: the PostgreSQL that rows are forwarded to, whatever serves."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from edgepaas.database.postgresql.connector import Connector
+from edgepaas.schema.chain import chain_of
+from edgepaas.schema.postgresql.migrate import bring_postgres, judge_postgres, parts_of
+from edgepaas.schema.report import SchemaReport
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+    from edgepaas.app.application import Application
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.settings import Settings
+
+
+def bring_hub(
+    contract: "DatabaseContract", settings: "Settings", application: "Application"
+) -> SchemaReport:
+    """Bring both chains of the contract's ``HUB_URL`` to head; changes nothing on this box.
+
+    With RUN_MIGRATIONS=false it only looks whether everything is there. Raises
+    DatabaseUnavailable, or SchemaError that names what is lacking.
+    """
+    if not contract.hub_url:
+        return SchemaReport("postgresql", "left", (), (), "there is none to forward rows to")
+    chain = chain_of(application)
+    chain.check_folder()
+
+    @cache
+    def models() -> "MetaData | None":
+        return application.metadata
+
+    connector = Connector(contract.hub_url, settings, name="edgepaas-schema")
+    parts = parts_of(chain, models)
+    # The contract's RUN_MIGRATIONS is false whenever SQLite serves.
+    if not settings.flag("RUN_MIGRATIONS"):
+        return judge_postgres(connector, parts)
+    return bring_postgres(connector, parts, run_migrations=True)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing PostgreSQL to head: many boxes start at once, one migrates, the rest find it done."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.errors import DatabaseUnavailable
+from edgepaas.pgdriver.connection import close_quietly
+from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
+from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
+from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.report import Action, SchemaReport
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+    from edgepaas.database.postgresql.connector import Connector
+
+logger = logging.getLogger("edgepaas.schema")
+
+#: Seconds to wait for other boxes that are migrating.
+TURN_TIMEOUT = 60.0
+#: Seconds that a migration waits for a table that somebody uses: it blocks everybody else
+#: who comes after it.
+TABLE_TIMEOUT = 10.0
+#: Seconds that one statement of a migration may take.
+STATEMENT_TIMEOUT = 900.0
+
+_NO_TABLE = "42P01"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One chain of a PostgreSQL: the application's, with its models, or the platform's."""
+
+    chain: Chain
+    #: Imports the models where they are needed; None where there are none.
+    models: "Callable[[], MetaData | None]"
+
+
+def parts_of(chain: Chain, models: "Callable[[], MetaData | None]") -> tuple[Part, ...]:
+    """Return what every PostgreSQL holds: the application's chain first, then the platform's."""
+    return Part(chain, models), Part(platform_chain(), lambda: None)
+
+
+def versions_at(connection: Any, chains: Sequence[Chain]) -> list[Revisions | None]:
+    """Return each chain's revisions by a bare driver's *connection*; None: no version table.
+
+    One round trip where there is nothing to do. Leaves no transaction behind; raises what
+    the driver raises.
+    """
+    connection.autocommit = True
+    queries = [
+        f"SELECT {number}, version_num FROM {chain.version_table}"  # noqa: S608
+        for number, chain in enumerate(chains)
+    ]
+    try:
+        rows = connection.execute_simple(" UNION ALL ".join(queries)).rows
+    except Exception as error:
+        if sqlstate(error) != _NO_TABLE:
+            raise
+        if len(chains) == 1:
+            return [None]
+        return [found for chain in chains for found in versions_at(connection, [chain])]
+    return [
+        frozenset(revision for chain, revision in rows if int(chain) == number)
+        for number in range(len(chains))
+    ]
+
+
+def bring_postgres(
+    connector: "Connector", parts: Sequence[Part], *, run_migrations: bool
+) -> SchemaReport:
+    """Bring the PostgreSQL that *connector* reaches to head and say what was done.
+
+    The report is the first part's; its message says what was done about the rest. Raises
+    DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as it was
+    but for the parts before, since a migration is one transaction.
+    """
+    if not run_migrations:
+        return _report(
+            "left", (), (), "RUN_MIGRATIONS=false: left alone; 'edgepaas verify' says if it fits"
+        )
+    found = _ask_versions(connector, parts)
+    return _joined(
+        [
+            _at_head(part, before) or migrate(connector, part.chain, part.models())
+            for part, before in zip(parts, found, strict=True)
+        ]
+    )
+
+
+def judge_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
+    """Say whether the PostgreSQL has all that this build needs, and change nothing.
+
+    Raises DatabaseUnavailable, or SchemaError that names what it lacks.
+    """
+    found = _ask_versions(connector, parts)
+    return _joined(
+        [
+            _at_head(part, before) or _judged(connector, part)
+            for part, before in zip(parts, found, strict=True)
+        ]
+    )
+
+
+def _ask_versions(connector: "Connector", parts: Sequence[Part]) -> list[Revisions | None]:
+    connection = connector()
+    try:
+        return versions_at(connection, [part.chain for part in parts])
+    except Exception as error:
+        raise unusable(error, "its version cannot be read") from error
+    finally:
+        close_quietly(connection)
+
+
+def _at_head(part: Part, before: Revisions | None) -> SchemaReport | None:
+    if before != part.chain.heads or part.chain.unwritten:
+        return None
+    return _report("nothing", before, before, f"at head ({show(before)})")
+
+
+def _judged(connector: "Connector", part: Part) -> SchemaReport:
+    from edgepaas.schema import fingerprint as likeness
+    from edgepaas.schema import migrations
+
+    chain, metadata = part.chain, part.models()
+    engine = migrations.migration_engine(connector, "postgresql+pg8000://")
+    try:
+        with engine.connect() as connection:
+            before = migrations.versions(connection, chain)
+            shape = migrations.shape_of(connection, chain)
+            needs = likeness.needs_of(connection, chain, metadata)
+            misfit = likeness.fits(shape, connection, needs)
+    except SchemaError:
+        raise
+    except Exception as error:
+        raise unusable(error, "its tables cannot be looked at") from error
+    finally:
+        engine.dispose()
+    if misfit:
+        raise SchemaError(
+            f"PostgreSQL is at {show(before or ())}, this build needs {show(chain.heads)}, and "
+            f"{misfit}: RUN_MIGRATIONS=false keeps this box from migrating it"
+        )
+    return _report(
+        "ahead", before, before, f"at {show(before or ())}; it holds all that this build needs"
+    )
+
+
+def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
+    """Return the application's report, which also tells what was done about the others."""
+    first, *others = reports
+    told = [report.message for report in others if report.action != "nothing"]
+    if not told:
+        return first
+    return replace(first, message="; EdgePaaS's own tables: ".join([first.message, *told]))
+
+
+def migrate(
+    connector: "Connector", chain: Chain, metadata: "MetaData | None", *, adopt: bool = False
+) -> SchemaReport:
+    """Migrate under the advisory lock, in one transaction.
+
+    *adopt* allows to take tables without a version (or with a wrong one) for the revision
+    that they look like.
+    """
+    from edgepaas.schema import migrations
+
+    engine = migrations.migration_engine(
+        lambda: connector(statement_timeout=STATEMENT_TIMEOUT), "postgresql+pg8000://"
+    )
+    try:
+        with engine.begin() as connection:
+            _take_turn(connection, chain)
+            before = migrations.versions(connection, chain)
+            action = _upgrade(connection, chain, metadata, before, adopt=adopt)
+    except (SchemaError, DatabaseUnavailable):
+        raise
+    except Exception as error:
+        raise unusable(error, f"migrating it to {show(chain.heads)} failed") from error
+    finally:
+        engine.dispose()
+    if action == "nothing":
+        message = f"at head ({show(chain.heads)}); another box was first"
+    elif action == "ahead":
+        message = (
+            f"at {show(before or ())}, which a newer build made; it holds all that this one needs"
+        )
+        return _report(action, before, before, message)
+    else:
+        message = f"{action} from {show(before or ())} to {show(chain.heads)}"
+    return _report(action, before, chain.heads, message)
+
+
+def unusable(error: Exception, what: str) -> Exception:
+    """Return what an error of the driver means: the link is lost, or the schema is in the way."""
+    if isinstance(error, DatabaseUnavailable | SchemaError):
+        return error
+    original = getattr(error, "orig", None) or error
+    said = " ".join(server_message(original).split())
+    state = sqlstate(original)
+    if is_lost(original):
+        return DatabaseUnavailable(f"PostgreSQL: {what}: {said}")
+    return SchemaError(f"PostgreSQL: {what}: {said}{f' (SQLSTATE {state})' if state else ''}")
+
+
+def _take_turn(connection: "Connection", chain: Chain) -> None:
+    """Wait for the advisory lock; it ends with the transaction, whatever becomes of this box."""
+    digest = hashlib.sha256(f"edgepaas.schema/{chain.version_table}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TURN_TIMEOUT * 1000)}")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TABLE_TIMEOUT * 1000)}")
+
+
+def _upgrade(
+    connection: "Connection",
+    chain: Chain,
+    metadata: "MetaData | None",
+    before: Revisions | None,
+    *,
+    adopt: bool,
+) -> Action:
+    from edgepaas.schema import fingerprint as likeness
+    from edgepaas.schema import migrations
+
+    if chain.unwritten:
+        if metadata is not None:
+            metadata.create_all(connection)
+        if not before:  # a version that another build wrote is left to it
+            migrations.stamp(connection, chain, chain.heads)
+        return "migrated"
+    # An empty version table: the tables were made from the models before there was a migration.
+    adopt = adopt or before == frozenset()
+    if before == chain.heads and not adopt:
+        return "nothing"
+    shape = migrations.shape_of(connection, chain)
+    # Not asked for where nothing hangs on it: the platform's have to be tried out.
+    looked_at = adopt or not before or not chain.only_postgres
+    ours = set(likeness.needs_of(connection, chain, metadata) if looked_at else ()) & set(shape)
+    unknown = (before or frozenset()) - frozenset(chain.parents)
+    if adopt and ours:
+        alike = likeness.likeness_of(connection, chain, metadata, before)
+        if alike.revisions is not None and alike.revisions != before:
+            migrations.stamp(connection, chain, alike.revisions)
+            migrations.upgrade(connection, chain, metadata)
+            return "adopted"
+        if before == chain.heads and alike.revisions is not None:
+            return "nothing"
+        hint = f"its tables look like no known revision: {alike.difference}"
+    else:
+        hint = "'edgepaas schema --repair' finds out which it is"
+    if unknown:
+        needs = likeness.needs_of(connection, chain, metadata)
+        misfit = likeness.fits(shape, connection, needs)
+        if misfit:
+            raise SchemaError(
+                f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and {misfit}: "
+                f"install the build that made it; {hint}"
+            )
+        return "ahead"
+    if not before and ours:
+        raise SchemaError(
+            f"PostgreSQL has the tables {', '.join(sorted(ours))} but no version of them; {hint}"
+        )
+    if before == chain.heads:
+        raise SchemaError(f"PostgreSQL says that it is at {show(before)}, but {hint}")
+    migrations.upgrade(connection, chain, metadata)
+    return "migrated" if before else "created"
+
+
+def _report(action: Action, before: Any, after: Any, message: str) -> SchemaReport:
+    return SchemaReport(
+        database="postgresql",
+        action=action,
+        before=tuple(sorted(before or ())),
+        after=tuple(sorted(after or ())),
+        message=message,
+    )

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQLite file and copies of it through SQLAlchemy: how they are opened, and if they fit."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.schema.chain import Chain
+from edgepaas.schema.sqlite import file_operations as files
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+
+@contextlib.contextmanager
+def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Connection]]":
+    """Give a file beside *path*, a copy of *source* or empty, and a connection in a transaction.
+
+    Foreign keys are off: batch mode drops the parent table, and cascades would empty the
+    children. So is capture, without its triggers: SQLite drops no column that one names; what
+    waits in the outbox stays as it was captured. The transaction is committed and the file
+    closed at the block's end; on an exception it is removed.
+    """
+    from edgepaas.schema.migrations import migration_engine
+
+    copy = files.temporary_beside(path)
+    try:
+        if source is not None:
+            files.copy_database(source, copy)
+        engine = migration_engine(partial(_open_for_migration, copy), "sqlite://")
+        try:
+            with engine.begin() as connection, _without_capture(connection):
+                yield copy, connection
+        finally:
+            engine.dispose()
+    except BaseException:
+        files.discard(copy)
+        raise
+
+
+def _open_for_migration(path: Path) -> sqlite3.Connection:
+    from edgepaas.outbox.space.vacuum import prepare
+
+    connection = open_sqlite(path, create=True)
+    if connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
+        prepare(connection)
+    connection.execute("PRAGMA foreign_keys=OFF")
+    return connection
+
+
+@contextlib.contextmanager
+def _without_capture(connection: "Connection") -> Iterator[None]:
+    from edgepaas.outbox.capture import drop_triggers, paused
+
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"{driver!r} is no connection to an SQLite file")
+    drop_triggers(driver)
+    with paused(driver):
+        yield
+
+
+def misfit(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
+    """Return why the models cannot work on the file as it is; empty when they can."""
+    from edgepaas.schema import fingerprint as likeness
+    from edgepaas.schema import migrations
+
+    engine = migrations.migration_engine(partial(open_sqlite, path), "sqlite://")
+    try:
+        with engine.connect() as connection:
+            needs = likeness.needs_of(connection, chain, metadata)
+            return likeness.fits(migrations.shape_of(connection, chain), connection, needs)
+    finally:
+        engine.dispose()
+
+
+def missing_tables(path: Path, metadata: "MetaData | None") -> bool:
+    """Whether a table of the models is not in the file."""
+    with contextlib.closing(open_sqlite(path)) as connection:
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema")}
+    return metadata is not None and not set(metadata.tables) <= there

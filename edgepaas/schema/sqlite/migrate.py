@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing the SQLite file to head: create, migrate on a copy, or set aside and begin anew.
+
+The box starts whatever the file is like. What cannot be migrated is never altered: it is
+moved, whole, to where a person finds it, and an alert says so.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas.alerts import Severity, raise_alert
+from edgepaas.errors import DatabaseFull
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
+from edgepaas.files.sqlite_file import forget_damage, forget_due_check, forget_unclean_stop
+from edgepaas.schema.chain import Chain, Revisions, show
+from edgepaas.schema.errors import ChainIncomplete, SchemaError, brief
+from edgepaas.schema.report import Action, SchemaReport
+from edgepaas.schema.sqlite import error_classes as judgement
+from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.sqlite.copies import finished_copy, misfit, missing_tables
+from edgepaas.schema.sqlite.error_classes import Damaged
+from edgepaas.schema.sqlite.housekeeping import free_places
+from edgepaas.schema.sqlite.inspection import Nothing, examine_twice
+from edgepaas.schema.sqlite.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+logger = logging.getLogger("edgepaas.schema")
+
+#: Seconds to wait for the processes that have the file open.
+LOCK_TIMEOUT = 25.0
+#: Reads the models when they are needed: importing them takes longer than all the rest.
+Models = Callable[[], "MetaData | None"]
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A migration that did not work: from where, how to say it, what was raised."""
+
+    before: Revisions | None
+    reason: str
+    error: Exception
+
+
+def bring_sqlite(
+    path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
+) -> SchemaReport:
+    """Bring the file *path* to head and say what was done.
+
+    *foreign*: another application used it last, so that the same word for a revision need
+    not mean the same tables. Raises SchemaError or LockHeld when it cannot and no safe way
+    round is left: the file is in use, or the disk is full.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with held(paths.database_lock, timeout=LOCK_TIMEOUT):
+        files.sweep(path)
+        files.forget_unfinished_backups(path, paths.backups)
+        free_places(path, paths)
+        try:
+            before = examine_twice(path, paths, chain)
+        except Damaged as error:
+            return _replace(path, paths, chain, models, str(error))
+        if isinstance(before, Nothing):
+            forget_damage(path)
+            if not chain.unwritten:
+                chain.check_environment()
+            return _create(path, chain, models)
+        if chain.unwritten:
+            if before is not None and not missing_tables(path, models()):
+                return _report("nothing", before, chain, "every table is there", after=before)
+        elif before == chain.heads and not (foreign and misfit(path, chain, models())):
+            return _report("nothing", before, chain, f"at head ({show(before)})")
+        return _migrate(path, paths, chain, models, before)
+
+
+def _create(path: Path, chain: Chain, models: Models) -> SchemaReport:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    metadata = models()
+    try:
+        with finished_copy(path, None) as (copy, connection):
+            if metadata is not None:
+                metadata.create_all(connection)
+            _stamp(connection, chain)
+        files.swap_in(copy, path, None, "")
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        if judgement.disk_is_full(path):
+            raise DatabaseFull(
+                f"the disk has no room for a fresh {path}: {brief(error)}"
+            ) from error
+        raise SchemaError(f"a fresh {path} cannot be created: {brief(error)}") from error
+    if chain.unwritten and chain.folder is not None:
+        message = (
+            f"fresh file, its tables from the models: {chain.folder / 'versions'} holds no "
+            f"migration yet; 'edgepaas schema --revision MSG' writes the first"
+        )
+    else:
+        message = f"fresh file at {show(chain.heads)}"
+    return _report("created", None, chain, message)
+
+
+def _migrate(
+    path: Path, paths: Paths, chain: Chain, models: Models, before: Revisions | None
+) -> SchemaReport:
+    """Migrate on a copy and swap it in; after a failure the file serves as it is if it can."""
+    metadata = models()
+    label = "-".join(sorted(before or ())) or "unversioned"
+    try:
+        with finished_copy(path, path) as (copy, connection):
+            action = _mend_copy(connection, chain, metadata, before)
+            if action == "ahead":
+                raise _Ahead
+        files.check_copy(copy)
+        kept = files.swap_in(copy, path, paths.backups, label)
+    except _Ahead:
+        message = (
+            f"at {show(before or ())}, which a newer build made; it holds all that this one needs"
+        )
+        logger.warning("the SQLite file is %s", message)
+        return _report("ahead", before, chain, message, after=before)
+    except Exception as error:
+        if judgement.fails_to_read(error):
+            raise judgement.unreadable(path, error) from error
+        judged = judgement.judged(path, error) if isinstance(error, sqlite3.Error) else error
+        if isinstance(judged, DatabaseFull) or judgement.disk_is_full(path):
+            raise SchemaError(
+                f"the disk is too full to migrate {path} on a copy; it was left as it is: "
+                f"{brief(error)}"
+            ) from error
+        reason = brief(error)
+        if before != chain.heads:
+            way = f"from {show(before or ())} to {show(chain.heads)}"
+            reason = f"migrating it {way} failed: {reason}"
+        logger.error("%s: %s", path, reason)
+        logger.debug("migrating %s failed", path, exc_info=error)
+        files.sweep(path)
+        return _without_migration(path, paths, chain, models, _Failed(before, reason, error))
+    if action == "adopted":
+        message = f"its tables had no version; adopted, and now at {show(chain.heads)}"
+    else:
+        message = f"migrated on a copy from {show(before or ())} to {show(chain.heads)}"
+    return _report(action, before, chain, message, kept=kept, after=_after(chain, before))
+
+
+def _mend_copy(
+    connection: "Connection", chain: Chain, metadata: "MetaData | None", before: Revisions | None
+) -> Action:
+    """Bring the copy on *connection* to head; raises what the migration raises."""
+    from edgepaas.schema import fingerprint as likeness
+    from edgepaas.schema import migrations
+
+    if chain.unwritten:
+        if metadata is not None:
+            metadata.create_all(connection)
+        if not before:  # a version that another build or application wrote is left to it
+            _stamp(connection, chain)
+        return "migrated"
+    if before == chain.heads:
+        raise SchemaError(f"it says {show(before)}, but its tables are another application's")
+    if not before:
+        # Made from the models before there was a migration, or by something else.
+        alike = likeness.likeness_of(connection, chain, metadata, before)
+        if alike.revisions is not None:
+            migrations.stamp(connection, chain, alike.revisions)
+            migrations.upgrade(connection, chain, metadata)
+            return "adopted"
+        if alike.any_table:
+            raise SchemaError(
+                f"it has tables, no version, and looks like no known revision: {alike.difference}"
+            )
+    unknown = (before or frozenset()) - frozenset(chain.parents)
+    if unknown:
+        shape = migrations.shape_of(connection, chain)
+        needs = likeness.needs_of(connection, chain, metadata)
+        lacking = likeness.fits(shape, connection, needs)
+        if lacking:
+            raise SchemaError(
+                f"its revision {show(unknown)} is unknown to this build and {lacking}"
+            )
+        return "ahead"
+    migrations.upgrade(connection, chain, metadata)
+    return "migrated"
+
+
+def _without_migration(
+    path: Path,
+    paths: Paths,
+    chain: Chain,
+    models: Models,
+    failed: _Failed,
+) -> SchemaReport:
+    """Go on after a migration failed: as it is, or rebuilt, and only then on a fresh file."""
+    before, reason = failed.before, failed.reason
+    metadata = models()
+    if not misfit(path, chain, metadata):
+        message = (
+            f"{reason}; the file was left as it is and serves, since its tables fit: mend the "
+            f"migration, or 'edgepaas schema --repair'"
+        )
+        _alert(f"{path}: {message}", "sqlite-unmigrated", severity="warning")
+        return _report("unmigrated", before, chain, message, after=before or frozenset())
+    if isinstance(failed.error, ChainIncomplete):
+        raise failed.error
+    if not before or before == chain.heads:
+        # No migration ever ran on it, so none of what they do to rows can be missed.
+        try:
+            steps: list[str] = []
+            with finished_copy(path, path) as (copy, connection):
+                rebuild(connection, chain, metadata, steps)
+            files.check_copy(copy)
+            kept = files.swap_in(copy, path, paths.backups, "before-rebuild")
+        except Exception as trouble:  # a fresh file is what is left then
+            logger.error("rebuilding the tables of %s failed: %s", path, brief(trouble))
+            logger.debug("rebuilding the tables of %s failed", path, exc_info=trouble)
+            files.sweep(path)
+        else:
+            message = f"{'; '.join(steps)}; now at {show(chain.heads)} ({reason})"
+            _alert(f"{path}: {message}; as it was it is kept: {kept}", "sqlite-rebuilt")
+            return _report("repaired", before, chain, message, kept=kept)
+    return _replace(path, paths, chain, models, reason)
+
+
+def _after(chain: Chain, before: Revisions | None) -> Revisions:
+    return before or frozenset() if chain.unwritten else chain.heads
+
+
+def _alert(message: str, fingerprint: str, *, severity: Severity = "critical") -> None:
+    raise_alert(message, severity=severity, fingerprint=fingerprint, origin="schema")
+
+
+def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str) -> SchemaReport:
+    folder = files.set_aside(path, paths.quarantine, reason, salvage=True)
+    forget_damage(path)
+    forget_due_check(path)
+    forget_unclean_stop(path)
+    _alert(
+        f"the SQLite file {path} could not be used ({reason}); it was moved to {folder} and a "
+        f"fresh one was opened: the box serves, without the rows of the old file. "
+        f"'edgepaas doctor' and the log say more; the old file is kept",
+        "sqlite-replaced",
+    )
+    created = _create(path, chain, models)
+    message = f"the old file is in {folder} ({reason}); {created.message}"
+    return _report("replaced", None, chain, message, kept=folder)
+
+
+def _stamp(connection: "Connection", chain: Chain) -> None:
+    from edgepaas.schema.migrations import stamp
+
+    stamp(connection, chain, chain.heads)
+
+
+def _report(
+    action: Action,
+    before: Revisions | None,
+    chain: Chain,
+    message: str,
+    *,
+    after: Revisions | None = None,
+    kept: Path | None = None,
+) -> SchemaReport:
+    return SchemaReport(
+        database="sqlite",
+        action=action,
+        before=tuple(sorted(before or ())),
+        after=tuple(sorted(chain.heads if after is None else after)),
+        message=message,
+        kept=kept,
+    )
+
+
+class _Ahead(Exception):
+    """The copy is not needed: the file is as good as it is."""

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in quarantine, so that a box which lost sight of rows says so until somebody cares.
+
+Imports nothing heavy: the service asks it at its start.
+"""
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepaas.decision.waiting import holds_nothing, rows_waiting
+from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.paths import Paths
+from edgepaas.files.sqlite_file import odd_kind, sidecars
+from edgepaas.timing.moment import rfc3339
+
+#: Beside each file in quarantine: what it was, and why it is there.
+NOTE = "why.json"
+#: Beside a file whose rows for the hub have not been brought into its successor yet.
+SALVAGE = "to-be-salvaged"
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A file in quarantine; *rows* is None where they could not be counted."""
+
+    folder: Path
+    file: str
+    rows: int | None
+    reason: str
+
+    @property
+    def line(self) -> str:
+        """The finding and the way out, in a line for a person."""
+        rows = "rows that could not be counted" if self.rows is None else f"{self.rows:,} rows"
+        why = f" ({self.reason})" if self.reason else ""
+        return (
+            f"{self.folder / self.file} was set aside with {rows}{why}: take from it what is "
+            f"needed (sqlite3 reads it), then move {self.folder} away or remove it"
+        )
+
+
+@dataclass(frozen=True)
+class Content:
+    """The files of one folder in quarantine, by name; *size* in bytes, *rows* None if unknown.
+
+    *nothing*: there is certainly no row in them, sent or not.
+    """
+
+    names: tuple[str, ...]
+    rows: int | None
+    reason: str
+    size: int
+    nothing: bool
+
+
+def quarantine_of(path: Path, quarantine: Path) -> Path:
+    """Return where *path* is to be moved: *quarantine*, unless it is on another file system."""
+    if quarantine.parent.stat().st_dev != path.parent.stat().st_dev:
+        quarantine = path.parent / quarantine.name  # a rename does not cross file systems
+    if os.path.lexists(quarantine) and not quarantine.is_dir():
+        return _second(quarantine)
+    return quarantine
+
+
+def quarantines(paths: Paths, sqlite_path: Path) -> list[Path]:
+    """Return the folders that may hold what was set aside; they need not be there."""
+    first = sorted({paths.quarantine, sqlite_path.parent / paths.quarantine.name})
+    return [*first, *map(_second, first)]
+
+
+def _second(quarantine: Path) -> Path:
+    """Return the name to take where a file has that of the folder."""
+    return quarantine.with_name(f"{quarantine.name}-2")
+
+
+def describe(path: Path, reason: str) -> dict[str, object]:
+    """Return the note on *path*, made while it is still in its place."""
+    counted = rows_waiting(path) if path.is_file() else None
+    rows = counted.total if counted is not None and counted.readable else None
+    empty = path.is_file() and holds_nothing(path)
+    if odd_kind(path) not in ("", "a directory") and not any(map(Path.exists, sidecars(path))):
+        rows, empty = 0, True  # a FIFO or its like: there is nothing in it to be lost
+    return {
+        "file": path.name,
+        "from": str(path),
+        "reason": reason,
+        "rows": rows,
+        # Not the same as no rows: those are the ones that PostgreSQL lacks.
+        "empty": empty,
+        "at": rfc3339(time.time()),
+    }
+
+
+def write_note(folder: Path, note: dict[str, object]) -> None:
+    """Leave *note* in *folder*; raises OSError."""
+    write_atomic(folder / NOTE, json.dumps(note, indent=1) + "\n")
+
+
+def salvage_waits(paths: Paths, sqlite_path: Path) -> list[Path]:
+    """Return the folders with a file that is to be salvaged, the oldest first."""
+    found = [
+        mark.parent
+        for quarantine in quarantines(paths, sqlite_path)
+        for mark in quarantine.glob(f"*/{SALVAGE}")
+    ]
+    return sorted(found, key=lambda folder: folder.name)
+
+
+def note_salvaged(folder: Path, rows: int | None) -> None:
+    """Note that what could be taken from *folder* was taken, and how many rows are left there.
+
+    None: unknown. Raises OSError.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if isinstance(note, dict):
+            write_note(folder, {**note, "rows": rows})
+    remove_durably(folder / SALVAGE)
+
+
+def set_aside(paths: Paths, sqlite_path: Path) -> list[SetAside]:
+    """Return the files in quarantine that hold rows, or may; newest first. Never raises."""
+    found = []
+    for quarantine in quarantines(paths, sqlite_path):
+        try:
+            entries = sorted(quarantine.iterdir())
+        except OSError:  # there is none, or another user asks
+            continue
+        found += [entry for entry in map(_read, entries) if entry is not None]
+    return sorted(found, key=lambda entry: entry.folder.name, reverse=True)
+
+
+def content_of(folder: Path) -> Content:
+    """Return what is in *folder*, one of the quarantine; whatever is unclear counts as rows."""
+    try:
+        files = {
+            entry.name: 0 if entry.is_dir() else entry.stat().st_size
+            for entry in folder.iterdir()
+            if entry.name not in (NOTE, SALVAGE) and not entry.name.endswith("-shm")
+        }
+        folders = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    except OSError:
+        return Content((), None, "", 0, nothing=False)
+    # An operator may take the file and leave the folder; a -wal alone may hold rows.
+    names = sorted(
+        name for name, size in files.items() if size or name in folders or not name.endswith("-wal")
+    )
+    size = sum(files.values())
+    if not names:
+        return Content((), 0, "", size, nothing=True)
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        rows, reason, empty = note["rows"], str(note["reason"]), note.get("empty") is True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Content(tuple(names), None, "", size, nothing=False)  # torn by a power cut
+    return Content(
+        tuple(names), rows if isinstance(rows, int) else None, reason, size, nothing=empty
+    )
+
+
+def _read(folder: Path) -> SetAside | None:
+    if not folder.is_dir():
+        return SetAside(folder.parent, folder.name, None, "")
+    content = content_of(folder)
+    if not content.names or content.rows == 0:
+        return None
+    return SetAside(folder, content.names[0], content.rows, content.reason)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The schema stage: bring the decided database to head, or send the chain round again."""
+
+import contextlib
+import errno
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.decision.contract import DatabaseContract
+from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
+from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.paths import Paths
+from edgepaas.files.sqlite_file import damage_noted, not_to_be_opened, note_damage
+from edgepaas.schema import table_contract as tables
+from edgepaas.schema.capture_setup import capture, capture_nothing
+from edgepaas.schema.chain import Chain, chain_of, show
+from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.open_problems import forget_trouble, note_trouble
+from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.resolve_alerts import end_alerts
+from edgepaas.schema.sqlite.error_classes import Damaged, judged
+from edgepaas.schema.sqlite.housekeeping import put_in_order
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+    from edgepaas.app.application import Application
+    from edgepaas.settings import Settings
+
+logger = logging.getLogger("edgepaas.schema")
+
+#: Seconds between two requests to systemd for more time, and how much each one asks for.
+_EXTEND_EVERY = 10.0
+_EXTEND_BY = 60.0
+
+_OWNER = "look at the owner and the mode of the folder and of the file ('edgepaas doctor' does)"
+#: What to do about a folder that cannot be written.
+_ADVICE = {
+    errno.EROFS: (
+        "its file system is read-only, as the kernel leaves one with a failing disk: look at "
+        "'dmesg' and 'findmnt', check the disk (fsck), then 'mount -o remount,rw' it"
+    ),
+    errno.EACCES: _OWNER,
+    errno.EPERM: _OWNER,
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the quota is used up: make room",
+    errno.EBUSY: "it is mounted or in use: unmount it, or name another file",
+    errno.EISDIR: "a folder lies where a file belongs: move it away",
+    errno.ENOTDIR: "a file lies where a folder belongs: move it away",
+    errno.EEXIST: "a file lies where a folder belongs: move it away",
+    errno.EIO: "the disk fails: look at 'dmesg' and replace it",
+}
+
+
+def bring_to_head(
+    contract: DatabaseContract,
+    settings: "Settings",
+    paths: Paths,
+    application: "Application",
+) -> SchemaReport:
+    """Bring the database that *contract* names to the application's head revision.
+
+    Writes ``run/tables.json``. With a hub the SQLite file captures every change when it
+    serves, and is kept ready to where it may have to. Raises DecideAgain when PostgreSQL
+    turned out unusable and SQLite can take over (``state/postgres-hold`` then says why),
+    SchemaError, LockHeld or a DatabaseError when no safe way round is left.
+    """
+    chain = chain_of(application)
+    chain.check_folder()
+
+    @cache
+    def models() -> "MetaData | None":
+        return application.metadata
+
+    with asking_for_time(), _telling_of_folders(paths):
+        stage = _Stage(contract, settings, paths, chain, models)
+        forget_trouble(paths)
+        report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
+        end_alerts(contract, paths, report)
+        return report
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One run of the stage."""
+
+    contract: DatabaseContract
+    settings: "Settings"
+    paths: Paths
+    chain: Chain
+    models: "Callable[[], MetaData | None]"
+
+    def on_sqlite(self) -> SchemaReport:
+        """Bring the file to head; it serves even where capture cannot be put in place."""
+        report = self._bring_file()
+        document = self._publish()
+        try:
+            return self._with_capture(report, document)
+        except sqlite3.DatabaseError as error:
+            damaged = judged(self.contract.sqlite_path, error)
+            if not isinstance(damaged, Damaged):
+                return self._uncaptured(report, error)
+        except (EdgePaaSError, OSError) as error:
+            return self._uncaptured(report, error)
+        # The quick check did not see it: once more, to the end of the file.
+        note_damage(self.contract.sqlite_path, damaged)
+        report = self._bring_file()
+        try:
+            return self._with_capture(report, document)
+        except (sqlite3.Error, EdgePaaSError, OSError) as error:
+            return self._uncaptured(report, error)
+
+    def on_postgres(self) -> SchemaReport:
+        """Bring PostgreSQL to head, then the file that would take over; never fails for that."""
+        report = _bring_postgres(self.contract, self.settings, self.paths, self.chain, self.models)
+        document = self._publish()
+        if self.contract.fallback_armed:
+            self._prepare_fallback(document)
+        return report
+
+    def _bring_file(self, *, serving: bool = True) -> SchemaReport:
+        path = self.contract.sqlite_path
+        put_in_order(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
+        report = _bring_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
+        tables.note_user(self.paths, path, self.chain.name)
+        return report
+
+    def _publish(self) -> dict[str, Any]:
+        name = self.settings.text("EDGEPAAS_APP")
+        document = tables.remembered(self.paths, name, self.chain)
+        if document is None:
+            document = tables.make(self.paths, name, self.chain, self.models())
+        tables.publish(self.paths, document)
+        return document
+
+    def _with_capture(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
+        path = self.contract.sqlite_path
+        if not self.contract.hub_url:
+            capture_nothing(path, self.paths)
+            return report
+        told = capture(path, self.paths, document)
+        return replace(report, message=f"{report.message}; {told}") if told else report
+
+    def _uncaptured(self, report: SchemaReport, error: Exception) -> SchemaReport:
+        if not self.contract.hub_url:
+            logger.warning("capture cannot be removed from the SQLite file: %s", brief(error))
+            return report
+        message = (
+            f"what is written now may not reach the hub: {brief(error)}; 'edgepaas schema' "
+            f"tries again, and 'edgepaas schema --repair' mends the file"
+        )
+        note_trouble(self.paths, message, fingerprint="not-captured")
+        return replace(report, message=f"{report.message}; WARNING: {message}")
+
+    def _prepare_fallback(self, document: dict[str, Any]) -> None:
+        try:
+            report = self._bring_file(serving=False)
+            told = capture(self.contract.sqlite_path, self.paths, document)
+        except Exception as error:
+            # Whatever it is: PostgreSQL serves, and a broken spare must not stop it.
+            logger.debug("the fallback cannot be prepared", exc_info=error)
+            note_trouble(
+                self.paths,
+                f"PostgreSQL serves, but SQLite could not take over as it is: {brief(error)}; "
+                "'edgepaas doctor' looks for causes, the next run of the stage tries again",
+                fingerprint="fallback-not-ready",
+            )
+            return
+        if told or report.action != "nothing":
+            logger.info("the SQLite file is ready to take over: %s", report.message)
+
+
+def _fast(
+    contract: DatabaseContract, paths: Paths, chain: Chain, *, check: bool
+) -> SchemaReport | None:
+    """Return a report when the SQLite file is sound and at head; None to take the long way.
+
+    Without *check* it is not asked whether it is sound: it will be when it has to serve.
+
+    Needs no exclusive lock, so that it can be asked beside a running service.
+    """
+    from edgepaas.schema.sqlite.inspection import look
+
+    path = contract.sqlite_path
+    try:
+        # A check to the end of a file, or anything to be moved, is for the exclusive lock.
+        if chain.unwritten or not path.is_file() or path.stat().st_size == 0:
+            return None
+        if not_to_be_opened(path) or damage_noted(path):
+            return None
+        with held(paths.database_lock, shared=True):
+            found = look(path, chain, check=check)
+    except (SchemaError, DatabaseUnavailable, LockHeld) as error:
+        logger.info("the SQLite file needs a closer look: %s", error)
+        return None
+    if found != chain.heads:
+        return None
+    revisions = tuple(sorted(found))
+    return SchemaReport("sqlite", "nothing", revisions, revisions, f"at head ({show(revisions)})")
+
+
+def _bring_sqlite(
+    contract: DatabaseContract,
+    paths: Paths,
+    chain: Chain,
+    models: "Callable[[], MetaData | None]",
+    *,
+    check: bool,
+) -> SchemaReport:
+    path = contract.sqlite_path
+    before = tables.last_user(paths, path)
+    if before in ("", chain.name):
+        said = f"{path} is the application {chain.name}'s"
+        resolve_alert(said, fingerprint="sqlite-foreign", origin="schema")
+        report = _fast(contract, paths, chain, check=check)
+        if report is not None:
+            return report
+    from edgepaas.schema.sqlite.migrate import bring_sqlite
+
+    foreign = before not in ("", chain.name) and path.exists()
+    report = bring_sqlite(path, paths, chain, models, foreign=foreign)
+    if not foreign or report.action in ("created", "replaced"):
+        return report
+    warning = (
+        f"{path} was the application {before}'s until now, and {chain.name} goes on with it: "
+        f"give each a file of its own with DATABASE_URL_SQLITE"
+    )
+    raise_alert(warning, severity="warning", fingerprint="sqlite-foreign", origin="schema")
+    return replace(report, message=f"{report.message}; WARNING: {warning}")
+
+
+def _bring_postgres(
+    contract: DatabaseContract,
+    settings: "Settings",
+    paths: Paths,
+    chain: Chain,
+    models: "Callable[[], MetaData | None]",
+) -> SchemaReport:
+    from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.schema.postgresql.migrate import bring_postgres, parts_of
+
+    connector = Connector(contract.database_url, settings, name="edgepaas-schema")
+    try:
+        parts = parts_of(chain, models)
+        return bring_postgres(connector, parts, run_migrations=contract.run_migrations)
+    except (SchemaError, DatabaseUnavailable) as error:
+        if not contract.fallback_armed:
+            raise
+        hold_postgres(paths, settings, str(error))
+        raise DecideAgain(
+            f"{error}; PostgreSQL is held back for {settings.number('POSTGRES_HOLD'):g} s "
+            f"and the chain decides again"
+        ) from error
+
+
+def hold_postgres(paths: Paths, settings: "Settings", reason: str) -> None:
+    """Keep PostgreSQL from being chosen for POSTGRES_HOLD seconds, and tell a human why."""
+    from edgepaas.decision.hold import write_hold
+
+    write_hold(paths.postgres_hold, reason, settings.number("POSTGRES_HOLD"))
+    raise_alert(
+        f"PostgreSQL was reachable but cannot be used: {reason}; SQLite serves meanwhile and "
+        f"PostgreSQL is tried again by itself",
+        severity="critical",
+        fingerprint="postgres-unusable",
+        origin="schema",
+    )
+
+
+@contextlib.contextmanager
+def _telling_of_folders(paths: Paths) -> Iterator[None]:
+    """Say what to do where the box's own folders cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        place = error.filename or paths.state
+        raise SchemaError(
+            f"{place} cannot be written ({error.strerror}): {_ADVICE[error.errno]}"
+        ) from error
+
+
+@contextlib.contextmanager
+def asking_for_time() -> Iterator[None]:
+    """Tell systemd, while the block runs, that a long check or migration is no hang.
+
+    EXTEND_TIMEOUT_USEC of sd_notify(3); does nothing outside of systemd.
+    """
+    done = threading.Event()
+
+    def ask() -> None:
+        from sdnotify import SystemdNotifier
+
+        notifier = SystemdNotifier()
+        while not done.wait(_EXTEND_EVERY):
+            notifier.notify(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_BY * 1_000_000)}")
+
+    # A short run ends before the thread has imported anything.
+    thread = threading.Timer(_EXTEND_EVERY, ask)
+    thread.daemon = True
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.cancel()

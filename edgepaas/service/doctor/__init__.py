@@ -1,5 +1,0 @@
-"""The preflight: everything the box needs, each with what to do about it."""
-
-from edgepaas.service.doctor.findings import Examination, Finding, examine
-
-__all__ = ["Examination", "Finding", "examine"]

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk budget watched while SQLite serves: make room, tell somebody, refuse at the last."""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.errors import DatabaseError
+from edgepaas.files.locks import LockHeld, held
+from edgepaas.outbox.space import ballast, budget
+from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space.retention import reclaim
+from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
+
+if TYPE_CHECKING:
+    from edgepaas.files.paths import Paths
+    from edgepaas.health.state import StateBoard
+    from edgepaas.settings import Settings
+
+#: Seconds between two looks; sooner when a write found the disk full.
+LOOK_EVERY = 5.0
+#: Steps of making room in one look, each of some hundred to some thousand rows.
+_STEPS = 100
+_BUSY_TIMEOUT = 2.0
+#: Bytes that must stay free beside a ballast that is taken (again).
+_SPARE = 32 * 1024**2
+
+_FINGERPRINT = "disk-budget"
+_SHED = "rows-shed"
+_KEY = "budget"
+
+logger = logging.getLogger("edgepaas.service")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the operator set: bytes of the budget (0: by the disk) and of the ballast."""
+
+    budget: int
+    ballast: int
+    low_value: tuple[LowValue, ...]
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "Limits":
+        """Read the settings; what of LOW_VALUE cannot be read is warned about and left out."""
+        wanted, wrong = read_low_value(settings.items("LOW_VALUE"))
+        for problem in wrong:
+            logger.warning("LOW_VALUE: %s; it is left out", problem)
+        return cls(settings.size("DISK_BUDGET"), settings.size("BALLAST"), tuple(wanted))
+
+
+class BudgetWatch:
+    """Looks at the SQLite file *path* every few seconds.
+
+    *refuse* is told why writes are refused from now on, empty: they are taken again.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        paths: "Paths",
+        limits: Limits,
+        *,
+        state: "StateBoard",
+        refuse: Callable[[str], None],
+    ) -> None:
+        self._path = path
+        self._ballast = paths.ballast
+        self._lock = paths.database_lock
+        self._limits = limits
+        self._state = state
+        self._refuse = refuse
+        self._level: budget.Level = "ok"
+        self._hurry = threading.Event()
+        self._disk_full = False
+        self._trouble = ""
+
+    def disk_full(self) -> None:
+        """Have a look now: a write found no room on the disk."""
+        self._disk_full = True
+        self._hurry.set()
+
+    def start(self, wait: Callable[[float], bool]) -> None:
+        """Watch in a thread of its own until ``wait(0)`` is true: the service ends."""
+
+        def run() -> None:
+            while not wait(0):
+                self.look()
+                self._hurry.wait(LOOK_EVERY)
+                self._hurry.clear()
+
+        threading.Thread(target=run, name="disk-budget", daemon=True).start()
+
+    def look(self) -> budget.Level:
+        """Measure, make room where there is need of it, and say and do what follows."""
+        if self._disk_full:
+            self._disk_full = False
+            if ballast.give_up(self._ballast):
+                logger.warning("the disk is full: the ballast of %s is given up", self._ballast)
+        else:
+            ballast.keep(self._ballast, self._limits.ballast, spare=_SPARE)
+        try:
+            size = budget.budget_of(self._path, self._limits.budget)
+            with (
+                held(self._lock, shared=True, timeout=0.0),
+                closing(open_sqlite(self._path, busy_timeout=_BUSY_TIMEOUT)) as connection,
+            ):
+                found = self._made_room(connection, size)
+        except LockHeld:
+            return self._level  # the service ends: somebody swaps the file
+        except (OSError, sqlite3.Error, DatabaseError) as error:
+            # The file's own faults are found by those who use it; here only the measure fails.
+            if str(error) != self._trouble:
+                logger.warning("the disk budget cannot be looked at: %s", error)
+            self._trouble = str(error)
+            return self._level
+        self._trouble = ""
+        self._settle(found)
+        return self._level
+
+    def _made_room(self, connection: sqlite3.Connection, size: int) -> budget.Usage:
+        """Return what is used after delivered rows went, and low-value ones where it must be."""
+        found = budget.usage(connection, size)
+        if budget.level(found.share) == "ok":
+            return found
+        for _ in range(_STEPS):
+            if not found.beyond(budget.AIM):
+                break
+            if not _allowed(lambda: reclaim(connection, older_than=0.0).rows):
+                break
+            found = budget.usage(connection, size)
+        given_up = 0
+        for _ in range(_STEPS):
+            if not found.beyond(budget.FROM["shed"] - budget.SLACK):
+                break
+            rows = _allowed(lambda: shed(connection, self._limits.low_value))
+            if not rows:
+                break
+            given_up += rows
+            found = budget.usage(connection, size)
+        if given_up:
+            self._tell_of_shedding(given_up, found)
+        space.release(connection)
+        return found
+
+    def _tell_of_shedding(self, rows: int, found: budget.Usage) -> None:
+        raise_alert(
+            f"{rows:,} waiting rows of LOW_VALUE were given up to make room: {found.text} of the "
+            f"disk budget are used; PostgreSQL is told of the gap. Bring the link back, or raise "
+            f"DISK_BUDGET",
+            severity="warning",
+            fingerprint=_SHED,
+            origin="service",
+        )
+
+    def _settle(self, found: budget.Usage) -> None:
+        before, self._level = self._level, budget.level(found.share, self._level)
+        if self._level == before:
+            return
+        if self._level == "full":
+            reason = f"{found.text} of the disk budget are used: writes are refused with 507"
+            self._refuse(reason)
+            self._state.note(_KEY, reason, state="full")
+        elif before == "full":
+            self._refuse("")
+            self._state.withdraw(_KEY)
+        if self._level == "ok":
+            resolve_alert(
+                f"{found.text} of the disk budget are used",
+                fingerprint=_FINGERPRINT,
+                origin="service",
+            )
+            resolve_alert("no row is given up", fingerprint=_SHED, origin="service")
+            return
+        raise_alert(
+            f"{found.text} of the disk budget are used by {self._path}: "
+            f"{_CONSEQUENCE[self._level]}. Rows leave the box when "
+            f"PostgreSQL takes them; DISK_BUDGET sets the limit",
+            severity="critical" if self._level == "full" else "warning",
+            fingerprint=_FINGERPRINT,
+            origin="service",
+        )
+
+
+def _allowed(step: Callable[[], int]) -> int:
+    """Return how many rows *step* removed, 0 where the application's own tables forbid it.
+
+    E.g. a trigger that lets no fact be deleted. The budget holds all the same.
+    """
+    try:
+        return step()
+    except sqlite3.IntegrityError as error:
+        logger.warning("rows that could make room cannot leave: %s", error)
+        return 0
+
+
+_CONSEQUENCE: dict[budget.Level, str] = {
+    "alert": "from 85 % on LOW_VALUE rows are given up, from 95 % on writes are refused",
+    "shed": "LOW_VALUE rows are given up, from 95 % on writes are refused",
+    "full": "writes are refused with 507 until there is room",
+}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stage that runs, and the events that ``edgepaas up`` waits for."""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from edgepaas.supervisor.notify_socket import Mailbox
+from edgepaas.supervisor.stage_processes import spawn
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+#: Seconds that a hung service has to leave a trace before it is killed.
+_ABORT_GRACE = 2.0
+_LONGEST_WAIT = 60.0
+
+logger = logging.getLogger("edgepaas.up")
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What woke the supervisor; *interrupt*: it was Ctrl-C that asks to stop."""
+
+    stop: bool = False
+    interrupt: bool = False
+    hangup: bool = False
+
+
+class Events:
+    """Turns signals into something to wait for together with a child's messages."""
+
+    def __enter__(self) -> Self:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._before = {number: signal.signal(number, _noted) for number in _SIGNALS}
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, child: "Child | None", *, timeout: float) -> Happened:
+        """Wait up to *timeout* seconds for a signal or a message from *child*."""
+        readable = [self._read]
+        if child is not None and child.mailbox is not None:
+            readable.append(child.mailbox.fileno())
+        select.select(readable, [], [], max(0.0, timeout))
+        numbers = b""
+        with contextlib.suppress(BlockingIOError):
+            numbers = os.read(self._read, 4096)
+        return Happened(
+            stop=any(number in numbers for number in _STOP),
+            interrupt=signal.SIGINT in numbers and signal.SIGTERM not in numbers,
+            hangup=signal.SIGHUP in numbers,
+        )
+
+
+_SIGNALS = (*_STOP, signal.SIGHUP, signal.SIGCHLD)
+
+
+def reap(*concerned: Callable[[int, int], bool]) -> None:
+    """Take in every child that ended; the first of *concerned* whose child it was returns True.
+
+    What is nobody's is an orphan that was left to us as PID 1. Each is called with the
+    process id and the exit status; a negative one is the signal that ended the process.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, how = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            status = os.waitstatus_to_exitcode(how)
+            any(take(pid, status) for take in concerned)
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """Do nothing: the byte in the wake-up pipe says it all."""
+
+
+class Child:
+    """A stage's process; the service has a mailbox, a lifeline and a watchdog beside."""
+
+    def __init__(self, pid: int, *, mailbox: Mailbox | None = None, lifeline: int = -1) -> None:
+        self.pid = pid
+        self.mailbox = mailbox
+        self.status: int | None = None
+        self.ready_at: float | None = None
+        self.watchdog = 0.0
+        self._lifeline = lifeline
+        self._heard = time.monotonic()
+        self._kill_at: float | None = None
+
+    @classmethod
+    def start(cls, command: Sequence[str], environ: Mapping[str, str]) -> "Child":
+        """Start a stage that ends by itself."""
+        return cls(spawn(command, environ))
+
+    @classmethod
+    def start_service(
+        cls,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        sockets: Sequence[int],
+        watchdog: float,
+    ) -> "Child":
+        """Start the stage that stays, on *sockets*; *watchdog* is in seconds."""
+        mailbox = Mailbox()
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        variables = dict(environ)
+        variables |= {"NOTIFY_SOCKET": mailbox.address}
+        variables |= {"WATCHDOG_USEC": str(int(watchdog * 1_000_000))}
+        place = 3 + len(sockets)
+        try:
+            pid = spawn(
+                [*command, "--lifeline", str(place)], variables, sockets=sockets, others=[theirs]
+            )
+        finally:
+            os.close(theirs)
+        child = cls(pid, mailbox=mailbox, lifeline=ours)
+        child.watchdog = watchdog
+        return child
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is the stage that stays."""
+        return self.mailbox is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone; ``status`` says how."""
+        return self.status is not None
+
+    def messages(self) -> list[str]:
+        """Return what the service said since the last call, and note that it is alive."""
+        lines = self.mailbox.read(self.pid) if self.mailbox is not None else []
+        if lines:
+            self._heard = time.monotonic()
+        if "READY=1" in lines and self.ready_at is None:
+            self.ready_at = self._heard
+        return lines
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless the process has been reaped."""
+        if self.status is None:
+            os.kill(self.pid, number)
+
+    def stop(self, patience: float, *, interrupt: bool = False) -> None:
+        """Ask the process to end; after *patience* seconds it is killed.
+
+        *interrupt* passes Ctrl-C on as what it was, to a service that is ready for it: to
+        a Python that is still starting it would be an exception in the middle of an import.
+        """
+        ready = self.ready_at is not None
+        self.signal(signal.SIGINT if interrupt and ready else signal.SIGTERM)
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + patience
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """Take note that the process *pid* ended; whether it was this one."""
+        if pid == self.pid and self.status is None:
+            self.status = status
+            return True
+        return False
+
+    def next_deadline(self, now: float) -> float:
+        """Return in how many seconds :meth:`enforce` has something to do."""
+        deadlines = [now + _LONGEST_WAIT]
+        if self._kill_at is not None:
+            deadlines.append(self._kill_at)
+        elif self.watchdog and self.ready_at is not None:
+            deadlines.append(self._heard + self.watchdog)
+        return max(0.0, min(deadlines) - now)
+
+    def enforce(self, now: float) -> None:
+        """Kill what does not end, abort what does not say that it is alive."""
+        if self.ended:
+            return
+        if self._kill_at is not None:
+            if now >= self._kill_at:
+                logger.error("process %d does not end; it is killed", self.pid)
+                self.signal(signal.SIGKILL)
+                self._kill_at = now + _LONGEST_WAIT
+        elif self.watchdog and self.ready_at is not None and now >= self._heard + self.watchdog:
+            logger.error("the service has been silent for %g s; it is ended", self.watchdog)
+            self.signal(signal.SIGABRT)
+            self._kill_at = now + _ABORT_GRACE
+
+    def close(self) -> None:
+        """Close what belongs to the process that has ended."""
+        if self.mailbox is not None:
+            self.mailbox.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas up``: the boot chain without systemd, in one process that may be PID 1.
+
+Runs the stages in their order. Exit status 75 of any of them runs all of them again,
+on the same listening socket, so that callers wait instead of failing. Beside the service
+run the sidecars, which forward rows and deliver alerts.
+"""
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED
+from edgepaas.sd_notify import Notifier
+from edgepaas.supervisor.child import Child, Events, reap
+from edgepaas.supervisor.sidecars import SIDECARS, Sidecars
+from edgepaas.supervisor.stage_processes import ALONE, CHAIN, PROGRAM, SERVICE, child_environment
+
+if TYPE_CHECKING:
+    from edgepaas.supervisor.source_watch import SourceWatch
+
+#: systemd's RestartSec=100ms in the unit.
+PAUSE = 0.1
+LONGEST_PAUSE = 60.0
+#: A service that was ready for so long did not fail at its start; seconds.
+STEADY = 60.0
+#: Seconds beyond its own drain after which a stage is killed.
+KILL_AFTER = 10.0
+#: Seconds of silence after which a service that was ready is taken for hung.
+WATCHDOG = 30.0
+_LOOK_AT_SOURCES = 0.7
+_LONGEST_WAIT = 60.0
+
+logger = logging.getLogger("edgepaas.up")
+
+
+@dataclass(frozen=True)
+class Round:
+    """How one run of the chain ended: in which *stage*, with which *status*.
+
+    A negative status is the signal that ended the stage.
+    """
+
+    stage: str
+    status: int
+    was_ready: bool
+    #: For how many seconds the service was ready.
+    steady: float = 0.0
+
+
+class Supervisor:
+    """Runs the chain until told to stop.
+
+    *listen* is called once, after the first environment stage, for the sockets that
+    every service inherits. *stop_timeout* is asked for each time, in seconds.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        listen: Callable[[], Sequence[socket.socket]],
+        stop_timeout: Callable[[], float],
+        notifier: Notifier,
+        watch_sources: "Callable[[], SourceWatch] | None" = None,
+        watchdog: float = WATCHDOG,
+        ignore_hangup: bool = True,
+        program: Sequence[str] = PROGRAM,
+        sidecars: Sequence[Sequence[str]] = SIDECARS,
+    ) -> None:
+        self._environ = child_environment(environ)
+        self._program = program
+        self._sidecars = Sidecars(program, self._environ, sidecars)
+        self._listen = listen
+        self._stop_timeout = stop_timeout
+        self._notifier = notifier
+        self._watch_sources = watch_sources
+        self._sources: SourceWatch | None = None
+        self._watchdog = watchdog
+        self._ignore_hangup = ignore_hangup
+        self._sockets: Sequence[socket.socket] = ()
+        self._stopping = False
+        self._again = False
+        self._was_ever_ready = False
+        self._failures = 0
+
+    def run(self) -> int:
+        """Run the chain, again and again; returns the exit status. The main thread's."""
+        with Events() as events:
+            while True:
+                ended = self._round(events)
+                if self._stopping:
+                    self._await_sidecars(events)
+                    return _status_of_stop(ended.status)
+                if not self._goes_on(ended):
+                    self._await_sidecars(events)
+                    return ended.status if ended.status >= 0 else 128 - ended.status
+                if self._told_to_stop_during(events, self._delay(ended)):
+                    self._await_sidecars(events)
+                    return EXIT_DONE
+
+    # -- one round --
+
+    def _round(self, events: Events) -> Round:
+        self._again = False
+        for stage in CHAIN:
+            if stage == SERVICE:
+                return self._serve(events)
+            if stage == ALONE:
+                self._await_sidecars(events)
+                if self._stopping:
+                    return Round(stage, EXIT_DONE, was_ready=False)
+            child = Child.start([*self._program, stage], self._environ)
+            self._await(child, events)
+            if child.status != EXIT_DONE or self._stopping or self._again:
+                return Round(stage, child.status or 0, was_ready=False)
+            if not self._sockets:
+                self._sockets = self._listen()
+        raise AssertionError("the chain ends with the service")
+
+    def _serve(self, events: Events) -> Round:
+        child = Child.start_service(
+            [*self._program, SERVICE],
+            self._environ,
+            sockets=[sock.fileno() for sock in self._sockets],
+            watchdog=self._watchdog,
+        )
+        self._sidecars.begin()
+        try:
+            self._await(child, events)
+        finally:
+            child.close()
+            self._sidecars.end()
+        steady = time.monotonic() - child.ready_at if child.ready_at is not None else 0.0
+        return Round(SERVICE, child.status or 0, child.ready_at is not None, steady)
+
+    def _await(self, child: Child, events: Events) -> None:
+        """Wait for the end of *child*, passing on what arrives meanwhile."""
+        while not child.ended:
+            happened = events.wait(child, timeout=self._patience(child))
+            self._on_messages(child)
+            if happened.stop:
+                self._stop(child, interrupt=happened.interrupt)
+            if happened.hangup:
+                self._hang_up(child)
+            reap(child.reaped, self._sidecars.reaped)
+            child.enforce(time.monotonic())
+            self._sidecars.tend(time.monotonic())
+            if self._sources is not None and (changed := self._sources.changed()):
+                logger.info("%s changed; starting again", ", ".join(p.name for p in changed[:3]))
+                self._again = True
+                child.stop(self._stop_timeout() + KILL_AFTER)
+
+    def _patience(self, child: Child) -> float:
+        now = time.monotonic()
+        longest = min(child.next_deadline(now), self._sidecars.next_deadline(now))
+        return min(longest, _LOOK_AT_SOURCES) if self._sources is not None else longest
+
+    def _on_messages(self, child: Child) -> None:
+        for line in child.messages():
+            name, _, value = line.partition("=")
+            if name == "READY":
+                self._on_ready()
+            elif name == "STATUS":
+                self._notifier.status(value)
+            elif name == "WATCHDOG":
+                self._notifier.alive()
+
+    def _on_ready(self) -> None:
+        self._was_ever_ready = True
+        self._notifier.ready("serving")
+        if self._watch_sources is not None and self._sources is None:
+            self._sources = self._watch_sources()
+
+    def _stop(self, child: Child, *, interrupt: bool = False) -> None:
+        self._stopping = True
+        self._notifier.stopping("stopping")
+        # The service's copy is the last one then, and it serves who waits in the queue.
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = ()
+        # At once: whoever stops a container waits for all of them, and not for long. The
+        # drainer sends what the service still takes.
+        self._sidecars.end(besides="sync")
+        child.stop(self._stop_timeout() + KILL_AFTER, interrupt=interrupt)
+
+    def _hang_up(self, child: Child) -> None:
+        if not self._ignore_hangup:
+            self._stop(child)  # the terminal that we were started from is gone
+        elif child.is_service:
+            child.signal(signal.SIGHUP)
+
+    def _await_sidecars(self, events: Events) -> None:
+        """Wait until those of the last round have ended, which they were asked to before."""
+        while not self._sidecars.gone:
+            left = self._sidecars.next_deadline(time.monotonic())
+            happened = events.wait(None, timeout=min(left, _LONGEST_WAIT))
+            self._stopping = self._stopping or happened.stop
+            reap(self._sidecars.reaped)
+            self._sidecars.tend(time.monotonic())
+
+    # -- between rounds --
+
+    def _goes_on(self, ended: Round) -> bool:
+        if ended.status == EXIT_DECIDE_AGAIN or self._again or self._was_ever_ready:
+            return True
+        logger.error("'edgepaas %s' ended with status %d", ended.stage, ended.status)
+        return False
+
+    def _delay(self, ended: Round) -> float:
+        if self._again:
+            self._failures = 0
+            return 0.0
+        logger.log(
+            logging.INFO if ended.status == EXIT_DECIDE_AGAIN else logging.ERROR,
+            "'edgepaas %s' ended with status %d; the chain starts again",
+            ended.stage,
+            ended.status,
+        )
+        if ended.was_ready and (ended.steady >= STEADY or ended.status == EXIT_DECIDE_AGAIN):
+            self._failures = 0
+            return PAUSE
+        self._failures += 1
+        if ended.stage == SERVICE and ended.status > 0 and ended.status != EXIT_DECIDE_AGAIN:
+            return PAUSE  # it has backed off by itself before it ended
+        return float(min(LONGEST_PAUSE, PAUSE * 2 ** min(self._failures - 1, 16)))
+
+    def _told_to_stop_during(self, events: Events, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            patience = min(left, self._sidecars.next_deadline(time.monotonic()))
+            happened = events.wait(None, timeout=patience)
+            if happened.stop or (happened.hangup and not self._ignore_hangup):
+                return True
+            reap(self._sidecars.reaped)
+            self._sidecars.tend(time.monotonic())
+        return False
+
+
+def _status_of_stop(status: int) -> int:
+    # What a stage made of it no longer matters, but one that had to be killed is told.
+    return EXIT_FAILED if status == -signal.SIGKILL else EXIT_DONE

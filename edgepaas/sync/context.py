@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a drainer is made of: the decision, the box's and the hub's ends, and how to stop."""
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.build import build_version
+from edgepaas.files.node_identity import node_identity
+from edgepaas.outbox.layout import read_document
+from edgepaas.sync.hub.heartbeat import Sender
+from edgepaas.sync.hub.schema_upgrade import HubSchema, SchemaBlocked
+from edgepaas.sync.shutdown import Ending
+from edgepaas.timing.moment import current_moment
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.settings import Settings
+    from edgepaas.sync.hub.connection import Hub
+
+logger = logging.getLogger("edgepaas.sync")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Handed down from the command line to whatever drains."""
+
+    settings: "Settings"
+    contract: "DatabaseContract"
+    paths: "Paths"
+    ending: Ending
+    #: How this EdgePaaS is called, and with which environment.
+    program: Sequence[str]
+    environ: Mapping[str, str]
+
+    def schema(self) -> HubSchema:
+        """Return what sees to the hub's schema; where PostgreSQL serves a stage just has."""
+        command = [*self.program, "schema", "--hub"]
+        at_head = not self.contract.sqlite_active
+        return HubSchema(command, self.environ, self.ending, at_head=at_head)
+
+    def me(self) -> Sender:
+        """Return who this box is; raises OSError, LockHeld."""
+        build = build_version()
+        return Sender(
+            node_id=node_identity(self.paths).node_id,
+            name=self.settings.text("NODE_NAME"),
+            version=build.partition("+")[0],
+            build=build,
+            # Without one, two starts of this process would look like two boxes' at worst.
+            boot_id=current_moment().boot_id or str(uuid.uuid4()),
+        )
+
+    def connect(self, schema: HubSchema) -> "Hub":
+        """Return a connection to a hub whose schema is at head.
+
+        Raises what :func:`edgepaas.sync.hub.connection.open_hub` and :meth:`HubSchema.bring` raise;
+        HubUnreachable rather than SchemaBlocked when the hub went away meanwhile.
+        """
+        from edgepaas.sync.hub.connection import open_hub
+
+        hub = open_hub(self.settings, self.contract.hub_url)
+        try:
+            if not schema.at_head:
+                try:
+                    schema.bring()
+                except SchemaBlocked:
+                    hub.query("SELECT 1")
+                    raise
+                hub.forget_tables()
+        except BaseException:
+            hub.close()
+            raise
+        return hub
+
+    def document(self) -> dict[str, Any]:
+        """Return run/tables.json; one without tables where it cannot be read.
+
+        What waits is sent all the same: the file's own layouts stand for the models.
+        """
+        try:
+            return read_document(self.paths.tables)
+        except (OSError, ValueError) as error:
+            logger.warning("shared tables are not mirrored: %s", error)
+            return {"tables": {}, "revision": []}

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that PostgreSQL refused: kept on the hub, whole, until a person decides."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from edgepaas.errors import EdgePaaSError
+from edgepaas.outbox.layout import Layout, forwarded
+from edgepaas.outbox.reading import Change, Op
+from edgepaas.pgdriver.pipeline import Statement
+from edgepaas.sync.delivery import values
+from edgepaas.sync.delivery.planner import Planner
+from edgepaas.sync.delivery.runs import runs_of
+from edgepaas.sync.delivery.sending import Origin, bound, row_key, unfit
+from edgepaas.sync.delivery.shape import TableGone
+from edgepaas.sync.errors import RowRefused
+from edgepaas.sync.hub.connection import Hub
+
+#: Dead letters that one statement buries.
+_AT_ONCE = 200
+
+_LISTED = "'edgepaas sync dead-letters' lists them"
+
+_BURY = """
+INSERT INTO sync_dead_letters
+  (id, node_id, stream_id, seq, tbl, op, row_key, layout, new, old, sqlstate, message)
+SELECT gen_random_uuid(), $1::uuid, $2::uuid, r.* FROM unnest($3::bigint[], $4::text[],
+  $5::text[], $6::text[], $7::jsonb[], $8::jsonb[], $9::jsonb[], $10::text[], $11::text[]) AS r
+ON CONFLICT (stream_id, seq) DO NOTHING"""
+
+_FOLLOWED = """
+SELECT DISTINCT d.tbl, d.row_key
+FROM unnest($2::text[], $3::text[]) AS r(tbl, row_key)
+JOIN sync_dead_letters d ON d.node_id = $1::uuid AND d.state = 'waiting'
+  AND d.tbl = r.tbl AND d.row_key = r.row_key"""
+
+_COLUMNS = "id, node_id, stream_id, seq, tbl, op, row_key, state, new, old, layout"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A change that PostgreSQL will not take, and what it says of it."""
+
+    change: Change
+    sqlstate: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One dead letter of the hub.
+
+    ``new`` and ``old`` are the rows as :mod:`edgepaas.sync.delivery.values` keeps them.
+
+    What a person is shown of it is :class:`edgepaas.sync.inspect.Entry`.
+    """
+
+    id: UUID
+    node_id: UUID
+    stream_id: UUID
+    seq: int
+    table: str
+    op: Op
+    row_key: str
+    state: str
+    new: dict[str, values.Kept] | None
+    old: dict[str, values.Kept] | None
+    layout: Mapping[str, Any]
+
+    def change(self) -> Change:
+        """Return the change as it was captured; a number is the text that PostgreSQL reads."""
+        (layout,) = forwarded({"tables": {self.table: self.layout}})
+        return Change(
+            self.seq,
+            self.seq,
+            layout,
+            self.op,
+            _row(layout, self.new),
+            _row(layout, self.old),
+            False,
+        )
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What a retry did: how many letters of the row landed, and what refused the next one."""
+
+    landed: int
+    waiting: int
+    message: str = ""
+
+
+class NoSuchLetter(EdgePaaSError):
+    """There is no such dead letter, or it does not wait any more."""
+
+
+def bury(hub: Hub, refused: Sequence[Refused], origin: Origin) -> None:
+    """Keep *refused* on the hub, inside its open transaction; raises HubError."""
+    for start in range(0, len(refused), _AT_ONCE):
+        part = refused[start : start + _AT_ONCE]
+        changes = [one.change for one in part]
+        columns: tuple[list[Any], ...] = (
+            [change.seq for change in changes],
+            [change.layout.table for change in changes],
+            [change.op for change in changes],
+            [row_key(change) for change in changes],
+            [change.layout.definition() for change in changes],
+            [values.encode_row(change.layout.names, change.new) for change in changes],
+            [values.encode_row(change.layout.names, change.old) for change in changes],
+            [one.sqlstate for one in part],
+            [one.message.replace("\0", " ") for one in part],
+        )
+        hub.query(_BURY, origin.node_id, origin.stream_id, *map(values.array, columns))
+
+
+def followers(hub: Hub, node_id: str, changes: Iterable[Change]) -> dict[tuple[str, str], None]:
+    """Return which rows of *changes*, by table and key, have a dead letter that waits."""
+    keys = {(change.layout.table, row_key(change)) for change in changes if change.op != "gap"}
+    if not keys:
+        return {}
+    names, texts = zip(*keys, strict=True)
+    found = hub.query(_FOLLOWED, node_id, values.array(names), values.array(texts))
+    return dict.fromkeys((table, key) for table, key in found)
+
+
+def discard(hub: Hub, letter: UUID | str) -> None:
+    """Give the letter up for good; it stays listed as discarded. NoSuchLetter, HubError."""
+    with hub.transaction():
+        found = _waiting(hub, letter)
+        _settle(hub, [found.id], "discarded")
+
+
+def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = None) -> Retried:
+    """Apply the letter again, and those that follow it on the same row, in their order.
+
+    In one transaction; those that are still refused go on waiting, with what PostgreSQL
+    says now. *models*: ``tables`` of tables.json. Raises NoSuchLetter for one that does not
+    wait or whose row has an earlier one, HubError (SchemaDrift among it).
+    """
+    with hub.transaction():
+        first = _waiting(hub, letter)
+        rows = hub.query(
+            f"SELECT {_COLUMNS} FROM sync_dead_letters "  # noqa: S608
+            "WHERE state = 'waiting' AND node_id = $1::uuid AND tbl = $2 AND row_key = $3 "
+            "ORDER BY created_at, seq FOR UPDATE",
+            str(first.node_id),
+            first.table,
+            first.row_key,
+        )
+        chain = [DeadLetter(*row) for row in rows]
+        if chain[0].id != first.id:
+            raise NoSuchLetter(
+                f"dead letter {first.id} follows {chain[0].id} on the same row: retry that one, "
+                "and this one is applied after it"
+            )
+        landed, said = _apply_chain(hub, chain, models or {})
+        _settle(hub, [one.id for one in chain[:landed]], "retried")
+        if said is not None:
+            hub.query(
+                "UPDATE sync_dead_letters SET sqlstate = $2::text, message = $3::text "
+                "WHERE id = $1::uuid",
+                str(chain[landed].id),
+                *said,
+            )
+    return Retried(landed, len(chain) - landed, said[1] if said else "")
+
+
+def _apply_chain(
+    hub: Hub, chain: Sequence[DeadLetter], models: Mapping[str, Any]
+) -> tuple[int, tuple[str, str] | None]:
+    """Apply letters in order; how many landed, and why the next one did not."""
+    planner = Planner(hub.tables, models, {chain[0].table})
+    for number, letter in enumerate(chain):
+        change = letter.change()
+        origin = Origin(str(letter.node_id), str(letter.stream_id))
+        (run,) = runs_of([change], planner.tables)
+        try:
+            plans = planner.plans(run, comparing=True)
+            reason = next(filter(None, (unfit(plan, change) for plan in plans)), "")
+            if reason:
+                return number, (values.UNFIT_TEXT, reason)
+            statements: list[Statement] = []
+            for sent, _ in bound(plans, [change], origin):
+                statements += sent
+            if statements:
+                hub.savepoint(statements)
+        except RowRefused as error:
+            return number, (error.sqlstate, error.said)
+        except TableGone:
+            return number, ("42P01", f"there is no table {letter.table} any more")
+    return len(chain), None
+
+
+def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:
+    try:
+        identity = UUID(str(letter))
+    except ValueError:
+        raise NoSuchLetter(f"{letter!r} is no dead letter's id; {_LISTED}") from None
+    rows = hub.query(
+        f"SELECT {_COLUMNS} FROM sync_dead_letters WHERE id = $1::uuid FOR UPDATE",  # noqa: S608
+        str(identity),
+    )
+    if not rows:
+        raise NoSuchLetter(f"the hub has no dead letter {identity}; {_LISTED}")
+    found = DeadLetter(*rows[0])
+    if found.state != "waiting":
+        raise NoSuchLetter(f"dead letter {identity} does not wait any more: it was {found.state}")
+    return found
+
+
+def _settle(hub: Hub, letters: Sequence[UUID], state: str) -> None:
+    if letters:
+        hub.query(
+            "UPDATE sync_dead_letters SET state = $2::text, settled_at = now() "
+            "WHERE id = ANY ($1::uuid[])",
+            values.array([str(one) for one in letters]),
+            state,
+        )
+
+
+def _row(layout: Layout, kept: Mapping[str, values.Kept] | None) -> tuple[Any, ...] | None:
+    if kept is None:
+        return None
+    return tuple(values.decode(kept.get(name)) for name in layout.names)
+
+
+def describe(refused: Sequence[Refused]) -> str:
+    """Return the first of *refused* for a message."""
+    one = refused[0]
+    state = f" (SQLSTATE {one.sqlstate})" if one.sqlstate else ""
+    return (
+        f"{one.change.op} of {one.change.layout.table} {one.change.key_text}: {one.message}{state}"
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing what the hub has of a stream with what the file believes it has."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgepaas.outbox.stream import Stream
+from edgepaas.pgdriver.pipeline import Statement
+from edgepaas.sync.delivery.planner import Tally
+from edgepaas.sync.hub.connection import Hub
+
+
+class Verdict(StrEnum):
+    """What the two marks say together."""
+
+    #: Both know the same batch as the last.
+    IN_STEP = "in step"
+    #: The batch whose COMMIT was not answered was committed.
+    LANDED = "landed"
+    #: The hub has less than it had: it was restored from a backup, or is another one.
+    BEHIND = "behind"
+    #: The hub has a batch of which this file knows nothing: the file was cloned or rewound.
+    FORKED = "forked"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The stream's row on the hub, locked; ``last`` is what the batch ``batch`` did."""
+
+    mark: int
+    batch: str
+    last: Tally
+    #: Dead letters of this node wait.
+    letters_waiting: bool
+    #: The tables of which rows were deleted.
+    tombstoned: frozenset[str]
+    #: The hub knew neither the stream nor the one that it was forked from.
+    stranger: bool = False
+
+
+def judge(stream: Stream, mark: int, batch: str) -> Verdict:
+    """Compare the file's *stream* with the hub's *mark* and *batch* (empty: none yet)."""
+    if batch == stream.confirmed_batch and mark == stream.confirmed_seq:
+        return Verdict.IN_STEP
+    if batch and batch == stream.inflight_batch:
+        return Verdict.LANDED
+    return Verdict.BEHIND if mark < stream.confirmed_seq else Verdict.FORKED
+
+
+_NEW_STREAM = """
+INSERT INTO sync_streams (stream_id, node_id, base, mark, forked_from)
+VALUES ($1::uuid, $2::uuid, $3::bigint, $3::bigint, nullif($4, '')::uuid)
+ON CONFLICT (stream_id) DO NOTHING
+RETURNING NOT EXISTS (SELECT 1 FROM sync_streams s WHERE s.stream_id = nullif($4, '')::uuid)"""
+_STREAM = """
+SELECT mark, coalesce(batch::text, ''), batch_rows, batch_dead, batch_conflicts, batch_shed
+FROM sync_streams WHERE stream_id = $1::uuid FOR UPDATE"""
+_LETTERS = """
+SELECT EXISTS (SELECT 1 FROM sync_dead_letters WHERE node_id = $1::uuid AND state = 'waiting')"""
+# Goes from table to table by the primary key, however many tombstones there are.
+_TOMBSTONED = """
+WITH RECURSIVE t AS (
+  SELECT min(tbl) AS tbl FROM sync_tombstones
+  UNION ALL
+  SELECT (SELECT min(s.tbl) FROM sync_tombstones s WHERE s.tbl > t.tbl)
+  FROM t WHERE t.tbl IS NOT NULL
+) SELECT tbl FROM t WHERE tbl IS NOT NULL"""
+_ADVANCE = """
+UPDATE sync_streams SET mark = $2::bigint, batch = $3::uuid, rows = rows + $4::bigint,
+  dead = dead + $5::bigint, conflicts = conflicts + $6::bigint, shed = shed + $7::bigint,
+  batch_rows = $4::bigint, batch_dead = $5::bigint, batch_conflicts = $6::bigint,
+  batch_shed = $7::bigint, updated_at = now()
+WHERE stream_id = $1::uuid"""
+
+
+def lock_stream(hub: Hub, stream: Stream) -> Standing:
+    """Lock the stream's row on the hub, made where it is missing; one round trip.
+
+    Inside the hub's transaction. HubUnreachable after 3 s when somebody else holds it.
+    """
+    made, found, letters, tombstoned = hub.run(
+        [
+            (
+                _NEW_STREAM,
+                (stream.stream_id, stream.node_id, stream.base_seq, stream.forked_from),
+            ),
+            (_STREAM, (stream.stream_id,)),
+            (_LETTERS, (stream.node_id,)),
+            (_TOMBSTONED, ()),
+        ]
+    )
+    mark, batch, rows, dead, conflicts, shed = found.rows[0]
+    return Standing(
+        mark,
+        batch,
+        Tally(rows, dead, conflicts, shed),
+        letters.rows[0][0],
+        frozenset(row[0] for row in tombstoned.rows),
+        stranger=bool(made.rows and made.rows[0][0]),
+    )
+
+
+def advanced(stream: Stream, batch: str, mark: int, tally: Tally) -> list[Statement]:
+    """Return what stores the new mark: to be sent with COMMIT.
+
+    Constraints that are checked at the end are checked before it, so that their failure is
+    an answer and no broken transaction.
+    """
+    counts = (tally.delivered, tally.dead, tally.conflicts, tally.shed)
+    return [
+        ("SET CONSTRAINTS ALL IMMEDIATE", ()),
+        (_ADVANCE, (stream.stream_id, mark, batch, *counts)),
+    ]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which statements a run of changes needs, in which order, and what their results say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgepaas.outbox.layout import Layout
+from edgepaas.outbox.reading import Change
+from edgepaas.pgdriver.pipeline import Result, Statement
+from edgepaas.sync.delivery import statements
+from edgepaas.sync.delivery.runs import Run
+from edgepaas.sync.delivery.sending import Origin
+from edgepaas.sync.delivery.shape import Shape, shape_of
+from edgepaas.sync.delivery.statement_template import Plan
+from edgepaas.sync.hub.catalog import HubTable
+
+
+@dataclass
+class Tally:
+    """What became of rows; ``conflicts`` and ``shed`` beside ``delivered``, not in it.
+
+    ``delivered`` + ``dead`` are the rows; ``shed`` are those that gap rows among them count.
+    """
+
+    delivered: int = 0
+    dead: int = 0
+    conflicts: int = 0
+    shed: int = 0
+
+    def count(self, plans: Sequence[Plan], results: Sequence[Result], rows: int) -> None:
+        """Add *rows* that landed by *plans* with *results*."""
+        self.delivered += rows
+        for plan, result in zip(plans, results, strict=True):
+            if plan.counts:
+                self.conflicts += int(result.rows[0][0])
+            elif plan.records:
+                self.conflicts += result.count
+
+
+class Planner:
+    """Makes plans and keeps them for a batch; the hub's *tables* are those of now."""
+
+    def __init__(
+        self, tables: Mapping[str, HubTable], models: Mapping[str, Any], tombstoned: set[str]
+    ) -> None:
+        """*models*: ``tables`` of tables.json; *tombstoned*: tables of which rows were deleted."""
+        self.tables = tables
+        self._models = models
+        self._tombstoned = tombstoned
+        self._shapes: dict[Layout, Shape] = {}
+        self._plans: dict[tuple[Any, ...], list[Plan]] = {}
+
+    def plans(self, run: Run, *, comparing: bool) -> list[Plan]:
+        """Return what applies *run*; none where the hub has nothing that it changes.
+
+        *comparing*: facts that were there already are looked at as well. Without, the first
+        plan inserts, and its count tells whether any was. Raises SchemaDrift, TableGone.
+        """
+        table = run.layout.table
+        if run.op == "delete":
+            self._tombstoned.add(table)
+        clearing = run.op == "insert" and not run.resent and table in self._tombstoned
+        known = (run.layout, run.op, run.resent, run.changed, comparing, clearing)
+        found = self._plans.get(known)
+        if found is None:
+            found = self._plans[known] = self._made(run, comparing=comparing, clearing=clearing)
+        return found
+
+    def _made(self, run: Run, *, comparing: bool, clearing: bool) -> list[Plan]:
+        shape = self._shapes.get(run.layout)
+        if shape is None:
+            shape = shape_of(run.layout, self.tables.get(run.layout.table), self._models)
+            self._shapes[run.layout] = shape
+        if run.op == "delete":
+            return [statements.delete(shape, resent=run.resent)]
+        if run.op == "update":
+            plan = statements.update(shape, run.changed, resent=run.resent)
+            return [] if plan is None else [plan]
+        plans = [statements.insert(shape, guarded=run.resent)]
+        if run.resent:
+            plans.append(statements.compare(shape, resent=True))
+        elif run.layout.kind != "facts":
+            plans.append(statements.merge(shape))
+        elif comparing:
+            plans.append(statements.compare(shape, resent=False))
+        if clearing:
+            plans.append(statements.clear_tombstones(shape))
+        return plans
+
+
+_GAP = """
+INSERT INTO sync_gaps (stream_id, seq, node_id, tbl, rows, ranges, reason, first_at, last_at)
+VALUES ($1::uuid, $2::bigint, $3::uuid, $4::text, $5::bigint, $6::jsonb, $7::text, $8::text,
+  $9::text) ON CONFLICT (stream_id, seq) DO NOTHING"""
+
+
+def gap_statement(change: Change, origin: Origin) -> Statement:
+    """Return what keeps the gap row *change* on the hub."""
+    gap = change.gap or {}
+    return (
+        _GAP,
+        (
+            origin.stream_id,
+            change.seq,
+            origin.node_id,
+            str(gap.get("table", "")),
+            int(gap.get("rows", 0)),
+            json.dumps(gap.get("ranges", [])),
+            str(gap.get("reason", "")),
+            str(gap.get("first_at", "")),
+            str(gap.get("last_at", "")),
+        ),
+    )
+
+
+def shed_by(change: Change) -> int:
+    """Return how many rows the gap row *change* says were given up."""
+    return int((change.gap or {}).get("rows", 0))

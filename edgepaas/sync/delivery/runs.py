@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From changes in order to runs: changes that one statement can apply together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgepaas.outbox.layout import Layout
+from edgepaas.outbox.reading import Change, Op
+from edgepaas.sync.hub.catalog import HubTable
+
+RowKey = tuple[Any, ...]
+
+
+@dataclass
+class Run:
+    """Changes of one kind to rows of one table, each of another row, in order."""
+
+    layout: Layout
+    op: Op
+    resent: bool
+    #: The positions that an update changes; empty for everything else.
+    changed: tuple[int, ...] = ()
+    changes: list[Change] = field(default_factory=list)
+    keys: set[RowKey] = field(default_factory=set)
+
+    def takes(self, change: Change, changed: tuple[int, ...]) -> bool:
+        """Whether *change* is of this run's kind."""
+        return (
+            change.op == self.op
+            and change.layout is self.layout
+            and change.resent == self.resent
+            and changed == self.changed
+        )
+
+
+def runs_of(changes: Iterable[Change], tables: Mapping[str, HubTable]) -> list[Run]:
+    """Return *changes* as runs; applied one after the other they do the same.
+
+    The changes of a row stay in order, those of tables that foreign keys join as well, but
+    for one liberty: a parent may be inserted earlier, before children of other parents.
+    """
+    runs: list[Run] = []
+    latest: dict[str, int] = {}
+    positions: dict[int, tuple[int, ...]] = {}
+    for change in changes:
+        layout = change.layout
+        found = positions.get(id(layout))
+        if found is None:
+            found = positions[id(layout)] = layout.key_positions
+        row = change.old if change.new is None else change.new
+        key = tuple([row[position] for position in found]) if row is not None else ()
+        changed = change.changed if change.op == "update" else ()
+        index = latest.get(layout.table)
+        if index is not None:
+            run = runs[index]
+            if (
+                run.takes(change, changed)
+                and (key not in run.keys or change.op == "gap")
+                and _may_pass(change, runs[index + 1 :], tables)
+            ):
+                run.changes.append(change)
+                run.keys.add(key)
+                continue
+        latest[layout.table] = len(runs)
+        runs.append(Run(layout, change.op, change.resent, changed, [change], {key}))
+    return runs
+
+
+def _may_pass(change: Change, later: Sequence[Run], tables: Mapping[str, HubTable]) -> bool:
+    """Whether *change* may be applied before the runs *later*, all of other tables."""
+    table = change.layout.table
+    for run in later:
+        other = run.layout.table
+        is_child = table in tables and other in tables[table].parents
+        is_parent = other in tables and table in tables[other].parents
+        inserts = change.op == run.op == "insert"
+        if is_child or (is_parent and not inserts):
+            return False
+    return True

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hub's tables look like, as its catalogue says."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from edgepaas.pgdriver.pipeline import Result, Statement
+
+# format_type(…, -1) is the type without its length or precision: an explicit cast to
+# varchar(5) would cut a text off in silence, where assigning it is refused (PostgreSQL
+# manual, 10.4 "Value Storage").
+_COLUMNS = """
+SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+  format_type(a.atttypid, -1), t.typcategory::text, a.attnotnull,
+  a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a'
+FROM pg_class c
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind IN ('r', 'p')
+ORDER BY c.relname, a.attnum"""
+_KEYS = """
+SELECT 'key', c.relname, a.attname
+FROM pg_class c
+JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+WHERE c.relnamespace = to_regnamespace(current_schema())
+ORDER BY c.relname, array_position(i.indkey::int2[], a.attnum)"""
+_PARENTS = """
+SELECT 'parent', c.relname, p.relname
+FROM pg_constraint f
+JOIN pg_class c ON c.oid = f.conrelid
+JOIN pg_class p ON p.oid = f.confrelid
+WHERE f.contype = 'f' AND c.relnamespace = to_regnamespace(current_schema())"""
+
+#: Types that PostgreSQL cannot compare with ``=``: they are compared as text.
+_WITHOUT_EQUALITY = frozenset({"json", "xml", "point", "polygon", "box", "path"})
+
+
+@dataclass(frozen=True)
+class HubColumn:
+    """One column; ``type`` as declared, ``base`` without length or precision."""
+
+    name: str
+    type: str
+    base: str
+    is_array: bool
+    #: Whether it holds text or bits, whose length may be limited.
+    is_text: bool
+    #: A row that does not name it is refused.
+    demanded: bool
+    #: PostgreSQL makes it; nobody may give it a value.
+    generated: bool
+
+    @property
+    def payload(self) -> str:
+        """The type that a value is sent as: arrays of arrays would run into one another."""
+        return "text" if self.is_array else self.base
+
+    def value(self, sent: str) -> str:
+        """Return the expression *sent*, of the payload's type, as one of the base type."""
+        return f"{sent}::{self.base}" if self.is_array else sent
+
+    def stored(self, value: str) -> str:
+        """Return the expression *value*, of the base type, as the column would store it.
+
+        A text is stored as it is or refused; a cast would cut it to the column's length.
+        """
+        plain = self.type == self.base or self.is_text
+        return value if plain else f"{value}::{self.type}"
+
+    def comparable(self, expression: str) -> str:
+        """Return *expression*, of the column's type, so that it can be compared."""
+        return f"{expression}::text" if self.base in _WITHOUT_EQUALITY else expression
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it holds bytes."""
+        return self.base == "bytea"
+
+
+@dataclass(frozen=True)
+class HubTable:
+    """One table: its columns by name, its primary key, the tables its foreign keys name."""
+
+    name: str
+    columns: Mapping[str, HubColumn]
+    key: tuple[str, ...] = ()
+    parents: frozenset[str] = field(default_factory=frozenset)
+
+
+Tables = Mapping[str, HubTable]
+
+
+def read_tables(run: Callable[[Sequence[Statement]], list[Result]]) -> Tables:
+    """Return the tables of the default schema, asked with *run* in one round trip."""
+    found_columns, found_keys, found_parents = run([(_COLUMNS, ()), (_KEYS, ()), (_PARENTS, ())])
+    columns: dict[str, dict[str, HubColumn]] = {}
+    for (
+        _,
+        table,
+        name,
+        declared,
+        base,
+        category,
+        not_null,
+        default,
+        generated,
+    ) in found_columns.rows:
+        columns.setdefault(table, {})[name] = HubColumn(
+            name,
+            declared,
+            base,
+            category == "A",
+            category in "SV",
+            not_null and not default,
+            generated,
+        )
+    keys = _grouped(found_keys.rows)
+    parents = _grouped(found_parents.rows)
+    return MappingProxyType(
+        {
+            name: HubTable(name, found, tuple(keys.get(name, ())), frozenset(parents.get(name, ())))
+            for name, found in columns.items()
+        }
+    )
+
+
+def _grouped(rows: Iterable[list[Any]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for _, table, name in rows:
+        groups.setdefault(table, []).append(name)
+    return groups

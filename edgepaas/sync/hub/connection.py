@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hub: a bare connection to the PostgreSQL that every row is to reach.
+
+It works through PgBouncer in transaction pooling as well: what is set is set for one
+transaction, nothing is prepared, and what belongs together is sent under one Sync.
+"""
+
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.pgdriver.connection import close_quietly, connect, place_of
+from edgepaas.pgdriver.failures import is_lost, sqlstate
+from edgepaas.pgdriver.pipeline import Pipeline, Result, Statement
+from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.settings.urls import Address, split_url
+from edgepaas.sync.errors import HubError, HubTrouble, HubUnreachable, translated
+from edgepaas.sync.hub.catalog import Tables, read_tables
+
+if TYPE_CHECKING:
+    from edgepaas.settings import Settings
+
+#: Seconds that a statement waits for somebody else's lock.
+LOCK_TIMEOUT = 3.0
+#: Seconds that PostgreSQL waits for the next statement of an open transaction: after a box
+#: is gone in mid-batch its stream is free again. A box on a slow link sends within it what
+#: belongs to one statement (edgepaas.sync.delivery.sending).
+IDLE_TIMEOUT = 30.0
+#: A statement's longest time is at least this many seconds: its parameters' way counts.
+LEAST_STATEMENT_TIMEOUT = 30.0
+#: Where DB_STATEMENT_TIMEOUT is off: a transaction that nobody ends holds its stream.
+NO_STATEMENT_TIMEOUT = 600.0
+#: Seconds beyond a statement's longest time after which the server counts as silent.
+_GRACE = 10.0
+
+
+class Hub:
+    """One connection; belongs to one thread, but for :meth:`cut`.
+
+    Every method that asks PostgreSQL raises the errors of :mod:`edgepaas.sync.errors`.
+    """
+
+    def __init__(self, connection: Any, place: str, *, statement_timeout: float) -> None:
+        """*connection* is one of :func:`edgepaas.pgdriver.connection.connect`."""
+        self.place = place
+        self.broken = False
+        self._connection = connection
+        self._pipeline = Pipeline(connection)
+        self._waiting: list[Statement] = []
+        self._open = False
+        #: How many results of each unanswered sending are nobody's business.
+        self._owed: deque[int] = deque()
+        self._tables: Tables | None = None
+        link = connection.link
+        self._cutter = socket.socket(link.family, link.type, link.proto, os.dup(link.fileno()))
+        # Said anew in each transaction: a pooler may have another server for each. The
+        # TCP settings find a box that is gone between two statements of a transaction.
+        self._begin: list[Statement] = [
+            ("BEGIN", ()),
+            (
+                "SELECT "
+                + ", ".join(
+                    f"set_config('{name}', '{value}', true)"
+                    for name, value in (
+                        ("lock_timeout", _milliseconds(LOCK_TIMEOUT)),
+                        ("statement_timeout", _milliseconds(statement_timeout)),
+                        ("idle_in_transaction_session_timeout", _milliseconds(IDLE_TIMEOUT)),
+                        ("tcp_keepalives_idle", 10),
+                        ("tcp_keepalives_interval", 5),
+                        ("tcp_keepalives_count", 4),
+                        ("TimeZone", "UTC"),
+                        ("DateStyle", "ISO"),
+                        ("IntervalStyle", "postgres"),
+                        ("bytea_output", "hex"),
+                        ("extra_float_digits", 1),
+                    )
+                ),
+                (),
+            ),
+        ]
+
+    def query(self, sql: str, *parameters: Any) -> list[list[Any]]:
+        """Run one statement in one round trip and return its rows."""
+        return self.run([(sql, parameters)])[0].rows
+
+    def run(self, statements: Sequence[Statement]) -> list[Result]:
+        """Run *statements* in one round trip and return their results.
+
+        Their answers must be small together (some 100 KB) unless the one that gives more is
+        the last. A parameter of type bytes is text that is encoded already. After an error
+        in a transaction only :meth:`rollback_to` or its end helps.
+        """
+        self.send(statements)
+        return self.receive()
+
+    def send(self, statements: Sequence[Statement]) -> None:
+        """Send *statements* without waiting for their results; see :meth:`receive`."""
+        first, self._waiting = self._waiting, []
+        with self._translated():
+            self._pipeline.send([*first, *statements])
+        self._owed.append(len(first))
+
+    def receive(self) -> list[Result]:
+        """Return the results of the earliest :meth:`send` that is not answered yet."""
+        first = self._owed.popleft()
+        with self._translated():
+            return self._pipeline.receive()[first:]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the block in a transaction, which is sent with its first statement.
+
+        It is committed at the block's end; HubUnreachable there means that nobody knows
+        whether it was. An error in the block rolls it back.
+        """
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+    def begin(self, *, snapshot: bool = False) -> None:
+        """Begin a transaction with the next statement.
+
+        *snapshot*: it only reads, and sees the database as it is at its first statement.
+        """
+        how = " ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else ""
+        self._waiting = [(f"BEGIN{how}", ()), *self._begin[1:]]
+        self._open = True
+
+    def commit(self, *last: Statement) -> list[Result]:
+        """Run the statements *last*, commit, and return their results: one round trip."""
+        nothing_sent = bool(self._waiting)
+        if nothing_sent and not last:
+            self._waiting, self._open = [], False
+            return []
+        *results, ended = self.run([*last, ("COMMIT", ())])
+        self._open = False
+        if ended.tag != "COMMIT":
+            raise HubTrouble(f"{self.place} answered {ended.tag} to COMMIT: it was not committed")
+        return results
+
+    def rollback(self) -> None:
+        """Give up the transaction, if one is open; says nothing where the link is gone."""
+        nothing_sent, self._waiting = bool(self._waiting), []
+        opened, self._open = self._open, False
+        if nothing_sent or not opened:
+            return
+        while self._owed and not self.broken:
+            with contextlib.suppress(HubError):  # what broke the transaction was raised before
+                self.receive()
+        if not self.broken:
+            with contextlib.suppress(HubError):
+                self.run([("ROLLBACK", ())])
+
+    def savepoint(self, statements: Sequence[Statement]) -> list[Result]:
+        """Run *statements* as a part of the transaction that fails alone: one round trip.
+
+        After an error the transaction is as it was before them, at a second round trip.
+        """
+        try:
+            results = self.run(
+                [("SAVEPOINT part", ()), *statements, ("RELEASE SAVEPOINT part", ())]
+            )
+        except Exception:
+            if not self.broken:
+                self.run([("ROLLBACK TO SAVEPOINT part", ()), ("RELEASE SAVEPOINT part", ())])
+            raise
+        return results[1:-1]
+
+    @property
+    def tables(self) -> Tables:
+        """The tables of the default schema; asked once, and anew after :meth:`forget_tables`."""
+        if self._tables is None:
+            self._tables = read_tables(self.run)
+        return self._tables
+
+    def forget_tables(self) -> None:
+        """Ask for the tables anew when they are wanted next."""
+        self._tables = None
+
+    def cut(self) -> None:
+        """Shut the link down, from any thread: whatever waits for the hub fails at once."""
+        with contextlib.suppress(OSError):  # it was not connected any more
+            self._cutter.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection, broken or not."""
+        self.broken = True
+        self._cutter.close()
+        close_quietly(self._connection)
+
+    def __enter__(self) -> "Hub":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self.broken:
+            raise HubUnreachable(f"the connection to {self.place} is lost; a new one is needed")
+        try:
+            yield
+        except Exception as error:
+            # Without the server's answer nobody knows where the two sides stand.
+            self.broken = is_lost(error) or sqlstate(error) is None
+            raise translated(error, f"sending to {self.place}") from error
+        except BaseException:
+            self.broken = True
+            raise
+
+
+def open_hub(settings: "Settings", url: str, *, name: str = "edgepaas-sync") -> Hub:
+    """Connect to the hub at *url* (``HUB_URL``) as the settings say.
+
+    Within DB_CONNECT_TIMEOUT. Raises HubUnreachable or HubMisconfigured.
+    """
+    address = split_url(url)
+    timeout = settings.number("DB_STATEMENT_TIMEOUT")
+    return connect_hub(
+        address,
+        tls=TLSPolicy.of(settings, address),
+        deadline=settings.number("DB_CONNECT_TIMEOUT"),
+        statement_timeout=max(timeout, LEAST_STATEMENT_TIMEOUT) if timeout else 0,
+        name=name,
+    )
+
+
+def connect_hub(
+    address: Address,
+    *,
+    tls: TLSPolicy,
+    deadline: float = 3.0,
+    statement_timeout: float = LEAST_STATEMENT_TIMEOUT,
+    name: str = "edgepaas-sync",
+) -> Hub:
+    """Connect to *address* within *deadline* seconds; raises HubUnreachable, HubMisconfigured.
+
+    *statement_timeout*: seconds, 0 for a very long one.
+    """
+    longest = statement_timeout or NO_STATEMENT_TIMEOUT
+    try:
+        connection = connect(
+            address,
+            deadline=deadline,
+            tls=tls,
+            application_name=name,
+            keep_timeout=longest + _GRACE,
+        )
+    except Exception as error:
+        raise translated(error, f"connecting to {place_of(address)}") from error
+    return Hub(connection, place_of(address), statement_timeout=longest)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``run/nodes.json``: the hub's boxes, for a service that SQLite serves.
+
+It has no connection to the hub, and shows them from there. Standard library only.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.files.atomic import write_unsynced
+from edgepaas.timing.moment import current_moment, read_moment
+
+if TYPE_CHECKING:
+    from edgepaas.files.paths import Paths
+    from edgepaas.sync.hub.connection import Hub
+
+#: The other boxes are asked for with each so-manieth heartbeat.
+FLEET_BEATS = 4
+#: Boxes that are kept at most.
+LIMIT = 1000
+
+# As one text, which goes into the file as it is. By PostgreSQL's clock, which wrote
+# last_seen: a box's own may be anywhere.
+_NODES = """
+SELECT json_build_object('all', (SELECT count(*) FROM nodes), 'nodes',
+  coalesce(json_agg(n ORDER BY n.name, n.node_id), '[]'::json))::text
+FROM (SELECT node_id, name, version, build, state, rows_waiting, oldest_waiting, clock_offset,
+       first_seen, last_seen, extract(epoch FROM now() - last_seen)::float8 AS age
+  FROM nodes ORDER BY name, node_id LIMIT $1::int) AS n"""
+
+logger = logging.getLogger("edgepaas.sync")
+
+
+def keep_fleet(hub: "Hub", paths: "Paths", generation: str) -> None:
+    """Leave the boxes that *hub* knows in ``run/nodes.json``; raises what *hub* raises.
+
+    *generation* is the decision's. A folder that takes no file is only logged.
+    """
+    read = json.dumps({"generation": generation, "moment": current_moment().as_dict()})
+    ((found,),) = hub.query(_NODES, LIMIT)
+    try:
+        write_unsynced(paths.fleet, f'{{"read": {read},\n"found": {found}}}\n')
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", paths.fleet, error)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Boxes as rows of the hub's ``nodes``, with ``age``: seconds since each was heard of.
+
+    *complete*: whether they are all that the hub knew.
+    """
+
+    nodes: list[dict[str, Any]]
+    complete: bool
+
+
+def read_fleet(paths: "Paths", generation: str, longest: float) -> Fleet | None:
+    """Return the boxes that were kept under *generation*, up to *longest* seconds ago.
+
+    Each is older by that time. None where there are none that can be understood.
+    """
+    try:
+        entry = json.loads(paths.fleet.read_text(encoding="utf-8"))
+        if entry["read"]["generation"] != generation:
+            return None
+        then, now = read_moment(entry["read"]["moment"]), current_moment()
+        passed = now.seconds_since(then)
+        # Across a start of the box only the wall clock counts, which anybody sets.
+        if not now.same_boot(then) or passed is None or passed > longest:
+            return None
+        nodes = [_node(one, passed) for one in entry["found"]["nodes"]]
+        return Fleet(nodes, complete=len(nodes) == int(entry["found"]["all"]))
+    except (
+        *(OSError, ValueError, OverflowError, TypeError),
+        *(KeyError, AttributeError, RecursionError),
+    ):
+        return None
+
+
+def _node(entry: Mapping[str, Any], passed: float) -> dict[str, Any]:
+    offset = entry["clock_offset"]
+    age = float(entry["age"])
+    if not math.isfinite(age):
+        raise ValueError("an age that cannot be")
+    return {
+        **{name: str(entry[name]) for name in ("node_id", "name", "version", "build", "state")},
+        "rows_waiting": int(entry["rows_waiting"]),
+        "oldest_waiting": _moment(entry["oldest_waiting"]),
+        "clock_offset": None if offset is None else float(offset),
+        "first_seen": _moment(entry["first_seen"]),
+        "last_seen": _moment(entry["last_seen"]),
+        "age": age + passed,
+    }
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Delivering batches of readings over HTTP: patient with a box that is away for a moment."""
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from edgepaas.telemetry.importer.csv_source import ImportFailed
+from edgepaas.telemetry.importer.importer import BatchRefused
+
+#: Answers that a later attempt may change: limited, away behind a proxy, unavailable.
+_TEMPORARY = frozenset({429, 502, 503, 504})
+_PATH = "/api/v1/readings"
+#: Seconds to connect, and between two bytes of an answer.
+_TIMEOUT = (5.0, 60.0)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
+#: How much of an answer that is no JSON is quoted.
+_QUOTED = 200
+#: The position in a batch that an error's path names: ``[3].value``, ``readings[3].value``.
+_POSITION = re.compile(r"^\w*\[(\d+)\]")
+
+
+class HttpSender:
+    """Posts batches to a box's ``/api/v1/readings``.
+
+    What is temporary (no connection, 429, 502, 503, 504) is tried again, honouring
+    ``Retry-After``, until *patience* seconds have passed since the last success. The
+    readings carry ids, so that sending again after a lost answer doubles nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        patience: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        on_wait: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._base = url.rstrip("/")
+        self._patience = patience
+        self._clock, self._sleep, self._on_wait = clock, sleep, on_wait
+        self._session = requests.Session()
+        # Proxies of the environment are for the network beyond; and an auth object keeps
+        # requests from putting a password out of ~/.netrc in the token's place.
+        self._session.trust_env = _host(url) not in ("127.0.0.1", "::1", "localhost")
+        self._session.auth = _Bearer(token)
+
+    def __call__(self, readings: list[dict[str, Any]]) -> tuple[int, int]:
+        """Deliver one batch; return (accepted, duplicates). Raises ImportFailed, BatchRefused."""
+        body = json.dumps(readings, allow_nan=False).encode()
+        give_up_at = self._clock() + self._patience
+        pause = _FIRST_PAUSE
+        while True:
+            answer, problem, wait = self._attempt(body)
+            if answer is not None:
+                return self._counts(answer)
+            # Jitter: whoever lost the same box does not come back in the same instant.
+            wait = wait if wait is not None else pause * random.uniform(0.5, 1.0)  # noqa: S311
+            if self._clock() + wait > give_up_at:
+                raise ImportFailed(
+                    f"{self._base} took no readings for {self._patience:g} s: {problem}; see "
+                    "'edgepaas status', wait longer with --patience, name another box with --url"
+                )
+            self._on_wait(problem)
+            self._sleep(wait)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _attempt(self, body: bytes) -> tuple[requests.Response | None, str, float | None]:
+        """Return the final answer, or why there is none yet and after how many seconds to retry."""
+        try:
+            answer = self._session.post(
+                f"{self._base}{_PATH}",
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=_TIMEOUT,
+                allow_redirects=False,
+            )
+        except (requests.exceptions.InvalidURL, requests.exceptions.SSLError) as error:
+            raise ImportFailed(f"{self._base}: {error}") from error
+        except requests.RequestException as error:
+            return None, f"no answer ({_reason(error)})", None
+        if answer.status_code in _TEMPORARY:
+            return None, f"answered {answer.status_code} ({_message(answer)})", _retry_after(answer)
+        return answer, "", None
+
+    def _counts(self, answer: requests.Response) -> tuple[int, int]:
+        if answer.status_code == 201:
+            try:
+                body = answer.json()
+                return int(body["accepted"]), int(body["duplicates"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._another("its answer 201 counts no readings") from error
+        said = f"{self._base} answered {answer.status_code}: {_message(answer)}"
+        if answer.status_code in (401, 403):
+            raise ImportFailed(
+                f"{said}; make a token with 'edgepaas token create NAME', put it into a file "
+                "and name that file with --token-file"
+            )
+        if answer.status_code in (409, 422):
+            raise BatchRefused(said, _problems(answer))
+        if answer.status_code in (404, 405):
+            raise self._another(f"it answered {answer.status_code} to POST {_PATH}")
+        if answer.status_code == 413:
+            raise ImportFailed(f"{said}; send less at a time with --batch")
+        raise ImportFailed(said)
+
+    def _another(self, why: str) -> ImportFailed:
+        return ImportFailed(
+            f"telemetry does not run on {self._base}: {why}; name a box that runs it "
+            "(EDGEPAAS_APP=telemetry) with --url"
+        )
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:  # a port that is no number, an unclosed bracket: the same way out
+        pass
+    raise ImportFailed(f"--url {url}: give the box's address, as in http://127.0.0.1:8080")
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _retry_after(answer: requests.Response) -> float | None:
+    """Return the Retry-After of *answer* in seconds; None for none, or for the date form."""
+    text = answer.headers.get("Retry-After", "").strip()
+    return max(float(text), _FIRST_PAUSE) if text.isascii() and text.isdigit() else None
+
+
+def _message(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["message"]).rstrip(".")  # our own sentence goes on
+    except (ValueError, KeyError, TypeError):
+        return ascii(answer.text[:_QUOTED].strip()) if answer.text else answer.reason
+
+
+def _problems(answer: requests.Response) -> dict[int, str]:
+    """Return what the answer's details say, by position in the batch."""
+    problems: dict[int, str] = {}
+    try:
+        details = answer.json()["details"]
+        for detail in details:
+            position = _POSITION.match(str(detail["path"]))
+            if position:
+                field = str(detail["path"])[position.end() :].lstrip(".")
+                text = ": ".join(filter(None, (field, str(detail["message"]))))
+                problems.setdefault(int(position[1]), text)
+    except (ValueError, KeyError, TypeError):
+        return problems
+    return problems
+
+
+def _reason(error: requests.RequestException) -> str:
+    """Return the innermost reason: urllib3 wraps "Connection refused" three times over."""
+    inner: BaseException = error
+    while True:
+        following = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
+        if not isinstance(following, BaseException):
+            return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+        inner = following

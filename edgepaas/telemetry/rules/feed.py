@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the intake to the rules: what they are to judge, durable in the readings' own transaction.
+
+A request that stores readings which a rule wants stores them in ``rule_feed``, too, in the
+same transaction: what is acknowledged is judged, whatever happens to the process in between,
+and what is repeated is not stored and so not judged again. Requests wait for no rule.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, column, delete, insert, select
+from sqlalchemy.orm import Session
+
+from edgepaas.database.database import Database
+from edgepaas.database.ids import uuid7
+from edgepaas.telemetry.models import Rule, RuleFeed
+from edgepaas.telemetry.rules.judging import SECOND, Watch
+from edgepaas.telemetry.times import EARLIEST
+
+RULES: Table = Rule.metadata.tables[Rule.__tablename__]
+FEED: Table = RuleFeed.metadata.tables[RuleFeed.__tablename__]
+
+#: Readings in one row of the feed, which is one piece of memory for who reads it.
+_READINGS_A_ROW = 1000
+#: Rows, and about how many readings, are taken from the feed at a time.
+_ROWS_AT_ONCE = 200
+_READINGS_AT_ONCE = 20_000
+#: Seconds after which the rules are read again: another box may have changed them.
+RULES_KEPT = 5.0
+
+#: One reading in the feed: its id, device, metric, value, recorded_at (µs since 1970).
+Entry = tuple[str, str, str, float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """One row of the feed."""
+
+    seq: int
+    batch: str
+    readings: list[Entry]
+
+
+class RuleBook:
+    """The enabled rules, as of a moment ago; safe to use from several threads."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read_at = float("-inf")
+        self._watches: tuple[Watch, ...] = ()
+        self._wanted: dict[str, frozenset[str] | None] = {}
+
+    def watches(self, *, kept: float = RULES_KEPT) -> tuple[Watch, ...]:
+        """Return the rules, read again when what is known is older than *kept* seconds."""
+        with self._lock:
+            if self._clock() - self._read_at >= kept:
+                began = self._clock()
+                self._watches = _read_rules(self._database)
+                self._wanted = _wanted(self._watches)
+                self._read_at = began
+            return self._watches
+
+    def forget(self) -> None:
+        """Have the rules read again at the next question: one of them was changed here."""
+        with self._lock:
+            self._read_at = float("-inf")
+
+    def entries(self, rows: Iterable[Mapping[str, Any]]) -> dict[uuid.UUID, Entry]:
+        """Return by id those of the *rows* of readings that a rule wants, in their order."""
+        if self._clock() - self._read_at >= 3 * RULES_KEPT:  # or a follower keeps them fresh
+            self.watches()
+        wanted = self._wanted
+        if not wanted:
+            return {}
+        found: dict[uuid.UUID, Entry] = {}
+        for row in rows:
+            devices = wanted.get(row["metric"], _NOBODY)
+            if (devices is None or row["device"] in devices) and row["id"] not in found:
+                found[row["id"]] = _entry(row)
+        return found
+
+
+#: No device's readings are wanted; None stands for every device's.
+_NOBODY: frozenset[str] = frozenset()
+
+
+def feed(session: Session, node: str, entries: Sequence[Entry]) -> None:
+    """Store *entries* for the rules of this box, the *node*."""
+    connection = session.connection()
+    on_sqlite = connection.dialect.name == "sqlite"
+    # Row by row: their numbers are their order.
+    for start in range(0, len(entries), _READINGS_A_ROW):
+        readings = json.dumps(entries[start : start + _READINGS_A_ROW])
+        if on_sqlite:  # as text at a third of the price, on the path of every request
+            row = (str(uuid7()), node, readings)
+            connection.exec_driver_sql(_SQLITE_INSERT, row)
+        else:
+            connection.execute(_INSERT, {"batch": uuid7(), "node": node, "readings": readings})
+
+
+_INSERT = insert(FEED).inline()
+_SQLITE_INSERT = "INSERT INTO rule_feed (batch, node, readings) VALUES (?, ?, ?)"
+#: Without their types, which would make an object of each batch's id.
+_COLUMNS: list[ColumnElement[Any]] = [column(name) for name in ("seq", "batch", "readings")]
+_ROWS = select(*_COLUMNS).select_from(FEED).order_by(column("seq")).limit(_ROWS_AT_ONCE)
+
+
+def take(session: Session, node: str) -> list[Fed]:
+    """Return the oldest rows of the feed that are for *node*, some thousand readings at most.
+
+    A SQLite file is this box's own, whatever the box was called when a row was stored.
+    """
+    connection = session.connection()
+    statement = _ROWS if connection.dialect.name == "sqlite" else _ROWS.where(FEED.c.node == node)
+    found: list[Fed] = []
+    number = 0
+    with connection.execute(statement) as rows:
+        for seq, batch, readings in rows:
+            found.append(Fed(seq, str(batch), json.loads(readings)))
+            number += len(found[-1].readings)
+            if number >= _READINGS_AT_ONCE:
+                break
+    return found
+
+
+def drop(session: Session, fed: Sequence[Fed]) -> None:
+    """Delete these rows of the feed."""
+    session.execute(delete(FEED).where(FEED.c.seq.in_([row.seq for row in fed])))
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    moment = row["recorded_at"] - EARLIEST
+    microseconds = (moment.days * 86_400 + moment.seconds) * SECOND + moment.microseconds
+    return (str(row["id"]), row["device"], row["metric"], row["value"], microseconds)
+
+
+def _read_rules(database: Database) -> tuple[Watch, ...]:
+    statement = select(RULES).where(RULES.c.enabled.is_(True)).order_by(RULES.c.id)
+    with database.read() as session:
+        rows = session.execute(statement).mappings().all()
+    return tuple(
+        Watch(
+            id=str(row["id"]),
+            name=row["name"],
+            device=row["device"],
+            metric=row["metric"],
+            condition=row["condition"],
+            threshold=row["threshold"] or 0.0,
+            for_seconds=row["for_seconds"],
+            severity=row["severity"],
+        )
+        for row in rows
+    )
+
+
+def _wanted(watches: Iterable[Watch]) -> dict[str, frozenset[str] | None]:
+    """Return by metric which devices' readings a rule looks at; None: every device's."""
+    found: dict[str, frozenset[str] | None] = {}
+    for watch in watches:
+        before = found.get(watch.metric, _NOBODY)
+        if before is None or watch.device is None:
+            found[watch.metric] = None
+        else:
+            found[watch.metric] = before | {watch.device}
+    return found

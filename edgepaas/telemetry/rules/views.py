@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/api/v1/rules``: which readings, or which missing ones, are worth an alert."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from edgepaas.apikit.blueprint import ApiBlueprint, Problem, current_caller, idempotency_key, wrong
+from edgepaas.app.application import Box
+from edgepaas.database.ids import content_id, uuid7
+from edgepaas.database.types import utc_now
+from edgepaas.telemetry import rows
+from edgepaas.telemetry.bulk import insert_new, rows_by_id
+from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.rules.feed import RULES
+from edgepaas.telemetry.rules.follower import RuleFollower
+from edgepaas.telemetry.schemas import (
+    IDEMPOTENCY_KEY,
+    RuleChangeSchema,
+    RuleFields,
+    RulePage,
+    RuleQuery,
+    RuleSchema,
+)
+
+
+def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
+    """Return the rules' endpoints on *box*; the *follower* hears of every change."""
+    api = ApiBlueprint(
+        "rules",
+        __name__,
+        url_prefix="/api/v1/rules",
+        description="What is worth an alert: judged as readings come in, in their order.",
+    )
+    _add_reading(api, box)
+    _add_changing(api, box, follower)
+    return api
+
+
+def _add_reading(api: ApiBlueprint, box: Box) -> None:
+    @api.route("")
+    @api.arguments(RuleQuery, location="query")
+    @api.response(200, RulePage)
+    def list_rules(query: dict[str, Any]) -> dict[str, Any]:
+        """List rules in the order in which they were made"""
+        conditions = [
+            RULES.c[name] == query[name]
+            for name in ("device", "metric", "enabled")
+            if query[name] is not None
+        ]
+        return page(box, RULES, "created_at", conditions, query)
+
+    @api.route("/<uuid:rule_id>")
+    @api.response(200, RuleSchema)
+    @api.may_answer(404)
+    def get_rule(rule_id: uuid.UUID) -> Any:
+        """Return one rule"""
+        return rows.get(box.database, RULES, rule_id)
+
+
+def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
+    database = box.database
+
+    def told(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+        follower.rules_changed()
+        return rule
+
+    @api.route("", methods=["POST"])
+    @api.arguments(RuleFields)
+    @api.doc(parameters=[IDEMPOTENCY_KEY])
+    @api.response(201, RuleSchema)
+    @api.may_answer(409)
+    def create_rule(given: dict[str, Any]) -> Any:
+        """Make a rule; it judges what comes in from now on
+
+        `above` and `below` hold for values beyond `threshold`, `rate` where the value changes
+        by more than `threshold` a second, up or down. The alert is raised by the first reading
+        by which that held for `for_seconds`, told by `recorded_at`, and resolved by the first
+        one for which it does not hold. `absent` is raised when more than `for_seconds` passed
+        between two readings, or when none came for so long; the next one resolves it. Readings
+        are judged in the order in which this box takes them in, each once; a clock that steps
+        back adds no time. One alert for each rule and device.
+        """
+        return told(_create(box, given))
+
+    @api.route("/<uuid:rule_id>", methods=["PATCH"])
+    @api.arguments(RuleChangeSchema(partial=True))
+    @api.response(200, RuleSchema)
+    @api.may_answer(404)
+    def change_rule(changes: dict[str, Any], rule_id: uuid.UUID) -> Any:
+        """Change what is given of a rule
+
+        Where it demands something else afterwards, it begins anew: its alerts are resolved.
+        """
+
+        def changed(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+            _check({**stored, **changes})
+            return changes
+
+        return told(rows.change(database, RULES, rule_id, changed))
+
+    @api.route("/<uuid:rule_id>", methods=["DELETE"])
+    @api.response(204)
+    @api.may_answer(404)
+    def delete_rule(rule_id: uuid.UUID) -> None:
+        """Delete a rule; its alerts are resolved"""
+        rows.delete_row(database, RULES, rule_id)
+        follower.rules_changed()
+
+
+def _check(rule: Mapping[str, Any]) -> None:
+    """Raise Problem 422 for a rule that could never hold, or always would."""
+    if rule["condition"] == "absent":
+        if rule["threshold"] is not None:
+            raise wrong("threshold", "'absent' looks at no value: leave it out or give null.")
+        if rule["for_seconds"] < 1:
+            raise wrong("for_seconds", "'absent' needs the seconds after which it holds.")
+    elif rule["threshold"] is None:
+        raise wrong("threshold", f"'{rule['condition']}' needs a number to compare with.")
+    elif rule["condition"] == "rate" and rule["threshold"] < 0:
+        raise wrong("threshold", "'rate' goes up or down: give how fast, as a positive number.")
+
+
+def _create(box: Box, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    _check(given)
+    key, now = idempotency_key(), utc_now()
+    identity = uuid7() if key is None else content_id(current_caller().id, key, RULES.name)
+    row = {**given, "id": identity, "created_at": now, "updated_at": now}
+
+    def work(session: Session) -> Mapping[str, Any]:
+        if insert_new(session, RULES, [row]):
+            return row
+        return rows_by_id(session, RULES, [identity], list(RULES.c.keys()))[identity]
+
+    stored: Mapping[str, Any] = box.database.write(work)
+    if any(stored[name] != value for name, value in given.items()):
+        said = "This key made another rule, or the rule was changed since then; use a new key."
+        raise Problem(
+            409,
+            f"Idempotency-Key: {said[:1].lower()}{said[1:]}",
+            details=[{"path": "Idempotency-Key", "message": said}],
+        )
+    return stored

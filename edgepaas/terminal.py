@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands print: one line a stage, tables for people, JSON for programs."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+
+def say(stage: str, text: str) -> None:
+    """Print a stage's one line, e.g. ``decision     SQLite, standalone: no DATABASE_URL``.
+
+    A full disk or a reader that went away is no reason for a stage to fail: the line is
+    lost, and what the stage does goes on.
+    """
+    try:
+        print(f"{stage:<12} {text}", flush=True)
+    except OSError:
+        discard_output()
+
+
+def announce(stage: str, text: str) -> None:
+    """Print a stage's one line as :func:`say` does, or as the log goes where that is JSON.
+
+    Whoever collects a container's output reads it as one stream of one format.
+    """
+    from edgepaas.logs import as_json
+
+    line = None if sys.stdout.isatty() else as_json(f"edgepaas.{stage}", text)
+    if line is None:
+        say(stage, text)
+        return
+    try:
+        print(line, flush=True)
+    except OSError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Let standard output go nowhere from now on, also what is buffered and was not written."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def print_json(value: object) -> None:
+    """Print *value* as indented JSON, one document."""
+    import json
+
+    json.dump(value, sys.stdout, indent=2, sort_keys=False, default=str, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print *rows* under *headers* in columns as wide as their widest cell."""
+    cells = [list(headers), *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip())

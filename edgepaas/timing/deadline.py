@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A deadline that holds whatever the other side does: the work runs in a thread of its own.
+
+A timeout on a socket bounds one read; a server that sends a byte now and then never
+exceeds it, and a resolver knows no timeout at all. So the work goes to a daemon thread
+while the caller waits for as long as it may, then shuts the socket down under the work
+and goes on without it.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+#: A socket must not be given 0, which means non-blocking.
+_LEAST = 0.001
+
+
+class OutOfTime(Exception):
+    """The time was up; ``stage`` says what the work was doing."""
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        super().__init__(f"{stage}: not done within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class Scope:
+    """What the work shares with whoever waits for it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        #: What is being done now; read when the time is up.
+        self.stage = ""
+        self._end = time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self._guarded: socket.socket | None = None
+        self._over = False
+
+    def enter(self, stage: str) -> float:
+        """Say what comes next and return the seconds left for it; OutOfTime if there are none."""
+        left = self._end - time.monotonic()
+        if self._over or left <= 0:
+            raise OutOfTime(self.stage or stage, self.seconds)
+        self.stage = stage
+        return max(left, _LEAST)
+
+    def guard(self, sock: socket.socket) -> None:
+        """Have *sock* shut down when the time is up, so that what is blocked on it returns.
+
+        A duplicate of the descriptor is kept: the original may be wrapped (TLS) or
+        closed, and its number given to another file, at any moment.
+        """
+        duplicate = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+        with self._lock:
+            if self._over:
+                _cut(duplicate)
+                raise OutOfTime(self.stage, self.seconds)
+            previous, self._guarded = self._guarded, duplicate
+        if previous is not None:
+            previous.close()
+
+    def finish(self) -> bool:
+        """End the guarding; False when the time was up before."""
+        with self._lock:
+            in_time, self._over = not self._over, True
+            if self._guarded is not None:
+                self._guarded.close()
+                self._guarded = None
+        return in_time
+
+    def abandon(self) -> bool:
+        """Cut what is guarded; False when the work had finished before."""
+        with self._lock:
+            running, self._over = not self._over, True
+            if self._guarded is not None:
+                _cut(self._guarded)
+                self._guarded = None
+        return running
+
+
+class _Outcome(Generic[T]):
+    """What the thread leaves behind; read only once its event is set."""
+
+    result: T
+    error: BaseException | None = None
+
+
+def within(
+    seconds: float, work: Callable[[Scope], T], *, discard: Callable[[T], object] | None = None
+) -> T:
+    """Run ``work(scope)`` and return its result or raise its error, within *seconds*.
+
+    OutOfTime is raised when the time is up, whatever the work is blocked in. The thread
+    is then left to itself; what it may still return goes to *discard*. It is a daemon,
+    so it keeps no process from ending.
+    """
+    scope = Scope(seconds)
+    outcome: _Outcome[T] = _Outcome()
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            outcome.result = work(scope)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcome.error = error
+        if not scope.finish():
+            late, outcome.error = outcome.error, None
+            if late is None and discard is not None:
+                with contextlib.suppress(Exception):  # nobody is left who could be told
+                    discard(outcome.result)
+            del late
+        done.set()
+
+    thread = threading.Thread(target=run, name="edgepaas-bounded", daemon=True)
+    try:
+        # Within: it waits for the thread to be up, which may have a connection by then.
+        thread.start()
+        finished = done.wait(seconds)
+    except BaseException:  # Ctrl-C, or a signal handler that raises
+        scope.abandon()
+        raise
+    if not finished:
+        if scope.abandon():
+            raise OutOfTime(scope.stage, seconds)
+        done.wait()  # it finished in this very moment
+    # An error that stayed here would hold, through its traceback, the frame that holds it:
+    # a cycle, and with it the socket would stay open until the collector comes by.
+    error, outcome.error = outcome.error, None
+    try:
+        if error is not None:
+            raise error
+        return outcome.result
+    finally:
+        del error
+
+
+def _cut(sock: socket.socket) -> None:
+    # ENOTCONN: it was not connected yet, or the other side has gone already.
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()

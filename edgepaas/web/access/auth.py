@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do what: tokens, and what the loopback may do without one.
+
+In production every write needs a token, and so does every read from beyond the box.
+In development (AUTH_REQUIRED not given, ENV=development) the loopback is open.
+AUTH_REQUIRED=false, given in so many words, opens the box to everybody.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import Flask, Request, g, request
+
+from edgepaas.apikit.caller import LOCAL, Caller
+from edgepaas.apikit.problems import Problem
+from edgepaas.web.access.locality import is_local
+from edgepaas.web.access.tokens import TokenStore
+from edgepaas.web.probe_paths import is_probe
+
+if TYPE_CHECKING:
+    from edgepaas.settings import Settings
+
+#: Methods that change nothing (RFC 9110, 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgepaas"'}
+
+
+@dataclass(frozen=True)
+class AccessRules:
+    """What is open without a token: reads and writes of the box itself, of everybody."""
+
+    local_writes: bool
+    everybody: bool
+    health: bool
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "AccessRules":
+        """Read the rules out of AUTH_REQUIRED, ENV and HEALTH_AUTH."""
+        required = settings.flag("AUTH_REQUIRED")
+        return cls(
+            local_writes=not required,
+            everybody=not required and settings.is_given("AUTH_REQUIRED"),
+            health=not settings.flag("HEALTH_AUTH"),
+        )
+
+
+class Guard:
+    """Lets a request pass as somebody, or raises the Problem that sends it away."""
+
+    def __init__(self, rules: AccessRules, tokens: TokenStore) -> None:
+        self._rules = rules
+        self._tokens = tokens
+
+    def admit(self, given: Request) -> Caller:
+        """Return who sends *given*; Problem 401 without a valid token, 403 with too small a one."""
+        writes = given.method not in SAFE_METHODS
+        presented = _presented(given)
+        if presented is not None:
+            token = self._tokens.find(presented)
+            if token is None:
+                raise Problem(401, "This token is not valid (any more).", headers=_CHALLENGE)
+            if writes and token.read_only:
+                raise Problem(403, f"The token {token.name} may only read.")
+            return Caller(id=token.id, name=token.name, read_only=token.read_only)
+        if self._rules.everybody:
+            return LOCAL
+        if is_local(given) and (not writes or self._rules.local_writes):
+            return LOCAL
+        raise Problem(401, headers=_CHALLENGE)
+
+
+def is_platform_view(app: Flask) -> bool:
+    """Tell whether the view that the request was routed to is one of the platform's own."""
+    view = app.view_functions.get(request.endpoint or "")
+    return bool(getattr(view, "platform", False))
+
+
+def is_platform_probe(app: Flask) -> bool:
+    """Tell whether a health route of the platform answers the request, and nobody else.
+
+    What counts is where the request was routed to, not what its path looks like: below
+    ``/health/`` an application may have routes of its own.
+    """
+    rule = request.url_rule
+    return rule is not None and is_platform_view(app) and is_probe(request.method, rule.rule)
+
+
+def install_guard(
+    app: Flask, rules: AccessRules, tokens: TokenStore, *, application_guarded: bool = True
+) -> None:
+    """Have every request of *app* admitted before its view runs."""
+    guard = Guard(rules, tokens)
+
+    @app.before_request
+    def admit() -> None:
+        open_to_all = (rules.health and is_platform_probe(app)) or (
+            not application_guarded and not is_platform_view(app)
+        )
+        g.caller = LOCAL if open_to_all else guard.admit(request)
+
+
+def _presented(given: Request) -> str | None:
+    header = given.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Problem(
+            401,
+            "The Authorization header has to be 'Bearer TOKEN'.",
+            headers=_CHALLENGE,
+        )
+    return token.strip()

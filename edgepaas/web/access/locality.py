@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a request comes from: this very box, or beyond it."""
+
+import ipaddress
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from flask import Request
+
+#: A proxy on the box that hands on somebody else's request says so in one of these.
+_HANDED_ON = (
+    "HTTP_FORWARDED",
+    "HTTP_X_FORWARDED_FOR",
+    "HTTP_X_FORWARDED_HOST",
+    "HTTP_X_FORWARDED_PROTO",
+    "HTTP_X_REAL_IP",
+    "HTTP_VIA",
+)
+#: Where the answer is kept: it is asked for more than once a request.
+_ANSWER = "edgepaas.is_local"
+
+
+def is_local(request: "Request") -> bool:
+    """Tell whether the request comes from a program of this box, for itself.
+
+    Not so: a request that a proxy handed on, and one that a web page made a browser
+    send (another site's, or a name that was pointed at the loopback address: DNS
+    rebinding), since those would lend a stranger the box's own rights.
+    """
+    environ = request.environ
+    known: bool | None = environ.get(_ANSWER)
+    if known is None:
+        known = environ[_ANSWER] = (
+            is_loopback(environ.get("REMOTE_ADDR"))
+            and environ.keys().isdisjoint(_HANDED_ON)
+            and environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
+            and _names_loopback(environ.get("HTTP_HOST", ""))
+        )
+    return known
+
+
+@lru_cache(maxsize=1024)  # asked twice a request, nearly always for the same few
+def is_loopback(address: str | None) -> bool:
+    """Tell whether *address* is the box itself; a Unix socket has the address ``localhost``."""
+    if not address or address == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return bool((mapped or found).is_loopback)
+
+
+def client_network(address: str | None) -> str:
+    """Return what a client is counted under: its address, or its /64 in IPv6.
+
+    A home network has a whole /64; counting single addresses would count nothing.
+    """
+    try:
+        found = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return address or ""
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False))
+
+
+@lru_cache(maxsize=1024)
+def _names_loopback(host: str) -> bool:
+    if not host:
+        return True
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    # No public name ends so (RFC 6761, 6.3); an address cannot be rebound.
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

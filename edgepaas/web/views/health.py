@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/health`` and its kin: for probes, load balancers, units and people."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import marshmallow as ma
+from flask import Response, jsonify
+
+from edgepaas.apikit.blueprint import ApiBlueprint
+from edgepaas.app.application import Box
+from edgepaas.health.alerting import AlertWatch
+from edgepaas.health.checks import HealthBoard
+from edgepaas.health.gate import DATABASE_CHECK
+from edgepaas.health.system import SystemMeter
+from edgepaas.web.views.alerts import AlertCountsSchema
+
+if TYPE_CHECKING:
+    from edgepaas.alerts.status import AlertCounts
+
+#: A probe that is told to come again need not wait long: starting takes a second.
+_RETRY_AFTER = "2"
+
+
+class StatusSchema(ma.Schema):
+    """A single word."""
+
+    status = ma.fields.String(required=True)
+
+
+class DatabaseHealthSchema(ma.Schema):
+    """Whether the database answers."""
+
+    status = ma.fields.String(required=True, metadata={"enum": ["ok", "unavailable"]})
+    database = ma.fields.String(required=True, metadata={"enum": ["connected", "disconnected"]})
+    message = ma.fields.String(required=True)
+
+
+class CheckSchema(ma.Schema):
+    """One check, its result and how long it took."""
+
+    name = ma.fields.String(required=True)
+    ok = ma.fields.Boolean(required=True)
+    required = ma.fields.Boolean(required=True)
+    message = ma.fields.String(required=True)
+    seconds = ma.fields.Float(required=True)
+
+
+class ForwardingSchema(ma.Schema):
+    """How the rows are on their way to PostgreSQL."""
+
+    state = ma.fields.String(
+        required=True,
+        metadata={"enum": ["idle", "draining", "held", "blocked", "no-hub", "unknown"]},
+    )
+    hub = ma.fields.String(
+        required=True, metadata={"enum": ["ok", "away", "misconfigured", "schema", "unknown"]}
+    )
+    rows_waiting = ma.fields.Integer(required=True)
+    reason = ma.fields.String(required=True)
+    waiting_since = ma.fields.String(required=True, allow_none=True)
+    last_delivery = ma.fields.String(required=True, allow_none=True)
+    dead_letters = ma.fields.Integer(required=True)
+    conflicts = ma.fields.Integer(required=True)
+    hub_lost = ma.fields.Integer(required=True)
+    hand_back = ma.fields.String(
+        required=True,
+        metadata={"description": "When PostgreSQL serves again, or why not yet; often empty."},
+    )
+    running = ma.fields.Boolean(required=True)
+
+
+class ReadySchema(ma.Schema):
+    """The box's state, why, and every check behind it."""
+
+    status = ma.fields.String(required=True, metadata={"enum": ["ok", "unavailable"]})
+    state = ma.fields.String(required=True)
+    mode = ma.fields.String(required=True)
+    reasons = ma.fields.List(ma.fields.String(), required=True)
+    forwarding = ma.fields.Nested(ForwardingSchema, required=True, allow_none=True)
+    since = ma.fields.DateTime(required=True, allow_none=True)
+    alerts = ma.fields.Nested(AlertCountsSchema, required=True)
+    database = ma.fields.String(required=True)
+    build_version = ma.fields.String(required=True)
+    uptime_seconds = ma.fields.Float(required=True)
+    checks = ma.fields.List(ma.fields.Nested(CheckSchema), required=True)
+
+
+class MeasureSchema(ma.Schema):
+    """A measured value against its threshold; null where the machine does not tell."""
+
+    value = ma.fields.Float(required=True, allow_none=True)
+    unit = ma.fields.String(required=True)
+    threshold = ma.fields.Float(required=True)
+    ok = ma.fields.Boolean(required=True, allow_none=True)
+
+
+class ClockSchema(ma.Schema):
+    """Whether the clock can be trusted; null: it cannot be known."""
+
+    trusted = ma.fields.Boolean(required=True, allow_none=True)
+    message = ma.fields.String(required=True)
+
+
+class SystemSchema(ma.Schema):
+    """The machine: processor, memory, disk, temperature, clock."""
+
+    status = ma.fields.String(required=True, metadata={"enum": ["ok", "degraded"]})
+    cpu = ma.fields.Nested(MeasureSchema, required=True)
+    memory = ma.fields.Nested(MeasureSchema, required=True)
+    disk = ma.fields.Nested(MeasureSchema, required=True)
+    temperature = ma.fields.Nested(MeasureSchema, required=True)
+    clock = ma.fields.Nested(ClockSchema, required=True)
+
+
+@dataclass
+class HealthReporter:
+    """What the health routes say, as documents with a status."""
+
+    box: Box
+    board: HealthBoard
+    meter: SystemMeter
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+    alerts: AlertWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+        self.alerts = AlertWatch(self.box.paths, self.clock)
+
+    def ready(self) -> tuple[dict[str, Any], int]:
+        """Return the readiness document and 200, or 503 where no traffic may come."""
+        results = self.board.results()
+        current = self.box.state()
+        lost = any(result.name == DATABASE_CHECK and not result.ready for result in results)
+        fit = current.state not in ("starting", "stopping") and not lost
+        document = {
+            "status": "ok" if fit else "unavailable",
+            **current.as_dict(),
+            "since": current.since and current.since.isoformat(timespec="seconds"),
+            "alerts": _numbers(self.alerts()),
+            "database": self.box.database.dialect,
+            "build_version": self.box.build_version,
+            "uptime_seconds": round(self.clock() - self.began, 1),
+            "checks": [result.as_dict() for result in results],
+        }
+        return document, 200 if fit else 503
+
+    def database(self) -> tuple[dict[str, Any], int]:
+        """Return whether the database answers."""
+        result = self.board.result(DATABASE_CHECK)
+        document = {
+            "status": "ok" if result.ok else "unavailable",
+            "database": "connected" if result.ok else "disconnected",
+            "message": result.message,
+        }
+        return document, 200 if result.ok else 503
+
+    def system(self) -> tuple[dict[str, Any], int]:
+        """Return the machine's measures; 503 where a threshold is broken."""
+        report = self.meter.report()
+        return report.as_dict(), 200 if report.ok else 503
+
+
+def health_blueprint(reporter: HealthReporter) -> ApiBlueprint:
+    """Return the health routes."""
+    api = ApiBlueprint("health", __name__, description="Is the box alive, ready, well?")
+
+    def alive() -> Response:
+        return jsonify(status="ok")
+
+    def ready() -> Response:
+        return _answer(*reporter.ready())
+
+    def database() -> Response:
+        return _answer(*reporter.database())
+
+    def system() -> Response:
+        return _answer(*reporter.system())
+
+    routes = (
+        ("/health", "health", alive, StatusSchema, "The process runs"),
+        ("/health/live", "live", alive, StatusSchema, "The process runs; touches nothing"),
+        ("/health/ready", "ready", ready, ReadySchema, "Traffic may come"),
+        ("/ready", "ready_short", ready, ReadySchema, "Traffic may come"),
+        ("/health/db", "database", database, DatabaseHealthSchema, "The database answers"),
+        ("/health/system", "system", system, SystemSchema, "The machine is within its thresholds"),
+    )
+    for path, endpoint, view, schema, summary in routes:
+        documented = api.response(200, schema, description=summary)(view)
+        if view is not alive:
+            documented = api.alt_response(503, schema=schema, description=f"Not so: {summary}")(
+                documented
+            )
+        documented = api.doc(summary=summary, operationId=endpoint)(documented)
+        api.add_url_rule(path, endpoint, documented)
+    return api
+
+
+def _numbers(counts: "AlertCounts") -> dict[str, int]:
+    """Return the counts without what the channels said: anybody may ask, and it names hosts."""
+    return {name: value for name, value in counts.as_dict().items() if isinstance(value, int)}
+
+
+def _answer(document: dict[str, Any], status: int) -> Response:
+    response = jsonify(document)
+    response.status_code = status
+    if status == 503:
+        response.headers["Retry-After"] = _RETRY_AFTER
+    return response
