@@ -9,6 +9,9 @@ CONSTRAINTS := packaging/python/constraints.txt
 # WORKERS=0 runs them one by one. More than two cores: the tests wait more than they count.
 WORKERS ?= 4
 IN_PARALLEL = -n $(WORKERS) --dist worksteal
+# How many workers share the system tests, each with boxes of its own; a file stays with one.
+BOXES ?= 3
+SIDE_BY_SIDE = -n $(BOXES) --dist loadfile
 RUN_ENV := $(if $(wildcard .env),EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURDIR)/.env}",)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
@@ -42,8 +45,13 @@ test-integration: $(VENV)/dev.stamp ## the integration tests alone (real Postgre
 	@$(MAKE) --no-print-directory pytest TESTS=tests/integration ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
-	@$(MAKE) --no-print-directory pytest TESTS=tests/system \
-	  ARGS="$(IMAGE_TESTS:%=--ignore=%) $(ARGS)"
+	@$(MAKE) --no-print-directory pytest TESTS="$(or $(TESTS),tests/system)" \
+	  ARGS="$(SIDE_BY_SIDE) $(IMAGE_TESTS:%=--ignore=%) $(ARGS)"
+
+.PHONY: test-system-and-image
+test-system-and-image: $(VENV)/dev.stamp ## the system tests and those of the image in one go
+	@$(MAKE) --no-print-directory pytest TESTS=tests/system ARGS="$(SIDE_BY_SIDE) $(ARGS)"
+	@test -n "$(ARGS)" || $(BIN)/python packaging/tools/parity.py --check
 
 # They need podman and a base image, and have a target of their own: make image-test.
 IMAGE_TESTS = tests/system/test_image.py tests/system/test_image_hostile.py \
@@ -130,7 +138,7 @@ image: ## build the container image with docker or podman: IMAGE=registry/name:t
 	  --file packaging/docker/Dockerfile --tag $(IMAGE) .
 
 image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, upgraded, without PostgreSQL and with
-	@$(MAKE) --no-print-directory pytest TESTS="$(IMAGE_TESTS)"
+	@$(MAKE) --no-print-directory pytest TESTS="$(IMAGE_TESTS)" ARGS="$(SIDE_BY_SIDE) $(ARGS)"
 	@test -n "$(ARGS)" || $(BIN)/python packaging/tools/parity.py --check
 
 lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from tests.system.checkout import copy_checkout
+from tests.system.roots import CACHE, only_one
 
-CACHE = Path(os.environ.get("EDGEPAAS_TEST_CACHE") or "/var/tmp/edgepaas-test-cache")
 SUITE = "bookworm"
 PACKAGES = ("python3", "python3-venv", "make", "ca-certificates")
 USER = "tester"
@@ -95,14 +95,14 @@ class DebianRoot:
 
     def _tarball(self) -> Path:
         tarball = CACHE / f"fresh-{SUITE}.tar"
-        if not tarball.is_file():
-            CACHE.mkdir(parents=True, exist_ok=True)
-            partial = tarball.with_suffix(f".{os.getpid()}.tar")
-            run(
-                "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                SUITE, str(partial),
-            )  # fmt: skip
-            partial.rename(tarball)
+        with only_one(CACHE / "fresh.lock"):
+            if not tarball.is_file():
+                partial = tarball.with_suffix(f".{os.getpid()}.tar")
+                run(
+                    "mmdebstrap", "--quiet", "--variant=minbase",
+                    f"--include={','.join(PACKAGES)}", SUITE, str(partial),
+                )  # fmt: skip
+                partial.rename(tarball)
         return tarball
 
     def _copy_checkout(self) -> None:
