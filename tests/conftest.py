@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgepaas.files.paths import Paths, find_paths
-from tests.support import machine_readings
+from tests.support import machine_readings, search
 from tests.support.postgres_server import PostgresServer, temporary_home
 
 if TYPE_CHECKING:
     from tests.support.hub_database import HubDatabase
+
+
+search.set_up()
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,9 @@ from tests.system.workers import shared_folder
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Held by the worker that sweeps: two would stumble over each other's removals.
 SWEEPING = CACHE / "sweep.lock"
-#: Seconds for one test with all that it has made for it: a root, a package, images.
-LIMIT = 1800
+#: Seconds for one test with all that it has made for it: a root, a package, images. In a soak
+#: there is no limit.
+LIMIT = 0 if os.environ.get("EDGEPAAS_SOAK") else 1800
 #: A package that is built already; without it one is built.
 GIVEN_PACKAGE = os.environ.get("EDGEPAAS_TEST_DEB", "")
 #: Set where a machine that cannot boot a box is to fail instead of skipping.
