@@ -77,9 +77,11 @@ soak: $(VENV)/dev.stamp ## the fault tests at full length (hours): kills, power 
 	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest \
 	  TESTS=tests/system/test_box_survival.py ARGS="--timeout=0 -rP -k whole_box"
 
+# The byte-code is kept, or each worker would compile every test anew.
 .PHONY: pytest
 pytest:
 	@set -a; if [ -f .env.test ]; then . ./.env.test; fi; set +a; \
+	  unset PYTHONDONTWRITEBYTECODE; \
 	  exec $(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 check: $(VENV)/dev.stamp ## ruff, mypy and the import layers

@@ -127,6 +127,7 @@ class PostgresServer:
         self._run(
             "initdb", "-D", str(self.data), "-U", USER, "-E", "UTF8", "--locale=C",
             "--auth=scram-sha-256", f"--pwfile={self._password_file}",
+            *([] if self.durable else ["--no-sync"]),
         )  # fmt: skip
 
     def start(self, *options: str) -> None:
