@@ -160,7 +160,7 @@ class Service:
 
     def _look_after(self, loaded: Loaded) -> None:
         """Tell what this start ends, and watch the machine from now on."""
-        from edgepaas.alerts.conditions.raised import raised_under
+        from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
         from edgepaas.health.system import SystemMeter
         from edgepaas.service.watches.conditions import ConditionWatch
         from edgepaas.service.watches.database_loss import LOST
@@ -175,7 +175,7 @@ class Service:
             meter=SystemMeter(self._settings, self._paths.state),
             checks=loaded.board.latest,
             forwarding=self._forwarding,
-            raised_under=partial(raised_under, self._paths),
+            raised_fingerprints=partial(raised_fingerprints, self._paths),
         ).start(self._control.wait)
         self._keep_the_budget(loaded.database)
 

@@ -18,7 +18,7 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.app.application import Box
 from edgepaas.files.paths import Paths
@@ -249,7 +249,7 @@ def test_a_service_that_is_killed_judges_every_reading_once(paths: Paths, tmp_pa
             process.close()
     assert len(running) == 4
     # A start that succeeded ends what was raised of those that did not.
-    assert raised_under(paths, "") == [f"rule:{above}:switch"]
+    assert raised_fingerprints(paths, "") == [f"rule:{above}:switch"]
     found = spooled(paths).of(above, "switch")
     assert [since for since, _, _ in found] == [moment for moment, _ in rows[1::2]]
     assert [over for _, _, over in found] == [*(moment for moment, _ in rows[2::2]), None]

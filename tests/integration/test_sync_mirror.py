@@ -36,7 +36,7 @@ from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.mirror import mirror as mirror_module
-from edgepaas.sync.mirror.mirror import Mirror, MirrorHeldUp
+from edgepaas.sync.mirror.mirror import Mirror, MirrorPostponed
 from tests.support.forwarding import (
     PLAIN,
     TestBox,
@@ -372,7 +372,7 @@ def test_too_many_waiting_rows_put_the_mirror_off(
     place(hub, "one")
     box.samples(*range(20))
     monkeypatch.setattr(mirror_module, "MOST_WAITING", 10)
-    with pytest.raises(MirrorHeldUp):
+    with pytest.raises(MirrorPostponed):
         Mirror(document()).run(box.file, link)
     assert names(box) == []
 

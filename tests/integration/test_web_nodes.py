@@ -86,7 +86,7 @@ def local_first(paths: Paths, url: str) -> AbstractContextManager[tuple[Any, Box
 
 def told(box: Box, hub: Hub) -> None:
     """Do what the drainer does after a heartbeat."""
-    fleet.keep_fleet(hub, box.paths, box.contract.generation)
+    fleet.write_fleet(hub, box.paths, box.contract.generation)
 
 
 def older(box: Box, change: Callable[[dict[str, Any]], None]) -> None:

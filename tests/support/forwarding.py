@@ -36,7 +36,7 @@ from edgepaas.schema.chain import platform_chain
 from edgepaas.schema.migrations import upgrade
 from edgepaas.schema.table_contract import describe
 from edgepaas.settings.urls import split_url
-from edgepaas.sync.delivery.drain import Drained, drain_batch
+from edgepaas.sync.delivery.drain import DrainResult, drain_batch
 from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.postgres_server import PostgresServer
 
@@ -254,11 +254,11 @@ class TestBox:
         )
         return identity
 
-    def drain(self, hub: Hub, *, rows: int = 1000) -> Drained:
+    def drain(self, hub: Hub, *, rows: int = 1000) -> DrainResult:
         """Send one batch."""
         return drain_batch(self.file, hub, rows=rows, say=self.said.append)
 
-    def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[Drained]:
+    def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[DrainResult]:
         """Send batches until nothing waits."""
         done = [self.drain(hub, rows=rows)]
         while done[-1].remaining:

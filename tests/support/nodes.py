@@ -105,7 +105,7 @@ class Node:
     def kill(self) -> None:
         """End without a word to the hub or the file, and begin again."""
         if self._hub is not None:
-            self._hub.cut()
+            self._hub.abort()
         self.close()
         self.install()
 

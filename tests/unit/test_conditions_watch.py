@@ -39,7 +39,7 @@ class Scene:
             meter=self,
             checks=lambda: self.results,
             forwarding=lambda: self.rows,
-            raised_under=lambda prefix: [
+            raised_fingerprints=lambda prefix: [
                 one for one in self.raised_before if one.startswith(prefix)
             ],
             clock=lambda: self.now,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from edgepaas.alerts.conditions.condition_store import Book
-from edgepaas.alerts.conditions.intake import take_in
-from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.conditions.condition_store import ConditionStore
+from edgepaas.alerts.conditions.intake import fold_waiting
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
@@ -29,7 +29,7 @@ def spool(paths: Paths) -> Spool:
     spool.accept("it is hot", severity="warning", fingerprint="heat", origin="service")
     spool.accept("it is hot", severity="warning", fingerprint="heat", origin="service")
     spool.accept("settings", severity="warning", fingerprint="settings:PORT", origin="env")
-    take_in(Book(spool), current_moment, 1000)
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
     spool.accept("in order again", fingerprint="settings:PORT", origin="env", resolved=True)
     spool.accept("somebody logged in", severity="info", origin="sshd")
     return spool
@@ -95,7 +95,7 @@ def test_a_question_that_makes_no_sense_is_answered_422(client: FlaskClient, que
 def test_the_history_is_told_the_newest_first_and_in_pages(
     client: FlaskClient, spool: Spool
 ) -> None:
-    take_in(Book(spool), current_moment, 1000)
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
     whole = client.get(f"{ALERTS}/history").json["items"]
     said = [(entry["what"], entry["fingerprint"]) for entry in whole]
     assert set(said[:2]) == {("resolved", "settings:PORT"), ("raised", "")}
@@ -114,7 +114,7 @@ def test_the_history_is_told_the_newest_first_and_in_pages(
 
 
 def test_the_history_of_one_cause_or_kind_is_found(client: FlaskClient, spool: Spool) -> None:
-    take_in(Book(spool), current_moment, 1000)
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
 
     def told(**query: str) -> list[str]:
         items = client.get(f"{ALERTS}/history", query_string=query).json["items"]
@@ -148,10 +148,10 @@ def test_every_surface_shows_how_many_there_are(
 
 
 def test_what_is_raised_under_a_kind_is_found_wherever_it_lies(paths: Paths, spool: Spool) -> None:
-    assert raised_under(paths, "settings:") == []
-    assert raised_under(paths, "") == ["disk", "heat"]
+    assert raised_fingerprints(paths, "settings:") == []
+    assert raised_fingerprints(paths, "") == ["disk", "heat"]
     spool.accept("again", fingerprint="settings:PORT", origin="env")
     spool.accept("new", fingerprint="settings:HOST", origin="env")
-    assert raised_under(paths, "settings:") == ["settings:HOST", "settings:PORT"]
-    take_in(Book(spool), current_moment, 1000)
-    assert raised_under(paths, "settings:") == ["settings:HOST", "settings:PORT"]
+    assert raised_fingerprints(paths, "settings:") == ["settings:HOST", "settings:PORT"]
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
+    assert raised_fingerprints(paths, "settings:") == ["settings:HOST", "settings:PORT"]

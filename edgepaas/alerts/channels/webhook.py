@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posting a notice: TLS verified, no secret carried elsewhere, a real deadline."""
+"""Posting a notification: TLS verified, no secret carried elsewhere, a real deadline."""
 
 import hashlib
 import hmac

@@ -24,7 +24,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_CORRUPT = 100
 
 
-class Store:
+class SpoolFolders:
     """The folders below *root*, the spool's own."""
 
     def __init__(self, root: Path) -> None:

@@ -63,5 +63,5 @@ def run(arguments: argparse.Namespace) -> int:
         resolved=arguments.resolve,
     )
     if not arguments.quiet:
-        print(f"accepted: {spool.store.new / alert.name}")
+        print(f"accepted: {spool.folders.new / alert.name}")
     return EXIT_DONE

@@ -78,7 +78,7 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what ``arguments.subcommand`` says; raises HubError, NoSuchEntry, UsageError."""
+    """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")

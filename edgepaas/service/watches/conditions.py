@@ -121,14 +121,14 @@ class _Meter(Protocol):
 class ConditionWatch:
     """Looks at the machine and at what the checks found, every :data:`LOOK_EVERY` seconds.
 
-    *checks* tells what the checks found last, without probing. *raised_under* says which
+    *checks* tells what the checks found last, without probing. *raised_fingerprints* says which
     fingerprints of a kind are raised, so that what is no longer looked at is ended.
     """
 
     meter: _Meter
     checks: Callable[[], Iterable[CheckResult]]
     forwarding: "Callable[[], Forwarding | None]" = lambda: None
-    raised_under: Callable[[str], list[str]] = lambda prefix: []
+    raised_fingerprints: Callable[[str], list[str]] = lambda prefix: []
     clock: Callable[[], float] = time.monotonic
     alert: "RaiseAlert" = raise_alert
     resolve: "ResolveAlert" = resolve_alert
@@ -179,7 +179,7 @@ class ConditionWatch:
     def _forget_others(self, watched: set[str]) -> None:
         """End what was raised of things that this service does not look at any more."""
         for prefix in ("service:", "check:"):
-            for fingerprint in self.raised_under(prefix):
+            for fingerprint in self.raised_fingerprints(prefix):
                 if fingerprint not in watched:
                     self.resolve(
                         f"{fingerprint.removeprefix(prefix)} is watched no longer",

@@ -16,7 +16,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EdgePaaSError
 from edgepaas.outbox import fence
 from edgepaas.service.shutdown import Control, Ending
-from edgepaas.sync.handback import handed_back
+from edgepaas.sync.handback import hand_back_requested
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -27,7 +27,7 @@ LOOK_EVERY = 0.1
 #: Seconds between two looks at the fence.
 _FENCE_EVERY = 1.0
 #: Seconds that open requests have: they only read, and the takeover has its own bound
-#: (edgepaas.sync.handback.TAKEOVER).
+#: (edgepaas.sync.handback.TAKEOVER_TIMEOUT).
 PATIENCE = 5.0
 _BUSY_TIMEOUT = 1.0
 
@@ -73,7 +73,7 @@ class HandBackWatch:
 
     def told(self) -> bool:
         """Whether the drainer handed the decision that this service runs on back."""
-        return self._paths.hand_back.exists() and handed_back(
+        return self._paths.hand_back.exists() and hand_back_requested(
             self._paths, self._contract.generation
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
 
 #: The other boxes are asked for with each so-manieth heartbeat.
-FLEET_BEATS = 4
+HEARTBEATS_PER_FLEET_READ = 4
 #: Boxes that are kept at most.
 LIMIT = 1000
 
@@ -36,7 +36,7 @@ FROM (SELECT node_id, name, version, build, state, rows_waiting, oldest_waiting,
 logger = logging.getLogger("edgepaas.sync")
 
 
-def keep_fleet(hub: "Hub", paths: "Paths", generation: str) -> None:
+def write_fleet(hub: "Hub", paths: "Paths", generation: str) -> None:
     """Leave the boxes that *hub* knows in ``run/nodes.json``; raises what *hub* raises.
 
     *generation* is the decision's. A folder that takes no file is only logged.
