@@ -194,9 +194,17 @@ def test_a_ping_passes_while_somebody_else_writes(database: EmbeddedDatabase, pa
     other = open_sqlite(path)
     other.execute("BEGIN IMMEDIATE")
     database.ping()
+    assert other.in_transaction, "it wrote all the time"
     other.execute("ROLLBACK")
     other.close()
-    database.write(lambda _session: database.ping())
+    pinged: list[bool] = []
+
+    def write(_session: object) -> None:
+        database.ping()
+        pinged.append(True)
+
+    database.write(write)
+    assert pinged == [True]
 
 
 def test_a_ping_leaves_no_trace(database: EmbeddedDatabase, path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_number_that_the_application_gives_may_be_a_key() -> None:
         year: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
 
     check_metadata(base.metadata)
+    assert [column.name for column in base.metadata.tables["years"].primary_key] == ["year"]
 
 
 def test_a_core_table_says_its_kind_in_info() -> None:

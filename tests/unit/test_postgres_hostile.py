@@ -93,6 +93,7 @@ def test_the_whole_deadline_is_given_to_a_server_that_is_merely_slow() -> None:
 
     with HostileServer(slow) as server:
         connection = connect(split_url(server.url()), deadline=LIMIT, tls=PLAIN)
+        assert connection.link.fileno() >= 0, "it is open"
         connection.close()
 
 

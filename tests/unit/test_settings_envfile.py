@@ -120,8 +120,13 @@ def test_a_huge_file_is_read_up_to_a_bound(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_read_without_an_exception(data: bytes) -> None:
-    parse_env(data)
+def test_any_bytes_are_read_and_what_is_left_out_is_said(data: bytes) -> None:
+    parsed = parse_env(data)
+    for name, entry in parsed.entries.items():
+        assert name
+        assert entry.line >= 1
+        assert "\n" not in entry.text
+    assert all(remark for _, remark in parsed.remarks)
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\n\r\0"), max_size=60))
