@@ -291,7 +291,14 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
     with pytest.raises(Stopped):
         schema.bring()
     pid = int(pid_file.read_text())
-    until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the end of the child")
+
+    def ended() -> bool:
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            return True  # its Popen has gone, and taken its status in
+
+    until(ended, "the end of the child")
 
 
 def test_the_status_is_written_when_it_changes_and_as_a_sign_of_life(paths: Paths) -> None:

@@ -306,7 +306,7 @@ def test_a_retry_is_never_after_less_than_a_second() -> None:
     assert Problem(429, retry_after=2.4).headers == {"Retry-After": "2"}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=tries(50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     body=st.one_of(
         st.binary(max_size=200),
