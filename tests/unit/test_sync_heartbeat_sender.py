@@ -31,7 +31,6 @@ class HubThatListens:
     def query(self, sql: str, *parameters: object) -> list[list[object]]:
         self.tried += 1
         if self._away:
-            self.refused += 1
             raise HubUnreachable("it is away")
         self.asked.append(sql)
         self.told.append(parameters)

@@ -15,6 +15,7 @@ from edgepaas.apikit.problems import MOST_DETAILS, Problem
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from tests.support.boxes import THINGS, TestBox, make_box
+from tests.support.search import tries
 
 JSON = {"Content-Type": "application/json"}
 

@@ -252,7 +252,7 @@ def test_the_document_refers_to_nothing_that_is_not_in_it(box: TestBox) -> None:
         for step in place.split("/"):
             assert step in found, place
             found = found[step]
-        assert isinstance(found, dict), piece[:60]
+        assert isinstance(found, dict), place
 
 
 def test_the_document_says_who_needs_a_token(paths: Paths) -> None:
