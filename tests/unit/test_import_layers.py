@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "edgepaas"
 LAYERS = (
     {"errors", "build", "_build", "__init__"},
     {"timing"},
+    {"http_client"},
     {"files"},
     {"logs"},
     {"terminal", "sd_notify"},
@@ -40,8 +41,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 #: Reached from the command line alone: importing one of these is somebody's start-up time.
 HEAVY = {"sqlalchemy", "alembic", "flask", "flask_smorest", "marshmallow", "requests", "pg8000"}
 LEAN = {
-    *("errors", "build", "timing", "files", "logs", "terminal", "settings", "alerts"),
-    *("pgdriver", "decision", "outbox", "sync", "supervisor", "drill", "cli", "hosting"),
+    *("errors", "build", "timing", "http_client", "files", "logs", "terminal", "settings"),
+    *("alerts", "pgdriver", "decision", "outbox", "sync", "supervisor", "drill", "cli", "hosting"),
 }
 
 
