@@ -216,7 +216,7 @@ def test_each_kind_of_trouble_is_judged(
     error: Exception, state: str, hub: str | None, alert: bool
 ) -> None:
     found = classify(error, drifts=0)
-    assert (found.state, found.hub, bool(found.fingerprint)) == (state, hub, alert)
+    assert (found.state, found.hub, bool(found.alert)) == (state, hub, alert)
 
 
 def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
@@ -224,7 +224,7 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
 ) -> None:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     trouble = FailureTracker(LiveStatus())
@@ -244,7 +244,7 @@ def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
     """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     now = 0.0
@@ -311,7 +311,14 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
     with pytest.raises(Stopped):
         schema.bring()
     pid = int(pid_file.read_text())
-    until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the end of the child")
+
+    def ended() -> bool:
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            return True  # its Popen has gone, and taken its status in
+
+    until(ended, "the end of the child")
 
 
 def test_the_status_is_written_when_it_changes_and_as_a_sign_of_life(paths: Paths) -> None:
