@@ -22,9 +22,7 @@ from edgepaas.settings.own import own_settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.web.app import create_app
 
-#: The real readings; they lie beside the checkout, not in it.
-REAL_READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
-#: A piece of them in which the clock steps back: 45 readings, 12 times occur twice.
+#: A piece of a machine's readings in which the clock steps back: 45 of them, 12 times occur twice.
 STEPPING_CLOCK = Path(__file__).resolve().parent / "stepping_clock.csv"
 
 
