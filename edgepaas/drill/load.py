@@ -4,17 +4,16 @@
 import itertools
 import threading
 import time
-import uuid
 from dataclasses import dataclass, field
 
 from edgepaas.drill.scratch import ScratchBox
 
-METRIC = "drill"
 #: Readings that fill a small budget many times over.
 MOST = 150_000
-#: Where the name of a device's row comes from is the box's business; it is asked for its id.
-_DEVICES = "/api/v1/devices"
-_READINGS = "/api/v1/readings"
+_DEVICES = "/drill/devices"
+_READINGS = "/drill/readings"
+#: A reading takes about as much room as a real one.
+_PADDING = "x" * 120
 #: After so many readings the device's own row, which is shared, is changed once.
 _CHANGE_EVERY = 7
 _PAUSE = 0.02
@@ -37,7 +36,6 @@ class Device:
     described: int = 0
     repeated: int = 0
     problems: list[str] = field(default_factory=list)
-    _id: str = ""
 
     def run(self) -> None:
         """Send until it is over; what is under way then is still brought to its end."""
@@ -53,19 +51,14 @@ class Device:
             time.sleep(_PAUSE)
 
     def _insist(self, number: int) -> bool:
-        reading = {"device": self.name, "metric": METRIC, "value": number}
+        readings = [{"device": self.name, "value": number}]
         key = f"{self.name}-{number}"
-        return self._until_taken("POST", _READINGS, reading, 201, key)
+        return self._until_taken("POST", _READINGS, readings, 201, key)
 
     def _describe(self, number: int) -> bool:
-        if not self._id:
-            status, found = self.box.request("GET", f"{_DEVICES}?name={self.name}")
-            if status != 200 or not found["items"]:
-                return False  # the mirror has not brought it yet; the next number will do
-            self._id = str(uuid.UUID(found["items"][0]["id"]))
-        return self._until_taken(
-            "PATCH", f"{_DEVICES}/{self._id}", {"description": str(number)}, 200
-        )
+        # 404 is retried: the mirror may not have brought the device's row yet.
+        path = f"{_DEVICES}/{self.name}"
+        return self._until_taken("PUT", path, {"description": str(number)}, 204)
 
     def _until_taken(
         self, method: str, path: str, body: object, wanted: int, key: str = ""
@@ -141,7 +134,7 @@ class Filling:
             first = self.acknowledged + 1
             self.sent = max(self.sent, self.acknowledged + self.size)
             readings = [
-                {"device": self.name, "metric": METRIC, "value": number}
+                {"device": self.name, "value": number, "padding": _PADDING}
                 for number in range(first, first + self.size)
             ]
             status, _ = self.box.request(

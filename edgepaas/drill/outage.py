@@ -168,7 +168,7 @@ class Outage:
                 f"with DISK_BUDGET={BUDGET} the box took {self._filling.acknowledged} readings "
                 "while PostgreSQL was away, and never said 507"
             )
-        status, _ = self._box.request("GET", "/api/v1/readings?limit=1")
+        status, _ = self._box.request("GET", "/drill/readings")
         if status != 200:
             raise DrillFailed(f"a full box has to answer reads; it answered {status}")
         status, document = self._box.request("GET", "/health/ready")
