@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps rows from going home: judged, told once, and tried again after a while."""
+"""Failures to deliver rows: classified, reported once, and retried after a back-off."""
 
 import logging
 import sqlite3
@@ -23,22 +23,23 @@ _ORIGIN = "edgepaas-sync"
 _FINGERPRINTS = (
     *("hub-misconfigured", "hub-schema", "hub-trouble", "hub-away", "sync-file", "sync-failed"),
 )
-#: Seconds for which PostgreSQL may be away before a person is told who would not be else:
-#: where SQLite serves by choice nothing falls back, and a changed password looks like this.
+#: Seconds for which PostgreSQL may be unreachable before an alert is raised where no other part
+#: raises one: where SQLite serves by choice nothing falls back, and a changed password looks
+#: like an unreachable server.
 AWAY_ALERT_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
 class FailureClass:
-    """What an error means; ``hub`` is None where it says nothing of PostgreSQL."""
+    """What an error means for forwarding; ``hub`` is None where it tells nothing of PostgreSQL."""
 
     state: SyncState
     hub: HubState | None
-    #: What an alert is raised under; empty: waiting is all there is to do.
+    #: The fingerprint of the alert to raise; empty: no operator is needed, only time.
     fingerprint: str = ""
 
 
-#: The first that fits; of an error that is none of these the box's own end is the cause.
+#: The first match counts; any other error comes from the box itself.
 _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
     (SchemaBlocked, FailureClass("blocked", "schema", "hub-schema")),
     (SchemaDrift, FailureClass("blocked", "schema", "hub-schema")),
@@ -49,9 +50,9 @@ _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
 
 
 def classify(error: Exception, *, drifts: int) -> FailureClass:
-    """Return what *error* means; *drifts*: how often in a row the schema did not fit before."""
+    """Return what *error* means; *drifts*: how many SchemaDrift errors came in a row before it."""
     if isinstance(error, SchemaDrift) and not drifts:
-        return FailureClass("held", "schema")  # the schema stage may mend it, once
+        return FailureClass("held", "schema")  # the schema upgrade is tried once
     for kind, found in _CLASSES:
         if isinstance(error, kind):
             return found
@@ -64,14 +65,15 @@ def classify(error: Exception, *, drifts: int) -> FailureClass:
 
 @dataclass
 class FailureTracker:
-    """Counts failures and keeps *report* telling of them."""
+    """Counts failures, shows them in *report*, and says when the next attempt is due."""
 
     report: LiveStatus
-    #: Whether nobody else tells that PostgreSQL is away.
+    #: Whether to alert when PostgreSQL stays unreachable: no other part of the box does.
     alerts_when_away: bool = False
     clock: Callable[[], float] = time.monotonic
     _away_since: float | None = None
-    #: A link that heals by itself is tried soon, what a person has to mend less often.
+    #: A link may recover by itself and is retried soon; what an operator has to correct,
+    #: less often.
     _link: Backoff = field(default_factory=Backoff)
     _lasting: Backoff = field(
         default_factory=lambda: Backoff(
@@ -84,19 +86,19 @@ class FailureTracker:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the next attempt; 0.0: now."""
+        """Seconds until the next attempt; 0.0: it is due."""
         return max(self._link.remaining, self._lasting.remaining)
 
     def record_failure(self, error: Exception) -> FailureClass:
-        """Take note of *error*, and tell a person where one is needed."""
+        """Record *error*, back off, and raise an alert where an operator is needed."""
         found = classify(error, drifts=self._drifts)
         if isinstance(error, SchemaDrift):
             self._drifts += 1
         pause = (self._lasting if found.fingerprint else self._link).failed()
         reason = one_line_reason(error)
         if reason != self.report.reason:
-            logger.warning("nothing goes to PostgreSQL for now: %s", reason)
-        logger.debug("the next attempt comes in %.1f s", pause)
+            logger.warning("rows cannot be delivered to PostgreSQL: %s", reason)
+        logger.debug("retrying after %.1f s", pause)
         self.report.state, self.report.reason = found.state, reason
         if found.hub is not None:
             self.report.hub = found.hub
@@ -106,8 +108,9 @@ class FailureTracker:
         if found.fingerprint and found.fingerprint not in self._alerted:
             self._alerted.add(found.fingerprint)
             raise_alert(
-                f"rows cannot go to PostgreSQL: {reason}. They wait on this box, and nothing is "
-                "lost: 'edgepaas sync status' says how many, 'edgepaas doctor' looks for causes",
+                f"rows cannot be delivered to PostgreSQL: {reason}. They wait on this box; nothing "
+                "is lost. 'edgepaas sync status' shows how many, 'edgepaas doctor' looks for the "
+                "cause",
                 severity="critical",
                 fingerprint=found.fingerprint,
                 origin=_ORIGIN,
@@ -123,16 +126,16 @@ class FailureTracker:
             return
         self._alerted.add("hub-away")
         raise_alert(
-            f"PostgreSQL has been away for more than {AWAY_ALERT_AFTER / 60:.0f} minutes: "
-            f"{reason}. {self.report.rows_waiting:,} rows wait on this box, and nothing is lost; "
-            "see that it comes back, and that DATABASE_URL still names it with the right password",
+            f"PostgreSQL has been unreachable for more than {AWAY_ALERT_AFTER / 60:.0f} minutes: "
+            f"{reason}. {self.report.rows_waiting:,} rows wait on this box; nothing is lost. "
+            "Check that the server runs and that DATABASE_URL has its address and password",
             severity="warning",
             fingerprint="hub-away",
             origin=_ORIGIN,
         )
 
     def record_success(self) -> None:
-        """Take note that all went well; say so where it had not."""
+        """Record that everything worked; resolve the alerts of earlier failures."""
         if self._clear:
             return
         self._clear = True
@@ -142,14 +145,14 @@ class FailureTracker:
         self._away_since = None
         self._alerted.clear()
         if self.report.reason:
-            logger.info("PostgreSQL takes rows again")
+            logger.info("PostgreSQL accepts rows again")
         self.report.hub, self.report.reason = "ok", ""
         self.report.state = "draining" if self.report.rows_waiting else "idle"
-        for fingerprint in _FINGERPRINTS:  # also those of a drainer before this one
-            resolve_alert("PostgreSQL takes rows again", fingerprint=fingerprint, origin=_ORIGIN)
+        for fingerprint in _FINGERPRINTS:  # also those of an earlier process
+            resolve_alert("PostgreSQL accepts rows again", fingerprint=fingerprint, origin=_ORIGIN)
 
 
 def one_line_reason(error: Exception) -> str:
-    """Return *error* as one line for a person."""
+    """Return *error* as one line of text."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"the SQLite file: {text}" if isinstance(error, sqlite3.Error) else text

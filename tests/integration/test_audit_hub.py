@@ -107,19 +107,19 @@ _HARM = (
     (
         "UPDATE sync_streams SET rows = rows - 1, dead = dead + 1",
         "UPDATE sync_streams SET rows = rows + 1, dead = dead - 1",
-        "counts 1 dead letters in PostgreSQL, where there are 0",
+        "PostgreSQL counts 1 dead letters of the stream",
     ),
     (
         "UPDATE sync_streams SET conflicts = 2",
         "UPDATE sync_streams SET conflicts = 0",
-        "counts 2 conflicts in PostgreSQL, where there are 0",
+        "PostgreSQL counts 2 conflicts of the stream",
     ),
     (
         "UPDATE sync_streams SET stream_id = gen_random_uuid()",
         None,
         "PostgreSQL does not know the stream",
     ),
-    ("ALTER TABLE sync_streams RENAME TO gone", None, "PostgreSQL has no sync_streams"),
+    ("ALTER TABLE sync_streams RENAME TO gone", None, "PostgreSQL has no table sync_streams"),
 )
 
 
