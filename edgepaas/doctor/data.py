@@ -87,9 +87,9 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
 
 def schema(paths: Paths, settings: Settings) -> Finding:
     """Whether the database that was decided on is at the schema's head."""
-    from edgepaas.app.application import load_application
     from edgepaas.database import open_database
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.hosting.loading import load_application
     from edgepaas.schema.at_head import schema_at_head
 
     application = load_application(settings.text("EDGEPAAS_APP"))

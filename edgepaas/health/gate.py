@@ -11,13 +11,14 @@ from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.open_problems import trouble
 from edgepaas.schema.sqlite.quarantine import set_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -75,7 +76,7 @@ def build_checks(
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
     ]
-    if (metadata := application.metadata) is not None:
+    if (metadata := metadata_of(application)) is not None:
         database.rely_on(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from edgepaas.app.application import BoxState
+from edgepaas.app.box import BoxState
 from edgepaas.health.checks import CheckResult
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
 class StateBoard:
     """The process's own state: its phase, what its checks found, what others noted.
 
-    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.app.application.Box`
+    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.app.box.Box`
     hands to the application.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Worker
+    from edgepaas.app.box import Worker
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -45,10 +45,10 @@ def load(
 
     import_sqlalchemy()
 
-    from edgepaas.app.application import Box, load_application
-    from edgepaas.build import build_version
     from edgepaas.database import open_database
     from edgepaas.health.gate import build_board, build_checks, verify
+    from edgepaas.hosting.box import make_box
+    from edgepaas.hosting.loading import load_application
     from edgepaas.web.app import create_app
 
     application = load_application(settings.text("EDGEPAAS_APP"))
@@ -57,14 +57,7 @@ def load(
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
         state.latest = board.latest
-        box = Box(
-            settings=settings,
-            paths=paths,
-            contract=contract,
-            database=database,
-            build_version=build_version(),
-            state=state.state,
-        )
+        box = make_box(settings, paths, contract, database, state.state)
         wsgi = create_app(box, application, board)
         # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.
         report = verify(

@@ -127,7 +127,7 @@ class HandBack:
         if left > 0:
             yield f"in {left:.0f} s"
         if rows_waiting > self._rows:
-            yield f"{rows_waiting} rows wait, HANDBACK_ROWS allows {self._rows}"
+            yield f"{rows_waiting} rows wait, more than HANDBACK_ROWS={self._rows}"
         flapping = losses.seconds_until_return(self._paths, moment, self._per_hour)
         if flapping > 0:
             yield f"in {flapping:.0f} s: PostgreSQL came back {self._per_hour} times in an hour"

@@ -220,7 +220,7 @@ def test_a_column_that_demands_a_value_blocks_instead_of_refusing_every_row(
 ) -> None:
     hub.ask("ALTER TABLE samples ADD COLUMN needed int NOT NULL")
     box.samples(1.0)
-    with pytest.raises(SchemaDrift, match=r"samples\.needed demands a value"):
+    with pytest.raises(SchemaDrift, match=r"samples\.needed requires a value"):
         box.drain(link)
     assert hub.one("SELECT count(*) FROM sync_dead_letters") == 0
 

@@ -36,6 +36,7 @@ from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.mirror import mirror as mirror_module
+from edgepaas.sync.mirror.difference import apply
 from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
 from tests.support.forwarding import (
@@ -261,7 +262,6 @@ def test_a_row_written_between_the_comparison_and_the_commit_is_left_alone(
     mirror = Mirror(document())
     mirror.run(box.file, link)
     hub.ask("UPDATE places SET note = 'hub'")
-    apply = mirror_module.apply
 
     def late(*arguments: Any) -> Any:
         box.write(f"UPDATE places SET note = 'late' WHERE id = '{identity}'")

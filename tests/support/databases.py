@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Table, create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.database import Database
@@ -69,3 +69,9 @@ def count_in(database: Database) -> int:
     """Return how many readings there are."""
     with database.read() as session:
         return session.scalar(select(func.count()).select_from(Reading)) or 0
+
+
+def table_of(model: type[DeclarativeBase]) -> Table:
+    """Return the table that *model* is mapped to."""
+    assert isinstance(model.__table__, Table)
+    return model.__table__

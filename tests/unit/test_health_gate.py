@@ -11,8 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import MetaData
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.cli import main
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
@@ -230,13 +231,15 @@ def test_a_box_with_a_hub_says_how_many_rows_wait(paths: Paths) -> None:
     assert result.message == "edgepaas sync has not reported yet; 1 rows wait"
 
 
-def test_a_schema_behind_a_slow_link_is_given_the_time_of_a_login(paths: Paths) -> None:
+def test_a_schema_behind_a_slow_link_is_given_the_time_of_a_login(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 200 ms a round trip its questions take longer than a check usually may."""
-    application = Application(name="modelled", models=lambda: None, migrations=paths.state)
+    application = Application(name="modelled", models=MetaData, migrations=paths.state)
     resolved = Settings.of(HEALTH_TIMEOUT="2", DB_CONNECT_TIMEOUT="3")
     for dialect, patience in (("sqlite", 2.0), ("postgresql", 5.0)):
+        monkeypatch.setattr(FakeDatabase, "dialect", dialect)
         database = FakeDatabase()
-        database.dialect = dialect
         checks = build_checks(database, contract(paths), resolved, paths, application)
         found = next(check for check in checks if check.name == "schema")
         assert found.timeout == patience

@@ -25,9 +25,11 @@ class HubThatListens:
     def __init__(self, *, away: bool = False) -> None:
         self.asked: list[str] = []
         self.told: list[tuple[object, ...]] = []
+        self.tried = 0
         self._away = away
 
     def query(self, sql: str, *parameters: object) -> list[list[object]]:
+        self.tried += 1
         if self._away:
             raise HubUnreachable("it is away")
         self.asked.append(sql)
@@ -126,7 +128,9 @@ def test_a_service_that_goes_on_is_not_waited_for_at_the_end(paths: Paths) -> No
 
 def test_a_hub_that_is_away_keeps_no_drainer_from_ending(paths: Paths) -> None:
     leave_word(paths, "stopping")
-    heartbeat_sender(paths, "local-first").send_final(cast(Hub, HubThatListens(away=True)))
+    hub = HubThatListens(away=True)
+    heartbeat_sender(paths, "local-first").send_final(cast(Hub, hub))
+    assert hub.tried == 1
 
 
 def test_the_other_boxes_are_asked_for_only_where_sqlite_serves(paths: Paths) -> None:

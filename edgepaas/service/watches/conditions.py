@@ -19,7 +19,7 @@ from edgepaas.health.gate import DATABASE_CHECK, SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import RaiseAlert, ResolveAlert
+    from edgepaas.app.box import RaiseAlert, ResolveAlert
     from edgepaas.health.forwarding import Forwarding
 
 #: Seconds between two looks.

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.errors import DatabaseError, EdgePaaSError
-from edgepaas.files.locks import LockHeld, acquire, held
-from edgepaas.files.node_identity import node_identity
+from edgepaas.app.errors import DatabaseError
+from edgepaas.app.facts import ids_in_own_file
+from edgepaas.app.storage import LockHeld, acquire
+from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.rules.engine import RuleEngine
 from edgepaas.telemetry.rules.feed import RULES_KEPT, Entry, Fed, RuleBook, drop, take
 from edgepaas.telemetry.rules.store import Notice, RuleStore
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Box
+    from edgepaas.app import Box
     from edgepaas.telemetry.rules.judging import Watch
 
 logger = logging.getLogger("edgepaas.rules")
@@ -45,10 +45,9 @@ class RuleFollower:
 
     def __init__(self, box: "Box", *, clock: Callable[[], float] = time.monotonic) -> None:
         self.book = RuleBook(box.database, clock)
-        self.node = _node(box)
+        self.node = box.node_id
         self._box = box
         self._clock = clock
-        self._folder = box.paths.state / "rules"
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -86,7 +85,7 @@ class RuleFollower:
         trouble = _Trouble(self._box, self._clock)
         while not self._stopping.is_set():
             try:
-                lock = acquire(self._folder / "lock", timeout=0.5)
+                lock = acquire(self._box.folder("rules") / "lock", timeout=0.5)
             except LockHeld:
                 continue  # the service before this one still drains
             except OSError as error:
@@ -97,7 +96,7 @@ class RuleFollower:
 
     def _work_under(self, lock: int, trouble: "_Trouble") -> None:
         try:
-            with closing(RuleStore(self._folder / "rules.db")) as store:
+            with closing(RuleStore(self._box.folder("rules") / "rules.db")) as store:
                 judge = Judge(self._box, self.book, self.node, store, self._clock)
                 self._work(judge, trouble)
         except (sqlite3.Error, OSError) as error:
@@ -142,7 +141,7 @@ class Judge:
         self._node = node
         self._store = store
         self._clock = clock
-        self._engine = RuleEngine(store, awaits_named=not box.contract.hub_url)
+        self._engine = RuleEngine(store, awaits_named=not box.forwards)
         self._watches: tuple[Watch, ...] | None = None
         #: Batches that count already: some may still be in the feed, some are gone from it.
         self._taken = store.taken(box.database.dialect)
@@ -241,19 +240,12 @@ class Judge:
         """
         if not fed or self._box.database.dialect == "sqlite":
             return frozenset()
-        wanted = [entry[0] for row in fed for entry in row.readings]
-        path, lock = self._box.contract.sqlite_path, self._box.paths.database_lock
-        if not path.exists():
-            return frozenset()
+        wanted = [uuid.UUID(entry[0]) for row in fed for entry in row.readings]
         try:
-            with (
-                held(lock, shared=True, timeout=1.0),
-                closing(open_sqlite(path, read_only=True)) as connection,
-            ):
-                return frozenset(_found(connection, wanted))
-        except (sqlite3.Error, OSError, EdgePaaSError) as error:
+            return frozenset(map(str, ids_in_own_file(self._box, READINGS, wanted)))
+        except DatabaseError as error:
             # Rather twice than never.
-            logger.warning("%s cannot be asked what it judged: %s", path, error)
+            logger.warning("what was judged while SQLite served is not known: %s", error)
             return frozenset()
 
 
@@ -293,22 +285,3 @@ class _Trouble:
                 "telemetry's rules are judged again", fingerprint=_STUCK, origin="rules"
             )
         self._since, self._told = None, False
-
-
-def _node(box: "Box") -> str:
-    try:
-        return node_identity(box.paths).node_id
-    except (OSError, LockHeld) as error:
-        # The box serves, as with a full disk; a name of its own keeps it from others' readings.
-        logger.warning("this box has no id yet (%s): the rules use one for this run", error)
-        return str(uuid.uuid4())
-
-
-def _found(connection: sqlite3.Connection, wanted: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for start in range(0, len(wanted), 500):
-        some = wanted[start : start + 500]
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(f"SELECT id FROM readings WHERE id IN ({marks})", some)  # noqa: S608
-        found += [identity for (identity,) in rows]
-    return found

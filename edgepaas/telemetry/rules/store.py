@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.app.storage import open_sqlite
 from edgepaas.telemetry.rules.judging import Series, Watch
 
 if TYPE_CHECKING:
