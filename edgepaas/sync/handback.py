@@ -11,7 +11,6 @@ and no row waits. A fence whose process is gone is lifted by the next drainer, b
 once it has expired, and by the schema stage where SQLite is chosen again.
 """
 
-import json
 import logging
 import sqlite3
 import time
@@ -22,10 +21,13 @@ from typing import TYPE_CHECKING
 from edgepaas.decision import losses
 from edgepaas.decision.hold import clear_hold, read_hold
 from edgepaas.errors import EdgePaaSError
+from edgepaas.files import shapes
 from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.outbox import fence
 from edgepaas.outbox.stream import pending
 from edgepaas.outbox.tables import transaction
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ TAKEOVER_TIMEOUT = 15.0
 _MARGIN = 2.0
 #: The longest back-off after failed attempts, in seconds.
 _LONGEST_WAIT = 900.0
+
+#: ``run/hand-back``.
+RECORD = RecordType("hand-back", 2, {"generation": shapes.text}, {1: same_fields})
 
 
 class TakeoverFailed(EdgePaaSError):
@@ -159,7 +164,7 @@ class HandBack:
             losses.note_return(self._paths, current_moment())
             clear_hold(self._paths.postgres_hold)
             self._written_at = self._clock()
-            write_atomic(self._paths.hand_back, json.dumps({"generation": self._generation}) + "\n")
+            write_atomic(self._paths.hand_back, RECORD.render({"generation": self._generation}))
         except TakeoverFailed:
             self.cancel(connection)
             raise
@@ -182,8 +187,9 @@ class HandBack:
 
         Each attempt makes writes wait, so one that fails is not repeated soon.
         """
-        wait = min(_LONGEST_WAIT, max(self._after, 1.0) * 2.0 ** min(self._failures, 16))
         self._failures += 1
+        first = max(self._after, 1.0)
+        wait = pause_after(self._failures, first=first, longest=_LONGEST_WAIT)
         self._not_before = self._clock() + wait
         self._lift(connection)
 
@@ -228,8 +234,5 @@ def lift_leftover_fence(
 
 def hand_back_requested(paths: "Paths", generation: str) -> bool:
     """Whether the service of the decision *generation* was asked to exit for a hand-back."""
-    try:
-        entry = json.loads(paths.hand_back.read_text(encoding="utf-8"))
-        return bool(entry["generation"] == generation)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    found = RECORD.read_or_none(paths.hand_back)
+    return found is not None and found["generation"] == generation
