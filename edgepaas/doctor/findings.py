@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running examinations: each bounded, none of them able to break another."""
+"""Running examinations: each within a time limit, and independent of the others."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; *advice* says what to do when it is not ``ok``."""
+    """One result; ``advice`` says what to do when it is not ``ok``."""
 
     name: str
     level: Level
@@ -36,15 +36,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """A named look at something; *advice* is for the case that it fails unexpectedly."""
+    """A function that returns findings; ``advice`` is used if it raises or hangs."""
 
     name: str
-    look: Callable[[], Finding | list[Finding]]
+    run: Callable[[], Finding | list[Finding]]
     advice: str = ""
 
 
 def examine(examinations: Iterable[Examination], *, limit: float = LIMIT) -> Iterator[Finding]:
-    """Yield the findings, each within *limit* seconds; whatever one raises becomes a finding."""
+    """Yield the findings; an examination that raises, or exceeds *limit* seconds, is a failure."""
     for examination in examinations:
         for finding in _bounded(examination, limit):
             yield Finding(
@@ -55,17 +55,17 @@ def examine(examinations: Iterable[Examination], *, limit: float = LIMIT) -> Ite
 def _bounded(examination: Examination, limit: float) -> list[Finding]:
     found: list[Finding] = []
 
-    def look() -> None:
+    def run() -> None:
         try:
-            seen = examination.look()
-            found.extend(seen if isinstance(seen, list) else [seen])
+            returned = examination.run()
+            found.extend(returned if isinstance(returned, list) else [returned])
         except (EdgePaaSError, OSError) as error:
             found.append(Finding(examination.name, "fail", str(error), examination.advice))
-        except Exception as error:  # noqa: BLE001 - the others are still wanted
-            trouble = f"{type(error).__name__}: {error}"
-            found.append(Finding(examination.name, "fail", trouble, examination.advice))
+        except Exception as error:  # noqa: BLE001 - the other examinations still run
+            message = f"{type(error).__name__}: {error}"
+            found.append(Finding(examination.name, "fail", message, examination.advice))
 
-    thread = threading.Thread(target=look, name=f"doctor-{examination.name}", daemon=True)
+    thread = threading.Thread(target=run, name=f"doctor-{examination.name}", daemon=True)
     thread.start()
     thread.join(limit)
     if thread.is_alive():
