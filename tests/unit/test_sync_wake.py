@@ -195,7 +195,7 @@ def test_each_kind_of_trouble_is_judged(
     error: Exception, state: str, hub: str | None, alert: bool
 ) -> None:
     found = classify(error, drifts=0)
-    assert (found.state, found.hub, bool(found.fingerprint)) == (state, hub, alert)
+    assert (found.state, found.hub, bool(found.alert)) == (state, hub, alert)
 
 
 def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
@@ -203,7 +203,7 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
 ) -> None:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     trouble = FailureTracker(LiveStatus())
@@ -223,7 +223,7 @@ def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
     """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     now = 0.0
