@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EdgePaaSError
+from edgepaas.timing.backoff import Backoff
+from edgepaas.timing.periodic_task import PeriodicTask
 
 #: Seconds between two reads of the decision. The schema stage, which may have to swap the
 #: file, runs a Python start-up later than the new decision.
@@ -110,18 +112,33 @@ class StopWatcher:
         self._seen: tuple[int, int] | None = None
         self._stopped = threading.Event()
 
+        self._task = PeriodicTask(
+            "watch",
+            self._turn,
+            every=0.0,  # each turn waits by itself
+            backoff=Backoff(first=CHECK_INTERVAL, longest=1.0),
+        )
+
     def start(self) -> None:
-        """Start the thread."""
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        """Start the thread; raises RuntimeError where none can be started.
+
+        Without the watch the process must not go on: the supervisor starts it again.
+        """
+        self._task.start()
+        if not self._task.alive:
+            raise RuntimeError(f"the drainer cannot watch the decision: {self._task.problem()}")
 
     def stop(self) -> None:
         """Stop watching: the process exits by itself."""
         self._stopped.set()
 
-    def _run(self) -> None:
-        while not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
+    def _turn(self) -> None:
+        """Check once; when a stop was requested, make sure that the process exits."""
+        if not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
             if reason := self.changed():
                 self._stop.request(EXIT_DECIDE_AGAIN, reason)
+            return
+        self._task.request_stop()
         self._wake()
         asked = time.monotonic()
         if self._stopped.wait(ABORT_AFTER):

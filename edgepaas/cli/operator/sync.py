@@ -125,14 +125,9 @@ def _drain(
 
 def _alert_about_bug(error: Exception) -> None:
     """Raise an alert about an unexpected error; the supervisor starts us again after a pause."""
-    from edgepaas.alerts import raise_alert
+    from edgepaas.alerts.catalogue import SYNC_FAILED
 
-    raise_alert(
-        f"the drainer failed and is started again; rows wait on the box until then: {error!r}",
-        severity="critical",
-        fingerprint="sync-failed",
-        origin="edgepaas-sync",
-    )
+    SYNC_FAILED.raise_alert(f"the drainer failed and is started again: {error!r}")
 
 
 def _once(settings: "Settings", contract: "DatabaseContract", paths: "Paths") -> int:

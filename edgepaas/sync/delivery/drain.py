@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS
 from edgepaas.outbox.layout import known
 from edgepaas.outbox.reading import Batch, next_batch
 from edgepaas.outbox.stream import Stream, pending, read_stream, set_inflight
@@ -22,7 +22,7 @@ from edgepaas.sync.delivery.apply import NeedsRowByRow, PipelinedApplier
 from edgepaas.sync.delivery.bisect import BisectingApplier
 from edgepaas.sync.delivery.marks import HubStreamState, advance_statements, lock_stream
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
-from edgepaas.sync.delivery.reconcile import ORIGIN, Log, Totals, confirm_batch, reconcile
+from edgepaas.sync.delivery.reconcile import Log, Totals, confirm_batch, reconcile
 from edgepaas.sync.delivery.sending import Origin
 from edgepaas.sync.errors import RowRefused, SchemaDrift, UnclassifiedHubError
 from edgepaas.sync.hub.connection import Hub
@@ -167,21 +167,15 @@ def _report(
     if counts.dead:
         first = dead_letters.describe(refused)
         log(f"refused: {_rows(counts.dead)}; the first: {first}")
-        raise_alert(
+        SYNC_DEAD_LETTERS.raise_alert(
             f"PostgreSQL refused {_rows(counts.dead)} of this box; they are kept there as dead "
-            f"letters, and delivery goes on. The first: {first}. 'edgepaas sync dead-letters' "
-            "lists them; correct the cause and retry them, or discard them.",
-            fingerprint="sync-dead-letters",
-            origin=ORIGIN,
+            f"letters, and delivery goes on. The first: {first}"
         )
     if counts.conflicts:
         log(f"PostgreSQL had other values: {_rows(counts.conflicts)}")
-        raise_alert(
+        SYNC_CONFLICTS.raise_alert(
             f"PostgreSQL had other values than {_rows(counts.conflicts)} of this box; the values "
-            "that were overwritten or left out are kept there. 'edgepaas sync conflicts' lists "
-            "them; settle each once PostgreSQL has the right value.",
-            fingerprint="sync-conflicts",
-            origin=ORIGIN,
+            "that were overwritten or left out are kept there"
         )
 
 

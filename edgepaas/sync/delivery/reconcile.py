@@ -5,13 +5,11 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import SYNC_FORK, SYNC_HUB_LOST
 from edgepaas.outbox import ledger
 from edgepaas.outbox.stream import Counts, Stream, confirm, fork, pending, read_stream, rewind
 from edgepaas.sync.delivery.marks import HubStreamState, StreamComparison, compare_marks
 from edgepaas.sync.delivery.planner import DeliveryCounts
-
-ORIGIN = "edgepaas-sync"
 
 #: Gets a line about everything out of the ordinary.
 Log = Callable[[str], None]
@@ -92,13 +90,9 @@ def _fork(
     fork(connection, why)
     totals.forked = True
     log(why)
-    raise_alert(
+    SYNC_FORK.raise_alert(
         f"The SQLite file of this box was cloned or set back: {why}. It goes on as a new stream; "
-        "what it sends again is applied only where nothing else was changed since. Make sure "
-        "that no two boxes run with a copy of one file, then look at 'edgepaas sync conflicts'.",
-        severity="critical",
-        fingerprint="sync-fork",
-        origin=ORIGIN,
+        "what it sends again is applied only where nothing else was changed since"
     )
 
 
@@ -116,14 +110,12 @@ def _rewind(
         f"PostgreSQL has this box's rows up to {hub_state.mark} and had them up to "
         f"{stream.confirmed_seq}: {again} are sent again, {lost} are lost"
     )
-    raise_alert(
+    SYNC_HUB_LOST.raise_alert(
         f"PostgreSQL has lost rows of this box (it had them up to {stream.confirmed_seq} and has "
         f"them up to {hub_state.mark}): it was restored from an older backup, or is another "
         f"database. What this box still has is sent again; {lost} rows that it no longer keeps "
-        "are lost (RETENTION). Look for them in other backups of PostgreSQL.",
+        "are lost (RETENTION)",
         severity="critical" if lost else "warning",
-        fingerprint="sync-hub-lost",
-        origin=ORIGIN,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import NODE_TWICE
 
 if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
@@ -28,6 +28,10 @@ ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, version = excluded.ver
   build = excluded.build, state = excluded.state, rows_waiting = excluded.rows_waiting,
   oldest_waiting = excluded.oldest_waiting, clock_offset = excluded.clock_offset,
   boot_id = excluded.boot_id, last_seen = excluded.last_seen"""
+
+
+#: After so many heartbeats in a row without one of another box, the node id is unique again.
+CHECKS_ALONE = 10
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,28 @@ class NodeState:
 
 
 class Heartbeat:
-    """Sends heartbeats, and detects another box with the same node id."""
+    """Sends heartbeats, and detects another box with the same node id.
+
+    *interval*: seconds between two heartbeats; some are sent earlier.
+    """
 
     def __init__(
         self,
         node: LocalNode,
+        interval: float,
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
+        self._interval = interval
         self._wall = wall
         self._clock = clock
         self._sent_one = False
         self._foreign_boots: dict[str, int] = {}
+        #: How many checks in a row, an interval apart, found no other box, and when the last was.
+        self._checks_alone = 0
+        self._checked_at = float("-inf")
         #: The hub's clock less ours, in seconds, at the last heartbeat.
         self.clock_offset: float | None = None
         #: This box's dead letters and conflicts that wait for an operator; None: not known yet.
@@ -97,20 +109,31 @@ class Heartbeat:
         """Raise an alert when another boot id writes under our node id while we do.
 
         Before our first heartbeat it is our own previous boot. Seen only once, it may come
-        from a hub restored from a backup; a second box writes again.
+        from a hub restored from a backup; a second box writes again. The alert, also that of
+        an earlier process, is resolved when no other box was seen for a while.
         """
         if not self._sent_one or not found or found == self._node.boot_id:
+            self._count_check_alone()
             return
+        self._checks_alone = 0
         self._foreign_boots[found] = self._foreign_boots.get(found, 0) + 1
-        logger.warning(
-            "node %s: another process wrote a heartbeat with boot id %s", self._node.node_id, found
-        )
+        logger.warning("another process sends as node %s, boot id %s", self._node.node_id, found)
         if self._foreign_boots[found] == 2:
-            raise_alert(
-                f"two boxes use the node id {self._node.node_id}: a card or a state folder was "
-                f"copied. On one of them, stop EdgePaaS, delete state/node.json and start it "
-                f"again: it gets an id of its own, and its rows are delivered under that",
-                severity="critical",
-                fingerprint="node-twice",
-                origin="edgepaas-sync",
+            NODE_TWICE.raise_alert(
+                f"two boxes use the node id {self._node.node_id}: a card or a state folder "
+                f"was copied"
+            )
+
+    def _count_check_alone(self) -> None:
+        now = self._clock()
+        # Counted and not timed: another box may be cut off together with this one.
+        if now - self._checked_at < self._interval / 2:
+            return
+        self._checked_at = now
+        self._checks_alone += 1
+        if self._checks_alone == CHECKS_ALONE:
+            self._foreign_boots.clear()
+            NODE_TWICE.resolve_alert(
+                f"no other box has used the node id {self._node.node_id} for "
+                f"{CHECKS_ALONE} heartbeats"
             )
