@@ -194,11 +194,11 @@ SOUND = RowCounts(acknowledged=5, in_postgres=5)
         ({}, True),
         ({"steps": []}, False),
         ({"steps": [Step("home", False, 1.0, "")]}, False),
-        ({"tally": RowCounts()}, False),
-        ({"tally": SOUND + RowCounts(lost=1)}, False),
-        ({"tally": SOUND + RowCounts(doubled=1)}, False),
-        ({"tally": SOUND + RowCounts(invented=1)}, False),
-        ({"tally": SOUND + RowCounts(out_of_order=1)}, False),
+        ({"counts": RowCounts()}, False),
+        ({"counts": SOUND + RowCounts(lost=1)}, False),
+        ({"counts": SOUND + RowCounts(doubled=1)}, False),
+        ({"counts": SOUND + RowCounts(invented=1)}, False),
+        ({"counts": SOUND + RowCounts(out_of_order=1)}, False),
         ({"audit_status": 1}, False),
         ({"audit_status": 2}, False),
         ({"problems": ["500"]}, False),
@@ -207,7 +207,7 @@ SOUND = RowCounts(acknowledged=5, in_postgres=5)
 def test_it_passes_only_when_everything_does(changes: dict[str, Any], passed: bool) -> None:
     sound: dict[str, Any] = {
         "steps": [Step(name, True, 1.0, "") for name in SITUATIONS],
-        "tally": SOUND,
+        "counts": SOUND,
         "audit_status": 0,
     }
     assert DrillReport(**{**sound, **changes}).passed is passed
