@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a commented edgepaas.env, as the package ships it",
     )
-    form.add_argument("--markdown", action="store_true", help="the README's reference")
+    form.add_argument("--markdown", action="store_true", help="the reference, docs/settings.md")
 
 
 def run(arguments: argparse.Namespace) -> int:
