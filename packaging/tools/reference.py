@@ -63,10 +63,11 @@ def main(arguments: list[str]) -> int:
 def documents() -> dict[str, str]:
     """Return every generated document by its name below docs/."""
     from edgepaas.alerts import catalogue_reference
+    from edgepaas.hosting.settings import documented_sections
     from edgepaas.settings.render import markdown_reference
 
     return {
-        "settings.md": markdown_reference(),
+        "settings.md": markdown_reference(documented_sections()),
         "api.md": api_reference(),
         "alerts.md": catalogue_reference.markdown_reference(),
     }
