@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the examinations, from what everything needs to what needs everything."""
+"""The examinations in their order: first what all others depend on."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,6 +8,7 @@ from edgepaas.doctor import data, forwarding, machine
 from edgepaas.doctor.findings import Examination, Finding, examine
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.settings import declared_by
 from edgepaas.logs import register_secret
 from edgepaas.settings import Settings
 from edgepaas.settings.resolve import resolve_box
@@ -16,8 +17,8 @@ from edgepaas.settings.resolve import resolve_box
 def preflight(paths: Paths) -> Iterator[Finding]:
     """Yield every finding about the box with these *paths*; changes nothing.
 
-    It judges by the settings in force, which run/env holds, and by what the environment
-    stage would make of the sources where it has not run yet.
+    The settings are those in force, from run/env; where the environment stage has not run
+    yet, those that it would make of the sources.
     """
     try:
         settings = Settings.read(paths.env_contract)
@@ -42,13 +43,13 @@ def _in_force(paths: Paths) -> Finding:
             "settings",
             "warn",
             f"{message}; {paths.env_file} was changed after that",
-            "'edgepaas env --explain' shows what comes of it, a restart puts it in force",
+            "'edgepaas env --explain' shows the effect, a restart applies it",
         )
     return Finding("settings", "ok", message)
 
 
 def _resolved(paths: Paths) -> tuple[Settings, list[Finding]]:
-    resolution = resolve_box(paths)
+    resolution = resolve_box(paths, declared_by)
     both = f"{paths.env_file} and the environment are"
     sources = both if _is_there(paths) else "the environment is"
     first = f"not in force yet (no {paths.env_contract.name} in {paths.runtime}): {sources} "
@@ -61,7 +62,7 @@ def _resolved(paths: Paths) -> tuple[Settings, list[Finding]]:
         )
         for found in resolution.findings
     ]
-    understood = "understood" if not findings else "understood as far as possible"
+    understood = "valid" if not findings else "valid but for what follows"
     return resolution.settings, [Finding("settings", "ok", first + understood), *findings]
 
 

@@ -10,6 +10,7 @@ from edgepaas.alerts.status import mark_waiting
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.hosting.settings import declared_by
 from edgepaas.logs.redact import redact
 from edgepaas.service.instance_locks import serving_process
 from edgepaas.settings.derive import Finding
@@ -45,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the stage, or explain what it would do."""
     paths = find_paths()
     if arguments.explain or arguments.json:
-        return _explain(resolve_box(paths), as_json=arguments.json)
+        return _explain(resolve_box(paths, declared_by), as_json=arguments.json)
     paths.create()
     withdraw_contract(paths.env_contract)
-    resolution = resolve_box(paths)
+    resolution = resolve_box(paths, declared_by)
     start_logging(resolution.settings, paths)
     for finding in resolution.findings:
         if finding.severity == "warning":
