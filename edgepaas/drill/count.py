@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepaas.drill.load import METRIC, Device, Filling
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 _COUNT = "SELECT count(*), count(DISTINCT value) FROM readings WHERE device = {0} AND metric = {1}"
 _MISSING = (
@@ -87,4 +88,4 @@ def _tally_of(connection: Any, name: str, acknowledged: int, sent: int) -> Tally
 def _ask(connection: Any, statement: str, *values: str | int) -> Any:
     # The values are this package's own device names and numbers.
     quoted = [str(value) if isinstance(value, int) else f"'{value}'" for value in values]
-    return connection.execute_simple(statement.format(*quoted)).rows
+    return simple_query(connection, statement.format(*quoted))

@@ -13,6 +13,7 @@ from edgepaas.errors import EdgePaaSError
 from edgepaas.files.atomic import write_atomic
 from edgepaas.pgdriver.connection import close_quietly, connect, place_of
 from edgepaas.pgdriver.failures import ConnectFailure, server_message, sqlstate
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 
@@ -94,7 +95,7 @@ def make_place(server: Server, folder: Path) -> Place:
     _note(folder, server, database)
     try:
         with undisturbed(), server.session() as connection:
-            connection.execute_simple(f"CREATE DATABASE {name}")
+            simple_query(connection, f"CREATE DATABASE {name}")
         try:
             with server.session(database.address(server)):
                 return database
@@ -108,7 +109,7 @@ def make_place(server: Server, folder: Path) -> Place:
     _note(folder, server, schema)
     try:
         with undisturbed(), server.session() as connection:
-            connection.execute_simple(f"CREATE SCHEMA {name}")
+            simple_query(connection, f"CREATE SCHEMA {name}")
     except Exception as error:
         if sqlstate(error) != _DENIED:
             raise
@@ -125,10 +126,10 @@ def drop_place(server: Server, place: Place) -> None:
     """Remove *place* with everything in it; one that is not there is no error."""
     with server.session() as connection:
         if place.kind == "schema":
-            connection.execute_simple(f"DROP SCHEMA IF EXISTS {place.name} CASCADE")
+            simple_query(connection, f"DROP SCHEMA IF EXISTS {place.name} CASCADE")
             return
         # FORCE is there from PostgreSQL 13 on, the oldest one that is supported.
-        connection.execute_simple(f"DROP DATABASE IF EXISTS {place.name} WITH (FORCE)")
+        simple_query(connection, f"DROP DATABASE IF EXISTS {place.name} WITH (FORCE)")
 
 
 def noted_place(folder: Path) -> tuple[Place | None, str]:

@@ -6,12 +6,15 @@ import socket
 import time
 from typing import Any
 
-from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask, WSGITask
-
 from edgepaas.apikit.problems import PROBLEMS, Problem, too_long
 from edgepaas.httpd.protocol import MIN_PROGRESS, Parser
+from edgepaas.httpd.waitress_adapter import (
+    AdaptedChannel,
+    AdaptedErrorTask,
+    AdaptedTask,
+    LoopDispatcher,
+    LoopMap,
+)
 
 #: How long, and how much, a client that was refused may still send before it is cut off.
 LINGER_SECONDS = 2.0
@@ -29,7 +32,7 @@ def close_while_draining(task: Any) -> None:
         task.request.headers["CONNECTION"] = "close"
 
 
-class Task(WSGITask):  # type: ignore[misc]
+class Task(AdaptedTask):
     """A request that the application answers."""
 
     def build_response_header(self) -> bytes:
@@ -38,7 +41,7 @@ class Task(WSGITask):  # type: ignore[misc]
         return bytes(super().build_response_header())
 
 
-class RefusedTask(ErrorTask):  # type: ignore[misc]
+class RefusedTask(AdaptedErrorTask):
     """A request that never reaches the application, answered with the one error body."""
 
     def execute(self) -> None:
@@ -64,7 +67,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class Channel(AdaptedChannel):
     """A connection that can say whether it gets on, and be given up with an answer."""
 
     task_class = Task
@@ -72,7 +75,6 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = RefusedTask
     #: Whether the client may not have read its answer while it still sends.
     linger = False
-    socket: Any
     _answering = False
     #: Whether a request was answered, or MIN_PROGRESS of a body has arrived.
     proven = False
@@ -164,10 +166,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """
         if self.linger and self.connected and not self.total_outbufs_len and self.socket:
             self.linger = False
-            sock = self.socket
-            self.del_channel()
-            self.socket = None
-            _Lingering(sock, self._map)
+            _Lingering(self.give_away_socket(), self.loop_map())
         super().handle_close()
 
     def something_to_read(self) -> bool:
@@ -180,7 +179,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return False  # nothing there, or the connection is gone
 
 
-def turn_away(sock: socket.socket, loop_map: dict[int, Any]) -> None:
+def turn_away(sock: socket.socket, loop_map: LoopMap) -> None:
     """Answer 503 to a caller that gets no place, and close its connection."""
     sock.setblocking(False)
     _say(sock, Problem(503, "Too many connections are open; try again.", retry_after=2))
@@ -206,10 +205,10 @@ def _say(sock: socket.socket, problem: Problem) -> None:
         sock.send("\r\n".join([*lines, "", ""]).encode("ascii") + body)
 
 
-class _Lingering(wasyncore.dispatcher):  # type: ignore[misc]
+class _Lingering(LoopDispatcher):
     """Reads and forgets what a refused client still sends, so that it reads its answer."""
 
-    def __init__(self, sock: socket.socket, loop_map: dict[int, Any]) -> None:
+    def __init__(self, sock: socket.socket, loop_map: LoopMap) -> None:
         self._until = time.monotonic() + LINGER_SECONDS
         self._left = LINGER_BYTES
         super().__init__(sock, map=loop_map)

@@ -5,12 +5,11 @@ import time
 from collections import deque
 from typing import Any
 
-from waitress.task import ThreadedTaskDispatcher
-
+from edgepaas.httpd.waitress_adapter import AdaptedDispatcher
 from edgepaas.web.probe_paths import is_probe
 
 
-class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+class GatedDispatcher(AdaptedDispatcher):
     """Hands requests to worker threads; what needs the application waits until it is there.
 
     A task is one of Waitress' channels whose next request is complete. Probes, and
@@ -93,7 +92,7 @@ class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
         return bool(super().shutdown(cancel_pending, timeout))
 
 
-class _HealthLane(ThreadedTaskDispatcher):  # type: ignore[misc]
+class _HealthLane(AdaptedDispatcher):
     def start_new_thread(self, target: Any, thread_no: int) -> None:
         threading.Thread(
             target=target, name=f"health-{thread_no}", args=(thread_no,), daemon=True
