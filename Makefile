@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # EdgePaaS: 'make help' lists the targets. Nothing here needs root.
 
 PYTHON ?= python3

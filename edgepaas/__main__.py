@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m edgepaas``: the same as the ``edgepaas`` command."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BUILD_VERSION: which build this is, as version and commit."""
 
 import importlib

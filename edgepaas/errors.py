@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every failure that a person is meant to read, with the exit status it leads to.
 
 Each names what is wrong and the way out; the command line prints it without a

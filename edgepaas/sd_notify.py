@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Telling the service manager: sd_notify(3), and nothing at all where nobody listens."""
 
 import time

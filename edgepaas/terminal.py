@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What commands print: one line a stage, tables for people, JSON for programs."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all tests: one PostgreSQL a session, an empty database a test, a clean box."""
 
 import logging

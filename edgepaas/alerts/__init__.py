@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Telling a human: raising an alert, and saying that what was raised is over.
 
 What is accepted lies in the spool, a folder of files (:mod:`edgepaas.alerts.spool.accept`), until

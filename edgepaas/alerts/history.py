@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was raised, resolved and told: one JSON object a line, the newest last.
 
 For people and for the API. A line that a kill tore or wrote twice is passed over when it is
@@ -18,7 +19,7 @@ _MOST_BYTES = 1024 * 1024
 _LONGEST_LINE = 16 * 1024
 
 
-def note(root: Path, what: str, now: Moment, identity: str, **values: Any) -> None:
+def record(root: Path, what: str, now: Moment, identity: str, **values: Any) -> None:
     """Append a line to the history in the spool *root*; *identity* tells a repeated one.
 
     *what*: raised, resolved, told, dead, discarded, silenced. A disk that has no room
@@ -53,7 +54,7 @@ def read(
 
     Each has ``time`` (RFC 3339, UTC), ``what``, ``id``, and by its kind ``severity``,
     ``message``, ``origin``, ``fingerprint``, ``condition``, ``box``, ``count``, ``new``,
-    ``since``, ``ended``, ``duration_seconds``, ``via``, ``notice``, ``key``, ``why``.
+    ``since``, ``ended``, ``duration_seconds``, ``via``, ``notification``, ``key``, ``why``.
     *before*: the ``id`` of the last entry of the page before.
     """
     found: list[dict[str, Any]] = []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How alerting is doing, for every surface that shows it; cheap enough to be asked often."""
 
 import contextlib
@@ -16,7 +17,7 @@ class AlertCounts:
     """*open*: conditions that hold (warning, critical), of which *critical*; *waiting*: what
     nobody was told of yet; *dead*: what every channel refused; *corrupt*: damaged files;
     *silenced*: conditions under a silence; *channels*: what each said last, "" when all is well;
-    *told*: by channel and severity, how many notices were taken since the box started.
+    *told*: by channel and severity, how many notifications were taken since the box started.
     """
 
     open: int = 0
@@ -76,7 +77,7 @@ def read_counts(paths: Paths) -> AlertCounts:
 
 
 def told_since_start(status: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Return how many notices were taken, by channel and severity, from ``run/alerts.json``."""
+    """Return from ``run/alerts.json`` how many notifications each channel took, by severity."""
     told = status.get("told")
     return {
         str(channel): {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an application's API is built with: a blueprint that documents and validates itself.
 
 ::
@@ -26,39 +27,24 @@ from typing import Any, TypeVar
 import marshmallow as ma
 from flask import request
 
-from edgepaas.apikit.caller import Caller, current_caller
-from edgepaas.apikit.fields import Flag, Labels, Number, Text, Whole, flatten
-from edgepaas.apikit.json_body import NDJSON, is_ndjson, read_json, read_ndjson, unsupported
-from edgepaas.apikit.problems import Problem, invalid, wrong
+from edgepaas.apikit.fields import Text, Whole, flatten
+from edgepaas.apikit.json_body import read_json
+from edgepaas.apikit.problems import invalid, wrong
 from edgepaas.apikit.smorest_adapter import AdaptedBlueprint, FlaskParser, noting
-
-__all__ = [
-    "NDJSON",
-    "ApiBlueprint",
-    "Caller",
-    "Flag",
-    "Labels",
-    "Number",
-    "PageQuery",
-    "Problem",
-    "Text",
-    "Whole",
-    "current_caller",
-    "idempotency_key",
-    "invalid",
-    "is_ndjson",
-    "load",
-    "read_json",
-    "read_ndjson",
-    "unsupported",
-    "wrong",
-]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _WRITES = frozenset({"post", "put", "patch", "delete"})
 #: The note about a view with the error statuses of :meth:`ApiBlueprint.may_answer`.
 _PROBLEMS = "problems"
+#: How an operation documents the header that makes its repeat harmless.
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "description": "Makes a repeat harmless: what has no id gets it from token, key and position.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+}
 _KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is calling, as the views see it."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fields that refuse at the door what either database would refuse later."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a request's body as JSON or NDJSON, strictly.
 
 Python's json takes what RFC 8259 does not know (NaN, Infinity, a repeated name) and

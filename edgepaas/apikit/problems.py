@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one error body, and the exception that carries it; standard library only.
 
 ``{"error", "message", "request_id", "details"}``: *error* is a word for programs,

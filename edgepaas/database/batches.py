@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists of rows that travel as few statements, on either database."""
 
 from sqlalchemy import Engine

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface that applications see: read, write, ping; the same on both databases."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which columns come home to PostgreSQL as they were written on SQLite, and which do not."""
 
 from collections.abc import Callable

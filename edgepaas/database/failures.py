@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one place where a driver's errors become the three that callers know."""
 
 import logging

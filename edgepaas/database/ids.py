@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys that the application makes: no database hands out a number that another box has too."""
 
 import hashlib

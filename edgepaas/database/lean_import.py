@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing SQLAlchemy without what only its asynchronous engines need."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the decision to an open database; only the chosen one's code is imported."""
 
 from typing import TYPE_CHECKING

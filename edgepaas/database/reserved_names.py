@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that belong to the platform, in the SQLite file and in PostgreSQL.
 
 They stand here, without SQLAlchemy, for the models' check, the triggers, and the writer.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the tables that the models need are there, by one question that waits for no lock."""
 
 from typing import TYPE_CHECKING

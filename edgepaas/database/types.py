@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Column types that hold the same value on SQLite and on PostgreSQL.
 
 What PostgreSQL would refuse later, when a row goes home, they refuse now: NUL and lone

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The session that a write works on, the same on both databases."""
 
 from typing import NoReturn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run/db.env``: what was decided, for every later stage; it overrides any earlier assumption."""
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decision itself: gather the facts, within the deadline, and apply the rules."""
 
 import logging
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import MASK, Address
+from edgepaas.timing.backoff import jitter, pause_after
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.decision")
@@ -39,13 +40,13 @@ Probe = Callable[[Address, TLSPolicy, float], ProbeResult]
 
 @dataclass(frozen=True)
 class Clock:
-    """The clocks, the pause and the chance, replaceable as one."""
+    """The clocks, the sleep and the jitter, replaceable as one."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     moment: Callable[[], Moment] = current_moment
     #: A factor near 1: boxes that lost one server must not all come back at once.
-    jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+    jitter: Callable[[], float] = lambda: jitter(0.8, 1.2)
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class _Schedule:
     def _pause(self, attempt: int) -> float:
         # A quarter, a half, then RETRY_INTERVAL itself: a server that is only just
         # starting is found soon, one that is away is not hammered.
-        return float(self.interval * min(1.0, 0.25 * 2 ** min(attempt - 1, 2)))
+        return pause_after(attempt, first=self.interval / 4, longest=self.interval)
 
 
 def _flapping(paths: Paths, now: Moment, most: int) -> Hold | None:

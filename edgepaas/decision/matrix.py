@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of the decision: what is wished for and what was found make the choice. Pure."""
 
 from dataclasses import dataclass, replace

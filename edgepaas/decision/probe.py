@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asking PostgreSQL whether it would do: it answers, is new enough, and takes a write."""
 
 import re

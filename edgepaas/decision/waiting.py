@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many rows of the SQLite file PostgreSQL does not have, asked without changing the file."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preflight: everything the box needs, each with what to do about it."""
 
 from edgepaas.doctor.findings import Examination, Finding, examine

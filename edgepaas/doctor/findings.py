@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running examinations: each bounded, none of them able to break another."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way home of the rows: the drainer, its wake-up, capture, ledger, budget, ballast, the hub."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of the examinations, from what everything needs to what needs everything."""
 
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ def _examinations(paths: Paths, settings: Settings) -> list[Examination]:
         Examination("hub schema", partial(forwarding.hub_schema, paths, settings)),
         Examination("sync", partial(forwarding.drainer, paths)),
         Examination("quarantine", partial(data.quarantine, paths, settings)),
+        Examination("state files", partial(data.state_files, paths)),
         Examination("spool", partial(data.spool, paths)),
         Examination("tokens", partial(data.tokens, paths, settings), "delete the damaged file"),
         Examination("services", partial(data.services, settings)),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting, in PostgreSQL itself, what became of everything that a drill's devices sent."""
 
 from collections.abc import Iterable

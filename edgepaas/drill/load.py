@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that post readings through the API, and remember what was acknowledged."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rehearsal itself: cut, kill, fill, heal, and count what became of every row."""
 
 import json

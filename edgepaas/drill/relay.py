@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A TCP relay on loopback whose far side can be taken away: refusing, or falling silent."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What must not be left half-way by a Ctrl-C, since nobody would know of it afterwards."""
 
 import contextlib

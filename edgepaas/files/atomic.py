@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole or not at all: write a temporary file, sync it, rename it, sync the folder."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contract files: ``NAME="value"`` lines that systemd and a POSIX shell read alike.
 
 A stage hands its result to the next one in such a file. systemd's EnvironmentFile=

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Advisory locks that die with their process: flock(2), never a pid file."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An SQLite file judged from outside: may it be opened, was it in use, is it damaged."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many alerts there are, as every surface shows it; cheap enough for every request."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks that cannot hang, pile up or load the box.
 
 A probe runs in a thread of its own, at most one for each check; whoever asks waits for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Can the clock be trusted: a box without a clock battery boots in 1970, or in its image's year."""
 
 import errno

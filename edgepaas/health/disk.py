@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Can the folders that the box lives in be written, and is there room."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine itself: processor, memory, disk, temperature, clock, against the thresholds.
 
 psutil is imported when somebody asks; what a hardened unit hides (ProcSubset=pid) is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One connection: Waitress' channel, with answers that a drain and a refused body can end well."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may stay connected when there is no place for everybody: those who get on with it.
 
 A client that sends a byte now and then, or nothing at all, costs it nothing and the box

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who works on a request: two lanes of threads, one of them shut until the service is ready."""
 
 import threading

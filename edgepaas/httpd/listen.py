@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The listening sockets: handed down (sd_listen_fds(3)), or bound here."""
 
 import errno

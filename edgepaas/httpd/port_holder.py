@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who holds a TCP port: read from /proc, as far as this user may look."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Below WSGI: what Waitress makes of a request before Flask sees it.
 
 Waitress answers 501 to a transfer coding that a client made up, drops the connection

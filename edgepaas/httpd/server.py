@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waitress on sockets that are ours to give back: the loop, its lanes, and an orderly end."""
 
 import logging

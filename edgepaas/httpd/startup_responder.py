@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is answered before the application is there, and after it is gone.
 
 Importing Flask, SQLAlchemy and the application takes most of a start. Until that is
@@ -31,7 +32,7 @@ class Phase:
     reason: str
 
 
-class Front:
+class StartupResponder:
     """The WSGI application that the server calls; what stands behind it changes over time."""
 
     def __init__(self, phase: Phase) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Logging: key=value or JSON lines, secrets redacted, the journal's priorities."""
 
 from edgepaas.logs.redact import register_secret

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Secrets never reach a log: they are taken out in the handlers' filter, not at call sites."""
 
 import logging

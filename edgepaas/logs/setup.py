@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handlers and formats: ``timestamp=… level=… logger=… message=… request_id=…``."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Queueing whole tables: what was there before anybody captured, or what a hub has lost."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture: installed where a hub is to get every change, removed where there is none."""
 
 import contextlib

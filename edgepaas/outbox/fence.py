@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fence: while it stands, no forwarded table of the file takes a write.
 
 It is a value in the file, so that it holds for every process, and has an end of its own:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger: counters that outlive the rows they count.
 
 Over the life of a file ``accepted == delivered + dead + shed + pending``: each row that

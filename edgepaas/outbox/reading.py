@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading what waits: whole transactions, in order, in memory that does not grow with them."""
 
 import json

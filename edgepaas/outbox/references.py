@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that others point to, by the foreign keys of the file itself.
 
 Removing a row that another one points to is refused, or takes the other one along (ON DELETE

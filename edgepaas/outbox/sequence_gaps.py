@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of the outbox that no row has any more, and no gap row names: why is kept here.
 
 A fork skips numbers; and retention may have taken what a hub lost later, which is then

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stream: under which name and up to which number this file's changes went to the hub."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outbox's own tables, and the transactions in which they change."""
 
 import contextlib

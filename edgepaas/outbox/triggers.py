@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The triggers that capture each change of a table, as text.
 
 SQLite fires them on every write path, a foreign program's as well. One thing it does not

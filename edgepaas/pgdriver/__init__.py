@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL connections with real deadlines, and what their failures mean."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections of pg8000 that come about within a real deadline, or not at all."""
 
 import contextlib

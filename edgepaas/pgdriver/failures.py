@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an error of PostgreSQL or of the way to it means, whoever raised it.
 
 pg8000 gives an ``InterfaceError`` for a lost connection, a ``DatabaseError`` (or one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several statements in one round trip over a connection of pg8000.
 
 The driver's own ways wait two or three times for each statement that has parameters, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far the way to PostgreSQL is encrypted and checked, decided before it is gone.
 
 The words are libpq's (PostgreSQL manual, 34.19 "SSL Support"). Off the box nothing less

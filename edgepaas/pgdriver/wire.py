@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way to the server below its protocol: name, TCP or Unix socket, TLS, first answer."""
 
 import errno

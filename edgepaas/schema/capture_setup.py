@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture in the SQLite file, as the schema stage sees to it; without SQLAlchemy.
 
 Where a hub is to get every row, no file serves before its triggers are in place and were

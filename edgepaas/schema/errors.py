@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the schema stage can fail with, and how it is said."""
 
 from edgepaas.errors import EdgePaaSError

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a chain's scripts make, and which of its revisions a database looks like.
 
 What they make is seen by running them where nothing stays.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running Alembic; the only module that imports it, and only when there is something to run."""
 
 import contextlib

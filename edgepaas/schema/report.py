@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the schema stage did, for a person and for a program."""
 
 from dataclasses import asdict, dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run of the schema stage ends: alerts whose cause it did not find any more."""
 
 from edgepaas.alerts import resolve_alert

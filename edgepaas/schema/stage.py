@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The schema stage: bring the decided database to head, or send the chain round again."""
 
 import contextlib
@@ -16,6 +17,7 @@ from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import damage_noted, not_to_be_opened, note_damage
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing
 from edgepaas.schema.chain import Chain, chain_of, show
@@ -29,7 +31,7 @@ from edgepaas.schema.sqlite.housekeeping import put_in_order
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.settings import Settings
 
 logger = logging.getLogger("edgepaas.schema")
@@ -75,7 +77,7 @@ def bring_to_head(
 
     @cache
     def models() -> "MetaData | None":
-        return application.metadata
+        return metadata_of(application)
 
     with asking_for_time(), _telling_of_folders(paths):
         stage = _Stage(contract, settings, paths, chain, models)

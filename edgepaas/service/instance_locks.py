@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who runs on this box's folders: locks that die with their process and hold its id as text."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Noticing the parent's death: a pipe whose other end nobody but the parent holds."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings: the table, where values come from, and what they resolve to.
 
 Nothing but the standard library, and little of it: every stage reads ``run/env`` at its

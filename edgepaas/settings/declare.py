@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Short forms in which the table declares its settings."""
 
 from edgepaas.settings.kinds import Setting

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What follows from what: composed values, derived defaults, contradictions. Pure."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tolerant reader of ``edgepaas.env``: whatever a person wrote or copied into it.
 
 It never raises for what the file holds; what cannot be understood is remarked with its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a setting's text means: each kind of value, read into the one form that is kept.
 
 Every reader takes what a person wrote and returns the canonical text, or raises

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Logging as the settings want it, and no secret of theirs in it."""
 
 from edgepaas.files.paths import Paths

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings for people: masked values, the commented file, the reference."""
 
 from collections.abc import Iterable, Mapping

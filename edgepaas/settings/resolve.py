@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resolving: every source in its order, each value read, completed and judged.
 
 Highest first: process environment, systemd credentials, the file of settings, Vault or

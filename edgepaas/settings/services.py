@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services that the box is told to watch: ``name=address`` items, read and put in order."""
 
 import re

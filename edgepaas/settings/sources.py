@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where settings come from: each source read into one layer of candidates."""
 
 from collections.abc import Iterable, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table: every setting once. Parsing, errors, templates and references come from it."""
 
 from types import MappingProxyType

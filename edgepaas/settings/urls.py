@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Database addresses: the URL forms that people write, read into one shape and masked."""
 
 import re

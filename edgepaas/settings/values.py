@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The resolved settings, typed: what every later stage reads from ``run/env``."""
 
 from collections.abc import Collection, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One stage that runs, and the events that ``edgepaas up`` waits for."""
 
 import contextlib

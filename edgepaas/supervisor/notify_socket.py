@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manager's end of sd_notify(3): what the service says to ``edgepaas up``."""
 
 import contextlib

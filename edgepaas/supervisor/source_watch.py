@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Noticing that a developer saved a file: for ``edgepaas up --reload``."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The boot chain's stages as child processes, with the sockets they inherit."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's SQLite file as the drainer holds it: open, under the shared lock of all its users."""
 
 import logging
@@ -11,7 +12,7 @@ from edgepaas.files.locks import acquire
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import forget_use, not_to_be_opened, note_use
 from edgepaas.outbox import capture
-from edgepaas.sync.wakeups import ForeignWriters
+from edgepaas.sync.wakeups import ForeignWriteDetector
 
 #: Seconds to wait for whoever swaps the file, and for another writer's transaction.
 _LOCK_TIMEOUT = 2.0
@@ -38,7 +39,7 @@ class BoxFile:
             try:
                 self.connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
                 self.captures = capture.is_installed(self.connection)
-                self._foreign = ForeignWriters(self.connection)
+                self._foreign = ForeignWriteDetector(self.connection)
                 self._files = OpenFiles(path)
                 self._use = note_use(path)
             except BaseException:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a drainer is made of: the decision, the box's and the hub's ends, and how to stop."""
 
 import logging
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.build import build_version
 from edgepaas.files.node_identity import node_identity
 from edgepaas.outbox.layout import read_document
-from edgepaas.sync.hub.heartbeat import Sender
-from edgepaas.sync.hub.schema_upgrade import HubSchema, SchemaBlocked
-from edgepaas.sync.shutdown import Ending
+from edgepaas.sync.hub.heartbeat import LocalNode
+from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade, SchemaBlocked
+from edgepaas.sync.shutdown import StopRequest
 from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
@@ -24,27 +25,27 @@ logger = logging.getLogger("edgepaas.sync")
 
 
 @dataclass(frozen=True)
-class Parts:
+class SyncContext:
     """Handed down from the command line to whatever drains."""
 
     settings: "Settings"
     contract: "DatabaseContract"
     paths: "Paths"
-    ending: Ending
+    stop: StopRequest
     #: How this EdgePaaS is called, and with which environment.
     program: Sequence[str]
     environ: Mapping[str, str]
 
-    def schema(self) -> HubSchema:
+    def hub_schema(self) -> HubSchemaUpgrade:
         """Return what sees to the hub's schema; where PostgreSQL serves a stage just has."""
         command = [*self.program, "schema", "--hub"]
         at_head = not self.contract.sqlite_active
-        return HubSchema(command, self.environ, self.ending, at_head=at_head)
+        return HubSchemaUpgrade(command, self.environ, self.stop, at_head=at_head)
 
-    def me(self) -> Sender:
+    def local_node(self) -> LocalNode:
         """Return who this box is; raises OSError, LockHeld."""
         build = build_version()
-        return Sender(
+        return LocalNode(
             node_id=node_identity(self.paths).node_id,
             name=self.settings.text("NODE_NAME"),
             version=build.partition("+")[0],
@@ -53,11 +54,12 @@ class Parts:
             boot_id=current_moment().boot_id or str(uuid.uuid4()),
         )
 
-    def connect(self, schema: HubSchema) -> "Hub":
+    def connect(self, schema: HubSchemaUpgrade) -> "Hub":
         """Return a connection to a hub whose schema is at head.
 
-        Raises what :func:`edgepaas.sync.hub.connection.open_hub` and :meth:`HubSchema.bring` raise;
-        HubUnreachable rather than SchemaBlocked when the hub went away meanwhile.
+        Raises what :func:`edgepaas.sync.hub.connection.open_hub` and
+        :meth:`HubSchemaUpgrade.bring` raise; HubUnreachable rather than SchemaBlocked when
+        the hub went away meanwhile.
         """
         from edgepaas.sync.hub.connection import open_hub
 
@@ -75,7 +77,7 @@ class Parts:
             raise
         return hub
 
-    def document(self) -> dict[str, Any]:
+    def table_document(self) -> dict[str, Any]:
         """Return run/tables.json; one without tables where it cannot be read.
 
         What waits is sent all the same: the file's own layouts stand for the models.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can keep rows from reaching the hub, told apart by what is to be done about it."""
 
 from edgepaas.errors import EdgePaaSError
@@ -39,7 +40,7 @@ class RowRefused(HubError):
     """PostgreSQL will never take this row; only seen outside by who sends single rows."""
 
 
-class HubTrouble(HubError):
+class UnclassifiedHubError(HubError):
     """Something else: hold, and tell a human."""
 
 
@@ -48,7 +49,7 @@ _OF_CLASS: dict[ErrorClass, type[HubError]] = {
     ErrorClass.CONFIGURATION: HubMisconfigured,
     ErrorClass.SCHEMA: SchemaDrift,
     ErrorClass.ROW: RowRefused,
-    ErrorClass.OTHER: HubTrouble,
+    ErrorClass.OTHER: UnclassifiedHubError,
 }
 #: Failures to connect that only a person can mend.
 _MISCONFIGURED = frozenset({Failure.NO_DATABASE, Failure.PERMISSION, Failure.TOO_OLD})

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps rows from going home: judged, told once, and tried again after a while."""
 
 import logging
@@ -10,7 +11,7 @@ from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.database.failures import is_damaged
 from edgepaas.sync.errors import HubError, HubMisconfigured, HubUnreachable, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import SchemaBlocked
-from edgepaas.sync.report import Report
+from edgepaas.sync.report import LiveStatus
 from edgepaas.sync.status import HubState, SyncState
 from edgepaas.timing import backoff
 from edgepaas.timing.backoff import Backoff
@@ -18,17 +19,17 @@ from edgepaas.timing.backoff import Backoff
 logger = logging.getLogger("edgepaas.sync")
 
 _ORIGIN = "edgepaas-sync"
-#: What is raised under these is over once the hub takes rows again.
+#: Alerts with these fingerprints are resolved once the hub takes rows again.
 _FINGERPRINTS = (
     *("hub-misconfigured", "hub-schema", "hub-trouble", "hub-away", "sync-file", "sync-failed"),
 )
 #: Seconds for which PostgreSQL may be away before a person is told who would not be else:
 #: where SQLite serves by choice nothing falls back, and a changed password looks like this.
-AWAY_FOR = 3600.0
+AWAY_ALERT_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FailureClass:
     """What an error means; ``hub`` is None where it says nothing of PostgreSQL."""
 
     state: SyncState
@@ -38,32 +39,36 @@ class Verdict:
 
 
 #: The first that fits; of an error that is none of these the box's own end is the cause.
-_VERDICTS: tuple[tuple[type[Exception], Verdict], ...] = (
-    (SchemaBlocked, Verdict("blocked", "schema", "hub-schema")),
-    (SchemaDrift, Verdict("blocked", "schema", "hub-schema")),
-    (HubUnreachable, Verdict("held", "away")),
-    (HubMisconfigured, Verdict("blocked", "misconfigured", "hub-misconfigured")),
-    (HubError, Verdict("blocked", "misconfigured", "hub-trouble")),
+_CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
+    (SchemaBlocked, FailureClass("blocked", "schema", "hub-schema")),
+    (SchemaDrift, FailureClass("blocked", "schema", "hub-schema")),
+    (HubUnreachable, FailureClass("held", "away")),
+    (HubMisconfigured, FailureClass("blocked", "misconfigured", "hub-misconfigured")),
+    (HubError, FailureClass("blocked", "misconfigured", "hub-trouble")),
 )
 
 
-def judge(error: Exception, *, drifts: int) -> Verdict:
+def classify(error: Exception, *, drifts: int) -> FailureClass:
     """Return what *error* means; *drifts*: how often in a row the schema did not fit before."""
     if isinstance(error, SchemaDrift) and not drifts:
-        return Verdict("held", "schema")  # the schema stage may mend it, once
-    for kind, verdict in _VERDICTS:
+        return FailureClass("held", "schema")  # the schema stage may mend it, once
+    for kind, found in _CLASSES:
         if isinstance(error, kind):
-            return verdict
-    return Verdict("blocked", None, "sync-file") if is_damaged(error) else Verdict("held", None)
+            return found
+    return (
+        FailureClass("blocked", None, "sync-file")
+        if is_damaged(error)
+        else FailureClass("held", None)
+    )
 
 
 @dataclass
-class Trouble:
+class FailureTracker:
     """Counts failures and keeps *report* telling of them."""
 
-    report: Report
+    report: LiveStatus
     #: Whether nobody else tells that PostgreSQL is away.
-    tells_of_away: bool = False
+    alerts_when_away: bool = False
     clock: Callable[[], float] = time.monotonic
     _away_since: float | None = None
     #: A link that heals by itself is tried soon, what a person has to mend less often.
@@ -73,7 +78,7 @@ class Trouble:
             first=backoff.FIRST_OF_TROUBLE, longest=backoff.LONGEST_OF_TROUBLE
         )
     )
-    _told: set[str] = field(default_factory=set)
+    _alerted: set[str] = field(default_factory=set)
     _drifts: int = 0
     _clear: bool = False
 
@@ -82,51 +87,51 @@ class Trouble:
         """Seconds until the next attempt; 0.0: now."""
         return max(self._link.remaining, self._lasting.remaining)
 
-    def met(self, error: Exception) -> Verdict:
+    def record_failure(self, error: Exception) -> FailureClass:
         """Take note of *error*, and tell a person where one is needed."""
-        verdict = judge(error, drifts=self._drifts)
+        found = classify(error, drifts=self._drifts)
         if isinstance(error, SchemaDrift):
             self._drifts += 1
-        pause = (self._lasting if verdict.fingerprint else self._link).failed()
-        reason = reason_of(error)
+        pause = (self._lasting if found.fingerprint else self._link).failed()
+        reason = one_line_reason(error)
         if reason != self.report.reason:
             logger.warning("nothing goes to PostgreSQL for now: %s", reason)
         logger.debug("the next attempt comes in %.1f s", pause)
-        self.report.state, self.report.reason = verdict.state, reason
-        if verdict.hub is not None:
-            self.report.hub = verdict.hub
+        self.report.state, self.report.reason = found.state, reason
+        if found.hub is not None:
+            self.report.hub = found.hub
         self._clear = False
-        if verdict.hub == "away":
-            self._tell_of_away(reason)
-        if verdict.fingerprint and verdict.fingerprint not in self._told:
-            self._told.add(verdict.fingerprint)
+        if found.hub == "away":
+            self._alert_when_away_for_long(reason)
+        if found.fingerprint and found.fingerprint not in self._alerted:
+            self._alerted.add(found.fingerprint)
             raise_alert(
                 f"rows cannot go to PostgreSQL: {reason}. They wait on this box, and nothing is "
                 "lost: 'edgepaas sync status' says how many, 'edgepaas doctor' looks for causes",
                 severity="critical",
-                fingerprint=verdict.fingerprint,
+                fingerprint=found.fingerprint,
                 origin=_ORIGIN,
             )
-        return verdict
+        return found
 
-    def _tell_of_away(self, reason: str) -> None:
+    def _alert_when_away_for_long(self, reason: str) -> None:
         now = self.clock()
         if self._away_since is None:
             self._away_since = now
-        long = now - self._away_since >= AWAY_FOR and self.report.rows_waiting > 0
-        if not long or not self.tells_of_away or "hub-away" in self._told:
+        long = now - self._away_since >= AWAY_ALERT_AFTER and self.report.rows_waiting > 0
+        if not long or not self.alerts_when_away or "hub-away" in self._alerted:
             return
-        self._told.add("hub-away")
+        self._alerted.add("hub-away")
         raise_alert(
-            f"PostgreSQL has been away for more than {AWAY_FOR / 60:.0f} minutes: {reason}. "
-            f"{self.report.rows_waiting:,} rows wait on this box, and nothing is lost; see that "
-            "it comes back, and that DATABASE_URL still names it with the right password",
+            f"PostgreSQL has been away for more than {AWAY_ALERT_AFTER / 60:.0f} minutes: "
+            f"{reason}. {self.report.rows_waiting:,} rows wait on this box, and nothing is lost; "
+            "see that it comes back, and that DATABASE_URL still names it with the right password",
             severity="warning",
             fingerprint="hub-away",
             origin=_ORIGIN,
         )
 
-    def over(self) -> None:
+    def record_success(self) -> None:
         """Take note that all went well; say so where it had not."""
         if self._clear:
             return
@@ -135,7 +140,7 @@ class Trouble:
         self._lasting.succeeded()
         self._drifts = 0
         self._away_since = None
-        self._told.clear()
+        self._alerted.clear()
         if self.report.reason:
             logger.info("PostgreSQL takes rows again")
         self.report.hub, self.report.reason = "ok", ""
@@ -144,7 +149,7 @@ class Trouble:
             resolve_alert("PostgreSQL takes rows again", fingerprint=fingerprint, origin=_ORIGIN)
 
 
-def reason_of(error: Exception) -> str:
+def one_line_reason(error: Exception) -> str:
     """Return *error* as one line for a person."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"the SQLite file: {text}" if isinstance(error, sqlite3.Error) else text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back to PostgreSQL: when, and the steps, each of which may be the last one done.
 
 1. The fence, committed: from now on no forwarded table of the file takes a write.
@@ -10,7 +11,6 @@ A fence without its drainer is lifted by the next one, by the service once it ha
 and by the schema stage where SQLite is chosen again.
 """
 
-import json
 import logging
 import sqlite3
 import time
@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING
 from edgepaas.decision import losses
 from edgepaas.decision.hold import clear_hold, read_hold
 from edgepaas.errors import EdgePaaSError
+from edgepaas.files import shapes
 from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.outbox import fence
 from edgepaas.outbox.stream import pending
 from edgepaas.outbox.tables import transaction
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
@@ -36,11 +39,14 @@ logger = logging.getLogger("edgepaas.sync")
 
 #: Seconds that the service has to end, before the fence is lifted again: its open requests
 #: have five of them, the chain comes to its decision in the rest.
-TAKEOVER = 15.0
+TAKEOVER_TIMEOUT = 15.0
 #: Seconds beyond FENCE_DEADLINE after which a fence counts as left behind.
 _MARGIN = 2.0
 #: The longest wait after attempts that failed, in seconds.
 _LONGEST_WAIT = 900.0
+
+#: ``run/hand-back``.
+RECORD = RecordType("hand-back", 2, {"generation": shapes.text}, {1: same_fields})
 
 
 class TakeoverFailed(EdgePaaSError):
@@ -75,7 +81,7 @@ class HandBack:
         self._written_at: float | None = None
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether the service was told to end, and has not yet."""
         return self._written_at is not None
 
@@ -84,12 +90,12 @@ class HandBack:
         """Seconds that writes may wait for the rest to be sent."""
         return self._deadline
 
-    def good(self) -> None:
+    def record_hub_write(self) -> None:
         """Take note that PostgreSQL has just committed a write."""
         if self._good_since is None:
             self._good_since = self._clock()
 
-    def bad(self) -> None:
+    def record_hub_failure(self) -> None:
         """Take note that PostgreSQL failed: its time begins anew."""
         self._good_since = None
 
@@ -97,17 +103,23 @@ class HandBack:
         """Return in how many seconds there may be something to do; infinity: not by itself."""
         now = self._clock()
         if self._written_at is not None:
-            return max(0.0, self._written_at + TAKEOVER - now)
+            return max(0.0, self._written_at + TAKEOVER_TIMEOUT - now)
         if not self.wanted or self._good_since is None:
             return float("inf")
         return max(0.0, self._good_since + self._after - now, self._not_before - now)
 
-    def why_not(self, rows_waiting: int) -> str:
-        """Return why not now, for a person: ``in 12 s``, or a reason; "now" when it may be."""
-        return next(self._obstacles(rows_waiting), "now") if self.wanted else ""
+    def blocked_reason(self, rows_waiting: int) -> str | None:
+        """Return why PostgreSQL is not handed back to now, e.g. ``in 12 s``; None: it can be."""
+        if not self.wanted:
+            return "SQLite does not serve in PostgreSQL's place"
+        return next(self._obstacles(rows_waiting), None)
+
+    def status_text(self, rows_waiting: int) -> str:
+        """Return the hand-back's line in the status; empty where nothing is to be handed back."""
+        return (self.blocked_reason(rows_waiting) or "now") if self.wanted else ""
 
     def _obstacles(self, rows_waiting: int) -> Iterator[str]:
-        if self.under_way:
+        if self.in_progress:
             yield "under way"
         if self._good_since is None:
             yield "PostgreSQL does not take writes"
@@ -147,35 +159,36 @@ class HandBack:
             prove()
             if self._clock() >= until:
                 raise TakeoverFailed(f"it took longer than FENCE_DEADLINE={self._deadline:g} s")
-            self._hold_the_fence(connection)
+            self._extend_fence(connection)
             losses.note_return(self._paths, current_moment())
             clear_hold(self._paths.postgres_hold)
             self._written_at = self._clock()
-            write_atomic(self._paths.hand_back, json.dumps({"generation": self._generation}) + "\n")
+            write_atomic(self._paths.hand_back, RECORD.render({"generation": self._generation}))
         except TakeoverFailed:
-            self.give_up(connection)
+            self.cancel(connection)
             raise
         except BaseException:  # PostgreSQL's time begins anew; no more is held against it
             self._lift(connection)
             raise
         logger.info("PostgreSQL takes over: nothing waits any more, the service is told to end")
 
-    def tend(self, connection: sqlite3.Connection) -> None:
+    def enforce_deadline(self, connection: sqlite3.Connection) -> None:
         """Take the hand-back back when the service did not end in its time."""
-        if self.under_way and self.seconds_left() <= 0:
-            self.give_up(connection)
+        if self.in_progress and self.seconds_left() <= 0:
+            self.cancel(connection)
             logger.warning(
                 "the service did not end within %g s of being told that PostgreSQL takes over",
-                TAKEOVER,
+                TAKEOVER_TIMEOUT,
             )
 
-    def give_up(self, connection: sqlite3.Connection) -> None:
+    def cancel(self, connection: sqlite3.Connection) -> None:
         """Let SQLite serve on, and wait longer before the next attempt; never raises sqlite3.Error.
 
         Each attempt has writes wait, which a PostgreSQL that is too slow must not cost often.
         """
-        wait = min(_LONGEST_WAIT, max(self._after, 1.0) * 2.0 ** min(self._failures, 16))
         self._failures += 1
+        first = max(self._after, 1.0)
+        wait = pause_after(self._failures, first=first, longest=_LONGEST_WAIT)
         self._not_before = self._clock() + wait
         self._lift(connection)
 
@@ -191,16 +204,16 @@ class HandBack:
         except sqlite3.Error as error:
             logger.error("the fence cannot be lifted, it expires by itself: %s", error)
 
-    def _hold_the_fence(self, connection: sqlite3.Connection) -> None:
+    def _extend_fence(self, connection: sqlite3.Connection) -> None:
         """Put the fence for the chain's time, if it has stood without a gap until now."""
         with transaction(connection):
             found = fence.fenced(connection)
             if found is None or pending(connection):
                 raise TakeoverFailed("the fence was lifted meanwhile, and writes came in")
-            fence.put(connection, TAKEOVER)
+            fence.put(connection, TAKEOVER_TIMEOUT)
 
 
-def clear_leftovers(
+def lift_leftover_fence(
     connection: sqlite3.Connection, paths: "Paths", contract: "DatabaseContract"
 ) -> None:
     """Lift what a drainer that was killed left behind; raises sqlite3.Error.
@@ -208,7 +221,7 @@ def clear_leftovers(
     Not a hand-back that is under way: its service has yet to end. It expires like any other.
     """
     found = fence.fenced(connection)
-    told = handed_back(paths, contract.generation)
+    told = hand_back_requested(paths, contract.generation)
     if found is None or (told and not found.expired and contract.sqlite_active):
         return
     logger.warning("a fence that was left behind is lifted: writes pass again")
@@ -218,10 +231,7 @@ def clear_leftovers(
     fence.lift(connection)
 
 
-def handed_back(paths: "Paths", generation: str) -> bool:
+def hand_back_requested(paths: "Paths", generation: str) -> bool:
     """Whether the decision *generation* is over because PostgreSQL takes over."""
-    try:
-        entry = json.loads(paths.hand_back.read_text(encoding="utf-8"))
-        return bool(entry["generation"] == generation)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    found = RECORD.read_or_none(paths.hand_back)
+    return found is not None and found["generation"] == generation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the hub keeps for a person: dead letters and conflicts, listed and looked up."""
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ _OWN: dict[Kind, str] = {
 }
 
 
-class NoSuchEntry(EdgePaaSError):
+class EntryNotFound(EdgePaaSError):
     """There is no entry of this id, or several that begin so."""
 
 
@@ -77,15 +78,15 @@ def entries(
 
 
 def entry(hub: "Hub", kind: Kind, wanted: str) -> Entry:
-    """Return the entry whose id is, or begins with, *wanted*; raises NoSuchEntry, HubError."""
+    """Return the entry whose id is, or begins with, *wanted*; raises EntryNotFound, HubError."""
     found = _found(
         hub, kind, "starts_with(e.id::text, $1) AND $2 = ''", (wanted.strip().lower(), ""), 2
     )
     word = kind.removesuffix("s").replace("-", " ")
     if not wanted.strip() or not found:
-        raise NoSuchEntry(f"there is no {word} {wanted}: 'edgepaas sync {kind}' lists them")
+        raise EntryNotFound(f"there is no {word} {wanted}: 'edgepaas sync {kind}' lists them")
     if len(found) > 1:
-        raise NoSuchEntry(f"several {word}s begin with {wanted}: give more of the id")
+        raise EntryNotFound(f"several {word}s begin with {wanted}: give more of the id")
     return found[0]
 
 
@@ -105,7 +106,7 @@ def retry_all(
     """Send the dead letters *chosen* again, each row's in their order.
 
     Returns how many landed, and for each row that is still refused what PostgreSQL says.
-    *models*: ``tables`` of tables.json. Raises NoSuchLetter, HubError.
+    *models*: ``tables`` of tables.json. Raises DeadLetterNotFound, HubError.
     """
     from edgepaas.sync.delivery.dead_letters import retry
 
@@ -120,7 +121,7 @@ def retry_all(
 
 
 def discard_all(hub: "Hub", chosen: Sequence[Entry]) -> int:
-    """Give the dead letters *chosen* up; returns how many. Raises NoSuchLetter, HubError."""
+    """Give the dead letters *chosen* up; returns how many. Raises DeadLetterNotFound, HubError."""
     from edgepaas.sync.delivery.dead_letters import discard
 
     for one in chosen:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync --once``: send what waits, then say what became of it."""
 
 import os
@@ -10,10 +11,10 @@ from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.outbox.stream import pending
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile, open_box_file
-from edgepaas.sync.context import Parts
+from edgepaas.sync.context import SyncContext
 from edgepaas.sync.errors import HubError, SchemaDrift
-from edgepaas.sync.hub.schema_upgrade import HubSchema
-from edgepaas.sync.wakeups import poke
+from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade
+from edgepaas.sync.wakeups import send_wakeup
 
 #: Seconds without a word, at most.
 _PROGRESS = 2.0
@@ -50,24 +51,24 @@ class Outcome:
         return f"{sent}; nothing waits" if not self.left else f"{sent}; {waits}: {self.reason}"
 
 
-def drain_once(parts: Parts, say: Callable[[str], None]) -> Outcome:
+def drain_once(context: SyncContext, say: Callable[[str], None]) -> Outcome:
     """Send everything that waits when it begins, and what comes meanwhile.
 
-    Takes the drainer's place, or asks the one that runs. Raises Ended, sqlite3.Error,
+    Takes the drainer's place, or asks the one that runs. Raises Stopped, sqlite3.Error,
     OSError; that PostgreSQL does not take the rows is an outcome.
     """
     try:
-        lock = acquire(parts.paths.sync_lock, timeout=0.0)
+        lock = acquire(context.paths.sync_lock, timeout=0.0)
     except LockHeld:
-        return _by_the_other(parts, say)
+        return _by_the_other(context, say)
     try:
-        return _own(parts, say)
+        return _own(context, say)
     finally:
         os.close(lock)
 
 
-def _own(parts: Parts, say: Callable[[str], None]) -> Outcome:
-    file = open_box_file(parts.contract.sqlite_path, parts.paths)
+def _own(context: SyncContext, say: Callable[[str], None]) -> Outcome:
+    file = open_box_file(context.contract.sqlite_path, context.paths)
     outcome = Outcome()
     if file is None:
         return outcome
@@ -75,34 +76,38 @@ def _own(parts: Parts, say: Callable[[str], None]) -> Outcome:
         if not file.captures:
             return outcome
         outcome.left = pending(file.connection)
-        schema = parts.schema()
+        schema = context.hub_schema()
         try:
             for attempt in range(2):
                 try:
-                    _drain(parts, file, schema, outcome, say)
+                    _drain(context, file, schema, outcome, say)
                     break
                 except SchemaDrift:
                     if attempt or schema.at_head is False:
                         raise
                     schema.at_head = False
         except HubError as error:
-            parts.ending.check()  # an end cuts the link; that is no trouble
+            context.stop.raise_if_requested()  # an end cuts the link; that is no trouble
             outcome.reason = " ".join(str(error).split())
         outcome.left = pending(file.connection)
     return outcome
 
 
 def _drain(
-    parts: Parts, file: BoxFile, schema: HubSchema, outcome: Outcome, say: Callable[[str], None]
+    context: SyncContext,
+    file: BoxFile,
+    schema: HubSchemaUpgrade,
+    outcome: Outcome,
+    say: Callable[[str], None],
 ) -> None:
     from edgepaas.sync.delivery.drain import drain_batch
 
-    rows = parts.settings.integer("SYNC_BATCH")
-    models = parts.document()["tables"] or None
+    rows = context.settings.integer("SYNC_BATCH")
+    models = context.table_document()["tables"] or None
     spoken = time.monotonic()
-    with closing(parts.connect(schema)) as hub, parts.ending.cutting(hub.cut):
+    with closing(context.connect(schema)) as hub, context.stop.abort_on_stop(hub.abort):
         while True:
-            parts.ending.check()
+            context.stop.raise_if_requested()
             drained = drain_batch(file.connection, hub, rows=rows, say=say, models=models)
             outcome.rows += drained.rows
             outcome.dead += drained.dead
@@ -116,18 +121,18 @@ def _drain(
                 say(f"{outcome.rows} rows sent, {drained.remaining} to go")
 
 
-def _by_the_other(parts: Parts, say: Callable[[str], None]) -> Outcome:
+def _by_the_other(context: SyncContext, say: Callable[[str], None]) -> Outcome:
     """Wake the drainer that runs, and watch the queue for as long as it gets shorter."""
-    status = sync_status.read(parts.paths)
+    status = sync_status.read(context.paths)
     process = f" (process {status.pid})" if status is not None and status.fresh else ""
-    say(f"another drainer{process} holds {parts.paths.sync_lock}; it is asked to send what waits")
+    say(f"another drainer{process} holds {context.paths.sync_lock}; it is asked to send what waits")
     outcome = Outcome()
-    with _looking(parts) as count:
+    with _looking(context) as count:
         least = before = count()
         spoken = progress = time.monotonic()
         while count() and time.monotonic() - progress < _PATIENCE:
-            parts.ending.check()
-            poke(parts.paths.sync_wake)
+            context.stop.raise_if_requested()
+            send_wakeup(context.paths.sync_wake)
             time.sleep(_LOOK_EVERY)
             if count() < least:
                 least, progress = count(), time.monotonic()
@@ -137,16 +142,16 @@ def _by_the_other(parts: Parts, say: Callable[[str], None]) -> Outcome:
         outcome.left = count()
     outcome.rows = max(0, before - outcome.left)
     if outcome.left:
-        status = sync_status.read(parts.paths)
+        status = sync_status.read(context.paths)
         known = status.reason if status is not None else ""
         outcome.reason = known or "the drainer that runs has not sent them yet"
     return outcome
 
 
 @contextmanager
-def _looking(parts: Parts) -> Iterator[Callable[[], int]]:
+def _looking(context: SyncContext) -> Iterator[Callable[[], int]]:
     """Give a function that counts the rows that wait."""
-    file = open_box_file(parts.contract.sqlite_path, parts.paths)
+    file = open_box_file(context.contract.sqlite_path, context.paths)
     if file is None:
         yield lambda: 0
         return

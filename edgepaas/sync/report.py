@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the drainer says of itself: gathered as it goes, written to ``run/sync.json``."""
 
 import time
@@ -17,10 +18,10 @@ _LEAST = 0.25
 
 
 @dataclass
-class Report(SyncStatus):
+class LiveStatus(SyncStatus):
     """The status as it becomes: its values are changed in place."""
 
-    def waits(self, rows: int, wall: float) -> None:
+    def set_waiting(self, rows: int, wall: float) -> None:
         """Take note of how many rows wait, and since when."""
         self.rows_waiting = rows
         if not rows:
@@ -28,15 +29,15 @@ class Report(SyncStatus):
         elif self.waiting_since is None:
             self.waiting_since = rfc3339(wall, milliseconds=True)
 
-    def counted(self, counters: Mapping[str, int], wall: float) -> None:
+    def set_ledger(self, counters: Mapping[str, int], wall: float) -> None:
         """Take note of what the file's ledger says."""
         self.ledger = counters
-        self.waits(counters["pending"], wall)
+        self.set_waiting(counters["pending"], wall)
         self.dead_letters = counters["dead"]
         self.conflicts = counters["conflicts"]
         self.hub_lost = counters["hub_lost"]
 
-    def delivered(self, wall: float) -> None:
+    def record_delivery(self, wall: float) -> None:
         """Take note that PostgreSQL has just committed rows."""
         self.last_delivery = rfc3339(wall, milliseconds=True)
 
@@ -47,18 +48,18 @@ class Report(SyncStatus):
 
 
 @dataclass
-class Publisher:
+class StatusPublisher:
     """Writes *report* when it has changed, and now and then as a sign of life."""
 
     paths: Paths
-    report: Report
+    report: LiveStatus
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
     _written: dict[str, Any] = field(default_factory=dict)
     _urgent: tuple[Any, ...] = ()
     _at: float = float("-inf")
 
-    def remember(self) -> None:
+    def restore(self) -> None:
         """Go on from what an earlier drainer of this box said: since when rows wait."""
         before = sync_status.read(self.paths)
         if before is not None and before.node_id == self.report.node_id:

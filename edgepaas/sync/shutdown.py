@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the drainer ends: asked for once, from any thread; what is blocked then is cut loose.
 
 Whatever it does can be stopped at any moment, even by ``kill -9``: a batch is wholly on the
@@ -17,118 +18,118 @@ from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EdgePaaSError
 
 #: Seconds between two looks at the decision. The schema stage, which may have to swap the
 #: file, comes a Python start after the new decision.
-LOOK_EVERY = 0.2
+CHECK_INTERVAL = 0.2
 #: Seconds that work in progress has before its connections are cut, and before the process
 #: ends without it.
-PATIENCE = 0.5
-LONGEST = 3.0
+ABORT_AFTER = 0.5
+EXIT_AFTER = 3.0
 
 logger = logging.getLogger("edgepaas.sync")
 
 
-class Ended(EdgePaaSError):
+class Stopped(EdgePaaSError):
     """The end was asked for in the middle of work, which is given up."""
 
 
-class Ending:
+class StopRequest:
     """Whether the process is to end, and with which exit status; thread-safe."""
 
     def __init__(self) -> None:
         # Also taken in signal handlers, which interrupt the thread that may hold it.
         self._lock = threading.RLock()
-        self._asked = threading.Event()
-        self._cutters: dict[object, Callable[[], None]] = {}
+        self._requested = threading.Event()
+        self._aborts: dict[object, Callable[[], None]] = {}
         self.status = EXIT_DONE
         self.reason = ""
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether the end was asked for."""
-        return self._asked.is_set()
+        return self._requested.is_set()
 
-    def ask(self, status: int, reason: str) -> None:
+    def request(self, status: int, reason: str) -> None:
         """Have the process end; the first to ask decides how."""
         with self._lock:
-            if self._asked.is_set():
+            if self._requested.is_set():
                 return
             self.status, self.reason = status, reason
-            self._asked.set()
+            self._requested.set()
 
-    def check(self) -> None:
-        """Raise Ended when the end was asked for."""
-        if self._asked.is_set():
-            raise Ended(self.reason)
+    def raise_if_requested(self) -> None:
+        """Raise Stopped when the end was asked for."""
+        if self._requested.is_set():
+            raise Stopped(self.reason)
 
     def wait(self, seconds: float) -> bool:
         """Wait up to *seconds* for it; whether it was asked for."""
-        return self._asked.wait(seconds)
+        return self._requested.wait(seconds)
 
     @contextlib.contextmanager
-    def cutting(self, cut: Callable[[], None]) -> Iterator[None]:
+    def abort_on_stop(self, abort: Callable[[], None]) -> Iterator[None]:
         """Have *cut* called, from another thread, when the end comes during the block."""
         token = object()
         with self._lock:
-            self._cutters[token] = cut
+            self._aborts[token] = abort
         try:
             yield
         finally:
             with self._lock:
-                del self._cutters[token]
+                del self._aborts[token]
 
-    def cut(self) -> None:
+    def abort_blocked_calls(self) -> None:
         """Cut everything loose that the main thread may be blocked in."""
         with self._lock:
-            for cut in list(self._cutters.values()):
-                cut()
+            for abort in list(self._aborts.values()):
+                abort()
 
 
-class Watch:
+class StopWatcher:
     """Asks for the end when the decision changes or the parent dies; a thread of its own."""
 
     def __init__(
         self,
-        ending: Ending,
+        stop: StopRequest,
         contract: Path,
         generation: str,
         *,
         lifeline: int = -1,
         wake: Callable[[], None] = lambda: None,
-        leave: Callable[[int], None] = os._exit,
+        exit_process: Callable[[int], None] = os._exit,
     ) -> None:
         """*lifeline*: a pipe's end that is closed at its other end when the parent dies.
 
-        *wake* ends the main thread's sleep; *leave* ends the process if nothing else does.
+        *wake* ends the main thread's sleep; *exit_process* ends the process if nothing else does.
         """
-        self._ending = ending
+        self._stop = stop
         self._contract = contract
         self._generation = generation
         self._lifeline = lifeline
         self._wake = wake
-        self._leave = leave
+        self._exit_process = exit_process
         self._seen: tuple[int, int] | None = None
-        self._over = threading.Event()
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """Begin to watch."""
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Watch no more: the process ends in order."""
-        self._over.set()
+        """Stop watching: the process ends in order."""
+        self._stopped.set()
 
     def _run(self) -> None:
-        while not self._ending.wait(0 if self._parent_died() else LOOK_EVERY):
+        while not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
             if reason := self.changed():
-                self._ending.ask(EXIT_DECIDE_AGAIN, reason)
+                self._stop.request(EXIT_DECIDE_AGAIN, reason)
         self._wake()
         asked = time.monotonic()
-        if self._over.wait(PATIENCE):
+        if self._stopped.wait(ABORT_AFTER):
             return
-        self._ending.cut()
-        if self._over.wait(max(0.0, LONGEST - (time.monotonic() - asked))):
+        self._stop.abort_blocked_calls()
+        if self._stopped.wait(max(0.0, EXIT_AFTER - (time.monotonic() - asked))):
             return
         logger.warning("what is under way does not end; the process ends without it")
-        self._leave(self._ending.status)
+        self._exit_process(self._stop.status)
 
     def changed(self) -> str:
         """Return what became of the decision, empty while it is the one that is worked on."""
@@ -148,5 +149,5 @@ class Watch:
     def _parent_died(self) -> bool:
         if self._lifeline < 0 or not select.select([self._lifeline], [], [], 0)[0]:
             return False
-        self._ending.ask(EXIT_DONE, "the process that ran the chain is gone")
+        self._stop.request(EXIT_DONE, "the process that ran the chain is gone")
         return True

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning of new rows: a datagram from our own writer, a look for everybody else's commits.
 
 The service sends a byte to ``run/sync.wake`` after each commit. Writers that know nothing of
@@ -17,7 +18,7 @@ from edgepaas.database.sqlite.sync_wakeup import address_of
 _DRAINED = 64
 
 
-class Wake:
+class WakeupSocket:
     """The datagram socket at *path*, and a pipe through which other threads end a sleep."""
 
     def __init__(self, path: Path) -> None:
@@ -50,20 +51,20 @@ class Wake:
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._write, b"x")
 
-    def sleep(self, seconds: float, *, deaf: bool = False) -> bool:
+    def sleep(self, seconds: float, *, ignore_wakeups: bool = False) -> bool:
         """Sleep up to *seconds*; whether somebody told of new rows meanwhile.
 
-        *deaf*: rows are no reason to get up, since there is nowhere to send them to. What
+        *ignore_wakeups*: rows are no reason to get up, since there is nowhere to send them to. What
         was said is forgotten then: whoever gets up later looks at the queue anyway.
         """
-        ears = [self._read] if deaf else [self._read, self._socket.fileno()]
+        ears = [self._read] if ignore_wakeups else [self._read, self._socket.fileno()]
         found, _, _ = select.select(ears, [], [], max(0.0, seconds))
         if self._read in found:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 4096)
-        return self.hush() and not deaf
+        return self.drain_wakeups() and not ignore_wakeups
 
-    def hush(self) -> bool:
+    def drain_wakeups(self) -> bool:
         """Take in what was said so far; whether anything was."""
         said = False
         with contextlib.suppress(BlockingIOError):
@@ -73,7 +74,7 @@ class Wake:
         return said
 
 
-class ForeignWriters:
+class ForeignWriteDetector:
     """Tells whether anybody but *connection* has committed to its file since the last look."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -90,7 +91,7 @@ class ForeignWriters:
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
 
-def poke(path: Path) -> bool:
+def send_wakeup(path: Path) -> bool:
     """Tell the drainer at *path* that rows are there; False when none listens. Never waits."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, address_of(path) as address:
         sock.setblocking(False)

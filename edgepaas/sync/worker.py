@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drainer's loop: rows home as soon as they are there, and everything that goes with it.
 
 One thread, one connection to each database. It sleeps until somebody tells of rows, or
@@ -21,16 +22,16 @@ from edgepaas.outbox.space import ballast
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import pending, read_stream
 from edgepaas.sync.box_file import BoxFile, open_box_file
-from edgepaas.sync.context import Parts
+from edgepaas.sync.context import SyncContext
 from edgepaas.sync.errors import HubError, SchemaDrift
-from edgepaas.sync.failures import Trouble
-from edgepaas.sync.handback import HandBack, TakeoverFailed, clear_leftovers
-from edgepaas.sync.hub.presence import Presence
-from edgepaas.sync.mirror.mirror import Mirror, MirrorHeldUp
-from edgepaas.sync.report import Publisher, Report
-from edgepaas.sync.shutdown import Ended
+from edgepaas.sync.failures import FailureTracker
+from edgepaas.sync.handback import HandBack, TakeoverFailed, lift_leftover_fence
+from edgepaas.sync.hub.heartbeat_sender import HeartbeatSender
+from edgepaas.sync.mirror.mirror import Mirror, MirrorPostponed
+from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.status import Mirrored
-from edgepaas.sync.wakeups import Wake
+from edgepaas.sync.wakeups import WakeupSocket
 from edgepaas.timing.due import Due
 from edgepaas.timing.moment import rfc3339
 
@@ -58,12 +59,12 @@ _MIRROR_SHARE = 0.05
 
 
 @dataclass
-class Worker:
+class SyncWorker:
     """One drainer, from its first look to the end; :meth:`run` is the main thread's."""
 
-    parts: Parts
-    wake: Wake
-    report: Report = field(default_factory=Report)
+    context: SyncContext
+    wake: WakeupSocket
+    report: LiveStatus = field(default_factory=LiveStatus)
     _hub: "Hub | None" = None
     _file: BoxFile | None = None
     #: Whether rows may wait that nobody has looked at.
@@ -71,17 +72,17 @@ class Worker:
     _pause: float = 0.0
 
     def __post_init__(self) -> None:
-        settings, contract = self.parts.settings, self.parts.contract
-        me = self.parts.me()
+        settings, contract = self.context.settings, self.context.contract
+        me = self.context.local_node()
         self.report.node_id, self.report.generation = me.node_id, contract.generation
-        self._publisher = Publisher(self.parts.paths, self.report)
-        self._publisher.remember()
-        self._schema = self.parts.schema()
+        self._publisher = StatusPublisher(self.context.paths, self.report)
+        self._publisher.restore()
+        self._schema = self.context.hub_schema()
         interval = settings.number("HEARTBEAT_INTERVAL")
-        self._presence = Presence(me, self.parts.paths, contract, self.report, interval)
-        self._handback = HandBack(contract, settings, self.parts.paths)
-        self._mirror = Mirror(self.parts.document(), self.parts.ending.check)
-        self._trouble = Trouble(self.report, contract.db_state == "local-first")
+        self._heartbeat = HeartbeatSender(me, self.context.paths, contract, self.report, interval)
+        self._handback = HandBack(contract, settings, self.context.paths)
+        self._mirror = Mirror(self.context.table_document(), self.context.stop.raise_if_requested)
+        self._failures = FailureTracker(self.report, contract.db_state == "local-first")
         self._beat = Due(interval)
         self._pass = Due(settings.number("MIRROR_INTERVAL"))
         self._reclaim = Due(RECLAIM_EVERY)
@@ -90,72 +91,72 @@ class Worker:
 
     def run(self) -> int:
         """Drain until the end is asked for; returns the exit status."""
-        ending = self.parts.ending
+        stop = self.context.stop
         try:
-            while not ending.asked:
+            while not stop.requested:
                 self._turn()
                 self._rest()
             self._say_goodbye()
-        except Ended:
-            logger.debug("given up in the middle of work: %s", ending.reason)
+        except Stopped:
+            logger.debug("given up in the middle of work: %s", stop.reason)
         finally:
             self._lose_hub()
             self._close_file()
-        logger.info("ending with status %d: %s", ending.status, ending.reason)
-        return ending.status
+        logger.info("ending with status %d: %s", stop.status, stop.reason)
+        return stop.status
 
     def _say_goodbye(self) -> None:
         """Tell the hub, if it is there, what the service's last word is."""
-        ending, hub = self.parts.ending, self._hub
-        if hub is None or ending.status != EXIT_DONE or self._trouble.remaining > 0:
+        stop, hub = self.context.stop, self._hub
+        if hub is None or stop.status != EXIT_DONE or self._failures.remaining > 0:
             return  # who decides again tells of it at once
-        with ending.cutting(hub.cut):
-            self._presence.say_goodbye(hub)
+        with stop.abort_on_stop(hub.abort):
+            self._heartbeat.send_final(hub)
 
     def _turn(self) -> None:
         try:
-            if self._trouble.remaining <= 0:
+            if self._failures.remaining <= 0:
                 self._work()
-                self._trouble.over()
+                self._failures.record_success()
             else:
                 self._count()
-        except Ended:
+        except Stopped:
             raise
         except (EdgePaaSError, sqlite3.Error, OSError) as error:
-            self.parts.ending.check()  # an end cuts links; that is no trouble
+            self.context.stop.raise_if_requested()  # an end cuts links; that is no trouble
             self._failed(error)
         if self._file is not None:
-            self._handback.tend(self._file.connection)
-        self.report.handback = self._handback.why_not(self.report.rows_waiting)
+            self._handback.enforce_deadline(self._file.connection)
+        self.report.handback = self._handback.status_text(self.report.rows_waiting)
         self._publisher.publish()
 
     def _failed(self, error: Exception) -> None:
         """Let go of the end that failed, and try again later."""
         self._dirty = True
-        self._trouble.met(error)
+        self._failures.record_failure(error)
         if isinstance(error, HubError):
             self._lose_hub()
-            self._handback.bad()
+            self._handback.record_hub_failure()
             if isinstance(error, SchemaDrift):
                 self._schema.at_head = False
             return
         self._close_file()
         if is_damaged(error):
-            note_damage(self.parts.contract.sqlite_path, error)
-        if is_full(error) and ballast.give_up(self.parts.paths.ballast):
+            note_damage(self.context.contract.sqlite_path, error)
+        if is_full(error) and ballast.give_up(self.context.paths.ballast):
             # Even to note that rows are on their way takes room.
             logger.warning("the disk is full: the ballast is given up")
 
     def _rest(self) -> None:
         """Sleep until something is due or somebody tells of rows."""
-        held = self._trouble.remaining
+        held = self._failures.remaining
         if self._dirty and held <= 0:
             left = self._pause
         else:
             left = min(self._look.left, self._publisher.seconds_left(), *self._due(held))
-        if self.wake.sleep(left, deaf=held > 0):
+        if self.wake.sleep(left, ignore_wakeups=held > 0):
             self._dirty = True
-            self.wake.sleep(max(COALESCE, self._pause), deaf=True)
+            self.wake.sleep(max(COALESCE, self._pause), ignore_wakeups=True)
 
     def _due(self, held: float) -> Iterator[float]:
         """Give the seconds until each thing that a turn would do."""
@@ -167,7 +168,7 @@ class Worker:
         yield self._handback.seconds_left() or LOOK_EVERY
         if self._file is not None and self._file.captures:
             yield self._reclaim.left
-            if not self._handback.under_way:
+            if not self._handback.in_progress:
                 yield self._pass.left
 
     def _work(self) -> None:
@@ -176,15 +177,15 @@ class Worker:
         file = self._opened()
         if file is not None:
             self._drain(file, hub)
-        if self._beat.left <= 0 or self._presence.has_news():
+        if self._beat.left <= 0 or self._heartbeat.state_changed():
             self._send_heartbeat(hub)
         if file is None or not file.captures or self._is_behind():
             return
         if self._reclaim.left <= 0:
             self._do_reclaim(file, hub)
-        if self._handback.under_way:
+        if self._handback.in_progress:
             return
-        if self._handback.why_not(self.report.rows_waiting) == "now":
+        if self._handback.blocked_reason(self.report.rows_waiting) is None:
             self._hand_back(file, hub)
         elif self._pass.left <= 0:
             self._do_pass(file, hub)
@@ -195,7 +196,9 @@ class Worker:
         Some wait nearly always where devices write all the time: what came in while the last
         batch was on its way. To wait for none would be to never hand back over a slow link.
         """
-        return self._dirty and self.report.rows_waiting > self.parts.settings.integer("SYNC_BATCH")
+        return self._dirty and self.report.rows_waiting > self.context.settings.integer(
+            "SYNC_BATCH"
+        )
 
     # -- the box's end --
 
@@ -203,15 +206,17 @@ class Worker:
         """Return the file, open; looks for foreign writers when it is time to."""
         if self._file is None and (self._dirty or self._look.left <= 0):
             self._look.done()
-            self._file = open_box_file(self.parts.contract.sqlite_path, self.parts.paths)
+            self._file = open_box_file(self.context.contract.sqlite_path, self.context.paths)
             if self._file is not None and self._file.captures:
-                clear_leftovers(self._file.connection, self.parts.paths, self.parts.contract)
+                lift_leftover_fence(
+                    self._file.connection, self.context.paths, self.context.contract
+                )
             self._dirty = self._file is not None
             self._mirror.forget()
         elif self._file is not None and self._look.left <= 0:
             self._look.done()
             self._dirty = self._file.changed() or self._dirty
-            if not self._handback.under_way and self._file.captures:
+            if not self._handback.in_progress and self._file.captures:
                 fence.lift_if_expired(self._file.connection)
         return self._file
 
@@ -222,10 +227,10 @@ class Worker:
 
     def _read_ledger(self, file: BoxFile) -> None:
         if not file.captures:
-            self.report.waits(0, time.time())
+            self.report.set_waiting(0, time.time())
             return
         stream = read_stream(file.connection)
-        self.report.counted(ledger.read(file.connection), time.time())
+        self.report.set_ledger(ledger.read(file.connection), time.time())
         self.report.stream_id = stream.stream_id if stream is not None else ""
 
     def _close_file(self) -> None:
@@ -237,7 +242,7 @@ class Worker:
 
     def _connected(self) -> "Hub":
         if self._hub is None:
-            hub = self.parts.connect(self._schema)
+            hub = self.context.connect(self._schema)
             self._hub = hub
             self._dirty = True
             self._beat = Due(self._beat.every)
@@ -261,40 +266,40 @@ class Worker:
         sent = self._send(file.connection, hub)
         took = time.monotonic() - began
         if sent:
-            self._handback.good()
-            self.report.delivered(time.time())
+            self._handback.record_hub_write()
+            self.report.record_delivery(time.time())
         self._read_ledger(file)
         self._dirty = self.report.rows_waiting > 0
-        full = sent >= self.parts.settings.integer("SYNC_BATCH")
+        full = sent >= self.context.settings.integer("SYNC_BATCH")
         self._pause = 0.0 if full else min(LONGEST_PAUSE, took)
         self.report.state = "draining" if self._dirty else "idle"
 
     def _send(self, connection: sqlite3.Connection, hub: "Hub") -> int:
         from edgepaas.sync.delivery.drain import drain_batch
 
-        with self.parts.ending.cutting(hub.cut):
-            self.parts.ending.check()
+        with self.context.stop.abort_on_stop(hub.abort):
+            self.context.stop.raise_if_requested()
             drained = drain_batch(
                 connection,
                 hub,
-                rows=self.parts.settings.integer("SYNC_BATCH"),
+                rows=self.context.settings.integer("SYNC_BATCH"),
                 say=logger.info,
                 models=self._mirror.document["tables"] or None,
             )
         return int(drained.rows)
 
     def _send_heartbeat(self, hub: "Hub", *, alone: bool = False) -> None:
-        with self.parts.ending.cutting(hub.cut):
-            self._presence.tell(hub, alone=alone)
+        with self.context.stop.abort_on_stop(hub.abort):
+            self._heartbeat.send(hub, alone=alone)
         self._beat.done()
-        self._handback.good()
+        self._handback.record_hub_write()
 
     def _do_pass(self, file: BoxFile, hub: "Hub") -> None:
         began = time.monotonic()
         try:
-            with self.parts.ending.cutting(hub.cut):
+            with self.context.stop.abort_on_stop(hub.abort):
                 passed = self._mirror.run(file.connection, hub)
-        except MirrorHeldUp as error:
+        except MirrorPostponed as error:
             logger.info("the mirror waits: %s", error)
             self._pass.done()
             return
@@ -311,7 +316,7 @@ class Worker:
             logger.warning("nothing is reclaimed: PostgreSQL's clock and ours do not agree")
             self._reclaim.done()
             return
-        older = self.parts.settings.number("RETENTION")
+        older = self.context.settings.number("RETENTION")
         try:
             gone = reclaim(file.connection, older_than=older, limit=RECLAIM_ROWS)
         except sqlite3.IntegrityError as error:  # e.g. a trigger that lets no fact be deleted
@@ -328,7 +333,7 @@ class Worker:
 
     def _hand_back(self, file: BoxFile, hub: "Hub") -> None:
         """Do it, its deadline kept by cutting the hub's link: a black hole answers nothing."""
-        timer = threading.Timer(self._handback.fence_deadline, hub.cut)
+        timer = threading.Timer(self._handback.fence_deadline, hub.abort)
         timer.daemon = True
         timer.start()
         try:
@@ -346,4 +351,4 @@ class Worker:
 
     def _handback_drain(self, connection: sqlite3.Connection, hub: "Hub") -> None:
         self._send(connection, hub)
-        self.report.waits(pending(connection), time.time())
+        self.report.set_waiting(pending(connection), time.time())

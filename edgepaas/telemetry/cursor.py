@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cursors of lists: where a page ended, in words that hold on either database."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Moments: RFC 3339 in, aware UTC inside, RFC 3339 with ``Z`` out."""
 
 import re

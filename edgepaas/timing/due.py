@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When something is to be done again, on a clock that nobody sets."""
 
 import time

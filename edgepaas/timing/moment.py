@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One reading of the clocks, and how long ago an earlier one was.
 
 A box may start in 1970 and leap to the present, so whatever measures time across processes

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP: the application factory, errors, tokens, limits, the platform's own routes."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The only place that turns errors into HTTP: one body, whatever went wrong."""
 
 import logging

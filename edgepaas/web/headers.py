@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Headers that every answer carries: what browsers may do with it, and who may read it."""
 
 from collections.abc import Callable, Collection, Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The routes that probes ask for: one list for guards, lanes and the early responder.
 
 Standard library only: they are answered before anything else is loaded.

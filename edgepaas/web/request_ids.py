@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``X-Request-ID``: taken from the caller when it is sound, else made; echoed and logged."""
 
 import logging

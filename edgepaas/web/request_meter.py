@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts requests, by route, method and status, and how long they took.
 
 Its own few lines: the metrics library is imported by the first scrape, not by every box

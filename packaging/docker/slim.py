@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keep of the byte-code what a start needs; run as root while the image is built.
 
 Byte-code of everything would be a third of the image, and most of it is never loaded. So

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the build's scripts share: folders, the locks' format, the build's version and date."""
 
 import contextlib

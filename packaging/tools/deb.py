@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make deb``: build ``dist/edgepaas_VERSION_all.deb``, as any user.
 
 Lays out a Debian source folder in ``build/deb`` and runs dpkg-buildpackage there. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make lock``: pin every dependency of the package to one file by its hash.
 
 The versions are the tested ones of ``constraints.txt``; pip resolves them on the oldest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write edgepaas(1) and edgepaas.env(5) from what the code says of itself.
 
     manpages.py LIBRARY TARGET

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write README's table of what passed in which home, from what the parity suite left behind.
 
     parity.py [--check] [RESULTS] [README]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unpack wheels into one folder that Python can import from, as the package ships it.
 
     tree.py WHEELS LIBRARY LICENCES

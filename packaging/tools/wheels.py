@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fill ``build/wheels`` with one pure wheel for each pin of the lock, and our own.
 
 Downloads go through pip with hashes required and are kept in ``build/wheelhouse``

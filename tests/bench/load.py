@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A closed-loop HTTP client on raw sockets, so that the client is not what is measured."""
 
 import selectors

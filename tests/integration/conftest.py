@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests of forwarding: a hub with every table, a link to it, a box."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real receivers: HTTP and SMTP that accept, refuse, put off, hang, drip, reset and redirect."""
 
 import contextlib
@@ -16,7 +17,7 @@ import trustme
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.channels import ask_channel
 from edgepaas.alerts.channels.config import AlertConfig, EmailConfig, WebhookConfig
-from edgepaas.alerts.channels.notice import Notice
+from edgepaas.alerts.channels.notification import Notification
 from tests.support.alert_box import make_config
 from tests.support.receivers import (
     Reply,
@@ -28,7 +29,7 @@ from tests.support.receivers import (
     reset,
 )
 
-NOTICE = Notice(
+NOTICE = Notification(
     key="k-1",
     what="raised",
     severity="critical",
@@ -139,7 +140,7 @@ class TestWebhook:
         assert "refused" in answer.words.lower()
 
     def test_so_is_a_network_that_swallows_everything(self) -> None:
-        """A notice that may have been received is kept as it is; days later it would be stale."""
+        """What may have been received is kept as it is; days later it would be stale."""
         with socket.socket() as deaf, contextlib.ExitStack() as callers:
             deaf.bind(("127.0.0.1", 0))
             deaf.listen(0)

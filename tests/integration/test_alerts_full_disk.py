@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file system without a free byte: alerts are still taken and told, or it is said that not."""
 
 import os
@@ -31,8 +32,8 @@ def fill():
 home = Path(os.environ["EDGEPAAS_HOME"])
 paths = find_paths()
 box = AlertBox(paths)
-box.spool.store.prepare()
-box.spool.store.replenish()
+box.spool.folders.prepare()
+box.spool.folders.replenish()
 fill()
 accepted = 0
 try:
@@ -51,12 +52,12 @@ for _ in range(5):
     box.clock.forward(1000)
     box.deliver()
     fill()
-print("told:", sum(notice.new for notice in box.taken))
+print("told:", sum(notification.new for notification in box.taken))
 print("keys:", len({n.key for n in box.taken}) == len(box.taken))
 (home / "filler").unlink()
 box.accept("there is room again")
 box.deliver()
-box.spool.store.replenish()
+box.spool.folders.replenish()
 print("after:", box.told[-1][1], len(list((paths.alerts / "reserve").iterdir())))
 """
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writers and the deliverer killed at any moment: no accepted alert is lost or told under two keys.
 
 12 rounds; 1,000 with EDGEPAAS_SOAK=1.
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from edgepaas.alerts.delivery.operator_actions import retry
 from edgepaas.alerts.spool.alert import read_alert
-from edgepaas.alerts.spool.checksummed_json import read_sealed
+from edgepaas.alerts.spool.checksummed_json import read_checksummed
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
 from tests.support.receivers import Handler, Receiver, receiving
@@ -147,7 +148,7 @@ def readable(paths: Paths) -> None:
     """Whatever was killed: every accepted alert is whole."""
     new = paths.alerts / "new"
     for path in new.iterdir() if new.is_dir() else ():
-        read_alert(read_sealed(path))
+        read_alert(read_checksummed(path))
 
 
 def check(receiver: Receiver, said: Path) -> None:

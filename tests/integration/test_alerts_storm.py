@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ten thousand alerts of five causes and real receivers: a handful of messages, exact counts.
 
 1,000 without EDGEPAAS_SOAK=1.

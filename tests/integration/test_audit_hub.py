@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger from both sides, on a real PostgreSQL: what adds up, and each way it may not."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL that is shared by many boxes and has no further connection for this one."""
 
 import contextlib

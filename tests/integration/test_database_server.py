@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL behind the Database interface, on a real server and with a line that breaks."""
 
 import contextlib
@@ -255,9 +256,12 @@ def test_idle_connections_that_were_cut_are_replaced_unnoticed(
 def test_a_ping_over_a_cut_line_is_asked_again_on_a_new_one(line: Line) -> None:
     """One connection that ended is no server that is lost."""
     database = open_server(line.url)
+    suspicions: list[BaseException] = []
+    database.on_unavailable = suspicions.append
     database.ping()
     line.cut()
     database.ping()
+    assert suspicions == []
     database.close()
 
 

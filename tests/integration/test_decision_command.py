@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas dbdecide`` as the unit runs it: contract, one line, exit status, time."""
 
 import json

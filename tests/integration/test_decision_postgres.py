@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The probe and the connections against a real PostgreSQL, in each way in which it is unusable."""
 
 import os
@@ -163,7 +164,8 @@ def test_a_slow_valid_query_outlives_the_deadline_of_its_connection(postgres_url
     """The deadline is for connecting alone."""
     connection = connect(split_url(postgres_url), deadline=1.0, tls=PLAIN)
     cursor = connection.cursor()
-    cursor.execute("SELECT pg_sleep(1.5)")
+    cursor.execute("SELECT 7 FROM pg_sleep(1.5)")
+    assert list(cursor.fetchone()) == [7]
     connection.close()
 
 

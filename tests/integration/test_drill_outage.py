@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas drill outage``: passes on the build as it is, fails on one that loses rows."""
 
 import json

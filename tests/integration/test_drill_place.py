@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a drill's rows go: a database where one may be made, else a schema, and gone afterwards."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The link to PostgreSQL fails in every way while rows go home: none lost, none twice, in order.
 
 A box in pieces (the real writer, outbox and drain) behind a relay, so that hundreds of
@@ -133,7 +134,7 @@ def test_a_link_that_falls_silent_is_given_up_and_the_rows_arrive(
     ):
         write_some(node, 10)
         relay.commit_cut, relay.ends = 1.0, ("silence",)
-        silent = threading.Timer(1.0, lambda: node.hub().cut())
+        silent = threading.Timer(1.0, lambda: node.hub().abort())
         silent.start()
         node.drain(30, until=lambda: relay.cuts > 0 and node.broken_links > 0)
         relay.calm()
@@ -160,7 +161,7 @@ def test_a_half_open_predecessor_does_not_hold_the_stream(
         hub.query("SELECT * FROM sync_streams FOR UPDATE")
         relay.black_hole()
         relay.heal()
-        hub.cut()
+        hub.abort()
         node.hang_up()
         node.drain(30)
         assert check(node.history, hub_database.witness.look()) == []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Box and hub at different revisions of the schema, with rows waiting: every row comes home."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever stands in the environment and its file: the chain starts, or names the setting.
 
 Each case runs the real stages env, dbdecide, schema and verify one after the other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas schema`` as an operator and a developer run it."""
 
 import ast
@@ -18,7 +19,7 @@ from tests.support.chains import REPOSITORY, connected, migrations_folder
 _APPLICATION = """
 from pathlib import Path
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from tests.support.chains import shop_models
 
 application = Application(

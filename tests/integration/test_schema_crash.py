@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A migration of the SQLite file that is killed at any step leaves a whole file, old or new."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL goes away while the service uses it: the whole chain decides again."""
 
 import contextlib

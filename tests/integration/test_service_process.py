@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """'edgepaas serve' as a process of its own: its start, its watchdog, its end."""
 
 import contextlib

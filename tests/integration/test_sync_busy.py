@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box that is written to all the time, over a link that is not fast."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of rows that meet others on the hub: facts, merges, updates, deletes."""
 
 from typing import Any

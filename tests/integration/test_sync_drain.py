@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draining: every row once, whatever becomes of the answers; in order; adding up."""
 
 import json
@@ -22,7 +23,7 @@ class Deaf(Hub):
 
     def commit(self, *last: Statement) -> list[Result]:
         super().commit(*last)
-        self.cut()
+        self.abort()
         self.broken = True
         raise HubUnreachable("the link broke")
 
@@ -86,7 +87,7 @@ def test_a_link_lost_before_commit_leaves_nothing_behind(
     link = hub.link()
 
     def cut(*_: Any) -> list[Result]:
-        link.cut()
+        link.abort()
         return link.run([("COMMIT", ())])
 
     monkeypatch.setattr(link, "commit", cut)

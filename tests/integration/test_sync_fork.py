@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that were cloned or set back, and a hub that was restored from an older backup."""
 
 import shutil

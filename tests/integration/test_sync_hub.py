@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The connection to the hub: round trips, transactions, what each failure is called."""
 
 import threading
@@ -7,10 +8,10 @@ import pytest
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.errors import (
     HubMisconfigured,
-    HubTrouble,
     HubUnreachable,
     RowRefused,
     SchemaDrift,
+    UnclassifiedHubError,
 )
 from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.forwarding import PLAIN, TestHub
@@ -60,7 +61,7 @@ def test_a_transaction_whose_answers_were_not_read_is_rolled_back_whole(
         ("SET ROLE nobody_there", RowRefused),
         ("SELECT 1/0", RowRefused),
         ("DO $$BEGIN RAISE EXCEPTION 'x'; END$$", RowRefused),
-        ("DO $$BEGIN RAISE SQLSTATE '0A000'; END$$", HubTrouble),
+        ("DO $$BEGIN RAISE SQLSTATE '0A000'; END$$", UnclassifiedHubError),
         ("DO $$BEGIN RAISE SQLSTATE '40P01'; END$$", HubUnreachable),
         ("DO $$BEGIN RAISE SQLSTATE '42501'; END$$", HubMisconfigured),
         ("DO $$BEGIN RAISE SQLSTATE '53100'; END$$", HubUnreachable),
@@ -79,7 +80,7 @@ def test_each_failure_says_what_is_to_be_done(
 def test_a_connection_that_is_cut_from_another_thread_fails_at_once_and_stays_lost(
     hub: TestHub, link: Hub
 ) -> None:
-    timer = threading.Timer(0.2, link.cut)
+    timer = threading.Timer(0.2, link.abort)
     timer.start()
     with pytest.raises(HubUnreachable):
         link.query("SELECT pg_sleep(60)")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync conflicts|dead-letters|status|acknowledge`` on a real PostgreSQL."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mirror: the hub's shared tables in the box's file, exactly, and never over what waits."""
 
 import contextlib
@@ -35,7 +36,8 @@ from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.mirror import mirror as mirror_module
-from edgepaas.sync.mirror.mirror import Mirror, MirrorHeldUp
+from edgepaas.sync.mirror.apply import apply
+from edgepaas.sync.mirror.mirror import Mirror, MirrorPostponed
 from tests.support.forwarding import (
     PLAIN,
     TestBox,
@@ -259,7 +261,6 @@ def test_a_row_written_between_the_comparison_and_the_commit_is_left_alone(
     mirror = Mirror(document())
     mirror.run(box.file, link)
     hub.ask("UPDATE places SET note = 'hub'")
-    apply = mirror_module.apply
 
     def late(*arguments: Any) -> Any:
         box.write(f"UPDATE places SET note = 'late' WHERE id = '{identity}'")
@@ -368,7 +369,7 @@ def test_too_many_waiting_rows_put_the_mirror_off(
     place(hub, "one")
     box.samples(*range(20))
     monkeypatch.setattr(mirror_module, "MOST_WAITING", 10)
-    with pytest.raises(MirrorHeldUp):
+    with pytest.raises(MirrorPostponed):
         Mirror(document()).run(box.file, link)
     assert names(box) == []
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hubs that are not what they were: another one in its place, or one with a will of its own."""
 
 from collections.abc import Iterator

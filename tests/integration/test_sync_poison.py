@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that PostgreSQL refuses: cut out with their followers, kept, retried, discarded."""
 
 import uuid
@@ -138,7 +139,7 @@ def test_a_letter_is_retried_with_its_followers_in_order(
     box.write(f"UPDATE places SET labels = '[0.1]' WHERE id = '{place}'")
     box.drain(link)
     first, second, _ = waiting(link)
-    with pytest.raises(dead_letters.NoSuchLetter, match=str(first.id)):
+    with pytest.raises(dead_letters.DeadLetterNotFound, match=str(first.id)):
         dead_letters.retry(link, second.id)
     still = dead_letters.retry(link, first.id)
     assert (still.landed, still.waiting) == (0, 3)
@@ -151,7 +152,7 @@ def test_a_letter_is_retried_with_its_followers_in_order(
     assert hub.one("SELECT count(*) FROM sync_conflicts") == 0
     box.write(f"UPDATE places SET note = 'after' WHERE id = '{place}'")
     assert box.drain(link).rows == 1, "nothing waits, so nothing has to follow"
-    with pytest.raises(dead_letters.NoSuchLetter, match="retried"):
+    with pytest.raises(dead_letters.DeadLetterNotFound, match="retried"):
         dead_letters.retry(link, first.id)
 
 
@@ -167,9 +168,9 @@ def test_a_discarded_letter_holds_nothing_up(box: TestBox, hub: TestHub, link: H
     done = box.drain(link)
     assert (done.rows, done.dead, done.conflicts) == (1, 0, 1)
     assert hub.one("SELECT note FROM places") == "better"
-    with pytest.raises(dead_letters.NoSuchLetter, match="discarded"):
+    with pytest.raises(dead_letters.DeadLetterNotFound, match="discarded"):
         dead_letters.discard(link, letter.id)
-    with pytest.raises(dead_letters.NoSuchLetter, match="no dead letter"):
+    with pytest.raises(dead_letters.DeadLetterNotFound, match="no dead letter"):
         dead_letters.discard(link, uuid.uuid4())
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every type comes home to the bit; names that need quoting; rows of any size."""
 
 import struct
@@ -9,7 +10,7 @@ from sqlalchemy import create_engine, insert
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.sync.delivery.sending import LARGEST
+from edgepaas.sync.delivery.sending import MAX_PARAMETER_BYTES
 from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Everything, Mood, TestBox, TestHub
 
@@ -97,7 +98,7 @@ def test_every_type_is_merged_updated_and_deleted(
 
 
 def test_rows_that_are_large_are_sent_in_pieces(box: TestBox, hub: TestHub, link: Hub) -> None:
-    sizes = [10, LARGEST * 3, 10, 10, LARGEST, 10, 5]
+    sizes = [10, MAX_PARAMETER_BYTES * 3, 10, 10, MAX_PARAMETER_BYTES, 10, 5]
     for number, size in enumerate(sizes):
         box.place(f"p{number}", note="ü" * size)
     sent: list[int] = []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drainer beside a real service: rows home as they come, and what can be in its way."""
 
 import contextlib

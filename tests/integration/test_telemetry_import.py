@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas telemetry import`` into a served box: counted back exactly, never doubled."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/nodes``: every box of one PostgreSQL; on SQLite as the drainer was told."""
 
 import json
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
@@ -85,7 +86,7 @@ def local_first(paths: Paths, url: str) -> AbstractContextManager[tuple[Any, Box
 
 def told(box: Box, hub: Hub) -> None:
     """Do what the drainer does after a heartbeat."""
-    fleet.keep_fleet(hub, box.paths, box.contract.generation)
+    fleet.write_fleet(hub, box.paths, box.contract.generation)
 
 
 def older(box: Box, change: Callable[[dict[str, Any]], None]) -> None:

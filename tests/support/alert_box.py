@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box for tests of alerting: a clock that is set by hand, and channels that do as told."""
 
 from collections.abc import Callable
@@ -6,9 +7,9 @@ from typing import Any
 
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import AlertConfig, EmailConfig, WebhookConfig
-from edgepaas.alerts.channels.notice import Notice
-from edgepaas.alerts.channels.wording import Sender
-from edgepaas.alerts.conditions.due_notifications import Agenda
+from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.channels.wording import BoxIdentity
+from edgepaas.alerts.conditions.due_notifications import DueNotifications
 from edgepaas.alerts.delivery.deliver import Deliverer
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.alerts.spool.alert import Alert
@@ -46,7 +47,7 @@ class Clock:
 def make_config(**changes: Any) -> AlertConfig:
     """A webhook and e-mail, a window of 600 s, with *changes*."""
     config = AlertConfig(
-        sender=Sender("box-7", "0.1.0"),
+        sender=BoxIdentity("box-7", "0.1.0"),
         webhook=WebhookConfig("http://127.0.0.1:1/hook", "json", "", 10.0),
         email=EmailConfig("127.0.0.1", 1, "none", "", "", "a@b.example", ("c@d.example",), 10.0),
         window=600.0,
@@ -62,15 +63,15 @@ def make_config(**changes: Any) -> AlertConfig:
 class AlertBox:
     """A spool, a clock, and what each channel was asked to send.
 
-    *answers* says how a channel answers; a function is asked with the notice.
+    *answers* says how a channel answers; a function is asked with the notification.
     """
 
     paths: Paths
     config: AlertConfig = field(default_factory=make_config)
     clock: Clock = field(default_factory=Clock)
-    answers: dict[str, Answer | Callable[[Notice], Answer]] = field(default_factory=dict)
-    asked: list[tuple[str, Notice]] = field(default_factory=list)
-    taken: list[Notice] = field(default_factory=list)
+    answers: dict[str, Answer | Callable[[Notification], Answer]] = field(default_factory=dict)
+    asked: list[tuple[str, Notification]] = field(default_factory=list)
+    taken: list[Notification] = field(default_factory=list)
 
     @property
     def spool(self) -> Spool:
@@ -84,7 +85,7 @@ class AlertBox:
         """Resolve one."""
         return self.accept(message, fingerprint=fingerprint, severity="info", resolved=True)
 
-    def deliver(self) -> Agenda:
+    def deliver(self) -> DueNotifications:
         """One run."""
         return self.deliverer().run()
 
@@ -99,19 +100,21 @@ class AlertBox:
             linger=0.0,
         )
 
-    def _ask(self, _: AlertConfig, name: str, notice: Notice) -> Answer:
-        self.asked.append((name, notice))
+    def _ask(self, _: AlertConfig, name: str, notification: Notification) -> Answer:
+        self.asked.append((name, notification))
         answer = self.answers.get(name, TAKEN)
         if not isinstance(answer, Answer):
-            answer = answer(notice)
+            answer = answer(notification)
         if answer.kind == "taken":
-            self.taken.append(notice)
+            self.taken.append(notification)
         return answer
 
     @property
     def told(self) -> list[tuple[str, str]]:
         """What was taken, as (what, first line)."""
-        return [(notice.what, notice.message.split("\n")[0]) for notice in self.taken]
+        return [
+            (notification.what, notification.message.split("\n")[0]) for notification in self.taken
+        ]
 
     def waiting(self, fingerprint: str) -> int:
         """How many alerts of *fingerprint* nobody was told of."""

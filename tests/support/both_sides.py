@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in fallback and the hub beside it, for commands that look at both."""
 
 import contextlib

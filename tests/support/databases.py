@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Databases and rows for tests of the layers below HTTP."""
 
 import threading
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import create_engine, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Table, create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.database import Database
@@ -110,3 +111,9 @@ def in_one_group(
     for thread in threads:
         assert not thread.is_alive(), "a caller of the group got no answer"
     return raised
+
+
+def table_of(model: type[DeclarativeBase]) -> Table:
+    """Return the table that *model* is mapped to."""
+    assert isinstance(model.__table__, Table)
+    return model.__table__

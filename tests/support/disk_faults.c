@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A disk and a clock that fail when told; see disk_faults.py, which builds and drives this.
  *
  * Preloaded into a process (LD_PRELOAD, ld.so(8)), for the files below one folder:

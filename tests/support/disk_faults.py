@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A disk that fails when told, for real processes: what disk_faults.c does, from Python.
 
 disk = Disk(folder, scope=paths.state)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a box does to its file, step by step, on a disk that fails: one fork a case.
 
     python -m tests.support.disk_workload        # with disk_faults preloaded

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes and a hub for tests of what is between them: real files, a real PostgreSQL, no service."""
 
 import contextlib
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, time
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -35,7 +36,7 @@ from edgepaas.schema.chain import platform_chain
 from edgepaas.schema.migrations import upgrade
 from edgepaas.schema.table_contract import describe
 from edgepaas.settings.urls import split_url
-from edgepaas.sync.delivery.drain import Drained, drain_batch
+from edgepaas.sync.delivery.drain import DrainResult, drain_batch
 from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.postgres_server import PostgresServer
 
@@ -94,7 +95,7 @@ class Everything(Model, kind="facts"):
     """A column of every type that can be forwarded, under names that need quoting."""
 
     __tablename__ = 'all "kinds"'
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 (as SQLAlchemy declares it)
 
     word: Mapped[str] = mapped_column("wo'rd", Text(), primary_key=True)
     number: Mapped[int] = mapped_column("select", Integer, primary_key=True, autoincrement=False)
@@ -140,7 +141,7 @@ class TestHub:
         """Return the one value that *sql* asks for."""
         return self.ask(sql)[0][0]
 
-    def link(self, url: str = "", **options: float) -> Hub:
+    def link(self, url: str = "", **options: Any) -> Hub:
         """Return a new connection."""
         return connect_hub(split_url(url or self.url), tls=PLAIN, **options)
 
@@ -253,11 +254,11 @@ class TestBox:
         )
         return identity
 
-    def drain(self, hub: Hub, *, rows: int = 1000) -> Drained:
+    def drain(self, hub: Hub, *, rows: int = 1000) -> DrainResult:
         """Send one batch."""
         return drain_batch(self.file, hub, rows=rows, say=self.said.append)
 
-    def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[Drained]:
+    def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[DrainResult]:
         """Send batches until nothing waits."""
         done = [self.drain(hub, rows=rows)]
         while done[-1].remaining:

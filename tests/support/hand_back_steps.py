@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stopping a real drainer at a step of handing back: killed there, or made to wait.
 
 ``Steps(folder)`` is the test's end. The drainer's is put in place by ``weaken`` (as
@@ -72,7 +73,7 @@ def patch(module: Any) -> Iterable[tuple[object, str, object]]:
 
         return wrapped
 
-    hold = module.HandBack._hold_the_fence
+    hold = module.HandBack._extend_fence
 
     def hold_the_fence(self: Any, connection: Any) -> None:
         reached("drained")
@@ -95,7 +96,7 @@ def patch(module: Any) -> Iterable[tuple[object, str, object]]:
     fence = module.fence
     return [
         (module, "fence", Fence()),
-        (module.HandBack, "_hold_the_fence", hold_the_fence),
+        (module.HandBack, "_extend_fence", hold_the_fence),
         (module, "clear_hold", after(module.clear_hold, "cleared")),
         (module, "write_atomic", after(module.write_atomic, "told")),
     ]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What clients did and were told: the other half of every proof that nothing was lost.
 
 A write has a *key* (a device) and a *number* that only grows within its key, and becomes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Servers that are not what DATABASE_URL promises: real sockets on loopback, each bad in its way.
 
     with HostileServer(silent) as server:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL database that boxes forward to, for tests: made once, copied for each test."""
 
 from collections.abc import Iterator, Sequence

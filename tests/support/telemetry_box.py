@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box in this process for tests: the real database, the real schema, the real application."""
 
 import threading
@@ -8,12 +9,13 @@ from pathlib import Path
 from flask import Flask
 from waitress.server import create_server
 
-from edgepaas.app.application import Application, Box, BoxState
+from edgepaas.app import Application, Box, BoxState
 from edgepaas.database import open_database
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import build_checks
+from edgepaas.hosting.box import make_box
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
@@ -59,13 +61,12 @@ def open_box(
     bring_to_head(contract, resolved, paths, application)
     database = open_database(contract, resolved, paths)
     try:
-        box = Box(
-            settings=resolved,
-            paths=paths,
-            contract=contract,
-            database=database,
-            build_version="test",
-            state=lambda: BoxState(contract.db_state, contract.db_state, (contract.reason,)),
+        box = make_box(
+            resolved,
+            paths,
+            contract,
+            database,
+            lambda: BoxState(contract.db_state, contract.db_state, (contract.reason,)),
         )
         checks = build_checks(database, contract, resolved, paths, application)
         yield create_app(box, application, HealthBoard(checks)), box

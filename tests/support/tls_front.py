@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TLS in front of a PostgreSQL that was built without it, as a proxy on its host would have it.
 
 The server that the wheel brings knows no TLS; what the client checks is the same.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """'edgepaas up' with stages that do as a test says: ``up_with_stages.py FOLDER PORT``.
 
 Each stage appends its name to FOLDER/ran. FOLDER/status-STAGE, where it is there, holds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real build with one promise broken on purpose: a test that does not see it is no test.
 
     with weakened("forget-mark"):           # in this process
@@ -102,13 +103,13 @@ def _judging(*unseen: str) -> Callable[[Any], Replacement]:
     """These verdicts of comparing marks are taken for "all is well"."""
 
     def patch(drain: Any) -> Replacement:
-        original = drain.judge
+        original = drain.compare_marks
 
         def judge(*arguments: Any) -> Any:
             verdict = original(*arguments)
-            return drain.Verdict.IN_STEP if verdict.name in unseen else verdict
+            return drain.StreamComparison.IN_STEP if verdict.name in unseen else verdict
 
-        return (drain, "judge", judge)
+        return (drain, "compare_marks", judge)
 
     return patch
 
@@ -139,7 +140,7 @@ def _confirm_first(drain: Any) -> Iterable[Replacement]:
 def _forget_mark(drain: Any) -> Iterable[Replacement]:
     """PostgreSQL keeps no mark: what was not answered is sent again, as anybody would."""
     return [
-        (drain, "advanced", lambda *_: []),
+        (drain, "advance_statements", lambda *_: []),
         _judging("LANDED", "BEHIND", "FORKED")(drain),
         _trusting_itself(drain),
     ]
@@ -187,7 +188,7 @@ def _stops(handback: Any) -> Iterable[Replacement]:
     return [
         (handback.HandBack, "attempt", attempted),
         (handback, "pending", first("fenced", handback.pending)),
-        (handback.HandBack, "_hold_the_fence", first("proven", handback.HandBack._hold_the_fence)),
+        (handback.HandBack, "_extend_fence", first("proven", handback.HandBack._extend_fence)),
         (handback, "clear_hold", first("noted", handback.clear_hold)),
         (handback, "write_atomic", first("cleared", handback.write_atomic)),
     ]
@@ -197,7 +198,7 @@ def _no_fence(handback: Any) -> Iterable[Replacement]:
     """Writes pass while PostgreSQL takes over."""
     return [
         (handback.fence, "put", lambda *_: None),
-        (handback.HandBack, "_hold_the_fence", lambda *_: None),
+        (handback.HandBack, "_extend_fence", lambda *_: None),
     ]
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A box with the package on it, and what an operator does with it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A booted Debian: real systemd in a container (systemd-nspawn without machined).
 
 A root is made once with mmdebstrap and kept below $EDGEPAAS_TEST_CACHE; each box is an
@@ -70,7 +71,7 @@ class Box:
         template: "Box | None" = None,
     ) -> None:
         self.name = f"{os.getpid()}-{name}"
-        self.suite = suite or (template.suite if template is not None else SUITE)
+        self.suite: str = suite or (template.suite if template is not None else SUITE)
         self.folder = BOXES / self.name
         self.root = self.folder / "root"
         self.namespace = namespace

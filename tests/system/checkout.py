@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """This repository as a fresh clone would hold it: what git tracks or would track."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client of a box: requests from inside its network namespace, and writers that keep count.
 
 A writer knows which readings were acknowledged; whatever happens to the box, each of them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """packaging/docker/compose.yaml, run by podman-compose in a network namespace of its own.
 
 No registry is asked: PostgreSQL, Prometheus and Alertmanager are stand-ins under the names

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the booted boxes; a failed test prints what its boxes have to say."""
 
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,9 @@ def hub(bootable: None) -> Iterator[Hub]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add every living box's status and journal to the report of a failure."""
     report = yield
     if (

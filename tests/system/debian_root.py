@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fresh Debian to try the two commands of the README in, as an ordinary user.
 
 Made once with mmdebstrap and kept as a tarball; each use unpacks it anew. What runs

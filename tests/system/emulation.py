@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs of another CPU: qemu-user behind the kernel's binfmt_misc."""
 
 import contextlib

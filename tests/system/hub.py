@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real PostgreSQL on another host: bound in the far namespace of a wire, with TLS."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The container image: built from this checkout with podman, and containers that run it.
 
 Base and layers are kept below $EDGEPAAS_TEST_CACHE, in a storage of their own. A container

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network namespaces of our own, wires between them, and ways to cut a wire.
 
 Nothing here touches the machine's own network.

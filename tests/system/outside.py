@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is to be told, on another host: a webhook and a mail server at the far end of a wire."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Later builds of the package under test: the same one with something changed in it."""
 
 import re
@@ -53,5 +54,6 @@ def _head(versions: Path) -> str:
         text = script.read_text()
         revisions |= set(re.findall(r'(?m)^revision\b[^=]*=\s*"([^"]+)"', text))
         built_on |= set(re.findall(r'(?m)^down_revision\b[^=]*=\s*"([^"]+)"', text))
+    head: str
     (head,) = revisions - built_on
     return head

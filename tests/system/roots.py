@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian roots, made once with mmdebstrap and kept below $EDGEPAAS_TEST_CACHE."""
 
 import contextlib

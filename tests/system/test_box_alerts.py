@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Alerts on a booted box: units that fail, a network that is cut, a power cut, and the way back."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same package on another CPU: Debian 12 for arm64, emulated.
 
 That proves the package, not the sandbox. Each process of the box is one of qemu-user, which

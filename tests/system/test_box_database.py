@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL on another host: present, away in every way at boot, and lost while serving."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator sees after ``apt install ./edgepaas.deb`` on a box without a network."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Alerts of a booted box that nobody can hear: kept for days, over power-offs, then all told."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is reachable, who can read the secrets, and what the service could write."""
 
 import secrets

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A booted box whose PostgreSQL comes and goes: real readings, all of them home in the end."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same package on Debian 13: systemd 257 and Python 3.13."""
 
 import subprocess

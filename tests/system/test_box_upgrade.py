@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Upgrade with a migration and under load, downgrade, removal, purge, installation again."""
 
 import time

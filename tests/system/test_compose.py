@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """compose.yaml as it is, each profile: its boxes are ready, keep what they took and are watched."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A disk that fails at every call, fills up, and loses its power: nothing acknowledged is lost.
 
 No booted box and no root: real processes on a disk of tests/support/disk_faults.c.

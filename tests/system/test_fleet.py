@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Twenty boxes at one PostgreSQL, each a whole ``edgepaas up``; no booted box.
 
 Ten serve from PostgreSQL, ten from SQLite and forward. The server takes as many

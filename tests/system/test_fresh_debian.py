@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README's two commands on a fresh Debian, as an ordinary user, on real readings."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The container image: small, closed, and as hard to lose a write with as an installed box."""
 
 import contextlib

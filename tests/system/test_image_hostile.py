@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The container image where it is run in another way than the manual says."""
 
 import subprocess

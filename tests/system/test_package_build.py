@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Debian package as 'make deb' builds it: what is in it, and that it is always the same."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image as packaging/kubernetes restricts it, with volumes as a node would have them.
 
 There is no cluster here: podman stands in for the kubelet, and each option it is given is

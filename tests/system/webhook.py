@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Somebody who is told things by HTTP, on the hub's host."""
 
 import http.server

@@ -121,6 +121,7 @@ def test_a_record_opens_its_connection_anew_when_it_is_too_old(engine: Engine) -
     time.sleep(0.01)
     second = pool.open_connection(record)
     assert second is not first
+    assert isinstance(first, sqlite3.Connection)
     with pytest.raises(sqlite3.ProgrammingError):
         first.execute("SELECT 1")
     pool.keep(record)

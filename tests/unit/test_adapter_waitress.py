@@ -367,10 +367,12 @@ def test_workers_take_tasks_from_the_head_of_the_queue_under_the_lock() -> None:
             self.how = ""
 
         def service(self) -> None:
-            self.how, _ = "served", self.ended.set()
+            self.how = "served"
+            self.ended.set()
 
         def cancel(self) -> None:
-            self.how, _ = "cancelled", self.ended.set()
+            self.how = "cancelled"
+            self.ended.set()
 
     workers = Workers()
     first, late = Job(), Job()

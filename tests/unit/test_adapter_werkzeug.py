@@ -35,7 +35,7 @@ def app() -> Flask:
         return request.get_data()
 
     @made.route("/missing")
-    def missing() -> None:
+    def missing() -> str:
         abort(404, "no such thing")
 
     return made

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alert`` and ``edgepaas alerts``: on a sound box and on one of which little is left."""
 
 import json
@@ -224,8 +225,8 @@ class TestSilence:
     def silence(box: AlertBox, pattern: str, seconds: float) -> None:
         from edgepaas.alerts.conditions.silences import add_silence
 
-        box.spool.store.prepare()
-        add_silence(box.spool.store, pattern, seconds, "", box.clock())
+        box.spool.folders.prepare()
+        add_silence(box.spool.folders, pattern, seconds, "", box.clock())
 
 
 class TestHistory:
@@ -327,8 +328,8 @@ class TestSettings:
 class TestHeartbeat:
     def test_it_is_asked_for_while_the_box_is_well(self, box: AlertBox, paths: Paths) -> None:
         box.config = make_config(heartbeat_url="http://dead.man/", heartbeat_interval=300.0)
-        store = box.spool.store
-        store.prepare()
+        folders = box.spool.folders
+        folders.prepare()
         asked: list[str] = []
 
         def ask(url: str, _: float) -> Any:
@@ -337,21 +338,21 @@ class TestHeartbeat:
 
         with receiving(200) as service:
             paths.address.write_text(f"http://127.0.0.1:{service.port}\n")
-            assert beat(paths, store, box.config, box.clock(), ask_for=ask)
-            assert not beat(paths, store, box.config, box.clock(), ask_for=ask)
+            assert beat(paths, folders, box.config, box.clock(), ask_for=ask)
+            assert not beat(paths, folders, box.config, box.clock(), ask_for=ask)
             box.clock.forward(280)
-            assert beat(paths, store, box.config, box.clock(), ask_for=ask)
+            assert beat(paths, folders, box.config, box.clock(), ask_for=ask)
         assert asked == ["http://dead.man/"] * 2
 
     def test_a_box_whose_service_is_away_sends_none(self, box: AlertBox, paths: Paths) -> None:
         box.config = make_config(heartbeat_url="http://dead.man/")
-        box.spool.store.prepare()
+        box.spool.folders.prepare()
         paths.address.write_text(f"http://127.0.0.1:{closed_port()}\n")
-        assert not beat(paths, box.spool.store, box.config, box.clock(), ask_for=lambda *_: TAKEN)
-        assert seconds_until_heartbeat(box.spool.store, box.config, box.clock()) == 0
+        assert not beat(paths, box.spool.folders, box.config, box.clock(), ask_for=lambda *_: TAKEN)
+        assert seconds_until_heartbeat(box.spool.folders, box.config, box.clock()) == 0
 
     def test_without_one_there_is_nothing_to_wait_for(self, box: AlertBox) -> None:
-        assert seconds_until_heartbeat(box.spool.store, box.config, box.clock()) is None
+        assert seconds_until_heartbeat(box.spool.folders, box.config, box.clock()) is None
 
 
 class TestTheTimersMark:

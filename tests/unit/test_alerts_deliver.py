@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering: each change is told once, by the right channel, and nothing is lost or doubled."""
 
 import os
@@ -9,7 +10,7 @@ import pytest
 
 from edgepaas.alerts import history
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.notice import Notice
+from edgepaas.alerts.channels.notification import Notification
 from edgepaas.files.paths import Paths
 from tests.support.alert_box import (
     BROKEN,
@@ -76,7 +77,7 @@ def test_reminders_of_what_is_raised_for_days_become_rare_and_count_exactly(box:
         box.deliver()
         box.clock.forward(900)
     assert len(box.taken) < 24
-    assert sum(notice.new for notice in box.taken) + box.waiting("x") == raised
+    assert sum(notification.new for notification in box.taken) + box.waiting("x") == raised
 
 
 def test_what_gets_worse_is_told_at_once(box: AlertBox) -> None:
@@ -99,14 +100,14 @@ def test_over_before_anybody_could_be_told_is_one_message(box: AlertBox) -> None
     box.clock.forward(300)
     box.deliver()
     assert box.told == [("passed", "it broke")]
-    assert {notice.key for _, notice in box.asked} == {box.taken[0].key}
+    assert {notification.key for _, notification in box.asked} == {box.taken[0].key}
 
 
 def test_to_resolve_what_is_not_raised_tells_nobody(box: AlertBox) -> None:
     box.resolve("never")
     box.deliver()
     assert not box.taken
-    assert not list(box.spool.store.conditions.iterdir())
+    assert not list(box.spool.folders.conditions.iterdir())
 
 
 def test_an_event_is_told_and_forgotten(box: AlertBox) -> None:
@@ -116,7 +117,7 @@ def test_an_event_is_told_and_forgotten(box: AlertBox) -> None:
     assert sorted(what for what, _ in box.told) == ["event", "event"]
     box.clock.forward(3600)
     box.deliver()
-    assert not list(box.spool.store.conditions.iterdir())
+    assert not list(box.spool.folders.conditions.iterdir())
 
 
 def test_flapping_is_one_alert_that_says_so_and_one_when_it_settles(box: AlertBox) -> None:
@@ -132,7 +133,7 @@ def test_flapping_is_one_alert_that_says_so_and_one_when_it_settles(box: AlertBo
     box.clock.forward(600)
     box.deliver()
     assert [what for what, _ in box.told][5:] == ["settled"]
-    assert sum(notice.new for notice in box.taken) == 30
+    assert sum(notification.new for notification in box.taken) == 30
     box.clock.forward(600)
     box.deliver()
     assert len(box.taken) == 6
@@ -200,14 +201,14 @@ class TestChannels:
             box.deliver()
             box.clock.forward(3600)
         assert len(box.asked) == 2
-        assert len(list(box.spool.store.dead.iterdir())) == 1
+        assert len(list(box.spool.folders.dead.iterdir())) == 1
         assert history.read(box.paths)[0]["what"] == "dead"
 
     def test_one_that_a_receiver_chokes_on_holds_up_no_other(self, box: AlertBox) -> None:
         box.config = make_config(email=None)
 
-        def choke(notice: Notice) -> Answer:
-            return BROKEN if notice.message == "poison" else TAKEN
+        def choke(notification: Notification) -> Answer:
+            return BROKEN if notification.message == "poison" else TAKEN
 
         box.answers["webhook"] = choke
         box.accept("poison", severity="critical")
@@ -284,7 +285,7 @@ class TestAmbiguousAnswers:
     ) -> None:
         box.accept(fingerprint="x")
 
-        def die(notice: Notice) -> Answer:
+        def die(notification: Notification) -> Answer:
             raise KeyboardInterrupt
 
         box.answers["webhook"] = die
@@ -356,8 +357,8 @@ class TestLongOutages:
         for number in range(60):
             box.accept(f"cause {number}", fingerprint=f"f{number}")
 
-        def unclear_digest(notice: Notice) -> Answer:
-            return UNCLEAR if notice.what == "digest" else TAKEN
+        def unclear_digest(notification: Notification) -> Answer:
+            return UNCLEAR if notification.what == "digest" else TAKEN
 
         box.answers["webhook"] = unclear_digest
         box.deliver()
@@ -384,16 +385,16 @@ def test_channels_that_come_and_go_lose_nothing_and_double_nothing(box: AlertBox
     """Each answer in its turn, ambiguous ones among them, over hundreds of alerts."""
     turns = [TAKEN, UNCLEAR, DOWN, BROKEN, TAKEN, BROKEN, UNCLEAR, DOWN, DOWN, TAKEN, REFUSED]
     counter = iter(range(10**9))
-    received: dict[str, Notice] = {}
+    received: dict[str, Notification] = {}
 
-    def moody(notice: Notice) -> Answer:
+    def moody(notification: Notification) -> Answer:
         answer = turns[next(counter) % len(turns)]
         if answer.reached:
-            known = received.setdefault(notice.key, notice)
+            known = received.setdefault(notification.key, notification)
             assert (known.what, known.new, known.message) == (
-                notice.what,
-                notice.new,
-                notice.message,
+                notification.what,
+                notification.new,
+                notification.message,
             )
         return answer
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool: accepted is durable, damaged is set aside, full is counted, and nothing raises."""
 
 import errno
@@ -10,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from edgepaas.alerts import counts, raise_alert, resolve_alert
-from edgepaas.alerts.conditions.intake import take_in
+from edgepaas.alerts.conditions.intake import fold_waiting
 from edgepaas.alerts.spool.accept import NotSpooled
 from edgepaas.alerts.spool.alert import MESSAGE_BYTES, read_alert
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal, unseal
+from edgepaas.alerts.spool.checksummed_json import (
+    Damaged,
+    checksummed_json,
+    parse_checksummed,
+    read_checksummed,
+)
 from edgepaas.alerts.spool.folders import SLOTS
 from edgepaas.alerts.spool.quota import OVERFLOW, Quota, keep_quota, read_suppressed
 from edgepaas.files.paths import Paths
@@ -26,7 +32,7 @@ def box(paths: Paths) -> AlertBox:
 
 
 def waiting(box: AlertBox) -> list[Path]:
-    return sorted(box.spool.store.new.iterdir())
+    return sorted(box.spool.folders.new.iterdir())
 
 
 def test_an_accepted_alert_can_be_read_with_cat(box: AlertBox) -> None:
@@ -46,7 +52,7 @@ def test_an_accepted_alert_can_be_read_with_cat(box: AlertBox) -> None:
     ]
     assert lines[-2].startswith('  "checksum": "sha256:')
     assert set(json.loads(path.read_text())) >= {"box", "time", "clock_trusted", "at", "origin"}
-    assert read_alert(read_sealed(path)) == alert
+    assert read_alert(read_checksummed(path)) == alert
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -56,16 +62,16 @@ def test_names_sort_by_sequence_also_after_a_power_cut_that_set_the_number_back(
 ) -> None:
     for number in range(3):
         box.accept(str(number))
-    (box.spool.store.root / "sequence").write_text("")
+    (box.spool.folders.root / "sequence").write_text("")
     box.clock.reboot()
     box.accept("3")
-    assert [read_sealed(path)["message"] for path in waiting(box)] == ["0", "1", "2", "3"]
+    assert [read_checksummed(path)["message"] for path in waiting(box)] == ["0", "1", "2", "3"]
 
 
 def test_what_is_accepted_is_synced_before_it_gets_its_name_and_its_folder_after(
     box: AlertBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    box.spool.store.prepare()
+    box.spool.folders.prepare()
     steps: list[str] = []
     sync = os.fsync
 
@@ -75,7 +81,12 @@ def test_what_is_accepted_is_synced_before_it_gets_its_name_and_its_folder_after
 
     rename = Path.rename
     monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(Path, "rename", lambda a, b: (steps.append("rename"), rename(a, b))[1])
+
+    def note_rename(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", note_rename)
     box.accept()
     assert steps == ["sync tmp", "rename", "sync alerts"]
 
@@ -84,17 +95,17 @@ class TestAFailingDisk:
     def test_after_a_failed_sync_another_file_is_written(
         self, box: AlertBox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        box.spool.store.prepare()
+        box.spool.folders.prepare()
         fail_syncs(monkeypatch, at={0})
         box.accept("kept")
-        assert [read_sealed(path)["message"] for path in waiting(box)] == ["kept"]
-        assert not list((box.spool.store.root / "tmp").iterdir())
+        assert [read_checksummed(path)["message"] for path in waiting(box)] == ["kept"]
+        assert not list((box.spool.folders.root / "tmp").iterdir())
 
     @pytest.mark.parametrize("at", [{0, 1}, {1, 3}, {0, 2, 3}])
     def test_one_that_was_not_accepted_is_not_there(
         self, box: AlertBox, monkeypatch: pytest.MonkeyPatch, at: set[int]
     ) -> None:
-        box.spool.store.prepare()
+        box.spool.folders.prepare()
         fail_syncs(monkeypatch, at=at)
         with pytest.raises(NotSpooled, match="cannot be kept"):
             box.accept()
@@ -103,7 +114,7 @@ class TestAFailingDisk:
     def test_raise_alert_says_so_and_goes_on(
         self, box: AlertBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        box.spool.store.prepare()
+        box.spool.folders.prepare()
         fail_syncs(monkeypatch, at=set(range(100)))
         raise_alert("it broke", severity="critical", fingerprint="x", origin="here")
         said = [record.getMessage() for record in caplog.records]
@@ -136,8 +147,8 @@ class TestAFullDisk:
     @pytest.fixture(autouse=True)
     def _full(self, box: AlertBox, monkeypatch: pytest.MonkeyPatch) -> None:
         """No new file can be made; what is there can be written over."""
-        box.spool.store.prepare()
-        box.spool.store.replenish()
+        box.spool.folders.prepare()
+        box.spool.folders.replenish()
         make = os.open
 
         def no_room(path: str | Path, flags: int, *more: int, **named: int) -> int:
@@ -149,7 +160,7 @@ class TestAFullDisk:
 
     def test_it_still_takes_an_alert_and_tells_it(self, box: AlertBox) -> None:
         box.accept("the disk is full", severity="critical", fingerprint="disk")
-        assert read_sealed(waiting(box)[0])["message"] == "the disk is full"
+        assert read_checksummed(waiting(box)[0])["message"] == "the disk is full"
         box.deliver()
         box.resolve("disk", "room again")
         box.deliver()
@@ -169,8 +180,8 @@ class TestAFullDisk:
             box.accept(f"number {number}")
         for _ in range(3):
             box.deliver()
-        assert sum(notice.new for notice in box.taken) == SLOTS
-        assert len({notice.key for notice in box.taken}) == len(box.taken)
+        assert sum(notification.new for notification in box.taken) == SLOTS
+        assert len({notification.key for notification in box.taken}) == len(box.taken)
         assert not waiting(box)
 
     def test_the_reserve_is_filled_up_when_there_is_room_again(
@@ -178,8 +189,8 @@ class TestAFullDisk:
     ) -> None:
         box.accept()
         monkeypatch.undo()
-        box.spool.store.replenish()
-        reserve = list((box.spool.store.root / "reserve").iterdir())
+        box.spool.folders.replenish()
+        reserve = list((box.spool.folders.root / "reserve").iterdir())
         assert len(reserve) == SLOTS
 
 
@@ -200,7 +211,7 @@ def test_what_is_damaged_or_foreign_goes_to_corrupt_and_the_rest_goes_on(
     box: AlertBox, damage: str
 ) -> None:
     box.accept("before")
-    victim = box.spool.store.new / box.accept("the victim").name
+    victim = box.spool.folders.new / box.accept("the victim").name
     box.accept("after")
     content = victim.read_bytes()
     if damage == "torn":
@@ -224,17 +235,17 @@ def test_what_is_damaged_or_foreign_goes_to_corrupt_and_the_rest_goes_on(
             victim.symlink_to("/etc/passwd")
     box.deliver()
     assert sorted(message for _, message in box.told) == ["after", "before"]
-    assert len(list(box.spool.store.corrupt.iterdir())) == 1
+    assert len(list(box.spool.folders.corrupt.iterdir())) == 1
     assert not waiting(box)
     assert counts(box.paths).corrupt == 1
 
 
 def test_only_the_newest_of_what_is_damaged_are_kept(box: AlertBox) -> None:
-    box.spool.store.prepare()
+    box.spool.folders.prepare()
     for number in range(130):
-        (box.spool.store.new / f"junk-{number}").write_text("junk")
+        (box.spool.folders.new / f"junk-{number}").write_text("junk")
     box.deliver()
-    assert len(list(box.spool.store.corrupt.iterdir())) == 100
+    assert len(list(box.spool.folders.corrupt.iterdir())) == 100
 
 
 def test_an_alert_that_a_kill_left_after_it_was_counted_is_not_counted_again(
@@ -243,12 +254,12 @@ def test_an_alert_that_a_kill_left_after_it_was_counted_is_not_counted_again(
     for _ in range(5):
         box.accept(fingerprint="x")
     kept = {path: path.read_bytes() for path in waiting(box)}
-    take_in(box.deliverer().book, box.clock, 1000)
+    fold_waiting(box.deliverer().store, box.clock, 1000)
     for path, content in list(kept.items())[2:]:
         path.write_bytes(content)
     box.accept(fingerprint="x")
     box.deliver()
-    assert [notice.count for notice in box.taken] == [6]
+    assert [notification.count for notification in box.taken] == [6]
 
 
 class TestQuota:
@@ -259,7 +270,7 @@ class TestQuota:
         assert keep_quota(box.spool, Quota(40, 10**9)) > 0
         assert len(waiting(box)) <= 40
         box.deliver()
-        found = {notice.fingerprint: notice for notice in box.taken}
+        found = {notification.fingerprint: notification for notification in box.taken}
         assert found["rare"].count == 1
         assert found["often"].count == 60
         assert found["often"].message == "number 59"
@@ -306,17 +317,17 @@ class TestQuota:
             box.accept(fingerprint="often")
         keep_quota(box.spool, Quota(40, 10**9))
         for _ in range(3):
-            take_in(box.deliverer().book, box.clock, 1000)
+            fold_waiting(box.deliverer().store, box.clock, 1000)
         box.deliver()
-        assert [notice.count for notice in box.taken] == [60]
+        assert [notification.count for notification in box.taken] == [60]
 
     def test_conditions_are_bounded_too_and_what_is_beyond_is_counted(self, box: AlertBox) -> None:
         box.config = make_config(files=10)
         for number in range(30):
             box.accept(f"number {number}")
         box.deliver()
-        assert len(list(box.spool.store.conditions.iterdir())) <= 11
-        assert sum(notice.new for notice in box.taken) == 30
+        assert len(list(box.spool.folders.conditions.iterdir())) <= 11
+        assert sum(notification.new for notification in box.taken) == 30
 
 
 def die_once() -> object:
@@ -351,7 +362,7 @@ class TestResolving:
 def test_a_long_message_is_cut_and_an_unprintable_one_made_printable(box: AlertBox) -> None:
     box.accept("ä" * 5000)
     box.accept("bell\a null\0 escape\x1b[31m torn \udcff\r\nnext")
-    first, second = (read_sealed(path)["message"] for path in waiting(box))
+    first, second = (read_checksummed(path)["message"] for path in waiting(box))
     assert len(first.encode()) <= MESSAGE_BYTES
     assert first.endswith("…")
     assert second == "bell  null  escape [31m torn ?\nnext"
@@ -363,14 +374,14 @@ def test_no_secret_reaches_the_spool(box: AlertBox) -> None:
 
 
 def test_a_seal_is_broken_by_any_change() -> None:
-    content = seal({"a": "x", "b": 1})
-    assert unseal(content) == {"a": "x", "b": 1}
+    content = checksummed_json({"a": "x", "b": 1})
+    assert parse_checksummed(content) == {"a": "x", "b": 1}
     for position in range(len(content)):
         changed = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
         with pytest.raises(Damaged):
-            unseal(changed)
+            parse_checksummed(changed)
         with pytest.raises(Damaged):
-            unseal(content[:position])
+            parse_checksummed(content[:position])
 
 
 def test_importing_it_loads_nothing_but_logging() -> None:

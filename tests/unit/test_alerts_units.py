@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The units of alerting, and the one script that raises an alert for every other unit."""
 
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.alerts.spool.checksummed_json import read_sealed
+from edgepaas.alerts.spool.checksummed_json import read_checksummed
 from edgepaas.files.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ class TestEnded:
 
     def alerts(self, paths: Paths) -> list[tuple[str, str]]:
         new = paths.alerts / "new"
-        found = [read_sealed(path) for path in sorted(new.iterdir())] if new.is_dir() else []
+        found = [read_checksummed(path) for path in sorted(new.iterdir())] if new.is_dir() else []
         return [(entry["what"], entry["fingerprint"]) for entry in found]
 
     @pytest.mark.parametrize(

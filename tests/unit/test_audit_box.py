@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's side of the ledger: what adds up, and what a file that lost something says."""
 
 import contextlib

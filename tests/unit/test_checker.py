@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checker complains of every kind of broken promise, and of none where all is well."""
 
 import pytest
 
 from tests.support.checker import Arrival, Fact, Found, check
-from tests.support.history import History, Outcome
+from tests.support.history import History, Kind, Outcome
 
 
 def history(*outcomes: Outcome) -> History:
@@ -88,7 +89,7 @@ def shared(*steps: tuple[int | None, Outcome]) -> History:
     """One shared row a, set to numbers or deleted (None)."""
     past = History()
     for number, outcome in steps:
-        kind = "delete" if number is None else "set"
+        kind: Kind = "delete" if number is None else "set"
         past.end(past.begin(kind, "a", number or 0), outcome)
     return past
 

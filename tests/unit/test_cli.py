@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: teaches, names what is wrong, and ends with the status that scripts expect."""
 
 import os

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """A condition that ends is resolved by whoever finds it ended, also in another process."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from edgepaas.alerts import raise_alert
-from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.decide import Decision, settle
@@ -18,7 +19,7 @@ from tests.unit.test_service_loss import build
 
 
 def raised(paths: Paths) -> list[str]:
-    return raised_under(paths, "")
+    return raised_fingerprints(paths, "")
 
 
 def decided(paths: Paths, state: str, *, rows: int = 0) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions of the machine: raised when they last, resolved when they are gone, not on a spike."""
 
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Scene:
             meter=self,
             checks=lambda: self.results,
             forwarding=lambda: self.rows,
-            raised_under=lambda prefix: [
+            raised_fingerprints=lambda prefix: [
                 one for one in self.raised_before if one.startswith(prefix)
             ],
             clock=lambda: self.now,
@@ -58,7 +59,7 @@ class Scene:
             clock_message="said by a test",
         )
 
-    def _alert(self, message: str, *, severity: str, fingerprint: str, **_: Any) -> None:
+    def _alert(self, message: str, *, fingerprint: str = "", **_: Any) -> None:
         self.said.append(("raised", fingerprint, message))
 
     def _resolve(self, message: str, *, fingerprint: str, **_: Any) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys made by the application: unique, sortable, the same for the same thing."""
 
 import os

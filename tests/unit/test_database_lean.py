@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SQLAlchemy is imported without asyncio, and nobody notices."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A SQLite file that is taken away, or cannot be written, while it is open."""
 
 import resource
@@ -14,7 +15,13 @@ from sqlalchemy.orm import Session
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseUnavailable
-from tests.support.databases import adding, create_sqlite_file, open_embedded, reading, values_in
+from tests.support.databases import (
+    adding,
+    create_sqlite_file,
+    open_embedded,
+    reading,
+    values_in,
+)
 
 
 @pytest.fixture
@@ -195,7 +202,13 @@ def test_a_ping_passes_while_somebody_else_writes(database: EmbeddedDatabase, pa
     database.ping()
     other.execute("ROLLBACK")
     other.close()
-    database.write(lambda _session: database.ping())
+
+    def ping_and_write(session: Session) -> int:
+        database.ping()
+        return adding(reading(7.0))(session)
+
+    assert database.write(ping_and_write) == 1
+    assert 7.0 in values_in(database)
 
 
 def test_a_ping_leaves_no_trace(database: EmbeddedDatabase, path: Path) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """run/db.env: what is written is read back, by us and by a shell; anything else is refused."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attempts, pauses, the deadline, and what a decision leaves behind; clocks and probe injected."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hold keeps time whatever the clocks of a box without a battery do."""
 
 import json

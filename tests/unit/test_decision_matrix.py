@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules: what is wished for and what was found make the choice."""
 
 from pathlib import Path

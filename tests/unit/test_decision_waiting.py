@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting what waits in the SQLite file, without changing it and without ever failing."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preflight on the rows' way home: each finding, and what it tells one to do."""
 
 import contextlib

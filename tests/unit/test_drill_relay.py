@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drill's relay: passes bytes, refuses like a crashed server, falls silent like a cut cable."""
 
 import socket

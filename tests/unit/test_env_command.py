@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas env`` and ``edgepaas settings``: hostile environments, the contract, what is shown."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contract files: a shell and the reader take the same value from every line."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One job's failure in a group commit: its own caller gets it, its neighbours are stored."""
 
 import sqlite3

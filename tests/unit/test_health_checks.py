@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks are bounded, cached and never pile up."""
 
 import logging

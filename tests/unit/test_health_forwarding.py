@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows' way home on every surface: the state's word, the reasons, the page, the commands."""
 
 import dataclasses

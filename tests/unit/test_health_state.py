@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One vocabulary of states: the highest word that holds, and why."""
 
 from datetime import UTC, datetime, timedelta

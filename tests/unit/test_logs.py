@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log lines: their formats, and the secrets that never reach them."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who a box is: made once, kept, and made anew on another machine."""
 
 import json

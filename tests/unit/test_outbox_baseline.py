@@ -1,10 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole tables queued at once: rows in an order that PostgreSQL takes."""
 
 import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from sqlalchemy import ForeignKey
@@ -27,7 +27,7 @@ class Place(Model, kind="shared"):
     """Lies in others; stored in the order of its key, whichever was there first."""
 
     __tablename__ = 'the "places"'
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 (as SQLAlchemy declares it)
 
     name: Mapped[str] = mapped_column(Text(), primary_key=True)
     within: Mapped[str | None] = mapped_column(ForeignKey('the "places".name'))

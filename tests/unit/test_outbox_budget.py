@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disk budget: levels, the ballast, and what is given up when nothing else makes room."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture: every write path leaves its rows in the outbox, to the bit, and nothing else does."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes that write at once and processes that are killed: the file is never in between."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fence: no forwarded table takes a write while it stands, by whatever way."""
 
 import sqlite3

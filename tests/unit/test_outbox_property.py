@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever is written: replaying what was captured onto an empty copy gives the same tables."""
 
 import contextlib

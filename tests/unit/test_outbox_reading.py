@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading the outbox: whole transactions, in order, by chunks."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a damaged file holds for the hub is read around the damage, or page by page."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stream's marks, forks and rewinds, retention and the ledger: every row accounted for."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The group-commit writer and the outbox: markers per job, the drainer's wake, the fence."""
 
 import contextlib

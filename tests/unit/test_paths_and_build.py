@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where everything lies, and which build this is."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work under a deadline: its result, its error, or the end of waiting."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which TLS is demanded for which address, and what is warned about."""
 
 import ssl

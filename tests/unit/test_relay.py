@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wire that fails when told, before anything is proved with it."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rule makes of readings, one after the other."""
 
 from dataclasses import astuple

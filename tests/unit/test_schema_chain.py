@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading the migrations' scripts without Alembic."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """After a power cut the file is checked to its end: by the boot if there is time, else later."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disk budget in the service: room is made, somebody is told, and writes are refused last."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two lanes, one behind a gate."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preflight finds what is wrong and says what to do; 'status' needs nobody's leave."""
 
 import json

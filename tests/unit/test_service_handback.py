@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service's side of handing back: it ends when told, and lifts a fence that is left."""
 
 import threading
@@ -23,7 +24,10 @@ def ended(control: Control) -> bool:
 def watching(paths: Paths, control: Control, **changes: str) -> HandBackWatch:
     """A watch that has begun."""
     watch = HandBackWatch(contract(paths, **changes), paths, control, 20.0)
-    watch.start()
+    task = watch.task()
+    if task is not None:
+        control.at_end(task.request_stop)
+        task.start()
     return watch
 
 

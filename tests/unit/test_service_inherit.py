@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Under systemd the service takes edgepaas.socket's socket or none."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who runs on a box's folders is known to others, and a second chain is refused."""
 
 import dataclasses
@@ -70,6 +71,7 @@ def test_two_containers_on_one_volume_are_one_too_many(paths: Paths) -> None:
         claim_state(other)
     assert str(refused.value).startswith(f"{paths.state}: another 'edgepaas up' works there")
     for lock in first:
+        assert lock is not None
         os.close(lock)
     another = claim_state(other)
     assert another is not None

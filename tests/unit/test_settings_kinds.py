@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each kind of value: what people write, and what is kept."""
 
 import pytest

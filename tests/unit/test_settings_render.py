@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The documents made from the table, and what they never show."""
 
 from pathlib import Path

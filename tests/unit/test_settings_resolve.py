@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resolving: the order of the sources, what follows from what, and contradictions."""
 
 from collections.abc import Mapping

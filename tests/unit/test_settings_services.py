@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services to watch: addresses, names, and the nested form."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Database addresses: the forms that are read, refused and masked."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vault and OpenBao, played by a real HTTP server on loopback."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handing back: when it may be, the order of its steps, and what is left when one fails."""
 
 import json
@@ -17,7 +18,7 @@ from edgepaas.outbox.stream import Counts, confirm, pending, read_stream
 from edgepaas.settings import Settings
 from edgepaas.sync import handback
 from edgepaas.sync.errors import HubUnreachable
-from edgepaas.sync.handback import TAKEOVER, HandBack, TakeoverFailed, clear_leftovers
+from edgepaas.sync.handback import TAKEOVER_TIMEOUT, HandBack, TakeoverFailed, lift_leftover_fence
 from edgepaas.timing.moment import current_moment
 from tests.support.boxes import contract
 from tests.support.outbox import captured_file
@@ -63,7 +64,6 @@ class Desk:
         """Do the steps."""
         self.handback.attempt(self.connection, self.drain, self.prove)
 
-    @property
     def writes_pass(self) -> bool:
         """Whether the file takes a write."""
         try:
@@ -87,45 +87,46 @@ def desk(paths: Paths) -> Iterator[Desk]:
 
 
 def test_it_waits_until_postgres_has_been_good_for_long_enough(desk: Desk) -> None:
-    assert desk.handback.why_not(0) == "PostgreSQL does not take writes"
-    desk.handback.good()
+    assert desk.handback.status_text(0) == "PostgreSQL does not take writes"
+    desk.handback.record_hub_write()
     desk.clock.now += 10
-    desk.handback.good()
-    assert desk.handback.why_not(0) == "in 20 s"
+    desk.handback.record_hub_write()
+    assert desk.handback.status_text(0) == desk.handback.blocked_reason(0) == "in 20 s"
     assert desk.handback.seconds_left() == 20
     desk.clock.now += 20
-    assert desk.handback.why_not(0) == "now"
+    assert desk.handback.status_text(0) == "now"
+    assert desk.handback.blocked_reason(0) is None
 
 
 def test_a_failure_begins_its_time_anew(desk: Desk) -> None:
-    desk.handback.good()
+    desk.handback.record_hub_write()
     desk.clock.now += 29
-    desk.handback.bad()
-    desk.handback.good()
-    assert desk.handback.why_not(0) == "in 30 s"
+    desk.handback.record_hub_failure()
+    desk.handback.record_hub_write()
+    assert desk.handback.status_text(0) == "in 30 s"
 
 
 def test_a_hold_is_honoured(desk: Desk) -> None:
-    desk.handback.good()
+    desk.handback.record_hub_write()
     desk.clock.now += 30
     write_hold(desk.paths.postgres_hold, "it is read-only", 60)
-    assert "on hold: it is read-only" in desk.handback.why_not(0)
+    assert "on hold: it is read-only" in desk.handback.status_text(0)
 
 
 def test_too_many_waiting_rows_keep_it_on_sqlite(desk: Desk) -> None:
-    desk.handback.good()
+    desk.handback.record_hub_write()
     desk.clock.now += 30
-    assert desk.handback.why_not(10) == "now"
-    assert "HANDBACK_ROWS=10" in desk.handback.why_not(11)
+    assert desk.handback.status_text(10) == "now"
+    assert "HANDBACK_ROWS=10" in desk.handback.status_text(11)
 
 
 def test_coming_back_too_often_is_flapping(desk: Desk) -> None:
-    desk.handback.good()
+    desk.handback.record_hub_write()
     desk.clock.now += 30
     for _ in range(6):
-        assert desk.handback.why_not(0) == "now"
+        assert desk.handback.status_text(0) == "now"
         note_return(desk.paths, current_moment())
-    assert "came back 6 times in an hour" in desk.handback.why_not(0)
+    assert "came back 6 times in an hour" in desk.handback.status_text(0)
 
 
 @pytest.mark.parametrize(("state", "sqlite"), [("local-first", True), ("primary", False)])
@@ -134,8 +135,9 @@ def test_only_a_box_in_fallback_hands_back(paths: Paths, state: str, sqlite: boo
     if not sqlite:
         decided = replace(decided, database_url=decided.hub_url)
     one = HandBack(decided, Settings.of(), paths)
-    one.good()
-    assert one.why_not(0) == ""
+    one.record_hub_write()
+    assert one.status_text(0) == ""
+    assert one.blocked_reason(0)
     assert one.seconds_left() == float("inf")
 
 
@@ -145,13 +147,13 @@ def test_the_rest_is_sent_behind_the_fence_before_anybody_is_told(desk: Desk) ->
     desk.attempt()
     assert desk.steps == ["drain", "prove"]
     assert pending(desk.connection) == 0
-    assert not desk.writes_pass
+    assert not desk.writes_pass()
     assert read_hold(desk.paths.postgres_hold) is None
-    assert json.loads(desk.paths.hand_back.read_text()) == {"generation": "1"}
-    assert desk.handback.under_way
+    assert json.loads(desk.paths.hand_back.read_text())["generation"] == "1"
+    assert desk.handback.in_progress
     standing = fence.fenced(desk.connection)
     assert standing is not None
-    assert standing.remaining > TAKEOVER - 2
+    assert standing.remaining > TAKEOVER_TIMEOUT - 2
 
 
 def test_a_rest_that_takes_too_long_lets_sqlite_serve_on(desk: Desk) -> None:
@@ -162,13 +164,13 @@ def test_a_rest_that_takes_too_long_lets_sqlite_serve_on(desk: Desk) -> None:
 
     with pytest.raises(TakeoverFailed, match="FENCE_DEADLINE=3"):
         desk.handback.attempt(desk.connection, slow, desk.prove)
-    assert desk.writes_pass
+    assert desk.writes_pass()
     assert not desk.paths.hand_back.exists()
 
 
 def test_the_pause_after_failures_gets_longer(desk: Desk) -> None:
     """Each attempt makes writes wait; a PostgreSQL that cannot do it must not cost that often."""
-    desk.handback.good()
+    desk.handback.record_hub_write()
     waits = []
     for _ in range(3):
         desk.clock.now += 1000
@@ -187,7 +189,7 @@ def slow_clock(desk: Desk) -> Any:
     return prove
 
 
-STEPS = ("drain", "prove", "_hold_the_fence", "clear_hold", "write_atomic")
+STEPS = ("drain", "prove", "_extend_fence", "clear_hold", "write_atomic")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -199,7 +201,7 @@ def test_an_error_at_any_step_lifts_the_fence(
     fail_at(desk, monkeypatch, step, error)
     with pytest.raises(type(error)):
         desk.attempt()
-    assert desk.writes_pass
+    assert desk.writes_pass()
     assert not desk.paths.hand_back.exists()
 
 
@@ -215,9 +217,9 @@ def test_a_drainer_killed_at_any_step_leaves_what_the_next_one_clears(
         desk.attempt()
     if desk.connection.in_transaction:
         desk.connection.execute("ROLLBACK")
-    assert not desk.writes_pass
-    clear_leftovers(desk.connection, desk.paths, desk.contract)
-    assert desk.writes_pass
+    assert not desk.writes_pass()
+    lift_leftover_fence(desk.connection, desk.paths, desk.contract)
+    assert desk.writes_pass()
     assert not desk.paths.hand_back.exists()
 
 
@@ -229,7 +231,7 @@ def fail_at(desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, error: Excep
 
     if step in ("drain", "prove"):
         monkeypatch.setattr(desk, step, fail)
-    elif step == "_hold_the_fence":
+    elif step == "_extend_fence":
         monkeypatch.setattr(HandBack, step, fail)
     else:
         monkeypatch.setattr(handback, step, fail)
@@ -244,39 +246,39 @@ def test_a_fence_that_was_lifted_meanwhile_is_no_fence(desk: Desk) -> None:
 
     with pytest.raises(TakeoverFailed, match="lifted meanwhile"):
         desk.handback.attempt(desk.connection, desk.drain, lifted)
-    assert desk.writes_pass
+    assert desk.writes_pass()
 
 
 def test_a_service_that_does_not_end_gets_its_writes_back(desk: Desk) -> None:
     desk.attempt()
-    desk.clock.now += TAKEOVER - 1
-    desk.handback.tend(desk.connection)
-    assert not desk.writes_pass
+    desk.clock.now += TAKEOVER_TIMEOUT - 1
+    desk.handback.enforce_deadline(desk.connection)
+    assert not desk.writes_pass()
     desk.clock.now += 2
-    desk.handback.tend(desk.connection)
-    assert desk.writes_pass
+    desk.handback.enforce_deadline(desk.connection)
+    assert desk.writes_pass()
     assert not desk.paths.hand_back.exists()
-    assert not desk.handback.under_way
+    assert not desk.handback.in_progress
 
 
 def test_the_next_drainer_leaves_a_hand_back_that_is_under_way_alone(desk: Desk) -> None:
     """Killed after the service was told: it is about to end, and nothing may wait then."""
     desk.attempt()
-    clear_leftovers(desk.connection, desk.paths, desk.contract)
-    assert not desk.writes_pass
+    lift_leftover_fence(desk.connection, desk.paths, desk.contract)
+    assert not desk.writes_pass()
     assert desk.paths.hand_back.exists()
 
 
 def test_the_fence_of_a_decision_that_is_over_is_lifted(desk: Desk) -> None:
     desk.attempt()
-    clear_leftovers(desk.connection, desk.paths, replace(desk.contract, generation="2"))
-    assert desk.writes_pass
+    lift_leftover_fence(desk.connection, desk.paths, replace(desk.contract, generation="2"))
+    assert desk.writes_pass()
 
 
 def test_a_hand_back_counts_towards_flapping(desk: Desk) -> None:
     for _ in range(6):
         desk.attempt()
-        desk.handback.give_up(desk.connection)
-    desk.handback.good()
+        desk.handback.cancel(desk.connection)
+    desk.handback.record_hub_write()
     desk.clock.now += 10_000
-    assert "came back 6 times" in desk.handback.why_not(0)
+    assert "came back 6 times" in desk.handback.status_text(0)

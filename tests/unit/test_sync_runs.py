@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which changes are applied together, and what two marks say of each other."""
 
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 from edgepaas.outbox.layout import Column, Layout
 from edgepaas.outbox.reading import Change
 from edgepaas.outbox.stream import Stream
-from edgepaas.sync.delivery.marks import Verdict, judge
+from edgepaas.sync.delivery.marks import StreamComparison, compare_marks
 from edgepaas.sync.delivery.runs import runs_of
 from edgepaas.sync.hub.catalog import HubTable
 
@@ -79,20 +80,20 @@ SENDING = replace(IN_STEP, inflight_batch="b2", inflight_seq=15)
 @pytest.mark.parametrize(
     ("stream", "mark", "batch", "verdict"),
     [
-        (IN_STEP, 10, "b1", Verdict.IN_STEP),
-        (replace(IN_STEP, confirmed_seq=0, confirmed_batch=""), 0, "", Verdict.IN_STEP),
-        (SENDING, 10, "b1", Verdict.IN_STEP),
-        (SENDING, 15, "b2", Verdict.LANDED),
-        (SENDING, 15, "b3", Verdict.FORKED),
-        (SENDING, 30, "b9", Verdict.FORKED),
-        (IN_STEP, 12, "b2", Verdict.FORKED),
-        (IN_STEP, 10, "b9", Verdict.FORKED),
-        (IN_STEP, 4, "b0", Verdict.BEHIND),
-        (IN_STEP, 0, "", Verdict.BEHIND),
-        (SENDING, 0, "", Verdict.BEHIND),
+        (IN_STEP, 10, "b1", StreamComparison.IN_STEP),
+        (replace(IN_STEP, confirmed_seq=0, confirmed_batch=""), 0, "", StreamComparison.IN_STEP),
+        (SENDING, 10, "b1", StreamComparison.IN_STEP),
+        (SENDING, 15, "b2", StreamComparison.LANDED),
+        (SENDING, 15, "b3", StreamComparison.FORKED),
+        (SENDING, 30, "b9", StreamComparison.FORKED),
+        (IN_STEP, 12, "b2", StreamComparison.FORKED),
+        (IN_STEP, 10, "b9", StreamComparison.FORKED),
+        (IN_STEP, 4, "b0", StreamComparison.BEHIND),
+        (IN_STEP, 0, "", StreamComparison.BEHIND),
+        (SENDING, 0, "", StreamComparison.BEHIND),
     ],
 )
 def test_the_marks_tell_what_happened(
-    stream: Stream, mark: int, batch: str, verdict: Verdict
+    stream: Stream, mark: int, batch: str, verdict: StreamComparison
 ) -> None:
-    assert judge(stream, mark, batch) is verdict
+    assert compare_marks(stream, mark, batch) is verdict

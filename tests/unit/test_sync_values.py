@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values on their way: as array literals, and as the hub's own tables keep them."""
 
 import json
@@ -70,7 +71,7 @@ def parsed(literal: bytes) -> list[str | None]:
 @given(st.lists(st.one_of(st.none(), st.text(), st.integers(), st.floats(allow_nan=False))))
 def test_an_array_is_read_as_what_it_was_made_of(column: list[Any]) -> None:
     if any(isinstance(one, str) and not values.fits(one) for one in column):
-        with pytest.raises(values.UnfitValue):
+        with pytest.raises(values.UnsendableValue):
             values.array(column)
         return
     found = parsed(values.array(column))
@@ -86,14 +87,14 @@ def test_an_array_is_read_as_what_it_was_made_of(column: list[Any]) -> None:
 
 @given(st.lists(st.one_of(st.none(), st.binary())))
 def test_an_array_of_bytes_is_read_as_those_bytes(column: list[Any]) -> None:
-    found = parsed(values.array(column, of_bytes=True))
+    found = parsed(values.array(column, is_bytea=True))
     assert [None if x is None else bytes.fromhex(x.removeprefix("\\x")) for x in found] == column
 
 
 @pytest.mark.parametrize(
-    ("value", "of_bytes"), [("a\0b", False), ("\udcff", False), (b"x", False), (5, True)]
+    ("value", "is_bytea"), [("a\0b", False), ("\udcff", False), (b"x", False), (5, True)]
 )
-def test_what_postgresql_cannot_hold_is_found_before_it_is_sent(value: Any, of_bytes: bool) -> None:
-    assert not values.fits(value, of_bytes=of_bytes)
-    with pytest.raises(values.UnfitValue):
-        values.array(["good", value, "\\"], of_bytes=of_bytes)
+def test_what_postgresql_cannot_hold_is_found_before_it_is_sent(value: Any, is_bytea: bool) -> None:
+    assert not values.fits(value, is_bytea=is_bytea)
+    with pytest.raises(values.UnsendableValue):
+        values.array(["good", value, "\\"], is_bytea=is_bytea)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What wakes a drainer, what ends it, how long it waits, and what it says of itself."""
 
 import os
@@ -19,14 +20,14 @@ from edgepaas.outbox.space.retention import Reclaimed
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile
-from edgepaas.sync.errors import HubMisconfigured, HubTrouble, HubUnreachable, SchemaDrift
-from edgepaas.sync.failures import AWAY_FOR, Trouble, judge
+from edgepaas.sync.errors import HubMisconfigured, HubUnreachable, SchemaDrift, UnclassifiedHubError
+from edgepaas.sync.failures import AWAY_ALERT_AFTER, FailureTracker, classify
 from edgepaas.sync.hub.connection import Hub
-from edgepaas.sync.hub.schema_upgrade import HubSchema, SchemaBlocked
-from edgepaas.sync.report import Publisher, Report
-from edgepaas.sync.shutdown import Ended, Ending, Watch
-from edgepaas.sync.wakeups import ForeignWriters, Wake, poke
-from edgepaas.sync.worker import Worker
+from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade, SchemaBlocked
+from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.shutdown import Stopped, StopRequest, StopWatcher
+from edgepaas.sync.wakeups import ForeignWriteDetector, WakeupSocket, send_wakeup
+from edgepaas.sync.worker import SyncWorker
 from edgepaas.timing.backoff import Backoff
 from edgepaas.timing.due import Due
 from tests.support.service_process import until, write_db_contract
@@ -35,23 +36,23 @@ LONG = 60.0
 
 
 @pytest.fixture
-def wake(tmp_path: Path) -> Iterator[Wake]:
+def wake(tmp_path: Path) -> Iterator[WakeupSocket]:
     """A drainer's ear."""
-    found = Wake(tmp_path / "sync.wake")
+    found = WakeupSocket(tmp_path / "sync.wake")
     yield found
     found.close()
 
 
-def test_the_services_writer_wakes_it(wake: Wake, tmp_path: Path) -> None:
+def test_the_services_writer_wakes_it(wake: WakeupSocket, tmp_path: Path) -> None:
     waker = Waker(tmp_path / "sync.wake")
     waker()
     assert wake.sleep(LONG)
     waker.close()
 
 
-def test_many_words_are_one_reason_to_get_up(wake: Wake, tmp_path: Path) -> None:
+def test_many_words_are_one_reason_to_get_up(wake: WakeupSocket, tmp_path: Path) -> None:
     for _ in range(1000):
-        assert poke(tmp_path / "sync.wake")
+        assert send_wakeup(tmp_path / "sync.wake")
     assert wake.sleep(LONG)
     assert not wake.sleep(0)
 
@@ -60,38 +61,38 @@ def test_a_folder_far_down_has_an_ear_as_well(tmp_path: Path) -> None:
     """sun_path holds 108 bytes, a home folder's name may be longer."""
     folder = tmp_path / ("d" * 100) / ("e" * 100)
     folder.mkdir(parents=True)
-    deep = Wake(folder / "sync.wake")
+    deep = WakeupSocket(folder / "sync.wake")
     Waker(folder / "sync.wake")()
     assert deep.sleep(LONG)
     deep.close()
 
 
 def test_the_ear_of_one_that_was_killed_is_taken_over_and_nobody_else_may_speak(
-    wake: Wake, tmp_path: Path
+    wake: WakeupSocket, tmp_path: Path
 ) -> None:
-    again = Wake(tmp_path / "sync.wake")
+    again = WakeupSocket(tmp_path / "sync.wake")
     assert (tmp_path / "sync.wake").stat().st_mode & 0o077 == 0
-    poke(tmp_path / "sync.wake")
+    send_wakeup(tmp_path / "sync.wake")
     assert again.sleep(LONG)
     again.close()
 
 
 def test_where_nobody_listens_nothing_is_said(tmp_path: Path) -> None:
-    assert not poke(tmp_path / "sync.wake")
+    assert not send_wakeup(tmp_path / "sync.wake")
 
 
-def test_a_deaf_one_sleeps_on_and_is_woken_by_its_end(wake: Wake, tmp_path: Path) -> None:
+def test_a_deaf_one_sleeps_on_and_is_woken_by_its_end(wake: WakeupSocket, tmp_path: Path) -> None:
     """While the hub is away rows are no reason to get up."""
-    poke(tmp_path / "sync.wake")
-    assert not wake.sleep(0.01, deaf=True)
+    send_wakeup(tmp_path / "sync.wake")
+    assert not wake.sleep(0.01, ignore_wakeups=True)
     wake.interrupt()
-    assert not wake.sleep(LONG, deaf=True)
+    assert not wake.sleep(LONG, ignore_wakeups=True)
 
 
 def test_a_commit_of_somebody_else_is_seen_and_its_own_is_not(tmp_path: Path) -> None:
     mine = open_sqlite(tmp_path / "a.db", create=True)
     mine.execute("CREATE TABLE t (a)")
-    foreign = ForeignWriters(mine)
+    foreign = ForeignWriteDetector(mine)
     assert not foreign.changed()
     mine.execute("INSERT INTO t VALUES (1)")
     assert not foreign.changed()
@@ -136,7 +137,7 @@ def test_a_week_of_failures_overflows_nothing() -> None:
 
 def test_a_new_decision_ends_it_with_75(paths: Paths) -> None:
     write_db_contract(paths, generation="1")
-    watch = Watch(Ending(), paths.db_contract, "1")
+    watch = StopWatcher(StopRequest(), paths.db_contract, "1")
     assert watch.changed() == ""
     write_db_contract(paths, generation="2")
     assert "a new decision was made" in watch.changed()
@@ -147,37 +148,37 @@ def test_a_decision_that_is_withdrawn_ends_it_at_once_and_cuts_what_it_is_blocke
 ) -> None:
     """The schema stage may want the file for itself; a silent hub must not keep it."""
     write_db_contract(paths, generation="1")
-    ending, cut = Ending(), threading.Event()
+    stop, cut = StopRequest(), threading.Event()
     left: list[int] = []
-    watch = Watch(ending, paths.db_contract, "1", leave=left.append)
+    watch = StopWatcher(stop, paths.db_contract, "1", exit_process=left.append)
     watch.start()
-    with ending.cutting(cut.set):
+    with stop.abort_on_stop(cut.set):
         paths.db_contract.unlink()
         assert cut.wait(10)
-    assert ending.status == EXIT_DECIDE_AGAIN
-    with pytest.raises(Ended):
-        ending.check()
+    assert stop.status == EXIT_DECIDE_AGAIN
+    with pytest.raises(Stopped):
+        stop.raise_if_requested()
     until(lambda: left == [EXIT_DECIDE_AGAIN], "the process to be left behind")
 
 
 def test_the_death_of_the_parent_ends_it(paths: Paths) -> None:
     write_db_contract(paths, generation="1")
     read, write = os.pipe()
-    ending = Ending()
-    watch = Watch(ending, paths.db_contract, "1", lifeline=read)
+    stop = StopRequest()
+    watch = StopWatcher(stop, paths.db_contract, "1", lifeline=read)
     watch.start()
     os.close(write)
-    until(lambda: ending.asked, "the end")
+    until(lambda: stop.requested, "the end")
     watch.stop()
-    assert ending.status == EXIT_DONE
+    assert stop.status == EXIT_DONE
     os.close(read)
 
 
 def test_the_first_who_asks_for_the_end_decides_how() -> None:
-    ending = Ending()
-    ending.ask(EXIT_DECIDE_AGAIN, "one")
-    ending.ask(EXIT_DONE, "two")
-    assert (ending.status, ending.reason) == (EXIT_DECIDE_AGAIN, "one")
+    stop = StopRequest()
+    stop.request(EXIT_DECIDE_AGAIN, "one")
+    stop.request(EXIT_DONE, "two")
+    assert (stop.status, stop.reason) == (EXIT_DECIDE_AGAIN, "one")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_the_first_who_asks_for_the_end_decides_how() -> None:
     [
         (HubUnreachable("x"), "held", "away", False),
         (HubMisconfigured("x"), "blocked", "misconfigured", True),
-        (HubTrouble("x"), "blocked", "misconfigured", True),
+        (UnclassifiedHubError("x"), "blocked", "misconfigured", True),
         (SchemaDrift("x"), "held", "schema", False),
         (SchemaBlocked("x"), "blocked", "schema", True),
         (sqlite3.OperationalError("database is locked"), "held", None, False),
@@ -194,8 +195,8 @@ def test_the_first_who_asks_for_the_end_decides_how() -> None:
 def test_each_kind_of_trouble_is_judged(
     error: Exception, state: str, hub: str | None, alert: bool
 ) -> None:
-    verdict = judge(error, drifts=0)
-    assert (verdict.state, verdict.hub, bool(verdict.fingerprint)) == (state, hub, alert)
+    found = classify(error, drifts=0)
+    assert (found.state, found.hub, bool(found.fingerprint)) == (state, hub, alert)
 
 
 def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
@@ -206,15 +207,15 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
         "edgepaas.sync.failures.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
-    trouble = Trouble(Report())
-    assert trouble.met(SchemaDrift("no such column")).state == "held"
+    trouble = FailureTracker(LiveStatus())
+    assert trouble.record_failure(SchemaDrift("no such column")).state == "held"
     for _ in range(3):
-        assert trouble.met(SchemaDrift("no such column")).state == "blocked"
+        assert trouble.record_failure(SchemaDrift("no such column")).state == "blocked"
     assert raised == ["hub-schema"]
-    trouble.over()
+    trouble.record_success()
     assert trouble.remaining == 0
     assert trouble.report.hub == "ok"
-    assert trouble.met(SchemaDrift("no such column")).state == "held"
+    assert trouble.record_failure(SchemaDrift("no such column")).state == "held"
 
 
 def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
@@ -227,16 +228,16 @@ def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     now = 0.0
-    report = Report()
-    report.waits(3, 0.0)
-    trouble = Trouble(report, tells_of_away=True, clock=lambda: now)
-    other = Trouble(report, clock=lambda: now)
-    for now in (0.0, AWAY_FOR - 1, AWAY_FOR, AWAY_FOR + 1):
-        trouble.met(HubUnreachable("refuses the login"))
-        other.met(HubUnreachable("refuses the login"))
-        assert raised == (["hub-away"] if now >= AWAY_FOR else [])
-    trouble.over()
-    trouble.met(HubUnreachable("refuses the login"))
+    report = LiveStatus()
+    report.set_waiting(3, 0.0)
+    trouble = FailureTracker(report, alerts_when_away=True, clock=lambda: now)
+    other = FailureTracker(report, clock=lambda: now)
+    for now in (0.0, AWAY_ALERT_AFTER - 1, AWAY_ALERT_AFTER, AWAY_ALERT_AFTER + 1):
+        trouble.record_failure(HubUnreachable("refuses the login"))
+        other.record_failure(HubUnreachable("refuses the login"))
+        assert raised == (["hub-away"] if now >= AWAY_ALERT_AFTER else [])
+    trouble.record_success()
+    trouble.record_failure(HubUnreachable("refuses the login"))
     assert raised == ["hub-away"], "its time begins anew"
 
 
@@ -252,15 +253,15 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
 
     monkeypatch.setattr("edgepaas.sync.worker.reclaim", reclaim)
     for offset, expected in ((-315_360_000.0, []), (0.2, [60.0])):
-        report = Report(clock_offset=offset)
+        report = LiveStatus(clock_offset=offset)
         worker = SimpleNamespace(
             report=report,
-            parts=SimpleNamespace(settings=Settings.of(RETENTION="60")),
+            context=SimpleNamespace(settings=Settings.of(RETENTION="60")),
             _send_heartbeat=lambda *_, **__: None,
             _reclaim=Due(60.0),
             connection=None,
         )
-        Worker._do_reclaim(cast(Worker, worker), cast(BoxFile, worker), cast(Hub, worker))
+        SyncWorker._do_reclaim(cast(SyncWorker, worker), cast(BoxFile, worker), cast(Hub, worker))
         assert reclaimed == expected
 
 
@@ -268,7 +269,7 @@ def test_a_schema_stage_that_fails_blocks_with_its_last_word(tmp_path: Path) -> 
     script = tmp_path / "schema"
     script.write_text("#!/bin/sh\necho first\necho 'edgepaas: it does not fit' >&2\nexit 1\n")
     script.chmod(0o755)
-    schema = HubSchema([str(script)], {}, Ending(), at_head=False)
+    schema = HubSchemaUpgrade([str(script)], {}, StopRequest(), at_head=False)
     with pytest.raises(SchemaBlocked, match="it does not fit"):
         schema.bring()
     assert not schema.at_head
@@ -278,16 +279,16 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
     script = tmp_path / "schema"
     script.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
     script.chmod(0o755)
-    ending = Ending()
-    schema = HubSchema([str(script)], {"PATH": "/usr/bin:/bin"}, ending, at_head=False)
+    stop = StopRequest()
+    schema = HubSchemaUpgrade([str(script)], {"PATH": "/usr/bin:/bin"}, stop, at_head=False)
     pid_file = tmp_path / "pid"
 
     def end() -> None:
         until(lambda: pid_file.exists() and pid_file.read_text().strip(), "the child")
-        ending.ask(EXIT_DECIDE_AGAIN, "a new decision")
+        stop.request(EXIT_DECIDE_AGAIN, "a new decision")
 
     threading.Thread(target=end).start()
-    with pytest.raises(Ended):
+    with pytest.raises(Stopped):
         schema.bring()
     pid = int(pid_file.read_text())
     until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the end of the child")
@@ -295,8 +296,8 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
 
 def test_the_status_is_written_when_it_changes_and_as_a_sign_of_life(paths: Paths) -> None:
     clock = Clock()
-    report = Report(node_id="n")
-    publisher = Publisher(paths, report, clock=clock)
+    report = LiveStatus(node_id="n")
+    publisher = StatusPublisher(paths, report, clock=clock)
     publisher.publish()
     first = sync_status.read(paths)
     assert first is not None
@@ -315,14 +316,14 @@ def test_the_status_is_written_when_it_changes_and_as_a_sign_of_life(paths: Path
 
 
 def test_since_when_rows_wait_outlives_the_drainer(paths: Paths) -> None:
-    report = Report(node_id="n")
-    report.waits(3, time.time() - 100)
-    Publisher(paths, report).publish()
-    again = Report(node_id="n")
-    Publisher(paths, again).remember()
-    again.waits(5, time.time())
+    report = LiveStatus(node_id="n")
+    report.set_waiting(3, time.time() - 100)
+    StatusPublisher(paths, report).publish()
+    again = LiveStatus(node_id="n")
+    StatusPublisher(paths, again).restore()
+    again.set_waiting(5, time.time())
     assert again.waiting_since == report.waiting_since
-    again.waits(0, time.time())
+    again.set_waiting(0, time.time())
     assert again.waiting_since is None
 
 

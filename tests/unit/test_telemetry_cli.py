@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas telemetry import`` at its edges: interrupted, on another port, on another's box."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readings out of CSV files as people and loggers write them."""
 
 import codecs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Moments and cursors: what goes out comes back the same, and nothing else comes in."""
 
 import uuid

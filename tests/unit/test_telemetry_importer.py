@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing: nothing doubled, nothing lost, and every stop says where it was."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The unit files: the order of the boot chain, and what keeps a box from dying of it."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """edgepaas-generator: HOST and PORT of the settings become the socket's address."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/alerts``, and the numbers of alerts on every other surface."""
 
 import json
@@ -6,15 +7,16 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from edgepaas.alerts.conditions.condition_store import Book
-from edgepaas.alerts.conditions.intake import take_in
-from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.conditions.condition_store import ConditionStore
+from edgepaas.alerts.conditions.intake import fold_waiting
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.service.watches.monitor import status_line
 from edgepaas.timing.moment import current_moment
+from tests.support.answers import json_of
 from tests.support.boxes import make_box
 
 ALERTS = "/api/v1/alerts"
@@ -28,7 +30,7 @@ def spool(paths: Paths) -> Spool:
     spool.accept("it is hot", severity="warning", fingerprint="heat", origin="service")
     spool.accept("it is hot", severity="warning", fingerprint="heat", origin="service")
     spool.accept("settings", severity="warning", fingerprint="settings:PORT", origin="env")
-    take_in(Book(spool), current_moment, 1000)
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
     spool.accept("in order again", fingerprint="settings:PORT", origin="env", resolved=True)
     spool.accept("somebody logged in", severity="info", origin="sshd")
     return spool
@@ -42,7 +44,7 @@ def client(paths: Paths, spool: Spool) -> FlaskClient:
 def listed(client: FlaskClient, **query: Any) -> list[dict[str, Any]]:
     answer = client.get(ALERTS, query_string=query)
     assert answer.status_code == 200, answer.text
-    return list(answer.json["items"])
+    return list(json_of(answer)["items"])
 
 
 def messages(client: FlaskClient, **query: Any) -> list[str]:
@@ -76,7 +78,7 @@ def test_pages_of_alerts_join_without_a_gap(client: FlaskClient) -> None:
     found, cursor = [], None
     while True:
         query = {"state": "all", "limit": 1, **({"cursor": cursor} if cursor else {})}
-        page = client.get(ALERTS, query_string=query).json
+        page = json_of(client.get(ALERTS, query_string=query))
         found += [item["message"] for item in page["items"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -94,8 +96,8 @@ def test_a_question_that_makes_no_sense_is_answered_422(client: FlaskClient, que
 def test_the_history_is_told_the_newest_first_and_in_pages(
     client: FlaskClient, spool: Spool
 ) -> None:
-    take_in(Book(spool), current_moment, 1000)
-    whole = client.get(f"{ALERTS}/history").json["items"]
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
+    whole = json_of(client.get(f"{ALERTS}/history"))["items"]
     said = [(entry["what"], entry["fingerprint"]) for entry in whole]
     assert set(said[:2]) == {("resolved", "settings:PORT"), ("raised", "")}
     assert sorted(said[2:]) == [
@@ -103,20 +105,21 @@ def test_the_history_is_told_the_newest_first_and_in_pages(
         ("raised", "heat"),
         ("raised", "settings:PORT"),
     ]
-    found, cursor = [], ""
+    found: list[Any] = []
+    cursor: str | None = ""
     while cursor is not None:
         query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
-        page = client.get(f"{ALERTS}/history", query_string=query).json
+        page = json_of(client.get(f"{ALERTS}/history", query_string=query))
         found += page["items"]
         cursor = page["next_cursor"]
     assert found == whole
 
 
 def test_the_history_of_one_cause_or_kind_is_found(client: FlaskClient, spool: Spool) -> None:
-    take_in(Book(spool), current_moment, 1000)
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
 
     def told(**query: str) -> list[str]:
-        items = client.get(f"{ALERTS}/history", query_string=query).json["items"]
+        items = json_of(client.get(f"{ALERTS}/history", query_string=query))["items"]
         return [f"{entry['what']} {entry['fingerprint']}" for entry in items]
 
     assert told(fingerprint="settings:PORT") == ["resolved settings:PORT", "raised settings:PORT"]
@@ -134,9 +137,9 @@ def test_alerts_are_for_those_who_may_read(paths: Paths, spool: Spool) -> None:
 def test_every_surface_shows_how_many_there_are(
     client: FlaskClient, paths: Paths, spool: Spool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = client.get(ALERTS).json["counts"]
+    counts = json_of(client.get(ALERTS))["counts"]
     assert counts["waiting"] >= 2
-    assert client.get("/health/ready").json["alerts"] == counts
+    assert json_of(client.get("/health/ready"))["alerts"] == counts
     states = make_box(paths).states
     states.alerts = AlertWatch(paths).line
     assert f"; alerts: {counts['waiting']} wait to be told (edgepaas" in status_line(states)
@@ -147,10 +150,10 @@ def test_every_surface_shows_how_many_there_are(
 
 
 def test_what_is_raised_under_a_kind_is_found_wherever_it_lies(paths: Paths, spool: Spool) -> None:
-    assert raised_under(paths, "settings:") == []
-    assert raised_under(paths, "") == ["disk", "heat"]
+    assert raised_fingerprints(paths, "settings:") == []
+    assert raised_fingerprints(paths, "") == ["disk", "heat"]
     spool.accept("again", fingerprint="settings:PORT", origin="env")
     spool.accept("new", fingerprint="settings:HOST", origin="env")
-    assert raised_under(paths, "settings:") == ["settings:HOST", "settings:PORT"]
-    take_in(Book(spool), current_moment, 1000)
-    assert raised_under(paths, "settings:") == ["settings:HOST", "settings:PORT"]
+    assert raised_fingerprints(paths, "settings:") == ["settings:HOST", "settings:PORT"]
+    fold_waiting(ConditionStore(spool), current_moment, 1000)
+    assert raised_fingerprints(paths, "settings:") == ["settings:HOST", "settings:PORT"]

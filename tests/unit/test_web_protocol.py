@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real server on a real socket, and what no HTTP library would send."""
 
 import json

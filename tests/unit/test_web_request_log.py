@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """At LOG_LEVEL=DEBUG each answer is a line, and at INFO nothing is."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the hub keeps of every box: streams and their marks, nodes, what needs a person."""
 
 import sqlalchemy as sa

@@ -1,4 +1,5 @@
-"""What a channel answered, what became of the notice, and a call that ends at its deadline."""
+# SPDX-License-Identifier: Apache-2.0
+"""A channel's answer, what became of a notification, and a call that ends at its deadline."""
 
 import contextlib
 import threading
@@ -28,9 +29,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a notice: taken by *via*, refused by every channel, or to be tried later.
+    """What became of a notification: taken by *via*, refused by every channel, or for later.
 
-    *refused* says why, by channel; *reached*: somebody may have it; *wait* in seconds.
+    *refused* says why, by channel; *reached*: a receiver may have it; *wait*: seconds until
+    it is to be tried again.
     """
 
     kind: Kind

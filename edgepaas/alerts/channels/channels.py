@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The channels in their order, with a back-off and a circuit breaker each, kept between runs."""
 
 import contextlib
@@ -9,12 +10,13 @@ from typing import Any
 
 from edgepaas.alerts.channels.answers import Answer, Outcome
 from edgepaas.alerts.channels.config import AlertConfig
-from edgepaas.alerts.channels.notice import Notice
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.folders import SpoolFolders
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
-Ask = Callable[[AlertConfig, str, Notice], Answer]
+Ask = Callable[[AlertConfig, str, Notification], Answer]
 
 #: So many failures in a row, and a channel is let be for a while; one that is down, at once.
 _OPENS_AT = 3
@@ -55,23 +57,23 @@ class ChannelState:
 
 
 class Channels:
-    """All configured channels; *jitter* returns numbers from 0 to 1."""
+    """All configured channels; *jitter* gives a factor for each pause."""
 
     def __init__(
         self,
-        store: Store,
+        folders: SpoolFolders,
         config: AlertConfig,
         *,
         clock: Callable[[], Moment],
         jitter: Callable[[], float],
         ask: Ask | None = None,
     ) -> None:
-        self._store = store
+        self._folders = folders
         self._config = config
         self._clock = clock
         self._jitter = jitter
         self._ask = ask or ask_channel
-        self.states = _read(store)
+        self.states = _read(folders)
         #: Whether a channel's settings are others than in the run before.
         self.changed = False
         for name in config.channels:
@@ -81,10 +83,10 @@ class Channels:
                 self.changed = True
                 self.states[name] = ChannelState(settings=settings)
 
-    def send(self, notice: Notice) -> Outcome:
-        """Try each channel in its order until one takes the notice."""
+    def send(self, notification: Notification) -> Outcome:
+        """Try each channel in its order until one takes the notification."""
         refused = {
-            name: why for name, why in notice.refused.items() if name in self._config.channels
+            name: why for name, why in notification.refused.items() if name in self._config.channels
         }
         reached = tried = False
         waits, words = [], []
@@ -96,7 +98,7 @@ class Channels:
                 waits.append(wait)
                 words.append(f"{name} is let be: {self.states[name].words}")
                 continue
-            answer = self._ask(self._config, name, notice)
+            answer = self._ask(self._config, name, notification)
             tried, reached = True, reached or answer.reached
             self._note(name, answer)
             if answer.kind == "taken":
@@ -105,7 +107,7 @@ class Channels:
             if answer.kind == "refused":
                 refused[name] = answer.words
             else:
-                waits.append(max(self.pause_after(notice.attempts + 1), answer.retry_after))
+                waits.append(max(self.pause_after(notification.attempts + 1), answer.retry_after))
         said = "; ".join(words)
         if not waits:
             return Outcome("refused", words=said, reached=reached, tried=tried, refused=refused)
@@ -141,8 +143,7 @@ class Channels:
 
     def pause_after(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row, with jitter."""
-        doubled: float = _FIRST_PAUSE * 2 ** min(failures - 1, 20)
-        return min(doubled, _LONGEST_PAUSE) * (0.5 + self._jitter() / 2)
+        return pause_after(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE) * self._jitter()
 
     def _note(self, name: str, answer: Answer) -> None:
         """Remember how the channel did."""
@@ -175,29 +176,29 @@ class Channels:
             self._save()
 
     def _save(self) -> None:
-        content = seal({name: state.as_dict() for name, state in self.states.items()})
+        content = checksummed_json({name: state.as_dict() for name, state in self.states.items()})
         with contextlib.suppress(OSError):  # the pauses only spare attempts
-            self._store.put(_file(self._store), content)
+            self._folders.put(_file(self._folders), content)
 
 
-def ask_channel(config: AlertConfig, name: str, notice: Notice) -> Answer:
-    """Hand *notice* to one channel, over the network."""
+def ask_channel(config: AlertConfig, name: str, notification: Notification) -> Answer:
+    """Hand *notification* to one channel, over the network."""
     if name == "webhook" and config.webhook is not None:
         from edgepaas.alerts.channels.webhook import post
         from edgepaas.alerts.channels.webhook_bodies import webhook_body
 
-        body = webhook_body(config.webhook.form, notice, config.sender)
-        return post(config.webhook, notice.key, body)
+        body = webhook_body(config.webhook.form, notification, config.sender)
+        return post(config.webhook, notification.key, body)
     if name == "email" and config.email is not None:
         from edgepaas.alerts.channels.smtp import send
 
-        return send(config.email, notice, config.sender)
+        return send(config.email, notification, config.sender)
     return Answer("refused", f"there is no channel {name}")
 
 
-def _read(store: Store) -> dict[str, ChannelState]:
+def _read(folders: SpoolFolders) -> dict[str, ChannelState]:
     try:
-        return {name: _state(entry) for name, entry in read_sealed(_file(store)).items()}
+        return {name: _state(entry) for name, entry in read_checksummed(_file(folders)).items()}
     except (OSError, Damaged, KeyError, TypeError, ValueError, AttributeError):
         return {}  # what is forgotten is an attempt that was to be spared
 
@@ -228,5 +229,5 @@ def _digest(config: AlertConfig, name: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _file(store: Store) -> Path:
-    return store.root / "channels.json"
+def _file(folders: SpoolFolders) -> Path:
+    return folders.root / "channels.json"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where alerts go: the settings of the channels, also when the box's settings cannot be had."""
 
 import contextlib
@@ -6,9 +7,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgepaas.alerts.channels.wording import Sender
+from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.alerts.spool.alert import clean_word
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.build import build_version
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.paths import Paths
@@ -46,7 +47,7 @@ class EmailConfig:
 class AlertConfig:
     """All that delivering needs; times in seconds."""
 
-    sender: Sender
+    sender: BoxIdentity
     webhook: WebhookConfig | None
     email: EmailConfig | None
     window: float
@@ -143,18 +144,18 @@ def _domain(node: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", node).strip("-.") or "localhost"
 
 
-def _sender(settings: Settings, node: str) -> Sender:
+def _sender(settings: Settings, node: str) -> BoxIdentity:
     # A line separator in a pasted name would have every mail refused for its subject.
     node = clean_word(node) or "box"
     zone = settings.text("TZ")
     if zone == "UTC":
-        return Sender(node, build_version())
+        return BoxIdentity(node, build_version())
     import zoneinfo
 
     try:
-        return Sender(node, build_version(), zoneinfo.ZoneInfo(zone))
+        return BoxIdentity(node, build_version(), zoneinfo.ZoneInfo(zone))
     except (KeyError, ValueError, OSError):  # no time zone database on this box
-        return Sender(node, build_version())
+        return BoxIdentity(node, build_version())
 
 
 def _remember(paths: Paths, settings: Settings) -> None:
@@ -167,7 +168,7 @@ def _remember(paths: Paths, settings: Settings) -> None:
     file = _memory(paths)
     with contextlib.suppress(OSError):  # the disk is full: the older ones are still there
         if not file.exists() or file.read_bytes() != content:
-            Store(paths.alerts).put(file, content)
+            SpoolFolders(paths.alerts).put(file, content)
 
 
 def _remembered(paths: Paths) -> Settings:

@@ -1,4 +1,5 @@
-"""Sending a notice by e-mail (RFC 5321): STARTTLS or TLS, verified; login; a real deadline."""
+# SPDX-License-Identifier: Apache-2.0
+"""Sending a notification by e-mail (RFC 5321): verified TLS, login, a deadline that holds."""
 
 import smtplib
 import socket
@@ -12,8 +13,8 @@ from email.utils import formatdate
 
 from edgepaas.alerts.channels.answers import Answer, DeadlineExceeded, within
 from edgepaas.alerts.channels.config import EmailConfig
-from edgepaas.alerts.channels.notice import Notice
-from edgepaas.alerts.channels.wording import Sender, text, title
+from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.channels.wording import BoxIdentity, text, title
 
 
 @dataclass
@@ -31,10 +32,10 @@ class _Progress:
             self.connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def send(config: EmailConfig, notice: Notice, sender: Sender) -> Answer:
-    """Send *notice* and return what the server answered; never raises for the network."""
+def send(config: EmailConfig, notification: Notification, sender: BoxIdentity) -> Answer:
+    """Send *notification* and return what the server answered; never raises for the network."""
     try:
-        message = compose_mail(config, notice, sender).as_bytes(policy=SMTP)
+        message = compose_mail(config, notification, sender).as_bytes(policy=SMTP)
     except (ValueError, IndexError) as error:
         return Answer("refused", f"ALERT_EMAIL_FROM or ALERT_EMAIL_TO is no address: {error}")
     progress = _Progress()
@@ -51,25 +52,27 @@ def send(config: EmailConfig, notice: Notice, sender: Sender) -> Answer:
         return Answer("later", f"cannot be reached: {error}", progress.handed_over, down=down)
 
 
-def compose_mail(config: EmailConfig, notice: Notice, sender: Sender) -> EmailMessage:
+def compose_mail(
+    config: EmailConfig, notification: Notification, sender: BoxIdentity
+) -> EmailMessage:
     """Return the message; raises ValueError for an address that is none.
 
-    Its Message-ID is made of the notice's key: sent twice, it can be told.
+    Its Message-ID is made of the notification's key: sent twice, it can be told.
     """
     message = EmailMessage()
-    message["Subject"] = title(notice, sender)
+    message["Subject"] = title(notification, sender)
     message["From"] = _address(config.sender, f"EdgePaaS {sender.box}")
     message["To"] = [_address(to) for to in config.to]
     message["Date"] = formatdate()
     domain = config.sender.rpartition("@")[2]
-    message["Message-ID"] = f"<{notice.key}@{domain}>"
-    message["X-EdgePaaS-Key"] = notice.key
-    message["X-EdgePaaS-Severity"] = notice.severity
+    message["Message-ID"] = f"<{notification.key}@{domain}>"
+    message["X-EdgePaaS-Key"] = notification.key
+    message["X-EdgePaaS-Severity"] = notification.severity
     # RFC 3834: no automatic answer to an automatic message.
     message["Auto-Submitted"] = "auto-generated"
-    if notice.severity == "critical":
+    if notification.severity == "critical":
         message["Importance"] = "high"
-    message.set_content(text(notice, sender), cte="quoted-printable")
+    message.set_content(text(notification, sender), cte="quoted-printable")
     return message
 
 

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a human reads: what happened, on which box, since when, and what to do."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
-from edgepaas.alerts.channels.notice import Notice
+from edgepaas.alerts.channels.notification import Notification
 
 _DID = {
     "raised": "it holds",
@@ -20,7 +21,7 @@ _DID = {
 
 
 @dataclass(frozen=True)
-class Sender:
+class BoxIdentity:
     """Who tells: the box's name, its build, and the time zone of what people read."""
 
     box: str
@@ -28,7 +29,7 @@ class Sender:
     zone: tzinfo = UTC
 
 
-def title(notice: Notice, sender: Sender) -> str:
+def title(notification: Notification, sender: BoxIdentity) -> str:
     """Return one line: ``[CRITICAL] box-7: the disk is 91 % full``."""
     word = {
         "resolved": "RESOLVED",
@@ -36,51 +37,55 @@ def title(notice: Notice, sender: Sender) -> str:
         "flapping": "FLAPPING",
         "digest": "DIGEST",
         "test": "TEST",
-    }.get(notice.what, notice.severity.upper())
-    first = notice.message.split("\n", 1)[0]
-    times = f" ({notice.count:,} times)" if notice.count > 1 and notice.what != "resolved" else ""
+    }.get(notification.what, notification.severity.upper())
+    first = notification.message.split("\n", 1)[0]
+    times = (
+        f" ({notification.count:,} times)"
+        if notification.count > 1 and notification.what != "resolved"
+        else ""
+    )
     line = f"[{word}] {sender.box}: {first}"
     return (line if len(line) <= 200 else line[:199] + "…") + times
 
 
-def text(notice: Notice, sender: Sender) -> str:
+def text(notification: Notification, sender: BoxIdentity) -> str:
     """Return the whole message as lines of plain text."""
-    lines = [notice.message, ""]
-    if notice.what == "digest":
-        lines += [*notice.details, ""]
-    lines.append(_row("what", f"{notice.severity}: {_DID[notice.what]}"))
+    lines = [notification.message, ""]
+    if notification.what == "digest":
+        lines += [*notification.details, ""]
+    lines.append(_row("what", f"{notification.severity}: {_DID[notification.what]}"))
     lines.append(_row("box", f"{sender.box} (EdgePaaS {sender.build})"))
-    if notice.origin:
-        lines.append(_row("raised by", notice.origin))
-    lines += _times(notice, sender)
-    if notice.count > 1 or notice.suppressed:
-        dropped = f", {notice.suppressed:,} of them kept as a number alone" * bool(
-            notice.suppressed
+    if notification.origin:
+        lines.append(_row("raised by", notification.origin))
+    lines += _times(notification, sender)
+    if notification.count > 1 or notification.suppressed:
+        dropped = f", {notification.suppressed:,} of them kept as a number alone" * bool(
+            notification.suppressed
         )
-        lines.append(_row("how often", f"{notice.count:,} times{dropped}"))
-    if notice.changes > 1:
-        lines.append(_row("changes", f"{notice.changes} lately"))
-    if notice.what != "digest":
-        lines += [_row("also said", line.replace("\n", " ")) for line in notice.details]
-    if notice.condition:
-        lines.append(_row("look at it", f"sudo edgepaas alerts show {notice.condition}"))
+        lines.append(_row("how often", f"{notification.count:,} times{dropped}"))
+    if notification.changes > 1:
+        lines.append(_row("changes", f"{notification.changes} lately"))
+    if notification.what != "digest":
+        lines += [_row("also said", line.replace("\n", " ")) for line in notification.details]
+    if notification.condition:
+        lines.append(_row("look at it", f"sudo edgepaas alerts show {notification.condition}"))
     lines.append(_row("the box", "sudo edgepaas status; sudo edgepaas doctor"))
     return "\n".join(lines) + "\n"
 
 
-def line(notice: Notice, sender: Sender) -> str:
-    """Return a notice as one line of a digest."""
-    first = notice.message.split("\n", 1)[0]
+def line(notification: Notification, sender: BoxIdentity) -> str:
+    """Return a notification as one line of a digest."""
+    first = notification.message.split("\n", 1)[0]
     if len(first) > 300:
         first = first[:299] + "…"
-    since = f", since {moment(notice.since, sender)}" if notice.since else ""
-    over = f", over at {moment(notice.ended, sender)}" if notice.ended else ""
-    times = f", {notice.count:,} times" if notice.count > 1 else ""
-    said = "" if notice.what in ("raised", "event") else f" {notice.what}"
-    return f"- {notice.severity}{said}: {first} ({notice.origin}{since}{over}{times})"
+    since = f", since {moment(notification.since, sender)}" if notification.since else ""
+    over = f", over at {moment(notification.ended, sender)}" if notification.ended else ""
+    times = f", {notification.count:,} times" if notification.count > 1 else ""
+    said = "" if notification.what in ("raised", "event") else f" {notification.what}"
+    return f"- {notification.severity}{said}: {first} ({notification.origin}{since}{over}{times})"
 
 
-def moment(wall: float, sender: Sender) -> str:
+def moment(wall: float, sender: BoxIdentity) -> str:
     """Return a time for people, e.g. ``2026-01-31 12:00:00 UTC``."""
     bounded = max(0.0, min(wall, 253402300799.0))
     return datetime.fromtimestamp(bounded, sender.zone).strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -97,16 +102,20 @@ def span(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{whole} s"
 
 
-def _times(notice: Notice, sender: Sender) -> list[str]:
+def _times(notification: Notification, sender: BoxIdentity) -> list[str]:
     lines = []
-    if notice.since:
-        doubt = "" if notice.clock_trusted is not False else "; the box's clock was not set"
-        lasted = f" ({span(notice.duration)})" if notice.what not in ("event", "raised") else ""
-        lines.append(_row("since", f"{moment(notice.since, sender)}{lasted}{doubt}"))
-    if notice.ended:
-        lines.append(_row("over at", moment(notice.ended, sender)))
-    elif notice.count > 1 and notice.last:
-        lines.append(_row("last", moment(notice.last, sender)))
+    if notification.since:
+        doubt = "" if notification.clock_trusted is not False else "; the box's clock was not set"
+        lasted = (
+            f" ({span(notification.duration)})"
+            if notification.what not in ("event", "raised")
+            else ""
+        )
+        lines.append(_row("since", f"{moment(notification.since, sender)}{lasted}{doubt}"))
+    if notification.ended:
+        lines.append(_row("over at", moment(notification.ended, sender)))
+    elif notification.count > 1 and notification.last:
+        lines.append(_row("last", moment(notification.last, sender)))
     return lines
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conditions on disk: one file each, written whole, read by a person with ``cat``."""
 
 import contextlib
@@ -6,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from edgepaas.alerts.conditions.fold import Condition, read_condition
 from edgepaas.alerts.spool.accept import Spool
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
 from edgepaas.files.locks import held
 
 logger = logging.getLogger("edgepaas.alerts")
@@ -15,7 +16,7 @@ logger = logging.getLogger("edgepaas.alerts")
 _LOCK_PATIENCE = 60.0
 
 
-class Book:
+class ConditionStore:
     """Reads and writes conditions; one that cannot be written is kept in memory for this run."""
 
     def __init__(self, spool: Spool) -> None:
@@ -25,11 +26,11 @@ class Book:
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold off whoever else changes conditions: the deliverer, or a person's command."""
-        return held(self.spool.book_lock, timeout=_LOCK_PATIENCE)
+        return held(self.spool.conditions_lock, timeout=_LOCK_PATIENCE)
 
     def names(self) -> list[str]:
         """Return the names of all conditions."""
-        found = {path.stem for path in self.spool.store.conditions.glob("*.json")}
+        found = {path.stem for path in self.spool.folders.conditions.glob("*.json")}
         return sorted(found | self.unwritten.keys())
 
     def load(self, name: str) -> Condition | None:
@@ -38,14 +39,14 @@ class Book:
             return self.unwritten[name]
         path = self.spool.condition_file(name)
         try:
-            condition = read_condition(read_sealed(path))
+            condition = read_condition(read_checksummed(path))
             if condition.name != name:
                 raise Damaged("it is another condition's file")
             return condition
         except FileNotFoundError:
             return None
         except Damaged as error:
-            target = self.spool.store.set_corrupt(path)
+            target = self.spool.folders.set_corrupt(path)
             logger.error(
                 "what was known of the alerts of %s is lost: %s; the file is now %s",
                 name,
@@ -61,8 +62,8 @@ class Book:
     def save(self, condition: Condition) -> bool:
         """Write a condition durably; False when the disk would not take it."""
         try:
-            self.spool.store.put(
-                self.spool.condition_file(condition.name), seal(condition.as_dict())
+            self.spool.folders.put(
+                self.spool.condition_file(condition.name), checksummed_json(condition.as_dict())
             )
         except OSError as error:
             # Told from memory: the disk that is full may be the very thing to be told.
@@ -73,7 +74,7 @@ class Book:
         self.unwritten.pop(condition.name, None)
         return True
 
-    def save_told(self, condition: Condition) -> None:
+    def save_notified(self, condition: Condition) -> None:
         """Write a condition of which somebody was told, also where the disk takes nothing new.
 
         Its alerts are deleted then, which makes room; else its file is written over.
@@ -88,7 +89,7 @@ class Book:
             return
         path = self.spool.condition_file(condition.name)
         with contextlib.suppress(OSError):
-            self.spool.store.overwrite(path, seal(condition.as_dict()))
+            self.spool.folders.overwrite(path, checksummed_json(condition.as_dict()))
             self.unwritten.pop(condition.name, None)
 
     def delete(self, condition: Condition) -> None:
@@ -97,7 +98,7 @@ class Book:
 
         if condition.evicted[0]:
             forget_suppressed(self.spool, condition.name)
-        self.spool.store.remove(self.spool.condition_file(condition.name))
+        self.spool.folders.remove(self.spool.condition_file(condition.name))
         self.unwritten.pop(condition.name, None)
 
     def find(self, text: str) -> list[Condition]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digests: one message in front after a long outage, and one for what is too much for many."""
 
 import os
@@ -5,25 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepaas.alerts.channels.notice import Covered, Notice, What, read_notice
-from edgepaas.alerts.channels.wording import Sender, line, span
+from edgepaas.alerts.channels.notification import Covered, Notification, What, read_notification
+from edgepaas.alerts.channels.wording import BoxIdentity, line, span
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.conditions.notification_policy import compose, wall_of
 from edgepaas.alerts.spool.alert import SEVERITIES
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.timing.moment import Moment
 
 #: An outage is long when nothing could be told for this long, or for ALERT_WINDOW.
 LONG_OUTAGE = 600.0
-#: So many notices at once are sent one by one; what is beyond comes in digests.
+#: So many notifications at once are sent one by one; what is beyond comes in digests.
 MOST_SINGLE = 20
 #: Lines of one digest.
 MOST_LINES = 100
 
 
 @dataclass(frozen=True)
-class Item:
+class DueNotification:
     """A condition and what is due of it."""
 
     condition: Condition
@@ -31,8 +32,8 @@ class Item:
 
 
 def after_outage(
-    items: Sequence[Item], since: Moment, now: Moment, window: float, sender: Sender
-) -> Notice:
+    items: Sequence[DueNotification], since: Moment, now: Moment, window: float, sender: BoxIdentity
+) -> Notification:
     """Return the digest that goes out first: what the messages after it are about."""
     lasted = now.seconds_since(since)
     for_long = f" for {span(lasted)}" if lasted is not None else ""
@@ -44,62 +45,66 @@ def after_outage(
     return _digest(items, message, now, window, sender, since=wall_of(since, now))
 
 
-def of_many(items: Sequence[Item], now: Moment, window: float, sender: Sender) -> Notice:
+def of_many(
+    items: Sequence[DueNotification], now: Moment, window: float, sender: BoxIdentity
+) -> Notification:
     """Return a digest that stands for the messages of *items*, of which there are too many."""
-    notice = _digest(items, f"{_counted(items)} at once, told together", now, window, sender)
-    notices = [compose(item.condition, item.what, now, window) for item in items]
+    notification = _digest(items, f"{_counted(items)} at once, told together", now, window, sender)
+    notifications = [compose(item.condition, item.what, now, window) for item in items]
     return replace(
-        notice,
-        new=sum(single.new for single in notices),
+        notification,
+        new=sum(single.new for single in notifications),
         covers=tuple(
             Covered(item.condition.name, single.after)
-            for item, single in zip(items, notices, strict=True)
+            for item, single in zip(items, notifications, strict=True)
         ),
     )
 
 
-def read_pending(store: Store) -> Notice | None:
+def read_pending(folders: SpoolFolders) -> Notification | None:
     """Return the digest that was about to be sent, None without one; raises OSError."""
     try:
-        return read_notice(read_sealed(_file(store)))
+        return read_notification(read_checksummed(_file(folders)))
     except FileNotFoundError:
         return None
     except (Damaged, KeyError, TypeError, ValueError, AttributeError):
         # Its conditions are still there, and are told anew.
-        store.set_corrupt(_file(store))
+        folders.set_corrupt(_file(folders))
         return None
 
 
-def write_pending(store: Store, notice: Notice) -> None:
+def write_pending(folders: SpoolFolders, notification: Notification) -> None:
     """Keep a digest before it is sent; raises OSError."""
-    store.put(_file(store), seal(notice.as_dict()))
+    folders.put(_file(folders), checksummed_json(notification.as_dict()))
 
 
-def forget_pending(store: Store) -> None:
+def forget_pending(folders: SpoolFolders) -> None:
     """A digest was told, or is to be made anew; raises OSError."""
-    store.remove(_file(store))
+    folders.remove(_file(folders))
 
 
 def _digest(
-    items: Sequence[Item],
+    items: Sequence[DueNotification],
     message: str,
     now: Moment,
     window: float,
-    sender: Sender,
+    sender: BoxIdentity,
     *,
     since: float = 0.0,
-) -> Notice:
-    notices = [compose(item.condition, item.what, now, window) for item in items]
-    lines = [line(notice, sender) for notice in notices[:MOST_LINES]]
-    if len(notices) > MOST_LINES:
-        lines.append(f"- and {len(notices) - MOST_LINES:,} more")
-    suppressed = sum(notice.suppressed for notice in notices)
+) -> Notification:
+    notifications = [compose(item.condition, item.what, now, window) for item in items]
+    lines = [line(notification, sender) for notification in notifications[:MOST_LINES]]
+    if len(notifications) > MOST_LINES:
+        lines.append(f"- and {len(notifications) - MOST_LINES:,} more")
+    suppressed = sum(notification.suppressed for notification in notifications)
     if suppressed:
         lines.append(f"{suppressed:,} alerts were suppressed: the spool had no room for them")
     worst = max(
-        (notice.severity for notice in notices), key=SEVERITIES.index, default=SEVERITIES[0]
+        (notification.severity for notification in notifications),
+        key=SEVERITIES.index,
+        default=SEVERITIES[0],
     )
-    return Notice(
+    return Notification(
         key=f"digest-{os.urandom(8).hex()}",
         what="digest",
         severity=worst,
@@ -115,7 +120,7 @@ def _digest(
     )
 
 
-def _counted(items: Sequence[Item]) -> str:
+def _counted(items: Sequence[DueNotification]) -> str:
     parts = []
     for severity in reversed(SEVERITIES):
         number = sum(item.condition.severity == severity for item in items)
@@ -125,5 +130,5 @@ def _counted(items: Sequence[Item]) -> str:
     return f"{number:,} alert{'s' if number != 1 else ''} ({', '.join(parts)})"
 
 
-def _file(store: Store) -> Path:
-    return store.root / "digest.json"
+def _file(folders: SpoolFolders) -> Path:
+    return folders.root / "digest.json"

@@ -1,47 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is due now, of which condition, and when more will be."""
 
 import contextlib
 from dataclasses import dataclass, replace
 
 from edgepaas.alerts import history
-from edgepaas.alerts.conditions.condition_store import Book
-from edgepaas.alerts.conditions.digest import Item
+from edgepaas.alerts.conditions.condition_store import ConditionStore
+from edgepaas.alerts.conditions.digest import DueNotification
 from edgepaas.alerts.conditions.fold import Condition
-from edgepaas.alerts.conditions.notification_policy import is_finished, swallowed, what_is_due
+from edgepaas.alerts.conditions.notification_policy import (
+    after_silent_episode,
+    is_finished,
+    what_is_due,
+)
 from edgepaas.alerts.conditions.silences import read_silences, silence_of
 from edgepaas.alerts.spool.alert import SEVERITIES
 from edgepaas.timing.moment import Moment
 
 
 @dataclass(frozen=True)
-class Agenda:
+class DueNotifications:
     """What is due now, the most urgent first, and in how many seconds more is due, if any."""
 
-    due: tuple[Item, ...] = ()
+    now: tuple[DueNotification, ...] = ()
     wait: float | None = None
 
 
-def make_agenda(book: Book, now: Moment, window: float, *, ignore_pauses: bool = False) -> Agenda:
+def find_due(
+    store: ConditionStore, now: Moment, window: float, *, ignore_pauses: bool = False
+) -> DueNotifications:
     """Return what is due of each condition; finished and silenced ones are seen to.
 
     *ignore_pauses*: after a long outage everything that waits is due, however often it was
-    tried. The caller holds the book's lock.
+    tried. The caller holds the store's lock.
     """
-    silences = read_silences(book.spool.store, now)
-    due: list[Item] = []
+    silences = read_silences(store.spool.folders, now)
+    due: list[DueNotification] = []
     waits: list[float] = []
-    for condition in book.load_all():
+    for condition in store.load_all():
         if is_finished(condition, now, window):
             with contextlib.suppress(OSError):  # the next run tries again
-                book.delete(condition)
+                store.delete(condition)
             continue
         if silence := silence_of(condition, silences, now):
             waits.append(silence)
             if not condition.silenced:
-                book.save(replace(condition, silenced=True))
+                store.save(replace(condition, silenced=True))
             continue
         if _came_and_went_in_silence(condition):
-            _swallow(book, condition, now)
+            _swallow(store, condition, now)
             continue
         item, wait = _due(condition, now, window)
         if ignore_pauses and item is not None and condition.sending is not None:
@@ -51,16 +58,16 @@ def make_agenda(book: Book, now: Moment, window: float, *, ignore_pauses: bool =
         elif wait > 0:
             waits.append(wait)
     due.sort(key=_urgency)
-    return Agenda(tuple(due), min(waits, default=None))
+    return DueNotifications(tuple(due), min(waits, default=None))
 
 
-def _due(condition: Condition, now: Moment, window: float) -> tuple[Item | None, float]:
+def _due(condition: Condition, now: Moment, window: float) -> tuple[DueNotification | None, float]:
     """Return what is due of a condition, and the seconds until then."""
     found = what_is_due(condition, now, window)
     if (sending := condition.sending) is not None:
         what = sending.what if sending.reached or found is None else found.what
-        return Item(condition, what), sending.wait(now)
-    return (None, 0.0) if found is None else (Item(condition, found.what), found.wait)
+        return DueNotification(condition, what), sending.wait(now)
+    return (None, 0.0) if found is None else (DueNotification(condition, found.what), found.wait)
 
 
 def _came_and_went_in_silence(condition: Condition) -> bool:
@@ -72,16 +79,16 @@ def _came_and_went_in_silence(condition: Condition) -> bool:
     )
 
 
-def _swallow(book: Book, condition: Condition, now: Moment) -> None:
+def _swallow(store: ConditionStore, condition: Condition, now: Moment) -> None:
     """Put down what came and went under a silence; nobody is told."""
     if condition.new:
-        root, identity = book.spool.store.root, f"{condition.id}-{condition.total}"
+        root, identity = store.spool.folders.root, f"{condition.id}-{condition.total}"
         values = {**condition.described(), "new": condition.new}
-        history.note(root, "silenced", now, identity, **values)
-    book.save(swallowed(condition, now))
+        history.record(root, "silenced", now, identity, **values)
+    store.save(after_silent_episode(condition, now))
 
 
-def _urgency(item: Item) -> tuple[int, int, float]:
+def _urgency(item: DueNotification) -> tuple[int, int, float]:
     condition = item.condition
     attempts = condition.sending.attempts if condition.sending is not None else 0
     # What failed before comes last: one that its receiver chokes on holds up no other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions: what is known of each cause, folded from its alerts one by one. Pure.
 
 A condition's file is written before the alerts that it has taken in are deleted, and names
@@ -8,7 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from edgepaas.alerts.channels.notice import Notice, Told, read_notice, read_told
+from edgepaas.alerts.channels.notification import (
+    Notification,
+    NotifiedState,
+    read_notification,
+    read_notified,
+)
 from edgepaas.alerts.spool.alert import SEVERITIES, Alert, Severity, clean_text
 from edgepaas.alerts.spool.checksummed_json import Damaged
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
@@ -49,8 +55,8 @@ class Condition:
     suppressed: int = 0
     evicted: tuple[str, int] = ("", 0)
     changes: tuple[Moment, ...] = ()
-    told: Told = field(default_factory=Told)
-    sending: Notice | None = None
+    told: NotifiedState = field(default_factory=NotifiedState)
+    sending: Notification | None = None
     serial: int = 0
     folded: frozenset[str] = frozenset()
     silenced: bool = False
@@ -132,8 +138,8 @@ def read_condition(entry: Mapping[str, Any]) -> Condition:
             suppressed=int(entry["suppressed"]),
             evicted=(str(entry["evicted"][0]), int(entry["evicted"][1])),
             changes=tuple(read_moment(item) for item in entry["changes"]),
-            told=read_told(entry["told"]),
-            sending=None if entry["sending"] is None else read_notice(entry["sending"]),
+            told=read_notified(entry["told"]),
+            sending=None if entry["sending"] is None else read_notification(entry["sending"]),
             serial=int(entry["serial"]),
             folded=frozenset(str(item) for item in entry["folded"]),
             silenced=bool(entry["silenced"]),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every condition as it is now, for people and the API; reading changes nothing."""
 
 from typing import Any
@@ -5,8 +6,8 @@ from typing import Any
 from edgepaas.alerts.conditions.fold import Condition, fold, read_condition
 from edgepaas.alerts.conditions.silences import read_silences, silence_of
 from edgepaas.alerts.spool.alert import read_alert
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.checksummed_json import Damaged, read_checksummed
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files.paths import Paths
 from edgepaas.timing.moment import Moment, current_moment
 
@@ -18,10 +19,10 @@ def list_conditions(paths: Paths, *, everything: bool = False) -> list[dict[str,
     Each is what its file holds, and ``silenced_for`` in seconds. What waits in ``new/`` is
     counted in. Files that are damaged are left out, and to the deliverer.
     """
-    store, now = Store(paths.alerts), current_moment()
-    conditions = _conditions(store)
-    _take_in(store, conditions)
-    silences = read_silences(store, now)
+    folders, now = SpoolFolders(paths.alerts), current_moment()
+    conditions = _conditions(folders)
+    _fold_waiting(folders, conditions)
+    silences = read_silences(folders, now)
     found = [
         {**condition.as_dict(), "silenced_for": round(silence_of(condition, silences, now), 3)}
         for condition in conditions.values()
@@ -32,9 +33,9 @@ def list_conditions(paths: Paths, *, everything: bool = False) -> list[dict[str,
     return found
 
 
-def summary(store: Store, conditions: list[Condition], now: Moment) -> dict[str, int]:
+def summary(folders: SpoolFolders, conditions: list[Condition], now: Moment) -> dict[str, int]:
     """Return the numbers that :mod:`edgepaas.alerts.status` shows."""
-    silences = read_silences(store, now)
+    silences = read_silences(folders, now)
     silent = {c.name for c in conditions if silence_of(c, silences, now)}
     holding = [c for c in conditions if c.state == "raised"]
     return {
@@ -49,21 +50,21 @@ def _matters(condition: Condition) -> bool:
     return condition.state == "raised" or condition.new > 0 or condition.sending is not None
 
 
-def _conditions(store: Store) -> dict[str, Condition]:
+def _conditions(folders: SpoolFolders) -> dict[str, Condition]:
     found = {}
-    for path in store.conditions.glob("*.json"):
+    for path in folders.conditions.glob("*.json"):
         try:
-            condition = read_condition(read_sealed(path))
+            condition = read_condition(read_checksummed(path))
         except (Damaged, OSError):
             continue
         found[condition.name] = condition
     return found
 
 
-def _take_in(store: Store, conditions: dict[str, Condition]) -> None:
-    for path in sorted(store.new.glob("*.json")):
+def _fold_waiting(folders: SpoolFolders, conditions: dict[str, Condition]) -> None:
+    for path in sorted(folders.new.glob("*.json")):
         try:
-            alert = read_alert(read_sealed(path))
+            alert = read_alert(read_checksummed(path))
         except (Damaged, OSError):
             continue
         present = conditions.get(alert.condition)

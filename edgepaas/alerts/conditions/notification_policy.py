@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a human is to be told of a condition, and when: known and told are compared. Pure.
 
 Not each alert is told but each change of what holds: raised, worse, over. A condition that
@@ -7,9 +8,10 @@ pause each time; one that comes and goes is told to flap, and then not until it 
 
 from dataclasses import dataclass, replace
 
-from edgepaas.alerts.channels.notice import Notice, Told, What
+from edgepaas.alerts.channels.notification import Notification, NotifiedState, What
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.spool.alert import SEVERITIES
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment
 
 #: So many changes within three windows are flapping: raised, over, raised, over, raised.
@@ -68,14 +70,14 @@ def is_finished(condition: Condition, now: Moment, window: float) -> bool:
     return _since(latest, now) >= window * _FLAPPING_WINDOWS
 
 
-def compose(condition: Condition, what: What, now: Moment, window: float) -> Notice:
-    """Return the notice that tells *what* of *condition*, frozen as of *now*."""
+def compose(condition: Condition, what: What, now: Moment, window: float) -> Notification:
+    """Return the notification that tells *what* of *condition*, frozen as of *now*."""
     told = condition.told
     over = condition.state == "resolved" and condition.ended is not None
     until = condition.ended if over and condition.ended is not None else now
     end = condition.ended_by if over and what in ("resolved", "settled", "flapping") else ""
     present = condition.sending
-    return Notice(
+    return Notification(
         key=present.key if present is not None else f"{condition.id}-{condition.serial + 1}",
         what=what,
         severity=condition.severity,
@@ -93,7 +95,7 @@ def compose(condition: Condition, what: What, now: Moment, window: float) -> Not
         suppressed=condition.suppressed,
         changes=recent_changes(condition, now, window),
         clock_trusted=condition.clock_trusted,
-        after=Told(
+        after=NotifiedState(
             state=condition.state,
             total=condition.total,
             severity=condition.severity
@@ -108,26 +110,30 @@ def compose(condition: Condition, what: What, now: Moment, window: float) -> Not
     )
 
 
-def frozen(condition: Condition, what: What, now: Moment, window: float) -> Condition:
-    """Return *condition* with the notice about to be sent, which a receiver may have from now on.
+def with_frozen_notification(
+    condition: Condition, what: What, now: Moment, window: float
+) -> Condition:
+    """Return *condition* with the notification about to be sent: a receiver may have it from now.
 
-    A notice that may have been received already stays as it is; one that certainly was not
+    A notification that may have been received already stays as it is; one that certainly was not
     is brought up to date under its key.
     """
     present = condition.sending
     if present is not None and present.reached:
         return condition
-    notice = replace(compose(condition, what, now, window), reached=True)
+    notification = replace(compose(condition, what, now, window), reached=True)
     serial = condition.serial if present is not None else condition.serial + 1
-    return replace(condition, sending=notice, serial=serial)
+    return replace(condition, sending=notification, serial=serial)
 
 
-def settled(condition: Condition, notice: Notice, now: Moment) -> Condition:
-    """Return *condition* once *notice* has been told."""
-    return replace(condition, told=replace(notice.after, at=now), sending=None, silenced=False)
+def after_notification(condition: Condition, notification: Notification, now: Moment) -> Condition:
+    """Return *condition* once *notification* has been told."""
+    return replace(
+        condition, told=replace(notification.after, at=now), sending=None, silenced=False
+    )
 
 
-def swallowed(condition: Condition, now: Moment) -> Condition:
+def after_silent_episode(condition: Condition, now: Moment) -> Condition:
     """Return *condition* as if what came and went under a silence had been told."""
     after = compose(condition, "passed", now, 0.0).after
     return replace(condition, told=replace(after, at=now), silenced=False)
@@ -140,9 +146,9 @@ def wall_of(moment: Moment, now: Moment) -> float:
     return moment.wall
 
 
-def _pause(told: Told, now: Moment, window: float) -> float:
-    longest: float = window * min(2 ** min(told.reminders, 30), _LONGEST_WINDOWS)
-    return max(0.0, longest - (_since(told.at, now) if told.at else 0.0))
+def _pause(told: NotifiedState, now: Moment, window: float) -> float:
+    pause = pause_after(told.reminders + 1, first=window, longest=window * _LONGEST_WINDOWS)
+    return max(0.0, pause - (_since(told.at, now) if told.at else 0.0))
 
 
 def _since(moment: Moment, now: Moment) -> float:

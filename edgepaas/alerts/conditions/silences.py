@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Silences: for a while nobody is told of some conditions, e.g. during maintenance."""
 
 import contextlib
@@ -9,8 +10,8 @@ from typing import Any
 
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.spool.alert import clean_text
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 #: A box that is silent for longer was forgotten, not silenced.
@@ -52,10 +53,10 @@ class Silence:
         }
 
 
-def read_silences(store: Store, now: Moment) -> list[Silence]:
+def read_silences(folders: SpoolFolders, now: Moment) -> list[Silence]:
     """Return the silences that hold; a file that cannot be read silences nothing."""
     try:
-        entries = read_sealed(_file(store))["silences"]
+        entries = read_checksummed(_file(folders))["silences"]
         found = [
             Silence(
                 str(entry["id"]),
@@ -71,19 +72,21 @@ def read_silences(store: Store, now: Moment) -> list[Silence]:
     return [silence for silence in found if silence.remaining(now) > 0]
 
 
-def add_silence(store: Store, pattern: str, seconds: float, reason: str, now: Moment) -> Silence:
+def add_silence(
+    folders: SpoolFolders, pattern: str, seconds: float, reason: str, now: Moment
+) -> Silence:
     """Silence what *pattern* matches for *seconds*; raises OSError."""
     silence = Silence(os.urandom(3).hex(), pattern, seconds, now, clean_text(reason, 200))
-    _write(store, [*read_silences(store, now), silence])
+    _write(folders, [*read_silences(folders, now), silence])
     return silence
 
 
-def end_silences(store: Store, text: str, now: Moment) -> int:
+def end_silences(folders: SpoolFolders, text: str, now: Moment) -> int:
     """End the silences whose id or pattern is *text*, all for ``*``; returns how many."""
-    present = read_silences(store, now)
+    present = read_silences(folders, now)
     kept = [s for s in present if text not in ("*", s.id, s.pattern)]
     if len(kept) != len(present):
-        _write(store, kept)
+        _write(folders, kept)
     return len(present) - len(kept)
 
 
@@ -92,13 +95,13 @@ def silence_of(condition: Condition, silences: list[Silence], now: Moment) -> fl
     return max((s.remaining(now) for s in silences if s.covers(condition)), default=0.0)
 
 
-def _write(store: Store, silences: list[Silence]) -> None:
+def _write(folders: SpoolFolders, silences: list[Silence]) -> None:
     if silences:
-        store.put(_file(store), seal({"silences": [s.as_dict() for s in silences]}))
+        folders.put(_file(folders), checksummed_json({"silences": [s.as_dict() for s in silences]}))
     else:
         with contextlib.suppress(FileNotFoundError):
-            store.remove(_file(store))
+            folders.remove(_file(folders))
 
 
-def _file(store: Store) -> Path:
-    return store.root / "silences.json"
+def _file(folders: SpoolFolders) -> Path:
+    return folders.root / "silences.json"

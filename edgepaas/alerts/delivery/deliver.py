@@ -1,12 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delivering: what was accepted is taken in, compared with what was told, and told.
 
-One run at a time. Before a notice is sent it is frozen in its condition's file; after
+One run at a time. Before a notification is sent it is frozen in its condition's file; after
 somebody has taken it, the file says so. Killed in between, it is sent again under its key.
 """
 
 import contextlib
 import logging
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,18 +16,22 @@ from edgepaas.alerts import history
 from edgepaas.alerts.channels.answers import Outcome
 from edgepaas.alerts.channels.channels import Ask, Channels
 from edgepaas.alerts.channels.config import AlertConfig
-from edgepaas.alerts.channels.notice import Notice, attempted
+from edgepaas.alerts.channels.notification import Notification, attempted
 from edgepaas.alerts.channels.wording import title
 from edgepaas.alerts.conditions import digest
-from edgepaas.alerts.conditions.condition_store import Book
-from edgepaas.alerts.conditions.digest import Item
-from edgepaas.alerts.conditions.due_notifications import Agenda, make_agenda
-from edgepaas.alerts.conditions.intake import take_in
-from edgepaas.alerts.conditions.notification_policy import frozen, settled
-from edgepaas.alerts.delivery.dead_notices import bury
+from edgepaas.alerts.conditions.condition_store import ConditionStore
+from edgepaas.alerts.conditions.digest import DueNotification
+from edgepaas.alerts.conditions.due_notifications import DueNotifications, find_due
+from edgepaas.alerts.conditions.intake import fold_waiting
+from edgepaas.alerts.conditions.notification_policy import (
+    after_notification,
+    with_frozen_notification,
+)
+from edgepaas.alerts.delivery.dead_notifications import keep_dead
 from edgepaas.alerts.spool.accept import Spool
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files.paths import Paths
+from edgepaas.timing.backoff import jitter
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.alerts")
@@ -51,26 +55,26 @@ class Deliverer:
         config: AlertConfig,
         *,
         clock: Callable[[], Moment] = current_moment,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = lambda: jitter(0.5),
         ask: Ask | None = None,
         linger: float = LINGER,
     ) -> None:
         self.config = config
         self.spool = Spool(paths)
-        self.book = Book(self.spool)
-        self._store = self.spool.store
+        self.store = ConditionStore(self.spool)
+        self._folders = self.spool.folders
         self._clock = clock
         self._linger = linger
-        self._store.prepare()
-        self.channels = Channels(self._store, config, clock=clock, jitter=jitter, ask=ask)
-        #: How many notices were taken, by channel and severity.
+        self._folders.prepare()
+        self.channels = Channels(self._folders, config, clock=clock, jitter=jitter, ask=ask)
+        #: How many notifications were taken, by channel and severity.
         self.taken: Counter[tuple[str, str]] = Counter()
 
-    def run(self) -> Agenda:
+    def run(self) -> DueNotifications:
         """Tell everything that is due; returns what is left. Raises OSError, LockHeld."""
         end = time.monotonic() + _LONGEST_RUN
         while True:
-            stuck = take_in(self.book, self._clock, self.config.files)
+            stuck = fold_waiting(self.store, self._clock, self.config.files)
             left = self._round(end)
             if stuck:
                 self._sleep(min(_STUCK_PAUSE, self._linger * 2), end, arrivals=False)
@@ -83,61 +87,63 @@ class Deliverer:
                 return left
             self._sleep(left.wait, end)
 
-    def _round(self, end: float) -> Agenda:
+    def _round(self, end: float) -> DueNotifications:
         """Tell what is due, as far as somebody takes it."""
         long_outage = self.channels.failing_for() >= self._long_outage
-        with self.book.lock():
-            agenda = make_agenda(
-                self.book,
+        with self.store.lock():
+            due = find_due(
+                self.store,
                 self._clock(),
                 self.config.window,
                 ignore_pauses=long_outage or self.channels.changed,
             )
         if not self.config.channels:
-            for item in agenda.due:
+            for item in due.now:
                 self._log(item)
-            return replace(agenda, due=())
-        pending = digest.read_pending(self._store)
-        if not agenda.due and pending is None:
-            return agenda
+            return replace(due, now=())
+        pending = digest.read_pending(self._folders)
+        if not due.now and pending is None:
+            return due
         now = self._clock()
         if (wait := max(self.channels.wait(), pending.wait(now) if pending else 0.0)) > 0:
-            return replace(agenda, wait=wait)
-        if pending is None and long_outage and len(agenda.due) > 1:
+            return replace(due, wait=wait)
+        if pending is None and long_outage and len(due.now) > 1:
             since = self.channels.failing_since() or now
             pending = digest.after_outage(
-                agenda.due, since, now, self.config.window, self.config.sender
+                due.now, since, now, self.config.window, self.config.sender
             )
-        return self._send_in_order(pending, agenda, end)
+        return self._send_in_order(pending, due, end)
 
     @property
     def _long_outage(self) -> float:
         return max(self.config.window, digest.LONG_OUTAGE)
 
-    def _send_in_order(self, pending: Notice | None, agenda: Agenda, end: float) -> Agenda:
-        """Send a digest that comes first, then single notices, then digests of the rest."""
-        items = list(agenda.due)
-        waits = [] if agenda.wait is None else [agenda.wait]
-        singles: list[Item] | None = None
+    def _send_in_order(
+        self, pending: Notification | None, due: DueNotifications, end: float
+    ) -> DueNotifications:
+        """Send a digest that comes first, then single notifications, then digests of the rest."""
+        items = list(due.now)
+        waits = [] if due.wait is None else [due.wait]
+        singles: list[DueNotification] | None = None
         while True:
             if pending is not None:
                 covered = {cover.condition for cover in pending.covers}
                 items = [item for item in items if item.condition.name not in covered]
                 if (wait := self._send_digest(pending)) > 0:
-                    return Agenda(tuple(items), wait)
+                    return DueNotifications(tuple(items), wait)
             if singles is None:
                 singles, items = _split(items)
                 waits += self._send_all(singles, end)
             if not items:
-                return Agenda((), min(waits, default=None))
+                return DueNotifications((), min(waits, default=None))
             if (wait := self.channels.wait()) > 0 or time.monotonic() >= end:
-                return Agenda(tuple(items), min([*waits, max(wait, 1.0)]))
+                return DueNotifications(tuple(items), min([*waits, max(wait, 1.0)]))
             pending = digest.of_many(
                 items[: digest.MOST_LINES], self._clock(), self.config.window, self.config.sender
             )
 
-    def _send_all(self, items: Sequence[Item], end: float) -> list[float]:
-        """Send each notice; returns the seconds until those that nobody took are tried again."""
+    def _send_all(self, items: Sequence[DueNotification], end: float) -> list[float]:
+        """Send each notification; returns the seconds until each that was not taken is retried."""
         waits: list[float] = []
         for item in items:
             if (pause := self.channels.wait()) > 0 or time.monotonic() >= end:
@@ -146,65 +152,69 @@ class Deliverer:
                 waits.append(wait)
         return waits
 
-    def _send_one(self, item: Item) -> float:
-        """Send one notice; returns the seconds until it is tried again, 0.0 when it is done."""
-        with self.book.lock():
-            present = self.book.load(item.condition.name)
+    def _send_one(self, item: DueNotification) -> float:
+        """Send one notification; returns the seconds until it is retried, 0.0 when it is done."""
+        with self.store.lock():
+            present = self.store.load(item.condition.name)
             if present is None or present.told != item.condition.told:
                 return 0.0  # somebody has discarded it meanwhile
-            condition = frozen(present, item.what, self._clock(), self.config.window)
+            condition = with_frozen_notification(
+                present, item.what, self._clock(), self.config.window
+            )
             if condition != present:
-                self.book.save(condition)
-        notice = condition.sending
-        if notice is None:
+                self.store.save(condition)
+        notification = condition.sending
+        if notification is None:
             return 0.0
-        outcome = self.channels.send(notice)
-        with self.book.lock():
+        outcome = self.channels.send(notification)
+        with self.store.lock():
             now = self._clock()
-            condition = self.book.load(item.condition.name) or condition
-            if condition.sending is None or condition.sending.key != notice.key:
+            condition = self.store.load(item.condition.name) or condition
+            if condition.sending is None or condition.sending.key != notification.key:
                 return 0.0
             if outcome.kind != "later":
-                self._finish(notice, outcome, now)
-                self.book.save_told(settled(condition, notice, now))
+                self._finish(notification, outcome, now)
+                self.store.save_notified(after_notification(condition, notification, now))
                 return 0.0
             # What may have been received before may have been received still.
             before = present.sending is not None and present.sending.reached
-            self.book.save(
-                replace(condition, sending=attempted(notice, now, outcome, reached=before))
+            self.store.save(
+                replace(condition, sending=attempted(notification, now, outcome, reached=before))
             )
         logger.warning("an alert waits to be told: %s", outcome.words)
         return max(outcome.wait, 0.1)
 
-    def _send_digest(self, notice: Notice) -> float:
+    def _send_digest(self, notification: Notification) -> float:
         """Send a digest; returns the seconds until it is tried again, 0.0 when it is done."""
         with contextlib.suppress(OSError):
-            digest.write_pending(self._store, notice)
-        outcome = self.channels.send(notice)
+            digest.write_pending(self._folders, notification)
+        outcome = self.channels.send(notification)
         now = self._clock()
         if outcome.kind == "later":
             with contextlib.suppress(OSError):
-                if outcome.reached or outcome.refused or notice.attempts:
-                    later = attempted(notice, now, outcome, reached=True)
-                    digest.write_pending(self._store, later)
+                if outcome.reached or outcome.refused or notification.attempts:
+                    later = attempted(notification, now, outcome, reached=True)
+                    digest.write_pending(self._folders, later)
                 else:
-                    digest.forget_pending(self._store)  # nobody has it: made anew the next time
-            logger.warning("%d alerts wait to be told: %s", notice.count, outcome.words)
+                    digest.forget_pending(self._folders)  # nobody has it: made anew the next time
+            logger.warning("%d alerts wait to be told: %s", notification.count, outcome.words)
             return max(outcome.wait, 0.1)
-        self._finish(notice, outcome, now)
-        with self.book.lock():
-            for covered in notice.covers:
-                condition = self.book.load(covered.condition)
+        self._finish(notification, outcome, now)
+        with self.store.lock():
+            for covered in notification.covers:
+                condition = self.store.load(covered.condition)
                 if condition is not None:
                     told = replace(covered.after, at=now)
-                    self.book.save_told(replace(condition, told=told, sending=None, silenced=False))
-        digest.forget_pending(self._store)
+                    self.store.save_notified(
+                        replace(condition, told=told, sending=None, silenced=False)
+                    )
+        digest.forget_pending(self._folders)
         return 0.0
 
-    def _finish(self, notice: Notice, outcome: Outcome, now: Moment) -> None:
-        """Put down that a notice was told, or bury one that every channel refused."""
+    def _finish(self, notification: Notification, outcome: Outcome, now: Moment) -> None:
+        """Put down that a notification was told, or keep_dead one that every channel refused."""
         if outcome.kind == "refused":
-            path = bury(self._store, notice, outcome.refused)
+            path = keep_dead(self._folders, notification, outcome.refused)
             logger.error(
                 "an alert was refused by every channel and is kept in %s: %s; after mending it: "
                 "'edgepaas alerts retry', or 'edgepaas alerts discard'",
@@ -212,24 +222,26 @@ class Deliverer:
                 outcome.words,
             )
         else:
-            self.taken[outcome.via, notice.severity] += 1
-            logger.info("told by %s: %s", outcome.via, title(notice, self.config.sender))
-        note_notice(self._store, notice, outcome, now)
+            self.taken[outcome.via, notification.severity] += 1
+            logger.info("told by %s: %s", outcome.via, title(notification, self.config.sender))
+        record_notification(self._folders, notification, outcome, now)
 
-    def _log(self, item: Item) -> None:
+    def _log(self, item: DueNotification) -> None:
         """Nothing is configured: the log is where it is told."""
-        with self.book.lock():
+        with self.store.lock():
             now = self._clock()
-            present = self.book.load(item.condition.name)
+            present = self.store.load(item.condition.name)
             if present is None:
                 return
-            condition = frozen(present, item.what, now, self.config.window)
-            if (notice := condition.sending) is None:
+            condition = with_frozen_notification(present, item.what, now, self.config.window)
+            if (notification := condition.sending) is None:
                 return
-            logger.log(_LEVELS[notice.severity], "%s", title(notice, self.config.sender))
-            note_notice(self._store, notice, Outcome("taken", "log"), now)
-            self.taken["log", notice.severity] += 1
-            self.book.save_told(settled(condition, notice, now))
+            logger.log(
+                _LEVELS[notification.severity], "%s", title(notification, self.config.sender)
+            )
+            record_notification(self._folders, notification, Outcome("taken", "log"), now)
+            self.taken["log", notification.severity] += 1
+            self.store.save_notified(after_notification(condition, notification, now))
 
     def _sleep(self, seconds: float, end: float, *, arrivals: bool = True) -> None:
         """Wait, at most until the run's *end*; an alert that arrives ends it."""
@@ -240,31 +252,33 @@ class Deliverer:
             time.sleep(min(left, 0.2))
 
 
-def note_notice(store: Store, notice: Notice, outcome: Outcome, now: Moment) -> None:
-    """Put into the history what became of a notice."""
-    history.note(
-        store.root,
+def record_notification(
+    folders: SpoolFolders, notification: Notification, outcome: Outcome, now: Moment
+) -> None:
+    """Put into the history what became of a notification."""
+    history.record(
+        folders.root,
         "dead" if outcome.kind == "refused" else "told",
         now,
-        notice.key,
-        notice=notice.what,
-        severity=notice.severity,
-        message=notice.message,
-        origin=notice.origin,
-        fingerprint=notice.fingerprint,
-        condition=notice.condition,
-        count=notice.count,
-        new=notice.new,
-        since=rfc3339(notice.since) if notice.since else None,
-        ended=rfc3339(notice.ended) if notice.ended else None,
-        duration_seconds=round(notice.duration, 3),
+        notification.key,
+        notice=notification.what,
+        severity=notification.severity,
+        message=notification.message,
+        origin=notification.origin,
+        fingerprint=notification.fingerprint,
+        condition=notification.condition,
+        count=notification.count,
+        new=notification.new,
+        since=rfc3339(notification.since) if notification.since else None,
+        ended=rfc3339(notification.ended) if notification.ended else None,
+        duration_seconds=round(notification.duration, 3),
         via=outcome.via,
-        attempts=notice.attempts + 1,
+        attempts=notification.attempts + 1,
         **({"why": outcome.words} if outcome.kind == "refused" else {}),
     )
 
 
-def _split(items: list[Item]) -> tuple[list[Item], list[Item]]:
+def _split(items: list[DueNotification]) -> tuple[list[DueNotification], list[DueNotification]]:
     """Return what is sent one by one, and what goes into digests."""
     if len(items) <= digest.MOST_SINGLE:
         return items, []

@@ -1,18 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dead man's switch: an address that is asked for while the box is well.
 
-Whoever misses it notices a box that cannot even raise an alert.
+Whoever misses it notifications a box that cannot even raise an alert.
 """
 
 import contextlib
-import http.client
 import logging
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import AlertConfig
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files.paths import Paths
 from edgepaas.timing.moment import Moment, read_moment
 
@@ -25,12 +24,16 @@ _WELL_TIMEOUT = 5.0
 AskFor = Callable[[str, float], Answer]
 
 
-def seconds_until_heartbeat(store: Store, config: AlertConfig, now: Moment) -> float | None:
+def seconds_until_heartbeat(
+    folders: SpoolFolders, config: AlertConfig, now: Moment
+) -> float | None:
     """Return in how many seconds the next heartbeat is due, None when none is wanted."""
     if not config.heartbeat_url:
         return None
     try:
-        passed = now.seconds_since(read_moment(read_sealed(store.root / "heartbeat.json")["at"]))
+        passed = now.seconds_since(
+            read_moment(read_checksummed(folders.root / "heartbeat.json")["at"])
+        )
     except (OSError, Damaged, KeyError, TypeError, ValueError):
         return 0.0
     if passed is None:
@@ -40,10 +43,15 @@ def seconds_until_heartbeat(store: Store, config: AlertConfig, now: Moment) -> f
 
 
 def beat(
-    paths: Paths, store: Store, config: AlertConfig, now: Moment, *, ask_for: AskFor | None = None
+    paths: Paths,
+    folders: SpoolFolders,
+    config: AlertConfig,
+    now: Moment,
+    *,
+    ask_for: AskFor | None = None,
 ) -> bool:
     """Ask for the heartbeat's address if it is due and the box is well; whether it was had."""
-    if seconds_until_heartbeat(store, config, now) != 0.0:
+    if seconds_until_heartbeat(folders, config, now) != 0.0:
         return False
     if not is_well(paths):
         logger.warning("no heartbeat is sent: the service does not say that it is ready")
@@ -53,24 +61,20 @@ def beat(
         logger.warning("the heartbeat was not taken: %s", answer.words)
         return False
     with contextlib.suppress(OSError):  # once more than needed does no harm
-        store.put(store.root / "heartbeat.json", seal({"at": now.as_dict()}))
+        folders.put(folders.root / "heartbeat.json", checksummed_json({"at": now.as_dict()}))
     return True
 
 
 def is_well(paths: Paths) -> bool:
     """Whether the service says on loopback that it is ready."""
+    from edgepaas.http_client import HttpFailure, fetch
+
     try:
-        parts = urlsplit(paths.address.read_text(encoding="ascii").strip())
-        connection = http.client.HTTPConnection(
-            parts.hostname or "", parts.port or 80, timeout=_WELL_TIMEOUT
-        )
-        try:
-            connection.request("GET", "/health/ready")
-            return connection.getresponse().status == http.client.OK
-        finally:
-            connection.close()
-    except (OSError, ValueError, http.client.HTTPException):
+        url = paths.address.read_text(encoding="ascii").strip()
+        answer = fetch("GET", f"{url}/health/ready", deadline=_WELL_TIMEOUT, most_bytes=0)
+    except (OSError, ValueError, HttpFailure):
         return False
+    return answer.status == 200
 
 
 def _ask_for(url: str, timeout: float) -> Answer:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator does by hand: try again, forget, test."""
 
 import logging
@@ -9,11 +10,11 @@ from edgepaas.alerts import history
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.channels import ask_channel
 from edgepaas.alerts.channels.config import load_config
-from edgepaas.alerts.channels.notice import Notice
-from edgepaas.alerts.conditions.condition_store import Book
-from edgepaas.alerts.conditions.intake import take_in
-from edgepaas.alerts.delivery.dead_notices import bury, read_dead, revived
-from edgepaas.alerts.delivery.deliver import Deliverer, note_notice
+from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.conditions.condition_store import ConditionStore
+from edgepaas.alerts.conditions.intake import fold_waiting
+from edgepaas.alerts.delivery.dead_notifications import for_retry, keep_dead, read_dead
+from edgepaas.alerts.delivery.deliver import Deliverer, record_notification
 from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.errors import UsageError
@@ -35,65 +36,67 @@ class Retried:
 
 
 def retry(paths: Paths) -> Retried:
-    """Try every notice that waits or is dead, whatever pause it is in; raises OSError, LockHeld."""
+    """Retry every notification that waits or is dead, pauses aside; raises OSError, LockHeld."""
     told = 0
     with held(paths.alerts / "deliver.lock", timeout=60.0):
         deliverer = Deliverer(paths, load_config(paths))
         deliverer.channels.forget_pauses()
-        book, store = deliverer.book, deliverer.spool.store
-        with book.lock():
-            for condition in book.load_all():
+        store, folders = deliverer.store, deliverer.spool.folders
+        with store.lock():
+            for condition in store.load_all():
                 if condition.sending is not None:
                     again = replace(condition.sending, not_before=0.0, refused={})
-                    book.save(replace(condition, sending=again))
-        for path, notice in read_dead(store) if deliverer.config.channels else ():
-            outcome = deliverer.channels.send(revived(notice))
+                    store.save(replace(condition, sending=again))
+        for path, notification in read_dead(folders) if deliverer.config.channels else ():
+            outcome = deliverer.channels.send(for_retry(notification))
             if outcome.kind == "taken":
-                note_notice(store, notice, outcome, current_moment())
-                store.remove(path)
+                record_notification(folders, notification, outcome, current_moment())
+                folders.remove(path)
                 told += 1
             else:
-                bury(store, notice, {**notice.refused, **outcome.refused})
+                keep_dead(folders, notification, {**notification.refused, **outcome.refused})
     report = deliver_once(paths)
-    store = Spool(paths).store
+    folders = Spool(paths).folders
     said = {name: state.words for name, state in deliverer.channels.states.items()
             if name in deliverer.config.channels}  # fmt: skip
-    return Retried(told + report.told, report.waiting, len(read_dead(store)), said)
+    return Retried(told + report.told, report.waiting, len(read_dead(folders)), said)
 
 
 def discard(paths: Paths, names: Iterable[str], *, all_dead: bool = False) -> list[str]:
-    """Forget conditions and dead notices by name or fingerprint; returns what was forgotten.
+    """Forget conditions and dead notifications by name or fingerprint; returns what was forgotten.
 
     Raises UsageError for a name that nothing has, before anything is forgotten; OSError.
     """
-    book = Book(Spool(paths))
-    store, now = book.spool.store, current_moment()
-    take_in(book, current_moment, load_config(paths).files)
-    dead = read_dead(store)
-    with book.lock():
-        graves = list(dead) if all_dead else []
+    store = ConditionStore(Spool(paths))
+    folders, now = store.spool.folders, current_moment()
+    fold_waiting(store, current_moment, load_config(paths).files)
+    dead = read_dead(folders)
+    with store.lock():
+        buried = list(dead) if all_dead else []
         conditions = []
         for name in names:
             named = [item for item in dead if item[0].stem == name]
-            found = book.find(name)
+            found = store.find(name)
             if not (named or found):
                 raise UsageError(f"there is no alert {name}; 'edgepaas alerts list' lists them")
-            graves += named
+            buried += named
             conditions += found
         for condition in conditions:
-            book.delete(condition)
+            store.delete(condition)
             identity = f"{condition.id}-{os.urandom(3).hex()}"
-            history.note(store.root, "discarded", now, identity, **condition.described())
-        for path, notice in graves:
-            store.remove(path)
-            history.note(store.root, "discarded", now, notice.key, message=notice.message)
-    return [condition.name for condition in conditions] + [path.stem for path, _ in graves]
+            history.record(folders.root, "discarded", now, identity, **condition.described())
+        for path, notification in buried:
+            folders.remove(path)
+            history.record(
+                folders.root, "discarded", now, notification.key, message=notification.message
+            )
+    return [condition.name for condition in conditions] + [path.stem for path, _ in buried]
 
 
 def try_channels(paths: Paths) -> dict[str, Answer]:
     """Send a test through every channel; returns what each answered, in their order."""
     config, now = load_config(paths), current_moment()
-    notice = Notice(
+    notification = Notification(
         key=f"test-{os.urandom(8).hex()}",
         what="test",
         severity="info",
@@ -103,4 +106,4 @@ def try_channels(paths: Paths) -> dict[str, Answer]:
         since=now.wall,
         last=now.wall,
     )
-    return {name: ask_channel(config, name, notice) for name in config.channels}
+    return {name: ask_channel(config, name, notification) for name in config.channels}

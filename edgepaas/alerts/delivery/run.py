@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run of ``edgepaas alerts deliver``, and the watch that starts one when there is work."""
 
 import logging
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgepaas.alerts.channels.config import AlertConfig, load_config
-from edgepaas.alerts.conditions.due_notifications import Agenda
+from edgepaas.alerts.conditions.due_notifications import DueNotifications
 from edgepaas.alerts.conditions.listing import summary
 from edgepaas.alerts.delivery.deliver import LINGER, Deliverer
 from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
@@ -49,22 +50,22 @@ def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER
     with held(paths.alerts / "deliver.lock", timeout=patience):
         config = load_config(paths)
         deliverer = Deliverer(paths, config, linger=linger)
-        store = deliverer.spool.store
-        store.clean(time.time())
-        store.replenish()
+        folders = deliverer.spool.folders
+        folders.clean(time.time())
+        folders.replenish()
         left = deliverer.run()
-        store.replenish()
-        beat(paths, store, config, current_moment())
+        folders.replenish()
+        beat(paths, folders, config, current_moment())
         return _report(paths, deliverer, left)
 
 
-def _report(paths: Paths, deliverer: Deliverer, left: Agenda) -> Report:
+def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Report:
     """Say how things stand, for whoever shows it, and for the timer."""
-    now, store = current_moment(), deliverer.spool.store
-    waits = [left.wait, seconds_until_heartbeat(store, deliverer.config, now)]
+    now, folders = current_moment(), deliverer.spool.folders
+    waits = [left.wait, seconds_until_heartbeat(folders, deliverer.config, now)]
     known = [wait for wait in waits if wait is not None]
     wait = min(known, default=None)
-    counts = summary(store, deliverer.book.load_all(), now)
+    counts = summary(folders, deliverer.store.load_all(), now)
     states = deliverer.channels.states
     told = told_since_start(read_status(paths))
     for (channel, severity), taken in deliverer.taken.items():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accepting an alert: written whole, synced, renamed into ``new/``, folder synced.
 
 Standard library only, and no more of it than it takes: every stage of the boot chain may
@@ -15,8 +16,8 @@ from edgepaas.alerts.spool.alert import (
     clock_trusted,
     condition_name,
 )
-from edgepaas.alerts.spool.checksummed_json import seal
-from edgepaas.alerts.spool.spool_paths import Shelves
+from edgepaas.alerts.spool.checksummed_json import checksummed_json
+from edgepaas.alerts.spool.spool_paths import SpoolPaths
 from edgepaas.errors import EdgePaaSError
 from edgepaas.timing.moment import Moment, current_moment
 
@@ -28,7 +29,7 @@ class NotSpooled(EdgePaaSError):
     """The alert could not be kept; the message says why."""
 
 
-class Spool(Shelves):
+class Spool(SpoolPaths):
     """The alert spool of a box."""
 
     def accept(
@@ -67,7 +68,7 @@ class Spool(Shelves):
             self._put(alert)
         except OSError as error:
             raise NotSpooled(
-                f"the alert cannot be kept in {self.store.root} ({error.strerror or error}): "
+                f"the alert cannot be kept in {self.folders.root} ({error.strerror or error}): "
                 "look at its owner, its mount and the room on its disk; it is in the log alone"
             ) from error
         if alert.sequence % _QUOTA_EVERY == 0:
@@ -81,9 +82,9 @@ class Spool(Shelves):
         if any(name.condition == condition for name in self.waiting_names()):
             return True
         try:
-            from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed
+            from edgepaas.alerts.spool.checksummed_json import Damaged, read_checksummed
 
-            found = read_sealed(self.condition_file(condition))
+            found = read_checksummed(self.condition_file(condition))
             return str(found.get("state")) == "raised"
         except FileNotFoundError:
             return False
@@ -110,9 +111,9 @@ class Spool(Shelves):
         return names[-1].sequence if names else 0
 
     def _put(self, alert: Alert) -> None:
-        path, content = self.store.new / alert.name, seal(alert.as_dict())
+        path, content = self.folders.new / alert.name, checksummed_json(alert.as_dict())
         try:
-            self.store.put(path, content)
+            self.folders.put(path, content)
         except OSError:
             # Renamed, yet its folder was not synced: taken back, or it would be told of though
             # its writer has been told that it was not accepted.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One alert as it lies in the spool: what happened, how bad, where, when by which clock."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that tell whether they are whole: indented JSON whose last line is its checksum.
 
 An operator in trouble reads them with ``cat``; a file that a power cut or a dying card tore
@@ -22,14 +23,14 @@ class Damaged(ValueError):
     """The file is torn, empty, or none that was written here; the message says which."""
 
 
-def seal(entry: Mapping[str, Any]) -> bytes:
+def checksummed_json(entry: Mapping[str, Any]) -> bytes:
     """Return *entry* as the bytes of a file, ``checksum`` being its last line."""
     body = json.dumps(entry, indent=2, ensure_ascii=False)
     return f"{body[:-2]}{_MARK}{_checksum(body)}{_END}".encode()
 
 
-def unseal(content: bytes) -> dict[str, Any]:
-    """Return what :func:`seal` was given; raises Damaged."""
+def parse_checksummed(content: bytes) -> dict[str, Any]:
+    """Return what :func:`checksummed_json` was given; raises Damaged."""
     if not content:
         raise Damaged("it is empty")
     try:
@@ -51,9 +52,9 @@ def unseal(content: bytes) -> dict[str, Any]:
     return entry
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_checksummed(path: Path) -> dict[str, Any]:
     """Return the entry in *path*; raises Damaged, FileNotFoundError or another OSError."""
-    return unseal(read_regular(path))
+    return parse_checksummed(read_regular(path))
 
 
 def read_regular(path: Path) -> bytes:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool's folders: files in them are whole or not there, and a full disk still takes some.
 
 ``tmp`` holds what is being written, ``new`` what was accepted, ``conditions`` what is known
@@ -23,7 +24,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_CORRUPT = 100
 
 
-class Store:
+class SpoolFolders:
     """The folders below *root*, the spool's own."""
 
     def __init__(self, root: Path) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spool's quota: what is evicted is counted, and repeats go before what was said once."""
 
 import contextlib
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.alerts.spool.alert import AlertName
-from edgepaas.alerts.spool.checksummed_json import Damaged, read_sealed, seal
-from edgepaas.alerts.spool.spool_paths import Shelves
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.spool_paths import SpoolPaths
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 
@@ -37,7 +38,7 @@ class Suppressed:
     epoch: str
 
 
-def read_quota(spool: Shelves) -> Quota:
+def read_quota(spool: SpoolPaths) -> Quota:
     """Return ALERT_SPOOL_FILES and ALERT_SPOOL_SIZE, or their defaults without settings."""
     from edgepaas.files.contract import read_contract
     from edgepaas.settings.table import SETTINGS
@@ -53,7 +54,7 @@ def read_quota(spool: Shelves) -> Quota:
     return Quota(number("ALERT_SPOOL_FILES"), number("ALERT_SPOOL_SIZE"))
 
 
-def keep_quota(spool: Shelves, quota: Quota | None = None) -> int:
+def keep_quota(spool: SpoolPaths, quota: Quota | None = None) -> int:
     """Evict what ``new/`` holds beyond the quota, and count it; returns how many went.
 
     Called by writers, since it matters where nobody delivers.
@@ -74,7 +75,7 @@ def keep_quota(spool: Shelves, quota: Quota | None = None) -> int:
     with spool.writers_lock() as descriptor, contextlib.suppress(LockHeld):
         if descriptor is not None:
             # What is being taken in is counted there; whoever does it makes room, too.
-            with held(spool.book_lock, timeout=0.0):
+            with held(spool.conditions_lock, timeout=0.0):
                 _evict(spool, victims)
                 return len(victims)
     return 0
@@ -99,7 +100,7 @@ def choose_victims(names: list[AlertName], wanted: int) -> list[AlertName]:
     return victims
 
 
-def read_suppressed(spool: Shelves) -> list[Suppressed]:
+def read_suppressed(spool: SpoolPaths) -> list[Suppressed]:
     """Return the counts; each only grows until it is forgotten, so it can be read twice."""
     return [
         Suppressed(condition, entry["count"], entry["epoch"])
@@ -107,7 +108,7 @@ def read_suppressed(spool: Shelves) -> list[Suppressed]:
     ]
 
 
-def forget_suppressed(spool: Shelves, condition: str) -> None:
+def forget_suppressed(spool: SpoolPaths, condition: str) -> None:
     """Begin the count of *condition* anew, before its file is deleted; raises OSError."""
     with spool.writers_lock():
         state = _read(spool)
@@ -115,7 +116,7 @@ def forget_suppressed(spool: Shelves, condition: str) -> None:
             _write(spool, state)
 
 
-def _evict(spool: Shelves, victims: list[AlertName]) -> None:
+def _evict(spool: SpoolPaths, victims: list[AlertName]) -> None:
     """Count, then delete: one that a kill left in between is deleted later, uncounted."""
     state = _read(spool)
     _finish(spool, state)
@@ -137,16 +138,16 @@ def _evict(spool: Shelves, victims: list[AlertName]) -> None:
     _finish(spool, state)
 
 
-def _finish(spool: Shelves, state: dict[str, Any]) -> None:
+def _finish(spool: SpoolPaths, state: dict[str, Any]) -> None:
     for name in state["evicting"]:
         with contextlib.suppress(FileNotFoundError):
-            (spool.store.new / name).unlink()
+            (spool.folders.new / name).unlink()
     state["evicting"] = []
 
 
-def _read(spool: Shelves) -> dict[str, Any]:
+def _read(spool: SpoolPaths) -> dict[str, Any]:
     try:
-        found = read_sealed(_file(spool))
+        found = read_checksummed(_file(spool))
         for entry in found["conditions"].values():
             if not isinstance(entry["count"], int) or not isinstance(entry["epoch"], str):
                 raise TypeError("count")
@@ -155,19 +156,19 @@ def _read(spool: Shelves) -> dict[str, Any]:
         pass
     except (Damaged, OSError, KeyError, TypeError, ValueError, AttributeError):
         with contextlib.suppress(OSError):
-            spool.store.set_corrupt(_file(spool))
+            spool.folders.set_corrupt(_file(spool))
     return {"conditions": {}, "evicting": []}
 
 
-def _write(spool: Shelves, state: dict[str, Any]) -> None:
+def _write(spool: SpoolPaths, state: dict[str, Any]) -> None:
     if state["conditions"] or state["evicting"]:
-        spool.store.put(_file(spool), seal(state))
+        spool.folders.put(_file(spool), checksummed_json(state))
     else:
-        spool.store.remove(_file(spool))
+        spool.folders.remove(_file(spool))
 
 
-def _file(spool: Shelves) -> Path:
-    return spool.store.root / "suppressed.json"
+def _file(spool: SpoolPaths) -> Path:
+    return spool.folders.root / "suppressed.json"
 
 
 def _size(path: Path) -> int:

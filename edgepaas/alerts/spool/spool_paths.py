@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the spool keeps what: files, names and locks, for whoever reads or changes it."""
 
 import contextlib
@@ -8,38 +9,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgepaas.alerts.spool.alert import AlertName, read_name
-from edgepaas.alerts.spool.folders import Store
+from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files.paths import Paths
 
 #: How long one writer waits for another. One that was stopped in the middle stops no others.
 _PATIENCE = 2.0
 
 
-class Shelves:
+class SpoolPaths:
     """The files of a box's alert spool."""
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
-        self.store = Store(paths.alerts)
+        self.folders = SpoolFolders(paths.alerts)
 
     @property
-    def book_lock(self) -> Path:
+    def conditions_lock(self) -> Path:
         """Held by whoever changes conditions, or takes alerts out of ``new/``."""
-        return self.store.root / "book.lock"
+        return self.folders.root / "conditions.lock"
 
     def condition_file(self, condition: str) -> Path:
         """Return the file that holds what is known of a condition."""
-        return self.store.conditions / f"{condition}.json"
+        return self.folders.conditions / f"{condition}.json"
 
     def file_of(self, name: AlertName) -> Path:
         """Return the file of an alert that waits."""
         word = f"{name.sequence:012d}-{name.word}-{name.condition}.{name.id}.json"
-        return self.store.new / word
+        return self.folders.new / word
 
     def waiting_names(self) -> list[AlertName]:
         """Return what the names in ``new/`` tell, in sequence; foreign names are left out."""
         try:
-            names = os.listdir(self.store.new)  # noqa: PTH208 - names alone are wanted
+            names = os.listdir(self.folders.new)  # noqa: PTH208 - names alone are wanted
         except OSError:
             return []
         return [found for name in sorted(names) if (found := read_name(name)) is not None]
@@ -64,9 +65,9 @@ class Shelves:
             os.close(descriptor)
 
     def _open_sequence(self) -> int:
-        path, flags = self.store.root / "sequence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        path, flags = self.folders.root / "sequence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
             return os.open(path, flags, 0o600)
         except FileNotFoundError:
-            self.store.prepare()
+            self.folders.prepare()
             return os.open(path, flags, 0o600)

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operator's commands, one a file."""

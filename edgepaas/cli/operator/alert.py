@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alert``: raise an alert by hand, from a script or from a unit."""
 
 import argparse
@@ -62,5 +63,5 @@ def run(arguments: argparse.Namespace) -> int:
         resolved=arguments.resolve,
     )
     if not arguments.quiet:
-        print(f"accepted: {spool.store.new / alert.name}")
+        print(f"accepted: {spool.folders.new / alert.name}")
     return EXIT_DONE

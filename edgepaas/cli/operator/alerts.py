@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas alerts``: see, deliver, test and silence alerts."""
 
 import argparse
@@ -74,13 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(paths: Paths, arguments: argparse.Namespace) -> int:
     from edgepaas.alerts import counts
     from edgepaas.alerts.conditions.listing import list_conditions
-    from edgepaas.alerts.delivery.dead_notices import read_dead
-    from edgepaas.alerts.spool.folders import Store
+    from edgepaas.alerts.delivery.dead_notifications import read_dead
+    from edgepaas.alerts.spool.folders import SpoolFolders
 
     found = list_conditions(paths, everything=arguments.all)
-    dead = read_dead(Store(paths.alerts))
+    dead = read_dead(SpoolFolders(paths.alerts))
     if arguments.json:
-        print_json({"conditions": found, "dead": [notice.as_dict() for _, notice in dead]})
+        print_json(
+            {"conditions": found, "dead": [notification.as_dict() for _, notification in dead]}
+        )
         return EXIT_DONE
     rows = [
         (
@@ -115,15 +118,15 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
 def _show(paths: Paths, arguments: argparse.Namespace) -> int:
     from edgepaas.alerts import history
     from edgepaas.alerts.conditions.listing import list_conditions
-    from edgepaas.alerts.delivery.dead_notices import read_dead
-    from edgepaas.alerts.spool.folders import Store
+    from edgepaas.alerts.delivery.dead_notifications import read_dead
+    from edgepaas.alerts.spool.folders import SpoolFolders
 
     name = arguments.name
     every = list_conditions(paths, everything=True)
     found = [e for e in every if name in (e["name"], e["fingerprint"])] or [
         e for e in every if e["name"].startswith(name)
     ]
-    dead = [notice.as_dict() for path, notice in read_dead(Store(paths.alerts))
+    dead = [notification.as_dict() for path, notification in read_dead(SpoolFolders(paths.alerts))
             if path.stem.startswith(name)]  # fmt: skip
     condition = found[0]["name"] if found else name
     past = history.read(paths, limit=50, condition=condition) or history.read(
@@ -223,16 +226,16 @@ def _silence(paths: Paths, arguments: argparse.Namespace) -> int:
         end_silences,
         read_silences,
     )
-    from edgepaas.alerts.spool.folders import Store
+    from edgepaas.alerts.spool.folders import SpoolFolders
     from edgepaas.settings.kinds import Malformed, Setting
     from edgepaas.timing.moment import current_moment
 
-    store, now = Store(paths.alerts), current_moment()
+    folders, now = SpoolFolders(paths.alerts), current_moment()
     if arguments.end:
-        say("silence", f"{end_silences(store, arguments.pattern, now)} ended")
+        say("silence", f"{end_silences(folders, arguments.pattern, now)} ended")
         return EXIT_DONE
     if not arguments.seconds:
-        for silence in read_silences(store, now):
+        for silence in read_silences(folders, now):
             entry = silence.as_dict()
             say(entry["id"], f"{entry['pattern']} until {entry['until']} {entry['reason']}")
         return EXIT_DONE
@@ -241,7 +244,7 @@ def _silence(paths: Paths, arguments: argparse.Namespace) -> int:
         seconds = float(length.read(arguments.seconds))
     except Malformed as error:
         raise UsageError(f"--for {arguments.seconds} {error}; allowed: {length.allowed}") from None
-    silence = add_silence(store, arguments.pattern, seconds, arguments.reason, now)
+    silence = add_silence(folders, arguments.pattern, seconds, arguments.reason, now)
     entry = silence.as_dict()
     say("silence", f"{entry['id']}: nobody is told of {entry['pattern']} until {entry['until']}")
     return EXIT_DONE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas audit``: present and accounted for."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas drill``: rehearse what the box is for, before it happens."""
 
 import argparse

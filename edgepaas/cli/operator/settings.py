@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas settings``: the table, each value in force, and the documents made from it."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync``: rows home to PostgreSQL, for as long as it runs or once."""
 
 import argparse
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
-    from edgepaas.sync.context import Parts
-    from edgepaas.sync.shutdown import Ending
+    from edgepaas.sync.context import SyncContext
+    from edgepaas.sync.shutdown import StopRequest
 
 DESCRIPTION = """\
 Forward rows to PostgreSQL: what the box took while PostgreSQL was away goes home in order,
@@ -87,9 +88,9 @@ def _drain(
 ) -> int:
     from edgepaas.files.locks import LockHeld, acquire
     from edgepaas.sync import status
-    from edgepaas.sync.shutdown import Ending, Watch
-    from edgepaas.sync.wakeups import Wake
-    from edgepaas.sync.worker import Worker
+    from edgepaas.sync.shutdown import StopRequest, StopWatcher
+    from edgepaas.sync.wakeups import WakeupSocket
+    from edgepaas.sync.worker import SyncWorker
 
     try:
         acquire(paths.sync_lock, timeout=_TURN_TIMEOUT)  # held until this process is gone
@@ -100,15 +101,15 @@ def _drain(
             f"another 'edgepaas sync'{process} runs on this box; 'edgepaas sync status' says what "
             "it does, 'edgepaas sync --once' has it send what waits"
         ) from None
-    ending = Ending()
-    wake = Wake(paths.sync_wake)
-    _install_signals(ending, wake.interrupt)
-    watch = Watch(
-        ending, paths.db_contract, contract.generation, lifeline=lifeline, wake=wake.interrupt
+    stop = StopRequest()
+    wake = WakeupSocket(paths.sync_wake)
+    _install_signals(stop, wake.interrupt)
+    watch = StopWatcher(
+        stop, paths.db_contract, contract.generation, lifeline=lifeline, wake=wake.interrupt
     )
     watch.start()
     try:
-        result = Worker(_parts(settings, contract, paths, ending), wake).run()
+        result = SyncWorker(_context(settings, contract, paths, stop), wake).run()
     except Exception as error:  # a bug: nobody reads a traceback, an alert finds somebody
         logging.getLogger("edgepaas.sync").exception("the drainer failed")
         _tell_of_bug(error)
@@ -116,7 +117,7 @@ def _drain(
     finally:
         watch.stop()
     if result == EXIT_DECIDE_AGAIN:
-        announce("sync", f"{ending.reason}; starting again on it")
+        announce("sync", f"{stop.reason}; starting again on it")
     return result
 
 
@@ -134,36 +135,36 @@ def _tell_of_bug(error: Exception) -> None:
 
 def _once(settings: "Settings", contract: "DatabaseContract", paths: "Paths") -> int:
     from edgepaas.sync.once import drain_once
-    from edgepaas.sync.shutdown import Ended, Ending, Watch
+    from edgepaas.sync.shutdown import Stopped, StopRequest, StopWatcher
 
-    ending = Ending()
-    _install_signals(ending, lambda: None)
-    watch = Watch(ending, paths.db_contract, contract.generation)
+    stop = StopRequest()
+    _install_signals(stop, lambda: None)
+    watch = StopWatcher(stop, paths.db_contract, contract.generation)
     watch.start()
     try:
-        parts = _parts(settings, contract, paths, ending)
-        outcome = drain_once(parts, lambda text: say("sync", text))
-    except Ended:
-        say("sync", f"{ending.reason}: nothing is lost, what was not sent waits")
-        return ending.status or EXIT_FAILED
+        context = _context(settings, contract, paths, stop)
+        outcome = drain_once(context, lambda text: say("sync", text))
+    except Stopped:
+        say("sync", f"{stop.reason}: nothing is lost, what was not sent waits")
+        return stop.status or EXIT_FAILED
     finally:
         watch.stop()
     say("sync", outcome.text)
     return EXIT_FAILED if outcome.left else EXIT_DONE
 
 
-def _parts(
-    settings: "Settings", contract: "DatabaseContract", paths: "Paths", ending: "Ending"
-) -> "Parts":
+def _context(
+    settings: "Settings", contract: "DatabaseContract", paths: "Paths", stop: "StopRequest"
+) -> "SyncContext":
     from edgepaas.supervisor.stage_processes import PROGRAM, child_environment
-    from edgepaas.sync.context import Parts
+    from edgepaas.sync.context import SyncContext
 
-    return Parts(settings, contract, paths, ending, PROGRAM, child_environment(os.environ))
+    return SyncContext(settings, contract, paths, stop, PROGRAM, child_environment(os.environ))
 
 
-def _install_signals(ending: "Ending", wake: "Callable[[], None]") -> None:
+def _install_signals(stop: "StopRequest", wake: "Callable[[], None]") -> None:
     def asked(number: int, _frame: object) -> None:
-        ending.ask(EXIT_DONE, f"{signal.Signals(number).name} was received")
+        stop.request(EXIT_DONE, f"{signal.Signals(number).name} was received")
         wake()
 
     for number in (signal.SIGTERM, signal.SIGINT):

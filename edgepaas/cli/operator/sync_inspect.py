@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas sync status|conflicts|dead-letters|acknowledge``: looking, and acting on it.
 
 A part of ``edgepaas sync``, whose own module hands these sub-commands over.
@@ -77,7 +78,7 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what ``arguments.subcommand`` says; raises HubError, NoSuchEntry, UsageError."""
+    """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")

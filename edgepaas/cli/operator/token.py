@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas token``: create, list and revoke API tokens."""
 
 import argparse

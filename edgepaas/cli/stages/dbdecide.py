@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas dbdecide``: decide between PostgreSQL and SQLite; stage 2 of the boot chain."""
 
 import argparse

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas env``: the environment stage; resolves the settings and writes ``run/env``."""
 
 import argparse
 import logging
 
 from edgepaas.alerts import raise_alert, resolve_alert
-from edgepaas.alerts.conditions.raised import raised_under
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.status import mark_waiting
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
@@ -89,7 +90,7 @@ def _fingerprint(finding: Finding) -> str:
 def _end_of_others(resolution: Resolution, paths: Paths) -> None:
     """End the alerts of settings that are in order by now."""
     wrong = {_fingerprint(finding) for finding in resolution.findings if finding.alert}
-    for fingerprint in raised_under(paths, _KIND):
+    for fingerprint in raised_fingerprints(paths, _KIND):
         if fingerprint not in wrong:
             names = fingerprint.removeprefix(_KIND).replace(",", " and ")
             resolve_alert(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``edgepaas up``: the whole chain in the foreground."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL connections as the settings say; for lean stages as well, so without SQLAlchemy."""
 
 from typing import TYPE_CHECKING, Any

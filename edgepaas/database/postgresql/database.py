@@ -1,8 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL behind the Database interface: a pool whose connections have real deadlines."""
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import ConnectFailure, server_message
+from edgepaas.timing.backoff import jitter, pause_after
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 #: How often a transaction is run that PostgreSQL asks for again, before DatabaseBusy.
 ATTEMPTS = 6
+#: Seconds before the second attempt at most; twice as long before each later one.
+_FIRST_PAUSE = 0.04
 #: Seconds that a statement waits for a table or row that somebody else has locked: the
 #: requests that wait hold all threads, and the service would be taken for dead.
 LOCK_TIMEOUT = 3.0
@@ -78,7 +81,7 @@ class ServerDatabase(Database):
         for attempt in range(ATTEMPTS):
             if attempt:
                 # Two transactions in a deadlock must not meet again in step.
-                time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - no secret
+                time.sleep(pause_after(attempt, first=_FIRST_PAUSE, longest=1.0) * jitter(0.0))
             with self._translated():
                 try:
                     return self._transaction(work)

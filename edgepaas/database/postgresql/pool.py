@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pool of PostgreSQL connections: what one box may hold of a server that it shares."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one function that opens the embedded database, so that every process opens it alike."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the files that a SQLite connection writes to still are the ones under their names."""
 
 from pathlib import Path

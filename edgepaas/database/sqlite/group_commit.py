@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Durable writes on SQLite: one thread that commits whatever is waiting as one group.
 
 SQLite has one writer at a time and each commit waits for the disk. Requests that commit

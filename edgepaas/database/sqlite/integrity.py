@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file checked to its end while it is in use, where the boot had no time for it."""
 
 import contextlib

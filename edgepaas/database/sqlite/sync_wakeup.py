@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Telling the drainer that rows wait: one datagram, which never holds up a write."""
 
 import contextlib

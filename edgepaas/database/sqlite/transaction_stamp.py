@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which captured rows belong to one source transaction.
 
 A group commit carries several. Triggers know no transaction, so the writer leaves a marker

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a damaged SQLite file: its outbox and its tables, as far as they can be read."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An SQLite file read page by page, for what its b-trees do not lead to any more.
 
 By https://sqlite.org/fileformat2.html, of which only this much is needed: the leaves of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the leaves of an SQLite file hold of an outbox, whatever leads to them."""
 
 import contextlib

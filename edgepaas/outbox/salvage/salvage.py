@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an unusable SQLite file still holds for the hub, brought into its successor.
 
 Its outbox is read through SQLite around the damage, and where that leads no further page

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The desk: a file of its own in which lies what was found of a damaged one.
 
 Nothing has to fit into the memory, and whatever SQLite itself copies here stays as it was to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ballast: space that is kept back, and given up when the disk is full.
 
 In WAL mode deleting rows writes first: on a disk without a free byte nothing can be

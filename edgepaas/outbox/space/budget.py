@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disk budget of the SQLite file: how much of it is used, and what follows from that. Pure."""
 
 import shutil

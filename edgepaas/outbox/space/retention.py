@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Retention: what was delivered long enough ago leaves the box.
 
 Until then it is kept, so that a hub restored from a backup can be sent it again.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shedding: giving up waiting rows that the operator called low value, counted, never in silence.
 
 What is given up goes from the outbox and from its table; a gap row that takes the place

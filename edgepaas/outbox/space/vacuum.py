@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Giving the space of deleted rows back to the file system."""
 
 import logging

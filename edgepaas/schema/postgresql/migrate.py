@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing PostgreSQL to head: many boxes start at once, one migrates, the rest find it done."""
 
 import hashlib

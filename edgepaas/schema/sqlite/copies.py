@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SQLite file and copies of it through SQLAlchemy: how they are opened, and if they fit."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an error says about the SQLite file: damaged, no room, a failing disk, out of reach."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handling the SQLite file as a file: copy, check, swap, set aside. Callers hold the lock.
 
 What SQLite's "How To Corrupt" warns of (https://sqlite.org/howtocorrupt.html) is designed

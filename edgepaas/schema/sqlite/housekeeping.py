@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a box collects over the years, put in order at each boot: never at the cost of rows."""
 
 import contextlib

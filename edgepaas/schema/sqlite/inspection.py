@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is in the place of the SQLite file: nothing, a file at some revision, or damage."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing the SQLite file to head: create, migrate on a copy, or set aside and begin anew.
 
 The box starts whatever the file is like. What cannot be migrated is never altered: it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Making every table anew from the models, with the rows that are there."""
 
 from typing import TYPE_CHECKING

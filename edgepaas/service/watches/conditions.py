@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong with the machine for so long that a human should know; and when it is over.
 
 One look proves nothing: a condition has to hold at every look for a while to be raised, and
@@ -5,7 +6,6 @@ to be gone, by a margin, for a while to be resolved. Between the two nothing cha
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,9 +16,11 @@ from edgepaas.decision.contract import ROWS_WAIT
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.gate import DATABASE_CHECK, SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
+from edgepaas.timing.task_registry import FINGERPRINT_PREFIX
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import RaiseAlert, ResolveAlert
+    from edgepaas.app.box import RaiseAlert, ResolveAlert
     from edgepaas.health.forwarding import Forwarding
 
 #: Seconds between two looks.
@@ -120,32 +122,31 @@ class _Meter(Protocol):
 class ConditionWatch:
     """Looks at the machine and at what the checks found, every :data:`LOOK_EVERY` seconds.
 
-    *checks* tells what the checks found last, without probing. *raised_under* says which
+    *checks* tells what the checks found last, without probing. *raised_fingerprints* says which
     fingerprints of a kind are raised, so that what is no longer looked at is ended.
     """
 
     meter: _Meter
     checks: Callable[[], Iterable[CheckResult]]
     forwarding: "Callable[[], Forwarding | None]" = lambda: None
-    raised_under: Callable[[str], list[str]] = lambda prefix: []
+    raised_fingerprints: Callable[[str], list[str]] = lambda prefix: []
+    #: Fingerprints of the alerts that the process's periodic tasks raise and end themselves.
+    tasks: Callable[[], Iterable[str]] = tuple
     clock: Callable[[], float] = time.monotonic
     alert: "RaiseAlert" = raise_alert
     resolve: "ResolveAlert" = resolve_alert
     _known: dict[str, Condition] = field(default_factory=dict)
     _began: bool = False
 
-    def start(self, wait: Callable[[float], bool]) -> None:
-        """Look in a thread of its own until ``wait(seconds)`` says that the service ends."""
-
-        def run() -> None:
-            while not wait(LOOK_EVERY):
-                try:
-                    self.look()
-                except Exception:
-                    # Whatever one look stumbled over, the next one may warn of a full disk.
-                    logger.exception("the machine could not be looked at; it is tried again")
-
-        threading.Thread(target=run, name="conditions", daemon=True).start()
+    def task(self) -> PeriodicTask:
+        """Return the task that looks every :data:`LOOK_EVERY` seconds."""
+        return PeriodicTask(
+            "conditions",
+            self.look,
+            every=LOOK_EVERY,
+            first_after=LOOK_EVERY,
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+        )
 
     def look(self) -> None:
         """Look once; raise and resolve what follows."""
@@ -158,7 +159,7 @@ class ConditionWatch:
             self._judge(finding, now)
         if checks and not self._began:
             self._began = True
-            self._forget_others({finding.fingerprint for finding in found})
+            self._forget_others({finding.fingerprint for finding in found}.union(self.tasks()))
 
     def _judge(self, finding: Finding, now: float) -> None:
         condition = self._known.setdefault(
@@ -177,8 +178,8 @@ class ConditionWatch:
 
     def _forget_others(self, watched: set[str]) -> None:
         """End what was raised of things that this service does not look at any more."""
-        for prefix in ("service:", "check:"):
-            for fingerprint in self.raised_under(prefix):
+        for prefix in ("service:", "check:", FINGERPRINT_PREFIX):
+            for fingerprint in self.raised_fingerprints(prefix):
                 if fingerprint not in watched:
                     self.resolve(
                         f"{fingerprint.removeprefix(prefix)} is watched no longer",

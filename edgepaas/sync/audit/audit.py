@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger from both sides: is every row that the box accepted where it belongs?"""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's side of the ledger: one look at the SQLite file, consistent in itself."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL's side of the ledger: marks, counters, and what is really there, counted."""
 
 import json

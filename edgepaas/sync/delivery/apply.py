@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Applying a batch at full speed: everything is sent on, answers are looked at later.
 
 Nothing is kept of a chunk that was sent. So whatever is out of the ordinary, a row that is
@@ -10,13 +11,13 @@ from collections.abc import Sequence
 
 from edgepaas.outbox.reading import Change
 from edgepaas.pgdriver.pipeline import Statement
-from edgepaas.sync.delivery.dead_letters import Refused
-from edgepaas.sync.delivery.planner import Planner, Tally, gap_statement, shed_by
+from edgepaas.sync.delivery.column_mapping import TableDropped
+from edgepaas.sync.delivery.dead_letters import RefusedChange
+from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
 from edgepaas.sync.delivery.runs import runs_of
-from edgepaas.sync.delivery.sending import Origin, bound
-from edgepaas.sync.delivery.shape import TableGone
-from edgepaas.sync.delivery.statement_template import Plan
-from edgepaas.sync.delivery.values import UnfitValue
+from edgepaas.sync.delivery.sending import Origin, bind
+from edgepaas.sync.delivery.statement_template import StatementTemplate
+from edgepaas.sync.delivery.values import UnsendableValue
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
@@ -24,32 +25,32 @@ from edgepaas.sync.hub.connection import Hub
 #: to the first travels.
 WINDOW = 8
 
-#: What was sent together: plans, how many changes they applied, whether all must be new.
-_Part = tuple[Sequence[Plan], int, bool]
+#: What was sent together: templates, how many changes they applied, whether all must be new.
+_Part = tuple[Sequence[StatementTemplate], int, bool]
 
 
-class NeedsCare(Exception):
+class NeedsRowByRow(Exception):
     """The batch holds something that is to be looked at row by row."""
 
 
-class Applier:
+class PipelinedApplier:
     """Applies the chunks of one batch inside the hub's open transaction."""
 
     def __init__(self, hub: Hub, planner: Planner, origin: Origin) -> None:
-        self.tally = Tally()
+        self.tally = DeliveryCounts()
         #: Nothing is ever cut out at this speed.
-        self.refused: tuple[Refused, ...] = ()
+        self.refused: tuple[RefusedChange, ...] = ()
         self._hub = hub
         self._planner = planner
         self._origin = origin
         self._sent: deque[list[_Part]] = deque()
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Send *changes*; raises NeedsCare, also about ones sent before, and HubError."""
+        """Send *changes*; raises NeedsRowByRow, also about ones sent before, and HubError."""
         try:
             statements, parts = self._statements(changes)
-        except (UnfitValue, TableGone) as reason:
-            raise NeedsCare(str(reason)) from reason
+        except (UnsendableValue, TableDropped) as reason:
+            raise NeedsRowByRow(str(reason)) from reason
         if not statements:
             return
         self._hub.send(statements)
@@ -57,7 +58,7 @@ class Applier:
         while len(self._sent) > WINDOW:
             self._receive()
 
-    def finish(self) -> Tally:
+    def finish(self) -> DeliveryCounts:
         """Wait for what was sent, and return what became of it; raises as ``apply`` does."""
         while self._sent:
             self._receive()
@@ -71,16 +72,16 @@ class Applier:
             if run.op == "gap":
                 statements += [gap_statement(change, self._origin) for change in run.changes]
                 parts += [((), 1, False)] * len(run.changes)
-                self.tally.shed += sum(map(shed_by, run.changes))
+                self.tally.shed += sum(map(rows_shed, run.changes))
                 continue
-            plans = self._planner.plans(run, comparing=False)
+            templates = self._planner.templates_for(run, comparing=False)
             must_be_new = run.op == "insert" and run.layout.kind == "facts" and not run.resent
-            if not plans:
+            if not templates:
                 self.tally.delivered += len(run.changes)
                 continue
-            for sent, rows in bound(plans, run.changes, self._origin):
+            for sent, rows in bind(templates, run.changes, self._origin):
                 statements += sent
-                parts.append((plans, len(rows), must_be_new))
+                parts.append((templates, len(rows), must_be_new))
         return statements, parts
 
     def _receive(self) -> None:
@@ -88,11 +89,11 @@ class Applier:
         try:
             results = self._hub.receive()
         except RowRefused as reason:
-            raise NeedsCare(str(reason)) from reason
+            raise NeedsRowByRow(str(reason)) from reason
         position = 0
-        for plans, rows, must_be_new in parts:
-            taken = results[position : position + max(1, len(plans))]
+        for templates, rows, must_be_new in parts:
+            taken = results[position : position + max(1, len(templates))]
             position += len(taken)
             if must_be_new and taken[0].count < rows:
-                raise NeedsCare("facts that were there already")
-            self.tally.count(plans, taken[: len(plans)], rows)
+                raise NeedsRowByRow("facts that were there already")
+            self.tally.count(templates, taken[: len(templates)], rows)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that PostgreSQL refused: kept on the hub, whole, until a person decides."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +11,10 @@ from edgepaas.outbox.layout import Layout, forwarded
 from edgepaas.outbox.reading import Change, Op
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery import values
+from edgepaas.sync.delivery.column_mapping import TableDropped
 from edgepaas.sync.delivery.planner import Planner
 from edgepaas.sync.delivery.runs import runs_of
-from edgepaas.sync.delivery.sending import Origin, bound, row_key, unfit
-from edgepaas.sync.delivery.shape import TableGone
+from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
@@ -39,7 +40,7 @@ _COLUMNS = "id, node_id, stream_id, seq, tbl, op, row_key, state, new, old, layo
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedChange:
     """A change that PostgreSQL will not take, and what it says of it."""
 
     change: Change
@@ -83,7 +84,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True)
-class Retried:
+class RetryResult:
     """What a retry did: how many letters of the row landed, and what refused the next one."""
 
     landed: int
@@ -91,11 +92,11 @@ class Retried:
     message: str = ""
 
 
-class NoSuchLetter(EdgePaaSError):
+class DeadLetterNotFound(EdgePaaSError):
     """There is no such dead letter, or it does not wait any more."""
 
 
-def bury(hub: Hub, refused: Sequence[Refused], origin: Origin) -> None:
+def store_dead_letters(hub: Hub, refused: Sequence[RefusedChange], origin: Origin) -> None:
     """Keep *refused* on the hub, inside its open transaction; raises HubError."""
     for start in range(0, len(refused), _AT_ONCE):
         part = refused[start : start + _AT_ONCE]
@@ -114,7 +115,9 @@ def bury(hub: Hub, refused: Sequence[Refused], origin: Origin) -> None:
         hub.query(_BURY, origin.node_id, origin.stream_id, *map(values.array, columns))
 
 
-def followers(hub: Hub, node_id: str, changes: Iterable[Change]) -> dict[tuple[str, str], None]:
+def rows_with_waiting_letters(
+    hub: Hub, node_id: str, changes: Iterable[Change]
+) -> dict[tuple[str, str], None]:
     """Return which rows of *changes*, by table and key, have a dead letter that waits."""
     keys = {(change.layout.table, row_key(change)) for change in changes if change.op != "gap"}
     if not keys:
@@ -125,17 +128,17 @@ def followers(hub: Hub, node_id: str, changes: Iterable[Change]) -> dict[tuple[s
 
 
 def discard(hub: Hub, letter: UUID | str) -> None:
-    """Give the letter up for good; it stays listed as discarded. NoSuchLetter, HubError."""
+    """Give the letter up for good; it stays listed as discarded. DeadLetterNotFound, HubError."""
     with hub.transaction():
         found = _waiting(hub, letter)
         _settle(hub, [found.id], "discarded")
 
 
-def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = None) -> Retried:
+def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = None) -> RetryResult:
     """Apply the letter again, and those that follow it on the same row, in their order.
 
     In one transaction; those that are still refused go on waiting, with what PostgreSQL
-    says now. *models*: ``tables`` of tables.json. Raises NoSuchLetter for one that does not
+    says now. *models*: ``tables`` of tables.json. Raises DeadLetterNotFound for one that does not
     wait or whose row has an earlier one, HubError (SchemaDrift among it).
     """
     with hub.transaction():
@@ -150,7 +153,7 @@ def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = No
         )
         chain = [DeadLetter(*row) for row in rows]
         if chain[0].id != first.id:
-            raise NoSuchLetter(
+            raise DeadLetterNotFound(
                 f"dead letter {first.id} follows {chain[0].id} on the same row: retry that one, "
                 "and this one is applied after it"
             )
@@ -163,7 +166,7 @@ def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = No
                 str(chain[landed].id),
                 *said,
             )
-    return Retried(landed, len(chain) - landed, said[1] if said else "")
+    return RetryResult(landed, len(chain) - landed, said[1] if said else "")
 
 
 def _apply_chain(
@@ -176,18 +179,20 @@ def _apply_chain(
         origin = Origin(str(letter.node_id), str(letter.stream_id))
         (run,) = runs_of([change], planner.tables)
         try:
-            plans = planner.plans(run, comparing=True)
-            reason = next(filter(None, (unfit(plan, change) for plan in plans)), "")
+            templates = planner.templates_for(run, comparing=True)
+            reason = next(
+                filter(None, (unsendable_reason(template, change) for template in templates)), ""
+            )
             if reason:
-                return number, (values.UNFIT_TEXT, reason)
+                return number, (values.INVALID_CHARACTER, reason)
             statements: list[Statement] = []
-            for sent, _ in bound(plans, [change], origin):
+            for sent, _ in bind(templates, [change], origin):
                 statements += sent
             if statements:
                 hub.savepoint(statements)
         except RowRefused as error:
             return number, (error.sqlstate, error.said)
-        except TableGone:
+        except TableDropped:
             return number, ("42P01", f"there is no table {letter.table} any more")
     return len(chain), None
 
@@ -196,16 +201,18 @@ def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:
     try:
         identity = UUID(str(letter))
     except ValueError:
-        raise NoSuchLetter(f"{letter!r} is no dead letter's id; {_LISTED}") from None
+        raise DeadLetterNotFound(f"{letter!r} is no dead letter's id; {_LISTED}") from None
     rows = hub.query(
         f"SELECT {_COLUMNS} FROM sync_dead_letters WHERE id = $1::uuid FOR UPDATE",  # noqa: S608
         str(identity),
     )
     if not rows:
-        raise NoSuchLetter(f"the hub has no dead letter {identity}; {_LISTED}")
+        raise DeadLetterNotFound(f"the hub has no dead letter {identity}; {_LISTED}")
     found = DeadLetter(*rows[0])
     if found.state != "waiting":
-        raise NoSuchLetter(f"dead letter {identity} does not wait any more: it was {found.state}")
+        raise DeadLetterNotFound(
+            f"dead letter {identity} does not wait any more: it was {found.state}"
+        )
     return found
 
 
@@ -225,7 +232,7 @@ def _row(layout: Layout, kept: Mapping[str, values.Kept] | None) -> tuple[Any, .
     return tuple(values.decode(kept.get(name)) for name in layout.names)
 
 
-def describe(refused: Sequence[Refused]) -> str:
+def describe(refused: Sequence[RefusedChange]) -> str:
     """Return the first of *refused* for a message."""
     one = refused[0]
     state = f" (SQLSTATE {one.sqlstate})" if one.sqlstate else ""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sending what waits in the file to the hub: each batch exactly once, in one transaction.
 
 Two numbers make it so: the stream's mark, kept on the hub in the transaction of the rows,
@@ -27,12 +28,18 @@ from edgepaas.outbox.stream import (
     set_inflight,
 )
 from edgepaas.sync.delivery import dead_letters
-from edgepaas.sync.delivery.apply import Applier, NeedsCare
-from edgepaas.sync.delivery.bisect import CarefulApplier
-from edgepaas.sync.delivery.marks import Standing, Verdict, advanced, judge, lock_stream
-from edgepaas.sync.delivery.planner import Planner, Tally
+from edgepaas.sync.delivery.apply import NeedsRowByRow, PipelinedApplier
+from edgepaas.sync.delivery.bisect import BisectingApplier
+from edgepaas.sync.delivery.marks import (
+    HubStreamState,
+    StreamComparison,
+    advance_statements,
+    compare_marks,
+    lock_stream,
+)
+from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
 from edgepaas.sync.delivery.sending import Origin
-from edgepaas.sync.errors import HubTrouble, RowRefused, SchemaDrift
+from edgepaas.sync.errors import RowRefused, SchemaDrift, UnclassifiedHubError
 from edgepaas.sync.hub.connection import Hub
 
 ORIGIN = "edgepaas-sync"
@@ -43,7 +50,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Drained:
+class DrainResult:
     """What one call did.
 
     ``rows`` were delivered, ``conflicts`` among them; ``dead`` are kept on the hub as dead
@@ -64,19 +71,19 @@ class _Progress:
     """Adds up what a call does."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.tally = DeliveryCounts()
         self.forked = False
         self.hub_lost = 0
 
-    def add(self, tally: Tally) -> None:
+    def add(self, tally: DeliveryCounts) -> None:
         self.tally.delivered += tally.delivered
         self.tally.dead += tally.dead
         self.tally.conflicts += tally.conflicts
         self.tally.shed += tally.shed
 
-    def drained(self, remaining: int) -> Drained:
+    def drained(self, remaining: int) -> DrainResult:
         tally = self.tally
-        return Drained(
+        return DrainResult(
             tally.delivered, tally.dead, tally.conflicts, tally.shed, remaining,
             self.forked, self.hub_lost,
         )  # fmt: skip
@@ -89,7 +96,7 @@ def drain_batch(
     rows: int,
     say: Say = logger.info,
     models: Mapping[str, Any] | None = None,
-) -> Drained:
+) -> DrainResult:
     """Compare marks with *hub*, then send the next batch of about *rows* rows, if any waits.
 
     *connection* is the embedded database's, outside a transaction. *models* are the
@@ -97,14 +104,14 @@ def drain_batch(
     gets a line about whatever is out of the ordinary.
 
     Raises HubUnreachable (hold, back off; what was sent has arrived or not, the next call
-    finds out), HubMisconfigured, SchemaDrift, HubTrouble, and sqlite3.Error of the file.
+    finds out), HubMisconfigured, SchemaDrift, UnclassifiedHubError, and sqlite3.Error of the file.
     """
     progress = _Progress()
     drifted = careful = False
     while True:
         stream = read_stream(connection)
         if stream is None:
-            return Drained()
+            return DrainResult()
         hub.begin()
         try:
             standing = lock_stream(hub, stream)
@@ -120,9 +127,9 @@ def drain_batch(
                 raise
             drifted = True  # perhaps only what this connection knows of the hub is old
             hub.forget_tables()
-        except (NeedsCare, RowRefused) as reason:
+        except (NeedsRowByRow, RowRefused) as reason:
             if careful:
-                raise HubTrouble(
+                raise UnclassifiedHubError(
                     f"a row was refused beyond what can be cut out: {reason}"
                 ) from reason
             careful = True
@@ -135,7 +142,7 @@ def drain_batch(
 def _settled(
     connection: sqlite3.Connection,
     before: Stream,
-    standing: Standing,
+    standing: HubStreamState,
     progress: _Progress,
     say: Say,
 ) -> Stream | None:
@@ -147,14 +154,14 @@ def _settled(
         # Another hub than the one that has what was sent before the fork.
         _go_back(connection, stream, replace(standing, mark=0, batch=""), progress, say)
         return None
-    verdict = judge(stream, standing.mark, standing.batch)
-    if verdict is Verdict.IN_STEP:
+    verdict = compare_marks(stream, standing.mark, standing.batch)
+    if verdict is StreamComparison.IN_STEP:
         return stream
-    if verdict is Verdict.LANDED:
+    if verdict is StreamComparison.LANDED:
         say(f"the batch up to {standing.mark}, whose COMMIT was not answered, had arrived")
         _confirm(connection, standing.batch, standing.mark, standing.last)
         progress.add(standing.last)
-    elif verdict is Verdict.BEHIND:
+    elif verdict is StreamComparison.BEHIND:
         _go_back(connection, stream, standing, progress, say)
     else:
         why = (
@@ -180,7 +187,7 @@ def _settled(
 def _go_back(
     connection: sqlite3.Connection,
     stream: Stream,
-    standing: Standing,
+    standing: HubStreamState,
     progress: _Progress,
     say: Say,
 ) -> None:
@@ -214,20 +221,20 @@ class _Sending:
     connection: sqlite3.Connection
     hub: Hub
     stream: Stream
-    standing: Standing
+    standing: HubStreamState
     models: Mapping[str, Any] | None
     careful: bool
 
-    def applier(self) -> Applier | CarefulApplier:
+    def applier(self) -> PipelinedApplier | BisectingApplier:
         models = _newest(self.connection) if self.models is None else self.models
         planner = Planner(self.hub.tables, models, set(self.standing.tombstoned))
         origin = Origin(self.stream.node_id, self.stream.stream_id)
         if not self.careful:
-            return Applier(self.hub, planner, origin)
+            return PipelinedApplier(self.hub, planner, origin)
         # A constraint that is checked at the end would not say which row broke it.
         self.hub.query("SET CONSTRAINTS ALL IMMEDIATE")
         waiting = self.standing.letters_waiting
-        return CarefulApplier(self.hub, planner, origin, letters_waiting=waiting)
+        return BisectingApplier(self.hub, planner, origin, letters_waiting=waiting)
 
 
 def _send_next(sending: _Sending, rows: int, progress: _Progress, say: Say) -> None:
@@ -241,19 +248,21 @@ def _send_next(sending: _Sending, rows: int, progress: _Progress, say: Say) -> N
     set_inflight(connection, identity, batch.last_seq)
     applier = sending.applier()
     tally = _apply(batch, applier)
-    hub.commit(*advanced(stream, identity, batch.last_seq, tally))
+    hub.commit(*advance_statements(stream, identity, batch.last_seq, tally))
     _confirm(connection, identity, batch.last_seq, tally)
     progress.add(tally)
     _tell(tally, applier.refused, say)
 
 
-def _apply(batch: Batch, applier: Applier | CarefulApplier) -> Tally:
+def _apply(batch: Batch, applier: PipelinedApplier | BisectingApplier) -> DeliveryCounts:
     for chunk in batch.chunks():
         applier.apply(chunk)
     return applier.finish()
 
 
-def _confirm(connection: sqlite3.Connection, batch: str, last_seq: int, tally: Tally) -> None:
+def _confirm(
+    connection: sqlite3.Connection, batch: str, last_seq: int, tally: DeliveryCounts
+) -> None:
     counts = Counts(tally.delivered, dead=tally.dead, conflicts=tally.conflicts)
     confirm(connection, batch, last_seq, counts)
 
@@ -266,7 +275,7 @@ def _newest(connection: sqlite3.Connection) -> dict[str, Any]:
     }
 
 
-def _tell(tally: Tally, refused: Sequence[dead_letters.Refused], say: Say) -> None:
+def _tell(tally: DeliveryCounts, refused: Sequence[dead_letters.RefusedChange], say: Say) -> None:
     if tally.dead:
         first = dead_letters.describe(refused)
         say(f"refused: {_rows(tally.dead)}; the first: {first}")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparing what the hub has of a stream with what the file believes it has."""
 
 from dataclasses import dataclass
@@ -5,11 +6,11 @@ from enum import StrEnum
 
 from edgepaas.outbox.stream import Stream
 from edgepaas.pgdriver.pipeline import Statement
-from edgepaas.sync.delivery.planner import Tally
+from edgepaas.sync.delivery.planner import DeliveryCounts
 from edgepaas.sync.hub.connection import Hub
 
 
-class Verdict(StrEnum):
+class StreamComparison(StrEnum):
     """What the two marks say together."""
 
     #: Both know the same batch as the last.
@@ -23,12 +24,12 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class HubStreamState:
     """The stream's row on the hub, locked; ``last`` is what the batch ``batch`` did."""
 
     mark: int
     batch: str
-    last: Tally
+    last: DeliveryCounts
     #: Dead letters of this node wait.
     letters_waiting: bool
     #: The tables of which rows were deleted.
@@ -37,13 +38,13 @@ class Standing:
     stranger: bool = False
 
 
-def judge(stream: Stream, mark: int, batch: str) -> Verdict:
+def compare_marks(stream: Stream, mark: int, batch: str) -> StreamComparison:
     """Compare the file's *stream* with the hub's *mark* and *batch* (empty: none yet)."""
     if batch == stream.confirmed_batch and mark == stream.confirmed_seq:
-        return Verdict.IN_STEP
+        return StreamComparison.IN_STEP
     if batch and batch == stream.inflight_batch:
-        return Verdict.LANDED
-    return Verdict.BEHIND if mark < stream.confirmed_seq else Verdict.FORKED
+        return StreamComparison.LANDED
+    return StreamComparison.BEHIND if mark < stream.confirmed_seq else StreamComparison.FORKED
 
 
 _NEW_STREAM = """
@@ -72,7 +73,7 @@ UPDATE sync_streams SET mark = $2::bigint, batch = $3::uuid, rows = rows + $4::b
 WHERE stream_id = $1::uuid"""
 
 
-def lock_stream(hub: Hub, stream: Stream) -> Standing:
+def lock_stream(hub: Hub, stream: Stream) -> HubStreamState:
     """Lock the stream's row on the hub, made where it is missing; one round trip.
 
     Inside the hub's transaction. HubUnreachable after 3 s when somebody else holds it.
@@ -89,17 +90,19 @@ def lock_stream(hub: Hub, stream: Stream) -> Standing:
         ]
     )
     mark, batch, rows, dead, conflicts, shed = found.rows[0]
-    return Standing(
+    return HubStreamState(
         mark,
         batch,
-        Tally(rows, dead, conflicts, shed),
+        DeliveryCounts(rows, dead, conflicts, shed),
         letters.rows[0][0],
         frozenset(row[0] for row in tombstoned.rows),
         stranger=bool(made.rows and made.rows[0][0]),
     )
 
 
-def advanced(stream: Stream, batch: str, mark: int, tally: Tally) -> list[Statement]:
+def advance_statements(
+    stream: Stream, batch: str, mark: int, tally: DeliveryCounts
+) -> list[Statement]:
     """Return what stores the new mark: to be sent with COMMIT.
 
     Constraints that are checked at the end are checked before it, so that their failure is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which statements a run of changes needs, in which order, and what their results say."""
 
 import json
@@ -9,15 +10,15 @@ from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.reading import Change
 from edgepaas.pgdriver.pipeline import Result, Statement
 from edgepaas.sync.delivery import statements
+from edgepaas.sync.delivery.column_mapping import ColumnMapping, map_columns
 from edgepaas.sync.delivery.runs import Run
 from edgepaas.sync.delivery.sending import Origin
-from edgepaas.sync.delivery.shape import Shape, shape_of
-from edgepaas.sync.delivery.statement_template import Plan
+from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.hub.catalog import HubTable
 
 
 @dataclass
-class Tally:
+class DeliveryCounts:
     """What became of rows; ``conflicts`` and ``shed`` beside ``delivered``, not in it.
 
     ``delivered`` + ``dead`` are the rows; ``shed`` are those that gap rows among them count.
@@ -28,18 +29,20 @@ class Tally:
     conflicts: int = 0
     shed: int = 0
 
-    def count(self, plans: Sequence[Plan], results: Sequence[Result], rows: int) -> None:
-        """Add *rows* that landed by *plans* with *results*."""
+    def count(
+        self, templates: Sequence[StatementTemplate], results: Sequence[Result], rows: int
+    ) -> None:
+        """Add *rows* that landed by *templates* with *results*."""
         self.delivered += rows
-        for plan, result in zip(plans, results, strict=True):
-            if plan.counts:
+        for template, result in zip(templates, results, strict=True):
+            if template.counts:
                 self.conflicts += int(result.rows[0][0])
-            elif plan.records:
+            elif template.records:
                 self.conflicts += result.count
 
 
 class Planner:
-    """Makes plans and keeps them for a batch; the hub's *tables* are those of now."""
+    """Makes templates and keeps them for a batch; the hub's *tables* are those of now."""
 
     def __init__(
         self, tables: Mapping[str, HubTable], models: Mapping[str, Any], tombstoned: set[str]
@@ -48,45 +51,45 @@ class Planner:
         self.tables = tables
         self._models = models
         self._tombstoned = tombstoned
-        self._shapes: dict[Layout, Shape] = {}
-        self._plans: dict[tuple[Any, ...], list[Plan]] = {}
+        self._mappings: dict[Layout, ColumnMapping] = {}
+        self._templates: dict[tuple[Any, ...], list[StatementTemplate]] = {}
 
-    def plans(self, run: Run, *, comparing: bool) -> list[Plan]:
+    def templates_for(self, run: Run, *, comparing: bool) -> list[StatementTemplate]:
         """Return what applies *run*; none where the hub has nothing that it changes.
 
         *comparing*: facts that were there already are looked at as well. Without, the first
-        plan inserts, and its count tells whether any was. Raises SchemaDrift, TableGone.
+        template inserts, and its count tells whether any was. Raises SchemaDrift, TableDropped.
         """
         table = run.layout.table
         if run.op == "delete":
             self._tombstoned.add(table)
         clearing = run.op == "insert" and not run.resent and table in self._tombstoned
         known = (run.layout, run.op, run.resent, run.changed, comparing, clearing)
-        found = self._plans.get(known)
+        found = self._templates.get(known)
         if found is None:
-            found = self._plans[known] = self._made(run, comparing=comparing, clearing=clearing)
+            found = self._templates[known] = self._made(run, comparing=comparing, clearing=clearing)
         return found
 
-    def _made(self, run: Run, *, comparing: bool, clearing: bool) -> list[Plan]:
-        shape = self._shapes.get(run.layout)
-        if shape is None:
-            shape = shape_of(run.layout, self.tables.get(run.layout.table), self._models)
-            self._shapes[run.layout] = shape
+    def _made(self, run: Run, *, comparing: bool, clearing: bool) -> list[StatementTemplate]:
+        mapping = self._mappings.get(run.layout)
+        if mapping is None:
+            mapping = map_columns(run.layout, self.tables.get(run.layout.table), self._models)
+            self._mappings[run.layout] = mapping
         if run.op == "delete":
-            return [statements.delete(shape, resent=run.resent)]
+            return [statements.delete(mapping, resent=run.resent)]
         if run.op == "update":
-            plan = statements.update(shape, run.changed, resent=run.resent)
-            return [] if plan is None else [plan]
-        plans = [statements.insert(shape, guarded=run.resent)]
+            template = statements.update(mapping, run.changed, resent=run.resent)
+            return [] if template is None else [template]
+        templates = [statements.insert(mapping, guarded=run.resent)]
         if run.resent:
-            plans.append(statements.compare(shape, resent=True))
+            templates.append(statements.compare(mapping, resent=True))
         elif run.layout.kind != "facts":
-            plans.append(statements.merge(shape))
+            templates.append(statements.merge(mapping))
         elif comparing:
-            plans.append(statements.compare(shape, resent=False))
+            templates.append(statements.compare(mapping, resent=False))
         if clearing:
-            plans.append(statements.clear_tombstones(shape))
-        return plans
+            templates.append(statements.clear_tombstones(mapping))
+        return templates
 
 
 _GAP = """
@@ -114,6 +117,6 @@ def gap_statement(change: Change, origin: Origin) -> Statement:
     )
 
 
-def shed_by(change: Change) -> int:
+def rows_shed(change: Change) -> int:
     """Return how many rows the gap row *change* says were given up."""
     return int((change.gap or {}).get("rows", 0))

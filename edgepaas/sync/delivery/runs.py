@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From changes in order to runs: changes that one statement can apply together."""
 
 from collections.abc import Iterable, Mapping, Sequence

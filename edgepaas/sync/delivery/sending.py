@@ -1,4 +1,5 @@
-"""From a plan and changes to statements of a bounded size."""
+# SPDX-License-Identifier: Apache-2.0
+"""From a template and changes to statements of a bounded size."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,11 +9,11 @@ from typing import Any
 from edgepaas.outbox.reading import Change
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery import values
-from edgepaas.sync.delivery.statement_template import Plan, Want
+from edgepaas.sync.delivery.statement_template import Parameter, StatementTemplate
 
 #: Bytes of parameters that are sent at a time. The server's timers run while it waits for
 #: the end of a statement: 30 s for so many bytes are 70 kbit/s.
-LARGEST = 256 * 1024
+MAX_PARAMETER_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,62 +37,65 @@ def row_key(change: Change) -> str:
     return text if len(data) <= _LONGEST_KEY else f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def bound(
-    plans: Sequence[Plan], changes: Sequence[Change], origin: Origin
+def bind(
+    templates: Sequence[StatementTemplate], changes: Sequence[Change], origin: Origin
 ) -> Iterator[tuple[list[Statement], Sequence[Change]]]:
-    """Yield the statements of *plans*, in order, for slices of *changes* that are not too large.
+    """Yield the statements of *templates*, in order, for slices of *changes* of a bounded size.
 
-    Raises UnfitValue where a value cannot be sent at all.
+    Raises UnsendableValue where a value cannot be sent at all.
     """
-    arrays: dict[Want, Any] = {}
+    arrays: dict[Parameter, Any] = {}
     statements: list[Statement] = [
-        (plan.sql, [_parameter(want, changes, origin, arrays) for want in plan.wants])
-        for plan in plans
+        (
+            template.sql,
+            [_parameter(parameter, changes, origin, arrays) for parameter in template.parameters],
+        )
+        for template in templates
     ]
     size = sum(len(p) for _, parameters in statements for p in parameters)
-    if size <= LARGEST * len(plans) or len(changes) == 1:
+    if size <= MAX_PARAMETER_BYTES * len(templates) or len(changes) == 1:
         yield statements, changes
         return
-    parts = min(len(changes), -(-size // (LARGEST * len(plans))))
+    parts = min(len(changes), -(-size // (MAX_PARAMETER_BYTES * len(templates))))
     step = -(-len(changes) // parts)
     statements.clear()
     arrays.clear()
     for start in range(0, len(changes), step):
-        yield from bound(plans, changes[start : start + step], origin)
+        yield from bind(templates, changes[start : start + step], origin)
 
 
-def unfit(plan: Plan, change: Change) -> str:
-    """Return why *change* can never be sent as *plan* wants it; empty: it can."""
-    for want in plan.wants:
-        row = change.new if want.source == "new" else change.old
-        if want.source not in ("new", "old") or row is None:
+def unsendable_reason(template: StatementTemplate, change: Change) -> str:
+    """Return why *change* can never be sent by *template*, "" if it can."""
+    for parameter in template.parameters:
+        row = change.new if parameter.source == "new" else change.old
+        if parameter.source not in ("new", "old") or row is None:
             continue
-        value = row[want.position]
+        value = row[parameter.position]
         try:
-            values.array((value,), of_bytes=want.of_bytes)
-        except values.UnfitValue as reason:
-            return f"{change.layout.names[want.position]}: {reason}"
+            values.array((value,), is_bytea=parameter.is_bytea)
+        except values.UnsendableValue as reason:
+            return f"{change.layout.names[parameter.position]}: {reason}"
     return ""
 
 
 def _parameter(
-    want: Want, changes: Sequence[Change], origin: Origin, arrays: dict[Want, Any]
+    parameter: Parameter, changes: Sequence[Change], origin: Origin, arrays: dict[Parameter, Any]
 ) -> Any:
-    if want.source == "node":
+    if parameter.source == "node":
         return origin.node_id
-    if want.source == "stream":
+    if parameter.source == "stream":
         return origin.stream_id
-    if want not in arrays:
-        arrays[want] = values.array(_column(want, changes), of_bytes=want.of_bytes)
-    return arrays[want]
+    if parameter not in arrays:
+        arrays[parameter] = values.array(_column(parameter, changes), is_bytea=parameter.is_bytea)
+    return arrays[parameter]
 
 
-def _column(want: Want, changes: Sequence[Change]) -> list[Any]:
-    if want.source == "seq":
+def _column(parameter: Parameter, changes: Sequence[Change]) -> list[Any]:
+    if parameter.source == "seq":
         return [change.seq for change in changes]
-    if want.source == "key":
+    if parameter.source == "key":
         return [row_key(change) for change in changes]
-    position = want.position
-    if want.source == "new":
+    position = parameter.position
+    if parameter.source == "new":
         return [change.new[position] for change in changes if change.new is not None]
     return [change.old[position] for change in changes if change.old is not None]

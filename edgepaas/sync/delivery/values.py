@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One value of SQLite, as PostgreSQL is sent it and as the hub's own tables keep it.
 
 As sent: text that the type's input function reads, many at a time as an array's literal.
@@ -14,10 +15,10 @@ from typing import Any
 Kept = None | str | dict[str, str]
 
 #: What PostgreSQL says of text that it cannot hold (character_not_in_repertoire).
-UNFIT_TEXT = "22021"
+INVALID_CHARACTER = "22021"
 
 
-class UnfitValue(ValueError):
+class UnsendableValue(ValueError):
     """PostgreSQL cannot hold this value in this column, whatever is done about it."""
 
 
@@ -57,29 +58,29 @@ def encode_row(names: Sequence[str], row: Sequence[Any] | None) -> str | None:
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
 
 
-def array(values: Sequence[Any], *, of_bytes: bool = False) -> bytes:
+def array(values: Sequence[Any], *, is_bytea: bool = False) -> bytes:
     """Return *values* as the literal of a one-dimensional array (PostgreSQL manual, 8.15).
 
-    *of_bytes*: the array is one of bytea. Raises UnfitValue for a value that the elements'
+    *is_bytea*: the array is one of bytea. Raises UnsendableValue for a value that the elements'
     type cannot hold: the server would not know which one it was.
     """
-    if of_bytes:
+    if is_bytea:
         return _joined([_bytes_element(value) for value in values])
     try:
         # JSON's strings are an array's, but for the backslash; numbers and null as well.
         literal = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     except TypeError:
-        raise UnfitValue("bytes in a column that holds none") from None
+        raise UnsendableValue("bytes in a column that holds none") from None
     if "\\" in literal:
         return _joined([_element(value) for value in values])
     return _encoded("{" + literal[1:-1] + "}")
 
 
-def fits(value: Any, *, of_bytes: bool = False) -> bool:
+def fits(value: Any, *, is_bytea: bool = False) -> bool:
     """Whether :func:`array` takes *value*."""
     try:
-        array((value,), of_bytes=of_bytes)
-    except UnfitValue:
+        array((value,), is_bytea=is_bytea)
+    except UnsendableValue:
         return False
     return True
 
@@ -90,7 +91,7 @@ def _element(value: Any) -> str:
     if not isinstance(value, str):
         return _number(value)
     if "\0" in value:
-        raise UnfitValue("text with a NUL character")
+        raise UnsendableValue("text with a NUL character")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -100,7 +101,7 @@ def _bytes_element(value: Any) -> str:
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogateescape")
     if not isinstance(value, bytes):
-        raise UnfitValue("a number in a column of bytes")
+        raise UnsendableValue("a number in a column of bytes")
     return f'"\\\\x{value.hex()}"'
 
 
@@ -117,7 +118,7 @@ def _encoded(literal: str) -> bytes:
     try:
         return literal.encode("utf-8")
     except UnicodeEncodeError:
-        raise UnfitValue("text that is no UTF-8") from None
+        raise UnsendableValue("text that is no UTF-8") from None
 
 
 def _is_unicode(value: str) -> bool:

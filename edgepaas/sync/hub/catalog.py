@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the hub's tables look like, as its catalogue says."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hub: a bare connection to the PostgreSQL that every row is to reach.
 
 It works through PgBouncer in transaction pooling as well: what is set is set for one
@@ -16,7 +17,7 @@ from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.pipeline import Pipeline, Result, Statement
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
-from edgepaas.sync.errors import HubError, HubTrouble, HubUnreachable, translated
+from edgepaas.sync.errors import HubError, HubUnreachable, UnclassifiedHubError, translated
 from edgepaas.sync.hub.catalog import Tables, read_tables
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _GRACE = 10.0
 
 
 class Hub:
-    """One connection; belongs to one thread, but for :meth:`cut`.
+    """One connection; belongs to one thread, but for :meth:`abort`.
 
     Every method that asks PostgreSQL raises the errors of :mod:`edgepaas.sync.errors`.
     """
@@ -54,7 +55,9 @@ class Hub:
         self._owed: deque[int] = deque()
         self._tables: Tables | None = None
         link = connection.link
-        self._cutter = socket.socket(link.family, link.type, link.proto, os.dup(link.fileno()))
+        self._abort_socket = socket.socket(
+            link.family, link.type, link.proto, os.dup(link.fileno())
+        )
         # Said anew in each transaction: a pooler may have another server for each. The
         # TCP settings find a box that is gone between two statements of a transaction.
         self._begin: list[Statement] = [
@@ -141,7 +144,9 @@ class Hub:
         *results, ended = self.run([*last, ("COMMIT", ())])
         self._open = False
         if ended.tag != "COMMIT":
-            raise HubTrouble(f"{self.place} answered {ended.tag} to COMMIT: it was not committed")
+            raise UnclassifiedHubError(
+                f"{self.place} answered {ended.tag} to COMMIT: it was not committed"
+            )
         return results
 
     def rollback(self) -> None:
@@ -183,15 +188,15 @@ class Hub:
         """Ask for the tables anew when they are wanted next."""
         self._tables = None
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Shut the link down, from any thread: whatever waits for the hub fails at once."""
         with contextlib.suppress(OSError):  # it was not connected any more
-            self._cutter.shutdown(socket.SHUT_RDWR)
+            self._abort_socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection, broken or not."""
         self.broken = True
-        self._cutter.close()
+        self._abort_socket.close()
         close_quietly(self._connection)
 
     def __enter__(self) -> "Hub":

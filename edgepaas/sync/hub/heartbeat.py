@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The box's entry among the hub's ``nodes``: that it lives, how it is, and how its clock goes."""
 
 import logging
@@ -30,7 +31,7 @@ ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, version = excluded.ver
 
 
 @dataclass(frozen=True)
-class Sender:
+class LocalNode:
     """What does not change while this process runs; ``boot_id`` is the box's present start."""
 
     node_id: str
@@ -41,7 +42,7 @@ class Sender:
 
 
 @dataclass(frozen=True)
-class Condition:
+class NodeState:
     """What changes: the state's word, the rows that wait and (RFC 3339) since when."""
 
     state: str
@@ -54,12 +55,12 @@ class Heartbeat:
 
     def __init__(
         self,
-        me: Sender,
+        node: LocalNode,
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._me = me
+        self._node = node
         self._wall = wall
         self._clock = clock
         self._said = False
@@ -70,41 +71,41 @@ class Heartbeat:
         self.open_dead_letters: int | None = None
         self.open_conflicts: int | None = None
 
-    def beat(self, hub: "Hub", condition: Condition) -> None:
+    def send(self, hub: "Hub", condition: NodeState) -> None:
         """Write the entry, committed; raises what *hub* raises."""
         wall, began = self._wall(), self._clock()
-        ((there, boot_id, letters, conflicts),) = hub.query(_LOOK, self._me.node_id)
+        ((there, boot_id, letters, conflicts),) = hub.query(_LOOK, self._node.node_id)
         self.open_dead_letters, self.open_conflicts = int(letters), int(conflicts)
         # Half-way between question and answer, by the clock that nobody sets.
         self.clock_offset = round(there - (wall + (self._clock() - began) / 2), 3)
-        self._judge(boot_id)
+        self._detect_duplicate_node(boot_id)
         hub.query(
             _BEAT,
-            self._me.node_id,
-            self._me.name,
-            self._me.version,
-            self._me.build,
+            self._node.node_id,
+            self._node.name,
+            self._node.version,
+            self._node.build,
             condition.state,
             condition.rows_waiting,
             condition.waiting_since,
             self.clock_offset,
-            self._me.boot_id,
+            self._node.boot_id,
         )
         self._said = True
 
-    def _judge(self, found: str | None) -> None:
+    def _detect_duplicate_node(self, found: str | None) -> None:
         """Raise an alert when another start of a box writes under our id while we do.
 
         The one found first is our own last one. One that comes once after ours may be that
         of a hub restored from a backup; a box that lives comes again.
         """
-        if not self._said or not found or found == self._me.boot_id:
+        if not self._said or not found or found == self._node.boot_id:
             return
         self._others[found] = self._others.get(found, 0) + 1
-        logger.warning("node %s was seen with another boot id, %s", self._me.node_id, found)
+        logger.warning("node %s was seen with another boot id, %s", self._node.node_id, found)
         if self._others[found] == 2:
             raise_alert(
-                f"two boxes send under the node id {self._me.node_id}: a card or a state folder "
+                f"two boxes send under the node id {self._node.node_id}: a card or a state folder "
                 f"was copied. On one of them, stop EdgePaaS, delete state/node.json and start "
                 f"it again: it gets an id of its own, and its rows go home under that",
                 severity="critical",

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing the hub's schema to head: ``edgepaas schema --hub``, a child of the drainer.
 
 Migrations need Alembic and the application's models, which the drainer never loads; the
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE
 from edgepaas.sync.errors import HubError, HubUnreachable
-from edgepaas.sync.shutdown import Ending
+from edgepaas.sync.shutdown import StopRequest
 
 logger = logging.getLogger("edgepaas.sync")
 
@@ -21,28 +22,28 @@ class SchemaBlocked(HubError):
     """The hub's schema does not fit and cannot be made to; the message says why."""
 
 
-class HubSchema:
+class HubSchemaUpgrade:
     """Knows whether the hub's schema was seen at head, and sees to it."""
 
     def __init__(
         self,
         command: Sequence[str],
         environ: Mapping[str, str],
-        ending: Ending,
+        stop: StopRequest,
         *,
         at_head: bool,
     ) -> None:
         """*command*: the program and ``schema --hub``; *at_head*: a stage has just seen to it."""
         self._command = list(command)
         self._environ = dict(environ)
-        self._ending = ending
+        self._stop = stop
         self.at_head = at_head
 
     def bring(self) -> None:
         """Run the child and wait for it.
 
         Raises SchemaBlocked when it fails, HubUnreachable when it wants a new decision,
-        Ended when the end is asked for meanwhile: it is told to end then.
+        Stopped when the end is asked for meanwhile: it is told to end then.
         """
         import subprocess
 
@@ -61,7 +62,7 @@ class HubSchema:
                     output, _ = child.communicate(timeout=_LOOK_EVERY)
                     break
                 except subprocess.TimeoutExpired:
-                    self._ending.check()
+                    self._stop.raise_if_requested()
         finally:
             if child.poll() is None:
                 child.terminate()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing what the mirror found: put aside in a temporary table, applied in one transaction."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mirror: the hub's shared tables as they are, kept in the box's file for the next outage.
 
 A pass is one snapshot of the hub. A fingerprint a table tells which have changed; the rows of
@@ -33,7 +34,7 @@ _CURSOR = "edgepaas_mirror"
 _SIZES = "edgepaas_mirror_sizes"
 
 
-class MirrorHeldUp(Exception):
+class MirrorPostponed(Exception):
     """This pass cannot be done now; the next one will find out whether it still cannot."""
 
 
@@ -66,7 +67,7 @@ class Mirror:
         self._seen.clear()
 
     def run(self, connection: sqlite3.Connection, hub: "Hub") -> Passed:
-        """Do a pass. Raises what *hub* raises, MirrorHeldUp, sqlite3.Error."""
+        """Do a pass. Raises what *hub* raises, MirrorPostponed, sqlite3.Error."""
         if not any(layout.kind == "shared" for layout in forwarded(self.document)):
             return Passed()
         self._note_own_changes(connection)
@@ -160,7 +161,7 @@ def shared_tables(document: Mapping[str, Any], hub: "Hub") -> list[Table]:
 def waiting_keys(connection: sqlite3.Connection) -> Keys:
     """Return (table, key) of each change that the hub has not confirmed.
 
-    Raises MirrorHeldUp when they are too many: rows that go home come first.
+    Raises MirrorPostponed when they are too many: rows that go home come first.
     """
     stream = read_stream(connection)
     if stream is None:
@@ -171,7 +172,7 @@ def waiting_keys(connection: sqlite3.Connection) -> Keys:
         for chunk in batch.chunks():
             keys.update((change.layout.table, change.key) for change in chunk)
             if len(keys) > MOST_WAITING:
-                raise MirrorHeldUp(f"more than {MOST_WAITING} rows wait to be sent first")
+                raise MirrorPostponed(f"more than {MOST_WAITING} rows wait to be sent first")
         after = batch.last_seq
     return keys
 
@@ -250,7 +251,7 @@ class _Theirs:
                 continue
             key = _key(row, self.table.key_positions)
             if self._last is not None and key <= self._last:
-                raise MirrorHeldUp(f"{self.table.name}: the hub's rows come in another order")
+                raise MirrorPostponed(f"{self.table.name}: the hub's rows come in another order")
             self._last = key
             return row
 
@@ -307,7 +308,7 @@ def _ours(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, .
             return
         for row in page:
             if last and _key(row, positions) <= tuple(_rank(value) for value in last):
-                raise MirrorHeldUp(f"{table.name}: the box's keys cannot be put in order")
+                raise MirrorPostponed(f"{table.name}: the box's keys cannot be put in order")
             last = tuple(row[position] for position in positions)
             yield row
 

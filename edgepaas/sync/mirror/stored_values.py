@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PostgreSQL's values as the box stores them in SQLite: to the bit what its own types write.
 
 A row that came by the mirror and the same row written on the box are equal, so that nothing

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Import of readings from a CSV file into a running box."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing a CSV file into a running box over HTTP, resumable without doubling.
 
 Each row's id is derived from what it says and which occurrence of exactly that it is in
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from edgepaas.database.ids import content_id
+from edgepaas.app.models import content_id
 from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ImportFailed, Row
 from edgepaas.telemetry.times import format_moment
 from edgepaas.telemetry.words import counted

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Showing how far an import has come: a bar on a terminal, a line now and then elsewhere."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules at work: readings in, states and alerts out; no database of readings, no thread."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rule makes of one device's readings, one after the other: pure, no clock, no database.
 
 Readings are judged in the order in which the box took them in; durations are told by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an alert of a rule says: what happened, since when, and what to do."""
 
 from datetime import timedelta

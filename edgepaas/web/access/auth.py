@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may do what: tokens, and what the loopback may do without one.
 
 In production every write needs a token, and so does every read from beyond the box.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a request comes from: this very box, or beyond it."""
 
 import ipaddress

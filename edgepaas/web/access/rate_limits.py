@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """So many requests a second for each client, and no more memory for it than a small table."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/metrics`` in Prometheus' text format: what the box knows of itself, for existing tools.
 
 Names and units by https://prometheus.io/docs/practices/naming/; every label has a bounded
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from edgepaas.app.application import Box, BoxState
+from edgepaas.app import Box, BoxState
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.state import STATES

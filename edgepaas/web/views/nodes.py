@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/api/v1/nodes``: every box that reports to the PostgreSQL of this one.
 
 Where SQLite serves, as the drainer was told by PostgreSQL with its last heartbeat.
@@ -10,12 +11,12 @@ from typing import Any
 import marshmallow as ma
 
 from edgepaas.apikit.blueprint import ApiBlueprint
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.build import build_version
 from edgepaas.files.locks import LockHeld
 from edgepaas.files.node_identity import node_identity
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.hub.fleet import FLEET_BEATS, Fleet, read_fleet
+from edgepaas.sync.hub.fleet import HEARTBEATS_PER_FLEET_READ, Fleet, read_fleet
 
 #: A node that missed so many heartbeats, and is this many seconds late on top, is stale.
 MISSED = 3
@@ -80,7 +81,7 @@ def nodes_blueprint(box: Box) -> ApiBlueprint:
         "nodes", __name__, url_prefix="/api/v1/nodes", description="The boxes of one PostgreSQL."
     )
     interval = box.settings.number("HEARTBEAT_INTERVAL")
-    stale_after, asked_every = MISSED * interval + LATE, FLEET_BEATS * interval
+    stale_after, asked_every = MISSED * interval + LATE, HEARTBEATS_PER_FLEET_READ * interval
 
     @api.route("")
     @api.response(200, NodesSchema)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/openapi.json``: generated from the code, at the first question for it.
 
 Building the document imports nothing new but costs memory and a tenth of a second on
@@ -15,7 +16,7 @@ from flask import Flask, Response
 from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import PROBLEMS
 from edgepaas.apikit.smorest_adapter import AdaptedApi
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.web.access.auth import AccessRules
 from edgepaas.web.probe_paths import PROBE_PATHS
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page at ``/`` for people: what this box is, how it is, where to go on.
 
 One document, no script, nothing from elsewhere; its style is allowed by its hash, so
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from edgepaas.app.application import BoxState
+from edgepaas.app import BoxState
 from edgepaas.health.checks import CheckResult
 
 #: Which colour a state has. What is not here is red: degraded, full, stopping.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``/``: what this box is, as JSON for programs and as a page for people."""
 
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from flask import Flask, Response, jsonify, request
 
 from edgepaas.apikit.smorest_adapter import summary_of
 from edgepaas.apikit.werkzeug_adapter import openapi_path
-from edgepaas.app.application import Application, Box
+from edgepaas.app import Application, Box
 from edgepaas.health.checks import HealthBoard
 from edgepaas.web.views.page import page_policy, render_page
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second application, on the public interface alone: the built-in one is not special.
 
 ``application`` brings Flask blueprints, models and migrations of its own; ``bare`` is a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imported by every Python that starts with this folder on PYTHONPATH (see "site")."""
 
 import os

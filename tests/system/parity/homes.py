@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three homes of the one box, behind the same few verbs.
 
 Each lives in a network namespace of its own, on port 8080, in production, with settings in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a box does, over HTTP and its commands: the same in every home it may live in."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite can tell: with something left out of 'edgepaas up' it fails in that home."""
 
 import os

@@ -1,7 +1,8 @@
-"""A notice: one message to a human, as it was frozen before it was first sent.
+# SPDX-License-Identifier: Apache-2.0
+"""A notification: one message to a human, as it was frozen before it was first sent.
 
 What may have reached a receiver is sent again under the same key with the same content,
-until somebody has taken it; what has happened since goes into the next notice.
+until somebody has taken it; what has happened since goes into the next notification.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ What = Literal[
 
 
 @dataclass(frozen=True)
-class Told:
+class NotifiedState:
     """What a human knows of a condition: its state, how many of its alerts, when told."""
 
     state: str = ""
@@ -49,11 +50,11 @@ class Told:
         }
 
 
-def read_told(entry: Mapping[str, Any]) -> Told:
-    """Return what :meth:`Told.as_dict` wrote; KeyError, TypeError or ValueError for none."""
+def read_notified(entry: Mapping[str, Any]) -> NotifiedState:
+    """Return what :meth:`NotifiedState.as_dict` wrote; raises KeyError, TypeError, ValueError."""
     if entry["severity"] not in SEVERITIES:
         raise ValueError("severity")
-    return Told(
+    return NotifiedState(
         state=str(entry["state"]),
         total=int(entry["total"]),
         severity=entry["severity"],
@@ -68,15 +69,15 @@ class Covered:
     """A condition that a digest tells of, and what is known of it once the digest is told."""
 
     condition: str
-    after: Told
+    after: NotifiedState
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notification:
     """See the module. Times are wall clock seconds, 0.0 where there is none; *duration* seconds.
 
     *count* is how often it was raised in this episode, *new* how many of all its alerts no
-    earlier notice told of, *changes* how often it changed lately. *reached*: a receiver may
+    earlier notification told of, *changes* how often it changed lately. *reached*: a receiver may
     have it, though none said so. *not_before*: seconds to wait from *tried*.
     """
 
@@ -97,7 +98,7 @@ class Notice:
     suppressed: int = 0
     changes: int = 0
     clock_trusted: bool | None = None
-    after: Told = field(default_factory=Told)
+    after: NotifiedState = field(default_factory=NotifiedState)
     covers: tuple[Covered, ...] = ()
     attempts: int = 0
     reached: bool = False
@@ -126,11 +127,11 @@ class Notice:
         }
 
 
-def read_notice(entry: Mapping[str, Any]) -> Notice:
-    """Return what :meth:`Notice.as_dict` wrote; KeyError, TypeError or ValueError for none."""
+def read_notification(entry: Mapping[str, Any]) -> Notification:
+    """Return what :meth:`Notification.as_dict` wrote; raises KeyError, TypeError, ValueError."""
     if entry["severity"] not in SEVERITIES:
         raise ValueError("severity")
-    return Notice(
+    return Notification(
         key=str(entry["key"]),
         what=entry["what"],
         severity=entry["severity"],
@@ -148,9 +149,10 @@ def read_notice(entry: Mapping[str, Any]) -> Notice:
         suppressed=int(entry["suppressed"]),
         changes=int(entry["changes"]),
         clock_trusted=entry["clock_trusted"],
-        after=read_told(entry["after"]),
+        after=read_notified(entry["after"]),
         covers=tuple(
-            Covered(str(item["condition"]), read_told(item["after"])) for item in entry["covers"]
+            Covered(str(item["condition"]), read_notified(item["after"]))
+            for item in entry["covers"]
         ),
         attempts=int(entry["attempts"]),
         reached=bool(entry["reached"]),
@@ -160,14 +162,16 @@ def read_notice(entry: Mapping[str, Any]) -> Notice:
     )
 
 
-def attempted(notice: Notice, now: Moment, outcome: Outcome, *, reached: bool) -> Notice:
-    """Return *notice* after an attempt that nobody took: when it may be tried again, and why.
+def attempted(
+    notification: Notification, now: Moment, outcome: Outcome, *, reached: bool
+) -> Notification:
+    """Return *notification* after an attempt that nobody took: when it may be tried again, and why.
 
     *reached*: somebody may have had it before this attempt.
     """
     return replace(
-        notice,
-        attempts=notice.attempts + outcome.tried,
+        notification,
+        attempts=notification.attempts + outcome.tried,
         reached=reached or outcome.reached,
         tried=now,
         not_before=outcome.wait,

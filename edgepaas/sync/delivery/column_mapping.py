@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of a row can go into the hub's table: the columns that both sides have."""
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from edgepaas.sync.hub.catalog import HubColumn, HubTable
 
 
 @dataclass(frozen=True)
-class Slot:
+class MappedColumn:
     """One column: where it stands in the box's rows, and what the hub says of it."""
 
     position: int
@@ -33,11 +34,11 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ColumnMapping:
     """The columns of *layout* that the hub has, in the layout's order."""
 
     layout: Layout
-    slots: tuple[Slot, ...]
+    columns: tuple[MappedColumn, ...]
 
     @property
     def table(self) -> str:
@@ -45,30 +46,30 @@ class Shape:
         return quoted(self.layout.table)
 
     @property
-    def key(self) -> tuple[Slot, ...]:
+    def key(self) -> tuple[MappedColumn, ...]:
         """The key's columns, in the layout's order."""
-        return tuple(slot for slot in self.slots if slot.in_key)
+        return tuple(mapped for mapped in self.columns if mapped.in_key)
 
-    def at(self, position: int) -> Slot | None:
+    def at(self, position: int) -> MappedColumn | None:
         """Return the column that stands at *position* of the box's rows, if the hub has it."""
-        return next((slot for slot in self.slots if slot.position == position), None)
+        return next((mapped for mapped in self.columns if mapped.position == position), None)
 
 
-class TableGone(Exception):
+class TableDropped(Exception):
     """Neither the hub nor this box's own models have the table any more."""
 
 
-def shape_of(layout: Layout, table: HubTable | None, models: Mapping[str, Any]) -> Shape:
+def map_columns(layout: Layout, table: HubTable | None, models: Mapping[str, Any]) -> ColumnMapping:
     """Return what of *layout*'s rows goes into *table*, as the hub has it.
 
     A column that neither the hub nor the current *models* (``tables`` of tables.json) know
     is left out. Raises SchemaDrift where the hub lacks what the models have, has another
-    key, or demands a value that these rows do not have; TableGone.
+    key, or demands a value that these rows do not have; TableDropped.
     """
     wanted = models.get(layout.table)
     if table is None:
         if wanted is None:
-            raise TableGone
+            raise TableDropped
         raise SchemaDrift(f"the hub has no table {layout.table}; {_WAY_OUT}")
     known = {column["name"] for column in wanted["columns"]} if wanted else set()
     missing = [name for name in layout.names if name not in table.columns]
@@ -86,16 +87,16 @@ def shape_of(layout: Layout, table: HubTable | None, models: Mapping[str, Any]) 
                 f"the hub's {layout.table}.{column.name} demands a value, and rows that wait "
                 f"here have none: give it a default there until they are delivered"
             )
-    return Shape(layout, tuple(_slots(layout, table)))
+    return ColumnMapping(layout, tuple(_mapped_columns(layout, table)))
 
 
 _WAY_OUT = "'edgepaas schema --hub' brings it to this box's models"
 
 
-def _slots(layout: Layout, table: HubTable) -> list[Slot]:
+def _mapped_columns(layout: Layout, table: HubTable) -> list[MappedColumn]:
     names = layout.names
     return [
-        Slot(
+        MappedColumn(
             position,
             table.columns[column.name],
             column.merge,
