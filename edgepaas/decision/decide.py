@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_FALLBACK, ROWS_NOT_IN_POSTGRES
 from edgepaas.decision import losses
-from edgepaas.decision.contract import FALLBACK, ROWS_WAIT, DatabaseContract
+from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import Hold, read_hold, write_hold
 from edgepaas.decision.matrix import Choice, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult, probe
@@ -24,8 +24,6 @@ from edgepaas.timing.backoff import jitter, pause_after
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.decision")
-
-_ORIGIN = "edgepaas-dbdecide"
 
 #: The one attempt after a loss, in seconds: requests wait for its outcome.
 AFTER_LOSS_TIMEOUT = 1.0
@@ -132,33 +130,23 @@ def settle(decision: Decision, paths: Paths) -> None:
 
 
 def _tell(contract: DatabaseContract) -> None:
-    """Raise what a human is to know of the decision, and end what it ends."""
+    """Raise the alerts that follow from the decision, and resolve those that it ends."""
     if contract.db_fallback:
-        raise_alert(
+        DATABASE_FALLBACK.raise_alert(
             f"SQLite serves instead of PostgreSQL ({contract.db_state}) since "
-            f"{contract.decided_at}: {contract.reason}. Nothing is lost: rows go to PostgreSQL "
-            f"once it is back, and then it serves again by itself; see that it comes back",
-            severity="warning",
-            fingerprint=FALLBACK,
-            origin=_ORIGIN,
+            f"{contract.decided_at}: {contract.reason}"
         )
         return
-    resolve_alert(
-        f"no fallback since {contract.decided_at} ({contract.db_state}): {contract.reason}",
-        fingerprint=FALLBACK,
-        origin=_ORIGIN,
+    DATABASE_FALLBACK.resolve_alert(
+        f"no fallback since {contract.decided_at} ({contract.db_state}): {contract.reason}"
     )
     if contract.rows_waiting:  # a fallback's alert names them in its reason
-        raise_alert(
+        ROWS_NOT_IN_POSTGRES.raise_alert(
             f"PostgreSQL serves without {contract.rows_waiting:,} rows of "
-            f"{contract.sqlite_path}, since {contract.decided_at}: {contract.reason}. "
-            f"'edgepaas sync status' says how far they are on their way",
-            severity="warning",
-            fingerprint=ROWS_WAIT,
-            origin=_ORIGIN,
+            f"{contract.sqlite_path}, since {contract.decided_at}: {contract.reason}"
         )
     else:
-        resolve_alert("every row is in PostgreSQL", fingerprint=ROWS_WAIT, origin=_ORIGIN)
+        ROWS_NOT_IN_POSTGRES.resolve_alert("every row is in PostgreSQL")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import ConnectFailure, server_message
 from edgepaas.timing.backoff import jitter, pause_after
+from edgepaas.timing.deadline import Scope, within
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -106,15 +107,14 @@ class ServerDatabase(Database):
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
 
-        def work() -> None:
+        def work(_scope: Scope) -> None:
             self._pinger.close()
             self._engine.dispose()
 
-        thread = threading.Thread(target=work, name="database-close", daemon=True)
-        thread.start()
-        thread.join(CLOSE_TIMEOUT)
-        if thread.is_alive():
-            logger.warning("PostgreSQL does not take the good-bye of every connection")
+        try:
+            within(CLOSE_TIMEOUT, work, name="database-close")
+        except Exception as error:  # noqa: BLE001 - the process ends, and so do its connections
+            logger.warning("not every connection to PostgreSQL was closed in order: %r", error)
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
         session = WriteSession(self._engine)
