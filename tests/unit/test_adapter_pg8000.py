@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract with pg8000: what edgepaas.pgdriver.pg8000_adapter uses, without a server."""
 
+import contextlib
 import inspect
 import socket
 import struct
@@ -70,9 +71,12 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # the driver may have closed it
+            self.near.shutdown(socket.SHUT_RDWR)  # its file object keeps the socket open
         self.near.close()
         self._far.close()
         self._thread.join(10)
+        assert not self._thread.is_alive()
 
     def _run(self) -> None:
         with self._far.makefile("rb") as file:
