@@ -141,7 +141,7 @@ class MetricsPage:
                 ({"severity": "warning"}, found.open - found.critical),
             ],
         )
-        yield _gauge("alerts_waiting", "Alerts that wait to be told.", found.waiting)
+        yield _gauge("alerts_waiting", "Alerts that wait for delivery.", found.waiting)
         yield _gauge("alerts_dead", "Alerts that every channel refused.", found.dead)
         failing = [({"channel": name}, float(bool(why))) for name, why in found.channels.items()]
         if failing:
@@ -267,6 +267,7 @@ def metrics_blueprint(page: MetricsPage) -> Blueprint:
 
     @blueprint.route("/metrics")
     def metrics() -> Response:
+        """What Prometheus reads"""
         return page.view()
 
     return blueprint
