@@ -15,7 +15,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import ledger
-from edgepaas.outbox.stream import pending
+from edgepaas.outbox.ledger import pending
 from edgepaas.schema.postgresql.hub import prepare_hub
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
