@@ -127,9 +127,9 @@ def test_what_the_machine_does_not_tell_changes_nothing() -> None:
 
 def test_a_pause_between_two_looks_proves_nothing() -> None:
     condition = Condition(raise_after=60.0)
-    assert condition.see("broken", 0.0) == ""
-    assert condition.see("broken", 5000.0) == ""
-    assert condition.see("broken", 5001.0) == "raise"
+    assert condition.observe("broken", 0.0) == ""
+    assert condition.observe("broken", 5000.0) == ""
+    assert condition.observe("broken", 5001.0) == "raise"
 
 
 def test_a_clock_without_a_time_source_is_told_after_a_while_not_at_every_boot() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with the machine for so long that a human should know; and when it is over.
+"""Conditions of the machine and of the checks: raised when they last, resolved when over.
 
 One look proves nothing: a condition has to hold at every look for a while to be raised, and
 to be gone, by a margin, for a while to be resolved. Between the two nothing changes.
@@ -49,7 +49,7 @@ WELL_FOR = 60.0
 MEASURE_FOR = {"cpu": 120.0, "memory": 60.0, "disk": 30.0, "temperature": 60.0}
 #: What a value has to fall below its threshold to be well: percent points, degrees Celsius.
 MARGIN = {"percent": 5.0, "celsius": 5.0}
-#: A box that has just started needs this long to be given the time by a server.
+#: Seconds that a box which has just started may need to get the time from a server.
 CLOCK_FOR = 900.0
 CHECK_FOR = 30.0
 
@@ -67,8 +67,8 @@ _UNITS = {"percent": " %", "celsius": " °C"}
 
 logger = logging.getLogger("edgepaas.service")
 
-#: How a thing looks right now: ``between`` is neither, and ``unknown`` was not seen at all.
-Sight = Literal["broken", "well", "between", "unknown"]
+#: How a thing looks right now: ``between`` is neither, and ``unknown`` was not measured.
+Observation = Literal["broken", "well", "between", "unknown"]
 Change = Literal["", "raise", "resolve"]
 
 
@@ -83,24 +83,24 @@ class Condition:
     raise_after: float
     well_after: float = WELL_FOR
     raised: bool | None = None
-    _run: Sight = "unknown"
+    _run: Observation = "unknown"
     _since: float = 0.0
     _looks: int = 0
 
-    def see(self, sight: Sight, now: float) -> Change:
+    def observe(self, observed: Observation, now: float) -> Change:
         """Take in one look at *now* (seconds of a monotonic clock); return what is to be done."""
-        if sight == "unknown":
+        if observed == "unknown":
             return ""
-        if sight != self._run:
-            self._run, self._since, self._looks = sight, now, 0
+        if observed != self._run:
+            self._run, self._since, self._looks = observed, now, 0
         self._looks += 1
         if self._looks < LEAST_LOOKS:
             return ""
         lasted = now - self._since
-        if sight == "broken" and self.raised is not True and lasted >= self.raise_after:
+        if observed == "broken" and self.raised is not True and lasted >= self.raise_after:
             self.raised = True
             return "raise"
-        if sight == "well" and self.raised is not False and lasted >= self.well_after:
+        if observed == "well" and self.raised is not False and lasted >= self.well_after:
             self.raised = False
             return "resolve"
         return ""
@@ -120,7 +120,7 @@ class Finding:
     """How one thing looks, and what an alert of it would say."""
 
     entry: CatalogueEntry
-    sight: Sight
+    observed: Observation
     raise_after: float
     #: What is wrong; its first ``{}`` is where the time goes that it has lasted. Empty: it is
     #: raised elsewhere, and only its end is found here.
@@ -168,7 +168,7 @@ class ConditionWatch:
             self.look,
             every=LOOK_EVERY,
             first_after=LOOK_EVERY,
-            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile."),
         )
 
     def look(self) -> None:
@@ -189,7 +189,7 @@ class ConditionWatch:
         condition = self._known.setdefault(
             finding.fingerprint, Condition(raise_after=finding.raise_after)
         )
-        change = condition.see(finding.sight, now)
+        change = condition.observe(finding.observed, now)
         if change == "raise" and finding.wrong:
             self.alert(
                 finding.entry.message(
@@ -227,18 +227,18 @@ def _of_measure(measure: Measure) -> Finding:
     unit = _UNITS[measure.unit]
     value = "unknown" if measure.value is None else f"{measure.value:g}{unit}"
     threshold = f"{measure.name.upper()}_THRESHOLD={measure.threshold:g}"
-    sight: Sight = "between"
+    observed: Observation = "between"
     if measure.value is None:
-        sight = "unknown"
+        observed = "unknown"
     elif measure.broken:
-        sight = "broken"
+        observed = "broken"
     elif measure.value < measure.threshold - MARGIN[measure.unit]:
-        sight = "well"
+        observed = "well"
     thing, entry = _MEASURES[measure.name]
     busy = "at" if measure.unit == "celsius" else "used to" if measure.name != "cpu" else "busy to"
     return Finding(
         entry=entry,
-        sight=sight,
+        observed=observed,
         raise_after=MEASURE_FOR[measure.name],
         wrong=f"{thing} {busy} {value} and has been at {threshold} or above {{}}",
         well=f"{thing} {busy} {value}, below {threshold} again",
@@ -246,10 +246,10 @@ def _of_measure(measure: Measure) -> Finding:
 
 
 def _of_clock(report: SystemReport) -> Finding:
-    sights: dict[bool | None, Sight] = {True: "well", False: "broken", None: "unknown"}
+    observations: dict[bool | None, Observation] = {True: "well", False: "broken", None: "unknown"}
     return Finding(
         entry=CLOCK_UNTRUSTED,
-        sight=sights[report.clock_trusted],
+        observed=observations[report.clock_trusted],
         raise_after=CLOCK_FOR,
         wrong=f"the clock cannot be trusted {{}}: {report.clock_message}",
         well=f"the clock can be trusted again: {report.clock_message}",
@@ -266,7 +266,7 @@ def _of_check(result: CheckResult) -> Finding:
         return Finding(
             entry=REQUIRED_SERVICE,
             subject=name,
-            sight="well" if result.ok else "broken",
+            observed="well" if result.ok else "broken",
             raise_after=CHECK_FOR,
             wrong=f"the required service {name} has been away {{}}: {result.message}",
             well=f"the required service {name} is back: {result.message}",
@@ -274,7 +274,7 @@ def _of_check(result: CheckResult) -> Finding:
     return Finding(
         entry=HEALTH_CHECK,
         subject=result.name,
-        sight="well" if result.ok else "broken",
+        observed="well" if result.ok else "broken",
         raise_after=CHECK_FOR,
         wrong=f"the check {result.name} has failed {{}}: {result.message}",
         well=f"the check {result.name} passes again: {result.message}",
