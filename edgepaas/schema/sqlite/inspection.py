@@ -118,5 +118,5 @@ def examine_with_retry(path: Path, paths: Paths, chain: Chain) -> Revisions | Em
     try:
         return examine(path, paths, chain)
     except Unreadable as error:
-        logger.warning("%s; once more", error)
+        logger.warning("%s; it is examined once more", error)
     return examine(path, paths, chain)
