@@ -24,15 +24,18 @@ keeps to that by importing its models and views in functions (``models=``, ``blu
 from edgepaas import __version__ as PLATFORM_VERSION
 from edgepaas.app.application import Application, SmokeRequest, WSGIApplication
 from edgepaas.app.box import Box, BoxState, RaiseAlert, ResolveAlert, Worker
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 __all__ = [
     "PLATFORM_VERSION",
     "Application",
     "Box",
     "BoxState",
+    "PeriodicTask",
     "RaiseAlert",
     "ResolveAlert",
     "SmokeRequest",
+    "TaskAlert",
     "WSGIApplication",
     "Worker",
 ]

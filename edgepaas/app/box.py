@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgepaas.alerts import Severity, raise_alert, resolve_alert
+from edgepaas.timing.periodic_task import PeriodicTask
+from edgepaas.timing.task_registry import TaskRegistry
 
 if TYPE_CHECKING:
     from edgepaas.database import Database
@@ -45,7 +47,8 @@ class ResolveAlert(Protocol):
 class Worker(Protocol):
     """What runs beside the requests, in a thread of its own.
 
-    ``start`` is called once the box is ready, ``stop`` after the last request and before
+    :class:`edgepaas.app.PeriodicTask`, added by :meth:`Box.add_task`, is one that no error
+    ends. ``start`` is called once the box is ready, ``stop`` after the last request and before
     the database is closed: it returns within *seconds*.
     """
 
@@ -104,6 +107,19 @@ class Box:
     resolve: ResolveAlert = resolve_alert
     #: What the application's *blueprints* or *wsgi* adds is started and stopped with the box.
     workers: list[Worker] = field(default_factory=list)
+    #: The periodic tasks of the process: those that do not do their work are reported.
+    tasks: TaskRegistry = field(
+        default_factory=lambda: TaskRegistry(raise_alert, resolve_alert, origin="application")
+    )
+
+    def add_task(self, task: PeriodicTask) -> PeriodicTask:
+        """Have *task* started and stopped with the box; returns it.
+
+        While it fails, cannot be started or is late, the box is ``degraded`` and an alert is
+        open, both by the task's name.
+        """
+        self.workers.append(self.tasks.add(task))
+        return task
 
     @property
     def forwards(self) -> bool:

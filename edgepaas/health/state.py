@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgepaas.app.box import BoxState
 from edgepaas.health.checks import CheckResult
+from edgepaas.logs.redact import redact
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -97,12 +98,15 @@ class StateBoard:
         *,
         latest: Callable[[], Iterable[CheckResult]] = tuple,
         forwarding: "Callable[[], Forwarding | None]" = lambda: None,
+        tasks: Callable[[], Iterable[str]] = tuple,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.contract = contract
         #: What the checks found last (:meth:`edgepaas.health.checks.HealthBoard.latest`).
         self.latest = latest
         self._forwarding = forwarding
+        #: One line for each of the process's threads that does not do its work.
+        self._tasks = tasks
         #: One line about the alerts, for :func:`edgepaas.service.watches.monitor.status_line`.
         self.alerts: Callable[[], str] = str
         self._now = now
@@ -139,11 +143,12 @@ class StateBoard:
         """Return the state as of now, and since when."""
         found = [result for result in self.latest() if not result.ok]
         forwarding = self._forwarding()
+        tasks = tuple(redact(line) for line in self._tasks())
         with self._lock:
             noted = list(self._noted.values())
             facts = Facts(
                 full=_lines(noted, found, "full"),
-                degraded=_lines(noted, found, "degraded"),
+                degraded=(*_lines(noted, found, "degraded"), *tasks),
                 forwarding=forwarding,
             )
             current = box_state(self.contract, self._phase, facts)

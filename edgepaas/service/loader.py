@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgepaas.health.gate import GateReport
     from edgepaas.health.state import StateBoard
     from edgepaas.settings import Settings
+    from edgepaas.timing.task_registry import TaskRegistry
 
 #: Seconds for which the gate waits for a check that is late, as on a machine that has just
 #: been switched on and starts many things at once.
@@ -34,12 +35,16 @@ class Loaded:
 
 
 def load(
-    settings: "Settings", contract: "DatabaseContract", paths: "Paths", state: "StateBoard"
+    settings: "Settings",
+    contract: "DatabaseContract",
+    paths: "Paths",
+    state: "StateBoard",
+    tasks: "TaskRegistry",
 ) -> Loaded:
     """Import and open everything, and pass the verification gate once.
 
     Raises what the application raises at import, ConfigurationError for one that is not
-    there, DatabaseError. A failing gate is no exception: ``report`` says so.
+    there, DatabaseError. A failing gate is no exception: it is in ``report``.
     """
     from edgepaas.database.lean_import import import_sqlalchemy
 
@@ -58,6 +63,7 @@ def load(
         board = build_board(checks, settings)
         state.latest = board.latest
         box = make_box(settings, paths, contract, database, state.state)
+        box.tasks = tasks
         wsgi = create_app(box, application, board)
         # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.
         report = verify(

@@ -26,7 +26,7 @@ from edgepaas.health import forwarding
 from edgepaas.outbox import layout
 from edgepaas.schema import open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
-from edgepaas.service import crash_backoff
+from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
 from edgepaas.sync.hub import fleet
 from edgepaas.timing.moment import current_moment
@@ -78,7 +78,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (forwarding.ACKNOWLEDGED, {"hub_lost": 3}),
     (losses.LOSS, {"reason": "refused"}),
     (losses.RETURNS, {"times": [1.0, 2.5]}),
-    (crash_backoff.RECORD, {"failures": 3, "at": 1.5, "boot": "b"}),
+    (crash_loop.RECORD, {"failures": 3, "at": 1.5, "boot": "b"}),
     (handback.RECORD, {"generation": "g"}),
     (published_state.RECORD, {"state": "primary", "pid": 7, "started": 9, "boot_id": "b"}),
     (status.RECORD, status.SyncStatus().values()),
@@ -350,7 +350,7 @@ def test_an_upgraded_box_keeps_what_its_old_files_say(paths: Paths) -> None:
     assert forwarding.acknowledged(paths) == 7
     held = hold.read_hold(paths.postgres_hold, moment)
     assert held is not None and held.reason == "read-only" and held.remaining == 900.0
-    assert crash_backoff.Backoff(paths.crash_loop, clock=lambda: moment.since_boot).failed() == (
-        pytest.approx(crash_backoff.FIRST_DELAY * 2**4)
+    assert crash_loop.CrashLoop(paths.crash_loop, clock=lambda: moment.since_boot).failed() == (
+        pytest.approx(crash_loop.FIRST_DELAY * 2**4)
     )
     assert files_set_aside(paths.state) == []

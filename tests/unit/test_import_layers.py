@@ -151,7 +151,10 @@ def is_of_the_platform(module: str, *, own: str = "") -> bool:
 
 
 #: What the public interface stands on: each of these it offers, whole or in part.
-OFFERED = {"alerts", "apikit", "database", "decision", "errors", "files", "settings", "terminal"}
+OFFERED = {
+    *("alerts", "apikit", "database", "decision", "errors", "files", "settings", "terminal"),
+    "timing",
+}
 
 
 def test_the_public_interface_imports_no_room_that_it_does_not_offer() -> None:

@@ -9,7 +9,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import StateBoard
 from edgepaas.sd_notify import Notifier
-from edgepaas.service.crash_backoff import Backoff
+from edgepaas.service.crash_loop import CrashLoop
 from edgepaas.service.shutdown import Control, Ending
 from edgepaas.service.watches import monitor
 from edgepaas.service.watches.monitor import GenerationWatch, Monitor, status_line
@@ -35,7 +35,7 @@ def build(
         notifier=Notifier(recorder, watchdog=0.0001),
         probe=lambda _timeout: answers,
         generation=GenerationWatch(paths.db_contract, "1"),
-        backoff=Backoff(paths.crash_loop),
+        crash_loop=CrashLoop(paths.crash_loop),
         patience=20.0,
     )
     return made, state, control, recorder

@@ -147,7 +147,7 @@ def _ask(url: str) -> tuple[int, dict[str, Any]]:
 def _from_contracts(paths: Paths) -> dict[str, Any]:
     """Return what the decision said and how often the service failed, where that is readable."""
     from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.service.crash_backoff import RECORD
+    from edgepaas.service.crash_loop import RECORD
 
     found: dict[str, Any] = {}
     try:

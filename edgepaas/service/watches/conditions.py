@@ -6,7 +6,6 @@ to be gone, by a margin, for a while to be resolved. Between the two nothing cha
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from edgepaas.decision.contract import ROWS_WAIT
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.gate import DATABASE_CHECK, SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
+from edgepaas.timing.task_registry import FINGERPRINT_PREFIX
 
 if TYPE_CHECKING:
     from edgepaas.app.box import RaiseAlert, ResolveAlert
@@ -129,24 +130,23 @@ class ConditionWatch:
     checks: Callable[[], Iterable[CheckResult]]
     forwarding: "Callable[[], Forwarding | None]" = lambda: None
     raised_fingerprints: Callable[[str], list[str]] = lambda prefix: []
+    #: Fingerprints of the alerts that the process's periodic tasks raise and end themselves.
+    tasks: Callable[[], Iterable[str]] = tuple
     clock: Callable[[], float] = time.monotonic
     alert: "RaiseAlert" = raise_alert
     resolve: "ResolveAlert" = resolve_alert
     _known: dict[str, Condition] = field(default_factory=dict)
     _began: bool = False
 
-    def start(self, wait: Callable[[float], bool]) -> None:
-        """Look in a thread of its own until ``wait(seconds)`` says that the service ends."""
-
-        def run() -> None:
-            while not wait(LOOK_EVERY):
-                try:
-                    self.look()
-                except Exception:
-                    # Whatever one look stumbled over, the next one may warn of a full disk.
-                    logger.exception("the machine could not be looked at; it is tried again")
-
-        threading.Thread(target=run, name="conditions", daemon=True).start()
+    def task(self) -> PeriodicTask:
+        """Return the task that looks every :data:`LOOK_EVERY` seconds."""
+        return PeriodicTask(
+            "conditions",
+            self.look,
+            every=LOOK_EVERY,
+            first_after=LOOK_EVERY,
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+        )
 
     def look(self) -> None:
         """Look once; raise and resolve what follows."""
@@ -159,7 +159,7 @@ class ConditionWatch:
             self._judge(finding, now)
         if checks and not self._began:
             self._began = True
-            self._forget_others({finding.fingerprint for finding in found})
+            self._forget_others({finding.fingerprint for finding in found}.union(self.tasks()))
 
     def _judge(self, finding: Finding, now: float) -> None:
         condition = self._known.setdefault(
@@ -178,7 +178,7 @@ class ConditionWatch:
 
     def _forget_others(self, watched: set[str]) -> None:
         """End what was raised of things that this service does not look at any more."""
-        for prefix in ("service:", "check:"):
+        for prefix in ("service:", "check:", FINGERPRINT_PREFIX):
             for fingerprint in self.raised_fingerprints(prefix):
                 if fingerprint not in watched:
                     self.resolve(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType, same_fields
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import current_moment
 
 FIRST_DELAY = 0.1
@@ -30,8 +31,8 @@ RECORD = RecordType(
 logger = logging.getLogger("edgepaas.service")
 
 
-class Backoff:
-    """The crash-loop state in *path*; delays are in seconds.
+class CrashLoop:
+    """The failures of earlier processes, in the file *path*; delays are in seconds.
 
     *clock* is monotonic since the boot, which is what the file's times refer to.
     """
@@ -43,13 +44,13 @@ class Backoff:
     def failed(self) -> float:
         """Count a failure; returns how long to wait before ending."""
         failures = min(self._failures() + 1, 64)
-        delay: float = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1))
+        delay = pause_after(failures, first=FIRST_DELAY, longest=LONGEST_DELAY)
         boot_id = current_moment().boot_id
         state = {"failures": failures, "at": self._clock() + delay, "boot": boot_id}
         try:
             RECORD.write(self._path, state)
         except OSError as error:
-            # Uncounted, so the next failure would not wait longer: wait the longest now.
+            # Not counted, so the next failure would not wait longer: wait the longest now.
             logger.error("%s cannot be written: %s", self._path, error)
             return LONGEST_DELAY
         return delay
@@ -64,7 +65,7 @@ class Backoff:
     def _failures(self) -> int:
         found = RECORD.read_or_none(self._path)
         if found is None:
-            return 0  # no failure yet, or a file that says nothing: begin anew
+            return 0  # no failure yet, or a file that is not understood: begin anew
         counts = 0 <= self._clock() - found["at"] + LONGEST_DELAY <= HEALTHY_AFTER
         same_boot = found["boot"] == current_moment().boot_id
         return max(0, found["failures"]) if counts and same_boot else 0
