@@ -13,7 +13,7 @@ from edgepaas.logs.redact import redact
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.health.forwarding import Forwarding
+    from edgepaas.outbox.forwarding_state import Forwarding
 
 __all__ = ["STATES", "BoxState", "Facts", "Phase", "StateBoard", "box_state"]
 

@@ -127,7 +127,7 @@ class SyncWorker:
             self._failed(error)
         if self._file is not None:
             self._handback.enforce_deadline(self._file.connection)
-        self.report.handback = self._handback.status_text(self.report.rows_waiting)
+        self.report.hand_back = self._handback.status_text(self.report.rows_waiting)
         self._publisher.publish()
 
     def _failed(self, error: Exception) -> None:

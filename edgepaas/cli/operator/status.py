@@ -34,20 +34,6 @@ _FAILURES = {
     "protocol": _NOT_OURS,
 }
 
-#: What a person reads of PostgreSQL as the drainer sees it.
-_HUB = {
-    "ok": "takes rows",
-    "away": "away",
-    "misconfigured": "refuses rows until somebody mends it",
-    "schema": "has a schema that the rows do not fit",
-    "unknown": "unknown: edgepaas sync does not run",
-}
-_LEFT_OVER = (
-    ("dead_letters", "dead letters", "dead-letters"),
-    ("conflicts", "conflicts", "conflicts"),
-    ("hub_lost", "lost there", "acknowledge"),
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -214,20 +200,16 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:
+    from edgepaas.outbox.forwarding_state import shown
+
     found = document.get("forwarding")
     if not found:
         # Without a hub there is nowhere that rows could be waiting to go.
         if document.get("rows_waiting"):
             say("waiting", f"{document['rows_waiting']:,} rows to be sent")
         return
-    since = f" since {found['waiting_since']}" if found["waiting_since"] else ""
-    say("waiting", f"{found['rows_waiting']:,} rows to be sent{since}")
-    say("PostgreSQL", _HUB[found["hub"]] + (f": {found['reason']}" if found["reason"] else ""))
-    if found["hand_back"]:
-        say("hand-back", found["hand_back"])
-    for key, words, command in _LEFT_OVER:
-        if found[key]:
-            say(words, f"{found[key]:,}; 'edgepaas sync {command}'")
+    for label, text in shown(found):
+        say(label, text)
 
 
 def _show_alerts(found: dict[str, Any]) -> None:

@@ -99,6 +99,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
     from edgepaas.health.forwarding import current_forwarding
+    from edgepaas.outbox.forwarding_state import shown
     from edgepaas.sync import status as sync_status
     from edgepaas.terminal import print_json, say
 
@@ -117,11 +118,9 @@ def _status(arguments: argparse.Namespace) -> int:
     elif found is None:
         say("sync", "there is no PostgreSQL to forward to (DATABASE_URL is empty)")
     else:
-        say("sync", f"{found.state}{f': {found.reason}' if found.reason else ''}")
-        say("PostgreSQL", found.hub)
-        say("rows", found.line)
-        if found.last_delivery:
-            say("delivered", f"last at {found.last_delivery}")
+        say("sync", found.state)
+        for label, text in shown(found.as_dict()):
+            say(label, text)
         if status is not None and status.mirror is not None:
             say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")
         if status is not None and status.clock_offset is not None:

@@ -21,7 +21,7 @@ from edgepaas.timing.task_registry import FINGERPRINT_PREFIX
 
 if TYPE_CHECKING:
     from edgepaas.app.box import RaiseAlert, ResolveAlert
-    from edgepaas.health.forwarding import Forwarding
+    from edgepaas.outbox.forwarding_state import Forwarding
 
 #: Seconds between two looks.
 LOOK_EVERY = 10.0
