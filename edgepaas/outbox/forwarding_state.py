@@ -31,6 +31,10 @@ class Declaration:
     words: Mapping[str, str] | None = None
     metric: bool = False
     command: str = ""
+    #: The field that follows the value, where it says something.
+    explained_by: str = ""
+    #: What follows the number, where a person reads it.
+    suffix: str = ""
     #: Whether it may be null.
     optional: bool = False
 
@@ -61,6 +65,7 @@ class DeliveryState:
         "word",
         "What PostgreSQL looked like at the last attempt.",
         label="PostgreSQL",
+        explained_by="reason",
         metric=True,
         words={
             "ok": "takes rows",
@@ -71,11 +76,14 @@ class DeliveryState:
         },
     )
     rows_waiting: int = _declared(
-        0, "rows", "Rows on the box that PostgreSQL does not have.", label="to be sent", metric=True
+        0,
+        "rows",
+        "Rows on the box that PostgreSQL does not have.",
+        label="waiting",
+        metric=True,
+        suffix=" rows to be sent",
     )
-    reason: str = _declared(
-        "", "text", "Why, in one line; empty when there is nothing to explain.", label="because"
-    )
+    reason: str = _declared("", "text", "Why, in one line; empty when there is nothing to explain.")
     waiting_since: str | None = _declared(
         None,
         "moment",
@@ -205,10 +213,11 @@ def shown(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         if not one.label or value in (None, ""):
             continue
         if one.unit != "rows":
-            yield one.label, (one.words or {}).get(str(value), str(value))
+            why = f": {values[one.explained_by]}" if values.get(one.explained_by) else ""
+            yield one.label, (one.words or {}).get(str(value), str(value)) + why
         elif value or not one.command:
             way = f"; 'edgepaas sync {one.command}'" if one.command else ""
-            yield one.label, f"{value:,}{way}"
+            yield one.label, f"{value:,}{one.suffix}{way}"
 
 
 def _count(number: int, thing: str) -> str:

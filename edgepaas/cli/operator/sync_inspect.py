@@ -118,8 +118,8 @@ def _status(arguments: argparse.Namespace) -> int:
     elif found is None:
         say("sync", "there is no PostgreSQL to forward to (DATABASE_URL is empty)")
     else:
-        say("sync", found.state)
-        for label, text in shown(found.as_dict()):
+        say("sync", f"{found.state}{f': {found.reason}' if found.reason else ''}")
+        for label, text in shown({**found.as_dict(), "reason": ""}):
             say(label, text)
         if status is not None and status.mirror is not None:
             say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")
