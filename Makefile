@@ -5,6 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := packaging/python/constraints.txt
+# How many processes share the tests of 'make test', each with a PostgreSQL of its own;
+# WORKERS=0 runs them one by one. More than two cores: the tests wait more than they count.
+WORKERS ?= 4
+# Those of the integration tests come first: what takes longest is not left for the end.
+IN_PARALLEL = -n $(WORKERS) --dist loadgroup
+# How many workers share the system tests, each with boxes of its own; a file stays with one.
+BOXES ?= 3
+SIDE_BY_SIDE = -n $(BOXES) --dist loadfile
 RUN_ENV := $(if $(wildcard .env),EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURDIR)/.env}",)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
@@ -28,24 +36,35 @@ run-dev: $(VENV)/run.stamp ## the same, restarted when a source file changes, wi
 	@exec env $(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" $(BIN)/edgepaas up --reload
 
 test: $(VENV)/dev.stamp ## set everything up and pass the unit and integration tests
-	@$(MAKE) --no-print-directory pytest TESTS="tests/unit tests/integration"
+	@$(MAKE) --no-print-directory pytest TESTS="$(or $(TESTS),tests/integration tests/unit)" \
+	  ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-unit: $(VENV)/dev.stamp ## the unit tests alone
-	@$(MAKE) --no-print-directory pytest TESTS=tests/unit
+	@$(MAKE) --no-print-directory pytest TESTS=tests/unit ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-integration: $(VENV)/dev.stamp ## the integration tests alone (real PostgreSQL, started for them)
-	@$(MAKE) --no-print-directory pytest TESTS=tests/integration
+	@$(MAKE) --no-print-directory pytest TESTS=tests/integration ARGS="$(IN_PARALLEL) $(ARGS)"
 
 test-system: $(VENV)/dev.stamp ## the system tests: a fresh Debian (root, mmdebstrap, systemd-nspawn)
-	@$(MAKE) --no-print-directory pytest TESTS=tests/system \
-	  ARGS="$(IMAGE_TESTS:%=--ignore=%) $(ARGS)"
+	@$(MAKE) --no-print-directory pytest TESTS="$(or $(TESTS),tests/system)" \
+	  ARGS="$(SIDE_BY_SIDE) $(IMAGE_TESTS:%=--ignore=%) $(ARGS)"
+
+.PHONY: test-system-and-image
+test-system-and-image: $(VENV)/dev.stamp ## the system tests and those of the image in one go
+	@$(MAKE) --no-print-directory pytest TESTS=tests/system ARGS="$(SIDE_BY_SIDE) $(ARGS)"
+	@test -n "$(ARGS)" || $(BIN)/python packaging/tools/parity.py --check
 
 # They need podman and a base image, and have a target of their own: make image-test.
 IMAGE_TESTS = tests/system/test_image.py tests/system/test_image_hostile.py \
   tests/system/test_pod.py tests/system/test_compose.py tests/system/test_monitoring.py \
   tests/system/parity
 
-SOAK_TESTS = tests/integration/test_faults_link.py tests/integration/test_faults_streams.py \
+# The searches that 'make test' makes short: EDGEPAAS_SOAK=1 gives each a hundred times as long.
+SEARCHES = $(shell grep -l '^@given' tests/unit/*.py) tests/integration/test_openapi_contract.py \
+  tests/integration/test_telemetry_import.py tests/integration/test_rules_episodes.py \
+  tests/integration/test_alerts_kills.py tests/integration/test_alerts_storm.py
+
+SOAK_TESTS = $(SEARCHES) tests/integration/test_faults_link.py tests/integration/test_faults_streams.py \
   tests/integration/test_faults_live.py tests/integration/test_faults_model.py \
   tests/integration/test_faults_revisions.py tests/system/test_pooler.py \
   tests/system/test_disk_faults.py tests/system/test_live_faults.py \
@@ -54,13 +73,15 @@ SOAK_TESTS = tests/integration/test_faults_link.py tests/integration/test_faults
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## the fault tests at full length (hours): kills, power cuts, flapping links
 	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest \
-	  TESTS="$(SOAK_TESTS)" ARGS="-rP --show-capture=stdout $(ARGS)"
+	  TESTS="$(SOAK_TESTS)" ARGS="--timeout=0 -rP --show-capture=stdout $(ARGS)"
 	@EDGEPAAS_SOAK=1 $(MAKE) --no-print-directory pytest \
-	  TESTS=tests/system/test_box_survival.py ARGS="-rP -k whole_box"
+	  TESTS=tests/system/test_box_survival.py ARGS="--timeout=0 -rP -k whole_box"
 
+# The byte-code is kept, or each worker would compile every test anew.
 .PHONY: pytest
 pytest:
 	@set -a; if [ -f .env.test ]; then . ./.env.test; fi; set +a; \
+	  unset PYTHONDONTWRITEBYTECODE; \
 	  exec $(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 check: $(VENV)/dev.stamp ## ruff, mypy and the import layers
@@ -125,7 +146,7 @@ image: ## build the container image with docker or podman: IMAGE=registry/name:t
 	  --file packaging/docker/Dockerfile --tag $(IMAGE) .
 
 image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, upgraded, without PostgreSQL and with
-	@$(MAKE) --no-print-directory pytest TESTS="$(IMAGE_TESTS)"
+	@$(MAKE) --no-print-directory pytest TESTS="$(IMAGE_TESTS)" ARGS="$(SIDE_BY_SIDE) $(ARGS)"
 	@test -n "$(ARGS)" || $(BIN)/python packaging/tools/parity.py --check
 
 lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures shared by all tests: one PostgreSQL a session, an empty database a test, a clean box."""
+"""Fixtures shared by all tests: a worker's own PostgreSQL, a test's empty database, a clean box."""
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgepaas.files.paths import Paths, find_paths
+from tests.support import machine_readings, search
 from tests.support.postgres_server import PostgresServer, temporary_home
 
 if TYPE_CHECKING:
     from tests.support.hub_database import HubDatabase
+
+
+search.set_up()
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +29,7 @@ def postgres() -> Iterator[PostgresServer]:
         server.start()
         yield server
     finally:
-        server.stop()
-        shutil.rmtree(server.home)
+        server.remove()
 
 
 @pytest.fixture
@@ -52,6 +54,13 @@ def hub_database(postgres: PostgresServer, _hub_template: str) -> Iterator["HubD
 
     with HubDatabase.copy_of(postgres, _hub_template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def machine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file of ``machine_readings.SOME`` readings; 12 share their time with another one."""
+    folder = tmp_path_factory.mktemp("readings")
+    return machine_readings.write(folder / "machine.csv", machine_readings.SOME)
 
 
 @pytest.fixture(autouse=True)

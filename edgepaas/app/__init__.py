@@ -24,6 +24,7 @@ keeps to that by importing its models and views in functions (``models=``, ``blu
 from edgepaas import __version__ as PLATFORM_VERSION
 from edgepaas.app.application import Application, SmokeRequest, WSGIApplication
 from edgepaas.app.box import Box, BoxState, RaiseAlert, ResolveAlert, Worker
+from edgepaas.timing.backoff import jitter, pause_after
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 __all__ = [
@@ -38,4 +39,6 @@ __all__ = [
     "TaskAlert",
     "WSGIApplication",
     "Worker",
+    "jitter",
+    "pause_after",
 ]

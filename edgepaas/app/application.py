@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from edgepaas.app.box import Box
     from edgepaas.app.commands import Command
+    from edgepaas.app.settings import Setting
 
 #: A WSGI callable (PEP 3333).
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -43,9 +44,10 @@ class Application:
     platform's. One of the two has to be given. *guarded* says that the box's tokens guard
     every path; an application with a sign-in of its own says False.
 
-    *smoke* are requests that a sound build answers. *example* is a command that shows
-    people on ``/`` how to use it; ``{box}`` in it is the box's address. *commands* are its
-    sub-commands on the command line (:mod:`edgepaas.app.commands`).
+    *smoke* are requests that a sound build answers. *settings* are settings of its own
+    (:mod:`edgepaas.app.settings`), *commands* its sub-commands on the command line
+    (:mod:`edgepaas.app.commands`). *example* is a command that shows people on ``/`` how to
+    use it; ``{box}`` in it is the box's address.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Application:
     blueprints: "Callable[[Box], Sequence[Blueprint]] | None" = None
     wsgi: "Callable[[Box], WSGIApplication] | None" = None
     smoke: tuple[SmokeRequest, ...] = field(default=())
+    settings: "tuple[Setting, ...]" = field(default=())
     commands: "tuple[Command, ...]" = field(default=())
     guarded: bool = True
     example: str = ""

@@ -139,6 +139,11 @@ class StateBoard:
         with self._lock:
             self._noted.pop(key, None)
 
+    def is_noted(self, key: str) -> bool:
+        """Whether something is held against the box under *key*."""
+        with self._lock:
+            return key in self._noted
+
     def state(self) -> BoxState:
         """Return the state as of now, and since when."""
         found = [result for result in self.latest() if not result.ok]

@@ -10,8 +10,10 @@ from edgepaas.app.box import Box, BoxState
 from edgepaas.build import build_version
 from edgepaas.files.locks import LockHeld
 from edgepaas.files.node_identity import node_identity
+from edgepaas.settings.own import own_settings
 
 if TYPE_CHECKING:
+    from edgepaas.app.application import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -21,15 +23,17 @@ logger = logging.getLogger("edgepaas.application")
 
 
 def make_box(
+    application: "Application",
     settings: "Settings",
     paths: "Paths",
     contract: "DatabaseContract",
     database: "Database",
+    *,
     state: Callable[[], BoxState],
 ) -> Box:
-    """Return what the application is given; *state* tells the box's state at any time."""
+    """Return what the *application* is given; *state* tells the box's state at any time."""
     return Box(
-        settings=settings,
+        settings=settings.declared(own_settings(application.settings)),
         paths=paths,
         contract=contract,
         database=database,

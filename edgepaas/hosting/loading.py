@@ -12,6 +12,7 @@ from edgepaas.app import Application
 from edgepaas.errors import ConfigurationError
 from edgepaas.hosting.installed import find_installed, installed_applications, load_target
 from edgepaas.hosting.refusal import blamed, refusal
+from edgepaas.settings.own import own_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -41,6 +42,10 @@ def load_application(name: str) -> Application:
             f"EDGEPAAS_APP={target}: the application has neither blueprints nor a WSGI callable; "
             "give one of blueprints= and wsgi="
         )
+    try:
+        own_settings(loaded.settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"EDGEPAAS_APP={target}: {error}") from None
     # The object is frozen for everything but its loader, which alone knows the name.
     object.__setattr__(loaded, "loaded_as", target)
     return loaded

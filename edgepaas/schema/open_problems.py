@@ -6,7 +6,7 @@ Imports nothing heavy: the service asks it at its start.
 
 import contextlib
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.files import shapes
 from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
@@ -17,11 +17,11 @@ _NAME = "capture-trouble"
 RECORD = RecordType("schema-problem", 2, {"message": shapes.text})
 
 
-def note_trouble(paths: Paths, message: str, *, fingerprint: str) -> None:
-    """Tell a human that the box serves and something is not as it should be."""
-    raise_alert(message, severity="critical", fingerprint=fingerprint, origin="schema")
+def note_trouble(paths: Paths, message: str, entry: CatalogueEntry) -> None:
+    """Raise *entry*'s alert: the box serves, and something is not as it should be."""
+    entry.raise_alert(message)
     with contextlib.suppress(OSError):  # the alert has been raised; the disk may be what fails
-        RECORD.write(paths.runtime / _NAME, {"message": message})
+        RECORD.write(paths.runtime / _NAME, {"message": entry.message(message)})
 
 
 def forget_trouble(paths: Paths) -> None:

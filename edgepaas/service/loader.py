@@ -62,7 +62,7 @@ def load(
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
         state.latest = board.latest
-        box = make_box(settings, paths, contract, database, state.state)
+        box = make_box(application, settings, paths, contract, database, state=state.state)
         box.tasks = tasks
         wsgi = create_app(box, application, board)
         # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_LOST, SERVICE_START, UNIT
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.forwarding import ForwardingWatch
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 #: Seconds after which a busy thread hands the interpreter over. At Python's 5 ms a request
 #: that passes through loop, worker, writer and loop again waits for most of its time.
 SWITCH_INTERVAL = 0.001
-#: The fingerprint of a start that failed, until one succeeds.
-START = "service-start"
 #: Seconds in which a worker of the application brings its work to an end; fewer after a loss.
 WORKER_PATIENCE = 2.0
 
@@ -179,14 +178,12 @@ class Service:
 
     def _resolve_alerts_of_the_start(self) -> None:
         """End the alerts that this start shows to be over."""
-        from edgepaas.service.watches.database_loss import LOST
 
-        resolve_alert("the service started", fingerprint=START, origin="service")
+        SERVICE_START.resolve_alert("the service started")
         # Raised by systemd/ended when the service ended otherwise than it should.
-        resolve_alert("the service runs again", fingerprint="unit serve", origin="service")
+        UNIT.resolve_alert("the service runs again", subject="serve")
         if not self._contract.db_fallback:
-            message = f"the database answers ({self._contract.db_state})"
-            resolve_alert(message, fingerprint=LOST, origin="service")
+            DATABASE_LOST.resolve_alert(f"the database answers ({self._contract.db_state})")
 
     def _gate_failed(self, loaded: Loaded) -> None:
         failed = {result.name for result in loaded.report.failures}
@@ -206,13 +203,7 @@ class Service:
         if status == EXIT_DECIDE_AGAIN:
             self._control.end(Ending(status, reason, self._patience))
             return
-        raise_alert(
-            f"the service cannot start: {reason}. It is tried again; 'edgepaas doctor' looks for "
-            "causes",
-            severity="critical",
-            fingerprint=START,
-            origin="service",
-        )
+        SERVICE_START.raise_alert(f"the service cannot start: {reason}")
         self._print("verify", f"failed: {reason}")
         # While it waits, the process still reports why it is not ready.
         self._responder.close(Phase("starting", reason))

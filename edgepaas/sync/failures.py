@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps rows from going home: judged, told once, and tried again after a while."""
+"""Failures to deliver rows: classified, alerted once, and retried after a pause."""
 
 import logging
 import sqlite3
@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import (
+    HUB_AWAY,
+    HUB_MISCONFIGURED,
+    HUB_SCHEMA,
+    HUB_TROUBLE,
+    SYNC_FAILED,
+    SYNC_FILE,
+)
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.database.failures import is_damaged
 from edgepaas.sync.errors import HubError, HubMisconfigured, HubUnreachable, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import SchemaBlocked
@@ -18,12 +26,11 @@ from edgepaas.timing.backoff import Backoff
 
 logger = logging.getLogger("edgepaas.sync")
 
-_ORIGIN = "edgepaas-sync"
-#: Alerts with these fingerprints are resolved once the hub takes rows again.
-_FINGERPRINTS = (
-    *("hub-misconfigured", "hub-schema", "hub-trouble", "hub-away", "sync-file", "sync-failed"),
+#: Alerts that are resolved once PostgreSQL takes rows again.
+_RESOLVED_BY_SUCCESS = (
+    *(HUB_MISCONFIGURED, HUB_SCHEMA, HUB_TROUBLE, HUB_AWAY, SYNC_FILE, SYNC_FAILED),
 )
-#: Seconds for which PostgreSQL may be away before a person is told who would not be else:
+#: Seconds for which PostgreSQL may be away before an operator is notified who would not be else:
 #: where SQLite serves by choice nothing falls back, and a changed password looks like this.
 AWAY_ALERT_AFTER = 3600.0
 
@@ -34,17 +41,17 @@ class FailureClass:
 
     state: SyncState
     hub: HubState | None
-    #: What an alert is raised under; empty: waiting is all there is to do.
-    fingerprint: str = ""
+    #: What is raised; None: waiting is all there is to do.
+    alert: CatalogueEntry | None = None
 
 
 #: The first that fits; of an error that is none of these the box's own end is the cause.
 _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
-    (SchemaBlocked, FailureClass("blocked", "schema", "hub-schema")),
-    (SchemaDrift, FailureClass("blocked", "schema", "hub-schema")),
+    (SchemaBlocked, FailureClass("blocked", "schema", HUB_SCHEMA)),
+    (SchemaDrift, FailureClass("blocked", "schema", HUB_SCHEMA)),
     (HubUnreachable, FailureClass("held", "away")),
-    (HubMisconfigured, FailureClass("blocked", "misconfigured", "hub-misconfigured")),
-    (HubError, FailureClass("blocked", "misconfigured", "hub-trouble")),
+    (HubMisconfigured, FailureClass("blocked", "misconfigured", HUB_MISCONFIGURED)),
+    (HubError, FailureClass("blocked", "misconfigured", HUB_TROUBLE)),
 )
 
 
@@ -56,7 +63,7 @@ def classify(error: Exception, *, drifts: int) -> FailureClass:
         if isinstance(error, kind):
             return found
     return (
-        FailureClass("blocked", None, "sync-file")
+        FailureClass("blocked", None, SYNC_FILE)
         if is_damaged(error)
         else FailureClass("held", None)
     )
@@ -88,11 +95,11 @@ class FailureTracker:
         return max(self._link.remaining, self._lasting.remaining)
 
     def record_failure(self, error: Exception) -> FailureClass:
-        """Take note of *error*, and tell a person where one is needed."""
+        """Take note of *error*, and raise an alert where an operator is needed."""
         found = classify(error, drifts=self._drifts)
         if isinstance(error, SchemaDrift):
             self._drifts += 1
-        pause = (self._lasting if found.fingerprint else self._link).failed()
+        pause = (self._lasting if found.alert else self._link).failed()
         reason = one_line_reason(error)
         if reason != self.report.reason:
             logger.warning("nothing goes to PostgreSQL for now: %s", reason)
@@ -103,15 +110,9 @@ class FailureTracker:
         self._clear = False
         if found.hub == "away":
             self._alert_when_away_for_long(reason)
-        if found.fingerprint and found.fingerprint not in self._alerted:
-            self._alerted.add(found.fingerprint)
-            raise_alert(
-                f"rows cannot go to PostgreSQL: {reason}. They wait on this box, and nothing is "
-                "lost: 'edgepaas sync status' says how many, 'edgepaas doctor' looks for causes",
-                severity="critical",
-                fingerprint=found.fingerprint,
-                origin=_ORIGIN,
-            )
+        if found.alert is not None and found.alert.pattern not in self._alerted:
+            self._alerted.add(found.alert.pattern)
+            found.alert.raise_alert(f"rows cannot be delivered to PostgreSQL: {reason}")
         return found
 
     def _alert_when_away_for_long(self, reason: str) -> None:
@@ -119,20 +120,16 @@ class FailureTracker:
         if self._away_since is None:
             self._away_since = now
         long = now - self._away_since >= AWAY_ALERT_AFTER and self.report.rows_waiting > 0
-        if not long or not self.alerts_when_away or "hub-away" in self._alerted:
+        if not long or not self.alerts_when_away or HUB_AWAY.pattern in self._alerted:
             return
-        self._alerted.add("hub-away")
-        raise_alert(
+        self._alerted.add(HUB_AWAY.pattern)
+        HUB_AWAY.raise_alert(
             f"PostgreSQL has been away for more than {AWAY_ALERT_AFTER / 60:.0f} minutes: "
-            f"{reason}. {self.report.rows_waiting:,} rows wait on this box, and nothing is lost; "
-            "see that it comes back, and that DATABASE_URL still names it with the right password",
-            severity="warning",
-            fingerprint="hub-away",
-            origin=_ORIGIN,
+            f"{reason}. {self.report.rows_waiting:,} rows wait on this box"
         )
 
     def record_success(self) -> None:
-        """Take note that all went well; say so where it had not."""
+        """Take note that all went well; resolve what was raised."""
         if self._clear:
             return
         self._clear = True
@@ -145,8 +142,8 @@ class FailureTracker:
             logger.info("PostgreSQL takes rows again")
         self.report.hub, self.report.reason = "ok", ""
         self.report.state = "draining" if self.report.rows_waiting else "idle"
-        for fingerprint in _FINGERPRINTS:  # also those of a drainer before this one
-            resolve_alert("PostgreSQL takes rows again", fingerprint=fingerprint, origin=_ORIGIN)
+        for entry in _RESOLVED_BY_SUCCESS:  # also those of a drainer before this one
+            entry.resolve_alert("PostgreSQL takes rows again")
 
 
 def one_line_reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ from edgepaas.files.records import RecordType, same_fields
 from edgepaas.outbox import fence
 from edgepaas.outbox.stream import pending
 from edgepaas.outbox.tables import transaction
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
@@ -185,8 +186,9 @@ class HandBack:
 
         Each attempt has writes wait, which a PostgreSQL that is too slow must not cost often.
         """
-        wait = min(_LONGEST_WAIT, max(self._after, 1.0) * 2.0 ** min(self._failures, 16))
         self._failures += 1
+        first = max(self._after, 1.0)
+        wait = pause_after(self._failures, first=first, longest=_LONGEST_WAIT)
         self._not_before = self._clock() + wait
         self._lift(connection)
 

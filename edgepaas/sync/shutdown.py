@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EdgePaaSError
+from edgepaas.timing.backoff import Backoff
+from edgepaas.timing.periodic_task import PeriodicTask
 
 #: Seconds between two looks at the decision. The schema stage, which may have to swap the
 #: file, comes a Python start after the new decision.
@@ -109,18 +111,33 @@ class StopWatcher:
         self._seen: tuple[int, int] | None = None
         self._stopped = threading.Event()
 
+        self._task = PeriodicTask(
+            "watch",
+            self._turn,
+            every=0.0,  # it waits for the end itself
+            backoff=Backoff(first=CHECK_INTERVAL, longest=1.0),
+        )
+
     def start(self) -> None:
-        """Begin to watch."""
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        """Begin to watch; raises RuntimeError where no thread can be started.
+
+        Without the watch the process must not go on: it is started again by its supervisor.
+        """
+        self._task.start()
+        if not self._task.alive:
+            raise RuntimeError(f"the drainer cannot watch the decision: {self._task.problem()}")
 
     def stop(self) -> None:
         """Stop watching: the process ends in order."""
         self._stopped.set()
 
-    def _run(self) -> None:
-        while not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
+    def _turn(self) -> None:
+        """Look once; when the end was asked for, see that the process ends."""
+        if not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
             if reason := self.changed():
                 self._stop.request(EXIT_DECIDE_AGAIN, reason)
+            return
+        self._task.request_stop()
         self._wake()
         asked = time.monotonic()
         if self._stopped.wait(ABORT_AFTER):

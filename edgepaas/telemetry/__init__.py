@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.app import PLATFORM_VERSION, Application, Box, SmokeRequest
 from edgepaas.app.commands import Command
+from edgepaas.telemetry.limits import READINGS_MAX
 
 if TYPE_CHECKING:
     import argparse
@@ -87,6 +88,7 @@ application = Application(
         SmokeRequest("GET", "/api/v1/devices?limit=1"),
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
+    settings=(READINGS_MAX,),
     commands=(_IMPORT,),
     example=(
         "curl {box}/api/v1/readings -H 'Content-Type: application/json' "

@@ -23,6 +23,7 @@ from edgepaas.app.api import (
 )
 from edgepaas.app.models import utc_now
 from edgepaas.telemetry.intake import Key, prepare, store
+from edgepaas.telemetry.limits import READINGS_MAX
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.pages import page
 from edgepaas.telemetry.rules.follower import RuleFollower
@@ -52,7 +53,7 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
     api = ApiBlueprint(
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
-    most = box.settings.integer("READINGS_MAX")
+    most = box.settings.integer(READINGS_MAX.name)
 
     @api.route("", methods=["POST"])
     @api.takes_body(_BODY, description=f"One reading, up to {most:,}, or one a line (NDJSON).")
@@ -131,7 +132,7 @@ def _bounded(values: Any, most: int) -> None:
     # Before they are looked at: a client must not buy minutes of work with one request.
     if isinstance(values, list) and len(values) > most:
         raise Problem(
-            413, f"{len(values):,} readings in one request; READINGS_MAX allows {most:,}."
+            413, f"{len(values):,} readings in one request; {READINGS_MAX.name} allows {most:,}."
         )
 
 

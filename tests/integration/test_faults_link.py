@@ -77,8 +77,16 @@ def test_every_row_arrives_once_and_in_order_over_a_link_that(
         Relay(hub_database.server.port, seed=SEED) as relay,
         nodes(Node(tmp_path, relay.reroute(hub_database.url))) as node,
     ):
+
+        def write() -> None:
+            # Until the link was seen to break a few times, however fast all gets through.
+            for part in range(50):
+                write_some(node, WRITES, name=f"d{part}-", seed=SEED + part)
+                if relay.connections > 5:
+                    return
+
         spoil(relay)
-        writer = threading.Thread(target=write_some, args=(node, WRITES))
+        writer = threading.Thread(target=write)
         writer.start()
         node.drain(1800 if SOAK else 60, until=lambda: not writer.is_alive() and not node.waiting())
         writer.join()

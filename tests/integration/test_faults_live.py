@@ -18,7 +18,7 @@ from tests.support.relay import Relay
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
 SEED = int(os.environ.get("EDGEPAAS_SEED", "5"))
-KILLS = 1000 if SOAK else 20
+KILLS = 1000 if SOAK else 8
 
 
 def test_kills_at_random_moments_lose_double_and_reorder_nothing(

@@ -14,10 +14,9 @@ from edgepaas.files.paths import Paths
 from tests.support.answers import json_of
 from tests.support.telemetry_box import open_box, serving
 
-#: Test cases an operation and kind; with the coverage phase that is about 1,300 requests.
-EXAMPLES = 30
-#: Seconds; the run takes about 10.
-LIMIT = 240
+#: Test cases an operation and kind, beside those of the coverage phase, which are always all.
+EXAMPLES = 300 if os.environ.get("EDGEPAAS_SOAK") else 5
+LIMIT = 240 if EXAMPLES < 10 else 3600
 
 #: Valid by its schema, refused with a documented 422 all the same: a cursor that nobody
 #: gave out, a rule whose fields do not fit each other, a moment before 1970.

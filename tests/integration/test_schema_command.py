@@ -15,6 +15,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.schema.chain import chain_of, show
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import REPOSITORY, connected, migrations_folder
+from tests.support.in_process import edgepaas_here
 
 _APPLICATION = """
 from pathlib import Path
@@ -33,8 +34,8 @@ application = Application(
 HEAD = show(chain_of(telemetry).heads)
 
 
-def edgepaas(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in the test's box."""
+def process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in the test's box, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "edgepaas", *arguments],
         cwd=REPOSITORY,
@@ -59,35 +60,35 @@ def shop_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_stage_says_in_a_line_what_it_did(paths: Paths) -> None:
     """Created, then at head; --check agrees."""
-    assert edgepaas("env").returncode == 0
-    assert edgepaas("dbdecide").returncode == 0
-    assert edgepaas("schema", "--check").returncode == 1
-    first = edgepaas("schema")
+    assert process("env").returncode == 0
+    assert process("dbdecide").returncode == 0
+    assert process("schema", "--check").returncode == 1
+    first = process("schema")
     assert first.stdout.splitlines() == [f"schema       SQLite: fresh file at {HEAD}"]
-    again = edgepaas("schema")
+    again = process("schema")
     assert again.stdout.splitlines() == [f"schema       SQLite: at head ({HEAD})"]
-    check = edgepaas("schema", "--check", "--json")
+    check = edgepaas_here("schema", "--check", "--json")
     assert (check.returncode, json.loads(check.stdout)["at_head"]) == (0, True)
-    report = json.loads(edgepaas("schema", "--json").stdout)
+    report = json.loads(edgepaas_here("schema", "--json").stdout)
     assert (report["action"], report["after"]) == ("nothing", [HEAD])
     with connected(paths.sqlite) as connection:
         connection.execute("DROP TABLE alembic_version")
-    behind = edgepaas("schema", "--check")
+    behind = edgepaas_here("schema", "--check")
     assert behind.returncode == 1
     assert "run 'edgepaas schema'" in behind.stdout
-    repair = edgepaas("schema", "--repair")
+    repair = edgepaas_here("schema", "--repair")
     assert repair.returncode == 0
     assert "no version table" in repair.stdout
-    assert edgepaas("schema", "--check").returncode == 0
+    assert edgepaas_here("schema", "--check").returncode == 0
 
 
 def test_without_the_contracts_the_stage_to_run_is_named() -> None:
     """No traceback."""
-    failed = edgepaas("schema")
+    failed = edgepaas_here("schema")
     assert failed.returncode == 78
     assert "edgepaas env" in failed.stderr
-    edgepaas("env")
-    failed = edgepaas("schema")
+    edgepaas_here("env")
+    failed = edgepaas_here("schema")
     assert failed.returncode == 78
     assert "edgepaas dbdecide" in failed.stderr
 
@@ -95,29 +96,29 @@ def test_without_the_contracts_the_stage_to_run_is_named() -> None:
 def test_a_new_migration_is_written_and_applied(paths: Paths, shop_module: Path) -> None:
     """From the difference between the models and the scripts."""
     for stage in ("env", "dbdecide", "schema"):
-        assert edgepaas(stage).returncode == 0
-    none = edgepaas("schema", "--revision", "nothing")
+        assert edgepaas_here(stage).returncode == 0
+    none = edgepaas_here("schema", "--revision", "nothing")
     assert none.returncode == 1
     assert "nothing to write" in none.stderr
     (shop_module / "revision").write_text("0002")
-    written = edgepaas("schema", "--revision", "add the price")
+    written = edgepaas_here("schema", "--revision", "add the price")
     assert written.returncode == 0, written.stderr
     script = shop_module / "migrations" / "versions" / "0002_add_the_price.py"
     assert str(script) in written.stdout
     ast.parse(script.read_text())
     assert "price" in script.read_text()
-    migrated = edgepaas("schema")
+    migrated = edgepaas_here("schema")
     assert "migrated on a copy from 0001 to 0002" in migrated.stdout, migrated.stderr
-    assert edgepaas("schema", "--check").returncode == 0
-    assert "nothing to write" in edgepaas("schema", "--revision", "again").stderr
+    assert edgepaas_here("schema", "--check").returncode == 0
+    assert "nothing to write" in edgepaas_here("schema", "--revision", "again").stderr
 
 
 def test_a_migration_with_a_typing_error_is_named(paths: Paths, shop_module: Path) -> None:
     """By its file."""
     for stage in ("env", "dbdecide"):
-        edgepaas(stage)
+        edgepaas_here(stage)
     (shop_module / "migrations" / "versions" / "0002_bad.py").write_text("revision = ")
-    failed = edgepaas("schema")
+    failed = edgepaas_here("schema")
     assert failed.returncode == 1
     assert "0002_bad.py" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -132,7 +133,7 @@ def test_the_first_migration_needs_neither_a_template_nor_a_versions_folder(
     (folder / "versions" / "0001_test.py").unlink()
     shutil.rmtree(folder / "versions")
     for stage in ("env", "dbdecide", "schema"):
-        assert edgepaas(stage).returncode == 0
+        assert edgepaas_here(stage).returncode == 0
     with connected(paths.sqlite) as connection:
         connection.execute("INSERT INTO items VALUES ('i', 'tea')")
     link = shop_module.parent / "link"
@@ -140,16 +141,16 @@ def test_the_first_migration_needs_neither_a_template_nor_a_versions_folder(
     (shop_module / "shop_of_a_test.py").write_text(
         _APPLICATION.replace('Path(__file__).with_name("migrations")', f"Path({str(link)!r})")
     )
-    written = edgepaas("schema", "--revision", "first")
+    written = edgepaas_here("schema", "--revision", "first")
     assert written.returncode == 0, written.stderr
     assert str(folder / "versions" / "0001_first.py") in written.stdout
     assert not (folder / "script.py.mako").exists()
-    report = json.loads(edgepaas("schema", "--json").stdout)
+    report = json.loads(edgepaas_here("schema", "--json").stdout)
     assert (report["action"], report["after"]) == ("adopted", ["0001"])
     with connected(paths.sqlite) as connection:
         assert connection.execute("SELECT count(*) FROM items").fetchone() == (1,)
     (folder / "env.py").unlink()
-    failed = edgepaas("schema", "--revision", "second")
+    failed = edgepaas_here("schema", "--revision", "second")
     assert failed.returncode == 1
     assert "env.py" in failed.stderr
     assert "'run(context)'" in failed.stderr

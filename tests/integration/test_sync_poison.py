@@ -28,7 +28,7 @@ def letters(hub: TestHub) -> list[list[Any]]:
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.delivery.drain.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(f"{fingerprint}: {message}"),
     )
     return raised

@@ -12,8 +12,9 @@ import requests
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
 from edgepaas.web.access.tokens import TokenStore
+from tests.support.machine_readings import SOME
 from tests.support.second_application import application as notes
-from tests.support.telemetry_box import REAL_READINGS, STEPPING_CLOCK, open_box, serving
+from tests.support.telemetry_box import STEPPING_CLOCK, open_box, serving
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -68,19 +69,17 @@ def test_a_file_in_which_the_clock_steps_back_is_stored_whole_and_once(
     assert len(read_back(address)) == 45
 
 
-def test_the_real_readings_are_counted_back_exactly(
-    address: str, capsys: pytest.CaptureFixture[str]
+def test_weeks_of_readings_are_counted_back_exactly(
+    address: str, machine_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """22,695 readings, of which 12 share their time with another one of a different value."""
-    if not REAL_READINGS.is_file():
-        pytest.skip(f"the real readings are not beside this checkout: {REAL_READINGS}")
-    for accepted in (22_695, 0):
-        assert run_import(address, REAL_READINGS, "--json") == 0
+    """Thousands of readings, of which 12 share their time with another one of a different value."""
+    for accepted in (SOME, 0):
+        assert run_import(address, machine_file, "--json") == 0
         report = json.loads(capsys.readouterr().out)
-        assert (report["accepted"], report["duplicates"]) == (accepted, 22_695 - accepted)
+        assert (report["accepted"], report["duplicates"]) == (accepted, SOME - accepted)
         found = read_back(address)
-        assert said_by(found) == lines_of(REAL_READINGS)
-        assert len({reading["id"] for reading in found}) == 22_695
+        assert said_by(found) == lines_of(machine_file)
+        assert len({reading["id"] for reading in found}) == SOME
 
 
 def test_a_bad_row_is_named_and_nothing_is_sent(

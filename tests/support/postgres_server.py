@@ -26,6 +26,32 @@ from typing import Any
 USER = "edgepaas"
 START_LIMIT = 60.0
 
+#: Waits for a word on its input. When the input ends without one, the process that started the
+#: server is dead: the server ends as after a crash, and its folder goes.
+_WATCH = """
+read -r word && exit 0
+if [ "$(head -n 1 "$2/data/postmaster.pid" 2>/dev/null)" = "$1" ]; then
+    kill -QUIT "$1"; kill -CONT "$1"  # a test may have stopped it
+fi
+for turn in $(seq 200); do kill -0 "$1" 2>/dev/null || break; sleep 0.05; done
+rm -rf -- "$2"
+"""
+
+
+#: The ends of the watchers' input that this process holds.
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    # A child that fork() made has them too, and would keep the watcher from seeing this
+    # process end. (What another program is started with never has them: Popen closes them.)
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 class NoServer(RuntimeError):
     """There is no PostgreSQL server to be had here."""
@@ -64,7 +90,9 @@ class PostgresServer:
 
     def __init__(self, home: Path, *, port: int | None = None, durable: bool = False) -> None:
         self.home = home
+        #: A durable server outlives whoever started it; any other one ends with its starter.
         self.durable = durable
+        self._watcher: subprocess.Popen[bytes] | None = None
         self.binaries = find_binaries()
         self._port_file = home / "port"
         self._password_file = home / "password"
@@ -100,6 +128,7 @@ class PostgresServer:
         self._run(
             "initdb", "-D", str(self.data), "-U", USER, "-E", "UTF8", "--locale=C",
             "--auth=scram-sha-256", f"--pwfile={self._password_file}",
+            *([] if self.durable else ["--no-sync"]),
         )  # fmt: skip
 
     def start(self, *options: str) -> None:
@@ -120,6 +149,8 @@ class PostgresServer:
             start_new_session=True, **_as_unprivileged(),
         )  # fmt: skip
         log.close()
+        if not self.durable:
+            self._watch(self.process.pid)
         deadline = time.monotonic() + START_LIMIT
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -147,6 +178,11 @@ class PostgresServer:
     def kill(self) -> None:
         """End the server as a crash would, all of its processes at once."""
         self._end(signal.SIGQUIT)
+
+    def remove(self) -> None:
+        """Stop the server and remove its folder."""
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def execute(self, sql: str, database: str = "postgres") -> list[list[object]]:
         """Run one statement as superuser in autocommit and return its rows."""
@@ -196,6 +232,26 @@ class PostgresServer:
             self.process = None
         while self.pid() is not None and time.monotonic() < deadline:
             time.sleep(0.05)
+        self._dismiss_watcher()
+
+    def _watch(self, pid: int) -> None:
+        """Have the server end with this process, however this process ends."""
+        self._dismiss_watcher()
+        # A session of its own: a signal to the group of this process does not end the watcher too.
+        self._watcher = subprocess.Popen(
+            ["sh", "-c", _WATCH, "watch", str(pid), str(self.home)], stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
+        )  # fmt: skip
+        assert self._watcher.stdin is not None
+        _held.add(self._watcher.stdin.fileno())
+
+    def _dismiss_watcher(self) -> None:
+        if self._watcher is None:
+            return
+        assert self._watcher.stdin is not None
+        _held.discard(self._watcher.stdin.fileno())
+        self._watcher.communicate(b"over\n", timeout=START_LIMIT)
+        self._watcher = None
 
     def _run(self, program: str, *arguments: str) -> None:
         result = subprocess.run(

@@ -18,12 +18,11 @@ from edgepaas.health.gate import build_checks
 from edgepaas.hosting.box import make_box
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
+from edgepaas.settings.own import own_settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.web.app import create_app
 
-#: The real readings; they lie beside the checkout, not in it.
-REAL_READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
-#: A piece of them in which the clock steps back: 45 readings, 12 times occur twice.
+#: A piece of a machine's readings in which the clock steps back: 45 of them, 12 times occur twice.
 STEPPING_CLOCK = Path(__file__).resolve().parent / "stepping_clock.csv"
 
 
@@ -56,17 +55,18 @@ def open_box(
     **settings: str,
 ) -> Iterator[tuple[Flask, Box]]:
     """Give an application and its box, the schema at head; on SQLite unless *url* is given."""
-    resolved = Settings.of(**settings)
+    resolved = Settings.of(own_settings(application.settings), **settings)
     contract = contract_for(paths, url, state)
     bring_to_head(contract, resolved, paths, application)
     database = open_database(contract, resolved, paths)
     try:
         box = make_box(
+            application,
             resolved,
             paths,
             contract,
             database,
-            lambda: BoxState(contract.db_state, contract.db_state, (contract.reason,)),
+            state=lambda: BoxState(contract.db_state, contract.db_state, (contract.reason,)),
         )
         checks = build_checks(database, contract, resolved, paths, application)
         yield create_app(box, application, HealthBoard(checks)), box

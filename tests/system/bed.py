@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from tests.system.network import Namespace, run
-from tests.system.roots import CACHE, base_root
+from tests.system.roots import CACHE, base_root, only_one
 
 BOXES = CACHE / "boxes"
 BOOT_LIMIT = 90.0
 SUITE = os.environ.get("EDGEPAAS_TEST_SUITE") or "bookworm"
 CGROUPS = Path("/sys/fs/cgroup")
+#: The group above all boxes goes with the last of them: nobody may be making one just then.
+CGROUP_LOCK = CACHE / "cgroups.lock"
 #: The controllers a box gets a group of its own in, where cgroups are of the first version.
 V1 = ("systemd", "unified", "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio",
       "pids")  # fmt: skip
@@ -281,6 +283,10 @@ class Box:
 
     def _make_cgroups(self) -> list[Path]:
         """Make this box's groups; two boxes in one group would share their system.slice."""
+        with only_one(CGROUP_LOCK):
+            return self._make_cgroups_alone()
+
+    def _make_cgroups_alone(self) -> list[Path]:
         if (CGROUPS / "cgroup.controllers").exists():
             hierarchies = [CGROUPS]
         else:
@@ -303,9 +309,10 @@ def remove_box(folder: Path) -> None:
     if os.path.ismount(root):
         run("umount", "--recursive", "--lazy", str(root))
     shutil.rmtree(folder, ignore_errors=True)
-    for top in CGROUPS.glob("*/edgepaas-test"):
-        _remove_cgroup(top / folder.name)
-    _remove_cgroup(CGROUPS / "edgepaas-test" / folder.name)
+    with only_one(CGROUP_LOCK):
+        for top in CGROUPS.glob("*/edgepaas-test"):
+            _remove_cgroup(top / folder.name)
+        _remove_cgroup(CGROUPS / "edgepaas-test" / folder.name)
 
 
 def sweep() -> None:

@@ -11,9 +11,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.system.checkout import REPOSITORY, copy_checkout
+from tests.system.checkout import copy_checkout
+from tests.system.roots import CACHE, only_one
 
-CACHE = Path(os.environ.get("EDGEPAAS_TEST_CACHE") or "/var/tmp/edgepaas-test-cache")
 SUITE = "bookworm"
 PACKAGES = ("python3", "python3-venv", "make", "ca-certificates")
 USER = "tester"
@@ -41,7 +41,7 @@ class DebianRoot:
         self.root = self.folder / "root"
 
     def create(self) -> None:
-        """Unpack the root, make the user, and copy the checkout with the data beside it."""
+        """Unpack the root, make the user, and copy the checkout."""
         tarball = self._tarball()
         self.root.mkdir()
         run("tar", "-C", str(self.root), "--numeric-owner", "-xpf", str(tarball))
@@ -95,14 +95,14 @@ class DebianRoot:
 
     def _tarball(self) -> Path:
         tarball = CACHE / f"fresh-{SUITE}.tar"
-        if not tarball.is_file():
-            CACHE.mkdir(parents=True, exist_ok=True)
-            partial = tarball.with_suffix(f".{os.getpid()}.tar")
-            run(
-                "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                SUITE, str(partial),
-            )  # fmt: skip
-            partial.rename(tarball)
+        with only_one(CACHE / "fresh.lock"):
+            if not tarball.is_file():
+                partial = tarball.with_suffix(f".{os.getpid()}.tar")
+                run(
+                    "mmdebstrap", "--quiet", "--variant=minbase",
+                    f"--include={','.join(PACKAGES)}", SUITE, str(partial),
+                )  # fmt: skip
+                partial.rename(tarball)
         return tarball
 
     def _copy_checkout(self) -> None:
@@ -110,9 +110,6 @@ class DebianRoot:
         target = self.root / CHECKOUT.lstrip("/")
         target.mkdir()
         copy_checkout(target)
-        data = REPOSITORY.parent / "shared" / "data"
-        if data.is_dir():
-            shutil.copytree(data, target.parent / "shared" / "data")
         run("chroot", str(self.root), "chown", "-R", f"{USER}:{USER}", HOME)
 
 

@@ -21,7 +21,10 @@ from tests.system.checkout import REPOSITORY, copy_checkout
 from tests.system.client import Client
 from tests.system.network import Namespace, run
 from tests.system.roots import CACHE, only_one
+from tests.system.workers import run_owner
 
+#: Held by who builds: one build at a time, of what another worker has not built meanwhile.
+BUILDING = CACHE / "build.lock"
 #: An image that is built already, in the storage below; without it one is built.
 GIVEN_IMAGE = os.environ.get("EDGEPAAS_TEST_IMAGE", "")
 BASE = "docker.io/library/debian:bookworm-slim"
@@ -86,7 +89,7 @@ def base_image() -> str:
 def image(target: str = "application") -> str:
     """Return the name of the image under test, built with 'make image' from the tree as it is.
 
-    Built once; when that fails, every test that wants it fails at once.
+    Built once for all workers; when that fails, every test that wants it fails at once.
     """
     if GIVEN_IMAGE and target == "application":
         return GIVEN_IMAGE
@@ -97,8 +100,16 @@ def image(target: str = "application") -> str:
 
 @functools.cache
 def _built(target: str) -> tuple[str, str]:
-    name = f"localhost/edgepaas-test-{target}:{os.getpid()}"
+    name = f"localhost/edgepaas-test-{target}:{run_owner()}"
     base = base_image()
+    with only_one(BUILDING):
+        if podman("images", "-q", name).strip():
+            return name, ""
+        return name, _build(name, target, base)
+
+
+def _build(name: str, target: str, base: str) -> str:
+    """Build the image *name*; returns what was printed when that failed."""
     with tempfile.TemporaryDirectory(prefix="edgepaas-image-", dir="/var/tmp") as folder:
         tree = copy_checkout(Path(folder) / "edgepaas")
         # Not the history, but which commit it is.
@@ -116,13 +127,13 @@ def _built(target: str) -> tuple[str, str]:
             stdin=subprocess.DEVNULL, capture_output=True, timeout=BUILD_LIMIT, check=False,
         )  # fmt: skip
     printed = f"make image:\n{built.stdout[-6000:]}\n{built.stderr[-6000:]}"
-    return name, "" if built.returncode == 0 else printed
+    return "" if built.returncode == 0 else printed
 
 
 def later_image(name: str, package: Path) -> str:
     """Return the name of an image like *name* with another build of the package in it."""
     later = f"{name}-later"
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+    with only_one(BUILDING), tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         shutil.copyfile(package, Path(folder, "later.deb"))
         Path(folder, "Dockerfile").write_text(
             f"FROM {name}\nUSER 0\nCOPY later.deb /\nRUN dpkg --install /later.deb\n"
@@ -156,8 +167,9 @@ def sweep() -> None:
             if owner.isdigit() and not Path(f"/proc/{owner}").exists():
                 podman(*remove.split(), line, check=False)
     # Layers that a later build may take again, until they are too many.
-    if len(podman("images", "--all", "--quiet").split()) > MOST_LAYERS:
-        podman("image", "prune", "--force", check=False, timeout=600)
+    with only_one(BUILDING):
+        if len(podman("images", "--all", "--quiet").split()) > MOST_LAYERS:
+            podman("image", "prune", "--force", check=False, timeout=600)
 
 
 class Container:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A booted box whose PostgreSQL comes and goes: real readings, all of them home in the end."""
+"""A booted box whose PostgreSQL comes and goes: readings, all of them home in the end."""
 
 import json
 import random
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.telemetry_box import REAL_READINGS
 from tests.system.appliance import Appliance
 from tests.system.client import Writers
 from tests.system.hub import DATABASE, Hub
@@ -35,13 +35,11 @@ def box(installed: Appliance, hub: Hub) -> Iterator[Appliance]:
         hub.wire.heal()
 
 
-def test_real_readings_all_come_home_while_the_link_is_cut_at_random(
-    box: Appliance, hub: Hub
+def test_readings_all_come_home_while_the_link_is_cut_at_random(
+    box: Appliance, hub: Hub, machine_file: Path
 ) -> None:
     """Imported through the API over cuts of every kind; the ledger adds up, PostgreSQL serves."""
-    if not REAL_READINGS.is_file():
-        pytest.skip(f"the real readings are not beside this checkout: {REAL_READINGS}")
-    box.copy_in(REAL_READINGS, "/root/readings.csv")
+    box.copy_in(machine_file, "/root/readings.csv")
     token = box.exec("edgepaas", "token", "create", "importer").stdout.strip()
     box.write("/root/token", token, 0o600)
     chance, over = random.Random(SEED), threading.Event()

@@ -200,6 +200,7 @@ def test_a_ping_passes_while_somebody_else_writes(database: EmbeddedDatabase, pa
     other = open_sqlite(path)
     other.execute("BEGIN IMMEDIATE")
     database.ping()
+    assert other.in_transaction, "it wrote all the time"
     other.execute("ROLLBACK")
     other.close()
 

@@ -21,6 +21,7 @@ from edgepaas.files.contract import read_contract
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.service.instance_locks import claim_serving
 from edgepaas.settings import SETTINGS, Settings
+from tests.support.search import tries
 
 
 def call(module: object, *arguments: str) -> int:
@@ -184,7 +185,9 @@ def test_what_is_no_file_does_not_stop_the_chain(make: object, paths: Paths) -> 
 
 
 @hypothesis_settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=tries(25),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda t: t.encode("utf-8", "replace")))
 def test_any_bytes_start_the_chain_or_are_named(paths: Paths, data: bytes) -> None:

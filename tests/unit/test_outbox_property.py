@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgepaas.outbox import tables
 from tests.support.outbox import captured_file, changes, contents, replay
+from tests.support.search import tries
 
 KEYS = st.sampled_from(["a", "b", "c", "d"])
 # SQLite turns NaN into NULL; Python's driver takes integers of 64 bits.
@@ -85,7 +86,7 @@ START: tuple[tuple[str, tuple[object, ...]], ...] = (
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=tries(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STATEMENT, min_size=3, max_size=30))
 def test_replaying_what_was_captured_gives_the_same_tables(
     statements: list[tuple[str, tuple[object, ...]]],

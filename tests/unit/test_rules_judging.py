@@ -13,6 +13,7 @@ from edgepaas.telemetry.rules.judging import SECOND, Flip, Series, Watch, advanc
 from edgepaas.telemetry.rules.words import sentence, span
 from edgepaas.telemetry.times import EARLIEST
 from tests.support.rule_episodes import Row, episodes_below, gaps
+from tests.support.search import tries
 
 MINUTE = 60
 
@@ -116,7 +117,7 @@ def test_silence_is_told_by_the_time_of_listening_and_over_with_the_next_reading
         st.tuples(st.integers(-4000, 4000), st.sampled_from([50.0, 59.0, 60.0, 61.0])), max_size=60
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(50), deadline=None)
 def test_episodes_are_those_that_another_way_of_counting_finds(steps: list[Any]) -> None:
     moment, rows = EARLIEST + timedelta(days=365), []
     for step, value in steps:

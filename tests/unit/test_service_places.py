@@ -158,14 +158,14 @@ def test_probes_and_posts_are_answered_among_four_hundred_slow_clients(
         until(lambda: running.server.connections >= 100, "every place to be taken")
         honest: list[bytes] = []
         upload = threading.Thread(
-            target=lambda: honest.append(slowly(running, 1_000_000, seconds=5.0))
+            target=lambda: honest.append(slowly(running, 1_000_000, seconds=2.0))
         )
         upload.start()
         while upload.is_alive():
             assert get(running.address[1], "/health/ready", timeout=5)[0] == 200
             assert running.post(b"12345") == (200, b"got 5")
             assert running.server.connections <= 100 + RESERVE
-            time.sleep(0.2)
+            time.sleep(0.1)
         assert honest == [b"got 1000000"]
 
 
@@ -204,7 +204,7 @@ def test_a_steady_upload_may_take_longer_than_any_deadline(
 ) -> None:
     """What counts is that it gets on."""
     monkeypatch.setattr(places_module, "REQUEST_PATIENCE", 0.5)
-    assert slowly(serve(), 1_000_000, seconds=3.0) == b"got 1000000"
+    assert slowly(serve(), 1_000_000, seconds=1.5) == b"got 1000000"
 
 
 def test_requests_at_work_are_never_closed_and_the_box_gets_a_place_beside_them(

@@ -174,6 +174,26 @@ def test_the_death_of_the_parent_ends_it(paths: Paths) -> None:
     os.close(read)
 
 
+def test_a_watch_that_fails_goes_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the drainer would go on for ever with a decision that is over."""
+    write_db_contract(paths, generation="1")
+    stop, failed = StopRequest(), threading.Event()
+
+    def changed(_watch: StopWatcher) -> str:
+        failed.set()
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(StopWatcher, "changed", changed)
+        watch = StopWatcher(stop, paths.db_contract, "1", exit_process=lambda _: None)
+        watch.start()
+        assert failed.wait(10)
+    write_db_contract(paths, generation="2")
+    until(lambda: stop.requested, "the end")
+    watch.stop()
+    assert stop.status == EXIT_DECIDE_AGAIN
+
+
 def test_the_first_who_asks_for_the_end_decides_how() -> None:
     stop = StopRequest()
     stop.request(EXIT_DECIDE_AGAIN, "one")
@@ -196,7 +216,7 @@ def test_each_kind_of_trouble_is_judged(
     error: Exception, state: str, hub: str | None, alert: bool
 ) -> None:
     found = classify(error, drifts=0)
-    assert (found.state, found.hub, bool(found.fingerprint)) == (state, hub, alert)
+    assert (found.state, found.hub, bool(found.alert)) == (state, hub, alert)
 
 
 def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
@@ -204,7 +224,7 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
 ) -> None:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     trouble = FailureTracker(LiveStatus())
@@ -224,7 +244,7 @@ def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
     """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     now = 0.0
@@ -291,7 +311,14 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
     with pytest.raises(Stopped):
         schema.bring()
     pid = int(pid_file.read_text())
-    until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the end of the child")
+
+    def ended() -> bool:
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            return True  # its Popen has gone, and taken its status in
+
+    until(ended, "the end of the child")
 
 
 def test_the_status_is_written_when_it_changes_and_as_a_sign_of_life(paths: Paths) -> None:

@@ -9,9 +9,9 @@ import pytest
 from edgepaas.telemetry.importer import importer
 from edgepaas.telemetry.importer.csv_source import CsvSource, ImportFailed
 from edgepaas.telemetry.importer.importer import BatchRefused, Progress, Target, import_file
+from tests.support.machine_readings import SOME
 
 SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
 TARGET = Target("machine", "temperature")
 
 
@@ -59,15 +59,15 @@ def test_importing_again_stores_nothing() -> None:
     assert (again.accepted, again.duplicates) == (0, 45)
 
 
-def test_the_real_file_has_22695_readings_of_which_12_share_their_time() -> None:
-    if not REAL.is_file():
-        pytest.skip(f"the real readings are not there: {REAL}")
+def test_a_long_file_has_all_its_readings_and_12_of_them_share_their_time(
+    machine_file: Path,
+) -> None:
     box = FakeBox()
-    report = import_file(source_of(REAL), TARGET, box, batch_size=500)
-    assert (report.accepted, len(box.stored)) == (22_695, 22_695)
+    report = import_file(source_of(machine_file), TARGET, box, batch_size=500)
+    assert (report.accepted, len(box.stored)) == (SOME, SOME)
     moments = {reading["recorded_at"] for reading in box.stored.values()}
-    assert len(moments) == 22_695 - 12
-    assert import_file(source_of(REAL), TARGET, box, batch_size=333).duplicates == 22_695
+    assert len(moments) == SOME - 12
+    assert import_file(source_of(machine_file), TARGET, box, batch_size=333).duplicates == SOME
 
 
 def test_equal_rows_of_one_file_stay_as_many_as_they_are(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from edgepaas.apikit.problems import MOST_DETAILS, Problem
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from tests.support.boxes import THINGS, TestBox, make_box
+from tests.support.search import tries
 
 JSON = {"Content-Type": "application/json"}
 
@@ -306,7 +307,7 @@ def test_a_retry_is_never_after_less_than_a_second() -> None:
     assert Problem(429, retry_after=2.4).headers == {"Retry-After": "2"}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=tries(50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     body=st.one_of(
         st.binary(max_size=200),

@@ -123,14 +123,9 @@ def _drain(
 
 def _tell_of_bug(error: Exception) -> None:
     """Tell a person of what nobody expected; whoever starts us again does so after a pause."""
-    from edgepaas.alerts import raise_alert
+    from edgepaas.alerts.catalogue import SYNC_FAILED
 
-    raise_alert(
-        f"the drainer failed and starts again; rows wait on the box until then: {error!r}",
-        severity="critical",
-        fingerprint="sync-failed",
-        origin="edgepaas-sync",
-    )
+    SYNC_FAILED.raise_alert(f"the drainer failed and starts again: {error!r}")
 
 
 def _once(settings: "Settings", contract: "DatabaseContract", paths: "Paths") -> int:

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
     """Bring home what the box took while SQLite served, before PostgreSQL alone serves."""
-    from edgepaas.alerts import raise_alert
+    from edgepaas.alerts.catalogue import ROWS_LEFT_BEHIND
     from edgepaas.decision.waiting import rows_waiting
     from edgepaas.schema.stage import asking_for_time
 
@@ -109,12 +109,8 @@ def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
         say("schema", f"{contract.sqlite_path}: what waited is in PostgreSQL")
         return
     rows = f"{found.rows:,} rows" if found.readable else "rows that cannot be counted"
-    raise_alert(
-        f"PostgreSQL serves without {rows} of {contract.sqlite_path}: {reason}; "
-        f"'edgepaas sync' goes on sending them",
-        severity="critical",
-        fingerprint="rows-left-behind",
-        origin="schema",
+    ROWS_LEFT_BEHIND.raise_alert(
+        f"PostgreSQL serves without {rows} of {contract.sqlite_path}: {reason}"
     )
 
 

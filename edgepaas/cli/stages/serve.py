@@ -122,4 +122,8 @@ def _end_without_hung_threads(status: int) -> None:
         time.sleep(_FAREWELL)
         os._exit(status)
 
-    threading.Thread(target=end, name="farewell", daemon=True).start()
+    try:
+        threading.Thread(target=end, name="farewell", daemon=True).start()
+    except RuntimeError:  # the box has no thread left: the exit status matters more than they do
+        logging.shutdown()
+        os._exit(status)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_LOST
 from edgepaas.decision.losses import mark_loss
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED
 from edgepaas.httpd.startup_responder import Phase, StartupResponder
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.state import StateBoard
 
-#: The fingerprint of what is raised of a loss, until a service finds its database again.
-LOST = "database-lost"
 #: Seconds within which a suspected loss is confirmed.
 CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for; they have hung for
@@ -154,10 +152,8 @@ class LossWatch:
         reason = f"PostgreSQL was lost: {trouble}"
         handlers.responder.close(Phase("degraded", reason))
         handlers.state.note("database", reason)
-        raise_alert(
-            f"{reason}; deciding again, SQLite takes over if it stays away",
-            fingerprint=LOST,
-            origin="service",
+        DATABASE_LOST.raise_alert(
+            f"{reason}; deciding again, SQLite takes over if it stays away", severity="warning"
         )
         try:
             mark_loss(handlers.paths, reason)
@@ -172,11 +168,10 @@ class LossWatch:
         handlers.board.forget()
         if self._failures == 1:
             handlers.state.note("database", reason)
-            raise_alert(
-                f"{reason}. Requests get 503 until it is back; BOTH_DB=true would let SQLite serve",
-                severity="critical",
-                fingerprint=LOST,
-                origin="service",
+            DATABASE_LOST.raise_alert(
+                reason,
+                what_to_do="Requests get 503 until it is back; BOTH_DB=true would let SQLite "
+                "serve.",
             )
 
     def _embedded_fails(self, trouble: str) -> None:
@@ -185,11 +180,8 @@ class LossWatch:
         handlers.state.note("database", reason)
         if self._failures < EMBEDDED_FAILURES:
             return
-        raise_alert(
-            f"{reason}; the chain starts again and checks it",
-            severity="critical",
-            fingerprint=LOST,
-            origin="service",
+        DATABASE_LOST.raise_alert(
+            reason, what_to_do="The boot chain starts again, examines it and mends what it can."
         )
         handlers.responder.close(Phase("degraded", reason))
         handlers.control.wait(handlers.back_off())
@@ -204,6 +196,4 @@ class LossWatch:
         self._handlers.board.forget()
         self._handlers.responder.reopen()
         logger.info("the database answers again after %.0f s", away)
-        resolve_alert(
-            f"the database answers again after {away:.0f} s", fingerprint=LOST, origin="service"
-        )
+        DATABASE_LOST.resolve_alert(f"the database answers again after {away:.0f} s")

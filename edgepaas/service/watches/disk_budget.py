@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DISK_BUDGET, ROWS_SHED
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
@@ -34,8 +34,6 @@ _BUSY_TIMEOUT = 2.0
 #: Bytes that must stay free beside a ballast that is taken (again).
 _SPARE = 32 * 1024**2
 
-_FINGERPRINT = "disk-budget"
-_SHED = "rows-shed"
 _KEY = "budget"
 
 logger = logging.getLogger("edgepaas.service")
@@ -151,13 +149,9 @@ class BudgetWatch:
         return found
 
     def _tell_of_shedding(self, rows: int, found: budget.Usage) -> None:
-        raise_alert(
+        ROWS_SHED.raise_alert(
             f"{rows:,} waiting rows of LOW_VALUE were given up to make room: {found.text} of the "
-            f"disk budget are used; PostgreSQL is told of the gap. Bring the link back, or raise "
-            f"DISK_BUDGET",
-            severity="warning",
-            fingerprint=_SHED,
-            origin="service",
+            f"disk budget are used; the gap is reported to PostgreSQL"
         )
 
     def _settle(self, found: budget.Usage) -> None:
@@ -172,20 +166,13 @@ class BudgetWatch:
             self._refuse("")
             self._state.withdraw(_KEY)
         if self._level == "ok":
-            resolve_alert(
-                f"{found.text} of the disk budget are used",
-                fingerprint=_FINGERPRINT,
-                origin="service",
-            )
-            resolve_alert("no row is given up", fingerprint=_SHED, origin="service")
+            DISK_BUDGET.resolve_alert(f"{found.text} of the disk budget are used")
+            ROWS_SHED.resolve_alert("no row is given up any more")
             return
-        raise_alert(
+        DISK_BUDGET.raise_alert(
             f"{found.text} of the disk budget are used by {self._path}: "
-            f"{_CONSEQUENCE[self._level]}. Rows leave the box when "
-            f"PostgreSQL takes them; DISK_BUDGET sets the limit",
+            f"{_CONSEQUENCE[self._level]}",
             severity="critical" if self._level == "full" else "warning",
-            fingerprint=_FINGERPRINT,
-            origin="service",
         )
 
 

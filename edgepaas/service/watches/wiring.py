@@ -91,6 +91,7 @@ class Watches:
         """Watch the machine, what the checks find, and the disk budget."""
         from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
         from edgepaas.health.system import SystemMeter
+        from edgepaas.service.watches.condition_checks import ServiceChecks
         from edgepaas.service.watches.conditions import ConditionWatch
 
         conditions = ConditionWatch(
@@ -99,6 +100,9 @@ class Watches:
             forwarding=forwarding,
             raised_fingerprints=partial(raised_fingerprints, self.paths),
             tasks=lambda: self.tasks.fingerprints,
+            condition_checks=ServiceChecks(
+                self.paths, self.settings, self.contract, forwarding, self.state
+            ).by_name(),
         )
         self._start(conditions.task())
         self._start_budget(loaded.database)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS, SYNC_FORK, SYNC_HUB_LOST
 from edgepaas.outbox import ledger
 from edgepaas.outbox.layout import known
 from edgepaas.outbox.reading import Batch, next_batch
@@ -41,8 +41,6 @@ from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
 from edgepaas.sync.delivery.sending import Origin
 from edgepaas.sync.errors import RowRefused, SchemaDrift, UnclassifiedHubError
 from edgepaas.sync.hub.connection import Hub
-
-ORIGIN = "edgepaas-sync"
 
 logger = logging.getLogger("edgepaas.sync")
 
@@ -171,14 +169,9 @@ def _settled(
         fork(connection, why)
         progress.forked = True
         say(why)
-        raise_alert(
+        SYNC_FORK.raise_alert(
             f"The SQLite file of this box was cloned or set back: {why}. It goes on as a stream "
-            "of its own; what it sends again is applied only where nothing else was changed "
-            "since. See that no two boxes run with a copy of one file, then look at "
-            "'edgepaas sync conflicts'.",
-            severity="critical",
-            fingerprint="sync-fork",
-            origin=ORIGIN,
+            "of its own; what it sends again is applied only where nothing else was changed since"
         )
         return None
     return read_stream(connection)
@@ -198,14 +191,12 @@ def _go_back(
         f"PostgreSQL has this box's rows up to {standing.mark} and had them up to "
         f"{stream.confirmed_seq}: {again} are sent again, {lost} are lost"
     )
-    raise_alert(
+    SYNC_HUB_LOST.raise_alert(
         f"PostgreSQL has lost rows of this box (it had them up to {stream.confirmed_seq} and has "
         f"them up to {standing.mark}): it was restored from an older backup, or is another "
         f"database. What this box still has is sent again; {lost} rows that it no longer keeps "
-        "are lost (RETENTION). Look for them in other backups of PostgreSQL.",
+        "are lost (RETENTION)",
         severity="critical" if lost else "warning",
-        fingerprint="sync-hub-lost",
-        origin=ORIGIN,
     )
 
 
@@ -279,21 +270,15 @@ def _tell(tally: DeliveryCounts, refused: Sequence[dead_letters.RefusedChange], 
     if tally.dead:
         first = dead_letters.describe(refused)
         say(f"refused: {_rows(tally.dead)}; the first: {first}")
-        raise_alert(
+        SYNC_DEAD_LETTERS.raise_alert(
             f"PostgreSQL refused {_rows(tally.dead)} of this box, kept there as dead letters; "
-            f"the queue goes on. The first: {first}. 'edgepaas sync dead-letters' lists what "
-            "waits there; mend the cause and retry, or discard.",
-            fingerprint="sync-dead-letters",
-            origin=ORIGIN,
+            f"the queue goes on. The first: {first}"
         )
     if tally.conflicts:
         say(f"met by other values on the hub: {_rows(tally.conflicts)}")
-        raise_alert(
+        SYNC_CONFLICTS.raise_alert(
             f"PostgreSQL had other values than {_rows(tally.conflicts)} of this box; what was "
-            "overwritten or left out is kept there. 'edgepaas sync conflicts' lists them; "
-            "settle each once what PostgreSQL has is right.",
-            fingerprint="sync-conflicts",
-            origin=ORIGIN,
+            "overwritten or left out is kept there"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import NODE_TWICE
 
 if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
@@ -28,6 +28,10 @@ ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, version = excluded.ver
   build = excluded.build, state = excluded.state, rows_waiting = excluded.rows_waiting,
   oldest_waiting = excluded.oldest_waiting, clock_offset = excluded.clock_offset,
   boot_id = excluded.boot_id, last_seen = excluded.last_seen"""
+
+
+#: So many heartbeats in a row without another box's, and this one is alone under its id.
+LOOKS_ALONE = 10
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,28 @@ class NodeState:
 
 
 class Heartbeat:
-    """Beats, and notices another box that beats under the same name."""
+    """Sends heartbeats, and finds out whether another box sends some under the same node id.
+
+    *interval*: seconds between two heartbeats; some may come sooner.
+    """
 
     def __init__(
         self,
         node: LocalNode,
+        interval: float,
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
+        self._interval = interval
         self._wall = wall
         self._clock = clock
         self._said = False
         self._others: dict[str, int] = {}
+        #: How many looks in a row, an interval apart, have found no other box, and the last one.
+        self._looks_alone = 0
+        self._looked_at = float("-inf")
         #: The hub's clock less ours, in seconds, as of the last beat.
         self.clock_offset: float | None = None
         #: This box's dead letters and conflicts that wait for a person; None: not known yet.
@@ -97,18 +109,32 @@ class Heartbeat:
         """Raise an alert when another start of a box writes under our id while we do.
 
         The one found first is our own last one. One that comes once after ours may be that
-        of a hub restored from a backup; a box that lives comes again.
+        of a hub restored from a backup; a box that lives comes again. The alert is resolved,
+        also one of a process before this one, when no other box was seen for a while.
         """
         if not self._said or not found or found == self._node.boot_id:
+            self._count_look_alone()
             return
+        self._looks_alone = 0
         self._others[found] = self._others.get(found, 0) + 1
         logger.warning("node %s was seen with another boot id, %s", self._node.node_id, found)
         if self._others[found] == 2:
-            raise_alert(
+            NODE_TWICE.raise_alert(
                 f"two boxes send under the node id {self._node.node_id}: a card or a state folder "
-                f"was copied. On one of them, stop EdgePaaS, delete state/node.json and start "
-                f"it again: it gets an id of its own, and its rows go home under that",
-                severity="critical",
-                fingerprint="node-twice",
-                origin="edgepaas-sync",
+                f"was copied"
+            )
+
+    def _count_look_alone(self) -> None:
+        now = self._clock()
+        # A box that is cut off together with this one comes back with it: time alone proves
+        # nothing.
+        if now - self._looked_at < self._interval / 2:
+            return
+        self._looked_at = now
+        self._looks_alone += 1
+        if self._looks_alone == LOOKS_ALONE:
+            self._others.clear()
+            NODE_TWICE.resolve_alert(
+                f"no other box has sent under the node id {self._node.node_id} for "
+                f"{LOOKS_ALONE} heartbeats"
             )

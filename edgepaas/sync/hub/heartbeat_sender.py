@@ -42,7 +42,7 @@ class HeartbeatSender:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*interval*: seconds between two heartbeats."""
-        self._heartbeat = Heartbeat(node)
+        self._heartbeat = Heartbeat(node, interval)
         self._paths = paths
         self._contract = contract
         self._report = report

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long the tests that search for a counter-example search: a little here, long in a soak."""
+
+import os
+
+from hypothesis import settings
+
+SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
+#: Tries of a search that says nothing else.
+TRIES = 30
+
+
+def tries(here: int = TRIES, soak: int = 0) -> int:
+    """Return how many examples to try: *here*, or *soak* of them (else a hundred times *here*)."""
+    return (soak or 100 * here) if SOAK else here
+
+
+def set_up() -> None:
+    """Have every search of Hypothesis that says nothing else try as many."""
+    settings.register_profile("edgepaas", max_examples=tries())
+    settings.load_profile("edgepaas")
