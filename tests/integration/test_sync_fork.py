@@ -228,7 +228,7 @@ def audited(box: TestBox, hub: TestHub) -> dict[str, int]:
         f"WHERE stream_id = '{side.stream.stream_id}'"
     )
     assert mark == side.stream.confirmed_seq
-    taken = mark - base - side.shed_between(base + 1, mark) - side.absent_between(base + 1, mark)
+    taken = mark - base - side.shed_between(base + 1, mark) - side.missing_between(base + 1, mark)
     assert rows + dead == taken
     return side.counters
 

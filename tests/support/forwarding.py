@@ -256,7 +256,7 @@ class TestBox:
 
     def drain(self, hub: Hub, *, rows: int = 1000) -> DrainResult:
         """Send one batch."""
-        return drain_batch(self.file, hub, rows=rows, say=self.said.append)
+        return drain_batch(self.file, hub, rows=rows, log=self.said.append)
 
     def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[DrainResult]:
         """Send batches until nothing waits."""

@@ -189,7 +189,7 @@ class Node:
         """Send one batch; raises what the drain raises."""
         from edgepaas.sync.delivery import drain
 
-        return drain.drain_batch(self.connection, self.hub(), rows=self.rows, say=self.said.append)
+        return drain.drain_batch(self.connection, self.hub(), rows=self.rows, log=self.said.append)
 
     def drain(self, limit: float = LIMIT, *, until: Callable[[], bool] | None = None) -> None:
         """Send until nothing waits, however often the link breaks."""

@@ -33,7 +33,7 @@ from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
 from edgepaas.settings import Settings
 from edgepaas.sync.hub.connection import Hub
-from edgepaas.sync.hub.heartbeat import LOOKS_ALONE, Heartbeat, LocalNode, NodeState
+from edgepaas.sync.hub.heartbeat import CHECKS_ALONE, Heartbeat, LocalNode, NodeState
 from edgepaas.telemetry import application as telemetry
 from edgepaas.timing.moment import current_moment
 from tests.support.telemetry_box import contract_for
@@ -116,7 +116,7 @@ class Box:
         now = 0.0
         node = LocalNode("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "here", "1", "1", "ours")
         heartbeat = Heartbeat(node, 15.0, clock=lambda: now)
-        for _ in range(LOOKS_ALONE + 5):
+        for _ in range(CHECKS_ALONE + 5):
             now += 15.0
             heartbeat.send(cast(Hub, self.nodes), NodeState("primary", 0, None))
 

@@ -87,7 +87,7 @@ def desk(paths: Paths) -> Iterator[Desk]:
 
 
 def test_it_waits_until_postgres_has_been_good_for_long_enough(desk: Desk) -> None:
-    assert desk.handback.status_text(0) == "PostgreSQL does not take writes"
+    assert desk.handback.status_text(0) == "PostgreSQL accepts no writes"
     desk.handback.record_hub_write()
     desk.clock.now += 10
     desk.handback.record_hub_write()

@@ -17,19 +17,18 @@ from edgepaas.database.sqlite.sync_wakeup import Waker
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE
 from edgepaas.files.paths import Paths
 from edgepaas.outbox.space.retention import Reclaimed
-from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile
 from edgepaas.sync.errors import HubMisconfigured, HubUnreachable, SchemaDrift, UnclassifiedHubError
 from edgepaas.sync.failures import AWAY_ALERT_AFTER, FailureTracker, classify
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade, SchemaBlocked
+from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped, StopRequest, StopWatcher
 from edgepaas.sync.wakeups import ForeignWriteDetector, WakeupSocket, send_wakeup
 from edgepaas.sync.worker import SyncWorker
 from edgepaas.timing.backoff import Backoff
-from edgepaas.timing.due import Due
 from tests.support.service_process import until, write_db_contract
 
 LONG = 60.0
@@ -271,17 +270,15 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
         reclaimed.append(older_than)
         return Reclaimed()
 
-    monkeypatch.setattr("edgepaas.sync.worker.reclaim", reclaim)
+    monkeypatch.setattr("edgepaas.sync.reclaim.reclaim", reclaim)
     for offset, expected in ((-315_360_000.0, []), (0.2, [60.0])):
-        report = LiveStatus(clock_offset=offset)
         worker = SimpleNamespace(
-            report=report,
-            context=SimpleNamespace(settings=Settings.of(RETENTION="60")),
+            report=LiveStatus(clock_offset=offset),
+            _reclaimer=Reclaimer(60.0),
             _send_heartbeat=lambda *_, **__: None,
-            _reclaim=Due(60.0),
             connection=None,
         )
-        SyncWorker._do_reclaim(cast(SyncWorker, worker), cast(BoxFile, worker), cast(Hub, worker))
+        SyncWorker._reclaim(cast(SyncWorker, worker), cast(BoxFile, worker), cast(Hub, worker))
         assert reclaimed == expected
 
 
@@ -291,7 +288,7 @@ def test_a_schema_stage_that_fails_blocks_with_its_last_word(tmp_path: Path) -> 
     script.chmod(0o755)
     schema = HubSchemaUpgrade([str(script)], {}, StopRequest(), at_head=False)
     with pytest.raises(SchemaBlocked, match="it does not fit"):
-        schema.bring()
+        schema.run()
     assert not schema.at_head
 
 
@@ -309,7 +306,7 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
 
     threading.Thread(target=end).start()
     with pytest.raises(Stopped):
-        schema.bring()
+        schema.run()
     pid = int(pid_file.read_text())
 
     def ended() -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``run/nodes.json``: the hub's boxes, for a service that SQLite serves.
+"""``run/nodes.json``: all boxes that the hub knows, for a service that runs on SQLite.
 
-It has no connection to the hub, and shows them from there. Standard library only.
+Such a service has no connection to the hub and reads them from this file. Standard library only.
 """
 
 import json
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
     from edgepaas.sync.hub.connection import Hub
 
-#: The other boxes are asked for with each so-manieth heartbeat.
+#: The list of boxes is read with every fourth heartbeat.
 HEARTBEATS_PER_FLEET_READ = 4
-#: Boxes that are kept at most.
-LIMIT = 1000
+#: The most boxes that the file holds.
+MAX_NODES = 1000
 
-# As one text, which goes into the file as it is. By PostgreSQL's clock, which wrote
-# last_seen: a box's own may be anywhere.
+# One JSON text, which goes into the file as it is. Ages are by PostgreSQL's clock, which also
+# set last_seen: a box's own clock may be wrong by years.
 _NODES = """
 SELECT json_build_object('all', (SELECT count(*) FROM nodes), 'nodes',
   coalesce(json_agg(n ORDER BY n.name, n.node_id), '[]'::json))::text
@@ -63,12 +63,12 @@ logger = logging.getLogger("edgepaas.sync")
 
 
 def write_fleet(hub: "Hub", paths: "Paths", generation: str) -> None:
-    """Leave the boxes that *hub* knows in ``run/nodes.json``; raises what *hub* raises.
+    """Write the boxes that *hub* knows to ``run/nodes.json``; raises what *hub* raises.
 
-    *generation* is the decision's. A folder that takes no file is only logged.
+    *generation* is that of the decision. A failure to write the file is only logged.
     """
     read = json.dumps({"generation": generation, "moment": current_moment().as_dict()})
-    ((found,),) = hub.query(_NODES, LIMIT)
+    ((found,),) = hub.query(_NODES, MAX_NODES)
     try:
         write_unsynced(paths.fleet, RECORD.header() + f'"read": {read},\n"found": {found}}}\n')
     except OSError as error:
@@ -77,9 +77,9 @@ def write_fleet(hub: "Hub", paths: "Paths", generation: str) -> None:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Boxes as rows of the hub's ``nodes``, with ``age``: seconds since each was heard of.
+    """Boxes as rows of the hub's ``nodes``, with ``age``: seconds since the last heartbeat.
 
-    *complete*: whether they are all that the hub knew.
+    ``complete``: whether these are all boxes that the hub knew.
     """
 
     nodes: list[dict[str, Any]]
@@ -87,9 +87,9 @@ class Fleet:
 
 
 def read_fleet(paths: "Paths", generation: str, longest: float) -> Fleet | None:
-    """Return the boxes that were kept under *generation*, up to *longest* seconds ago.
+    """Return the boxes written under *generation* at most *longest* seconds ago.
 
-    Each is older by that time. None where there are none that can be understood.
+    Their ages include the time since then. None where the file is missing or unreadable.
     """
     entry = RECORD.read_or_none(paths.fleet)
     if entry is None:
@@ -99,7 +99,7 @@ def read_fleet(paths: "Paths", generation: str, longest: float) -> Fleet | None:
             return None
         then, now = read_moment(entry["read"]["moment"]), current_moment()
         passed = now.seconds_since(then)
-        # Across a start of the box only the wall clock counts, which anybody sets.
+        # Across a reboot only the wall clock would tell, and that can be set.
         if not now.same_boot(then) or passed is None or passed > longest:
             return None
         nodes = [_node(one, passed) for one in entry["found"]["nodes"]]
