@@ -17,23 +17,27 @@ RUN_ENV := $(if $(wildcard .env),EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURD
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-dev test test-unit test-integration test-system check format bench \
+.PHONY: help run run-dev test test-unit test-integration test-system check format docs bench \
         infra-up infra-status infra-down migration migrate settings wheel deb image image-test lock \
         clean
 
+# A line '##@ TITLE' begins a group of targets.
 help: ## list the targets
 	@echo 'EdgePaaS: an edge-device appliance for one web application.'
-	@echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
-	  while IFS="$$(printf '\t')" read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Settings pass through: PORT=9000 BOTH_DB=true DATABASE_URL=postgresql://… make run"
+
+##@ Run the box
 
 run: $(VENV)/run.stamp ## set everything up and run the box in the foreground
 	@exec env $(RUN_ENV) $(BIN)/edgepaas up
 
 run-dev: $(VENV)/run.stamp ## the same, restarted when a source file changes, with debug logs
 	@exec env $(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" $(BIN)/edgepaas up --reload
+
+##@ Test
 
 test: $(VENV)/dev.stamp ## set everything up and pass the unit and integration tests
 	@$(MAKE) --no-print-directory pytest TESTS="$(or $(TESTS),tests/integration tests/unit)" \
@@ -84,6 +88,8 @@ pytest:
 	  unset PYTHONDONTWRITEBYTECODE; \
 	  exec $(BIN)/python -m pytest $(TESTS) $(ARGS)
 
+##@ Code and documents
+
 check: $(VENV)/dev.stamp ## ruff, mypy and the import layers
 	$(BIN)/ruff check edgepaas alembic packaging tests
 	$(BIN)/ruff format --check edgepaas alembic packaging tests
@@ -94,6 +100,11 @@ format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff format edgepaas alembic packaging tests
 	$(BIN)/ruff check --fix edgepaas alembic packaging tests
 
+docs: $(VENV)/dev.stamp ## write the generated documents: settings, API, alerts
+	@$(BIN)/python packaging/tools/reference.py
+
+##@ Measure
+
 bench: $(VENV)/dev.stamp ## measure start, memory and durable writes, side by side with a plain application
 	@$(BIN)/python -m tests.bench $(ARGS)
 	@test -n "$(ARGS)" || $(MAKE) --no-print-directory bench-forwarding
@@ -101,6 +112,8 @@ bench: $(VENV)/dev.stamp ## measure start, memory and durable writes, side by si
 .PHONY: bench-forwarding
 bench-forwarding: $(VENV)/dev.stamp ## measure store and forward: drain, capture, an outage, memory
 	@$(BIN)/python -m tests.bench.forwarding $(ARGS)
+
+##@ A PostgreSQL to develop with
 
 infra-up: $(VENV)/dev.stamp ## start a local PostgreSQL and print the DATABASE_URL that points at it
 	@$(BIN)/python -m tests.support.postgres_server up
@@ -110,6 +123,8 @@ infra-status: $(VENV)/dev.stamp ## say whether the local PostgreSQL runs
 
 infra-down: $(VENV)/dev.stamp ## stop the local PostgreSQL; its data stays
 	@$(BIN)/python -m tests.support.postgres_server down
+
+##@ Schema and settings
 
 migration: $(VENV)/run.stamp ## write a new migration from the models: make migration MSG="add a column"
 	@test -n "$(MSG)" || { echo 'say what it does: make migration MSG="add a column"' >&2; exit 2; }
@@ -123,6 +138,8 @@ migrate: $(VENV)/run.stamp ## bring the chosen database's schema to head
 settings: $(VENV)/run.stamp ## list every setting, its value and where it came from
 	@env $(RUN_ENV) $(BIN)/edgepaas settings
 
+##@ Package
+
 wheel: $(VENV)/bin/pip ## build the wheel into dist/
 	@$(BIN)/python packaging/tools/wheels.py dist
 	@ls dist/*.whl
@@ -134,7 +151,8 @@ deb: $(VENV)/bin/pip ## build the Debian package into dist/: one for every CPU, 
 IMAGE_TOOL ?= $(shell command -v docker || command -v podman || echo docker)
 IMAGE ?= edgepaas
 IMAGE_TARGET ?= application
-IMAGE_SOURCES := edgepaas alembic systemd packaging pyproject.toml README.md CHANGELOG.md
+IMAGE_SOURCES := edgepaas alembic systemd packaging docs pyproject.toml README.md \
+  CHANGELOG.md SECURITY.md LICENSE NOTICE
 image: ## build the container image with docker or podman: IMAGE=registry/name:tag make image
 	@version=$$($(PYTHON) -c 'from edgepaas.build import build_version; print(build_version())') && \
 	  date=$$(git log -1 --format=%ct 2>/dev/null || true) && \
@@ -151,6 +169,8 @@ image-test: $(VENV)/dev.stamp ## build the image and try it: read-only, killed, 
 
 lock: $(VENV)/bin/pip ## pin the package's libraries by hash, from pyproject.toml and the constraints
 	@$(BIN)/python packaging/tools/lock.py
+
+##@ Clean up
 
 clean: ## remove the virtual environment and what was built (no data)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

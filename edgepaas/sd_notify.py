@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling the service manager: sd_notify(3), and nothing at all where nobody listens."""
+"""Notifying the service manager: sd_notify(3), and nothing where there is none."""
 
 import time
 from collections.abc import Mapping
@@ -39,19 +39,19 @@ class Notifier:
         return cls(sender, watchdog=_watchdog(environ, pid))
 
     def ready(self, status: str) -> None:
-        """Say that the service is ready (or that a reload is done)."""
+        """Notify that the service is ready (or that a reload is done)."""
         self._status = _line(status)
         self._send("READY=1", f"STATUS={self._status}")
 
     def status(self, text: str) -> None:
-        """Say the one-line state, if it is another one than before."""
+        """Send the one-line state, if it has changed."""
         line = _line(text)
         if line != self._status:
             self._status = line
             self._send(f"STATUS={line}")
 
     def alive(self) -> None:
-        """Say that workers answer."""
+        """Notify the watchdog that workers answer."""
         self._send("WATCHDOG=1")
 
     def extend(self, seconds: float) -> None:
@@ -59,13 +59,13 @@ class Notifier:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def stopping(self, status: str) -> None:
-        """Say that the service is on its way out."""
+        """Notify that the service ends."""
         self._status = _line(status)
         self._send("STOPPING=1", f"STATUS={self._status}")
 
     def reloading(self) -> None:
-        """Say that a reload has begun; :meth:`ready` ends it."""
-        # Type=notify-reload (systemd 253) wants the moment to tell old messages from new.
+        """Notify that a reload has begun; :meth:`ready` ends it."""
+        # Type=notify-reload (systemd 253) needs the time to tell old messages from new.
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def _send(self, *lines: str) -> None:
@@ -79,7 +79,7 @@ def _line(text: str) -> str:
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float:
-    # sd_watchdog_enabled(3): WATCHDOG_PID, where set, says whom it is about.
+    # sd_watchdog_enabled(3): WATCHDOG_PID, where set, names the process.
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return 0.0
     try:

@@ -11,7 +11,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.clock import judge_clock
 from edgepaas.health.disk import check_writable
 from edgepaas.http_client import HttpFailure, fetch
-from edgepaas.httpd.listen import CannotListen, bind
+from edgepaas.httpd.listen import ListenError, bind
 from edgepaas.service.instance_locks import serving_process
 from edgepaas.settings import Settings
 
@@ -105,7 +105,7 @@ def port(paths: Paths, settings: Settings) -> Finding:
     try:
         for sock in bind(host, number, patience=0.0):
             sock.close()
-    except CannotListen as error:
+    except ListenError as error:
         process = serving_process(paths)
         if process is not None and _is_edgepaas(host, number):
             by = f", process {process}" if process else ""

@@ -17,14 +17,14 @@ from edgepaas.httpd.protocol import MIN_PROGRESS, Parser
 #: How long, and how much, a client that was refused may still send before it is cut off.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 1024 * 1024
-#: Callers that are turned away and listened to like that at the same time.
+#: Clients that are rejected, and may still send like that, at the same time.
 MOST_LINGERING = 64
 
 _REASONS = {408: "Request Timeout", 503: "Service Unavailable"}
 
 
 def close_while_draining(task: Any) -> None:
-    """Have *task*'s answer say ``Connection: close`` (an application may not, PEP 3333)."""
+    """Put ``Connection: close`` into *task*'s answer (an application may not, PEP 3333)."""
     # Requests that were sent ahead on the same connection are answered first.
     if task.channel.server.draining and len(task.channel.requests) <= 1:
         task.request.headers["CONNECTION"] = "close"
@@ -46,11 +46,11 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         """Write the answer; called by a worker."""
         refusal = self.request.error
         _, default = PROBLEMS.get(refusal.code, ("", ""))
-        said = default if refusal.code == 500 else str(refusal.body)
+        message = default if refusal.code == 500 else str(refusal.body)
         problem = (
             too_long(self.channel.adj.max_request_body_size)
             if refusal.code == 413
-            else Problem(refusal.code, said or default)
+            else Problem(refusal.code, message or default)
         )
         request_id = os.urandom(8).hex()
         body = problem.encoded(request_id)
@@ -66,7 +66,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection that can say whether it gets on, and be given up with an answer."""
+    """A connection that measures its progress, and can be given up with an answer."""
 
     task_class = Task
     parser_class = Parser
@@ -121,26 +121,26 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self._moved = time.monotonic()
         return sent
 
-    def stalled_for(self, now: float) -> float:
-        """Return for how many seconds the client did not get on; 0 while it is ours to work."""
+    def stalled_seconds(self, now: float) -> float:
+        """Return the seconds without progress of the client; 0 while a worker has the request."""
         at_work = self.requests and not self.total_outbufs_len
         return 0.0 if at_work else now - self._moved
 
     def overdue(self, now: float, patience: float) -> bool:
         """Whether a request that has begun is arriving too slowly; *patience* in seconds."""
         arriving = self.request is not None and not self.requests and not self.total_outbufs_len
-        return arriving and now - self._moved > patience and not self.something_to_read()
+        return arriving and now - self._moved > patience and not self.has_unread_data()
 
     def cut(self) -> None:
         """Close the connection; a request that has begun gets 408 (the loop's thread)."""
         if self.request is not None and not self.requests and not self.total_outbufs_len:
-            _say(self.socket, Problem(408))
+            _send_problem(self.socket, Problem(408))
         self.handle_close()
 
-    def quiet_for(self, now: float) -> float:
-        """Return for how many seconds nothing has been asked or answered; 0 while anything is."""
+    def idle_seconds(self, now: float) -> float:
+        """Return the seconds since the last request or answer; 0 while there is one."""
         busy = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
-        if busy or self.something_to_read():
+        if busy or self.has_unread_data():
             return 0.0
         if self.request is not None and not self.request.headers_finished:
             return (now - self._last_heard) / 4  # a slow client's headers: four times the patience
@@ -153,7 +153,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.connected = False  # the worker's next write ends its task
             if waiting and not self._answering and self.socket is not None:
                 message = "The service stopped before this was done."
-                _say(self.socket, Problem(503, message, retry_after=2))
+                _send_problem(self.socket, Problem(503, message, retry_after=2))
         self.handle_close()
         return waiting
 
@@ -161,7 +161,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """Close the connection; one that was refused may still send for a moment.
 
         Closing a socket with unread data makes the kernel reset the connection, and
-        the client loses the answer that says why (RFC 9112, 9.6).
+        the client loses the answer with the reason (RFC 9112, 9.6).
         """
         if self.linger and self.connected and not self.total_outbufs_len and self.socket:
             self.linger = False
@@ -171,7 +171,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             _Lingering(sock, self._map)
         super().handle_close()
 
-    def something_to_read(self) -> bool:
+    def has_unread_data(self) -> bool:
         """Whether the client sent what was not received yet."""
         if self.socket is None:
             return False
@@ -181,17 +181,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return False  # nothing there, or the connection is gone
 
 
-def turn_away(sock: socket.socket, loop_map: dict[int, Any]) -> None:
-    """Answer 503 to a caller that gets no place, and close its connection."""
+def reject_connection(sock: socket.socket, loop_map: dict[int, Any]) -> None:
+    """Answer 503 to a client beyond the limit, and close its connection."""
     sock.setblocking(False)
-    _say(sock, Problem(503, "Too many connections are open; try again.", retry_after=2))
+    _send_problem(sock, Problem(503, "Too many connections are open; try again.", retry_after=2))
     if sum(isinstance(each, _Lingering) for each in loop_map.values()) < MOST_LINGERING:
         _Lingering(sock, loop_map)
     else:
         sock.close()
 
 
-def _say(sock: socket.socket, problem: Problem) -> None:
+def _send_problem(sock: socket.socket, problem: Problem) -> None:
     """Answer with *problem* at once, as far as the socket takes it."""
     request_id = os.urandom(8).hex()
     body = problem.encoded(request_id)

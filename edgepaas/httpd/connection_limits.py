@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may stay connected when there is no place for everybody: those who get on with it.
+"""Which connections stay open when CONNECTION_LIMIT is reached: those that make progress.
 
-A client that sends a byte now and then, or nothing at all, costs it nothing and the box
-a place. So a request has to arrive at some speed, and where all places are taken, the
-connection that made no progress for longest gives its place to the next caller.
+A connection on which a byte arrives now and then, or nothing at all, costs its client
+nothing. So a request has to arrive at some speed, and where the limit is reached, the
+connection that made no progress for longest is closed for the next client.
 """
 
 import logging
@@ -12,17 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-#: Places beyond CONNECTION_LIMIT: half of them for callers that wait until somebody is
-#: closed for them, the other half for programs of the box itself, such as its probes.
+#: Connections beyond CONNECTION_LIMIT: half of them for clients that wait until another
+#: connection is closed, the other half for programs of the box itself, such as its probes.
 RESERVE = 16
-#: Where all places are taken, a connection may be closed after this without progress, in
-#: seconds. A caller's first request follows its connection within moments; whoever has
-#: been answered, or is well into a body, may be far away or between two requests.
+#: Where the limit is reached, a connection may be closed after this without progress, in
+#: seconds. A client's first request follows its connection within moments; one that was
+#: answered, or is well into a body, may be far away or between two requests.
 PATIENCE = 0.1
 PROVEN_PATIENCE = 0.5
 #: A request's head has this long, in seconds; so has each MIN_PROGRESS bytes of its body.
 REQUEST_PATIENCE = 10.0
-#: A remote address that has more than this part of the places loses some before others do.
+#: A remote address that has more than this part of the connections loses some first.
 FAIR_SHARE = 0.25
 
 _TICK = 1.0
@@ -33,8 +33,8 @@ _LOG_INTERVAL = 60.0
 logger = logging.getLogger("edgepaas.service")
 
 
-class Places:
-    """The connections of *listeners*, at most *limit* and RESERVE; for the loop's thread only."""
+class ConnectionLimits:
+    """Keeps the connections of *listeners* below *limit* and RESERVE; for the loop's thread."""
 
     def __init__(self, limit: int, listeners: Sequence[Any]) -> None:
         self._limit = limit
@@ -48,8 +48,8 @@ class Places:
         """Return every open connection."""
         return [c for each in self._listeners for c in list(each.active_channels.values())]
 
-    def tend(self) -> float:
-        """Close who must go; returns after how many seconds there may be more to do.
+    def enforce(self) -> float:
+        """Close what must be closed; returns the seconds until there may be more to do.
 
         To be called between two passes of the loop: closing a connection within one
         would let the next that gets its descriptor have its events.
@@ -72,16 +72,16 @@ class Places:
         return _CROWDED_TICK
 
     def accepts(self) -> bool:
-        """Whether to take in a caller, if only to see who it is."""
+        """Whether to accept the next connection, if only to learn where it comes from."""
         if not self._is_full():
             return True
-        # In a moment somebody may have to go; after that all are known to be at work,
-        # and callers of the box itself are not to wait behind those that are turned away.
+        # A connection may be closed in a moment; after that all are known to be at work, and
+        # clients on the box itself are not to wait behind those that are rejected.
         patient = self._full_since is None or time.monotonic() - self._full_since < PROVEN_PATIENCE
         return not patient and self._count() < self._limit + RESERVE
 
-    def turns_away(self, host: str) -> bool:
-        """Whether a caller from *host* gets no place: all are at work, and it is a remote one."""
+    def rejects(self, host: str) -> bool:
+        """Whether a connection from *host* is rejected: it is remote, and all others at work."""
         from edgepaas.web.access.locality import is_loopback  # 'serve' has no time for it at first
 
         return self._is_full() and not is_loopback(host)
@@ -96,20 +96,20 @@ class Places:
         channels = self.channels()
         greedy = self._greedy(channels)
         stalled = [
-            (_network(channel) in greedy, not channel.proven, channel.stalled_for(now), channel)
+            (_network(channel) in greedy, not channel.proven, channel.stalled_seconds(now), channel)
             for channel in channels
-            if channel.stalled_for(now) >= (PROVEN_PATIENCE if channel.proven else PATIENCE)
+            if channel.stalled_seconds(now) >= (PROVEN_PATIENCE if channel.proven else PATIENCE)
         ]
         stalled.sort(key=lambda entry: entry[:3], reverse=True)
         for *_, channel in stalled:
-            if needed and not channel.something_to_read():
+            if needed and not channel.has_unread_data():
                 channel.cut()
                 needed -= 1
                 self._closed += 1
         if self._closed and now >= self._log_at:
             self._log_at = now + _LOG_INTERVAL
             logger.warning(
-                "CONNECTION_LIMIT=%d is reached; connections closed for want of progress: %d",
+                "CONNECTION_LIMIT=%d is reached; %d connections that made no progress were closed",
                 self._limit,
                 self._closed,
             )
@@ -122,7 +122,7 @@ class Places:
 
 
 def _network(channel: Any) -> str:
-    """Return what a connection's share is counted under; "" on the box: a proxy may be there."""
+    """Return the network that a connection counts for; "" on the box: a proxy may be there."""
     from edgepaas.web.access.locality import client_network, is_loopback
 
     host = channel.addr[0]

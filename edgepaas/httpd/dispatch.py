@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who works on a request: two lanes of threads, one of them shut until the service is ready."""
+"""Which thread works on a request: two pools, one of them shut until the service is ready."""
 
 import threading
 import time
@@ -11,15 +11,15 @@ from waitress.task import ThreadedTaskDispatcher
 from edgepaas.web.probe_paths import is_probe
 
 
-class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+class RequestDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     """Hands requests to worker threads; what needs the application waits until it is there.
 
     A task is one of Waitress' channels whose next request is complete. Probes, and
     requests that Waitress itself refuses, go to a thread of their own: a probe never
     waits behind the application's requests, nor runs its code. All others are parked
     while the gate is shut, at most *parking* of them: a client that comes during the
-    start waits for its answer instead of being turned away. What finds the park full
-    goes to the health lane, whose early responder says 503.
+    start waits for its answer instead of being rejected. Requests beyond them go to the
+    health pool, where the startup responder answers 503.
     """
 
     def __init__(self, threads: int, *, parking: int) -> None:
@@ -27,7 +27,7 @@ class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
         self._parking = parking
         self._parked: deque[Any] = deque()
         self._open = False
-        self._health = _HealthLane()
+        self._health = _HealthThreads()
         self._health.set_thread_count(1)
         self.set_thread_count(threads)
 
@@ -41,13 +41,13 @@ class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
                 if len(self._parked) < self._parking:
                     self._parked.append(task)
                     return
-                lane = self._health
+                pool = self._health
             else:
-                lane = None
-        if lane is None:
+                pool = None
+        if pool is None:
             super().add_task(task)
         else:
-            lane.add_task(task)
+            pool.add_task(task)
 
     def open(self) -> int:
         """Open the gate for good; returns how many parked requests are let through."""
@@ -60,7 +60,7 @@ class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
         return waiting
 
     def refuse_parked(self) -> int:
-        """Hand the parked requests to the early responder: there will be no application."""
+        """Hand the parked requests to the startup responder: there will be no application."""
         with self.lock:
             parked = list(self._parked)
             self._parked.clear()
@@ -75,34 +75,32 @@ class GatedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
             return bool(self.queue) or self.active_count > 0
 
     def probe(self, timeout: float) -> bool:
-        """Whether, within *timeout* seconds, a worker of each lane was free to pick up a no-op.
+        """Whether, within *timeout* seconds, a worker of each pool was free to run a no-op.
 
         The no-op goes to the head of the queue: a long queue is load, not a hang.
         """
         deadline = time.monotonic() + timeout
-        return all(
-            evidence.wait(max(0.0, deadline - time.monotonic())) for evidence in self.ask_all()
-        )
+        return all(noop.wait(max(0.0, deadline - time.monotonic())) for noop in self.queue_noops())
 
-    def ask_all(self) -> "list[Evidence]":
-        """Put a no-op before everything else in each lane."""
-        return [_put_first(self), _put_first(self._health)]
+    def queue_noops(self) -> "list[NoopTask]":
+        """Put a no-op before everything else in the queue of each pool."""
+        return [_queue_noop(self), _queue_noop(self._health)]
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
-        """Stop the threads of both lanes, waiting up to *timeout* seconds for each lane."""
+        """Stop the threads of both pools, waiting up to *timeout* seconds for each."""
         self._health.shutdown(cancel_pending, timeout)
         return bool(super().shutdown(cancel_pending, timeout))
 
 
-class _HealthLane(ThreadedTaskDispatcher):  # type: ignore[misc]
+class _HealthThreads(ThreadedTaskDispatcher):  # type: ignore[misc]
     def start_new_thread(self, target: Any, thread_no: int) -> None:
         threading.Thread(
             target=target, name=f"health-{thread_no}", args=(thread_no,), daemon=True
         ).start()
 
 
-class Evidence:
-    """A task that does nothing but say that it was run."""
+class NoopTask:
+    """A task that does nothing; :meth:`wait` returns when a worker has run it."""
 
     def __init__(self) -> None:
         self._run = threading.Event()
@@ -112,22 +110,22 @@ class Evidence:
         self._run.set()
 
     def cancel(self) -> None:
-        """Nobody waits for an answer on the network."""
+        """Do nothing: there is no client that waits for an answer."""
 
     def wait(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds; whether it was run."""
         return self._run.wait(timeout)
 
 
-def _put_first(lane: Any) -> Evidence:
-    evidence = Evidence()
-    with lane.lock:
+def _queue_noop(pool: Any) -> NoopTask:
+    noop = NoopTask()
+    with pool.lock:
         # An earlier no-op that was never picked up is worth nothing any more.
-        for stale in [task for task in lane.queue if isinstance(task, Evidence)]:
-            lane.queue.remove(stale)
-        lane.queue.appendleft(evidence)
-        lane.queue_cv.notify()
-    return evidence
+        for stale in [task for task in pool.queue if isinstance(task, NoopTask)]:
+            pool.queue.remove(stale)
+        pool.queue.appendleft(noop)
+        pool.queue_cv.notify()
+    return noop
 
 
 def _belongs_to_health(request: Any) -> bool:

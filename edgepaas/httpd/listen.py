@@ -17,12 +17,12 @@ from edgepaas.httpd.port_holder import port_holder
 FIRST_DESCRIPTOR = 3
 #: Callers that may wait in the kernel while the chain goes round; bounded by net.core.somaxconn.
 BACKLOG = 1024
-#: A predecessor that is just ending lets go of the port within moments.
+#: Seconds to wait for a port: the process before this one closes it within moments.
 BIND_PATIENCE = 1.0
 
 
-class CannotListen(EdgePaaSError):
-    """The address of the service cannot be had; says which, why, and who has it."""
+class ListenError(EdgePaaSError):
+    """The service cannot listen on its address; names it, why, and which process has it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def listening_sockets(
 ) -> Listening:
     """Return the sockets handed down to the process *pid*, else ones bound to *host* and *port*.
 
-    Raises CannotListen. What was handed down but cannot be used is an error, never a
+    Raises ListenError. What was handed down but cannot be used is an error, never a
     reason to bind: a server that binds its own socket hides that the shared one is dead.
     Without *may_bind*, nothing handed down is one too.
     """
@@ -51,12 +51,12 @@ def listening_sockets(
     if inherited:
         return Listening(tuple(inherited), inherited=True)
     if not may_bind:
-        raise CannotListen(_not_handed_down(host, port))
+        raise ListenError(_not_handed_down(host, port))
     return Listening(tuple(bind(host, port)), inherited=False)
 
 
-def listens_elsewhere(listening: Listening, host: str, port: int) -> str:
-    """Return how the sockets differ from what HOST and PORT say, "" when they do not.
+def address_mismatch(listening: Listening, host: str, port: int) -> str:
+    """Return how the sockets differ from HOST and PORT, "" when they do not.
 
     A host that is a name is not resolved for this; only its port is compared.
     """
@@ -98,14 +98,14 @@ def inherited_sockets(environ: MutableMapping[str, str], *, pid: int) -> list[so
     if not announced or for_whom != str(pid):
         return []
     if not announced.isdigit() or not 0 < int(announced) < 100:
-        raise CannotListen(f"LISTEN_FDS={announced} is not a number of sockets")
+        raise ListenError(f"LISTEN_FDS={announced} is not a number of sockets")
     return [_adopt(FIRST_DESCRIPTOR + index) for index in range(int(announced))]
 
 
 def bind(host: str, port: int, *, patience: float = BIND_PATIENCE) -> list[socket.socket]:
     """Listen on every address of *host* (``::`` is both families); port 0 lets the kernel choose.
 
-    Waits up to *patience* seconds for a port that is taken. Raises CannotListen, which
+    Waits up to *patience* seconds for a port that is taken. Raises ListenError, which
     names HOST, PORT and, where it is visible, who has the port.
     """
     deadline = time.monotonic() + patience
@@ -114,7 +114,7 @@ def bind(host: str, port: int, *, patience: float = BIND_PATIENCE) -> list[socke
             return _bind_all(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise CannotListen(_explained(host, port, error)) from error
+                raise ListenError(_explained(host, port, error)) from error
             time.sleep(0.05)
 
 
@@ -185,22 +185,22 @@ def _adopt(descriptor: int) -> socket.socket:
     try:
         is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
     except OSError as error:
-        raise CannotListen(
+        raise ListenError(
             f"LISTEN_FDS announces descriptor {descriptor}, which is not open: {error.strerror}"
         ) from error
     if not is_socket:
-        raise CannotListen(f"LISTEN_FDS announces descriptor {descriptor}, which is no socket")
+        raise ListenError(f"LISTEN_FDS announces descriptor {descriptor}, which is no socket")
     sock = socket.socket(fileno=descriptor)
     if sock.type != socket.SOCK_STREAM or sock.family not in (
         socket.AF_INET,
         socket.AF_INET6,
         socket.AF_UNIX,
     ):
-        raise CannotListen(
+        raise ListenError(
             f"LISTEN_FDS announces descriptor {descriptor}, which is no stream socket"
         )
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise CannotListen(f"LISTEN_FDS announces descriptor {descriptor}, which does not listen")
+        raise ListenError(f"LISTEN_FDS announces descriptor {descriptor}, which does not listen")
     os.set_inheritable(descriptor, False)
     sock.setblocking(False)
     return sock

@@ -13,7 +13,7 @@ from typing import Any
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
-#: A body that has not brought so many bytes more is not getting on.
+#: A body that has not brought so many bytes more makes no progress.
 MIN_PROGRESS = 5000
 #: Bytes of a chunk's size and extensions, or of the trailer: read again with each packet.
 LONGEST_LINE = 8192
@@ -61,7 +61,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         return True
 
     def _check_chunk(self) -> None:
-        """Refuse a chunk by what it announces: nobody waits for what will be refused."""
+        """Refuse a chunk by the size that it announces, without waiting for its bytes."""
         body, limit = self.body_rcv, self.adj.max_request_body_size
         if len(body) + body.chunk_remainder >= limit:
             self.error = RequestEntityTooLarge(f"exceeds max_body of {limit}")

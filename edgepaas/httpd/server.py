@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waitress on sockets that are ours to give back: the loop, its lanes, and an orderly end."""
+"""Waitress on listening sockets that are handed in: the loop, its threads, an orderly end."""
 
 import logging
 import socket
@@ -12,9 +12,9 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
-from edgepaas.httpd.channel import Channel, turn_away
-from edgepaas.httpd.connection_limits import Places
-from edgepaas.httpd.dispatch import GatedDispatcher
+from edgepaas.httpd.channel import Channel, reject_connection
+from edgepaas.httpd.connection_limits import ConnectionLimits
+from edgepaas.httpd.dispatch import RequestDispatcher
 from edgepaas.httpd.listen import BACKLOG
 
 #: A kept-alive connection that has been silent for so long may be closed while draining, in
@@ -42,23 +42,23 @@ class HTTPServer:
         request_max_bytes: int,
     ) -> None:
         self._map: dict[int, Any] = {}
-        self.dispatcher = GatedDispatcher(threads, parking=connection_limit)
+        self.dispatcher = RequestDispatcher(threads, parking=connection_limit)
         adjustments = Adjustments(
             sockets=list(sockets),
             threads=threads,
-            connection_limit=sys.maxsize,  # the limit is kept by Places
+            connection_limit=sys.maxsize,  # ConnectionLimits keeps it
             max_request_body_size=request_max_bytes,
             backlog=BACKLOG,
             asyncore_use_poll=True,
             ident="edgepaas",
-            # Nothing trusts these headers, but that they are there says that a proxy
-            # hands on somebody else's request (edgepaas.web.access.locality).
+            # Nothing trusts these headers, but their presence shows that a proxy forwards
+            # the request of another client (edgepaas.web.access.locality).
             clear_untrusted_proxy_headers=False,
         )
         self._listeners = [self._listener(sock, application, adjustments) for sock in sockets]
-        self._places = Places(connection_limit, self._listeners)
+        self._limits = ConnectionLimits(connection_limit, self._listeners)
         for listener in self._listeners:
-            listener.places = self._places
+            listener.limits = self._limits
 
     def _listener(self, sock: socket.socket, application: Any, adjustments: Adjustments) -> Any:
         kind = UnixListener if sock.family == socket.AF_UNIX else TcpListener
@@ -74,12 +74,12 @@ class HTTPServer:
         )
 
     def run(self, ended: Callable[[], bool]) -> None:
-        """Serve until *ended* says so; it is asked after each event and each second."""
+        """Serve until *ended* returns True; it is called after each event and each second."""
         while not ended():
-            wasyncore.poll2(self._places.tend(), self._map)
+            wasyncore.poll2(self._limits.enforce(), self._map)
 
     def wake(self) -> None:
-        """Have the loop ask its question now; from any thread, or a signal handler."""
+        """Have the loop call *ended* now; from any thread, or a signal handler."""
         self._listeners[0].pull_trigger()
 
     def watch(self, watcher: Any) -> None:
@@ -88,28 +88,28 @@ class HTTPServer:
         watcher.add_channel(self._map)
 
     def probe(self, timeout: float) -> bool:
-        """Whether the loop and both lanes did a no-op within *timeout* seconds."""
+        """Whether the loop and both pools of threads ran a no-op within *timeout* seconds."""
         asked: list[Any] = []
-        self._listeners[0].trigger.pull_trigger(lambda: asked.extend(self.dispatcher.ask_all()))
+        self._listeners[0].trigger.pull_trigger(lambda: asked.extend(self.dispatcher.queue_noops()))
         deadline = time.monotonic() + timeout
         while not asked and time.monotonic() < deadline:
             time.sleep(0.01)
         return bool(asked) and all(
-            evidence.wait(max(0.0, deadline - time.monotonic())) for evidence in asked
+            noop.wait(max(0.0, deadline - time.monotonic())) for noop in asked
         )
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._places.channels())
+        return len(self._limits.channels())
 
     def drain(self, over: Callable[[], bool], *, accept_waiting: bool) -> int:
         """Stop accepting, answer what is open, close; returns how many requests were given up.
 
-        With *accept_waiting*, callers in the kernel's queue are still taken in: nobody
-        else would serve them when the socket is ours alone. Each answer says
+        With *accept_waiting*, connections in the kernel's queue are still accepted: no other
+        process would serve them when the socket is ours alone. Each answer has
         ``Connection: close``; a silent connection is closed after QUIET seconds. What
-        has no answer once *over* says so gets 503, so that the client knows.
+        has no answer when *over* returns True gets 503, so that the client knows.
         """
         for listener in self._listeners:
             listener.draining = True
@@ -117,10 +117,10 @@ class HTTPServer:
                 _accept_waiting(listener)
             # Not listener.close(): workers still wake the loop through its trigger.
             wasyncore.dispatcher.close(listener)
-        channels = self._places.channels
+        channels = self._limits.channels
         while channels() and not over():
             for channel in channels():
-                if channel.quiet_for(time.monotonic()) > QUIET:
+                if channel.idle_seconds(time.monotonic()) > QUIET:
                     channel.will_close = True
             wasyncore.poll2(_DRAIN_TICK, self._map)
         return sum(bool(channel.give_up()) for channel in channels())
@@ -137,16 +137,16 @@ class _Listening:
     """What both kinds of listening socket have in common; mixed in before Waitress' own."""
 
     channel_class = Channel
-    #: Whether answers are to say ``Connection: close``.
+    #: Whether answers are to have ``Connection: close``.
     draining = False
-    places: Places
+    limits: ConnectionLimits
 
     def readable(self) -> bool:
         """Whether to accept (the loop's thread)."""
-        return bool(super().readable()) and self.places.accepts()  # type: ignore[misc]
+        return bool(super().readable()) and self.limits.accepts()  # type: ignore[misc]
 
     def handle_accept(self) -> None:
-        """Take in one caller, or turn it away."""
+        """Accept one connection, or reject it."""
         listener: Any = self
         try:
             accepted = listener.accept()
@@ -158,8 +158,8 @@ class _Listening:
             logger.warning("a connection could not be accepted: %s", error)
             return
         address = listener.fix_addr(address)
-        if not self.draining and self.places.turns_away(address[0]):
-            turn_away(sock, listener._map)
+        if not self.draining and self.limits.rejects(address[0]):
+            reject_connection(sock, listener._map)
         else:
             self.channel_class(self, sock, address, listener.adj, map=listener._map)
 

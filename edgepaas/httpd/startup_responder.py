@@ -18,15 +18,15 @@ from edgepaas.web.probe_paths import is_probe
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-#: Seconds after which a client that was turned away may try again.
+#: Seconds after which a client that was answered 503 may try again.
 RETRY_AFTER = 2
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Why the application does not answer: the state's word and one line for a person."""
+class NotReady:
+    """Why the application does not answer: the box's state and one line for an operator."""
 
     state: str
     reason: str
@@ -35,8 +35,8 @@ class Phase:
 class StartupResponder:
     """The WSGI application that the server calls; what stands behind it changes over time."""
 
-    def __init__(self, phase: Phase) -> None:
-        self._phase: Phase | None = phase
+    def __init__(self, phase: NotReady) -> None:
+        self._phase: NotReady | None = phase
         self._application: WSGIApplication | None = None
 
     def open(self, application: WSGIApplication) -> None:
@@ -44,7 +44,7 @@ class StartupResponder:
         self._application = application
         self._phase = None
 
-    def close(self, phase: Phase) -> None:
+    def close(self, phase: NotReady) -> None:
         """Answer 503 for everything but health; without an application, health as well."""
         self._phase = phase
 
@@ -60,7 +60,7 @@ class StartupResponder:
         phase, application = self._phase, self._application
         if application is not None and (phase is None or _is_probe(environ)):
             return application(environ, start_response)
-        return _answer(phase or Phase("starting", ""), environ, start_response)
+        return _answer(phase or NotReady("starting", ""), environ, start_response)
 
 
 def _is_probe(environ: dict[str, Any]) -> bool:
@@ -68,7 +68,7 @@ def _is_probe(environ: dict[str, Any]) -> bool:
 
 
 def _answer(
-    phase: Phase, environ: dict[str, Any], start_response: Callable[..., Any]
+    phase: NotReady, environ: dict[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
     given = environ.get("HTTP_X_REQUEST_ID", "")
     request_id = given if _REQUEST_ID.match(given) else os.urandom(8).hex()

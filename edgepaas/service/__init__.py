@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that serves: its socket, its lanes, its start, its watch over itself, its end."""
+"""The process that serves: its start, its watches and its end."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs on this box's folders: locks that die with their process and hold its id as text."""
+"""Locks on the box's folders: they end with their process, and hold its id as text."""
 
 import fcntl
 import logging
@@ -12,19 +12,19 @@ from edgepaas.files.paths import Paths
 
 logger = logging.getLogger("edgepaas.up")
 
-#: Seconds for which one that has been killed may still seem to be there, as over a network.
+#: Seconds for which a killed process may still seem to hold a lock, as over a network.
 _HANDOVER = 2.0
 
 
-class RunsAlready(EdgePaaSError):
-    """Another ``edgepaas up`` runs on the same folders; says which process, and where."""
+class AlreadyRunning(EdgePaaSError):
+    """Another ``edgepaas up`` runs on the same folders; names the process and the folder."""
 
 
 def claim_up(paths: Paths) -> int:
     """Take ``run/up.lock`` for this process; returns the descriptor that holds it.
 
     Two chains on the same folders would start each other again for ever: each decision
-    of one is another generation to the other. Raises RunsAlready; ConfigurationError where
+    of one is another generation to the other. Raises AlreadyRunning; ConfigurationError where
     this user may not write there.
     """
     try:
@@ -32,7 +32,7 @@ def claim_up(paths: Paths) -> int:
     except LockHeld:
         who = _written(paths.up_lock)
         process = f" (process {who})" if who else ""
-        raise RunsAlready(
+        raise AlreadyRunning(
             f"EDGEPAAS_HOME={paths.home or paths.runtime}: another 'edgepaas up'{process} runs "
             "there; end it, or give this one an EDGEPAAS_HOME of its own"
         ) from None
@@ -46,13 +46,13 @@ def claim_state(paths: Paths) -> int | None:
 
     Two containers have a run/ each, and may have one volume between them: two drainers would
     send the same rows. None where nothing can be locked, as on a disk that is full or has
-    become read-only: the stages say so, and what can be done. Raises RunsAlready;
+    become read-only: the stages report that, and what can be done. Raises AlreadyRunning;
     ConfigurationError where this user may not write.
     """
     try:
         return acquire(paths.state_lock, timeout=_HANDOVER)
     except LockHeld:
-        raise RunsAlready(
+        raise AlreadyRunning(
             f"{paths.state}: another 'edgepaas up' works there; end it, or give this one a state "
             "folder (in a container: a volume) of its own"
         ) from None
@@ -67,10 +67,10 @@ def claim_state(paths: Paths) -> int | None:
 def claim_serving(paths: Paths) -> int | None:
     """Take ``run/serving.lock``; returns its descriptor, None when another service has it.
 
-    That keeps nobody from serving: a new service may start while the last one still drains.
+    It excludes no other service: a new one may start while the last one still drains.
     """
     try:
-        # Somebody may be looking at this very moment (serving_process).
+        # Another process may be testing the lock at this moment (serving_process).
         return _claim(paths.serving_lock, timeout=0.1)
     except LockHeld:
         return None

@@ -77,7 +77,7 @@ def load(
     return Loaded(wsgi, database, board, report, box.workers)
 
 
-def settle_memory() -> None:
+def freeze_startup_objects() -> None:
     """Keep what the start made out of every later collection (the collector was off until now)."""
     gc.collect()
     gc.freeze()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noticing the parent's death: a pipe whose other end nobody but the parent holds."""
+"""Noticing the parent's death: a pipe whose other end only the parent holds."""
 
 import os
 from collections.abc import Callable

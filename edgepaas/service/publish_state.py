@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("edgepaas.service")
 
 
-class StateFile:
+class StatePublisher:
     """Writes the state of *board* whenever it has changed; thread-safe."""
 
     def __init__(self, paths: "Paths", board: "StateBoard") -> None:

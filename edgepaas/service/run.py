@@ -19,13 +19,13 @@ from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.health.state import StateBoard
 from edgepaas.httpd.listen import Listening
 from edgepaas.httpd.server import HTTPServer
-from edgepaas.httpd.startup_responder import Phase, StartupResponder
+from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 from edgepaas.logs import SAID
 from edgepaas.sd_notify import Notifier
 from edgepaas.service.crash_loop import CrashLoop
-from edgepaas.service.loader import Loaded, load, settle_memory
+from edgepaas.service.loader import Loaded, freeze_startup_objects, load
 from edgepaas.service.parent_watch import Lifeline
-from edgepaas.service.publish_state import StateFile
+from edgepaas.service.publish_state import StatePublisher
 from edgepaas.service.shutdown import Control, Ending
 from edgepaas.service.watches.monitor import status_line
 from edgepaas.service.watches.wiring import Watches
@@ -89,8 +89,8 @@ class Service:
         self._forwarding = ForwardingWatch(paths, contract)
         self._state = StateBoard(contract, forwarding=self._forwarding, tasks=self._tasks.problems)
         self._state.alerts = AlertWatch(paths).line
-        self._state_file = StateFile(paths, self._state)
-        self._responder = StartupResponder(Phase("starting", "the application is being loaded"))
+        self._state_file = StatePublisher(paths, self._state)
+        self._responder = StartupResponder(NotReady("starting", "the application is being loaded"))
         self._server = HTTPServer(
             self._responder,
             environment.listening.sockets,
@@ -172,7 +172,7 @@ class Service:
             waited,
             extra=SAID,
         )
-        settle_memory()
+        freeze_startup_objects()
         self._resolve_alerts_of_the_start()
         self._watches.start_for_machine(loaded, self._forwarding)
 
@@ -206,7 +206,7 @@ class Service:
         SERVICE_START.raise_alert(f"the service cannot start: {reason}")
         self._print("verify", f"failed: {reason}")
         # While it waits, the process still reports why it is not ready.
-        self._responder.close(Phase("starting", reason))
+        self._responder.close(NotReady("starting", reason))
         self._server.dispatcher.refuse_parked()
         self._notifier.status(f"failed to start: {reason}")
         self._control.wait(self._back_off())
@@ -243,7 +243,7 @@ class Service:
         self._state_file.publish()
         self._notifier.stopping(f"stopping: {ending.reason}")
         if self._loaded is None:
-            self._responder.close(Phase("stopping", ending.reason))
+            self._responder.close(NotReady("stopping", ending.reason))
         self._server.dispatcher.refuse_parked()
         deadline = time.monotonic() + ending.patience
         given_up = self._server.drain(

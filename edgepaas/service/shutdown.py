@@ -13,12 +13,12 @@ class Ending:
     status: int
     reason: str
     patience: float
-    #: Whether callers that wait in the kernel's queue are still to be taken in.
+    #: Whether connections that wait in the kernel's queue are still accepted.
     accept_waiting: bool = False
 
 
 class Control:
-    """Who wants the service to end, or to read its settings again; all methods are thread-safe."""
+    """Takes requests to end the service, or to read its settings again; thread-safe."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -28,11 +28,11 @@ class Control:
         self._at_end: list[Callable[[], None]] = []
         self._reload = False
         self.ending: Ending | None = None
-        #: Whether somebody asked a second time: open requests are waited for no longer.
+        #: Whether the end was asked for twice: open requests are waited for no longer.
         self.hurry = False
 
     def end(self, ending: Ending) -> bool:
-        """Have the service end; the first to ask decides how. True for the first."""
+        """Have the service end as the first caller asks; returns True for that one."""
         with self._lock:
             first = self.ending is None
             if first:
@@ -56,7 +56,7 @@ class Control:
             callback()
 
     def stop(self, ending: Ending) -> None:
-        """End because somebody said so; asking again means at once."""
+        """End because a signal or the parent asks for it; asked again, at once."""
         if not self.end(ending):
             self.hurry = True
 

@@ -124,11 +124,28 @@ def env_file_template(given: Mapping[str, str] | None = None, groups: Groups = S
     return "\n".join(lines) + "\n"
 
 
+#: The head of docs/settings.md.
+_REFERENCE_HEAD = """\
+# Settings
+
+<!-- Written by 'make docs' ('edgepaas settings --markdown'); not to be edited here. -->
+
+Sources, the highest first: the process environment, systemd credentials, the file of settings,
+Vault or OpenBao, the defaults. The file is `/etc/edgepaas/edgepaas.env` on an installed box;
+without systemd it is `$EDGEPAAS_HOME/edgepaas.env`, or the file that `EDGEPAAS_ENV_FILE` names;
+`make run` takes a `.env` in the current folder. Any setting can be given as
+`NAME_FILE=/path/of/a/file` that holds its value. A value that cannot be read is reported and
+takes its default.
+
+`edgepaas settings` shows what is in force, and where each value came from.
+"""
+
+
 def markdown_reference(groups: Groups = SECTIONS) -> str:
-    """Return the documents' reference of *groups*: one table a section."""
-    lines = []
+    """Return docs/settings.md: how settings are read, then one table for each of *groups*."""
+    lines = [_REFERENCE_HEAD]
     for title, settings in groups.items():
-        lines += [f"### {title}", "", "| setting | default | meaning |", "|---|---|---|"]
+        lines += [f"## {title}", "", "| setting | default | meaning |", "|---|---|---|"]
         for setting in settings:
             default = _cell(default_of(setting))
             plain = default if setting.derived else f"`{default}`"

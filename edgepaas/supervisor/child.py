@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from edgepaas.supervisor.notify_socket import Mailbox
+from edgepaas.supervisor.notify_socket import NotifySocket
 from edgepaas.supervisor.stage_processes import spawn
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -24,7 +24,7 @@ logger = logging.getLogger("edgepaas.up")
 
 
 @dataclass(frozen=True)
-class Happened:
+class ReceivedSignals:
     """What woke the supervisor; *interrupt*: it was Ctrl-C that asks to stop."""
 
     stop: bool = False
@@ -55,16 +55,16 @@ class Events:
         os.close(self._read)
         os.close(self._write)
 
-    def wait(self, child: "Child | None", *, timeout: float) -> Happened:
+    def wait(self, child: "Child | None", *, timeout: float) -> ReceivedSignals:
         """Wait up to *timeout* seconds for a signal or a message from *child*."""
         readable = [self._read]
-        if child is not None and child.mailbox is not None:
-            readable.append(child.mailbox.fileno())
+        if child is not None and child.notify_socket is not None:
+            readable.append(child.notify_socket.fileno())
         select.select(readable, [], [], max(0.0, timeout))
         numbers = b""
         with contextlib.suppress(BlockingIOError):
             numbers = os.read(self._read, 4096)
-        return Happened(
+        return ReceivedSignals(
             stop=any(number in numbers for number in _STOP),
             interrupt=signal.SIGINT in numbers and signal.SIGTERM not in numbers,
             hangup=signal.SIGHUP in numbers,
@@ -77,8 +77,8 @@ _SIGNALS = (*_STOP, signal.SIGHUP, signal.SIGCHLD)
 def reap(*concerned: Callable[[int, int], bool]) -> None:
     """Take in every child that ended; the first of *concerned* whose child it was returns True.
 
-    What is nobody's is an orphan that was left to us as PID 1. Each is called with the
-    process id and the exit status; a negative one is the signal that ended the process.
+    A process that none of them started is an orphan that PID 1 inherited. Each is called with
+    the process id and the exit status; a negative one is the signal that ended the process.
     """
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -90,15 +90,17 @@ def reap(*concerned: Callable[[int, int], bool]) -> None:
 
 
 def _noted(_number: int, _frame: object) -> None:
-    """Do nothing: the byte in the wake-up pipe says it all."""
+    """Do nothing: the byte in the wake-up pipe is the message."""
 
 
 class Child:
-    """A stage's process; the service has a mailbox, a lifeline and a watchdog beside."""
+    """A stage's process; the service has a notify socket, a lifeline and a watchdog as well."""
 
-    def __init__(self, pid: int, *, mailbox: Mailbox | None = None, lifeline: int = -1) -> None:
+    def __init__(
+        self, pid: int, *, notify_socket: NotifySocket | None = None, lifeline: int = -1
+    ) -> None:
         self.pid = pid
-        self.mailbox = mailbox
+        self.notify_socket = notify_socket
         self.status: int | None = None
         self.ready_at: float | None = None
         self.watchdog = 0.0
@@ -121,35 +123,35 @@ class Child:
         watchdog: float,
     ) -> "Child":
         """Start the stage that stays, on *sockets*; *watchdog* is in seconds."""
-        mailbox = Mailbox()
+        notify_socket = NotifySocket()
         theirs, ours = os.pipe2(os.O_CLOEXEC)
         variables = dict(environ)
-        variables |= {"NOTIFY_SOCKET": mailbox.address}
+        variables |= {"NOTIFY_SOCKET": notify_socket.address}
         variables |= {"WATCHDOG_USEC": str(int(watchdog * 1_000_000))}
-        place = 3 + len(sockets)
+        lifeline = 3 + len(sockets)
         try:
             pid = spawn(
-                [*command, "--lifeline", str(place)], variables, sockets=sockets, others=[theirs]
+                [*command, "--lifeline", str(lifeline)], variables, sockets=sockets, others=[theirs]
             )
         finally:
             os.close(theirs)
-        child = cls(pid, mailbox=mailbox, lifeline=ours)
+        child = cls(pid, notify_socket=notify_socket, lifeline=ours)
         child.watchdog = watchdog
         return child
 
     @property
     def is_service(self) -> bool:
         """Whether it is the stage that stays."""
-        return self.mailbox is not None
+        return self.notify_socket is not None
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone; ``status`` says how."""
+        """Whether the process has ended; ``status`` is its exit status."""
         return self.status is not None
 
     def messages(self) -> list[str]:
-        """Return what the service said since the last call, and note that it is alive."""
-        lines = self.mailbox.read(self.pid) if self.mailbox is not None else []
+        """Return the lines that the service sent since the last call, and note that it is alive."""
+        lines = self.notify_socket.read(self.pid) if self.notify_socket is not None else []
         if lines:
             self._heard = time.monotonic()
         if "READY=1" in lines and self.ready_at is None:
@@ -172,7 +174,7 @@ class Child:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + patience
 
-    def reaped(self, pid: int, status: int) -> bool:
+    def record_exit(self, pid: int, status: int) -> bool:
         """Take note that the process *pid* ended; whether it was this one."""
         if pid == self.pid and self.status is None:
             self.status = status
@@ -180,7 +182,7 @@ class Child:
         return False
 
     def next_deadline(self, now: float) -> float:
-        """Return in how many seconds :meth:`enforce` has something to do."""
+        """Return in how many seconds :meth:`enforce_deadlines` has something to do."""
         deadlines = [now + _LONGEST_WAIT]
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
@@ -188,8 +190,8 @@ class Child:
             deadlines.append(self._heard + self.watchdog)
         return max(0.0, min(deadlines) - now)
 
-    def enforce(self, now: float) -> None:
-        """Kill what does not end, abort what does not say that it is alive."""
+    def enforce_deadlines(self, now: float) -> None:
+        """Kill what does not end, abort a service whose watchdog is silent."""
         if self.ended:
             return
         if self._kill_at is not None:
@@ -204,8 +206,8 @@ class Child:
 
     def close(self) -> None:
         """Close what belongs to the process that has ended."""
-        if self.mailbox is not None:
-            self.mailbox.close()
+        if self.notify_socket is not None:
+            self.notify_socket.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1

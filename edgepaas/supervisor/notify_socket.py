@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manager's end of sd_notify(3): what the service says to ``edgepaas up``."""
+"""The manager's end of sd_notify(3): receives the service's messages to ``edgepaas up``."""
 
 import contextlib
 import os
@@ -10,8 +10,8 @@ import struct
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
-class Mailbox:
-    """A datagram socket that only the named process can say anything through."""
+class NotifySocket:
+    """A datagram socket that takes messages of one process alone."""
 
     def __init__(self) -> None:
         # In the abstract namespace: no folder to find, nothing left behind by a kill -9.

@@ -66,10 +66,10 @@ class Sidecars:
         self._wanted = True
         for sidecar in self._all:
             sidecar.due, sidecar.failures = 0.0, 0
-        self.tend(time.monotonic())
+        self.enforce_deadlines(time.monotonic())
 
     def end(self, *, besides: str = "") -> None:
-        """Ask them to end, all but *besides*; :meth:`tend` sees to it that they do."""
+        """Ask them to end, all but *besides*; :meth:`enforce_deadlines` sees to it that they do."""
         self._wanted = False
         now = time.monotonic()
         for sidecar in self._all:
@@ -82,7 +82,7 @@ class Sidecars:
         """Whether none of them runs."""
         return not any(sidecar.pid for sidecar in self._all)
 
-    def reaped(self, pid: int, status: int) -> bool:
+    def record_exit(self, pid: int, status: int) -> bool:
         """Take note that the process *pid* ended; whether it was one of them."""
         for sidecar in self._all:
             if pid and sidecar.pid == pid:
@@ -90,7 +90,7 @@ class Sidecars:
                 return True
         return False
 
-    def tend(self, now: float) -> None:
+    def enforce_deadlines(self, now: float) -> None:
         """Start what is due, kill what does not end."""
         for sidecar in self._all:
             if sidecar.pid:
@@ -102,7 +102,7 @@ class Sidecars:
                 self._start(sidecar, now)
 
     def next_deadline(self, now: float) -> float:
-        """Return in how many seconds :meth:`tend` has something to do; infinity: never."""
+        """Return the seconds until :meth:`enforce_deadlines` has something to do, or infinity."""
         times = [s.kill_at for s in self._all if s.pid and s.kill_at is not None]
         if self._wanted:
             times += [s.due for s in self._all if not s.pid and s.due is not None]
@@ -110,7 +110,7 @@ class Sidecars:
 
     def _start(self, sidecar: _Sidecar, now: float) -> None:
         command = [*self._program, *sidecar.command]
-        # It closes with this process, however that ends: nobody outlives 'edgepaas up'.
+        # It closes with this process, however that ends: no sidecar outlives 'edgepaas up'.
         theirs, sidecar.lifeline = os.pipe2(os.O_CLOEXEC)
         try:
             lifeline = ["--lifeline", str(FIRST_DESCRIPTOR)]

@@ -20,7 +20,7 @@ ALONE = "schema"
 #: libraries by itself, where 'python3 -m' would not.
 PROGRAM = (sys.argv[0],) if sys.flags.isolated else (sys.executable, "-m", "edgepaas")
 
-#: What a parent's service manager said to the parent is not for its children.
+#: What a service manager passes to this process is not for its children.
 _NOT_INHERITED = frozenset(
     {
         *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
@@ -28,7 +28,7 @@ _NOT_INHERITED = frozenset(
     }
 )
 
-#: exec(3p) could not start the program, as shells say it.
+#: The exit status of a program that cannot be executed, as in shells (exec(3p)).
 _CANNOT_EXECUTE = 127
 
 
@@ -49,7 +49,7 @@ def spawn(
     *sockets* become its descriptors 3, 4, … and are announced by LISTEN_FDS
     (sd_listen_fds(3)); *others* follow them, unannounced. The child leads a process
     group of its own: a Ctrl-C reaches it through us alone. Only for a process with one
-    thread: LISTEN_PID can be told only between fork and exec.
+    thread: LISTEN_PID is known only between fork and exec.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

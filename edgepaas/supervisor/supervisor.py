@@ -54,7 +54,7 @@ class Round:
 
 
 class Supervisor:
-    """Runs the chain until told to stop.
+    """Runs the chain until a signal stops it.
 
     *listen* is called once, after the first environment stage, for the sockets that
     every service inherits. *stop_timeout* is asked for each time, in seconds.
@@ -95,13 +95,13 @@ class Supervisor:
             while True:
                 ended = self._round(events)
                 if self._stopping:
-                    self._await_sidecars(events)
+                    self._wait_for_sidecars(events)
                     return _status_of_stop(ended.status)
-                if not self._goes_on(ended):
-                    self._await_sidecars(events)
+                if not self._runs_again(ended):
+                    self._wait_for_sidecars(events)
                     return ended.status if ended.status >= 0 else 128 - ended.status
-                if self._told_to_stop_during(events, self._delay(ended)):
-                    self._await_sidecars(events)
+                if self._stop_requested_within(events, self._delay(ended)):
+                    self._wait_for_sidecars(events)
                     return EXIT_DONE
 
     # -- one round --
@@ -112,7 +112,7 @@ class Supervisor:
             if stage == SERVICE:
                 return self._serve(events)
             if stage == ALONE:
-                self._await_sidecars(events)
+                self._wait_for_sidecars(events)
                 if self._stopping:
                     return Round(stage, EXIT_DONE, was_ready=False)
             child = Child.start([*self._program, stage], self._environ)
@@ -142,15 +142,15 @@ class Supervisor:
     def _await(self, child: Child, events: Events) -> None:
         """Wait for the end of *child*, passing on what arrives meanwhile."""
         while not child.ended:
-            happened = events.wait(child, timeout=self._patience(child))
+            received = events.wait(child, timeout=self._patience(child))
             self._on_messages(child)
-            if happened.stop:
-                self._stop(child, interrupt=happened.interrupt)
-            if happened.hangup:
+            if received.stop:
+                self._stop(child, interrupt=received.interrupt)
+            if received.hangup:
                 self._hang_up(child)
-            reap(child.reaped, self._sidecars.reaped)
-            child.enforce(time.monotonic())
-            self._sidecars.tend(time.monotonic())
+            reap(child.record_exit, self._sidecars.record_exit)
+            child.enforce_deadlines(time.monotonic())
+            self._sidecars.enforce_deadlines(time.monotonic())
             if self._sources is not None and (changed := self._sources.changed()):
                 logger.info("%s changed; starting again", ", ".join(p.name for p in changed[:3]))
                 self._again = True
@@ -180,11 +180,11 @@ class Supervisor:
     def _stop(self, child: Child, *, interrupt: bool = False) -> None:
         self._stopping = True
         self._notifier.stopping("stopping")
-        # The service's copy is the last one then, and it serves who waits in the queue.
+        # The service's copy is the last one then, and it serves the clients in the queue.
         for sock in self._sockets:
             sock.close()
         self._sockets = ()
-        # At once: whoever stops a container waits for all of them, and not for long. The
+        # At once: what stops a container waits for all of them, and not for long. The
         # drainer sends what the service still takes.
         self._sidecars.end(besides="sync")
         child.stop(self._stop_timeout() + KILL_AFTER, interrupt=interrupt)
@@ -195,18 +195,18 @@ class Supervisor:
         elif child.is_service:
             child.signal(signal.SIGHUP)
 
-    def _await_sidecars(self, events: Events) -> None:
+    def _wait_for_sidecars(self, events: Events) -> None:
         """Wait until those of the last round have ended, which they were asked to before."""
         while not self._sidecars.gone:
             left = self._sidecars.next_deadline(time.monotonic())
-            happened = events.wait(None, timeout=min(left, _LONGEST_WAIT))
-            self._stopping = self._stopping or happened.stop
-            reap(self._sidecars.reaped)
-            self._sidecars.tend(time.monotonic())
+            received = events.wait(None, timeout=min(left, _LONGEST_WAIT))
+            self._stopping = self._stopping or received.stop
+            reap(self._sidecars.record_exit)
+            self._sidecars.enforce_deadlines(time.monotonic())
 
     # -- between rounds --
 
-    def _goes_on(self, ended: Round) -> bool:
+    def _runs_again(self, ended: Round) -> bool:
         if ended.status == EXIT_DECIDE_AGAIN or self._again or self._was_ever_ready:
             return True
         logger.error("'edgepaas %s' ended with status %d", ended.stage, ended.status)
@@ -230,18 +230,18 @@ class Supervisor:
             return PAUSE  # it has backed off by itself before it ended
         return pause_after(self._failures, first=PAUSE, longest=LONGEST_PAUSE)
 
-    def _told_to_stop_during(self, events: Events, seconds: float) -> bool:
+    def _stop_requested_within(self, events: Events, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             patience = min(left, self._sidecars.next_deadline(time.monotonic()))
-            happened = events.wait(None, timeout=patience)
-            if happened.stop or (happened.hangup and not self._ignore_hangup):
+            received = events.wait(None, timeout=patience)
+            if received.stop or (received.hangup and not self._ignore_hangup):
                 return True
-            reap(self._sidecars.reaped)
-            self._sidecars.tend(time.monotonic())
+            reap(self._sidecars.record_exit)
+            self._sidecars.enforce_deadlines(time.monotonic())
         return False
 
 
 def _status_of_stop(status: int) -> int:
-    # What a stage made of it no longer matters, but one that had to be killed is told.
+    # How a stage ended no longer matters, unless it had to be killed.
     return EXIT_FAILED if status == -signal.SIGKILL else EXIT_DONE

@@ -37,7 +37,7 @@ def jitter(least: float = 0.6, most: float = 1.0) -> float:
 
 
 def no_jitter() -> float:
-    """Return 1.0: for pauses of one process, with which nobody else can fall into step."""
+    """Return 1.0: for pauses of one process, which no other can fall into step with."""
     return 1.0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When something is to be done again, on a clock that nobody sets."""
+"""When something is to be done again, on a monotonic clock."""
 
 import time
 

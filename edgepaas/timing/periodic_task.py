@@ -97,7 +97,7 @@ class PeriodicTask:
         self._succeeded = False
         self._error = ""
         self._start_error = ""
-        #: The moment from which on it is late, if it does not get on.
+        #: The moment from which on it is late, unless a run begins or ends before.
         self._late_at = float("inf")
         self._running = False
 

@@ -29,7 +29,7 @@ class ResolveTaskAlert(Protocol):
 
 @dataclass
 class _Entry:
-    """A task, and what was said of it."""
+    """A task, and whether its alert is open."""
 
     task: PeriodicTask
     since: float | None = None

@@ -104,7 +104,8 @@ def _register(
         _mount(app, mounted)
     elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):
         root = root_view(app, box, application, health)
-        _add_platform_route(app, "/", root, "This page: what the box is, and how it is")
+        purpose = "What the box is, and how it is: JSON for programs, a page for people"
+        _add_platform_route(app, "/", root, purpose)
     return [*own, *(blueprint for blueprint in given if isinstance(blueprint, ApiBlueprint))]
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import wheels
@@ -30,6 +31,17 @@ DIST = REPOSITORY / "dist"
 #: Command: the Debian package that has it.
 NEEDED = {"dpkg-buildpackage": "dpkg-dev", "dh": "debhelper", "dh_python3": "dh-python"}
 
+#: What is installed as documentation beside docs/. The changelog for users goes under another
+#: name: dh_installchangelogs would take it for the Debian changelog.
+TEXTS = {
+    "README.md": "README.md",
+    "CHANGELOG.md": "releases.md",
+    "SECURITY.md": "SECURITY.md",
+    "NOTICE": "NOTICE",
+}
+#: Stands in the control file of the sources for the maintainer's name and address.
+MAINTAINER = "@MAINTAINER@"
+
 
 def main() -> None:
     """Build the package; raises BuildError."""
@@ -43,6 +55,7 @@ def main() -> None:
     lay_out(source)
     number = os.environ.get("DEB_VERSION") or version()
     set_version(source / "debian" / "changelog", number)
+    set_maintainer(source / "debian" / "control")
     log = work / "build.log"
     with log.open("wb") as output:
         status = subprocess.run(
@@ -86,9 +99,8 @@ def lay_out(source: Path) -> None:
         shutil.copytree(origin, source / name, ignore=unwanted, copy_function=shutil.copyfile)
     (source / "debian" / "rules").chmod(0o755)
     shutil.copyfile(PACKAGING / "edgepaas.launcher", source / "edgepaas.launcher")
-    (source / "texts").mkdir()
-    # Under another name: dh_installchangelogs would take it for the Debian changelog.
-    for name, copy in (("README.md", "README.md"), ("CHANGELOG.md", "releases.md")):
+    shutil.copytree(REPOSITORY / "docs", source / "texts" / "docs", copy_function=shutil.copyfile)
+    for name, copy in TEXTS.items():
         shutil.copyfile(REPOSITORY / name, source / "texts" / copy)
 
 
@@ -101,6 +113,17 @@ def set_version(copy: Path, number: str) -> None:
             f"{changelog()} says {written}, edgepaas.__version__ {version()}: add an entry"
         )
     copy.write_text(text.replace(f"({written})", f"({number})", 1), encoding="utf-8")
+
+
+def set_maintainer(copy: Path) -> None:
+    """Put the maintainer that pyproject.toml names into this build's copy of the control file."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (maintainer,) = project["maintainers"]
+    text = copy.read_text(encoding="utf-8")
+    if MAINTAINER not in text:
+        raise BuildError(f"packaging/debian/control names no {MAINTAINER}")
+    name = f"{maintainer['name']} <{maintainer['email']}>"
+    copy.write_text(text.replace(MAINTAINER, name), encoding="utf-8")
 
 
 def build_environment() -> dict[str, str]:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write README's table of what passed in which home, from what the parity suite left behind.
+"""Write the table of what passed in which home, from what the parity suite left behind.
 
-    parity.py [--check] [RESULTS] [README]
+    parity.py [--check] [RESULTS] [DOCUMENT]
 
 RESULTS is what tests/system/parity writes (default: build/parity.json). The table goes
-between two markers of README. ``--check`` changes nothing and ends with 1 when the table
-is another one.
+between two markers of DOCUMENT (default: docs/testing.md). ``--check`` changes nothing and
+ends with 1 when the table is another one.
 """
 
 import json
@@ -24,19 +24,19 @@ def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     names = [argument for argument in arguments if argument != "--check"]
     results = Path(names[0]) if names else REPOSITORY / "build" / "parity.json"
-    readme = Path(names[1]) if len(names) > 1 else REPOSITORY / "README.md"
+    document = Path(names[1]) if len(names) > 1 else REPOSITORY / "docs" / "testing.md"
     table = render(json.loads(results.read_text(encoding="utf-8")))
-    text = readme.read_text(encoding="utf-8")
+    text = document.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"parity: {readme} lacks the lines {BEGIN.strip()} and {END}")
+        raise SystemExit(f"parity: {document} lacks the lines {BEGIN.strip()} and {END}")
     if check:
         if old.strip() == table.strip():
             return 0
-        print(f"parity: {readme.name} says another thing than {results}: run {Path(__file__).name}")
+        print(f"parity: {document.name} differs from {results}: run {Path(__file__).name}")
         return 1
-    readme.write_text(f"{before}{BEGIN}{table}{END}{after}", encoding="utf-8")
+    document.write_text(f"{before}{BEGIN}{table}{END}{after}", encoding="utf-8")
     return 0
 
 

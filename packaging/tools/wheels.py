@@ -106,7 +106,7 @@ def own_wheel(target: Path) -> None:
     unwanted = shutil.ignore_patterns("__pycache__", "_build.py")
     # Follows edgepaas/_alembic to the migrations.
     shutil.copytree(REPOSITORY / "edgepaas", source / "edgepaas", ignore=unwanted)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copyfile(REPOSITORY / name, source / name)
     (source / "edgepaas" / "_build.py").write_text(
         f'"""Written by the build."""\n\nBUILD_VERSION = "{build_version()}"\n', encoding="utf-8"

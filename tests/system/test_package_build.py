@@ -145,7 +145,9 @@ def test_everything_is_where_an_operator_looks(built: Built) -> None:
         "lib/systemd/system-generators/edgepaas-generator", "usr/lib/sysusers.d/edgepaas.conf",
         "usr/lib/tmpfiles.d/edgepaas.conf", "lib/systemd/system-preset/90-edgepaas.preset",
         "usr/share/doc/edgepaas/copyright", "usr/share/man/man1/edgepaas.1.gz",
-        "usr/share/man/man5/edgepaas.env.5.gz",
+        "usr/share/man/man5/edgepaas.env.5.gz", "usr/share/doc/edgepaas/README.md",
+        "usr/share/doc/edgepaas/SECURITY.md", "usr/share/doc/edgepaas/NOTICE",
+        *(f"usr/share/doc/edgepaas/docs/{path.name}" for path in REPOSITORY.glob("docs/*.md")),
     }  # fmt: skip
     assert expected <= set(members)
     for script in (REPOSITORY / "alembic" / "versions").glob("*.py"):

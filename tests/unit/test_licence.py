@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every source file names its licence."""
+"""The licence and the maintainer's address are the same wherever they stand."""
 
+import re
+import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTIFIER = "SPDX-License-Identifier: Apache-2.0"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 #: What a source file of ours is, by its suffix, and by its name where it has none.
 SUFFIXES = {
@@ -52,3 +57,40 @@ def test_the_sources_are_found() -> None:
         "packaging/debian/rules", "packaging/edgepaas.launcher", "edgepaas/__init__.py",
         "tests/unit/test_licence.py", "alembic/script.py.mako", "packaging/docker/Dockerfile",
     } <= found  # fmt: skip
+
+
+def test_the_licence_is_the_one_that_the_package_declares() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in read("LICENSE")
+    for name in PROJECT["license-files"]:
+        assert (ROOT / name).is_file(), name
+    debian = read("packaging/debian/copyright")
+    assert "License: Apache-2.0" in debian
+    assert "/usr/share/common-licenses/Apache-2.0" in debian
+    assert 'org.opencontainers.image.licenses="Apache-2.0"' in read("packaging/docker/Dockerfile")
+
+
+def test_the_maintainer_is_set_in_one_place() -> None:
+    """pyproject.toml names the maintainer; make deb writes the name into the package."""
+    (maintainer,) = PROJECT["maintainers"]
+    assert "Maintainer: @MAINTAINER@\n" in read("packaging/debian/control")
+    # Who made an entry of the Debian changelog signed it: history, which no later name changes.
+    address = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.(?:invalid|org|com|net)")
+    for name in ("SECURITY.md", "CONTRIBUTING.md", "README.md", "packaging/debian/copyright"):
+        assert set(address.findall(read(name))) <= {maintainer["email"]}, name
+    assert maintainer["email"] in read("SECURITY.md")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_licence_goes_into_the_wheel() -> None:
+    assert PROJECT["license-files"] == ["LICENSE", "NOTICE"]
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "NOTICE", "README.md", "SECURITY.md", "CHANGELOG.md"])
+def test_what_the_package_is_built_from_is_there_where_the_image_is_built(name: str) -> None:
+    assert f"!{name}\n" in read(".dockerignore")
+    copied = re.search(r"^COPY Makefile (.*) \./$", read("packaging/docker/Dockerfile"), re.M)
+    assert copied and name in copied[1].split()

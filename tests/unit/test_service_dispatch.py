@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.httpd.dispatch import GatedDispatcher
+from edgepaas.httpd.dispatch import RequestDispatcher
 from tests.support.service_process import until
 
 
@@ -38,9 +38,9 @@ class Request:
 
 
 @pytest.fixture
-def dispatcher() -> Iterator[GatedDispatcher]:
+def dispatcher() -> Iterator[RequestDispatcher]:
     """Two workers, room for two parked requests."""
-    made = GatedDispatcher(2, parking=2)
+    made = RequestDispatcher(2, parking=2)
     yield made
     made.shutdown(timeout=1)
 
@@ -65,7 +65,7 @@ def served(request: Any) -> str:
     ],
 )
 def test_only_probes_have_the_health_lane(
-    dispatcher: GatedDispatcher, method: str, path: str, lane: str
+    dispatcher: RequestDispatcher, method: str, path: str, lane: str
 ) -> None:
     """What an application may answer itself cannot keep a probe waiting."""
     dispatcher.open()
@@ -74,7 +74,7 @@ def test_only_probes_have_the_health_lane(
     assert served(request).startswith(lane)
 
 
-def test_requests_for_the_application_wait_for_the_gate(dispatcher: GatedDispatcher) -> None:
+def test_requests_for_the_application_wait_for_the_gate(dispatcher: RequestDispatcher) -> None:
     """Health is answered meanwhile; the parked ones follow in their order."""
     parked, health = Request("/api"), Request("/health/ready")
     dispatcher.add_task(parked)
@@ -85,7 +85,7 @@ def test_requests_for_the_application_wait_for_the_gate(dispatcher: GatedDispatc
     assert served(parked).startswith("waitress")
 
 
-def test_what_finds_the_park_full_is_answered_at_once(dispatcher: GatedDispatcher) -> None:
+def test_what_finds_the_park_full_is_answered_at_once(dispatcher: RequestDispatcher) -> None:
     """By the health lane, whose responder says 503."""
     requests = [Request("/api") for _ in range(3)]
     for request in requests:
@@ -94,7 +94,7 @@ def test_what_finds_the_park_full_is_answered_at_once(dispatcher: GatedDispatche
     assert dispatcher.open() == 2
 
 
-def test_a_request_without_a_path_needs_no_application(dispatcher: GatedDispatcher) -> None:
+def test_a_request_without_a_path_needs_no_application(dispatcher: RequestDispatcher) -> None:
     """Waitress itself refuses what it could not parse."""
     broken = Request("", error=object())
     del broken.requests[0].path
@@ -103,7 +103,7 @@ def test_a_request_without_a_path_needs_no_application(dispatcher: GatedDispatch
 
 
 def test_refused_requests_are_answered_and_later_ones_are_not_parked(
-    dispatcher: GatedDispatcher,
+    dispatcher: RequestDispatcher,
 ) -> None:
     """There will be no application: nobody waits for it."""
     early, late = Request("/api"), Request("/api")
@@ -114,7 +114,7 @@ def test_refused_requests_are_answered_and_later_ones_are_not_parked(
     assert served(late).startswith("health")
 
 
-def test_the_probe_passes_while_a_worker_is_free(dispatcher: GatedDispatcher) -> None:
+def test_the_probe_passes_while_a_worker_is_free(dispatcher: RequestDispatcher) -> None:
     """One busy worker of two is no hang, whatever waits in the queue."""
     dispatcher.open()
     busy = Request("/api", block=True)
@@ -125,7 +125,7 @@ def test_the_probe_passes_while_a_worker_is_free(dispatcher: GatedDispatcher) ->
 
 
 def test_the_probe_fails_while_every_worker_hangs_and_passes_after(
-    dispatcher: GatedDispatcher,
+    dispatcher: RequestDispatcher,
 ) -> None:
     """A stale no-op is dropped, a new one overtakes the queue."""
     dispatcher.open()

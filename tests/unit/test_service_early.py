@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.httpd.startup_responder import Phase, StartupResponder
+from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 
 
 def call(
@@ -32,7 +32,7 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
 @pytest.fixture
 def front() -> StartupResponder:
     """A front without an application yet."""
-    return StartupResponder(Phase("starting", "the application is being loaded"))
+    return StartupResponder(NotReady("starting", "the application is being loaded"))
 
 
 def test_live_is_200_from_the_first_moment(front: StartupResponder) -> None:
@@ -72,7 +72,7 @@ def test_only_a_probe_reaches_a_closed_application(
     """A path that only looks like a health route is the application's own."""
     assert call(front, path, method)[0] == "503"
     front.open(application)
-    front.close(Phase("degraded", "PostgreSQL was lost"))
+    front.close(NotReady("degraded", "PostgreSQL was lost"))
     assert call(front, path, method)[0] == "503"
 
 
@@ -93,7 +93,7 @@ def test_an_open_front_hands_everything_to_the_application(front: StartupRespond
 def test_a_closed_front_keeps_requests_from_a_lost_database(front: StartupResponder) -> None:
     """503 without touching the application, which still answers for its health."""
     front.open(application)
-    front.close(Phase("degraded", "PostgreSQL was lost"))
+    front.close(NotReady("degraded", "PostgreSQL was lost"))
     assert call(front, "/x")[0] == "503"
     assert call(front, "/health/ready")[2] == b"/health/ready"
     front.reopen()

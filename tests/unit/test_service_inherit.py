@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from edgepaas.httpd.listen import CannotListen, listening_sockets
+from edgepaas.httpd.listen import ListenError, listening_sockets
 
 
 def test_without_a_socket_handed_down_it_binds_none_of_its_own_if_told_so() -> None:
@@ -13,5 +13,5 @@ def test_without_a_socket_handed_down_it_binds_none_of_its_own_if_told_so() -> N
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(CannotListen, match=rf"PORT={port}: no socket was handed down"):
+    with pytest.raises(ListenError, match=rf"PORT={port}: no socket was handed down"):
         listening_sockets({}, "127.0.0.1", port, pid=1, may_bind=False)

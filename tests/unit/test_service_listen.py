@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from edgepaas.httpd.listen import (
-    CannotListen,
+    ListenError,
     Listening,
+    address_mismatch,
     bind,
     inherited_sockets,
-    listens_elsewhere,
 )
 from edgepaas.httpd.port_holder import port_holder
 
@@ -33,7 +33,7 @@ def test_a_taken_port_is_named_with_its_holder() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(CannotListen) as caught:
+        with pytest.raises(ListenError) as caught:
             bind("127.0.0.1", port, patience=0)
     assert f"HOST=127.0.0.1 PORT={port}: the port is taken by" in str(caught.value)
     assert f"(process {os.getpid()})" in str(caught.value)
@@ -46,7 +46,7 @@ def test_a_taken_port_is_named_with_its_holder() -> None:
 )
 def test_an_address_that_cannot_be_had_is_explained(host: str, said: str) -> None:
     """192.0.2.1 is for documentation (RFC 5737), .invalid is never resolved (RFC 6761)."""
-    with pytest.raises(CannotListen, match=said) as caught:
+    with pytest.raises(ListenError, match=said) as caught:
         bind(host, 0, patience=0)
     assert f"HOST={host}" in str(caught.value)
 
@@ -80,13 +80,13 @@ def test_sockets_of_another_process_are_not_ours() -> None:
 def test_a_senseless_announcement_is_an_error() -> None:
     """Nothing is bound in place of what was promised."""
     for count in ("0", "-1", "many", "1000"):
-        with pytest.raises(CannotListen, match=f"LISTEN_FDS={count}"):
+        with pytest.raises(ListenError, match=f"LISTEN_FDS={count}"):
             inherited_sockets({"LISTEN_PID": "2", "LISTEN_FDS": count}, pid=2)
 
 
 def test_an_announced_descriptor_that_is_not_there_is_an_error() -> None:
     """99 descriptors are announced; no test has them all as listening sockets."""
-    with pytest.raises(CannotListen, match="LISTEN_FDS announces descriptor"):
+    with pytest.raises(ListenError, match="LISTEN_FDS announces descriptor"):
         inherited_sockets({"LISTEN_PID": "2", "LISTEN_FDS": "99"}, pid=2)
 
 
@@ -113,9 +113,9 @@ def test_a_socket_that_listens_elsewhere_than_the_settings_say_is_noticed(
     bound = bind("127.0.0.1", 0)
     port = bound[0].getsockname()[1]
     listening = Listening(tuple(bound), inherited=True)
-    said = listens_elsewhere(listening, host, port)
+    said = address_mismatch(listening, host, port)
     assert bool(said) is differs
-    other = listens_elsewhere(listening, host, port - 1)
+    other = address_mismatch(listening, host, port - 1)
     assert other == (
         f"HOST={host} PORT={port - 1} is set, but the socket that was handed down listens on "
         f"127.0.0.1 port {port}"
@@ -127,5 +127,5 @@ def test_every_address_of_either_family_is_the_same_to_listen_on() -> None:
     """systemd's ListenStream=8080 binds ``::`` for both."""
     bound = bind("0.0.0.0", 0)
     listening = Listening(tuple(bound), inherited=True)
-    assert listens_elsewhere(listening, "::", bound[0].getsockname()[1]) == ""
+    assert address_mismatch(listening, "::", bound[0].getsockname()[1]) == ""
     bound[0].close()

@@ -17,7 +17,7 @@ from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.state import StateBoard
-from edgepaas.httpd.startup_responder import Phase, StartupResponder
+from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 from edgepaas.service.shutdown import Control, Ending
 from edgepaas.service.watches import database_loss as loss
 from edgepaas.service.watches.database_loss import LossHandlers, LossWatch
@@ -60,7 +60,7 @@ def build(
     )
     state = StateBoard(contract)
     state.phase = "running"
-    front = StartupResponder(Phase("starting", ""))
+    front = StartupResponder(NotReady("starting", ""))
     reached: list[str] = []
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas.sd_notify import Notifier
-from edgepaas.supervisor.notify_socket import Mailbox
+from edgepaas.supervisor.notify_socket import NotifySocket
 from tests.support.service_process import Manager, until
 
 
@@ -69,12 +69,12 @@ def test_the_watchdog_is_for_the_process_that_is_named(
 
 def test_a_mailbox_hears_only_the_process_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel says who sent a message, and nobody can lie about it."""
-    mailbox = Mailbox()
-    monkeypatch.setenv("NOTIFY_SOCKET", mailbox.address)
+    notify_socket = NotifySocket()
+    monkeypatch.setenv("NOTIFY_SOCKET", notify_socket.address)
     notifier = Notifier.of(os.environ, os.getpid())
     notifier.alive()
-    assert mailbox.read(os.getpid() + 1) == []
+    assert notify_socket.read(os.getpid() + 1) == []
     notifier.ready("standalone")
-    lines = until(lambda: mailbox.read(os.getpid()), "the message")
+    lines = until(lambda: notify_socket.read(os.getpid()), "the message")
     assert lines == ["READY=1", "STATUS=standalone"]
-    mailbox.close()
+    notify_socket.close()

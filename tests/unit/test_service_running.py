@@ -13,7 +13,7 @@ from edgepaas.errors import ConfigurationError
 from edgepaas.files.paths import Paths
 from edgepaas.service import instance_locks as running
 from edgepaas.service.instance_locks import (
-    RunsAlready,
+    AlreadyRunning,
     claim_serving,
     claim_state,
     claim_up,
@@ -25,7 +25,7 @@ def test_a_second_up_is_refused_with_the_first_one_s_process_and_home(paths: Pat
     """Exit status 1, one line."""
     lock = claim_up(paths)
     assert paths.up_lock.read_text() == f"{os.getpid()}\n"
-    with pytest.raises(RunsAlready) as refused:
+    with pytest.raises(AlreadyRunning) as refused:
         claim_up(paths)
     said = str(refused.value)
     assert f"EDGEPAAS_HOME={paths.home}: another 'edgepaas up' (process {os.getpid()})" in said
@@ -67,7 +67,7 @@ def test_two_containers_on_one_volume_are_one_too_many(paths: Paths) -> None:
     other.create()
     first = (claim_up(paths), claim_state(paths))
     second = claim_up(other)
-    with pytest.raises(RunsAlready) as refused:
+    with pytest.raises(AlreadyRunning) as refused:
         claim_state(other)
     assert str(refused.value).startswith(f"{paths.state}: another 'edgepaas up' works there")
     for lock in first:

@@ -11,7 +11,7 @@ import pytest
 from edgepaas.files.paths import Paths
 from edgepaas.files.published_state import StateWord, leave_word, read_word
 from edgepaas.health.state import STATES, StateBoard
-from edgepaas.service.publish_state import StateFile
+from edgepaas.service.publish_state import StatePublisher
 from tests.support.telemetry_box import contract_for
 
 _LEAVE = """
@@ -59,7 +59,7 @@ def test_a_word_from_before_the_box_was_switched_off_is_none(paths: Paths) -> No
 
 def test_the_service_writes_its_word_only_when_it_is_another(paths: Paths) -> None:
     board = StateBoard(contract_for(paths, None))
-    file = StateFile(paths, board)
+    file = StatePublisher(paths, board)
 
     def left() -> str | None:
         file.publish()
@@ -81,7 +81,7 @@ def test_a_folder_that_takes_no_word_is_logged_once_and_tried_again(
     paths: Paths, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths.state_word.mkdir()
-    file = StateFile(paths, StateBoard(contract_for(paths, None)))
+    file = StatePublisher(paths, StateBoard(contract_for(paths, None)))
     with caplog.at_level(logging.WARNING, "edgepaas.service"):
         for _ in range(3):
             file.publish()

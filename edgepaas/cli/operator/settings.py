@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a commented edgepaas.env, as the package ships it",
     )
-    form.add_argument("--markdown", action="store_true", help="the reference in the documents")
+    form.add_argument("--markdown", action="store_true", help="the reference, docs/settings.md")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Serve the application: binds or inherits the socket (LISTEN_FDS), answers /health/live
-at once, loads the application, passes the verification gate, then says READY=1.
+at once, loads the application, passes the verification gate, then sends READY=1.
 Reads run/env and run/db.env. SIGTERM drains, SIGHUP reopens the log.
 
 exit status: 0 asked to stop, 1 the gate failed, 75 a new decision is needed,
@@ -29,7 +29,7 @@ _FAREWELL = 3.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    # How 'edgepaas up' tells its service that it is gone: a pipe's descriptor.
+    # A pipe's descriptor: it closes at its other end when 'edgepaas up' dies.
     parser.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument(
         "--inherit",
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import find_paths
-    from edgepaas.httpd.listen import listening_sockets, listens_elsewhere
+    from edgepaas.httpd.listen import address_mismatch, listening_sockets
     from edgepaas.sd_notify import Notifier
     from edgepaas.service.instance_locks import claim_serving
     from edgepaas.service.run import Service, ServiceEnvironment
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         pid=os.getpid(),
         may_bind=not arguments.inherit,
     )
-    elsewhere = listening.inherited and listens_elsewhere(
+    elsewhere = listening.inherited and address_mismatch(
         listening, settings.text("HOST"), settings.integer("PORT")
     )
     if elsewhere:
@@ -89,7 +89,7 @@ def _way_out(arguments: argparse.Namespace) -> str:
 
 
 def _claim(paths: "Paths", claim: "Callable[[Paths], int | None]") -> None:
-    """Say to other commands that a service runs here; the lock is kept until the process ends."""
+    """Show other commands that a service runs here: the lock is held until the process ends."""
     try:
         claim(paths)
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lost database: suspected by whoever used it, confirmed within a bound, then acted upon."""
+"""A lost database: suspected where it is used, confirmed within a bound, then acted upon."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgepaas.alerts.catalogue import DATABASE_LOST
 from edgepaas.decision.losses import mark_loss
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED
-from edgepaas.httpd.startup_responder import Phase, StartupResponder
+from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 from edgepaas.service.crash_loop import LONGEST_DELAY
 from edgepaas.service.shutdown import Control, Ending
 from edgepaas.timing.backoff import Backoff
@@ -30,10 +30,10 @@ CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for; they have hung for
 #: as long as it took to be sure.
 LOSS_PATIENCE = 0.4
-#: Seconds between looks at a database that nobody complains of, and between health checks.
+#: Seconds between looks at a database without a failed request, and between health checks.
 LOOK_EVERY = {"postgresql": 3.0, "sqlite": 10.0}
-#: The same while requests are being worked on: a server that falls silent hangs those that
-#: use it, and none of them comes back to complain.
+#: The same while requests are being worked on: in a server that falls silent they hang,
+#: and none of them fails.
 LOOK_EVERY_BUSY = {"postgresql": 0.5, "sqlite": 10.0}
 #: Seconds between looks at one that is lost and has no fallback.
 RETRY_EVERY = 1.0
@@ -60,7 +60,7 @@ class LossHandlers:
 
 
 class LossWatch:
-    """Looks at *database* whenever somebody suspects it, and every few seconds by itself."""
+    """Looks at *database* whenever a request could not use it, and every few seconds."""
 
     def __init__(self, database: "Database", handlers: LossHandlers) -> None:
         self._database = database
@@ -85,7 +85,7 @@ class LossWatch:
         database.on_unavailable = self.suspect
 
     def suspect(self, error: BaseException) -> None:
-        """Have the database looked at now; called by whoever could not use it."""
+        """Have the database looked at now; called where it could not be used."""
         logger.debug("the database is suspected: %s", error)
         self._suspected.set()
         self.task.wake()
@@ -117,7 +117,7 @@ class LossWatch:
         if trouble is None:
             self._back()
             return True
-        self._suspected.clear()  # our own question's, and everybody's: it is acted upon now
+        self._suspected.clear()  # raised by our own question as well: it is acted upon now
         self._failures += 1
         if self._lost_since is None:
             self._lost_since = time.monotonic()
@@ -132,7 +132,7 @@ class LossWatch:
     def _ask(self) -> str | None:
         """Return why the database does not answer, None when it does; bounded.
 
-        Raises RuntimeError where no thread can be started: that says nothing of the database.
+        Raises RuntimeError where no thread can be started: that is no finding about the database.
         """
 
         def ping(_scope: Scope) -> str | None:
@@ -150,7 +150,7 @@ class LossWatch:
     def _decide_again(self, trouble: str) -> None:
         handlers = self._handlers
         reason = f"PostgreSQL was lost: {trouble}"
-        handlers.responder.close(Phase("degraded", reason))
+        handlers.responder.close(NotReady("degraded", reason))
         handlers.state.note("database", reason)
         DATABASE_LOST.raise_alert(
             f"{reason}; deciding again, SQLite takes over if it stays away", severity="warning"
@@ -164,7 +164,7 @@ class LossWatch:
     def _hold_out(self, trouble: str) -> None:
         handlers = self._handlers
         reason = f"PostgreSQL is away and BOTH_DB=false allows no fallback: {trouble}"
-        handlers.responder.close(Phase("degraded", reason))
+        handlers.responder.close(NotReady("degraded", reason))
         handlers.board.forget()
         if self._failures == 1:
             handlers.state.note("database", reason)
@@ -183,7 +183,7 @@ class LossWatch:
         DATABASE_LOST.raise_alert(
             reason, what_to_do="The boot chain starts again, examines it and mends what it can."
         )
-        handlers.responder.close(Phase("degraded", reason))
+        handlers.responder.close(NotReady("degraded", reason))
         handlers.control.wait(handlers.back_off())
         handlers.control.end(Ending(EXIT_FAILED, reason, LOSS_PATIENCE))
 

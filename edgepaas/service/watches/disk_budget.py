@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The disk budget watched while SQLite serves: make room, tell somebody, refuse at the last."""
+"""The disk budget watched while SQLite serves: make room, alert, refuse writes at last."""
 
 import logging
 import sqlite3
@@ -59,7 +59,8 @@ class Limits:
 class BudgetWatch:
     """Looks at the SQLite file *path* every few seconds.
 
-    *refuse* is told why writes are refused from now on, empty: they are taken again.
+    *refuse* is called with the reason for which writes are refused from now on; empty: they
+    are taken again.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class BudgetWatch:
         self.look()
 
     def look(self) -> budget.Level:
-        """Measure, make room where there is need of it, and say and do what follows."""
+        """Measure, make room where there is need of it, alert and refuse as that demands."""
         if self._disk_full:
             if ballast.give_up(self._ballast):
                 logger.warning("the disk is full: the ballast of %s is given up", self._ballast)
@@ -112,9 +113,9 @@ class BudgetWatch:
             ):
                 found = self._made_room(connection, size)
         except LockHeld:
-            return self._level  # the service ends: somebody swaps the file
+            return self._level  # the service ends: another process swaps the file
         except (OSError, sqlite3.Error, DatabaseError) as error:
-            # The file's own faults are found by those who use it; here only the measure fails.
+            # The file's own faults are found where it is used; here only the measure fails.
             if str(error) != self._trouble:
                 logger.warning("the disk budget cannot be looked at: %s", error)
             self._trouble = str(error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service's eye on itself: watchdog, the contract's generation, the one-line state."""
+"""The service watches itself: watchdog, the contract's generation, the one-line state."""
 
 import faulthandler
 import logging
@@ -45,7 +45,7 @@ class Monitor:
         publish_state: Callable[[], None] = lambda: None,
         check_tasks: Callable[[], None] = lambda: None,
     ) -> None:
-        """*publish_state* is for the processes beside this one (:class:`StateFile`).
+        """*publish_state* is for the processes beside this one (:class:`StatePublisher`).
 
         *check_tasks* looks after the process's periodic tasks (:meth:`TaskRegistry.check`).
         """
@@ -104,7 +104,7 @@ class Monitor:
             self._hung = False
             self._notifier.alive()
         elif not self._hung and not self._control.wait(0):
-            # While it drains, hung workers are no news: that is what a drain is bounded for.
+            # While it drains, hung workers are expected: the drain is bounded for them.
             self._hung = True
             logger.error("no worker answers; what each thread does follows")
             faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
@@ -143,11 +143,11 @@ class GenerationWatch:
 
 
 def status_line(state: "StateBoard") -> str:
-    """Return the one line that an operator wants: state, since when, why, alerts, build."""
+    """Return one line for an operator: state, since when, why, alerts, build."""
     from edgepaas.build import build_version
 
     current = state.state()
     since = current.since.strftime("%Y-%m-%d %H:%M:%S UTC") if current.since else "the start"
     why = f": {'; '.join(current.reasons)}" if current.reasons else ""
-    alerts = f"; {said}" if (said := state.alerts()) else ""
+    alerts = f"; {line}" if (line := state.alerts()) else ""
     return f"{current.state} since {since}{why}{alerts} (edgepaas {build_version()})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgepaas.sd_notify import Notifier
     from edgepaas.service.crash_loop import CrashLoop
     from edgepaas.service.loader import Loaded
-    from edgepaas.service.publish_state import StateFile
+    from edgepaas.service.publish_state import StatePublisher
     from edgepaas.service.shutdown import Control
     from edgepaas.settings import Settings
     from edgepaas.timing.periodic_task import PeriodicTask
@@ -43,7 +43,7 @@ class Watches:
         server: "HTTPServer",
         notifier: "Notifier",
         crash_loop: "CrashLoop",
-        state_file: "StateFile",
+        state_file: "StatePublisher",
     ) -> "PeriodicTask":
         """Watch over the service itself, from the first moment on; returns the task."""
         monitor = Monitor(

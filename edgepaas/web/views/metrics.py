@@ -256,6 +256,7 @@ def metrics_blueprint(page: MetricsPage) -> Blueprint:
 
     @blueprint.route("/metrics")
     def metrics() -> Response:
+        """What Prometheus reads"""
         return page.view()
 
     return blueprint

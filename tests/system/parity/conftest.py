@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each test here runs in every home; what came of it is kept for the table in the README."""
+"""Each test here runs in every home; what came of it is kept for the table in docs/testing.md."""
 
 import contextlib
 import json

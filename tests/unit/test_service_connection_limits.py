@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from edgepaas.httpd import connection_limits as places_module
-from edgepaas.httpd.connection_limits import RESERVE, Places
+from edgepaas.httpd import connection_limits as limits_module
+from edgepaas.httpd.connection_limits import RESERVE, ConnectionLimits
 from edgepaas.httpd.server import HTTPServer
 from tests.support.service_process import get, until
 
@@ -152,7 +152,7 @@ def answer_on(sock: socket.socket) -> bytes:
 def test_probes_and_posts_are_answered_among_four_hundred_slow_clients(
     serve: Serve, first: bytes, more: bytes
 ) -> None:
-    """Slow clients lose their places to those that get on, a slow honest one does not."""
+    """Slow clients are closed for those that make progress, a slow honest one is not."""
     running = serve()
     with slow_clients(running, 400, first, more):
         until(lambda: running.server.connections >= 100, "every place to be taken")
@@ -182,8 +182,8 @@ def test_a_client_that_does_not_read_its_answers_loses_its_place(serve: Serve) -
 def test_a_request_that_does_not_arrive_is_408(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, first: bytes, more: bytes
 ) -> None:
-    """Also where there are places enough; each byte more is no reason to wait on."""
-    monkeypatch.setattr(places_module, "REQUEST_PATIENCE", 0.5)
+    """Also far below the limit; each byte more is no reason to wait on."""
+    monkeypatch.setattr(limits_module, "REQUEST_PATIENCE", 0.5)
     running = serve()
     with running.connect(first) as sock:
         sock.settimeout(0.1)
@@ -203,7 +203,7 @@ def test_a_steady_upload_may_take_longer_than_any_deadline(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is that it gets on."""
-    monkeypatch.setattr(places_module, "REQUEST_PATIENCE", 0.5)
+    monkeypatch.setattr(limits_module, "REQUEST_PATIENCE", 0.5)
     assert slowly(serve(), 1_000_000, seconds=1.5) == b"got 1000000"
 
 
@@ -236,9 +236,9 @@ def connection(host: str, stalled: float, cut: list[str], *, proven: bool = Fals
     return SimpleNamespace(
         addr=(host, 1),
         proven=proven,
-        stalled_for=lambda now: stalled,
+        stalled_seconds=lambda now: stalled,
         overdue=lambda now, patience: False,
-        something_to_read=lambda: False,
+        has_unread_data=lambda: False,
         cut=lambda: cut.append(host),
     )
 
@@ -248,7 +248,7 @@ def test_an_address_with_more_than_its_share_loses_places_before_others_do() -> 
     cut: list[str] = []
     crowd = [("203.0.113.1", 1.0)] * 3 + [("203.0.113.2", 9.0)] + [("127.0.0.1", 8.0)] * 3
     channels = dict(enumerate(connection(host, stalled, cut) for host, stalled in crowd))
-    Places(5, [SimpleNamespace(active_channels=channels)]).tend()
+    ConnectionLimits(5, [SimpleNamespace(active_channels=channels)]).enforce()
     assert cut == ["203.0.113.1"] * 2
 
 
@@ -257,10 +257,10 @@ def test_who_never_asked_for_anything_goes_before_who_was_answered() -> None:
     cut: list[str] = []
     crowd = [
         connection("203.0.113.1", 60.0, cut, proven=True),
-        connection("203.0.113.2", places_module.PATIENCE, cut),
+        connection("203.0.113.2", limits_module.PATIENCE, cut),
         connection("203.0.113.3", 0.0, cut),
     ]
-    Places(2, [SimpleNamespace(active_channels=dict(enumerate(crowd)))]).tend()
+    ConnectionLimits(2, [SimpleNamespace(active_channels=dict(enumerate(crowd)))]).enforce()
     assert cut == ["203.0.113.2"]
 
 
@@ -268,5 +268,5 @@ def test_nobody_is_closed_while_there_are_places() -> None:
     """An idle connection costs nothing then."""
     cut: list[str] = []
     channels = {n: connection("203.0.113.1", 100.0, cut) for n in range(5)}
-    Places(5, [SimpleNamespace(active_channels=channels)]).tend()
+    ConnectionLimits(5, [SimpleNamespace(active_channels=channels)]).enforce()
     assert cut == []
