@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepaas.drill.load import METRIC, BulkDevice, Device
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 _COUNT = "SELECT count(*), count(DISTINCT value) FROM readings WHERE device = {0} AND metric = {1}"
 _MISSING = (
@@ -88,4 +89,4 @@ def _count_device(connection: Any, name: str, acknowledged: int, sent: int) -> R
 def _ask(connection: Any, statement: str, *values: str | int) -> Any:
     # The values are device names of this package and numbers: nothing needs escaping.
     quoted = [str(value) if isinstance(value, int) else f"'{value}'" for value in values]
-    return connection.execute_simple(statement.format(*quoted)).rows
+    return simple_query(connection, statement.format(*quoted))

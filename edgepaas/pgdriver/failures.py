@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from edgepaas.errors import DatabaseUnavailable
+from edgepaas.pgdriver.pg8000_adapter import is_lost_link, server_fields
 
 
 class Failure(StrEnum):
@@ -121,6 +122,8 @@ _CLASS_OF_STATE = {
 #: session, 25P03 idle in transaction, 25006 the server has become a standby.
 _LOST_STATE = re.compile(r"08...|57P0[1235]|25P03|25006")
 
+_STATE = re.compile(r"08...|57P0[1235]|25P03|25006")
+
 #: pg8000 uses InterfaceError for its caller's mistakes as well; these are the link's.
 _LOST_TEXT = re.compile(
     r"network error|communication error|connection is closed|create a connection"
@@ -131,20 +134,18 @@ _STATE = re.compile(r"[0-9A-Z]{5}\Z")
 def sqlstate(exc: BaseException) -> str | None:
     """Return the five characters that the server gave, None when it was not the server."""
     for error in _chain(exc):
-        fields = error.args[0] if error.args else None
-        if isinstance(fields, dict):
-            state = fields.get("C")
-            if isinstance(state, str) and _STATE.match(state):
-                return state
+        state = (server_fields(error) or {}).get("C")
+        if isinstance(state, str) and _STATE.match(state):
+            return state
     return None
 
 
 def server_message(exc: BaseException) -> str:
     """Return what the server said in one line, else the exception's own text."""
     for error in _chain(exc):
-        fields = error.args[0] if error.args else None
-        if isinstance(fields, dict) and isinstance(fields.get("M"), str):
-            return _one_line(fields["M"])
+        message = (server_fields(error) or {}).get("M")
+        if isinstance(message, str):
+            return _one_line(message)
     return _one_line(str(exc)) or type(exc).__name__
 
 
@@ -181,15 +182,7 @@ def is_lost(exc: BaseException) -> bool:
     state = sqlstate(exc)
     if state is not None:
         return _LOST_STATE.fullmatch(state) is not None
-    for error in _chain(exc):
-        if isinstance(error, OSError):
-            return True
-        if _is_driver_error(error) and _LOST_TEXT.search(str(error)):
-            return True
-        # What the socket's file object says once somebody has shut it down.
-        if isinstance(error, ValueError) and "closed file" in str(error):
-            return True
-    return False
+    return any(isinstance(error, OSError) or is_lost_link(error) for error in _chain(exc))
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
@@ -220,10 +213,6 @@ def _classify_os_error(error: OSError) -> Failure:
     if isinstance(error, ConnectionError):
         return Failure.OTHER
     return Failure.UNREACHABLE
-
-
-def _is_driver_error(error: BaseException) -> bool:
-    return any(kind.__module__.startswith("pg8000") for kind in type(error).__mro__)
 
 
 def _one_line(text: str) -> str:

@@ -145,7 +145,7 @@ class ServerDatabase(Database):
             return
         self._gave_back_at = time.monotonic()
         if isinstance(self._engine.pool, SharingPool):
-            self._engine.pool.give_back(IDLE_KEPT)
+            self._engine.pool.close_idle(IDLE_KEPT)
 
     def _noticed(self, original: BaseException, error: DatabaseError) -> None:
         if isinstance(original, ConnectFailure):

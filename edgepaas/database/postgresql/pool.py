@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pool of PostgreSQL connections: what one box may hold of a server that it shares."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -9,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from sqlalchemy import Engine, create_engine, event, exc
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
-from sqlalchemy.util import queue
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
 from edgepaas.database.failures import translate_errors_of, translate_postgres
+from edgepaas.database.postgresql.pool_adapter import AdaptedPool
 from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import bounded
 from edgepaas.pgdriver.failures import ConnectFailure
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
@@ -38,21 +38,18 @@ class NoFurtherConnection(DatabaseBusy):
     """PostgreSQL has no further connection for this box, which goes on with those it has."""
 
 
-class SharingPool(QueuePool):
+class SharingPool(AdaptedPool):
     """A pool that makes do with fewer connections where the server is at its limit.
 
     The last one used is the first one taken, so that what is not needed stays idle and can
-    be given back. Every connection in the pool is open: one that is lost leaves it.
+    be closed. Every connection in the pool is open: one that is lost leaves it.
     """
 
-    #: What it logs goes where the library's own pools log, and is as quiet (edgepaas.logs).
-    _sqla_logger_namespace = "sqlalchemy.pool.SharingPool"
-
-    def _do_get(self) -> ConnectionPoolEntry:
+    def take(self) -> ConnectionPoolEntry:
         until = time.monotonic() + POOL_TIMEOUT
         while True:
             try:
-                return self._opened(super()._do_get())
+                return self._opened(self.take_or_make())
             except (exc.TimeoutError, NoFurtherConnection) as error:
                 left = until - time.monotonic()
                 if left <= 0:
@@ -60,36 +57,36 @@ class SharingPool(QueuePool):
                 if isinstance(error, exc.TimeoutError):
                     continue  # it has waited
             # For one of our own that comes back; then another may have hung up.
-            with contextlib.suppress(queue.Empty):
-                return self._opened(self._pool.get(True, min(self._timeout, left)))
+            record = self.take_idle(min(self.patience, left))
+            if record is not None:
+                return self._opened(record)
 
-    def _opened(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
-        """Return *record* with a connection; it may have been too old to be kept."""
-        try:
-            record.get_connection()  # type: ignore[attr-defined]
-        except BaseException:
-            self._do_return_conn(record)
-            raise
-        return record
-
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+    def give_back(self, record: ConnectionPoolEntry) -> None:
         if record.dbapi_connection is None:
-            self._dec_overflow()
+            self.free_place()
         else:
-            super()._do_return_conn(record)
+            self.keep(record)
 
-    def give_back(self, idle: float) -> None:
-        """Close what nobody has wanted for *idle* seconds; one connection is kept."""
+    def close_idle(self, idle: float) -> None:
+        """Close what has not been used for *idle* seconds; one connection is kept."""
         now = time.monotonic()
         freshest_first = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                freshest_first.append(self._pool.get(False))
+        while (record := self.take_idle(0)) is not None:
+            freshest_first.append(record)
         for place, record in reversed(list(enumerate(freshest_first))):
             used_at = record.info.get("used_at")
             if place and used_at is not None and now - used_at > idle:
                 record.close()
-            self._do_return_conn(record)
+            self.give_back(record)
+
+    def _opened(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
+        """Return *record* with a connection; it may have been too old to be kept."""
+        try:
+            self.open_connection(record)
+        except BaseException:
+            self.give_back(record)
+            raise
+        return record
 
 
 class _Ours:
@@ -183,7 +180,7 @@ def ask(connection: Any, question: str = ";", seconds: float | None = None) -> A
     before = connection.autocommit
     connection.autocommit = True
     with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
-        rows = connection.execute_simple(question).rows
+        rows = simple_query(connection, question)
     connection.autocommit = before
     return rows
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.report import Action, SchemaReport
@@ -58,7 +59,7 @@ def versions_at(connection: Any, chains: Sequence[Chain]) -> list[Revisions | No
         for number, chain in enumerate(chains)
     ]
     try:
-        rows = connection.execute_simple(" UNION ALL ".join(queries)).rows
+        rows = simple_query(connection, " UNION ALL ".join(queries))
     except Exception as error:
         if sqlstate(error) != _NO_TABLE:
             raise

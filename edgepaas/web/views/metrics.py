@@ -139,7 +139,7 @@ class MetricsPage:
                 ({"severity": "warning"}, found.open - found.critical),
             ],
         )
-        yield _gauge("alerts_waiting", "Alerts that wait to be told.", found.waiting)
+        yield _gauge("alerts_waiting", "Alerts that wait for delivery.", found.waiting)
         yield _gauge("alerts_dead", "Alerts that every channel refused.", found.dead)
         failing = [({"channel": name}, float(bool(why))) for name, why in found.channels.items()]
         if failing:
