@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vocabulary of states, from one function; every surface shows what it says."""
+"""One vocabulary of states, from one function; API, metrics, pages and commands show it."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ class Facts:
 
     full: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
-    #: How the rows are on their way home; None where there is no hub, or nobody looks.
+    #: The forwarding state; None where there is no hub, or nothing watches it.
     forwarding: "Forwarding | None" = None
 
 
@@ -73,7 +73,7 @@ def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxSt
 def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
     """Return what *mode* has become since the decision, as far as the drainer knows.
 
-    Nobody decides anew while SQLite serves: that PostgreSQL is back, or gone again, shows
+    The decision is not made anew while SQLite serves: that PostgreSQL is back, or gone again, shows
     only in how it takes the rows. Rows that PostgreSQL serves without are ``draining``, too.
     """
     if forwarding is None or mode not in ("fallback", "draining", "primary"):

@@ -12,7 +12,7 @@ from edgepaas.terminal import print_json, print_table, say
 DESCRIPTION = """\
 See, deliver, test and silence alerts.
 
-An alert lies in the spool, as a file that 'cat' shows, until somebody was told: by the
+An alert lies in the spool, as a file that 'cat' shows, until it was delivered: by the
 webhook, else by e-mail; in the log alone where neither is configured. What every channel
 refused is kept as dead until you 'retry' or 'discard' it.
 
@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, help: str) -> argparse.ArgumentParser:
         return verbs.add_parser(name, help=help, description=help)
 
-    listing = add("list", "list what holds, and what waits to be told")
-    listing.add_argument("--all", action="store_true", help="also what was told and is over")
+    listing = add("list", "list the alerts that hold, and those that wait for delivery")
+    listing.add_argument("--all", action="store_true", help="also those that were delivered and are over")
     listing.add_argument("--json", action="store_true", help="print a JSON document")
     show = add("show", "show all that is known of one, and its history")
     show.add_argument("name", metavar="NAME", help="as 'list' shows it, its beginning, or a"
                       " fingerprint")  # fmt: skip
     show.add_argument("--json", action="store_true", help="print a JSON document")
-    history = add("history", "list what was raised, resolved and told, the newest first")
+    history = add("history", "list what was raised, resolved and delivered, the newest first")
     history.add_argument("--limit", type=int, default=50, help="how many entries (default: 50)")
     history.add_argument("--json", action="store_true", help="print a JSON document")
     deliver = add("deliver", "tell what is due, and end")
@@ -43,20 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # How 'edgepaas up' tells that it is gone: a pipe's descriptor.
     deliver.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
     add("retry", "try everything that waits, and what is dead, at once")
-    discard = add("discard", "forget alerts without telling anybody")
+    discard = add("discard", "discard alerts without delivering them")
     discard.add_argument("names", metavar="NAME", nargs="*", help="as 'list' shows them")
     discard.add_argument("--dead", action="store_true", help="all that are dead")
     add("test", "send a test through every channel, and say what each answered")
     catalogue = add("catalogue", "list every alert that the platform can raise")
     catalogue.add_argument("--json", action="store_true", help="print a JSON document")
     catalogue.add_argument("--markdown", action="store_true", help="print docs/alerts.md")
-    silence = add("silence", "tell nobody of some alerts for a while; without --for, list silences")
+    silence = add("silence", "deliver some alerts to nobody for a while; without --for, list silences")
     silence.add_argument("pattern", metavar="FINGERPRINT", nargs="?", default="*",
                          help="which; * and ? stand for anything (default: all)")  # fmt: skip
     silence.add_argument(
         "--for", dest="seconds", default="", metavar="TIME", help="for how long: 30min, 2h, …"
     )
-    silence.add_argument("--reason", default="", help="why, for whoever looks")
+    silence.add_argument("--reason", default="", help="why, for the list of silences")
     silence.add_argument("--end", action="store_true", help="end the silences of FINGERPRINT")
 
 

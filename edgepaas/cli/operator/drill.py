@@ -33,7 +33,7 @@ It refuses to begin while this box serves: the load would be felt by its clients
 exit status: 0 passed, 1 failed, 78 there is no PostgreSQL to drill against.
 """
 
-#: Attempts at removing a folder into which somebody still writes.
+#: Attempts at removing a folder into which a process still writes.
 _TRIES = 30
 
 
@@ -136,7 +136,7 @@ def _server(paths: "Paths", url: str) -> "Server":
 def _settings(paths: "Paths") -> "Settings":
     from edgepaas.settings.resolve import resolve_box
 
-    # Not run/env: a drill may be the first thing that is done on a box, or told another URL.
+    # Not run/env: a drill may be the first command on a box, or be given another URL.
     return resolve_box(paths).settings
 
 

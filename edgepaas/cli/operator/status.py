@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas status``: in which state the box is, and why; for anybody on the box."""
+"""``edgepaas status``: in which state the box is, and why; for every user of the box."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ does not answer, show what the contracts in run/ say, as far as this user may re
 exit status: 0 the box is ready, 1 it is not, or does not answer.
 """
 
-#: Everybody may ask; the service answers over HTTP.
+#: Every user may ask; the service answers over HTTP.
 NEEDS_SERVICE_USER = False
 
 _TIMEOUT = 5.0
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         document |= {"forwarding": forwarding, "rows_waiting": forwarding["rows_waiting"]}
     elif (waiting := _rows_waiting(paths)) is not None:
         document["rows_waiting"] = waiting
-    if "alerts" not in document:  # nobody answers, and the spool is there to be read
+    if "alerts" not in document:  # the service does not answer, and the spool can be read
         document["alerts"] = counts(paths).as_dict()
     if arguments.json:
         print_json(document)
@@ -92,7 +92,7 @@ def _address(paths: Paths) -> str:
     try:
         settings = Settings.read(paths.env_contract)
     except EdgePaaSError:
-        # Another user's contract, or none yet: where it listens unless told otherwise.
+        # Another user's contract, or none yet: the default is where it listens.
         settings = Settings.of()
     host = settings.text("HOST")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
