@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the data lives: name resolution, PostgreSQL, TLS, the SQLite file, the schema, tokens."""
+"""Examinations of the databases and what they need, and of alerts, tokens and services."""
 
 import contextlib
 import socket
@@ -36,15 +36,15 @@ def dns(settings: Settings) -> Finding:
 
 
 def tls(settings: Settings) -> Finding:
-    """Whether the way to PostgreSQL is protected as it should be."""
+    """Whether the connection to PostgreSQL is encrypted and the server verified."""
     address = _server(settings)
     if address is None:
-        return Finding("TLS", "ok", "no PostgreSQL is wanted")
+        return Finding("TLS", "ok", "no PostgreSQL is configured")
     from edgepaas.pgdriver.tls import TLSPolicy
 
     policy = TLSPolicy.of(settings, address)
     if policy.root_certificate and not Path(policy.root_certificate).is_file():
-        message = f"the CA file {policy.root_certificate} is not there"
+        message = f"the CA file {policy.root_certificate} does not exist"
         return Finding("TLS", _severity(settings), message, "correct DB_SSLROOTCERT")
     if policy.warning:
         advice = "set DB_SSLMODE=verify-full, and DB_SSLROOTCERT to the CA's certificate"
@@ -53,25 +53,27 @@ def tls(settings: Settings) -> Finding:
 
 
 def postgres(settings: Settings) -> Finding:
-    """Whether PostgreSQL would do, by the decision's own probe."""
+    """Whether PostgreSQL is usable, by the same probe as the decision."""
     address = _server(settings)
     if address is None:
-        return Finding("PostgreSQL", "ok", "none is wanted: SQLite alone (DATABASE_URL is empty)")
+        return Finding(
+            "PostgreSQL", "ok", "none is configured: SQLite alone (DATABASE_URL is empty)"
+        )
     from edgepaas.decision.probe import probe
     from edgepaas.pgdriver.tls import TLSPolicy
 
     found = probe(address, TLSPolicy.of(settings, address), settings.number("DB_CONNECT_TIMEOUT"))
     if found.usable:
-        return Finding("PostgreSQL", "ok", found.reason or f"{address.masked()} can be used")
+        return Finding("PostgreSQL", "ok", found.reason or f"{address.masked()} is usable")
     advice = f"check DATABASE_URL ({address.masked()}) and the server's log"
     return Finding("PostgreSQL", _severity(settings), found.reason, advice)
 
 
 def sqlite_file(paths: Paths, settings: Settings) -> Finding:
-    """Whether the embedded database's file is sound."""
+    """Whether the SQLite file is intact."""
     path = settings.sqlite_file(paths.state)
     if not path.exists():
-        return Finding("SQLite", "ok", f"{path} is not there yet; the schema stage makes it")
+        return Finding("SQLite", "ok", f"{path} does not exist yet; the schema stage creates it")
     advice = "'edgepaas schema --repair' after 'systemctl stop edgepaas'; copies are in backups/"
     if trouble := not_to_be_opened(path):
         return Finding("SQLite", "fail", f"{path}: {trouble}", advice)
@@ -83,11 +85,11 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
     if rows != [("ok",)]:
         damage = "; ".join(str(row[0]) for row in rows[:_SHOWN])
         return Finding("SQLite", "fail", f"{path} is damaged: {damage}", advice)
-    return Finding("SQLite", "ok", f"{path} is sound, {path.stat().st_size >> 10} KiB")
+    return Finding("SQLite", "ok", f"{path} is intact, {path.stat().st_size >> 10} KiB")
 
 
 def schema(paths: Paths, settings: Settings) -> Finding:
-    """Whether the database that was decided on is at the schema's head."""
+    """Whether the schema of the chosen database is at head."""
     from edgepaas.database import open_database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.hosting.loading import load_application
@@ -95,7 +97,7 @@ def schema(paths: Paths, settings: Settings) -> Finding:
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     if application.migrations is None:
-        return Finding("schema", "ok", f"the application {application.name} has none")
+        return Finding("schema", "ok", f"the application {application.name} has no migrations")
     try:
         contract = DatabaseContract.read(paths.db_contract)
     except ContractMissing as error:
@@ -111,7 +113,7 @@ def schema(paths: Paths, settings: Settings) -> Finding:
 
 
 def spool(paths: Paths) -> Finding:
-    """How many alerts wait."""
+    """Whether alerts wait or could not be delivered."""
     waiting = sum(1 for _ in _files(paths.alerts / "new"))
     dead = sum(1 for _ in _files(paths.alerts / "dead"))
     message = f"{waiting} alerts wait, {dead} could not be delivered"
@@ -121,13 +123,13 @@ def spool(paths: Paths) -> Finding:
 
 
 def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
-    """Whether SQLite files with rows in them were set aside."""
+    """Whether SQLite files were set aside that hold rows."""
     from edgepaas.schema.sqlite.quarantine import set_aside
 
     found = set_aside(paths, settings.sqlite_file(paths.state))
     if not found:
-        return [Finding("quarantine", "ok", "nothing is set aside")]
-    advice = "take from it what is needed, then move it away or remove it"
+        return [Finding("quarantine", "ok", "no file is set aside")]
+    advice = "copy the rows that are needed, then move the file away or delete it"
     return [Finding("quarantine", "warn", entry.line, advice) for entry in found]
 
 
@@ -146,7 +148,7 @@ def state_files(paths: Paths) -> Finding:
 
 
 def tokens(paths: Paths, settings: Settings) -> Finding:
-    """Whether somebody can write, where a token is needed for it."""
+    """Whether there is a token, where one is needed to write."""
     from edgepaas.web.access.tokens import read_tokens
 
     found = read_tokens(paths.tokens)
@@ -158,7 +160,7 @@ def tokens(paths: Paths, settings: Settings) -> Finding:
 
 
 def services(settings: Settings) -> list[Finding]:
-    """Whether the operator's services answer."""
+    """Whether the services of REQUIRED_SERVICES and OPTIONAL_SERVICES answer."""
     findings = []
     timeout = settings.number("SERVICE_TIMEOUT")
     for service in settings.services:

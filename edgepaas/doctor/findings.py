@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running examinations: each bounded, none of them able to break another."""
+"""Running examinations: each within a time limit, and independent of the others."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; *advice* says what to do when it is not ``ok``."""
+    """One result; ``advice`` says what to do when it is not ``ok``."""
 
     name: str
     level: Level
@@ -36,15 +36,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """A named look at something; *advice* is for the case that it fails unexpectedly."""
+    """A function that returns findings; ``advice`` is used if it raises or hangs."""
 
     name: str
-    look: Callable[[], Finding | list[Finding]]
+    run: Callable[[], Finding | list[Finding]]
     advice: str = ""
 
 
 def examine(examinations: Iterable[Examination], *, limit: float = LIMIT) -> Iterator[Finding]:
-    """Yield the findings, each within *limit* seconds; whatever one raises becomes a finding."""
+    """Yield the findings; an examination that raises, or exceeds *limit* seconds, is a failure."""
     for examination in examinations:
         for finding in _bounded(examination, limit):
             yield Finding(
@@ -57,11 +57,11 @@ def _bounded(examination: Examination, limit: float) -> list[Finding]:
         return [Finding(examination.name, "fail", message, examination.advice)]
 
     try:
-        found = within(limit, lambda _: examination.look(), name=f"doctor-{examination.name}")
+        found = within(limit, lambda _: examination.run(), name=f"doctor-{examination.name}")
     except OutOfTime:
         return failed(f"no answer within {limit:g} s")
     except (EdgePaaSError, OSError) as error:
         return failed(str(error))
-    except Exception as error:  # noqa: BLE001 - the others are still wanted
+    except Exception as error:  # noqa: BLE001 - the other examinations still run
         return failed(f"{type(error).__name__}: {error}")
     return found if isinstance(found, list) else [found]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way home of the rows: the drainer, its wake-up, capture, ledger, budget, ballast, the hub."""
+"""Examinations of forwarding: drainer, wake-up, capture, ledger, disk budget, ballast, hub."""
 
 import sqlite3
 import stat
@@ -17,30 +17,32 @@ from edgepaas.sync import status as sync_status
 from edgepaas.sync.audit.box import BoxUnreadable, opened_for_audit, read_box
 from edgepaas.sync.errors import HubError, HubUnreachable
 
-_RUN_THE_CHAIN = "run the chain: 'edgepaas up', or 'systemctl restart edgepaas'"
+_RUN_THE_CHAIN = "run the boot chain: 'edgepaas up', or 'systemctl restart edgepaas'"
 _MIB = 1024 * 1024
 
 
 def drainer(paths: Paths) -> list[Finding]:
-    """Whether rows are being sent, and whoever sends them can be woken."""
+    """Whether a drainer runs, whether it can deliver rows, and whether it can be woken."""
     contract = _contract(paths)
     if contract is None or not contract.hub_url:
         return [Finding("sync", "ok", "there is no PostgreSQL to send rows to")]
     status = sync_status.read(paths)
     if status is None or not status.fresh:
-        advice = "'systemctl status edgepaas-sync'; 'edgepaas up' runs it by itself"
-        return [Finding("sync", "fail", "edgepaas sync does not run; rows stay here", advice)]
+        advice = "see 'systemctl status edgepaas-sync'; 'edgepaas up' starts it by itself"
+        return [
+            Finding("sync", "fail", "edgepaas sync does not run; rows are not delivered", advice)
+        ]
     return [_state_of(status), _wake_up(paths)]
 
 
 def captured(paths: Paths, settings: Settings) -> Finding:
-    """Whether every change of the SQLite file would reach the hub, trigger by trigger."""
+    """Whether the capture triggers of every forwarded table are installed."""
     contract = _contract(paths)
     if contract is None or not contract.hub_url or contract.final_db_mode == "postgres_only":
-        return Finding("capture", "ok", "nothing is captured: no hub, or SQLite never serves")
+        return Finding("capture", "ok", "not needed: there is no hub, or SQLite never serves")
     document = _tables(paths)
     if document is None:
-        return Finding("capture", "warn", f"{paths.tables} is not there", _RUN_THE_CHAIN)
+        return Finding("capture", "warn", f"{paths.tables} does not exist", _RUN_THE_CHAIN)
     try:
         with opened_for_audit(settings.sqlite_file(paths.state), paths.database_lock) as connection:
             if connection is None:
@@ -54,17 +56,17 @@ def captured(paths: Paths, settings: Settings) -> Finding:
 
 
 def ledger(paths: Paths, settings: Settings) -> Finding:
-    """Whether the box's own side of the ledger adds up."""
+    """Whether the ledger of the box adds up."""
     try:
         with opened_for_audit(settings.sqlite_file(paths.state), paths.database_lock) as connection:
             box = read_box(connection)
     except (BoxUnreadable, sqlite3.Error) as error:
         return Finding("ledger", "fail", str(error), "'edgepaas schema --repair'")
     if wrong := box.discrepancies():
-        return Finding("ledger", "fail", "; ".join(wrong), "'edgepaas audit' says more")
+        return Finding("ledger", "fail", "; ".join(wrong), "see 'edgepaas audit'")
     counters = box.counters
-    said = f"{counters['accepted']:,} rows accepted, {counters['pending']:,} pending"
-    return Finding("ledger", "ok", f"{said}; 'edgepaas audit' asks PostgreSQL, too")
+    message = f"{counters['accepted']:,} rows accepted, {counters['pending']:,} pending"
+    return Finding("ledger", "ok", f"{message}; 'edgepaas audit' also checks PostgreSQL")
 
 
 def budget(paths: Paths, settings: Settings) -> Finding:
@@ -76,28 +78,28 @@ def budget(paths: Paths, settings: Settings) -> Finding:
         used = usage(connection, budget_of(path, settings.size("DISK_BUDGET")))
     if used.share < FROM["alert"]:
         return Finding("disk budget", "ok", used.text)
-    advice = "have PostgreSQL take the rows that wait, raise DISK_BUDGET, or name LOW_VALUE rows"
+    advice = "make PostgreSQL reachable so that rows leave, raise DISK_BUDGET, or set LOW_VALUE"
     full = used.share >= FROM["full"]
     return Finding("disk budget", "fail" if full else "warn", used.text, advice)
 
 
 def ballast(paths: Paths, settings: Settings) -> Finding:
-    """Whether the space that a full disk needs is kept back."""
+    """Whether the ballast file exists, which reserves space for the case of a full disk."""
     wanted = settings.size("BALLAST")
     if not wanted:
-        return Finding("ballast", "ok", "none is wanted (BALLAST=0)")
+        return Finding("ballast", "ok", "none is configured (BALLAST=0)")
     try:
         size = paths.ballast.stat().st_size
     except FileNotFoundError:
         if _contract(paths) is None:
-            return Finding("ballast", "ok", "the chain keeps it back when it runs")
+            return Finding("ballast", "ok", "the boot chain creates it")
         return Finding(
             "ballast",
             "warn",
-            f"{paths.ballast} is not there: a full disk could not be cleared",
-            "make room; the box takes it back by itself",
+            f"{paths.ballast} does not exist: on a full disk no rows could be deleted",
+            "free some disk space; the box then creates it by itself",
         )
-    return Finding("ballast", "ok", f"{size // _MIB} MiB are kept back")
+    return Finding("ballast", "ok", f"{size // _MIB} MiB are reserved")
 
 
 def hub_schema(paths: Paths, settings: Settings) -> Finding:
@@ -109,41 +111,41 @@ def hub_schema(paths: Paths, settings: Settings) -> Finding:
 
     try:
         with open_hub(settings, contract.hub_url, name="edgepaas-doctor") as hub:
-            there = hub.tables
+            existing = hub.tables
     except HubUnreachable as error:
-        return Finding("hub schema", "ok", f"not looked at: {error}")
+        return Finding("hub schema", "ok", f"not examined: {error}")
     except HubError as error:
-        return Finding("hub schema", "fail", str(error), "mend it, as the message says")
+        return Finding("hub schema", "fail", str(error), "correct what the message names")
     document = _tables(paths) or {"tables": {}}
     wanted = {name for name, table in document["tables"].items() if table["kind"] != "local"}
-    missing = sorted((wanted | {"sync_streams", "nodes"}) - set(there))
+    missing = sorted((wanted | {"sync_streams", "nodes"}) - set(existing))
     if missing:
         message = f"PostgreSQL lacks {', '.join(missing)}"
-        return Finding("hub schema", "fail", message, "'edgepaas schema --hub' makes it")
+        return Finding("hub schema", "fail", message, "'edgepaas schema --hub' creates it")
     return Finding("hub schema", "ok", f"PostgreSQL has the {len(wanted)} forwarded tables")
 
 
 def _state_of(status: sync_status.SyncStatus) -> Finding:
-    said = f"{status.state}, PostgreSQL {status.hub}, {status.rows_waiting:,} rows waiting"
+    message = f"{status.state}, PostgreSQL {status.hub}, {status.rows_waiting:,} rows waiting"
     if status.reason:
-        said += f": {status.reason}"
+        message += f": {status.reason}"
     if status.state == "blocked" or status.hub in ("misconfigured", "schema"):
-        return Finding("sync", "fail", said, "'edgepaas sync status' says more")
+        return Finding("sync", "fail", message, "see 'edgepaas sync status'")
     open_letters = status.open_dead_letters or 0
     if open_letters:
-        advice = "'edgepaas sync dead-letters'"
-        return Finding("sync", "warn", f"{said}; {open_letters} dead letters", advice)
-    return Finding("sync", "ok", said)
+        advice = "see 'edgepaas sync dead-letters'"
+        return Finding("sync", "warn", f"{message}; {open_letters} dead letters", advice)
+    return Finding("sync", "ok", message)
 
 
 def _wake_up(paths: Paths) -> Finding:
     try:
-        there = stat.S_ISSOCK(paths.sync_wake.stat().st_mode)
+        exists = stat.S_ISSOCK(paths.sync_wake.stat().st_mode)
     except OSError:
-        there = False
-    if there:
-        return Finding("wake-up", "ok", f"{paths.sync_wake} is there")
-    message = f"{paths.sync_wake} is no socket: rows are sent a second later than they could be"
+        exists = False
+    if exists:
+        return Finding("wake-up", "ok", f"{paths.sync_wake} exists")
+    message = f"{paths.sync_wake} is not a socket: rows are sent up to a second late"
     return Finding("wake-up", "warn", message, "'systemctl restart edgepaas-sync'")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine has to offer: clock, memory, disk, folders, port."""
+"""Examinations of the machine: clock, memory, disk, folders, port."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from edgepaas.httpd.listen import CannotListen, bind
 from edgepaas.service.instance_locks import serving_process
 from edgepaas.settings import Settings
 
-#: Below this the service and its database crowd each other out (the box is meant for 512 MB).
+#: Available memory below which the service becomes slow (a box needs 512 MB in all).
 LEAST_MEMORY = 256 * 1024 * 1024
 _FEW_INODES = 1000
 _MEMINFO = Path("/proc/meminfo")
@@ -25,13 +25,13 @@ def clock() -> Finding:
     """Whether the wall clock can be trusted."""
     found = judge_clock()
     if found.trusted is False:
-        advice = "set it ('timedatectl set-ntp true', or 'date -s'); readings carry its time"
+        advice = "set it ('timedatectl set-ntp true', or 'date -s'); readings are stamped with it"
         return Finding("clock", "warn", found.message, advice)
     return Finding("clock", "ok", found.message)
 
 
 def memory() -> Finding:
-    """Whether there is memory enough for the service."""
+    """Whether there is enough memory for the service."""
     sizes = {}
     for line in _MEMINFO.read_text(encoding="ascii").splitlines():
         name, _, rest = line.partition(":")
@@ -39,7 +39,7 @@ def memory() -> Finding:
     total, free = sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"])
     message = f"{free >> 20} of {total >> 20} MiB available"
     if free < LEAST_MEMORY:
-        return Finding("memory", "warn", message, "end what else runs on the box, or add memory")
+        return Finding("memory", "warn", message, "stop other programs on the box, or add memory")
     return Finding("memory", "ok", message)
 
 
@@ -49,7 +49,7 @@ def disk(paths: Paths, settings: Settings) -> list[Finding]:
     least, threshold = settings.size("DISK_MIN_FREE"), settings.number("DISK_THRESHOLD")
     for name, folder in _folders(paths):
         if not folder.is_dir():
-            continue  # said by the permissions
+            continue  # reported by permissions()
         message = check_writable(folder, least)
         usage = shutil.disk_usage(folder)
         used = 100 * usage.used / usage.total if usage.total else 0.0
@@ -58,7 +58,7 @@ def disk(paths: Paths, settings: Settings) -> list[Finding]:
             message = f"{message}; {used:.0f} % used, DISK_THRESHOLD is {threshold:g} %"
             findings.append(Finding(f"disk ({name})", "warn", message, f"make room near {folder}"))
         elif os.statvfs(folder).f_files > 0 and free_inodes < _FEW_INODES:
-            message = f"only {free_inodes} files can still be made in {folder}"
+            message = f"only {free_inodes} more files can be created in {folder}"
             findings.append(Finding(f"disk ({name})", "warn", message, "delete files there"))
         else:
             findings.append(Finding(f"disk ({name})", "ok", message))
@@ -66,12 +66,12 @@ def disk(paths: Paths, settings: Settings) -> list[Finding]:
 
 
 def permissions(paths: Paths) -> list[Finding]:
-    """Whether the folders and secrets belong to this user and to nobody else."""
+    """Whether this user, and no other one, has access to the folders and secrets."""
     findings = []
     for name, folder in _folders(paths):
         if not folder.is_dir():
-            advice = "the chain makes it when it runs: 'edgepaas up', or 'systemctl start edgepaas'"
-            message = f"{folder} is not there yet"
+            advice = "the boot chain creates it: 'edgepaas up', or 'systemctl start edgepaas'"
+            message = f"{folder} does not exist yet"
             findings.append(Finding(f"folder {name}", "warn", message, advice))
         elif not os.access(folder, os.W_OK | os.X_OK):
             advice = f"'chown -R {_user()} {folder}'"
@@ -94,13 +94,13 @@ def _secret_file(file: Path) -> Finding | None:
         advice = f"'chown {_user()} {file}'"
         return Finding("permissions", "fail", f"{file} cannot be read by {_user()}", advice)
     if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
-        message = f"{file} may hold secrets and is open to others ({stat.filemode(mode)})"
+        message = f"{file} may hold secrets, and other users have access ({stat.filemode(mode)})"
         return Finding("permissions", "warn", message, f"'chmod 600 {file}'")
     return None
 
 
 def port(paths: Paths, settings: Settings) -> Finding:
-    """Whether the port is free, or held by this very service."""
+    """Whether the port is free, or used by this box's own service."""
     host, number = settings.text("HOST"), settings.integer("PORT")
     try:
         for sock in bind(host, number, patience=0.0):
@@ -110,7 +110,9 @@ def port(paths: Paths, settings: Settings) -> Finding:
         if process is not None and _is_edgepaas(host, number):
             by = f", process {process}" if process else ""
             return Finding("port", "ok", f"{number} is in use by this box's own service{by}")
-        return Finding("port", "fail", str(error), "set another PORT, or end what has it")
+        return Finding(
+            "port", "fail", str(error), "set another PORT, or stop the program that uses it"
+        )
     return Finding("port", "ok", f"{host}:{number} is free")
 
 

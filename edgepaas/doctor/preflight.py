@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the examinations, from what everything needs to what needs everything."""
+"""The examinations in their order: first what all others depend on."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,8 +17,8 @@ from edgepaas.settings.resolve import resolve_box
 def preflight(paths: Paths) -> Iterator[Finding]:
     """Yield every finding about the box with these *paths*; changes nothing.
 
-    It judges by the settings in force, which run/env holds, and by what the environment
-    stage would make of the sources where it has not run yet.
+    The settings are those in force, from run/env; where the environment stage has not run
+    yet, those that it would make of the sources.
     """
     try:
         settings = Settings.read(paths.env_contract)
@@ -43,7 +43,7 @@ def _in_force(paths: Paths) -> Finding:
             "settings",
             "warn",
             f"{message}; {paths.env_file} was changed after that",
-            "'edgepaas env --explain' shows what comes of it, a restart puts it in force",
+            "'edgepaas env --explain' shows the effect, a restart applies it",
         )
     return Finding("settings", "ok", message)
 
@@ -62,7 +62,7 @@ def _resolved(paths: Paths) -> tuple[Settings, list[Finding]]:
         )
         for found in resolution.findings
     ]
-    understood = "understood" if not findings else "understood as far as possible"
+    understood = "valid" if not findings else "valid but for what follows"
     return resolution.settings, [Finding("settings", "ok", first + understood), *findings]
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting, in PostgreSQL itself, what became of everything that a drill's devices sent."""
+"""Counting in PostgreSQL what it has of the readings that the devices of a drill sent."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.drill.load import METRIC, Device, Filling
+from edgepaas.drill.load import METRIC, BulkDevice, Device
 
 _COUNT = "SELECT count(*), count(DISTINCT value) FROM readings WHERE device = {0} AND metric = {1}"
 _MISSING = (
@@ -16,9 +16,9 @@ _NEVER_SENT = (
     "SELECT count(*) FROM readings WHERE device = {0} AND metric = {1} "
     "AND (value > {2} OR value < 1 OR value <> floor(value))"
 )
-# Transactions get their ids in the order in which they begin to write (PostgreSQL manual,
-# "Transactions and Identifiers"), and one device waits for each answer: a later number in an
-# earlier transaction has overtaken. A drill is too short for the ids to wrap round.
+# Transactions get their ids in the order of their first write (PostgreSQL manual, "Transactions
+# and Identifiers"), and a device waits for each answer: a later number in an earlier transaction
+# was delivered out of order. A drill is too short for the ids to wrap around.
 _OVERTAKEN = (
     "SELECT count(*) FROM (SELECT xmin::text::bigint AS this, lag(xmin::text::bigint) OVER "
     "(ORDER BY value) AS before FROM readings WHERE device = {0} AND metric = {1}) AS pairs "
@@ -28,27 +28,27 @@ _DESCRIBED = "SELECT description FROM devices WHERE name = {0}"
 
 
 @dataclass(frozen=True)
-class Tally:
-    """What PostgreSQL holds of what was sent; all but the first two have to be zero."""
+class RowCounts:
+    """How many readings PostgreSQL has; all but the first two counts have to be zero."""
 
     acknowledged: int = 0
     in_postgres: int = 0
-    #: Acknowledged, and not there.
+    #: Acknowledged, and missing.
     lost: int = 0
-    #: There more than once.
+    #: Stored more than once.
     doubled: int = 0
-    #: There, and never sent.
+    #: Stored, and never sent.
     invented: int = 0
-    #: Readings that overtook an earlier one, and shared rows that ended with an older value.
+    #: Readings stored before an earlier one, and shared rows whose last value is an older one.
     out_of_order: int = 0
 
     @property
-    def sound(self) -> bool:
-        """Whether every row is there once, in order, and no other."""
+    def complete(self) -> bool:
+        """Whether every row is stored once, in order, and no other row is."""
         return not (self.lost or self.doubled or self.invented or self.out_of_order)
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
+    def __add__(self, other: "RowCounts") -> "RowCounts":
+        return RowCounts(
             self.acknowledged + other.acknowledged,
             self.in_postgres + other.in_postgres,
             self.lost + other.lost,
@@ -58,24 +58,24 @@ class Tally:
         )
 
 
-def tally(connection: Any, devices: Iterable[Device], filling: Filling) -> Tally:
-    """Count over *connection*, a session of PostgreSQL in the drill's own place."""
-    total = Tally()
+def count_rows(connection: Any, devices: Iterable[Device], bulk: BulkDevice) -> RowCounts:
+    """Count the rows of *devices* and *bulk* through *connection* to the scratch database."""
+    total = RowCounts()
     for device in devices:
-        found = _tally_of(connection, device.name, device.acknowledged, device.sent)
+        found = _count_device(connection, device.name, device.acknowledged, device.sent)
         described = _ask(connection, _DESCRIBED, device.name)
         last = int(described[0][0] or 0) if described else 0
-        late = Tally(out_of_order=int(last < device.described))
+        late = RowCounts(out_of_order=int(last < device.described))
         total = total + found + late
-    return total + _tally_of(connection, filling.name, filling.acknowledged, filling.sent)
+    return total + _count_device(connection, bulk.name, bulk.acknowledged, bulk.sent)
 
 
-def _tally_of(connection: Any, name: str, acknowledged: int, sent: int) -> Tally:
+def _count_device(connection: Any, name: str, acknowledged: int, sent: int) -> RowCounts:
     ((rows, different),) = _ask(connection, _COUNT, name, METRIC)
     ((lost,),) = _ask(connection, _MISSING, name, METRIC, acknowledged)
     ((invented,),) = _ask(connection, _NEVER_SENT, name, METRIC, sent)
     ((overtaken,),) = _ask(connection, _OVERTAKEN, name, METRIC)
-    return Tally(
+    return RowCounts(
         acknowledged=acknowledged,
         in_postgres=int(rows),
         lost=int(lost),
@@ -86,6 +86,6 @@ def _tally_of(connection: Any, name: str, acknowledged: int, sent: int) -> Tally
 
 
 def _ask(connection: Any, statement: str, *values: str | int) -> Any:
-    # The values are this package's own device names and numbers.
+    # The values are device names of this package and numbers: nothing needs escaping.
     quoted = [str(value) if isinstance(value, int) else f"'{value}'" for value in values]
     return connection.execute_simple(statement.format(*quoted)).rows

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that post readings through the API, and remember what was acknowledged."""
+"""Devices that post readings through the API and record what was acknowledged."""
 
 import itertools
 import threading
@@ -7,81 +7,80 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
-from edgepaas.drill.scratch import ScratchBox
+from edgepaas.drill.scratch_box import ScratchBox
 
 METRIC = "drill"
-#: Readings that fill a small budget many times over.
-MOST = 150_000
-#: Where the name of a device's row comes from is the box's business; it is asked for its id.
+#: The most readings that are sent to fill the disk budget; many times what it holds.
+MAX_READINGS = 150_000
 _DEVICES = "/api/v1/devices"
 _READINGS = "/api/v1/readings"
-#: After so many readings the device's own row, which is shared, is changed once.
+#: After so many readings, the row of the device, which is shared, is changed once.
 _CHANGE_EVERY = 7
 _PAUSE = 0.02
 _PAUSE_AFTER_FAILURE = 0.1
-#: The box looks at its budget every few seconds: no more than it needs is to be sent by then.
+#: The box checks its budget every few seconds; not much more than it holds is sent until then.
 _PAUSE_OF_BULK = 0.1
 
 
 @dataclass
 class Device:
-    """One device: it sends the numbers 1, 2, 3, …, each until it is acknowledged."""
+    """One device: it sends the numbers 1, 2, 3, …, repeating each until it is acknowledged."""
 
     name: str
     box: ScratchBox
-    over: threading.Event
+    stop: threading.Event
     acknowledged: int = 0
-    #: The highest number that was ever sent, acknowledged or not.
+    #: The highest number sent, acknowledged or not.
     sent: int = 0
-    #: The highest number that the box acknowledged as the device's own description.
+    #: The highest number acknowledged as the description of the device.
     described: int = 0
     repeated: int = 0
     problems: list[str] = field(default_factory=list)
     _id: str = ""
 
     def run(self) -> None:
-        """Send until it is over; what is under way then is still brought to its end."""
+        """Send until ``stop`` is set; a request in progress is still completed."""
         for number in itertools.count(1):
-            if self.over.is_set():
+            if self.stop.is_set():
                 return
             self.sent = number
-            if not self._insist(number):
+            if not self._send_reading(number):
                 return
             self.acknowledged = number
             if number % _CHANGE_EVERY == 0 and self._describe(number):
                 self.described = number
             time.sleep(_PAUSE)
 
-    def _insist(self, number: int) -> bool:
+    def _send_reading(self, number: int) -> bool:
         reading = {"device": self.name, "metric": METRIC, "value": number}
         key = f"{self.name}-{number}"
-        return self._until_taken("POST", _READINGS, reading, 201, key)
+        return self._until_acknowledged("POST", _READINGS, reading, 201, key)
 
     def _describe(self, number: int) -> bool:
         if not self._id:
             status, found = self.box.request("GET", f"{_DEVICES}?name={self.name}")
             if status != 200 or not found["items"]:
-                return False  # the mirror has not brought it yet; the next number will do
+                return False  # not mirrored yet; tried again with a later number
             self._id = str(uuid.UUID(found["items"][0]["id"]))
-        return self._until_taken(
+        return self._until_acknowledged(
             "PATCH", f"{_DEVICES}/{self._id}", {"description": str(number)}, 200
         )
 
-    def _until_taken(
+    def _until_acknowledged(
         self, method: str, path: str, body: object, wanted: int, key: str = ""
     ) -> bool:
-        """Repeat the request until it is acknowledged; False where that cannot be any more."""
+        """Repeat the request until it is acknowledged; False when it is refused or time is up."""
         give_up: float | None = None
         while True:
-            status, said = self.box.request(method, path, body, key=key)
+            status, answer = self.box.request(method, path, body, key=key)
             if status == wanted:
                 return True
             if status not in (0, 404, 429, 500, 502, 503, 504, 507):
-                self.problems.append(f"{method} {path} answered {status}: {said}")
+                self.problems.append(f"{method} {path} answered {status}: {answer}")
                 return False
             if status == 500:
                 self.problems.append(f"{method} {path} answered 500")
-            if self.over.is_set():
+            if self.stop.is_set():
                 give_up = give_up or time.monotonic() + 30.0
                 if time.monotonic() > give_up:
                     return False
@@ -89,26 +88,26 @@ class Device:
             time.sleep(_PAUSE_AFTER_FAILURE)
 
 
-class Load:
-    """Several devices at once, each in a thread of its own."""
+class DeviceLoad:
+    """Several devices, each in a thread of its own."""
 
     def __init__(self, box: ScratchBox, count: int) -> None:
-        self._over = threading.Event()
+        self._stop = threading.Event()
         names = [f"drill-{number}" for number in range(1, count + 1)]
-        self.devices = [Device(name, box, self._over) for name in names]
+        self.devices = [Device(name, box, self._stop) for name in names]
         self._threads = [
             threading.Thread(target=device.run, name=device.name, daemon=True)
             for device in self.devices
         ]
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start the devices."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stop after what is under way; does nothing the second time."""
-        self._over.set()
+        """Stop after the requests in progress; a second call does nothing."""
+        self._stop.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(60.0)
@@ -120,13 +119,13 @@ class Load:
 
     @property
     def problems(self) -> list[str]:
-        """What should not have been answered."""
+        """Responses that must not occur."""
         return [f"{device.name}: {line}" for device in self.devices for line in device.problems]
 
 
 @dataclass
-class Filling:
-    """A device that sends so much at a time that the box's disk budget is used up."""
+class BulkDevice:
+    """A device that sends many readings at a time, to use up the disk budget of the box."""
 
     box: ScratchBox
     size: int = 500
@@ -135,9 +134,9 @@ class Filling:
     name: str = "drill-bulk"
 
     def until_full(self, limit: float) -> bool:
-        """Send until the box says 507 (Insufficient Storage); False when it never did."""
+        """Send until the box answers 507 (Insufficient Storage); False if it does not in time."""
         deadline = time.monotonic() + limit
-        while time.monotonic() < deadline and self.acknowledged < MOST:
+        while time.monotonic() < deadline and self.acknowledged < MAX_READINGS:
             first = self.acknowledged + 1
             self.sent = max(self.sent, self.acknowledged + self.size)
             readings = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rehearsal itself: cut, kill, fill, heal, and count what became of every row."""
+"""The steps of an outage drill: cut, kill, fill, heal, and count every row at the end."""
 
 import json
 import time
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgepaas.drill.count import Tally, tally
-from edgepaas.drill.load import Filling, Load
-from edgepaas.drill.place import Place, Server
+from edgepaas.drill.count import RowCounts, count_rows
+from edgepaas.drill.load import BulkDevice, DeviceLoad
 from edgepaas.drill.relay import Relay
-from edgepaas.drill.scratch import DrillFailed, ScratchBox
+from edgepaas.drill.scratch_box import DrillFailed, ScratchBox
+from edgepaas.drill.scratch_database import ScratchDatabase, Server
 from edgepaas.sync.errors import as_hub_error
 
-#: What the scratch box's SQLite file may take, so that filling it takes seconds.
+#: The disk budget of the scratch box, small enough to be filled in seconds.
 BUDGET = "8M"
 
 _START_WITHIN = 60.0
@@ -22,28 +22,28 @@ _FALLBACK_WITHIN = 45.0
 _FILL_WITHIN = 60.0
 _ON_SQLITE = ("fallback", "draining")
 
-#: What can be done to a box, in this order.
+#: The situations that the box is put into, in this order.
 SITUATIONS = ("refused", "silent", "full")
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long things last, in seconds."""
+class DrillPlan:
+    """What the drill does and how long, in seconds."""
 
-    #: How long devices write in each situation.
+    #: How long the devices write in each situation.
     seconds: float = 5.0
     devices: int = 2
     #: How long the box may take to be back on PostgreSQL.
-    home_within: float = 120.0
-    #: What is done to the box between its start and the counting.
+    return_within: float = 120.0
+    #: Which of SITUATIONS to go through.
     situations: tuple[str, ...] = SITUATIONS
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done to the box, and whether the box stood it."""
+    """One step, and whether the box passed it."""
 
     name: str
     ok: bool
@@ -52,12 +52,12 @@ class Step:
 
 
 @dataclass
-class Report:
-    """What the drill found."""
+class DrillReport:
+    """The result of a drill."""
 
     steps: list[Step] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    #: What 'edgepaas audit --deep --json' of the scratch box said, and its exit status.
+    counts: RowCounts = field(default_factory=RowCounts)
+    #: The output and exit status of 'edgepaas audit --deep --json' on the scratch box.
     audit: dict[str, Any] = field(default_factory=dict)
     audit_status: int = -1
     #: Requests that the devices had to repeat.
@@ -66,12 +66,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every step was stood, everything was counted, and it all adds up."""
+        """Whether every step passed, every row was counted, and the ledger adds up."""
         return (
             bool(self.steps)
             and all(step.ok for step in self.steps)
-            and self.tally.sound
-            and self.tally.acknowledged > 0
+            and self.counts.complete
+            and self.counts.acknowledged > 0
             and self.audit_status == 0
             and not self.problems
         )
@@ -81,63 +81,69 @@ class Report:
         return {
             "passed": self.passed,
             "steps": [asdict(step) for step in self.steps],
-            "figures": {**asdict(self.tally), "repeated": self.repeated},
+            "figures": {**asdict(self.counts), "repeated": self.repeated},
             "audit_status": self.audit_status,
             "audit": self.audit,
             "problems": self.problems,
         }
 
 
-class Outage:
-    """One drill on *box*, whose rows go through *relay* to *place* on *server*."""
+class OutageDrill:
+    """One drill on *box*, whose rows go through *relay* to *database* on *server*."""
 
     def __init__(
         self,
         server: Server,
-        place: Place,
+        database: ScratchDatabase,
         *,
         box: ScratchBox,
         relay: Relay,
-        plan: Plan,
-        tell: Tell,
+        plan: DrillPlan,
+        progress: Progress,
     ) -> None:
         self._server = server
-        self._place = place
+        self._database = database
         self._box = box
         self._relay = relay
         self._plan = plan
-        self._tell = tell
-        self._report = Report()
-        self._load = Load(box, plan.devices)
-        self._filling = Filling(box)
+        self._progress = progress
+        self._report = DrillReport()
+        self._load = DeviceLoad(box, plan.devices)
+        self._bulk = BulkDevice(box)
 
-    def run(self) -> Report:
-        """Do everything and count; what fails is in the report, and the counting still done."""
+    def run(self) -> DrillReport:
+        """Perform all steps; a step that fails is in the report, and rows are counted anyway."""
         self._box.configure(
-            self._place.address(self._server),
+            self._database.address(self._server),
             self._server.tls,
             self._relay.port,
             DISK_BUDGET=BUDGET,
         )
-        stood = self._step("start", "the scratch box serves from PostgreSQL", self._start)
+        passed = self._step("start", "the scratch box serves from PostgreSQL", self._start)
         try:
-            for name, what, does in (  # all of SITUATIONS
-                ("refused", "PostgreSQL refuses, SQLite takes over, and hands back", self._refused),
-                ("silent", "PostgreSQL falls silent; service and sync are killed", self._silent),
+            for name, what, action in (  # all of SITUATIONS
+                (
+                    "refused",
+                    "PostgreSQL refuses connections, SQLite takes over, and hands back",
+                    self._refused,
+                ),
+                ("silent", "PostgreSQL does not answer; service and sync are killed", self._silent),
                 ("full", "the disk budget is used up while PostgreSQL is away", self._full),
             ):
                 if name in self._plan.situations:
-                    stood = stood and self._step(name, what, does)
+                    passed = passed and self._step(name, what, action)
         finally:
             self._load.stop()
         self._relay.heal()
-        self._step("home", "every row is in PostgreSQL", self._home)
-        self._step("count", "PostgreSQL and the ledger are counted", self._count)
+        self._step("drained", "every row is delivered to PostgreSQL", self._wait_drained)
+        self._step(
+            "count", "rows are counted in PostgreSQL, and the ledger is audited", self._count
+        )
         self._report.problems += self._load.problems
         self._report.repeated = sum(device.repeated for device in self._load.devices)
         return self._report
 
-    # -- what is done to the box --
+    # -- the steps --
 
     def _start(self) -> str:
         self._box.start()
@@ -147,12 +153,12 @@ class Outage:
         return f"{self._load.acknowledged} readings acknowledged"
 
     def _refused(self) -> str:
-        seconds = self._lose("refuse")
+        seconds = self._cut("refuse")
         self._write()
         return f"on SQLite after {seconds:.1f} s, {self._return()}"
 
     def _silent(self) -> str:
-        seconds = self._lose("silent")
+        seconds = self._cut("silent")
         service = self._box.kill("service")
         self._until_mode(_ON_SQLITE, _FALLBACK_WITHIN)
         self._write()
@@ -162,23 +168,27 @@ class Outage:
         return f"on SQLite after {seconds:.1f} s, {killed}, {self._return()}"
 
     def _full(self) -> str:
-        self._lose("refuse")
-        if not self._filling.until_full(_FILL_WITHIN):
+        self._cut("refuse")
+        if not self._bulk.until_full(_FILL_WITHIN):
             raise DrillFailed(
-                f"with DISK_BUDGET={BUDGET} the box took {self._filling.acknowledged} readings "
-                "while PostgreSQL was away, and never said 507"
+                f"with DISK_BUDGET={BUDGET} the box took {self._bulk.acknowledged} readings "
+                "while PostgreSQL was unreachable, and never answered 507"
             )
         status, _ = self._box.request("GET", "/api/v1/readings?limit=1")
         if status != 200:
             raise DrillFailed(f"a full box has to answer reads; it answered {status}")
         status, document = self._box.request("GET", "/health/ready")
         if status != 200 or document["state"] != "full":
-            raise DrillFailed(f"a full box has to be ready and say 'full'; it said {document}")
-        filled = f"507 after {self._filling.acknowledged} more readings, reads still answered"
+            raise DrillFailed(
+                f"a full box has to be ready in the state 'full'; it answered {document}"
+            )
+        filled = f"507 after {self._bulk.acknowledged} more readings, reads still answered"
         return f"{filled}, {self._return()}"
 
-    def _home(self) -> str:
-        self._box.until("the last row's way home", self._plan.home_within, self._nothing_waits)
+    def _wait_drained(self) -> str:
+        self._box.until(
+            "the delivery of the last row", self._plan.return_within, self._nothing_waits
+        )
         return f"the queue is empty, {self._load.acknowledged} readings acknowledged"
 
     def _count(self) -> str:
@@ -190,33 +200,33 @@ class Outage:
         except ValueError:
             report.problems.append(f"edgepaas audit ended with {status}: {printed.strip()[-300:]}")
         try:
-            with self._server.session(self._place.address(self._server)) as connection:
-                report.tally = tally(connection, self._load.devices, self._filling)
+            with self._server.session(self._database.address(self._server)) as connection:
+                report.counts = count_rows(connection, self._load.devices, self._bulk)
         except Exception as error:
-            # Whatever kept it from being counted, it is no pass, and the rest is still told.
+            # Whatever prevents the counting, the drill has failed, and the rest is still reported.
             raise DrillFailed(str(as_hub_error(error, "counting"))) from error
-        if not report.tally.sound:
+        if not report.counts.complete:
             raise DrillFailed(
-                f"{report.tally.lost} lost, {report.tally.doubled} doubled, "
-                f"{report.tally.invented} never sent, {report.tally.out_of_order} out of order"
+                f"{report.counts.lost} lost, {report.counts.doubled} doubled, "
+                f"{report.counts.invented} never sent, {report.counts.out_of_order} out of order"
             )
-        return f"{report.tally.in_postgres} readings there, each once and in order"
+        return f"{report.counts.in_postgres} readings, each once and in order"
 
-    # -- the steps' parts --
+    # -- parts of steps --
 
-    def _step(self, name: str, what: str, does: Callable[[], str]) -> bool:
-        self._tell(f"{name}: {what} …")
+    def _step(self, name: str, what: str, action: Callable[[], str]) -> bool:
+        self._progress(f"{name}: {what} …")
         began = time.monotonic()
         try:
-            message, ok = does(), True
+            message, ok = action(), True
         except DrillFailed as failure:
             message, ok = str(failure), False
         seconds = round(time.monotonic() - began, 1)
         self._report.steps.append(Step(name, ok, seconds, message))
-        self._tell(f"{name}: {'ok' if ok else 'FAILED'} after {seconds:g} s: {message}")
+        self._progress(f"{name}: {'ok' if ok else 'FAILED'} after {seconds:g} s: {message}")
         return ok
 
-    def _lose(self, how: Any) -> float:
+    def _cut(self, how: Any) -> float:
         began = time.monotonic()
         self._relay.cut(how)
         self._until_mode(_ON_SQLITE, _FALLBACK_WITHIN)
@@ -225,7 +235,7 @@ class Outage:
     def _return(self) -> str:
         began = time.monotonic()
         self._relay.heal()
-        self._until_mode("primary", self._plan.home_within)
+        self._until_mode("primary", self._plan.return_within)
         seconds = time.monotonic() - began
         self._write()
         return f"back on PostgreSQL {seconds:.1f} s after its return"
@@ -236,7 +246,7 @@ class Outage:
         self._box.until(what, limit, lambda: self._box.mode() in modes)
 
     def _write(self) -> None:
-        """Let the devices write; there has to be an acknowledgement, or nothing is tried."""
+        """Let the devices write; at least one reading has to be acknowledged."""
         before = self._load.acknowledged
         time.sleep(self._plan.seconds)
         self._box.until(

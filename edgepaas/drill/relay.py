@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP relay on loopback whose far side can be taken away: refusing, or falling silent."""
+"""A TCP relay on loopback whose server side can be cut: refusing connections, or silent."""
 
 import contextlib
 import socket
@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
-#: How a lost server looks: ``refuse`` resets what is open and refuses what is new, as a
-#: crashed one does; ``silent`` lets nothing through and says nothing, as a pulled cable.
+#: How the server fails: ``refuse`` resets open connections and refuses new ones, like a crashed
+#: server; ``silent`` forwards nothing and answers nothing, like a pulled cable.
 Cut = Literal["", "refuse", "silent"]
 
 _BLOCK = 256 * 1024
@@ -17,7 +17,7 @@ _CONNECT_WITHIN = 5.0
 
 
 class Relay:
-    """Listens on a free port of loopback and passes bytes on to what *dial* connects to."""
+    """Listens on a free port of loopback and forwards bytes to what *dial* connects to."""
 
     def __init__(self, dial: Callable[[], socket.socket]) -> None:
         self._dial = dial
@@ -33,25 +33,25 @@ class Relay:
 
     @property
     def connections(self) -> int:
-        """How many connections are relayed right now, counted at both ends."""
+        """The number of open sockets, two for each relayed connection."""
         with self._lock:
             return len(self._open)
 
     def cut(self, how: Cut) -> None:
-        """Take the far side away; an earlier cut is healed first."""
+        """Cut the server off; an earlier cut is healed first."""
         self.heal()
         if how == "silent":
             self._passing.clear()
         elif how == "refuse":
             _end(self._socket)
-            # Bound, not listening: the port stays ours and the kernel refuses callers.
+            # Bound but not listening: the port stays reserved, and the kernel refuses connections.
             self._socket = _bound(self.port)
             self._reset_all()
 
     def heal(self) -> None:
-        """Let everything through again; connections that fell silent go on or are long dead."""
+        """Forward again; connections that were silent are reset."""
         if not self._passing.is_set():
-            # After a silence the far side may have given up: both ends shall learn it.
+            # The server may have closed its side meanwhile: both ends have to notice.
             self._reset_all()
             self._passing.set()
         with contextlib.suppress(OSError):  # it listens already
@@ -60,7 +60,7 @@ class Relay:
                 self._accept_on(self._socket)
 
     def close(self) -> None:
-        """End everything."""
+        """Close all sockets."""
         self._closed = True
         self._passing.set()
         _end(self._socket)
@@ -101,7 +101,7 @@ class Relay:
                 self._passing.wait()
                 target.sendall(block)
         except OSError:
-            pass  # one end is gone: the other is told below
+            pass  # one end is gone; the other is closed below
         with self._lock:
             self._open -= {source, target}
         _end(source)
@@ -129,13 +129,13 @@ def _reset(sock: socket.socket) -> None:
 
 
 def _end(sock: socket.socket) -> None:
-    # shutdown wakes the thread that waits in recv or accept; close alone would not.
+    # shutdown() wakes the thread that waits in recv or accept; close() alone would not.
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
 
 
-def dialler(host: str, port: int, unix_socket: str = "") -> Callable[[], socket.socket]:
+def dialer(host: str, port: int, unix_socket: str = "") -> Callable[[], socket.socket]:
     """Return a function that connects to a server by TCP, or by its Unix socket's path."""
 
     def dial() -> socket.socket:

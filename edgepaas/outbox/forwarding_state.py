@@ -68,10 +68,10 @@ class DeliveryState:
         explained_by="reason",
         metric=True,
         words={
-            "ok": "takes rows",
+            "ok": "accepts rows",
             "away": "away",
             "misconfigured": "refuses rows until an operator corrects it",
-            "schema": "has a schema that the rows do not fit",
+            "schema": "has a schema that does not fit the rows",
             "unknown": "unknown: edgepaas sync does not run",
         },
     )

@@ -15,10 +15,11 @@ import pytest
 import trustme
 
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.channels import ask_channel
-from edgepaas.alerts.channels.config import AlertConfig, EmailConfig, WebhookConfig
+from edgepaas.alerts.channels.email_channel import EmailChannel
 from edgepaas.alerts.channels.notification import Notification
-from tests.support.alert_box import make_config
+from edgepaas.alerts.channels.webhook import WebhookChannel
+from edgepaas.alerts.channels.webhook_formats import find_format
+from edgepaas.alerts.channels.wording import BoxIdentity
 from tests.support.receivers import (
     Reply,
     closed_port,
@@ -29,6 +30,7 @@ from tests.support.receivers import (
     reset,
 )
 
+BOX = BoxIdentity("box-7", "0.1.0")
 NOTICE = Notification(
     key="k-1",
     what="raised",
@@ -60,8 +62,7 @@ def trusted(
 
 
 def post(url: str, *, timeout: float = 5.0, secret: str = "", form: str = "json") -> Answer:
-    config = make_config(webhook=WebhookConfig(url, form, secret, timeout))
-    return ask_channel(config, "webhook", NOTICE)
+    return WebhookChannel(url, find_format(form, url), secret, timeout).send(NOTICE, BOX)
 
 
 class TestWebhook:
@@ -207,7 +208,7 @@ class TestWebhook:
         assert "authorization" not in receiver.requests[0].headers
 
 
-def mail_config(port: int, **changes: object) -> AlertConfig:
+def mail_channel(port: int, **changes: object) -> EmailChannel:
     values = {
         "host": "127.0.0.1",
         "port": port,
@@ -219,11 +220,11 @@ def mail_config(port: int, **changes: object) -> AlertConfig:
         "timeout": 5.0,
         **changes,
     }
-    return make_config(email=EmailConfig(**values))  # type: ignore[arg-type]
+    return EmailChannel(**values)  # type: ignore[arg-type]
 
 
 def send(port: int, **changes: object) -> Answer:
-    return ask_channel(mail_config(port, **changes), "email", NOTICE)
+    return mail_channel(port, **changes).send(NOTICE, BOX)
 
 
 class TestMail:

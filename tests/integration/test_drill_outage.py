@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from edgepaas.cli import main
-from edgepaas.drill.count import Tally
-from edgepaas.drill.outage import SITUATIONS, Report, Step
+from edgepaas.drill.count import RowCounts
+from edgepaas.drill.outage import SITUATIONS, DrillReport, Step
 from edgepaas.files.paths import Paths
 from edgepaas.service.instance_locks import claim_serving
 from tests.support.postgres_server import PostgresServer
@@ -106,7 +106,7 @@ def test_a_sound_build_passes(two: Two) -> None:
     assert report["audit"]["adds_up"]
     assert report["audit"]["complete"]
     assert report["audit"]["box"]["accepted"] > 0
-    assert [step["name"] for step in report["steps"]] == ["start", "silent", "home", "count"]
+    assert [step["name"] for step in report["steps"]] == ["start", "silent", "drained", "count"]
 
 
 def test_a_build_that_loses_rows_on_their_way_fails(two: Two) -> None:
@@ -185,7 +185,7 @@ def test_without_a_postgres_there_is_nothing_to_drill_against(
     assert "DATABASE_URL" in capsys.readouterr().err
 
 
-SOUND = Tally(acknowledged=5, in_postgres=5)
+SOUND = RowCounts(acknowledged=5, in_postgres=5)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,11 @@ SOUND = Tally(acknowledged=5, in_postgres=5)
         ({}, True),
         ({"steps": []}, False),
         ({"steps": [Step("home", False, 1.0, "")]}, False),
-        ({"tally": Tally()}, False),
-        ({"tally": SOUND + Tally(lost=1)}, False),
-        ({"tally": SOUND + Tally(doubled=1)}, False),
-        ({"tally": SOUND + Tally(invented=1)}, False),
-        ({"tally": SOUND + Tally(out_of_order=1)}, False),
+        ({"counts": RowCounts()}, False),
+        ({"counts": SOUND + RowCounts(lost=1)}, False),
+        ({"counts": SOUND + RowCounts(doubled=1)}, False),
+        ({"counts": SOUND + RowCounts(invented=1)}, False),
+        ({"counts": SOUND + RowCounts(out_of_order=1)}, False),
         ({"audit_status": 1}, False),
         ({"audit_status": 2}, False),
         ({"problems": ["500"]}, False),
@@ -207,7 +207,7 @@ SOUND = Tally(acknowledged=5, in_postgres=5)
 def test_it_passes_only_when_everything_does(changes: dict[str, Any], passed: bool) -> None:
     sound: dict[str, Any] = {
         "steps": [Step(name, True, 1.0, "") for name in SITUATIONS],
-        "tally": SOUND,
+        "counts": SOUND,
         "audit_status": 0,
     }
-    assert Report(**{**sound, **changes}).passed is passed
+    assert DrillReport(**{**sound, **changes}).passed is passed

@@ -6,8 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.config import AlertConfig, EmailConfig, WebhookConfig
+from edgepaas.alerts.channels.channel import Channel
+from edgepaas.alerts.channels.config import AlertConfig
+from edgepaas.alerts.channels.email_channel import EmailChannel
 from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.channels.webhook import WebhookChannel
+from edgepaas.alerts.channels.webhook_formats import Json
 from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.alerts.conditions.due_notifications import DueNotifications
 from edgepaas.alerts.delivery.deliver import Deliverer
@@ -44,12 +48,15 @@ class Clock:
         self.now = Moment(found, 10.0, self.now.boot_id + "+")
 
 
-def make_config(**changes: Any) -> AlertConfig:
-    """A webhook and e-mail, a window of 600 s, with *changes*."""
+WEBHOOK = WebhookChannel("http://127.0.0.1:1/hook", Json(), "", 10.0)
+EMAIL = EmailChannel("127.0.0.1", 1, "none", "", "", "a@b.example", ("c@d.example",), 10.0)
+
+
+def make_config(*channels: Channel, **changes: Any) -> AlertConfig:
+    """*channels* (none given: a webhook and e-mail), a window of 600 s, with *changes*."""
     config = AlertConfig(
-        sender=BoxIdentity("box-7", "0.1.0"),
-        webhook=WebhookConfig("http://127.0.0.1:1/hook", "json", "", 10.0),
-        email=EmailConfig("127.0.0.1", 1, "none", "", "", "a@b.example", ("c@d.example",), 10.0),
+        box=BoxIdentity("box-7", "0.1.0"),
+        channels=channels or (WEBHOOK, EMAIL),
         window=600.0,
         files=10_000,
         heartbeat_url="",
@@ -96,13 +103,13 @@ class AlertBox:
             self.config,
             clock=self.clock,
             jitter=lambda: 1.0,
-            ask=self._ask,
+            send=self._send,
             linger=0.0,
         )
 
-    def _ask(self, _: AlertConfig, name: str, notification: Notification) -> Answer:
-        self.asked.append((name, notification))
-        answer = self.answers.get(name, TAKEN)
+    def _send(self, channel: Channel, notification: Notification) -> Answer:
+        self.asked.append((channel.name, notification))
+        answer = self.answers.get(channel.name, TAKEN)
         if not isinstance(answer, Answer):
             answer = answer(notification)
         if answer.kind == "taken":

@@ -8,20 +8,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 
 from edgepaas.alerts import counts, history, raise_alert
-from edgepaas.alerts.channels.config import load_config, read_config, webhook_form
+from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.config import load_config, read_config
+from edgepaas.alerts.channels.email_channel import EmailChannel
+from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.channels.webhook import WebhookChannel
+from edgepaas.alerts.channels.webhook_formats import FORMATS, find_format
+from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.alerts.conditions.listing import list_conditions
 from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
 from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.alerts.status import mark_waiting
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
-from edgepaas.settings import Settings
+from edgepaas.settings import SETTINGS, Settings
 from tests.support.alert_box import REFUSED, TAKEN, AlertBox, make_config
 from tests.support.receivers import closed_port, receiving
 
@@ -272,8 +279,12 @@ class TestSettings:
         ],
     )
     def test_the_form_follows_from_the_address(self, url: str, form: str) -> None:
-        assert webhook_form("auto", url) == form
-        assert webhook_form("json", url) == "json"
+        assert find_format("auto", url).name == form
+        assert find_format("json", url).name == "json"
+
+    def test_the_setting_offers_each_form_of_the_table_and_no_other(self) -> None:
+        choices = SETTINGS["ALERT_WEBHOOK_FORMAT"].choices
+        assert sorted(choices) == sorted(["auto", *(form.name for form in FORMATS)])
 
     def test_the_mail_server_is_no_service_to_watch(self) -> None:
         settings = Settings.of(SMTP__HOST="mail.example.org", SMTP__PORT="25")
@@ -283,11 +294,12 @@ class TestSettings:
         config = read_config(
             Settings.of(NODE_NAME="Box 7", ALERT_EMAIL_TO="a@b.example", SMTP__HOST="mail.example")
         )
-        assert config.email is not None
-        assert config.email.sender == "edgepaas@Box-7"
+        (email,) = config.channels
+        assert isinstance(email, EmailChannel)
+        assert email.sender == "edgepaas@Box-7"
 
     def test_a_name_that_was_pasted_with_a_line_separator_breaks_no_subject(self) -> None:
-        assert read_config(Settings.of(NODE_NAME="box\u20287")).sender.box == "box 7"
+        assert read_config(Settings.of(NODE_NAME="box\u20287")).box.name == "box 7"
 
     def test_when_the_environment_stage_failed_the_last_known_channels_serve(
         self, paths: Paths
@@ -296,8 +308,9 @@ class TestSettings:
         deliver_once(paths)
         paths.env_contract.unlink()
         config = load_config(paths)
-        assert config.webhook is not None
-        assert config.webhook.url == "http://known.example/".rstrip("/")
+        (webhook,) = config.channels
+        assert isinstance(webhook, WebhookChannel)
+        assert webhook.url == "http://known.example/".rstrip("/")
         assert config.window == 5
 
     def test_or_those_of_the_file_that_somebody_is_mending(
@@ -308,8 +321,9 @@ class TestSettings:
         paths.env_contract.unlink()
         paths.env_file.write_text("ALERT_WEBHOOK_URL=http://mended.example/x\nBOTH_DB=maybe\n")
         config = load_config(paths)
-        assert config.webhook is not None
-        assert config.webhook.url == "http://mended.example/x"
+        (webhook,) = config.channels
+        assert isinstance(webhook, WebhookChannel)
+        assert webhook.url == "http://mended.example/x"
 
     def test_a_secret_reaches_no_log_and_no_other_user(
         self, paths: Paths, caplog: pytest.LogCaptureFixture
@@ -413,3 +427,33 @@ def wait_for(look: Callable[[], bool], limit: float = 30.0) -> None:
     while not look():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Pigeon:
+    """A channel of this test's own: all that a new one has to be."""
+
+    name: ClassVar[str] = "pigeon"
+
+    loft: str
+    carried: ClassVar[list[str]] = []
+
+    @classmethod
+    def configured(cls, settings: Settings) -> Self | None:
+        return cls(loft=settings.text("NODE_NAME"))
+
+    def send(self, notification: Notification, box: BoxIdentity) -> Answer:
+        self.carried.append(f"{box.name}: {notification.message}")
+        return TAKEN
+
+
+def test_a_new_channel_is_a_class_and_a_line_in_the_table(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepaas.alerts.channels.config.CHANNELS", (Pigeon,))
+    configure(paths, NODE_NAME="box-7")
+    raise_alert("it broke", fingerprint="x")
+    deliver_once(paths, linger=0.0)
+    assert Pigeon.carried == ["box-7: it broke"]
+    assert [entry["via"] for entry in history.read(paths, what="told")] == ["pigeon"]
+    assert counts(paths).told == {"pigeon": {"warning": 1}}

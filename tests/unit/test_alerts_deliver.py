@@ -18,6 +18,7 @@ from tests.support.alert_box import (
     REFUSED,
     TAKEN,
     UNCLEAR,
+    WEBHOOK,
     AlertBox,
     make_config,
 )
@@ -180,7 +181,7 @@ class TestChannels:
         assert len(attempts) < 20
 
     def test_retry_after_is_honoured_across_runs(self, box: AlertBox) -> None:
-        box.config = make_config(email=None)
+        box.config = make_config(WEBHOOK)
         box.answers["webhook"] = Answer("later", "429", retry_after=120.0)
         box.accept(fingerprint="x")
         box.deliver()
@@ -205,7 +206,7 @@ class TestChannels:
         assert history.read(box.paths)[0]["what"] == "dead"
 
     def test_one_that_a_receiver_chokes_on_holds_up_no_other(self, box: AlertBox) -> None:
-        box.config = make_config(email=None)
+        box.config = make_config(WEBHOOK)
 
         def choke(notification: Notification) -> Answer:
             return BROKEN if notification.message == "poison" else TAKEN
@@ -219,21 +220,19 @@ class TestChannels:
         assert len(box.taken) == 10
 
     def test_other_settings_close_the_breaker(self, box: AlertBox) -> None:
-        box.config = make_config(email=None)
+        box.config = make_config(WEBHOOK)
         box.answers["webhook"] = DOWN
         box.accept(fingerprint="x")
         box.deliver()
         box.answers = {}
-        webhook = box.config.webhook
-        assert webhook is not None
-        box.config = make_config(email=None, webhook=replace(webhook, url="http://other/"))
+        box.config = make_config(replace(WEBHOOK, url="http://other/"))
         box.deliver()
         assert box.told == [("raised", "it broke")]
 
     def test_without_channels_the_log_is_told(
         self, box: AlertBox, caplog: pytest.LogCaptureFixture
     ) -> None:
-        box.config = make_config(webhook=None, email=None)
+        box.config = make_config(channels=())
         box.accept("the disk is full", fingerprint="x", severity="critical")
         box.deliver()
         box.deliver()
@@ -248,7 +247,7 @@ class TestAmbiguousAnswers:
     def test_what_may_have_arrived_is_sent_again_as_it_was_under_its_key(
         self, box: AlertBox
     ) -> None:
-        box.config = make_config(email=None)
+        box.config = make_config(WEBHOOK)
         box.answers["webhook"] = UNCLEAR
         box.accept("first", fingerprint="x")
         box.deliver()
@@ -269,7 +268,7 @@ class TestAmbiguousAnswers:
         assert {(n.message, n.count) for n in first} == {("first", 1)}
 
     def test_what_certainly_did_not_arrive_is_brought_up_to_date(self, box: AlertBox) -> None:
-        box.config = make_config(email=None)
+        box.config = make_config(WEBHOOK)
         box.answers["webhook"] = DOWN
         box.accept("first", fingerprint="x")
         box.deliver()
@@ -353,7 +352,7 @@ class TestLongOutages:
     def test_a_digest_that_may_have_arrived_is_sent_again_under_its_key(
         self, box: AlertBox
     ) -> None:
-        box.config = make_config(email=None)
+        box.config = make_config(WEBHOOK)
         for number in range(60):
             box.accept(f"cause {number}", fingerprint=f"f{number}")
 

@@ -140,4 +140,4 @@ def test_a_hub_that_is_away_is_not_judged(paths: Paths, file: Path) -> None:
     """That it is away is another finding's business."""
     finding = forwarding.hub_schema(paths, Settings.of())
     assert finding.level == "ok"
-    assert "not looked at" in finding.message
+    assert "not examined" in finding.message

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgepaas.drill.relay import Relay, dialler
+from edgepaas.drill.relay import Relay, dialer
 
 LIMIT = 10.0
 
@@ -41,7 +41,7 @@ def echo() -> Iterator[int]:
 
 @pytest.fixture
 def relay(echo: int) -> Iterator[Relay]:
-    found = Relay(dialler("127.0.0.1", echo))
+    found = Relay(dialer("127.0.0.1", echo))
     yield found
     found.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgepaas.decision import hold, losses
-from edgepaas.drill import place
+from edgepaas.drill import scratch_database
 from edgepaas.files import node_identity, published_state, shapes
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import (
@@ -109,7 +109,10 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
             "at": "2026-01-01T00:00:00Z",
         },
     ),
-    (place.RECORD, {"kind": "schema", "name": "edgepaas_drill_1", "server": "localhost"}),
+    (
+        scratch_database.RECORD,
+        {"kind": "schema", "name": "edgepaas_drill_1", "server": "localhost"},
+    ),
 ]
 each_record = pytest.mark.parametrize(
     ("record", "fields"), RECORDS, ids=[record.name for record, _ in RECORDS]

@@ -80,7 +80,7 @@ def test_page_and_commands_show_the_same_to_a_person() -> None:
     for label, text in lines.items():
         assert f"<th>{label}</th>" in written and text.replace("'", "&#x27;") in written
     assert dict(shown(Forwarding("idle", "ok").as_dict())) == {
-        "PostgreSQL": "takes rows",
+        "PostgreSQL": "accepts rows",
         "waiting": "0 rows to be sent",
     }
 

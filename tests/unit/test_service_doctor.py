@@ -194,7 +194,7 @@ def test_doctor_names_no_file_that_is_not_there(
 ) -> None:
     """Before the first start, with and without a file of settings."""
     monkeypatch.setenv("PORT", str(free_port()))
-    assert found(paths)["settings"].message.endswith(": the environment is understood")
+    assert found(paths)["settings"].message.endswith(": the environment is valid")
     paths.env_file.write_text("LOG_LEVEL=INFO\n")
     assert f"{paths.env_file} and the environment" in found(paths)["settings"].message
 

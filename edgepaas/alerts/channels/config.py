@@ -3,10 +3,11 @@
 
 import contextlib
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgepaas.alerts.channels.channel import Channel
+from edgepaas.alerts.channels.table import CHANNELS
 from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.alerts.spool.alert import clean_word
 from edgepaas.alerts.spool.folders import SpoolFolders
@@ -20,47 +21,16 @@ _REMEMBERED = ("ALERT_", "SMTP__", "NODE_NAME", "TZ")
 
 
 @dataclass(frozen=True)
-class WebhookConfig:
-    """Where and how to post; *form* is never ``auto``."""
-
-    url: str = field(repr=False)
-    form: str
-    secret: str = field(repr=False)
-    timeout: float
-
-
-@dataclass(frozen=True)
-class EmailConfig:
-    """The mail server, and whom to write to."""
-
-    host: str
-    port: int
-    security: str
-    username: str
-    password: str = field(repr=False)
-    sender: str
-    to: tuple[str, ...]
-    timeout: float
-
-
-@dataclass(frozen=True)
 class AlertConfig:
-    """All that delivering needs; times in seconds."""
+    """All that delivery needs; times in seconds, *channels* in the order of attempts."""
 
-    sender: BoxIdentity
-    webhook: WebhookConfig | None
-    email: EmailConfig | None
+    box: BoxIdentity
+    channels: tuple[Channel, ...]
     window: float
     files: int
     heartbeat_url: str = field(repr=False)
     heartbeat_interval: float
     timeout: float
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """The channels that are configured, in the order in which they are tried."""
-        found = (("webhook", self.webhook), ("email", self.email))
-        return tuple(name for name, config in found if config is not None)
 
 
 def load_config(paths: Paths) -> AlertConfig:
@@ -68,7 +38,7 @@ def load_config(paths: Paths) -> AlertConfig:
 
     They are the contract's; where the environment stage failed and left none, those of its
     sources, as far as they can be read; where these name no channel, the last ones known.
-    What is wrong with the settings is the very thing that may have to be told.
+    What is wrong with the settings may be the very thing to be notified of.
     """
     try:
         settings = Settings.read(paths.env_contract)
@@ -91,62 +61,21 @@ def read_config(settings: Settings) -> AlertConfig:
 
     for secret in settings.secrets():
         register_secret(secret)
-    timeout = settings.number("ALERT_TIMEOUT")
-    url = settings.text("ALERT_WEBHOOK_URL")
-    webhook = WebhookConfig(
-        url=url,
-        form=webhook_form(settings.text("ALERT_WEBHOOK_FORMAT"), url),
-        secret=settings.text("ALERT_WEBHOOK_SECRET"),
-        timeout=timeout,
-    )
-    node = settings.text("NODE_NAME")
-    email = EmailConfig(
-        host=settings.text("SMTP__HOST"),
-        port=settings.integer("SMTP__PORT"),
-        security=settings.text("SMTP__SECURITY"),
-        username=settings.text("SMTP__USERNAME"),
-        password=settings.text("SMTP__PASSWORD"),
-        sender=settings.text("ALERT_EMAIL_FROM") or f"edgepaas@{_domain(node)}",
-        to=settings.items("ALERT_EMAIL_TO"),
-        timeout=timeout,
-    )
+    channels = (kind.configured(settings) for kind in CHANNELS)
     return AlertConfig(
-        sender=_sender(settings, node),
-        webhook=webhook if url else None,
-        email=email if email.host and email.to else None,
+        box=_identity(settings),
+        channels=tuple(channel for channel in channels if channel is not None),
         window=settings.number("ALERT_WINDOW"),
         files=settings.integer("ALERT_SPOOL_FILES"),
         heartbeat_url=settings.text("ALERT_HEARTBEAT_URL"),
         heartbeat_interval=settings.number("ALERT_HEARTBEAT_INTERVAL"),
-        timeout=timeout,
+        timeout=settings.number("ALERT_TIMEOUT"),
     )
 
 
-def webhook_form(form: str, url: str) -> str:
-    """Return the body's form: *form* itself, or what the address tells when it is ``auto``."""
-    if form != "auto":
-        return form
-    host, _, path = url.partition("://")[2].partition("/")
-    host = host.partition(":")[0].lower()
-    if host in ("hooks.slack.com", "hooks.slack-gov.com"):
-        return "slack"
-    if f".{host}".endswith((".discord.com", ".discordapp.com")) and path.startswith("api/webhooks"):
-        # Discord takes Slack's form at such an address ("Execute Slack-Compatible Webhook").
-        return "slack" if path.rstrip("/").endswith("/slack") else "discord"
-    teams = ("outlook.office.com", ".webhook.office.com", ".logic.azure.com", ".powerplatform.com")
-    if host.endswith(teams):
-        return "teams"
-    return "json"
-
-
-def _domain(node: str) -> str:
-    """Return a box's name as a mail server takes it behind the @."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", node).strip("-.") or "localhost"
-
-
-def _sender(settings: Settings, node: str) -> BoxIdentity:
+def _identity(settings: Settings) -> BoxIdentity:
     # A line separator in a pasted name would have every mail refused for its subject.
-    node = clean_word(node) or "box"
+    node = clean_word(settings.text("NODE_NAME")) or "box"
     zone = settings.text("TZ")
     if zone == "UTC":
         return BoxIdentity(node, build_version())

@@ -12,7 +12,7 @@ from email.policy import SMTP
 from email.utils import formatdate
 
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.config import EmailConfig
+from edgepaas.alerts.channels.email_channel import EmailChannel
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.wording import BoxIdentity, text, title
 from edgepaas.timing.deadline import OutOfTime, within
@@ -33,10 +33,10 @@ class _Progress:
             self.connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def send(config: EmailConfig, notification: Notification, sender: BoxIdentity) -> Answer:
+def send(config: EmailChannel, notification: Notification, box: BoxIdentity) -> Answer:
     """Send *notification* and return what the server answered; never raises for the network."""
     try:
-        message = compose_mail(config, notification, sender).as_bytes(policy=SMTP)
+        message = compose_mail(config, notification, box).as_bytes(policy=SMTP)
     except (ValueError, IndexError) as error:
         return Answer("refused", f"ALERT_EMAIL_FROM or ALERT_EMAIL_TO is no address: {error}")
     progress = _Progress()
@@ -58,15 +58,15 @@ def send(config: EmailConfig, notification: Notification, sender: BoxIdentity) -
 
 
 def compose_mail(
-    config: EmailConfig, notification: Notification, sender: BoxIdentity
+    config: EmailChannel, notification: Notification, box: BoxIdentity
 ) -> EmailMessage:
     """Return the message; raises ValueError for an address that is none.
 
-    Its Message-ID is made of the notification's key: sent twice, it can be told.
+    Its Message-ID is made of the notification's key: a mail that was sent twice can be recognised.
     """
     message = EmailMessage()
-    message["Subject"] = title(notification, sender)
-    message["From"] = _address(config.sender, f"EdgePaaS {sender.box}")
+    message["Subject"] = title(notification, box)
+    message["From"] = _address(config.sender, f"EdgePaaS {box.name}")
     message["To"] = [_address(to) for to in config.to]
     message["Date"] = formatdate()
     domain = config.sender.rpartition("@")[2]
@@ -77,7 +77,7 @@ def compose_mail(
     message["Auto-Submitted"] = "auto-generated"
     if notification.severity == "critical":
         message["Importance"] = "high"
-    message.set_content(text(notification, sender), cte="quoted-printable")
+    message.set_content(text(notification, box), cte="quoted-printable")
     return message
 
 
@@ -87,7 +87,7 @@ def _address(text: str, name: str = "") -> Address:
     return Address(name, addr_spec=text)
 
 
-def _deliver(config: EmailConfig, message: bytes, progress: _Progress) -> Answer:
+def _deliver(config: EmailChannel, message: bytes, progress: _Progress) -> Answer:
     connection = _connect(config, progress)
     try:
         if config.username:
@@ -111,7 +111,7 @@ def _deliver(config: EmailConfig, message: bytes, progress: _Progress) -> Answer
         connection.close()
 
 
-def _connect(config: EmailConfig, progress: _Progress) -> smtplib.SMTP:
+def _connect(config: EmailChannel, progress: _Progress) -> smtplib.SMTP:
     context = ssl.create_default_context()
     # Its own guess asks the name service for this box's name, which may take the whole time.
     name = socket.gethostname()

@@ -1,37 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posting a notification: TLS verified, no secret carried elsewhere, a real deadline."""
+"""The webhook channel: verified TLS, no secret sent elsewhere, a deadline that holds."""
 
 import hashlib
 import hmac
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import urljoin, urlsplit
 
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.config import WebhookConfig
+from edgepaas.alerts.channels.http_answers import MOST_BODY, Judge, judge_status
+from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.channels.webhook_formats import WebhookFormat, find_format
+from edgepaas.alerts.channels.wording import BoxIdentity
+from edgepaas.settings import Settings
 
 if TYPE_CHECKING:
     from edgepaas.http_client import HttpFailure
 
-#: Statuses that say "later" though they are the client's fault by their number.
-_LATER = (408, 421, 425, 429)
-#: No channel waits longer before it tries again, whatever a server asks for.
-LONGEST_RETRY_AFTER = 6 * 3600.0
-_MOST_BODY = 300
 
+@dataclass(frozen=True)
+class WebhookChannel:
+    """Posts to *url* in *format*; *timeout* in seconds."""
 
-def post(config: WebhookConfig, key: str, body: bytes) -> Answer:
-    """Post *body* under *key* and return what was answered; never raises for the network."""
-    headers = {
-        "Content-Type": "application/json; charset=utf-8",
-        "Idempotency-Key": key,
-        "X-EdgePaaS-Key": key,
-    }
-    if config.secret:
-        headers["X-EdgePaaS-Signature"] = signature(config.secret, body)
-    return request("POST", config.url, config.timeout, headers=headers, body=body)
+    name: ClassVar[str] = "webhook"
+
+    url: str = field(repr=False)
+    format: WebhookFormat
+    secret: str = field(repr=False)
+    timeout: float
+
+    @classmethod
+    def configured(cls, settings: Settings) -> Self | None:
+        """Return the channel where an address is set."""
+        url = settings.text("ALERT_WEBHOOK_URL")
+        found = cls(
+            url=url,
+            format=find_format(settings.text("ALERT_WEBHOOK_FORMAT"), url),
+            secret=settings.text("ALERT_WEBHOOK_SECRET"),
+            timeout=settings.number("ALERT_TIMEOUT"),
+        )
+        return found if url else None
+
+    def send(self, notification: Notification, box: BoxIdentity) -> Answer:
+        """Post *notification*; never raises for the network."""
+        body = self.format.body(notification, box)
+        headers = {
+            "Content-Type": "application/json; charset=utf-8",
+            "Idempotency-Key": notification.key,
+            "X-EdgePaaS-Key": notification.key,
+        }
+        if self.secret:
+            headers["X-EdgePaaS-Signature"] = signature(self.secret, body)
+        return request(
+            "POST", self.url, self.timeout, headers=headers, body=body, judge=self.format.judge
+        )
 
 
 def signature(secret: str, body: bytes) -> str:
@@ -46,50 +69,20 @@ def request(
     *,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
+    judge: Judge = judge_status,
 ) -> Answer:
-    """Make one request within *timeout* seconds and judge its answer."""
+    """Make one request within *timeout* seconds; *judge* says what its answer means."""
     from edgepaas.http_client import HttpFailure, HttpSession
 
     try:
         # Beyond the box: the proxies that the operator has set count.
         with HttpSession(proxies=True, redirects=True, headers=headers) as session:
-            answer = session.request(
-                method, url, deadline=timeout, body=body, most_bytes=_MOST_BODY
-            )
+            answer = session.request(method, url, deadline=timeout, body=body, most_bytes=MOST_BODY)
     except HttpFailure as failure:
         return _failed(failure)
     if 300 <= answer.status < 400:
         return _redirected(answer.status, urljoin(url, answer.headers.get("location", "")))
     return judge(answer.status, answer.headers, answer.body)
-
-
-def judge(status: int, headers: Mapping[str, str], said: bytes) -> Answer:
-    """Return what a status means here; *headers* by lower-case name."""
-    words = " ".join(said.decode("utf-8", "replace").split())[:_MOST_BODY]
-    answered = f"it answered {status}{f': {words}' if words else ''}"
-    if 200 <= status < 300:
-        return Answer("taken", answered, reached=True)
-    if 400 <= status < 500 and status not in _LATER:
-        return Answer("refused", answered)
-    # What a server's error left behind cannot be known; one that is told to wait was not read.
-    return Answer("later", answered, reached=status not in _LATER, retry_after=retry_after(headers))
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of ``Retry-After`` (RFC 9110, 10.2.3), 0.0 without one."""
-    text = headers.get("retry-after", "").strip()
-    if text.isdigit():
-        return min(float(text[:9]), LONGEST_RETRY_AFTER)
-    try:
-        until = parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
-    try:
-        # By the server's own clock: this box's may never have been set.
-        now = parsedate_to_datetime(headers.get("date", "")).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        now = time.time()
-    return max(0.0, min(until - now, LONGEST_RETRY_AFTER))
 
 
 def _redirected(status: int, target: str) -> Answer:

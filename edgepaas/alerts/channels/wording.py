@@ -22,14 +22,14 @@ _DID = {
 
 @dataclass(frozen=True)
 class BoxIdentity:
-    """Who tells: the box's name, its build, and the time zone of what people read."""
+    """Which box notifies: its name, its build, and the time zone of what people read."""
 
-    box: str
+    name: str
     build: str
     zone: tzinfo = UTC
 
 
-def title(notification: Notification, sender: BoxIdentity) -> str:
+def title(notification: Notification, box: BoxIdentity) -> str:
     """Return one line: ``[CRITICAL] box-7: the disk is 91 % full``."""
     word = {
         "resolved": "RESOLVED",
@@ -44,20 +44,20 @@ def title(notification: Notification, sender: BoxIdentity) -> str:
         if notification.count > 1 and notification.what != "resolved"
         else ""
     )
-    line = f"[{word}] {sender.box}: {first}"
+    line = f"[{word}] {box.name}: {first}"
     return (line if len(line) <= 200 else line[:199] + "…") + times
 
 
-def text(notification: Notification, sender: BoxIdentity) -> str:
+def text(notification: Notification, box: BoxIdentity) -> str:
     """Return the whole message as lines of plain text."""
     lines = [notification.message, ""]
     if notification.what == "digest":
         lines += [*notification.details, ""]
     lines.append(_row("what", f"{notification.severity}: {_DID[notification.what]}"))
-    lines.append(_row("box", f"{sender.box} (EdgePaaS {sender.build})"))
+    lines.append(_row("box", f"{box.name} (EdgePaaS {box.build})"))
     if notification.origin:
         lines.append(_row("raised by", notification.origin))
-    lines += _times(notification, sender)
+    lines += _times(notification, box)
     if notification.count > 1 or notification.suppressed:
         dropped = f", {notification.suppressed:,} of them kept as a number alone" * bool(
             notification.suppressed
@@ -73,22 +73,22 @@ def text(notification: Notification, sender: BoxIdentity) -> str:
     return "\n".join(lines) + "\n"
 
 
-def line(notification: Notification, sender: BoxIdentity) -> str:
+def line(notification: Notification, box: BoxIdentity) -> str:
     """Return a notification as one line of a digest."""
     first = notification.message.split("\n", 1)[0]
     if len(first) > 300:
         first = first[:299] + "…"
-    since = f", since {moment(notification.since, sender)}" if notification.since else ""
-    over = f", over at {moment(notification.ended, sender)}" if notification.ended else ""
+    since = f", since {moment(notification.since, box)}" if notification.since else ""
+    over = f", over at {moment(notification.ended, box)}" if notification.ended else ""
     times = f", {notification.count:,} times" if notification.count > 1 else ""
     said = "" if notification.what in ("raised", "event") else f" {notification.what}"
     return f"- {notification.severity}{said}: {first} ({notification.origin}{since}{over}{times})"
 
 
-def moment(wall: float, sender: BoxIdentity) -> str:
+def moment(wall: float, box: BoxIdentity) -> str:
     """Return a time for people, e.g. ``2026-01-31 12:00:00 UTC``."""
     bounded = max(0.0, min(wall, 253402300799.0))
-    return datetime.fromtimestamp(bounded, sender.zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+    return datetime.fromtimestamp(bounded, box.zone).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def span(seconds: float) -> str:
@@ -102,7 +102,7 @@ def span(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{whole} s"
 
 
-def _times(notification: Notification, sender: BoxIdentity) -> list[str]:
+def _times(notification: Notification, box: BoxIdentity) -> list[str]:
     lines = []
     if notification.since:
         doubt = "" if notification.clock_trusted is not False else "; the box's clock was not set"
@@ -111,11 +111,11 @@ def _times(notification: Notification, sender: BoxIdentity) -> list[str]:
             if notification.what not in ("event", "raised")
             else ""
         )
-        lines.append(_row("since", f"{moment(notification.since, sender)}{lasted}{doubt}"))
+        lines.append(_row("since", f"{moment(notification.since, box)}{lasted}{doubt}"))
     if notification.ended:
-        lines.append(_row("over at", moment(notification.ended, sender)))
+        lines.append(_row("over at", moment(notification.ended, box)))
     elif notification.count > 1 and notification.last:
-        lines.append(_row("last", moment(notification.last, sender)))
+        lines.append(_row("last", moment(notification.last, box)))
     return lines
 
 

@@ -32,7 +32,7 @@ class DueNotification:
 
 
 def after_outage(
-    items: Sequence[DueNotification], since: Moment, now: Moment, window: float, sender: BoxIdentity
+    items: Sequence[DueNotification], since: Moment, now: Moment, window: float, box: BoxIdentity
 ) -> Notification:
     """Return the digest that goes out first: what the messages after it are about."""
     lasted = now.seconds_since(since)
@@ -42,14 +42,14 @@ def after_outage(
         f"{'follows' if len(items) == 1 else 'follow'}, one message each"
         + (f" for the first {MOST_SINGLE}" if len(items) > MOST_SINGLE else "")
     )
-    return _digest(items, message, now, window, sender, since=wall_of(since, now))
+    return _digest(items, message, now, window, box, since=wall_of(since, now))
 
 
 def of_many(
-    items: Sequence[DueNotification], now: Moment, window: float, sender: BoxIdentity
+    items: Sequence[DueNotification], now: Moment, window: float, box: BoxIdentity
 ) -> Notification:
     """Return a digest that stands for the messages of *items*, of which there are too many."""
-    notification = _digest(items, f"{_counted(items)} at once, told together", now, window, sender)
+    notification = _digest(items, f"{_counted(items)} at once, told together", now, window, box)
     notifications = [compose(item.condition, item.what, now, window) for item in items]
     return replace(
         notification,
@@ -88,12 +88,12 @@ def _digest(
     message: str,
     now: Moment,
     window: float,
-    sender: BoxIdentity,
+    box: BoxIdentity,
     *,
     since: float = 0.0,
 ) -> Notification:
     notifications = [compose(item.condition, item.what, now, window) for item in items]
-    lines = [line(notification, sender) for notification in notifications[:MOST_LINES]]
+    lines = [line(notification, box) for notification in notifications[:MOST_LINES]]
     if len(notifications) > MOST_LINES:
         lines.append(f"- and {len(notifications) - MOST_LINES:,} more")
     suppressed = sum(notification.suppressed for notification in notifications)

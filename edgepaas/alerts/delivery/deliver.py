@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from edgepaas.alerts import history
 from edgepaas.alerts.channels.answers import Outcome
-from edgepaas.alerts.channels.channels import Ask, Channels
+from edgepaas.alerts.channels.channel_failover import ChannelFailover, Send
 from edgepaas.alerts.channels.config import AlertConfig
 from edgepaas.alerts.channels.notification import Notification, attempted
 from edgepaas.alerts.channels.wording import title
@@ -56,7 +56,7 @@ class Deliverer:
         *,
         clock: Callable[[], Moment] = current_moment,
         jitter: Callable[[], float] = lambda: jitter(0.5),
-        ask: Ask | None = None,
+        send: Send | None = None,
         linger: float = LINGER,
     ) -> None:
         self.config = config
@@ -66,7 +66,9 @@ class Deliverer:
         self._clock = clock
         self._linger = linger
         self._folders.prepare()
-        self.channels = Channels(self._folders, config, clock=clock, jitter=jitter, ask=ask)
+        self.channels = ChannelFailover(
+            self._folders, config, clock=clock, jitter=jitter, send=send
+        )
         #: How many notifications were taken, by channel and severity.
         self.taken: Counter[tuple[str, str]] = Counter()
 
@@ -109,9 +111,7 @@ class Deliverer:
             return replace(due, wait=wait)
         if pending is None and long_outage and len(due.now) > 1:
             since = self.channels.failing_since() or now
-            pending = digest.after_outage(
-                due.now, since, now, self.config.window, self.config.sender
-            )
+            pending = digest.after_outage(due.now, since, now, self.config.window, self.config.box)
         return self._send_in_order(pending, due, end)
 
     @property
@@ -139,7 +139,7 @@ class Deliverer:
             if (wait := self.channels.wait()) > 0 or time.monotonic() >= end:
                 return DueNotifications(tuple(items), min([*waits, max(wait, 1.0)]))
             pending = digest.of_many(
-                items[: digest.MOST_LINES], self._clock(), self.config.window, self.config.sender
+                items[: digest.MOST_LINES], self._clock(), self.config.window, self.config.box
             )
 
     def _send_all(self, items: Sequence[DueNotification], end: float) -> list[float]:
@@ -223,7 +223,7 @@ class Deliverer:
             )
         else:
             self.taken[outcome.via, notification.severity] += 1
-            logger.info("told by %s: %s", outcome.via, title(notification, self.config.sender))
+            logger.info("told by %s: %s", outcome.via, title(notification, self.config.box))
         record_notification(self._folders, notification, outcome, now)
 
     def _log(self, item: DueNotification) -> None:
@@ -236,9 +236,7 @@ class Deliverer:
             condition = with_frozen_notification(present, item.what, now, self.config.window)
             if (notification := condition.sending) is None:
                 return
-            logger.log(
-                _LEVELS[notification.severity], "%s", title(notification, self.config.sender)
-            )
+            logger.log(_LEVELS[notification.severity], "%s", title(notification, self.config.box))
             record_notification(self._folders, notification, Outcome("taken", "log"), now)
             self.taken["log", notification.severity] += 1
             self.store.save_notified(after_notification(condition, notification, now))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dead man's switch: an address that is asked for while the box is well.
+"""The dead man's switch: an address that is requested while the box is well.
 
-Whoever misses it notifications a box that cannot even raise an alert.
+The service behind it misses the requests of a box that cannot even raise an alert.
 """
 
 import contextlib

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from edgepaas.alerts import history
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.channels import ask_channel
 from edgepaas.alerts.channels.config import load_config
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.conditions.condition_store import ConditionStore
@@ -57,8 +56,8 @@ def retry(paths: Paths) -> Retried:
                 keep_dead(folders, notification, {**notification.refused, **outcome.refused})
     report = deliver_once(paths)
     folders = Spool(paths).folders
-    said = {name: state.words for name, state in deliverer.channels.states.items()
-            if name in deliverer.config.channels}  # fmt: skip
+    states = deliverer.channels.states
+    said = {channel.name: states[channel.name].words for channel in deliverer.config.channels}
     return Retried(told + report.told, report.waiting, len(read_dead(folders)), said)
 
 
@@ -106,4 +105,4 @@ def try_channels(paths: Paths) -> dict[str, Answer]:
         since=now.wall,
         last=now.wall,
     )
-    return {name: ask_channel(config, name, notification) for name in config.channels}
+    return {channel.name: channel.send(notification, config.box) for channel in config.channels}

@@ -76,11 +76,11 @@ def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Repor
         {
             **counts,
             "channels": {
-                name: {
-                    "said": states[name].words,
-                    "failing": states[name].words if states[name].failing_since else "",
+                channel.name: {
+                    "said": states[channel.name].words,
+                    "failing": states[channel.name].failing,
                 }
-                for name in deliverer.config.channels
+                for channel in deliverer.config.channels
             },
             "told": told,
             "next_in_seconds": None if wait is None else round(wait, 1),

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas doctor``: the preflight."""
+"""``edgepaas doctor``: examine the box and advise what to do."""
 
 import argparse
 
 DESCRIPTION = """\
-Look at everything the box needs: settings, folders, clock, memory, disk, DNS, PostgreSQL,
-TLS, the SQLite file, schema, capture, ledger, disk budget, the hub, sync, spool, tokens,
-services, port. Each finding that is not ok says what to do. Changes nothing.
+Examine everything that the box needs: settings, folders, clock, memory, disk, DNS, TLS,
+PostgreSQL, the SQLite file, schema, capture, ledger, disk budget, the hub, sync, alerts, tokens,
+services, port. Each finding that is not ok comes with advice. Changes nothing.
 
-exit status: 0 nothing failed (there may be warnings), 1 something did.
+exit status: 0 nothing failed (there may be warnings), 1 something failed.
 """
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the findings as they come."""
+    """Print the findings; returns the exit status."""
     from edgepaas.doctor.preflight import preflight
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths

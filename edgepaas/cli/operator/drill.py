@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas drill``: rehearse what the box is for, before it happens."""
+"""``edgepaas drill``: rehearse an outage of PostgreSQL before one happens."""
 
 import argparse
 import os
@@ -12,74 +12,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepaas.drill.outage import Plan, Report
-    from edgepaas.drill.place import Server
+    from edgepaas.drill.outage import DrillPlan, DrillReport
+    from edgepaas.drill.scratch_database import Server
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
 
 DESCRIPTION = """\
 Rehearse an outage and prove that no row is lost, doubled or out of order.
 
-'edgepaas drill outage' makes a scratch box beside this one (folders, port, processes of its
-own) and a scratch database on the PostgreSQL of DATABASE_URL, or a scratch schema where no
-database may be created. Devices write through the scratch box's API while PostgreSQL refuses,
-falls silent, and comes back, while its service and sync are killed, and while its disk budget
-is used up. Then every acknowledged reading is counted in PostgreSQL, and the ledger is
-audited. Nothing of this box's own data is touched, and nothing is left behind; Ctrl-C cleans
-up as well. It takes about a minute and a half, one processor and some 30 MiB.
+'edgepaas drill outage' creates a scratch box beside this one (folders, port and processes of
+its own) and a scratch database on the PostgreSQL of DATABASE_URL, or a scratch schema where it
+may not create databases. Devices write through the API of the scratch box while PostgreSQL
+refuses connections, does not answer, and returns, while service and sync are killed, and while
+the disk budget is used up. Then every acknowledged reading is counted in PostgreSQL, and the
+ledger is audited. The data of this box is not touched, and everything is removed afterwards,
+also after Ctrl-C. It takes about a minute and a half, one processor and some 30 MiB.
 
-It refuses to begin while this box serves: the load would be felt by its clients.
+It refuses to start while this box serves, since its clients would notice the load.
 
-exit status: 0 passed, 1 failed, 78 there is no PostgreSQL to drill against.
+exit status: 0 passed, 1 failed, 78 there is no PostgreSQL to use.
 """
 
-#: Attempts at removing a folder into which a process still writes.
-_TRIES = 30
+#: Attempts to remove a folder into which a process may still write.
+_REMOVE_ATTEMPTS = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    outage = verbs.add_parser("outage", help="cut PostgreSQL off, kill, fill, heal, and count")
+    outage = verbs.add_parser(
+        "outage",
+        help="cut PostgreSQL off, kill processes, fill the disk budget, and count every row",
+    )
     outage.add_argument(
         "--database-url",
         default="",
-        help="the PostgreSQL to drill against (default: DATABASE_URL of the environment or the "
-        "settings, where a password is safer: others can read a command line)",
+        help="the PostgreSQL to use (default: DATABASE_URL of the environment or the settings, "
+        "where a password is safer: other users can read a command line)",
     )
     outage.add_argument(
         "--seconds",
         type=_seconds,
         default=5.0,
-        help="how long devices write in each situation (default: 5)",
+        help="how long the devices write in each situation (default: 5)",
     )
     outage.add_argument(
         "--only",
         action="append",
         choices=("refused", "silent", "full"),
-        help="do this alone to the box; may be given several times (default: all three)",
+        help="only this situation; may be given several times (default: all three)",
     )
     outage.add_argument(
         "--folder",
         type=Path,
         default=None,
-        help="where the scratch box lies (default: drill/ in the state folder)",
+        help="the folder for the scratch box (default: drill/ in the state folder)",
     )
     outage.add_argument(
         "--beside-the-service",
         action="store_true",
-        help="drill although this box serves; its clients may feel it",
+        help="drill although this box serves; its clients may notice the load",
     )
     outage.add_argument(
-        "--keep", action="store_true", help="leave folder and database behind, to be looked at"
+        "--keep", action="store_true", help="keep the folder and the database for inspection"
     )
     outage.add_argument("--json", action="store_true", help="print a JSON document at the end")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Drill; 0 when it passed. Raises DrillImpossible, ConfigurationError, ConnectFailure."""
-    from edgepaas.drill.outage import SITUATIONS, Plan
-    from edgepaas.drill.place import DrillImpossible
+    from edgepaas.drill.outage import SITUATIONS, DrillPlan
+    from edgepaas.drill.scratch_database import DrillImpossible
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.locks import LockHeld, held
     from edgepaas.files.paths import find_paths
@@ -90,23 +93,23 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_paths()
     server = _server(paths, arguments.database_url)
     if not arguments.beside_the_service:
-        _refuse_beside_a_service(paths)
+        _refuse_while_serving(paths)
     folder = arguments.folder or paths.state / "drill"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def tell(line: str) -> None:
+    def progress(line: str) -> None:
         if arguments.json:
             print(f"drill: {line}", file=sys.stderr, flush=True)
         else:
             say("drill", line)
 
     signal.signal(signal.SIGTERM, _interrupt)
-    plan = Plan(seconds=arguments.seconds, situations=tuple(arguments.only or SITUATIONS))
+    plan = DrillPlan(seconds=arguments.seconds, situations=tuple(arguments.only or SITUATIONS))
     try:
         with held(folder / "lock", timeout=0.0):
-            report = _drill(server, folder, plan, tell, keep=arguments.keep)
+            report = _drill(server, folder, plan, progress, keep=arguments.keep)
     except LockHeld:
-        raise DrillImpossible(f"another drill runs in {folder}; wait for it") from None
+        raise DrillImpossible(f"another drill runs in {folder}; wait until it ends") from None
     if arguments.json:
         print_json(report.as_dict())
     else:
@@ -115,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _server(paths: "Paths", url: str) -> "Server":
-    from edgepaas.drill.place import Server
+    from edgepaas.drill.scratch_database import Server
     from edgepaas.errors import ConfigurationError
     from edgepaas.logs import register_secret
 
@@ -125,8 +128,8 @@ def _server(paths: "Paths", url: str) -> "Server":
     url = url or settings.text("DATABASE_URL")
     if not url or url.startswith("sqlite"):
         raise ConfigurationError(
-            "there is no PostgreSQL to drill against: give DATABASE_URL in the environment, "
-            "or --database-url"
+            "there is no PostgreSQL to use for a drill: set DATABASE_URL in the environment, "
+            "or use --database-url"
         )
     server = Server.of(settings, url)
     register_secret(server.address.password)
@@ -136,77 +139,84 @@ def _server(paths: "Paths", url: str) -> "Server":
 def _settings(paths: "Paths") -> "Settings":
     from edgepaas.settings.resolve import resolve_box
 
-    # Not run/env: a drill may be the first command on a box, or be given another URL.
+    # Not from run/env: a drill may run before the first start of the box, or with another URL.
     return resolve_box(paths).settings
 
 
-def _refuse_beside_a_service(paths: "Paths") -> None:
-    from edgepaas.drill.place import DrillImpossible
+def _refuse_while_serving(paths: "Paths") -> None:
+    from edgepaas.drill.scratch_database import DrillImpossible
     from edgepaas.service.instance_locks import serving_process
 
     process = serving_process(paths)
     if process is not None:
         which = f" (process {process})" if process else ""
         raise DrillImpossible(
-            f"this box serves{which}, and a drill would be felt by its clients: stop it first "
-            "('systemctl stop edgepaas.socket edgepaas'), or say --beside-the-service"
+            f"this box serves{which}, and its clients would notice a drill: stop it first "
+            "('systemctl stop edgepaas.socket edgepaas'), or use --beside-the-service"
         )
 
 
 def _drill(
-    server: "Server", folder: Path, plan: "Plan", tell: Callable[[str], None], *, keep: bool
-) -> "Report":
-    from edgepaas.drill.outage import Outage
-    from edgepaas.drill.place import make_place
-    from edgepaas.drill.relay import Relay, dialler
-    from edgepaas.drill.scratch import ScratchBox
+    server: "Server",
+    folder: Path,
+    plan: "DrillPlan",
+    progress: Callable[[str], None],
+    *,
+    keep: bool,
+) -> "DrillReport":
+    from edgepaas.drill.outage import OutageDrill
+    from edgepaas.drill.relay import Relay, dialer
+    from edgepaas.drill.scratch_box import ScratchBox
+    from edgepaas.drill.scratch_database import create_scratch_database
     from edgepaas.supervisor.stage_processes import PROGRAM
 
     for leftover in sorted(folder.glob("box-*")):
-        tell(f"clearing away what a drill left in {leftover}")
-        _clear(server, leftover, tell)
+        progress(f"removing what an earlier drill left in {leftover}")
+        _clear(server, leftover, progress)
     home = Path(tempfile.mkdtemp(prefix="box-", dir=folder))
     address = server.address
     box = ScratchBox(home, program=PROGRAM, environ=os.environ)
-    relay = Relay(dialler(address.host, address.port, address.unix_socket))
+    relay = Relay(dialer(address.host, address.port, address.unix_socket))
     try:
-        place = make_place(server, home)
-        tell(f"{place.in_words} on {address.masked()}, scratch box in {home}")
-        return Outage(server, place, box=box, relay=relay, plan=plan, tell=tell).run()
+        scratch = create_scratch_database(server, home)
+        progress(f"{scratch.label} on {address.masked()}, scratch box in {home}")
+        return OutageDrill(
+            server, scratch, box=box, relay=relay, plan=plan, progress=progress
+        ).run()
     finally:
-        # Whatever happens now, this is done: a second Ctrl-C would leave processes behind.
+        # Not to be interrupted: a second Ctrl-C would leave processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         box.stop()
         relay.close()
         if keep:
-            tell(f"kept: {home}; the next drill in {folder} clears it away")
+            progress(f"kept: {home}; the next drill in {folder} removes it")
         else:
-            _clear(server, home, tell)
+            _clear(server, home, progress)
 
 
-def _clear(server: "Server", home: Path, tell: Callable[[str], None]) -> None:
-    """Remove everything of the drill in *home*: processes, what is in PostgreSQL, the folder."""
-    from edgepaas.drill.place import drop_place, noted_place
-    from edgepaas.drill.scratch import end_leftover
+def _clear(server: "Server", home: Path, progress: Callable[[str], None]) -> None:
+    """Remove the drill in *home*: processes, scratch database, folder."""
+    from edgepaas.drill.scratch_box import end_leftover
+    from edgepaas.drill.scratch_database import drop_scratch_database, read_note
 
     end_leftover(home)
-    place, where = noted_place(home)
-    if place is not None and where != server.address.masked():
-        tell(f"{home} stays: {place.in_words} of it is on {where}; drill there once more")
+    scratch, where = read_note(home)
+    if scratch is not None and where != server.address.masked():
+        progress(f"{home} is kept: {scratch.label} is on {where}; run a drill there to remove it")
         return
-    if place is not None:
-        drop_place(server, place)  # first: its name is known only as long as the folder is there
+    if scratch is not None:
+        drop_scratch_database(server, scratch)  # first: only the folder knows its name
     _remove(home)
 
 
 def _remove(home: Path) -> None:
-    """Remove the folder; a box that Ctrl-C caught while it was being started may still write."""
+    """Remove the folder; a box that was just being started at Ctrl-C may still write to it."""
     import shutil
 
-    from edgepaas.drill.scratch import end_leftover
+    from edgepaas.drill.scratch_box import end_leftover
 
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(_REMOVE_ATTEMPTS)):
         try:
             shutil.rmtree(home)
             return
@@ -217,10 +227,10 @@ def _remove(home: Path) -> None:
             end_leftover(home)
 
 
-def _show(report: "Report") -> None:
+def _show(report: "DrillReport") -> None:
     from edgepaas.terminal import print_table, say
 
-    figures = report.tally
+    figures = report.counts
     print_table(
         ("STEP", "RESULT", "SECONDS", "WHAT HAPPENED"),
         [
@@ -231,7 +241,7 @@ def _show(report: "Report") -> None:
     say("acknowledged", f"{figures.acknowledged:,} readings; {report.repeated:,} requests repeated")
     say("PostgreSQL", f"{figures.in_postgres:,} readings")
     say(
-        "wrong",
+        "counted",
         f"{figures.lost} lost, {figures.doubled} doubled, {figures.invented} never sent, "
         f"{figures.out_of_order} out of order",
     )

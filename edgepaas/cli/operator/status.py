@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas status``: in which state the box is, and why; for every user of the box."""
+"""``edgepaas status``: the state of the box and the reasons; for every user of the box."""
 
 import argparse
 import contextlib
@@ -13,18 +13,18 @@ from edgepaas.files.paths import Paths, find_paths
 from edgepaas.terminal import print_json, say
 
 DESCRIPTION = """\
-Ask the running service over loopback in which state the box is, and show it. Where it
-does not answer, show what the contracts in run/ say, as far as this user may read them.
+Ask the running service over loopback for the state of the box, and show it. If it does not
+answer, show what the contract files in run/ contain, as far as this user may read them.
 
 exit status: 0 the box is ready, 1 it is not, or does not answer.
 """
 
-#: Every user may ask; the service answers over HTTP.
+#: Any user may run it: the service answers over HTTP.
 NEEDS_SERVICE_USER = False
 
 _TIMEOUT = 5.0
 _NO_URL = "--url {}: an address like http://127.0.0.1:8080 is needed"
-_NOT_OURS = "what answers there is no EdgePaaS"
+_NOT_OURS = "another program answers there, not EdgePaaS"
 
 #: What a person reads of why there is no answer; else the failure's own message.
 _FAILURES = {
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         document |= {"forwarding": forwarding, "rows_waiting": forwarding["rows_waiting"]}
     elif (waiting := _rows_waiting(paths)) is not None:
         document["rows_waiting"] = waiting
-    if "alerts" not in document:  # the service does not answer, and the spool can be read
+    if "alerts" not in document:  # no answer: counted in the spool
         document["alerts"] = counts(paths).as_dict()
     if arguments.json:
         print_json(document)
@@ -67,15 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _given(text: str) -> str:
-    """Return --url as an URL; raises UsageError for what is none."""
+    """Return --url as a URL; raises UsageError for an invalid one."""
     if not text:
         return ""
     parts = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
     try:
         port = parts.port
-    except ValueError:  # no number, or none that a port can have
+    except ValueError:  # not a number, or out of range
         raise UsageError(_NO_URL.format(text)) from None
-    # A bare word is more likely to be a slip than the name of a host with a service on 80.
+    # A single word is more likely a mistake than the name of a host with a service on port 80.
     if parts.scheme not in ("", "http") or not parts.hostname or not (parts.scheme or port):
         raise UsageError(_NO_URL.format(text))
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -85,14 +85,14 @@ def _given(text: str) -> str:
 def _address(paths: Paths) -> str:
     from edgepaas.settings import Settings
 
-    with contextlib.suppress(OSError, ValueError):  # never served yet
+    with contextlib.suppress(OSError, ValueError):  # it has never served
         address = paths.address.read_text(encoding="ascii").strip()
         if address.startswith("http://"):
             return address
     try:
         settings = Settings.read(paths.env_contract)
     except EdgePaaSError:
-        # Another user's contract, or none yet: the default is where it listens.
+        # A contract of another user, or none yet: the defaults.
         settings = Settings.of()
     host = settings.text("HOST")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -125,13 +125,13 @@ def _ask(url: str) -> tuple[int, dict[str, Any]]:
     except (ValueError, RecursionError):
         raise _NoState(_NOT_OURS) from None
     if not isinstance(found, dict) or "state" not in found:
-        said = found.get("message", "") if isinstance(found, dict) else ""
-        raise _NoState(f"status {answer.status}, which says nothing of a state {said}".strip())
+        message = found.get("message", "") if isinstance(found, dict) else ""
+        raise _NoState(f"status {answer.status} without a state {message}".strip())
     return answer.status, found
 
 
 def _from_contracts(paths: Paths) -> dict[str, Any]:
-    """Return what the decision said and how often the service failed, where that is readable."""
+    """Return the decision and how often the service failed, as far as it is readable."""
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.service.crash_loop import RECORD
 
@@ -147,7 +147,7 @@ def _from_contracts(paths: Paths) -> dict[str, Any]:
 
 
 def _forwarding(paths: Paths) -> dict[str, Any] | None:
-    """Return what the drainer wrote, for when the service does not answer; None: unknown."""
+    """Return what the drainer wrote, as the service does not answer; None: unknown."""
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.health.forwarding import current_forwarding
 
@@ -167,7 +167,7 @@ def _rows_waiting(paths: Paths) -> int | None:
     except EdgePaaSError:
         return None
     waiting = rows_not_in_postgres(contract)
-    # Where they cannot be counted now: what the decision counted.
+    # If they cannot be counted now: as many as the decision counted.
     return contract.rows_waiting if waiting is None else waiting
 
 
@@ -181,7 +181,7 @@ def _show(document: dict[str, Any]) -> None:
         say("why", reason)
     for check in document.get("checks", []):
         if check["name"] == "forwarding":
-            continue  # it has lines of its own
+            continue  # printed by _show_forwarding
         word = "ok" if check["ok"] else "FAILED" if check["required"] else "away"
         say("check", f"{check['name']}: {word}: {check['message']}")
     if "database" in document:
@@ -196,7 +196,7 @@ def _show(document: dict[str, Any]) -> None:
         if document["failures"]:
             say("failures", f"{document['failures']} in a row")
         say("to do", "'systemctl status edgepaas' or 'journalctl -u edgepaas' on an installed box;")
-        say("", "'make run' or 'edgepaas up' in a checkout; 'edgepaas doctor' looks for causes")
+        say("", "'make run' or 'edgepaas up' in a checkout; 'edgepaas doctor' looks for the cause")
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ def _show_forwarding(document: dict[str, Any]) -> None:
 
     found = document.get("forwarding")
     if not found:
-        # Without a hub there is nowhere that rows could be waiting to go.
+        # Without a hub no rows wait.
         if document.get("rows_waiting"):
             say("waiting", f"{document['rows_waiting']:,} rows to be sent")
         return

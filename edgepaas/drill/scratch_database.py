@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a drill's rows go: a database of its own on the PostgreSQL, else a schema of its own."""
+"""The scratch database of a drill on the real PostgreSQL; a schema where none can be created."""
 
 import contextlib
 import secrets
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgepaas.drill.undisturbed import undisturbed
+from edgepaas.drill.interrupts import interrupts_deferred
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType, same_fields
@@ -24,7 +24,7 @@ PREFIX = "edgepaas_drill_"
 _LOGIN_WITHIN = 10.0
 #: insufficient_privilege (PostgreSQL manual, appendix A).
 _DENIED = "42501"
-#: A note of what was made, in the scratch folder, for the drill that comes after a crash.
+#: The file in the scratch folder that names what was created, for a clean-up after a crash.
 NOTE = "place.json"
 RECORD = RecordType(
     "drill-place",
@@ -35,12 +35,12 @@ RECORD = RecordType(
 
 
 class DrillImpossible(EdgePaaSError):
-    """A drill cannot even begin; says what it needs."""
+    """A drill cannot start; the message says what it needs."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """The PostgreSQL that is drilled against, and how it is reached."""
+    """The PostgreSQL that the drill uses, and how to connect to it."""
 
     address: Address
     tls: TLSPolicy
@@ -67,14 +67,14 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A database or a schema that nobody else uses, called *name*."""
+class ScratchDatabase:
+    """A database, or a schema, that only this drill uses."""
 
     kind: Literal["database", "schema"]
     name: str
 
     def address(self, server: Server) -> Address:
-        """Return where its rows are, on *server* itself."""
+        """Return its address on *server*, without the relay."""
         if self.kind == "database":
             return replace(server.address, database=self.name)
         options = " ".join(
@@ -85,28 +85,28 @@ class Place:
         return replace(server.address, params={**server.address.params, "options": options})
 
     @property
-    def in_words(self) -> str:
-        """Say what it is, for a person."""
+    def label(self) -> str:
+        """The kind and the name, for messages."""
         return f"the {self.kind} {self.name}"
 
 
-def make_place(server: Server, folder: Path) -> Place:
-    """Make an empty place on *server*, noted in *folder* before it is there.
+def create_scratch_database(server: Server, folder: Path) -> ScratchDatabase:
+    """Create an empty one on *server*; a note in *folder* is written first.
 
     A database where the user may create one and can log in to it (a connection pooler may
-    know of none but its own), else a schema. Raises DrillImpossible, ConnectFailure.
+    know only its own), else a schema. Raises DrillImpossible, ConnectFailure.
     """
     name = PREFIX + secrets.token_hex(6)
-    database, schema = Place("database", name), Place("schema", name)
+    database, schema = ScratchDatabase("database", name), ScratchDatabase("schema", name)
     _note(folder, server, database)
     try:
-        with undisturbed(), server.session() as connection:
+        with interrupts_deferred(), server.session() as connection:
             connection.execute_simple(f"CREATE DATABASE {name}")
         try:
             with server.session(database.address(server)):
                 return database
         except ConnectFailure:
-            drop_place(server, database)
+            drop_scratch_database(server, database)
     except ConnectFailure:
         raise
     except Exception as error:
@@ -114,7 +114,7 @@ def make_place(server: Server, folder: Path) -> Place:
             raise
     _note(folder, server, schema)
     try:
-        with undisturbed(), server.session() as connection:
+        with interrupts_deferred(), server.session() as connection:
             connection.execute_simple(f"CREATE SCHEMA {name}")
     except Exception as error:
         if sqlstate(error) != _DENIED:
@@ -128,18 +128,18 @@ def make_place(server: Server, folder: Path) -> Place:
     return schema
 
 
-def drop_place(server: Server, place: Place) -> None:
-    """Remove *place* with everything in it; one that is not there is no error."""
+def drop_scratch_database(server: Server, scratch: ScratchDatabase) -> None:
+    """Drop *scratch* with everything in it, if it exists."""
     with server.session() as connection:
-        if place.kind == "schema":
-            connection.execute_simple(f"DROP SCHEMA IF EXISTS {place.name} CASCADE")
+        if scratch.kind == "schema":
+            connection.execute_simple(f"DROP SCHEMA IF EXISTS {scratch.name} CASCADE")
             return
         # FORCE is there from PostgreSQL 13 on, the oldest one that is supported.
-        connection.execute_simple(f"DROP DATABASE IF EXISTS {place.name} WITH (FORCE)")
+        connection.execute_simple(f"DROP DATABASE IF EXISTS {scratch.name} WITH (FORCE)")
 
 
-def noted_place(folder: Path) -> tuple[Place | None, str]:
-    """Return the place that a drill in *folder* made or was about to make, and on which server."""
+def read_note(folder: Path) -> tuple[ScratchDatabase | None, str]:
+    """Return what a drill in *folder* created or was about to create, and on which server."""
     try:
         entry = RECORD.read_or_set_aside(folder / NOTE)
     except OSError:
@@ -147,12 +147,12 @@ def noted_place(folder: Path) -> tuple[Place | None, str]:
     if entry is None:
         return None, ""
     name, kind, where = entry["name"], entry["kind"], entry["server"]
-    # It becomes part of a statement: nothing but what is written above.
+    # The name becomes part of a statement: only names as made above are accepted.
     if not name.startswith(PREFIX) or not name.replace("_", "").isalnum():
         return None, ""
-    return Place(kind, name), where
+    return ScratchDatabase(kind, name), where
 
 
-def _note(folder: Path, server: Server, place: Place) -> None:
-    entry = {"kind": place.kind, "name": place.name, "server": server.address.masked()}
+def _note(folder: Path, server: Server, scratch: ScratchDatabase) -> None:
+    entry = {"kind": scratch.kind, "name": scratch.name, "server": server.address.masked()}
     RECORD.write(folder / NOTE, entry)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.alerts.channels.answers import Answer, Outcome
+from edgepaas.alerts.channels.channel import Channel
 from edgepaas.alerts.channels.config import AlertConfig
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
@@ -16,7 +17,7 @@ from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
-Ask = Callable[[AlertConfig, str, Notification], Answer]
+Send = Callable[[Channel, Notification], Answer]
 
 #: So many failures in a row, and a channel is let be for a while; one that is down, at once.
 _OPENS_AT = 3
@@ -35,8 +36,13 @@ class ChannelState:
     delivered: Moment | None = None
     settings: str = ""
 
+    @property
+    def failing(self) -> str:
+        """What it answered last, "" while it takes notifications."""
+        return self.words if self.failing_since else ""
+
     def wait(self, now: Moment) -> float:
-        """Return for how many seconds the channel is to be let be."""
+        """Return for how many seconds the channel is not to be tried."""
         if self.tried is None:
             return 0.0
         passed = now.seconds_since(self.tried)
@@ -56,8 +62,11 @@ class ChannelState:
         }
 
 
-class Channels:
-    """All configured channels; *jitter* gives a factor for each pause."""
+class ChannelFailover:
+    """All configured channels; *jitter* gives a factor for each pause.
+
+    *send* replaces :meth:`edgepaas.alerts.channels.channel.Channel.send` in tests.
+    """
 
     def __init__(
         self,
@@ -66,31 +75,31 @@ class Channels:
         *,
         clock: Callable[[], Moment],
         jitter: Callable[[], float],
-        ask: Ask | None = None,
+        send: Send | None = None,
     ) -> None:
         self._folders = folders
         self._config = config
         self._clock = clock
         self._jitter = jitter
-        self._ask = ask or ask_channel
+        self._send = send or (lambda channel, notification: channel.send(notification, config.box))
         self.states = _read(folders)
         #: Whether a channel's settings are others than in the run before.
         self.changed = False
-        for name in config.channels:
-            settings = _digest(config, name)
-            if self.states.get(name, ChannelState()).settings != settings:
-                # Somebody has changed where it goes: what was wrong before may be mended.
+        self._names = [channel.name for channel in config.channels]
+        for channel in config.channels:
+            settings = _digest(channel)
+            if self.states.get(channel.name, ChannelState()).settings != settings:
+                # An operator has changed where it goes: what was wrong before may be mended.
                 self.changed = True
-                self.states[name] = ChannelState(settings=settings)
+                self.states[channel.name] = ChannelState(settings=settings)
 
     def send(self, notification: Notification) -> Outcome:
         """Try each channel in its order until one takes the notification."""
-        refused = {
-            name: why for name, why in notification.refused.items() if name in self._config.channels
-        }
+        refused = {name: why for name, why in notification.refused.items() if name in self._names}
         reached = tried = False
         waits, words = [], []
-        for name in self._config.channels:
+        for channel in self._config.channels:
+            name = channel.name
             if name in refused:
                 continue
             wait = self.states[name].wait(self._clock())
@@ -98,7 +107,7 @@ class Channels:
                 waits.append(wait)
                 words.append(f"{name} is let be: {self.states[name].words}")
                 continue
-            answer = self._ask(self._config, name, notification)
+            answer = self._send(channel, notification)
             tried, reached = True, reached or answer.reached
             self._note(name, answer)
             if answer.kind == "taken":
@@ -116,12 +125,12 @@ class Channels:
     def wait(self) -> float:
         """Return the seconds until some channel may be tried; 0.0: now."""
         now = self._clock()
-        return min((self.states[name].wait(now) for name in self._config.channels), default=0.0)
+        return min((self.states[name].wait(now) for name in self._names), default=0.0)
 
     def failing_for(self) -> float:
         """Return for how many seconds no channel has taken anything; 0.0 when one works."""
         now, found = self._clock(), []
-        for name in self._config.channels:
+        for name in self._names:
             since = self.states[name].failing_since
             if since is None:
                 return 0.0
@@ -131,13 +140,13 @@ class Channels:
 
     def failing_since(self) -> Moment | None:
         """Return since when no channel has taken anything, None when one works."""
-        found = [self.states[name].failing_since for name in self._config.channels]
+        found = [self.states[name].failing_since for name in self._names]
         known = [moment for moment in found if moment is not None]
         return known[0] if known and len(known) == len(found) else None
 
     def forget_pauses(self) -> None:
         """Have every channel tried at once: somebody asks for it."""
-        for name in self._config.channels:
+        for name in self._names:
             self.states[name] = replace(self.states[name], pause=0.0)
         self._save()
 
@@ -181,21 +190,6 @@ class Channels:
             self._folders.put(_file(self._folders), content)
 
 
-def ask_channel(config: AlertConfig, name: str, notification: Notification) -> Answer:
-    """Hand *notification* to one channel, over the network."""
-    if name == "webhook" and config.webhook is not None:
-        from edgepaas.alerts.channels.webhook import post
-        from edgepaas.alerts.channels.webhook_bodies import webhook_body
-
-        body = webhook_body(config.webhook.form, notification, config.sender)
-        return post(config.webhook, notification.key, body)
-    if name == "email" and config.email is not None:
-        from edgepaas.alerts.channels.smtp import send
-
-        return send(config.email, notification, config.sender)
-    return Answer("refused", f"there is no channel {name}")
-
-
 def _read(folders: SpoolFolders) -> dict[str, ChannelState]:
     try:
         return {name: _state(entry) for name, entry in read_checksummed(_file(folders)).items()}
@@ -223,10 +217,10 @@ def _moment(entry: Any) -> Moment | None:
     return None if entry is None else read_moment(entry)
 
 
-def _digest(config: AlertConfig, name: str) -> str:
-    found = config.webhook if name == "webhook" else config.email
-    parts = [] if found is None else [str(getattr(found, f)) for f in found.__dataclass_fields__]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _digest(channel: Channel) -> str:
+    """Return what shows whether a channel's settings were changed; it reveals no secret."""
+    values = "\0".join(str(value) for value in vars(channel).values())
+    return hashlib.sha256(values.encode()).hexdigest()[:16]
 
 
 def _file(folders: SpoolFolders) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The box that a drill is done on: folders, settings and processes of its own."""
+"""The box of a drill: folders, settings and processes of its own."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgepaas.drill.undisturbed import undisturbed
+from edgepaas.drill.interrupts import interrupts_deferred
 from edgepaas.files.atomic import write_atomic
 from edgepaas.files.contract import render_contract
 from edgepaas.files.paths import Paths, find_paths
@@ -22,17 +22,17 @@ from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
 from edgepaas.sync import status as sync_status
 
-#: What of the environment a scratch box sees: enough to find Python, nothing of the settings.
+#: The variables that a scratch box inherits: enough to run Python, and no settings.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "USER", "LOGNAME", "TZ")
-_LOOK_EVERY = 0.1
-_ASK_WITHIN = 3.0
-_STOP_WITHIN = 40.0
+_POLL_INTERVAL = 0.1
+_REQUEST_TIMEOUT = 3.0
+_STOP_TIMEOUT = 40.0
 _LAST_LINES = 3
 #: Of an answer: the largest page that a drill asks for.
 _MOST_BYTES = 64 * 1024 * 1024
 
-#: A box in a hurry: what an operator waits minutes for happens in seconds here.
-HURRIED = {
+#: Settings of the scratch box with which everything takes seconds instead of minutes.
+FAST_SETTINGS = {
     "ENV": "development",
     "HOST": "127.0.0.1",
     "EDGEPAAS_APP": "telemetry",
@@ -55,11 +55,11 @@ HURRIED = {
 
 
 class DrillFailed(Exception):
-    """A step did not come to its end in time; the message says which."""
+    """A step failed or was not finished in time; the message says which."""
 
 
 class ScratchBox:
-    """One box below *home*, run by ``edgepaas up`` (called by *program*)."""
+    """One box below *home*, run by ``edgepaas up``; *program* is the command line for edgepaas."""
 
     def __init__(self, home: Path, *, program: Sequence[str], environ: Mapping[str, str]) -> None:
         self.home = home
@@ -75,17 +75,17 @@ class ScratchBox:
         self._up: subprocess.Popen[bytes] | None = None
 
     def configure(self, address: Address, tls: TLSPolicy, relay_port: int, **settings: str) -> None:
-        """Write the box's settings: *address* is reached through the relay on *relay_port*.
+        """Write the settings of the box; it connects to *address* through *relay_port*.
 
-        The relay hands TLS on as it is. Its certificate names the server, not the relay, so
-        that names cannot be compared: ``verify-full`` becomes ``verify-ca`` on that way.
+        The relay forwards TLS unchanged. The certificate names the server and not the relay,
+        so ``verify-full`` becomes ``verify-ca``.
         """
         self.port = _free_port()
-        near = replace(address, host="127.0.0.1", port=relay_port)
+        through_relay = replace(address, host="127.0.0.1", port=relay_port)
         values = {
-            **HURRIED,
+            **FAST_SETTINGS,
             "PORT": str(self.port),
-            "DATABASE_URL": near.url(),
+            "DATABASE_URL": through_relay.url(),
             "DB_SSLMODE": "verify-ca" if tls.mode == "verify-full" else tls.mode,
             **({"DB_SSLROOTCERT": tls.root_certificate} if tls.root_certificate else {}),
             **settings,
@@ -93,22 +93,22 @@ class ScratchBox:
         write_atomic(self.home / "edgepaas.env", render_contract(values))
 
     def start(self) -> None:
-        """Start the chain."""
-        with undisturbed(), (self.home / "output.log").open("ab") as output:
+        """Start ``edgepaas up``."""
+        with interrupts_deferred(), (self.home / "output.log").open("ab") as output:
             self._up = subprocess.Popen(
                 [*self._program, "up"],
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for the drill, which ends the box in order
+                start_new_session=True,  # Ctrl-C reaches the drill alone, which stops the box
             )
 
     def stop(self) -> None:
-        """End the chain in order; what does not end is killed."""
+        """Stop ``edgepaas up``; it is killed if it does not exit in time."""
         if self._up is None:
             return
-        for number, patience in ((signal.SIGTERM, _STOP_WITHIN), (signal.SIGKILL, 5.0)):
+        for number, patience in ((signal.SIGTERM, _STOP_TIMEOUT), (signal.SIGKILL, 5.0)):
             if self._up.poll() is None:
                 self._up.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -128,7 +128,7 @@ class ScratchBox:
         return done.returncode, (done.stdout or done.stderr).decode("utf-8", "replace")
 
     def kill(self, what: Literal["service", "sync"]) -> int:
-        """Kill (SIGKILL) the service or the drainer of the box; returns its process id.
+        """Kill (SIGKILL) the service or the drainer of the box; return its process id.
 
         Raises DrillFailed where it does not run.
         """
@@ -159,9 +159,9 @@ class ScratchBox:
         body: object = None,
         *,
         key: str = "",
-        timeout: float = _ASK_WITHIN,
+        timeout: float = _REQUEST_TIMEOUT,
     ) -> tuple[int, Any]:
-        """Ask the box; returns the status (0: no answer) and the JSON body (None: none).
+        """Send a request; return the status (0: no answer) and the JSON body (None: empty).
 
         *key* is the Idempotency-Key.
         """
@@ -179,47 +179,47 @@ class ScratchBox:
             return 0, None
 
     def mode(self) -> str:
-        """Return the databases' mode while the box is ready, "" while it is not."""
+        """Return the mode of the box while it is ready, "" while it is not."""
         status, document = self.request("GET", "/health/ready")
         return str(document["mode"]) if status == 200 and isinstance(document, dict) else ""
 
     def until(self, what: str, limit: float, found: Callable[[], Any]) -> Any:
-        """Return the first true answer of *found*; DrillFailed after *limit* seconds."""
+        """Return the first true result of *found*; DrillFailed after *limit* seconds."""
         deadline = time.monotonic() + limit
         while not (answer := found()):
             if self._up is not None and self._up.poll() is not None:
                 raise DrillFailed(
                     f"'edgepaas up' of the scratch box ended with status {self._up.returncode} "
-                    f"while waiting for {what}: {self.last_words()}"
+                    f"while waiting for {what}: {self.last_output()}"
                 )
             if time.monotonic() >= deadline:
-                raise DrillFailed(f"{what} did not come within {limit:g} s: {self.last_words()}")
-            time.sleep(_LOOK_EVERY)
+                raise DrillFailed(f"waited {limit:g} s in vain for {what}: {self.last_output()}")
+            time.sleep(_POLL_INTERVAL)
         return answer
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the last lines that the box printed."""
         with contextlib.suppress(OSError):
             lines = (self.home / "output.log").read_text("utf-8", "replace").split("\n")
             return " | ".join([line for line in lines if line.strip()][-_LAST_LINES:])
-        return "it said nothing"
+        return "it printed nothing"
 
 
 def end_leftover(home: Path) -> None:
-    """End the ``edgepaas up`` that a drill which was killed left behind in *home*."""
+    """Stop the ``edgepaas up`` in *home* that a killed drill left behind."""
     paths = find_paths({"EDGEPAAS_HOME": str(home)})
     with contextlib.suppress(OSError, ValueError):
         pid = int(paths.up_lock.read_text(encoding="ascii"))
         if not _is_ours(pid, home):
             return
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_WITHIN
+        deadline = time.monotonic() + _STOP_TIMEOUT
         while _is_ours(pid, home) and time.monotonic() < deadline:
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_INTERVAL)
 
 
 def _is_ours(pid: int, home: Path) -> bool:
-    """Whether process *pid* runs on *home*: a number that was read may be another's by now."""
+    """Whether process *pid* runs on *home*: the number may have been reused."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.drill.place import (
+from edgepaas.drill.scratch_database import (
     DrillImpossible,
-    Place,
+    ScratchDatabase,
     Server,
-    drop_place,
-    make_place,
-    noted_place,
+    create_scratch_database,
+    drop_scratch_database,
+    read_note,
 )
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import split_url
@@ -42,14 +42,14 @@ def test_a_user_who_may_create_databases_gets_one_and_nothing_is_left(
     postgres: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:
     server = Server.of(Settings.of(), postgres_url)
-    place = make_place(server, tmp_path)
-    assert place.kind == "database"
-    assert noted_place(tmp_path) == (place, server.address.masked())
-    with server.session(place.address(server)) as connection:
+    scratch = create_scratch_database(server, tmp_path)
+    assert scratch.kind == "database"
+    assert read_note(tmp_path) == (scratch, server.address.masked())
+    with server.session(scratch.address(server)) as connection:
         connection.execute_simple("CREATE TABLE readings (a integer)")
-        drop_place(server, place)  # although somebody is still connected
-    assert place.name not in names(postgres)
-    drop_place(server, place)
+        drop_scratch_database(server, scratch)  # although somebody is still connected
+    assert scratch.name not in names(postgres)
+    drop_scratch_database(server, scratch)
 
 
 def test_without_that_right_it_is_a_schema_which_the_session_lives_in(
@@ -59,18 +59,18 @@ def test_without_that_right_it_is_a_schema_which_the_session_lives_in(
     database = split_url(limited).database
     postgres.execute(f"GRANT CREATE ON DATABASE {database} TO drill_limited")
     server = Server.of(Settings.of(), limited)
-    place = make_place(server, tmp_path)
-    assert place.kind == "schema"
-    with server.session(place.address(server)) as connection:
+    scratch = create_scratch_database(server, tmp_path)
+    assert scratch.kind == "schema"
+    with server.session(scratch.address(server)) as connection:
         connection.execute_simple("CREATE TABLE readings (a integer)")
         found = connection.execute_simple(
             "SELECT table_schema FROM information_schema.tables WHERE table_name = 'readings'"
         ).rows
-        assert [list(row) for row in found] == [[place.name]]
-    drop_place(server, place)
+        assert [list(row) for row in found] == [[scratch.name]]
+    drop_scratch_database(server, scratch)
     with server.session() as connection:
         left = connection.execute_simple(
-            f"SELECT count(*) FROM pg_namespace WHERE nspname = '{place.name}'"
+            f"SELECT count(*) FROM pg_namespace WHERE nspname = '{scratch.name}'"
         ).rows
         assert int(left[0][0]) == 0
 
@@ -79,7 +79,7 @@ def test_a_user_who_may_create_neither_is_told_which_grant_to_ask_for(
     limited: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DrillImpossible, match="CREATEDB, or GRANT CREATE ON DATABASE"):
-        make_place(Server.of(Settings.of(), limited), tmp_path)
+        create_scratch_database(Server.of(Settings.of(), limited), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_user_who_may_create_neither_is_told_which_grant_to_ask_for(
 def test_a_note_that_names_anything_else_is_no_note(note: str, tmp_path: Path) -> None:
     """What stands in it is dropped."""
     (tmp_path / "place.json").write_text(note, encoding="utf-8")
-    assert noted_place(tmp_path) == (None, "")
+    assert read_note(tmp_path) == (None, "")
 
 
 def test_a_place_says_what_it_is() -> None:
-    assert Place("schema", "edgepaas_drill_1").in_words == "the schema edgepaas_drill_1"
+    assert ScratchDatabase("schema", "edgepaas_drill_1").label == "the schema edgepaas_drill_1"
