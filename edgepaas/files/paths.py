@@ -85,8 +85,8 @@ class Paths:
         return self.runtime / "sync.json"
 
     @property
-    def state_word(self) -> Path:
-        """``run/state.json``: the service's own word for the box's state."""
+    def published_state(self) -> Path:
+        """``run/state.json``: the state that the service published (files.published_state)."""
         return self.runtime / "state.json"
 
     @property
