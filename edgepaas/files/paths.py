@@ -51,7 +51,7 @@ class Paths:
 
     @property
     def address(self) -> Path:
-        """``run/address``: where the service listens; no secret, every user of the box may read it."""
+        """``run/address``: where the service listens; every user of the box may read it."""
         return self.runtime / "address"
 
     @property

@@ -147,7 +147,7 @@ class Forwarding(DeliveryState):
         return asdict(self)
 
     @property
-    def trouble(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[str, ...]:
         """What needs a person, one line each with the way out; any of it is ``degraded``.
 
         Conflicts are not among it: nothing of them is lost, and boxes that share rows

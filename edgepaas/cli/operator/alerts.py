@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     listing = add("list", "list the alerts that hold, and those that wait for delivery")
     listing.add_argument(
-        "--all", action="store_true", help="also those that were delivered and are over"
+        "--all", action="store_true", help="also those that are delivered and over"
     )
     listing.add_argument("--json", action="store_true", help="print a JSON document")
     show = add("show", "show all that is known of one, and its history")
@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     catalogue = add("catalogue", "list every alert that the platform can raise")
     catalogue.add_argument("--json", action="store_true", help="print a JSON document")
     catalogue.add_argument("--markdown", action="store_true", help="print docs/alerts.md")
-    silence = add(
-        "silence", "deliver some alerts to nobody for a while; without --for, list silences"
-    )
+    silence = add("silence", "hold some alerts back for a while; without --for, list silences")
     silence.add_argument("pattern", metavar="FINGERPRINT", nargs="?", default="*",
                          help="which; * and ? stand for anything (default: all)")  # fmt: skip
     silence.add_argument(
