@@ -22,7 +22,7 @@ def say(stage: str, text: str) -> None:
 def announce(stage: str, text: str) -> None:
     """Print a stage's one line as :func:`say` does, or as the log goes where that is JSON.
 
-    Whoever collects a container's output reads it as one stream of one format.
+    What collects a container's output reads it as one stream of one format.
     """
     from edgepaas.logs import as_json
 

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("cli.stages.verify", "run the verification gate once and say what it found"),
     "sync": ("cli.operator.sync", "forward rows to PostgreSQL; look at what waits, and act on it"),
     "audit": ("cli.operator.audit", "prove that every accepted row is where it belongs"),
-    "drill": ("cli.operator.drill", "rehearse an outage on a box that serves nobody"),
+    "drill": ("cli.operator.drill", "rehearse an outage on a scratch box without clients"),
     "alert": ("cli.operator.alert", "raise an alert, or say that it is over"),
     "alerts": ("cli.operator.alerts", "see, deliver, test and silence alerts"),
     "status": ("cli.operator.status", "say in which state the box is, and why"),

@@ -113,7 +113,7 @@ def acknowledged(paths: "Paths") -> int:
 
 
 def acknowledge(paths: "Paths", hub_lost: int) -> None:
-    """Remember that somebody knows of *hub_lost* rows; raises OSError."""
+    """Remember that an operator knows of *hub_lost* rows; raises OSError."""
     ACKNOWLEDGED.write(paths.acknowledged, {"hub_lost": hub_lost})
 
 

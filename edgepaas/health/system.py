@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine itself: processor, memory, disk, temperature, clock, against the thresholds.
 
-psutil is imported when somebody asks; what a hardened unit hides (ProcSubset=pid) is
+psutil is imported with the first question; what a hardened unit hides (ProcSubset=pid) is
 reported as unknown and breaks no threshold.
 """
 

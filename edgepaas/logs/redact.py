@@ -34,7 +34,7 @@ def redact(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Rewrites each record once: message and traceback, whoever logged it."""
+    """Rewrites each record once, message and traceback, from whichever logger it comes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "redacted", False):

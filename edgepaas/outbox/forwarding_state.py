@@ -31,7 +31,7 @@ class Declaration:
     words: Mapping[str, str] | None = None
     metric: bool = False
     command: str = ""
-    #: The field that follows the value, where it says something.
+    #: The field that follows the value, where it is not empty.
     explained_by: str = ""
     #: What follows the number, where a person reads it.
     suffix: str = ""
@@ -137,7 +137,7 @@ class Forwarding(DeliveryState):
     """The forwarding state as it is shown.
 
     *dead_letters* and *conflicts* are those that wait for a person, where PostgreSQL said
-    so, else those that ever were; *hub_lost* those that nobody has acknowledged.
+    so, else those that ever were; *hub_lost* those that no operator has acknowledged.
     """
 
     running: bool = _declared(True, "flag", "Whether the drainer runs.", metric=True)
@@ -147,7 +147,7 @@ class Forwarding(DeliveryState):
         return asdict(self)
 
     @property
-    def trouble(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[str, ...]:
         """What needs a person, one line each with the way out; any of it is ``degraded``.
 
         Conflicts are not among it: nothing of them is lost, and boxes that share rows

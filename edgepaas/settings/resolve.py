@@ -65,7 +65,7 @@ def resolve_box(paths: Paths, declare: Declare = declare_none) -> Resolution:
     (:func:`edgepaas.hosting.settings.declared_by`); without it the table's are resolved.
 
     On an installed box ENV is production also when its file of settings is gone or
-    unreadable: an accident must not open it to everybody.
+    unreadable: an accident must not open it to every user.
     """
     installed = paths.env_file.is_relative_to(SYSTEM_CONFIGURATION)
     fallback = {"ENV": "production"} if installed else {}

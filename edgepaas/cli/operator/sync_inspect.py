@@ -130,9 +130,9 @@ def _status(arguments: argparse.Namespace) -> int:
         if counters is not None:
             figures = ("accepted", "delivered", "pending", "dead", "shed", "conflicts", "hub_lost")
             say("ledger", ", ".join(f"{name} {counters[name]:,}" for name in figures))
-        for line in found.trouble:
+        for line in found.problems:
             say("to do", line)
-    return EXIT_FAILED if found is not None and found.trouble else EXIT_DONE
+    return EXIT_FAILED if found is not None and found.problems else EXIT_DONE
 
 
 def _ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:

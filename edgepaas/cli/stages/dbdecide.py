@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Decide, write the contract, and say so in a line."""
+    """Decide, write the contract, and print the result in a line."""
     paths = find_paths()
     if not arguments.dry_run:
         withdraw_contract(paths.db_contract)
