@@ -12,7 +12,7 @@ from pathlib import Path
 from edgepaas.files.atomic import remove_durably, replace_by, sync_folder
 
 
-def keep(path: Path, size: int, *, spare: int) -> bool:
+def reserve(path: Path, size: int, *, spare: int) -> bool:
     """Reserve *size* bytes as *path*; whether they are reserved now.
 
     Nothing is taken from a disk that would be left with less than *spare* bytes, so that a
@@ -27,13 +27,13 @@ def keep(path: Path, size: int, *, spare: int) -> bool:
             return False
         if shutil.disk_usage(path.parent).free < size + spare:
             return False
-        _reserve(path, size)
+        _allocate(path, size)
     except OSError:
         return False
     return True
 
 
-def give_up(path: Path) -> bool:
+def release(path: Path) -> bool:
     """Let the disk have the space; whether there was any. Never raises OSError."""
     try:
         return remove_durably(path)
@@ -41,7 +41,7 @@ def give_up(path: Path) -> bool:
         return False
 
 
-def _reserve(path: Path, size: int) -> None:
+def _allocate(path: Path, size: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # of a run that was killed
     replace_by(path, temporary, lambda descriptor: os.posix_fallocate(descriptor, 0, size))
