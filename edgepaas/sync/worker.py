@@ -242,7 +242,7 @@ class SyncWorker:
             self._hub = hub
             self._dirty = True
             self._heartbeat_due = Due(self._heartbeat_due.every)
-            logger.info("connected to %s", hub.place)
+            logger.info("connected to %s", hub.server_name)
         return self._hub
 
     def _close_hub(self) -> None:

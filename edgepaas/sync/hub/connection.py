@@ -43,9 +43,9 @@ class Hub:
     Every method that asks PostgreSQL raises the errors of :mod:`edgepaas.sync.errors`.
     """
 
-    def __init__(self, connection: Any, place: str, *, statement_timeout: float) -> None:
+    def __init__(self, connection: Any, server_name: str, *, statement_timeout: float) -> None:
         """*connection* is one of :func:`edgepaas.pgdriver.connection.connect`."""
-        self.place = place
+        self.server_name = server_name
         self.broken = False
         self._connection = connection
         self._pipeline = Pipeline(connection)
@@ -146,7 +146,7 @@ class Hub:
         self._open = False
         if ended.tag != "COMMIT":
             raise UnclassifiedHubError(
-                f"{self.place} answered {ended.tag} to COMMIT: it was not committed"
+                f"{self.server_name} answered {ended.tag} to COMMIT: it was not committed"
             )
         return results
 
@@ -211,13 +211,13 @@ class Hub:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         if self.broken:
-            raise HubUnreachable(f"the connection to {self.place} is lost; open a new one")
+            raise HubUnreachable(f"the connection to {self.server_name} is lost; open a new one")
         try:
             yield
         except Exception as error:
             # Without an answer of the server, the state of the protocol is unknown.
             self.broken = is_lost(error) or sqlstate(error) is None
-            raise as_hub_error(error, f"sending to {self.place}") from error
+            raise as_hub_error(error, f"sending to {self.server_name}") from error
         except BaseException:
             self.broken = True
             raise
