@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print: one line a stage, tables for people, JSON for programs."""
+"""Printing for commands: one line a stage, tables for people, JSON for programs."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may run a command on an installed box: the service's user, or root who becomes it."""
+"""Who may run a command on an installed box: the service's user, or root, who becomes it."""
 
 import grp
 import os

@@ -23,7 +23,7 @@ logger = logging.getLogger("edgepaas.health")
 
 
 class CheckFailed(EdgePaaSError):
-    """A probe's finding; *consequence* is the state that the box is in by it.
+    """A failed probe; *consequence* is the state that the box is in because of it.
 
     *ready* True says that traffic may come all the same, e.g. with a full disk, on
     which reading still works.
@@ -39,7 +39,7 @@ class CheckFailed(EdgePaaSError):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to know. *probe* returns a line for a person, or raises why it is not so.
+    """One check. *probe* returns a line for a person, or raises the reason of a failure.
 
     *required* checks fail the gate; *timeout* and *keep* are in seconds, None takes
     the board's own.
@@ -79,7 +79,7 @@ class CheckResult:
 
 
 class HealthBoard:
-    """All checks of a process, asked through one place.
+    """All checks of a process.
 
     *cache_seconds* is for how long a result is kept, *timeout* how long a probe may
     take; both in seconds, a check may set its own.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can the clock be trusted: a box without a clock battery boots in 1970, or in its image's year."""
+"""Whether the clock can be trusted: without a battery, a box boots in 1970 or its image's year."""
 
 import errno
 import time

@@ -129,7 +129,7 @@ class SystemMeter:
 
 
 def memory_percent(cgroups: Path = CGROUPS) -> float | None:
-    """Return how much of the memory is in use and could not be had, in percent.
+    """Return how much of the memory is in use and not available, in percent.
 
     In a container with a limit of its own: of the machine's or of the limit, whichever is
     nearer to its end.

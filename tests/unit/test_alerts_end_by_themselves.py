@@ -20,7 +20,7 @@ from edgepaas.alerts.conditions.review import find_ended
 from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract, FinalMode
-from edgepaas.decision.decide import Decision, settle
+from edgepaas.decision.decide import Decision, store_decision
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.state import StateBoard
@@ -106,7 +106,7 @@ class Box:
         bring_to_head(self.contract, Settings.of(), self.paths, telemetry)
 
     def run_decision(self) -> None:
-        settle(Decision(self.contract, None, False, current_moment()), self.paths)
+        store_decision(Decision(self.contract, None, False, current_moment()), self.paths)
 
     def run_environment_stage(self) -> None:
         assert main(["env"]) == 0
