@@ -124,8 +124,8 @@ def choose(
         return Choice(True, "standalone", "sqlite_only", _why_standalone(preferences))
     if preferences.local_first:
         reason = (
-            f"USE_SQLITE=true: SQLite serves, and PostgreSQL at {endpoint_of(preferences.postgres)} "
-            "receives every row"
+            "USE_SQLITE=true: SQLite serves, and PostgreSQL at "
+            f"{endpoint_of(preferences.postgres)} receives every row"
         )
         choice = Choice(True, "local-first", "sqlite_only", reason)
     else:
