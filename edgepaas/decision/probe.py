@@ -8,9 +8,9 @@ from typing import Any
 
 from edgepaas.pgdriver.connection import (
     close_quietly,
+    endpoint_of,
     log_in,
     out_of_time,
-    place_of,
 )
 from edgepaas.pgdriver.failures import (
     ConnectFailure,
@@ -88,7 +88,7 @@ def probe(
     else:
         return ProbeResult(
             usable=True,
-            reason=f"PostgreSQL {version} at {place_of(address)} answers and takes writes",
+            reason=f"PostgreSQL {version} at {endpoint_of(address)} answers and takes writes",
             server_version=version,
         )
     return ProbeResult(
@@ -97,7 +97,7 @@ def probe(
 
 
 def _examine(scope: Scope, address: Address, connection: Any) -> str:
-    place = place_of(address)
+    place = endpoint_of(address)
     version = server_version(connection).split(" ")[0]
     major = re.match(r"\d+", version)
     if major and int(major[0]) < OLDEST_VERSION:

@@ -12,7 +12,7 @@ from edgepaas.drill.interrupts import interrupts_deferred
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType, same_fields
-from edgepaas.pgdriver.connection import close_quietly, connect, place_of
+from edgepaas.pgdriver.connection import close_quietly, connect, endpoint_of
 from edgepaas.pgdriver.failures import ConnectFailure, server_message, sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
@@ -121,7 +121,7 @@ def create_scratch_database(server: Server, folder: Path) -> ScratchDatabase:
         if sqlstate(error) != _DENIED:
             raise
         raise DrillImpossible(
-            f"{place_of(server.address)}: user {server.address.username!r} may create neither a "
+            f"{endpoint_of(server.address)}: user {server.address.username!r} may create neither a "
             f"database nor a schema there ({server_message(error)}); grant it one of both: ALTER "
             f"ROLE {server.address.username} CREATEDB, or GRANT CREATE ON DATABASE "
             f"{server.address.database} TO {server.address.username}"

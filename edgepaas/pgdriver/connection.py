@@ -144,7 +144,7 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
     error = _first_error(raised)
     if isinstance(error, ConnectFailure):
         return error
-    place = place_of(address)
+    place = endpoint_of(address)
     if sqlstate(error) is not None:
         return _refused_by_server(address, error)
     if isinstance(error, TimeoutError):
@@ -155,8 +155,8 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
 
 
 def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
-    """Return the failure of an attempt whose time was up, told apart by what it waited for."""
-    place = place_of(address)
+    """Return the failure of an attempt whose time was up, by what it waited for."""
+    place = endpoint_of(address)
     if late.stage == wire.RESOLVING:
         return ConnectFailure(
             Failure.DNS,
@@ -168,13 +168,13 @@ def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
     return wire.silent(place, late.stage, late.seconds)
 
 
-def place_of(address: Address) -> str:
+def endpoint_of(address: Address) -> str:
     """Return the server's place for a message: ``host:port`` or the socket's path."""
     return address.unix_socket or f"{address.host}:{address.port}"
 
 
 def close_quietly(connection: Any) -> None:
-    """Close a connection that may be broken; its errors tell nothing any more."""
+    """Close a connection that may be broken; its errors are of no use."""
     with contextlib.suppress(Exception):
         connection.close()
 
@@ -182,7 +182,7 @@ def close_quietly(connection: Any) -> None:
 def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure:
     kind = classify(error)
     said = server_message(error)
-    place = place_of(address)
+    place = endpoint_of(address)
     if kind is Failure.AUTHENTICATION:
         text = f"{place} does not admit user {address.username!r}: {said}; " + (
             "check the password in DATABASE_URL or DATABASE__PASSWORD"
@@ -199,7 +199,7 @@ def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure
 
 
 def _driver_gave_up(address: Address, error: BaseException) -> ConnectFailure:
-    place = place_of(address)
+    place = endpoint_of(address)
     text = server_message(error)
     if pg8000_adapter.wants_password(error, given=bool(address.password)):
         return ConnectFailure(
@@ -224,8 +224,8 @@ def _driver_gave_up(address: Address, error: BaseException) -> ConnectFailure:
 def _first_error(raised: Exception) -> BaseException:
     """Return the error that came first where pg8000's own clean-up failed and hid it.
 
-    It says good-bye to a server that has just refused it and hung up: "network error"
-    is then raised while the refusal is being handled.
+    It sends Terminate to a server that has just refused it and closed the connection:
+    "network error" is then raised while the refusal is being handled.
     """
     error: BaseException | None = raised
     while error is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an error of PostgreSQL or of the way to it means, whoever raised it.
+"""What an error of PostgreSQL, or of the connection to it, means.
 
 pg8000 gives an ``InterfaceError`` for a lost connection, a ``DatabaseError`` (or one
 of its DB-API children) whose first argument holds the server's fields, and lets an
@@ -20,7 +20,7 @@ from edgepaas.pgdriver.pg8000_adapter import is_lost_link, server_fields
 
 
 class Failure(StrEnum):
-    """Why PostgreSQL could not be used; the word that a program can rely on."""
+    """Why PostgreSQL could not be used; by a fixed name that programs can rely on."""
 
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
@@ -38,7 +38,7 @@ class Failure(StrEnum):
     OTHER = "other"
 
 
-#: What a second attempt a moment later cannot mend: somebody has to change something.
+#: What a second attempt a moment later cannot mend: an operator has to change something.
 PERMANENT = frozenset(
     {
         Failure.TLS,
@@ -56,18 +56,18 @@ class ErrorClass(StrEnum):
 
     #: The link or the server: hold everything and try again.
     LINK = "link"
-    #: The hub's rights or names: hold, and tell a human.
+    #: The hub's rights or names: hold, and alert an operator.
     CONFIGURATION = "configuration"
     #: The hub's tables are not those of the sender.
     SCHEMA = "schema"
     #: This row will never be taken.
     ROW = "row"
-    #: Not known: hold, and tell a human.
+    #: Not known: hold, and alert an operator.
     OTHER = "other"
 
 
 class ConnectFailure(DatabaseUnavailable):
-    """No usable connection came about; ``kind`` says why in a word, the message in a line."""
+    """No usable connection came about; ``kind`` is the reason, the message says more."""
 
     def __init__(
         self, kind: Failure, message: str, *, permanent: bool | None = None, full: bool = False
@@ -150,7 +150,7 @@ def server_message(exc: BaseException) -> str:
 
 
 def classify(exc: BaseException) -> Failure:
-    """Return why PostgreSQL could not be used, judged by the exception alone."""
+    """Return why PostgreSQL could not be used, by the exception alone."""
     for error in _chain(exc):
         if isinstance(error, ConnectFailure):
             return error.kind
@@ -172,9 +172,9 @@ def error_class(exc: BaseException) -> ErrorClass:
 
 
 def is_lost(exc: BaseException) -> bool:
-    """Tell whether the connection that raised *exc* is of no use any more.
+    """Whether the connection that raised *exc* is of no use any more.
 
-    A server that turned read-only counts: whoever connects anew may find the one that
+    A server that turned read-only counts: a new connection may reach the server that
     took its place. An error of a statement (a broken constraint, a syntax error) does not.
     """
     if any(isinstance(error, ConnectFailure) for error in _chain(exc)):

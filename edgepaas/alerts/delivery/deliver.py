@@ -195,10 +195,8 @@ class Deliverer:
                 if outcome.reached or outcome.refused or notification.attempts:
                     later = attempted(notification, now, outcome, reached=True)
                     digest.write_pending(self._folders, later)
-                else:
-                    digest.forget_pending(
-                        self._folders
-                    )  # no receiver has it: made anew the next time
+                else:  # no receiver has it: made anew the next time
+                    digest.forget_pending(self._folders)
             logger.warning(
                 "%d notifications are retried later: %s", notification.count, outcome.words
             )

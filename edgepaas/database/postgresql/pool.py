@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from sqlalchemy import Engine, create_engine, event, exc
+from sqlalchemy import Engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
-from edgepaas.database.failures import translate_errors_of, translate_postgres
+from edgepaas.database.engine import new_engine
+from edgepaas.database.failures import translate_postgres
 from edgepaas.database.postgresql.pool_adapter import AdaptedPool
-from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import bounded
 from edgepaas.pgdriver.failures import ConnectFailure
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
     from edgepaas.settings import Settings
 
-#: Seconds to wait for a connection of the pool, and between two looks whether one can be had.
+#: Seconds to wait for a connection of the pool, and between two attempts to get one.
 POOL_TIMEOUT = 5.0
-_LOOK_EVERY = 0.25
+_RETRY_INTERVAL = 0.25
 #: A connection that was used within this many seconds is taken without asking it.
 FRESH = 1.0
-#: One that nobody has wanted for so many seconds is another box's to have.
+#: One that was idle for so many seconds is closed, so that another box can have it.
 IDLE_KEPT = 60.0
 #: Seconds that a ping and the question to an idle connection may take.
 PING_TIMEOUT = 1.5
@@ -38,7 +37,7 @@ class NoFurtherConnection(DatabaseBusy):
     """PostgreSQL has no further connection for this box, which goes on with those it has."""
 
 
-class SharingPool(AdaptedPool):
+class SharedServerPool(AdaptedPool):
     """A pool that makes do with fewer connections where the server is at its limit.
 
     The last one used is the first one taken, so that what is not needed stays idle and can
@@ -89,7 +88,7 @@ class SharingPool(AdaptedPool):
         return record
 
 
-class _Ours:
+class _OwnConnections:
     """The connections of this box: those that are open, idle or in use, and those under way."""
 
     def __init__(self, connector: "Connector") -> None:
@@ -131,44 +130,41 @@ def server_engine(
     connector: "Connector",
     settings: "Settings",
     *,
-    tell: Callable[[BaseException, DatabaseError], None],
-    doubt: Callable[[BaseException], None] = lambda _error: None,
+    notify: Callable[[BaseException, DatabaseError], None],
+    suspect: Callable[[BaseException], None] = lambda _error: None,
 ) -> Engine:
-    """Return the pooled engine on what *connector* makes; *tell* hears of each lost connection.
+    """Return the pooled engine on what *connector* makes.
 
-    That a server has no further connection is no loss while some are open.
-    *doubt* hears of an idle connection that did not answer, before a new one is tried:
+    *notify* is called for each lost connection; that a server has no further one is no loss
+    while some are open.
+    *suspect* is called for an idle connection that did not answer, before a new one is tried:
     that can take seconds, and what is lost should be known by then.
     """
 
-    ours = _Ours(connector)
+    own = _OwnConnections(connector)
 
     def create() -> Any:
         try:
-            return ours.connect()
+            return own.connect()
         except DatabaseUnavailable as error:
-            tell(error, error)
+            notify(error, error)
             raise
 
-    engine = create_engine(
+    engine = new_engine(
         "postgresql+pg8000://",
+        translate_postgres,
+        notify=notify,
         creator=create,
-        poolclass=SharingPool,
+        poolclass=SharedServerPool,
         pool_use_lifo=True,
         pool_size=settings.integer("DB_POOL_SIZE"),
         max_overflow=settings.integer("DB_MAX_OVERFLOW"),
         pool_recycle=settings.integer("DB_POOL_RECYCLE"),
-        pool_timeout=_LOOK_EVERY,
-        json_serializer=dump_json,
-        # A statement's values are people's data: they have no place in an error or a log.
-        hide_parameters=True,
-        execution_options=EXECUTION_OPTIONS,
+        pool_timeout=_RETRY_INTERVAL,
     )
-    batch_inserts(engine)
-    event.listen(engine, "close", ours.forget)
+    event.listen(engine, "close", own.forget)
     event.listen(engine, "checkin", _stamp)
-    event.listen(engine, "checkout", _ask_idle(doubt))
-    translate_errors_of(engine, translate_postgres, tell=tell)
+    event.listen(engine, "checkout", _ask_idle(suspect))
     return engine
 
 
@@ -190,7 +186,7 @@ def _stamp(_connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _ask_idle(
-    doubt: Callable[[BaseException], None],
+    suspect: Callable[[BaseException], None],
 ) -> Callable[[Any, ConnectionPoolEntry, PoolProxiedConnection], None]:
     """Pre-ping, by hand: SQLAlchemy's own lets the driver's bare OSError through to the caller."""
 
@@ -203,7 +199,7 @@ def _ask_idle(
         try:
             ask(connection)
         except Exception as error:
-            doubt(error)
+            suspect(error)
             # The pool throws it away and tries with a new one.
             raise exc.DisconnectionError(str(error)) from error
 

@@ -11,24 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
-from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
 from edgepaas.database.database import Database
+from edgepaas.database.engine import new_engine
 from edgepaas.database.failures import (
     is_busy,
     is_damaged,
     is_full,
-    translate_errors_of,
     translate_sqlite,
 )
 from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
-from edgepaas.database.sqlite.integrity import SoundnessCheck
-from edgepaas.database.types import dump_json
+from edgepaas.database.sqlite.integrity import IntegrityCheck
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.files.sqlite_file import forget_use, note_damage, note_use
@@ -43,7 +41,7 @@ READER_TIMEOUT = 5.0
 #: Seconds that a ping waits for another process's lock.
 PING_TIMEOUT = 1.0
 
-_LOOK = "SELECT count(*) FROM sqlite_schema"
+_PROBE = "SELECT count(*) FROM sqlite_schema"
 
 
 class EmbeddedDatabase(Database):
@@ -79,11 +77,11 @@ class EmbeddedDatabase(Database):
             self._lock = acquire(lock, shared=True, timeout=LOCK_TIMEOUT)
         except LockHeld as error:
             raise DatabaseUnavailable(
-                f"{path} is being swapped or repaired by another process: {error}"
+                f"{path} is being replaced or repaired by another process: {error}"
             ) from error
         try:
             self._ping_connection = self._open(read_only=True, busy_timeout=PING_TIMEOUT)
-            self._ping_connection.execute(_LOOK).fetchone()
+            self._ping_connection.execute(_PROBE).fetchone()
             self._files = OpenFiles(path)
         except BaseException:
             os.close(self._lock)
@@ -98,8 +96,8 @@ class EmbeddedDatabase(Database):
             on_commit=on_commit,
         )
         self._use = note_use(path)
-        self._soundness = SoundnessCheck(path, self._found_damaged)
-        self._soundness.start()
+        self._integrity = IntegrityCheck(path, self._found_damaged)
+        self._integrity.start()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -135,7 +133,7 @@ class EmbeddedDatabase(Database):
         self._check_files()
         with self._ping_lock:
             try:
-                self._ping_connection.execute(_LOOK).fetchone()
+                self._ping_connection.execute(_PROBE).fetchone()
             except sqlite3.Error as error:
                 if not self._closed:
                     self._suspect(error)
@@ -150,7 +148,7 @@ class EmbeddedDatabase(Database):
         if self._closed:
             return
         self._closed = True
-        self._soundness.stop()
+        self._integrity.stop()
         self._writer.close()
         self._readers.dispose()
         with self._ping_lock:
@@ -167,18 +165,18 @@ class EmbeddedDatabase(Database):
         try:
             lost = self._files.lost() if self._files is not None else ""
         except OSError as error:
-            raise DatabaseUnavailable(f"{self._path} cannot be looked at: {error}") from error
+            raise DatabaseUnavailable(f"{self._path} cannot be examined: {error}") from error
         if not lost:
             return
         gone = DatabaseUnavailable(f"{lost}: nothing is written any more; run the chain again")
         if not self._files_lost:
             self._files_lost = True
-            self._tell_unavailable(gone)
+            self._report_unavailable(gone)
         with self._ping_lock:
-            self._rescue()
+            self._checkpoint_deleted_wal()
         raise gone
 
-    def _rescue(self) -> None:
+    def _checkpoint_deleted_wal(self) -> None:
         """Bring what only a deleted -wal holds into the database file, if that is still there."""
         if self._rescued or self._closed or not (self._files and self._files.file_is_there()):
             return
@@ -210,7 +208,7 @@ class EmbeddedDatabase(Database):
                 trial.execute("COMMIT" if self._writer.failing else "ROLLBACK")
         except sqlite3.Error as error:
             if is_busy(error):
-                return  # somebody is writing: so it can be
+                return  # another process writes: the file can be written
             self._drop_trial()  # it may have been opened read-only; the next one need not be
             if not is_full(error):  # known by the disk check, and reading goes on
                 raise
@@ -236,24 +234,19 @@ class EmbeddedDatabase(Database):
             raise translated or DatabaseUnavailable(f"{self._path}: {error}") from error
 
     def _engine(self, *, writing: bool, **pool: Any) -> Engine:
-        engine = create_engine(
+        engine = new_engine(
             "sqlite://",
+            partial(translate_sqlite, writing=writing),
+            notify=self._noticed,
             creator=partial(self._open, read_only=not writing),
-            json_serializer=dump_json,
-            # A statement's values are people's data: they have no place in an error or a log.
-            hide_parameters=True,
-            execution_options=EXECUTION_OPTIONS,
             **pool,
         )
-        batch_inserts(engine)
-        begin = _begin_immediate if writing else _begin_snapshot
-        event.listen(engine, "begin", begin)
-        translate_errors_of(engine, partial(translate_sqlite, writing=writing), tell=self._noticed)
+        event.listen(engine, "begin", _begin_immediate if writing else _begin_snapshot)
         return engine
 
     def _found_damaged(self, problem: sqlite3.DatabaseError) -> None:
         self._damage = problem
-        self._tell_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
+        self._report_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
 
     def _noticed(self, original: BaseException, error: DatabaseError | None) -> None:
         if is_damaged(original):
@@ -263,7 +256,7 @@ class EmbeddedDatabase(Database):
         if isinstance(error, DatabaseFull) and self.on_full is not None:
             self.on_full()
         if isinstance(error, DatabaseUnavailable):
-            self._tell_unavailable(error)
+            self._report_unavailable(error)
 
 
 def _begin_snapshot(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.pgdriver.connection import close_quietly, connect, place_of
+from edgepaas.pgdriver.connection import close_quietly, connect, endpoint_of
 from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.pipeline import Pipeline, Result, Statement
 from edgepaas.pgdriver.tls import TLSPolicy
@@ -261,8 +261,8 @@ def connect_hub(
             keep_timeout=longest + _GRACE,
         )
     except Exception as error:
-        raise as_hub_error(error, f"connecting to {place_of(address)}") from error
-    return Hub(connection, place_of(address), statement_timeout=longest)
+        raise as_hub_error(error, f"connecting to {endpoint_of(address)}") from error
+    return Hub(connection, endpoint_of(address), statement_timeout=longest)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -28,7 +28,7 @@ _HISTORY = ("raised", "resolved", "told", "dead", "discarded", "silenced")
 _EVERYTHING = 1_000_000
 _LONGEST = 400
 
-_FINGERPRINT = {"description": "Of one cause, e.g. rule:… for a telemetry rule's."}
+_FINGERPRINT = {"description": "Of one cause, e.g. settings:PORT; an application has its own."}
 
 
 class AlertSchema(ma.Schema):
