@@ -55,7 +55,7 @@ def raise_alert(
             message, severity=severity, fingerprint=fingerprint, origin=origin, event=event
         )
     except Exception as error:  # noqa: BLE001 - what calls for help must not fail of it
-        logger.error("this alert reaches the log alone: %s", error)
+        logger.error("this alert is in the log alone: %s", error)
 
 
 def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -> None:
@@ -76,7 +76,7 @@ def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -
             message, severity="info", fingerprint=fingerprint, origin=origin, resolved=True
         )
     except Exception as error:  # noqa: BLE001 - as above
-        logger.error("that %s is resolved reaches the log alone: %s", fingerprint, error)
+        logger.error("that %s is resolved is in the log alone: %s", fingerprint, error)
 
 
 def counts(paths: "Paths") -> "AlertCounts":

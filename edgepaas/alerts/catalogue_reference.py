@@ -13,7 +13,7 @@ _HEAD = """\
 <!-- Written by 'edgepaas alerts catalogue --markdown'; a test compares the two. -->
 
 Every alert that the platform can raise. Applications raise their own under other fingerprints,
-as telemetry's rules do, and `edgepaas alert` raises one by hand.
+and `edgepaas alert` raises one by hand.
 
 An **event** happened: an operator is notified once, and nothing holds afterwards. A
 **condition** holds until its check finds that it does not; then an operator is notified that

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was raised, resolved and told: one JSON object a line, the newest last.
+"""The history of alerts: raised, resolved, delivered; one JSON object a line, the newest last.
 
-For people and for the API. A line that a kill tore or wrote twice is passed over when it is
+For operators and for the API. A line that a kill tore or wrote twice is skipped when it is
 read: nothing that has to be delivered depends on this file.
 """
 
@@ -20,10 +20,10 @@ _LONGEST_LINE = 16 * 1024
 
 
 def record(root: Path, what: str, now: Moment, identity: str, **values: Any) -> None:
-    """Append a line to the history in the spool *root*; *identity* tells a repeated one.
+    """Append a line to the history in the spool *root*; *identity* shows a repeated one.
 
-    *what*: raised, resolved, told, dead, discarded, silenced. A disk that has no room
-    loses the line.
+    *what*: raised, resolved, told (delivered), dead, discarded, silenced. A disk that has no
+    room loses the line.
     """
     entry = {"time": rfc3339(now.wall), "what": what, "id": identity, **values}
     data = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "replace")

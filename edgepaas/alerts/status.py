@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alerting is doing, for every surface that shows it; cheap enough to be asked often."""
+"""The state of alerting, for all that show it; cheap enough to be read often."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ from edgepaas.files.paths import Paths
 @dataclass(frozen=True)
 class AlertCounts:
     """*open*: conditions that hold (warning, critical), of which *critical*; *waiting*: what
-    nobody was told of yet; *dead*: what every channel refused; *corrupt*: damaged files;
-    *silenced*: conditions under a silence; *channels*: what each said last, "" when all is well;
-    *told*: by channel and severity, how many notifications were taken since the box started.
+    was not delivered yet; *dead*: what every channel refused; *corrupt*: damaged files;
+    *silenced*: conditions under a silence; *channels*: what is wrong with each, "" when nothing
+    is; *told*: notifications delivered since the box started, by channel and severity.
     """
 
     open: int = 0
@@ -34,14 +34,14 @@ class AlertCounts:
         return dict(self.__dict__)
 
     def line(self) -> str:
-        """Return one line for a person; "" when there is nothing to say."""
+        """Return one line for a person; "" when there is nothing to report."""
         parts = []
         if self.open:
             critical = f", {self.critical} critical" if self.critical else ""
             parts.append(f"{self.open} open{critical}")
         if self.waiting:
             failing = "; ".join(f"{name}: {why}" for name, why in self.channels.items() if why)
-            parts.append(f"{self.waiting} wait to be told{f' ({failing})' if failing else ''}")
+            parts.append(f"{self.waiting} wait for delivery{f' ({failing})' if failing else ''}")
         if self.dead:
             parts.append(f"{self.dead} refused by every channel ('edgepaas alerts retry')")
         if self.corrupt:
@@ -72,11 +72,11 @@ def read_counts(paths: Paths) -> AlertCounts:
         dead=_files(paths.alerts / "dead"),
         corrupt=_files(paths.alerts / "corrupt"),
         channels=failing,
-        told=told_since_start(status),
+        told=delivered_since_start(status),
     )
 
 
-def told_since_start(status: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def delivered_since_start(status: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Return from ``run/alerts.json`` how many notifications each channel took, by severity."""
     told = status.get("told")
     return {
@@ -106,7 +106,7 @@ def write_status(paths: Paths, status: Mapping[str, Any]) -> None:
 
 
 def mark_waiting(paths: Paths, *, waiting: bool) -> None:
-    """Keep the file that has the timer's unit started: there is something to do in time.
+    """Keep the file that has the timer's unit started: something will be due.
 
     ConditionPathExists= of edgepaas-alerts-due.service: without it no process is started.
     """

@@ -21,23 +21,22 @@ Every operation declares by itself what the platform may answer with (400, 401, 
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
-from functools import wraps
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import marshmallow as ma
 from flask import request
-from flask_smorest import Blueprint
-from webargs.flaskparser import FlaskParser
 
 from edgepaas.apikit.fields import Text, Whole, flatten
 from edgepaas.apikit.json_body import read_json
 from edgepaas.apikit.problems import invalid, wrong
+from edgepaas.apikit.smorest_adapter import AdaptedBlueprint, FlaskParser, noting
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _WRITES = frozenset({"post", "put", "patch", "delete"})
+#: The note about a view with the error statuses of :meth:`ApiBlueprint.may_answer`.
+_PROBLEMS = "problems"
 #: How an operation documents the header that makes its repeat harmless.
 IDEMPOTENCY_KEY = {
     "in": "header",
@@ -95,42 +94,15 @@ class ApiParser(FlaskParser):
         raise invalid(details)
 
 
-class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no types
+class ApiBlueprint(AdaptedBlueprint):
     """A Flask blueprint whose operations appear in ``/openapi.json`` with every status."""
 
     ARGUMENTS_PARSER = ApiParser()
     PAGINATION_ARGUMENTS_PARSER = ARGUMENTS_PARSER
 
-    if TYPE_CHECKING:  # what flask-smorest's decorators are to a type checker
-
-        def route(self, rule: str, **options: Any) -> Callable[[View], View]: ...
-
-        def arguments(self, schema: Any, **options: Any) -> Callable[[View], View]: ...
-
-        def response(
-            self, status_code: int, schema: Any = None, **options: Any
-        ) -> Callable[[View], View]: ...
-
-        def doc(self, **kwargs: Any) -> Callable[[View], View]: ...
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks.append(self._prepare_problems_doc)
-
     def may_answer(self, *statuses: int) -> Callable[[View], View]:
         """Document further error statuses of an operation, e.g. ``may_answer(409)``."""
-
-        def decorator(view: View) -> View:
-            @wraps(view)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return view(*args, **kwargs)
-
-            documented = cast(Any, wrapper)
-            documented._apidoc = deepcopy(getattr(view, "_apidoc", {}))
-            documented._apidoc["problems"] = (*documented._apidoc.get("problems", ()), *statuses)
-            return cast(View, wrapper)
-
-        return decorator
+        return noting(_PROBLEMS, *statuses)
 
     def takes_body(
         self, content: dict[str, Any], *, description: str = "", required: bool = True
@@ -143,11 +115,10 @@ class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no typ
         }
         return self.doc(requestBody=body)
 
-    def _prepare_problems_doc(
-        self, doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_: Any
-    ) -> dict[str, Any]:
-        statuses = {400, 401, 429, 503, *doc_info.get("problems", ())}
-        manual = doc_info.get("manual_doc", {})
+    def finish_operation(
+        self, doc: dict[str, Any], noted: dict[str, Any], manual: dict[str, Any], method: str
+    ) -> None:
+        statuses = {400, 401, 429, 503, *noted.get(_PROBLEMS, ())}
         parameters = [*doc.get("parameters", ()), *manual.get("parameters", ())]
         if parameters:
             statuses.add(422)
@@ -162,7 +133,6 @@ class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no typ
             if status not in responses and str(status) not in responses:
                 responses[status] = HTTPStatus(status).name
         doc["responses"] = dict(sorted(responses.items(), key=lambda entry: int(entry[0])))
-        return doc
 
 
 def load(schema: ma.Schema, value: Any, *, path: str = "", many: bool | None = None) -> Any:

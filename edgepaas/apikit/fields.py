@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import marshmallow as ma
-from webargs.multidictproxy import MultiDictProxy
 
 from edgepaas.apikit.json_body import DEEPEST, is_sound_text
 from edgepaas.apikit.problems import Detail, printable
+from edgepaas.apikit.smorest_adapter import from_address
 
 #: What a signed 64-bit column holds, on both databases.
 INT64 = (-(2**63), 2**63 - 1)
@@ -65,7 +65,7 @@ class Whole(ma.fields.Integer):
         if isinstance(value, float) and not value.is_integer():
             raise self.make_error("invalid", input=value)
         if isinstance(value, str):  # int() also takes '1_000', ' 7 ' and other scripts' digits
-            if not _in_address(data):
+            if not from_address(data):
                 raise self.make_error("invalid", input=value)
             digits = value.removeprefix("-")
             if not (digits.isascii() and digits.isdigit()) or len(digits) > 19:
@@ -79,7 +79,7 @@ class Flag(ma.fields.Boolean):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, bool):
             return value
-        if _in_address(data) and value in ("true", "false"):
+        if from_address(data) and value in ("true", "false"):
             return bool(value == "true")
         raise self.make_error("invalid", input=value)
 
@@ -111,11 +111,6 @@ class Labels(ma.fields.Field[dict[str, str]]):
             if not is_sound_text(name) or not is_sound_text(item):
                 raise self.make_error("text")
         return value
-
-
-def _in_address(data: Any) -> bool:
-    """Tell whether a field's value comes from an address, where everything is text."""
-    return isinstance(data, MultiDictProxy)
 
 
 def flatten(messages: Any, path: str = "") -> list[Detail]:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import request
-from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from edgepaas.apikit.problems import Detail, Problem, invalid, printable
+from edgepaas.apikit.werkzeug_adapter import ClientDisconnected, HTTPException
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

@@ -54,7 +54,7 @@ class Database(ABC):
     def ping(self) -> None:
         """Return when the database answers; raises DatabaseUnavailable within a few seconds."""
 
-    def rely_on(self, metadata: "MetaData") -> None:  # noqa: B027 - a choice, not a duty
+    def require_tables(self, metadata: "MetaData") -> None:  # noqa: B027 - a choice, not a duty
         """Have a ping look for the tables and columns of *metadata*, where others could drop them.
 
         PostgreSQL does; SQLite's file is this box's own.
@@ -64,7 +64,7 @@ class Database(ABC):
     def close(self) -> None:
         """Finish what is being written and close every connection; may be called twice."""
 
-    def _tell_unavailable(self, error: BaseException) -> None:
+    def _report_unavailable(self, error: BaseException) -> None:
         logger.warning("%s", error)
         self._suspect(error)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns come home to PostgreSQL as they were written on SQLite, and which do not."""
+"""Which columns reach PostgreSQL as they were written on SQLite, and which do not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 _REAL_BITS = 24
 
 
-def why_inexact(column: Column[Any]) -> str:
-    """Return why *column*'s values would change on their way, and the way out; empty: they do not.
+def inexact_reason(column: Column[Any]) -> str:
+    """Return why *column*'s values would change on their way, and what to use instead, or "".
 
     SQLite stores what its driver makes of a value, PostgreSQL reads that as its own type.
     """
@@ -59,7 +59,7 @@ _INEXACT: tuple[tuple[Callable[[TypeEngine[Any]], bool], str], ...] = (
 
 
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return the type below decorators: what they say of PostgreSQL is their own affair."""
+    """Return the type below decorators: what they do on PostgreSQL is up to them."""
     # Interval is a decorator as well, but a type of its own on PostgreSQL.
     while isinstance(kind, TypeDecorator) and not isinstance(kind, types.Interval):
         kind = kind.impl_instance

@@ -40,7 +40,7 @@ def is_damaged(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether SQLite found somebody else's lock."""
+    """Whether another connection holds SQLite's lock."""
     return primary_code(error) in _BUSY
 
 
@@ -87,7 +87,7 @@ def translate_postgres(error: BaseException) -> DatabaseError | None:
         return DatabaseFull(f"PostgreSQL has no room left: {server_message(error)}")
     if state in _POSTGRES_LACKING:
         return DatabaseUnavailable(
-            f"PostgreSQL lacks what a statement works on ({server_message(error)}): "
+            f"PostgreSQL has no such table, column or schema ({server_message(error)}): "
             f"'edgepaas verify' says whether its schema fits"
         )
     if error_class(error) is ErrorClass.LINK and state is not None and not is_retryable(error):
@@ -100,13 +100,13 @@ def is_retryable(error: BaseException) -> bool:
     return sqlstate(error) in ("40001", "40P01")
 
 
-def translate_errors_of(
+def translate_driver_errors(
     engine: "Engine",
     translate: Callable[[BaseException], DatabaseError | None],
     *,
-    tell: Callable[[BaseException, DatabaseError], None],
+    notify: Callable[[BaseException, DatabaseError], None],
 ) -> None:
-    """Make *engine* raise what *translate* returns; *tell* gets the original and the result.
+    """Make *engine* raise what *translate* returns; *notify* gets the original and the result.
 
     A lost connection is thrown away, and with it every idle one of the pool: a driver's
     own idea of what is lost misses a bare OSError.
@@ -120,7 +120,7 @@ def translate_errors_of(
             return None
         if isinstance(error, DatabaseUnavailable):
             context.is_disconnect = sqlstate(original) not in _POSTGRES_LACKING
-        tell(original, error)
+        notify(original, error)
         return error
 
     event.listen(engine, "handle_error", handle, retval=True)

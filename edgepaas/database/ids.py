@@ -68,7 +68,7 @@ def name_id(table: str, natural_key: str) -> uuid.UUID:
 def content_id(*parts: Part) -> uuid.UUID:
     """Return a UUIDv8 (RFC 9562, 5.8: SHA-256) of *parts*: the same content is the same row.
 
-    Types are told apart (``1`` is not ``"1"``) and no two lists of parts run into each
+    Types differ (``1`` is not ``"1"``) and no two lists of parts run into each
     other. ``1`` and ``1.0`` differ: the caller settles on one type for a place.
     """
     digest = hashlib.sha256(_NAMES.bytes)

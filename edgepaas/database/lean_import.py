@@ -13,7 +13,7 @@ def import_sqlalchemy() -> None:
 
     That spares each start some 30 ms and 6 MiB on an x86 box, more on a small one. To
     SQLAlchemy alone ``asyncio`` is a stand-in that turns into the real module at its
-    first use (after an error of a connection, for one); whoever else imports asyncio
+    first use (after an error of a connection, for one); any other importer of asyncio
     gets the real one. Does nothing where either is imported already.
     """
     if "asyncio" in sys.modules or "sqlalchemy" in sys.modules:

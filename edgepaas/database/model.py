@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table
 from sqlalchemy.orm import DeclarativeBase
 
-from edgepaas.database.exact_columns import why_inexact
+from edgepaas.database.exact_columns import inexact_reason
 from edgepaas.database.reserved_names import is_reserved
 
 Kind = Literal["facts", "shared", "local"]
@@ -121,7 +121,7 @@ def _check_table(table: Table) -> None:
 
 def _check_column(table: Table, column: Column[Any]) -> None:
     name = f"{table.name}.{column.name}"
-    why = why_inexact(column)
+    why = inexact_reason(column)
     if why:
         raise TypeError(f"{name} cannot be forwarded exactly: {why}")
     rule = column.info.get("merge", "")

@@ -29,7 +29,7 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
             lock=paths.database_lock,
             readers=max(settings.integer("THREADS"), settings.integer("DB_POOL_SIZE")),
             patience=settings.number("DB_STATEMENT_TIMEOUT") or None,
-            on_commit=Waker(paths.sync_wake) if contract.hub_url else _nobody,
+            on_commit=Waker(paths.sync_wake) if contract.hub_url else _do_nothing,
         )
     if not contract.database_url:
         raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")
@@ -38,5 +38,5 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
     return ServerDatabase(contract.database_url, settings)
 
 
-def _nobody() -> None:
-    """Nobody is to be told of a commit: there is no hub."""
+def _do_nothing() -> None:
+    """Commits are not reported: there is no hub."""

@@ -12,9 +12,9 @@ LAYOUTS: Final = "outbox_layouts"
 TRANSACTIONS: Final = "outbox_transactions"
 BATCHES: Final = "outbox_batches"
 LEDGER: Final = "outbox_ledger"
-ABSENT: Final = "outbox_absent"
+SEQUENCE_GAPS: Final = "outbox_absent"
 
-#: What a write is told while the fence stands; the text of the triggers' RAISE.
+#: What a write is answered while the fence stands: the text of the triggers' RAISE.
 FENCED: Final = "edgepaas: writes wait while PostgreSQL takes over"
 
 _NAMES = frozenset({OUTBOX, "nodes", "alembic_version"})
@@ -22,6 +22,6 @@ _PREFIXES = ("outbox_", "sync_", "edgepaas_", "sqlite_", "_alembic_tmp_")
 
 
 def is_reserved(table: str) -> bool:
-    """Whether an application may not call a table so; SQL knows no upper and lower case."""
+    """Whether the name belongs to the platform; case does not matter in SQL."""
     name = table.casefold()
     return name in _NAMES or name.startswith(_PREFIXES)

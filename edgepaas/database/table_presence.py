@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the tables that the models need are there, by one question that waits for no lock."""
+"""Whether the tables that the models need are there, by one query that waits for no lock."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
-#: Neither opens a table: whoever has one locked keeps nobody from asking. Both give no row
-#: when nothing is missing, else one: the table, and the column if the table is there.
-_QUESTIONS = {
+#: They read the catalogue alone, so a locked table does not hold them up. No row: nothing is
+#: missing; else one row: the table, and the column if the table is there.
+_QUERIES = {
     "postgresql": (
         "SELECT t, CASE WHEN to_regclass(quote_ident(t)) IS NOT NULL THEN c END "
         "FROM (VALUES {wanted}) AS wanted(t, c) WHERE NOT EXISTS (SELECT FROM pg_attribute "
@@ -24,10 +24,10 @@ _QUESTIONS = {
 }
 
 
-def question_for(metadata: "MetaData", dialect: str) -> str:
+def missing_query(metadata: "MetaData", dialect: str) -> str:
     """Return SQL for what *metadata* lacks in the database; empty when it wants nothing.
 
-    Its row, if there is one, is for :func:`missing_thing`. Tables of a schema of their own
+    Its row, if there is one, is for :func:`describe_missing`. Tables of a schema of their own
     are not looked for.
     """
     wanted = [
@@ -36,24 +36,24 @@ def question_for(metadata: "MetaData", dialect: str) -> str:
         if table.schema is None
         for column in table.columns
     ]
-    return _QUESTIONS[dialect].format(wanted=", ".join(wanted)) if wanted else ""
+    return _QUERIES[dialect].format(wanted=", ".join(wanted)) if wanted else ""
 
 
-def missing_thing(row: tuple[str, str | None]) -> str:
-    """Return the answer to the question for a person."""
+def describe_missing(row: tuple[str, str | None]) -> str:
+    """Return the answer to the query for a person."""
     table, column = row
     return f"the column {table}.{column} is missing" if column else f"the table {table} is missing"
 
 
 def missing(connection: "Connection", metadata: "MetaData") -> str:
     """Return what *metadata* lacks in the database of *connection*; empty when nothing."""
-    question = question_for(metadata, connection.dialect.name)
-    if not question:
+    query = missing_query(metadata, connection.dialect.name)
+    if not query:
         return ""
     if connection.dialect.name == "postgresql":
-        question = question.replace("%", "%%")  # pg8000 looks for its placeholders
-    row = connection.exec_driver_sql(question).first()
-    return missing_thing((row[0], row[1])) if row is not None else ""
+        query = query.replace("%", "%%")  # pg8000 looks for its placeholders
+    row = connection.exec_driver_sql(query).first()
+    return describe_missing((row[0], row[1])) if row is not None else ""
 
 
 def _quoted(name: str) -> str:

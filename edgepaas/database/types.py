@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Column types that hold the same value on SQLite and on PostgreSQL.
 
-What PostgreSQL would refuse later, when a row goes home, they refuse now: NUL and lone
+What PostgreSQL would refuse later, when a row is delivered, they refuse now: NUL and lone
 surrogates in text, text that is too long, numbers that are not finite, times without a
 zone. The refusal is a ValueError; SQLAlchemy hands it on as the ``orig`` of a StatementError.
 """

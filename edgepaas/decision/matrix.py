@@ -10,7 +10,7 @@ from edgepaas.decision.hold import Hold
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import ConfigurationError, EdgePaaSError
-from edgepaas.pgdriver.connection import place_of
+from edgepaas.pgdriver.connection import endpoint_of
 from edgepaas.pgdriver.failures import Failure
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import Address, AddressError, split_url
@@ -122,7 +122,7 @@ def choose(
         return Choice(True, "standalone", "sqlite_only", _why_standalone(wishes))
     if wishes.local_first:
         reason = (
-            f"USE_SQLITE=true: SQLite serves, and PostgreSQL at {place_of(wishes.postgres)} "
+            f"USE_SQLITE=true: SQLite serves, and PostgreSQL at {endpoint_of(wishes.postgres)} "
             "receives every row"
         )
         choice = Choice(True, "local-first", "sqlite_only", reason)

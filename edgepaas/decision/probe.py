@@ -8,10 +8,9 @@ from typing import Any
 
 from edgepaas.pgdriver.connection import (
     close_quietly,
-    load_driver,
+    endpoint_of,
     log_in,
     out_of_time,
-    place_of,
 )
 from edgepaas.pgdriver.failures import (
     ConnectFailure,
@@ -21,6 +20,7 @@ from edgepaas.pgdriver.failures import (
     server_message,
     sqlstate,
 )
+from edgepaas.pgdriver.pg8000_adapter import load_driver, server_version, simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.pgdriver.wire import Resolver, silent
 from edgepaas.settings.urls import Address
@@ -88,7 +88,7 @@ def probe(
     else:
         return ProbeResult(
             usable=True,
-            reason=f"PostgreSQL {version} at {place_of(address)} answers and takes writes",
+            reason=f"PostgreSQL {version} at {endpoint_of(address)} answers and takes writes",
             server_version=version,
         )
     return ProbeResult(
@@ -97,8 +97,8 @@ def probe(
 
 
 def _examine(scope: Scope, address: Address, connection: Any) -> str:
-    place = place_of(address)
-    version = str(connection.parameter_statuses.get("server_version", "")).split(" ")[0]
+    place = endpoint_of(address)
+    version = server_version(connection).split(" ")[0]
     major = re.match(r"\d+", version)
     if major and int(major[0]) < OLDEST_VERSION:
         raise ConnectFailure(
@@ -107,7 +107,7 @@ def _examine(scope: Scope, address: Address, connection: Any) -> str:
         )
     connection.link.settimeout(scope.enter(EXAMINATION))
     try:
-        in_recovery, read_only = connection.execute_simple(_LOOK).rows[0]
+        in_recovery, read_only = simple_query(connection, _LOOK)[0]
         if in_recovery:
             raise ConnectFailure(
                 Failure.READ_ONLY,
@@ -128,11 +128,11 @@ def _examine(scope: Scope, address: Address, connection: Any) -> str:
 def _write(scope: Scope, connection: Any) -> None:
     connection.link.settimeout(scope.enter(EXAMINATION))
     try:
-        connection.execute_simple(_WRITE)
+        simple_query(connection, _WRITE)
     except Exception as error:
         if classify(error) is not Failure.PERMISSION:
             raise
-        connection.execute_simple(_WRITE_WITHOUT_TABLE)
+        simple_query(connection, _WRITE_WITHOUT_TABLE)
 
 
 def _unusable(place: str, error: Exception, seconds: float) -> Exception:

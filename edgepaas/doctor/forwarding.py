@@ -11,7 +11,7 @@ from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
 from edgepaas.outbox.layout import read_document
-from edgepaas.outbox.space.budget import FROM, budget_of, usage
+from edgepaas.outbox.space.budget import LEVEL_STARTS, budget_of, usage
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.audit.box import BoxUnreadable, opened_for_audit, read_box
@@ -76,10 +76,10 @@ def budget(paths: Paths, settings: Settings) -> Finding:
         if connection is None:
             return Finding("disk budget", "ok", "there is no SQLite file yet")
         used = usage(connection, budget_of(path, settings.size("DISK_BUDGET")))
-    if used.share < FROM["alert"]:
+    if used.share < LEVEL_STARTS["alert"]:
         return Finding("disk budget", "ok", used.text)
     advice = "make PostgreSQL reachable so that rows leave, raise DISK_BUDGET, or set LOW_VALUE"
-    full = used.share >= FROM["full"]
+    full = used.share >= LEVEL_STARTS["full"]
     return Finding("disk budget", "fail" if full else "warn", used.text, advice)
 
 

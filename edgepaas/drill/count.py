@@ -5,26 +5,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.drill.load import METRIC, BulkDevice, Device
+from edgepaas.drill.load import BulkDevice, Device
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 
-_COUNT = "SELECT count(*), count(DISTINCT value) FROM readings WHERE device = {0} AND metric = {1}"
+_COUNT = "SELECT count(*), count(DISTINCT value) FROM drill_readings WHERE device = {0}"
 _MISSING = (
-    "SELECT count(*) FROM generate_series(1, {2}) AS wanted(n) WHERE NOT EXISTS "
-    "(SELECT 1 FROM readings WHERE device = {0} AND metric = {1} AND value = wanted.n)"
+    "SELECT count(*) FROM generate_series(1, {1}) AS wanted(n) WHERE NOT EXISTS "
+    "(SELECT 1 FROM drill_readings WHERE device = {0} AND value = wanted.n)"
 )
 _NEVER_SENT = (
-    "SELECT count(*) FROM readings WHERE device = {0} AND metric = {1} "
-    "AND (value > {2} OR value < 1 OR value <> floor(value))"
+    "SELECT count(*) FROM drill_readings WHERE device = {0} AND (value > {1} OR value < 1)"
 )
 # Transactions get their ids in the order of their first write (PostgreSQL manual, "Transactions
 # and Identifiers"), and a device waits for each answer: a later number in an earlier transaction
 # was delivered out of order. A drill is too short for the ids to wrap around.
 _OVERTAKEN = (
     "SELECT count(*) FROM (SELECT xmin::text::bigint AS this, lag(xmin::text::bigint) OVER "
-    "(ORDER BY value) AS before FROM readings WHERE device = {0} AND metric = {1}) AS pairs "
+    "(ORDER BY value) AS before FROM drill_readings WHERE device = {0}) AS pairs "
     "WHERE this < before"
 )
-_DESCRIBED = "SELECT description FROM devices WHERE name = {0}"
+_DESCRIBED = "SELECT description FROM drill_devices WHERE name = {0}"
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def count_rows(connection: Any, devices: Iterable[Device], bulk: BulkDevice) -> 
 
 
 def _count_device(connection: Any, name: str, acknowledged: int, sent: int) -> RowCounts:
-    ((rows, different),) = _ask(connection, _COUNT, name, METRIC)
-    ((lost,),) = _ask(connection, _MISSING, name, METRIC, acknowledged)
-    ((invented,),) = _ask(connection, _NEVER_SENT, name, METRIC, sent)
-    ((overtaken,),) = _ask(connection, _OVERTAKEN, name, METRIC)
+    ((rows, different),) = _ask(connection, _COUNT, name)
+    ((lost,),) = _ask(connection, _MISSING, name, acknowledged)
+    ((invented,),) = _ask(connection, _NEVER_SENT, name, sent)
+    ((overtaken,),) = _ask(connection, _OVERTAKEN, name)
     return RowCounts(
         acknowledged=acknowledged,
         in_postgres=int(rows),
@@ -88,4 +88,4 @@ def _count_device(connection: Any, name: str, acknowledged: int, sent: int) -> R
 def _ask(connection: Any, statement: str, *values: str | int) -> Any:
     # The values are device names of this package and numbers: nothing needs escaping.
     quoted = [str(value) if isinstance(value, int) else f"'{value}'" for value in values]
-    return connection.execute_simple(statement.format(*quoted)).rows
+    return simple_query(connection, statement.format(*quoted))

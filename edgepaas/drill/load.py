@@ -4,16 +4,16 @@
 import itertools
 import threading
 import time
-import uuid
 from dataclasses import dataclass, field
 
 from edgepaas.drill.scratch_box import ScratchBox
 
-METRIC = "drill"
 #: The most readings that are sent to fill the disk budget; many times what it holds.
 MAX_READINGS = 150_000
-_DEVICES = "/api/v1/devices"
-_READINGS = "/api/v1/readings"
+_DEVICES = "/drill/devices"
+_READINGS = "/drill/readings"
+#: A reading takes about as much room as a real one.
+_PADDING = "x" * 120
 #: After so many readings, the row of the device, which is shared, is changed once.
 _CHANGE_EVERY = 7
 _PAUSE = 0.02
@@ -36,7 +36,6 @@ class Device:
     described: int = 0
     repeated: int = 0
     problems: list[str] = field(default_factory=list)
-    _id: str = ""
 
     def run(self) -> None:
         """Send until ``stop`` is set; a request in progress is still completed."""
@@ -52,19 +51,14 @@ class Device:
             time.sleep(_PAUSE)
 
     def _send_reading(self, number: int) -> bool:
-        reading = {"device": self.name, "metric": METRIC, "value": number}
+        readings = [{"device": self.name, "value": number}]
         key = f"{self.name}-{number}"
-        return self._until_acknowledged("POST", _READINGS, reading, 201, key)
+        return self._until_acknowledged("POST", _READINGS, readings, 201, key)
 
     def _describe(self, number: int) -> bool:
-        if not self._id:
-            status, found = self.box.request("GET", f"{_DEVICES}?name={self.name}")
-            if status != 200 or not found["items"]:
-                return False  # not mirrored yet; tried again with a later number
-            self._id = str(uuid.UUID(found["items"][0]["id"]))
-        return self._until_acknowledged(
-            "PATCH", f"{_DEVICES}/{self._id}", {"description": str(number)}, 200
-        )
+        # 404 is retried: the mirror may not have brought the device's row yet.
+        path = f"{_DEVICES}/{self.name}"
+        return self._until_acknowledged("PUT", path, {"description": str(number)}, 204)
 
     def _until_acknowledged(
         self, method: str, path: str, body: object, wanted: int, key: str = ""
@@ -140,7 +134,7 @@ class BulkDevice:
             first = self.acknowledged + 1
             self.sent = max(self.sent, self.acknowledged + self.size)
             readings = [
-                {"device": self.name, "metric": METRIC, "value": number}
+                {"device": self.name, "value": number, "padding": _PADDING}
                 for number in range(first, first + self.size)
             ]
             status, _ = self.box.request(

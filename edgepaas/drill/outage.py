@@ -174,7 +174,7 @@ class OutageDrill:
                 f"with DISK_BUDGET={BUDGET} the box took {self._bulk.acknowledged} readings "
                 "while PostgreSQL was unreachable, and never answered 507"
             )
-        status, _ = self._box.request("GET", "/api/v1/readings?limit=1")
+        status, _ = self._box.request("GET", "/drill/readings")
         if status != 200:
             raise DrillFailed(f"a full box has to answer reads; it answered {status}")
         status, document = self._box.request("GET", "/health/ready")

@@ -35,7 +35,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 FAST_SETTINGS = {
     "ENV": "development",
     "HOST": "127.0.0.1",
-    "EDGEPAAS_APP": "telemetry",
+    "EDGEPAAS_APP": "edgepaas.drill.hosted:application",
     "STOP_TIMEOUT": "5",
     "DB_CONNECT_TIMEOUT": "2",
     "DECISION_DEADLINE": "3",

@@ -12,8 +12,9 @@ from edgepaas.drill.interrupts import interrupts_deferred
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType, same_fields
-from edgepaas.pgdriver.connection import close_quietly, connect, place_of
+from edgepaas.pgdriver.connection import close_quietly, connect, endpoint_of
 from edgepaas.pgdriver.failures import ConnectFailure, server_message, sqlstate
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 
@@ -101,7 +102,7 @@ def create_scratch_database(server: Server, folder: Path) -> ScratchDatabase:
     _note(folder, server, database)
     try:
         with interrupts_deferred(), server.session() as connection:
-            connection.execute_simple(f"CREATE DATABASE {name}")
+            simple_query(connection, f"CREATE DATABASE {name}")
         try:
             with server.session(database.address(server)):
                 return database
@@ -115,12 +116,12 @@ def create_scratch_database(server: Server, folder: Path) -> ScratchDatabase:
     _note(folder, server, schema)
     try:
         with interrupts_deferred(), server.session() as connection:
-            connection.execute_simple(f"CREATE SCHEMA {name}")
+            simple_query(connection, f"CREATE SCHEMA {name}")
     except Exception as error:
         if sqlstate(error) != _DENIED:
             raise
         raise DrillImpossible(
-            f"{place_of(server.address)}: user {server.address.username!r} may create neither a "
+            f"{endpoint_of(server.address)}: user {server.address.username!r} may create neither a "
             f"database nor a schema there ({server_message(error)}); grant it one of both: ALTER "
             f"ROLE {server.address.username} CREATEDB, or GRANT CREATE ON DATABASE "
             f"{server.address.database} TO {server.address.username}"
@@ -132,10 +133,10 @@ def drop_scratch_database(server: Server, scratch: ScratchDatabase) -> None:
     """Drop *scratch* with everything in it, if it exists."""
     with server.session() as connection:
         if scratch.kind == "schema":
-            connection.execute_simple(f"DROP SCHEMA IF EXISTS {scratch.name} CASCADE")
+            simple_query(connection, f"DROP SCHEMA IF EXISTS {scratch.name} CASCADE")
             return
         # FORCE is there from PostgreSQL 13 on, the oldest one that is supported.
-        connection.execute_simple(f"DROP DATABASE IF EXISTS {scratch.name} WITH (FORCE)")
+        simple_query(connection, f"DROP DATABASE IF EXISTS {scratch.name} WITH (FORCE)")
 
 
 def read_note(folder: Path) -> tuple[ScratchDatabase | None, str]:

@@ -13,7 +13,7 @@ from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.hosting.loading import metadata_of
-from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import set_aside
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def build_checks(
         Check("spool", writable_probe(paths.spool, least_free)),
     ]
     if (metadata := metadata_of(application)) is not None:
-        database.rely_on(metadata)
+        database.require_tables(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)
         # Several questions, the first on a new connection: over a slow link that takes as
@@ -97,7 +97,7 @@ def build_checks(
         checks.append(Check("quarantine", probe))
     if files_set_aside(paths.state):
         checks.append(Check("state files", partial(_state_files_understood, paths)))
-    if trouble(paths):
+    if open_problem(paths):
         checks.append(Check("capture", partial(_captured, paths)))
     return [*checks, *_service_checks(settings)]
 
@@ -198,7 +198,7 @@ def _state_files_understood(paths: "Paths") -> str:
 
 
 def _captured(paths: "Paths") -> str:
-    found = trouble(paths)
+    found = open_problem(paths)
     if found:
         raise CheckFailed(found, ready=True)
     return "the SQLite file is as it should be"

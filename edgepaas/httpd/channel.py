@@ -7,12 +7,15 @@ import socket
 import time
 from typing import Any
 
-from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask, WSGITask
-
 from edgepaas.apikit.problems import PROBLEMS, Problem, too_long
 from edgepaas.httpd.protocol import MIN_PROGRESS, Parser
+from edgepaas.httpd.waitress_adapter import (
+    AdaptedChannel,
+    AdaptedErrorTask,
+    AdaptedTask,
+    LoopDispatcher,
+    LoopMap,
+)
 
 #: How long, and how much, a client that was refused may still send before it is cut off.
 LINGER_SECONDS = 2.0
@@ -30,7 +33,7 @@ def close_while_draining(task: Any) -> None:
         task.request.headers["CONNECTION"] = "close"
 
 
-class Task(WSGITask):  # type: ignore[misc]
+class Task(AdaptedTask):
     """A request that the application answers."""
 
     def build_response_header(self) -> bytes:
@@ -39,7 +42,7 @@ class Task(WSGITask):  # type: ignore[misc]
         return bytes(super().build_response_header())
 
 
-class RefusedTask(ErrorTask):  # type: ignore[misc]
+class RefusedTask(AdaptedErrorTask):
     """A request that never reaches the application, answered with the one error body."""
 
     def execute(self) -> None:
@@ -65,7 +68,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class Channel(AdaptedChannel):
     """A connection that measures its progress, and can be given up with an answer."""
 
     task_class = Task
@@ -73,7 +76,6 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = RefusedTask
     #: Whether the client may not have read its answer while it still sends.
     linger = False
-    socket: Any
     _answering = False
     #: Whether a request was answered, or MIN_PROGRESS of a body has arrived.
     proven = False
@@ -165,10 +167,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """
         if self.linger and self.connected and not self.total_outbufs_len and self.socket:
             self.linger = False
-            sock = self.socket
-            self.del_channel()
-            self.socket = None
-            _Lingering(sock, self._map)
+            _Lingering(self.give_away_socket(), self.loop_map())
         super().handle_close()
 
     def has_unread_data(self) -> bool:
@@ -181,7 +180,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return False  # nothing there, or the connection is gone
 
 
-def reject_connection(sock: socket.socket, loop_map: dict[int, Any]) -> None:
+def reject_connection(sock: socket.socket, loop_map: LoopMap) -> None:
     """Answer 503 to a client beyond the limit, and close its connection."""
     sock.setblocking(False)
     _send_problem(sock, Problem(503, "Too many connections are open; try again.", retry_after=2))
@@ -207,10 +206,10 @@ def _send_problem(sock: socket.socket, problem: Problem) -> None:
         sock.send("\r\n".join([*lines, "", ""]).encode("ascii") + body)
 
 
-class _Lingering(wasyncore.dispatcher):  # type: ignore[misc]
+class _Lingering(LoopDispatcher):
     """Reads and forgets what a refused client still sends, so that it reads its answer."""
 
-    def __init__(self, sock: socket.socket, loop_map: dict[int, Any]) -> None:
+    def __init__(self, sock: socket.socket, loop_map: LoopMap) -> None:
         self._until = time.monotonic() + LINGER_SECONDS
         self._left = LINGER_BYTES
         super().__init__(sock, map=loop_map)

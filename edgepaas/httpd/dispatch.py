@@ -6,12 +6,11 @@ import time
 from collections import deque
 from typing import Any
 
-from waitress.task import ThreadedTaskDispatcher
-
+from edgepaas.httpd.waitress_adapter import AdaptedDispatcher
 from edgepaas.web.probe_paths import is_probe
 
 
-class RequestDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+class RequestDispatcher(AdaptedDispatcher):
     """Hands requests to worker threads; what needs the application waits until it is there.
 
     A task is one of Waitress' channels whose next request is complete. Probes, and
@@ -92,7 +91,7 @@ class RequestDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
         return bool(super().shutdown(cancel_pending, timeout))
 
 
-class _HealthThreads(ThreadedTaskDispatcher):  # type: ignore[misc]
+class _HealthThreads(AdaptedDispatcher):
     def start_new_thread(self, target: Any, thread_no: int) -> None:
         threading.Thread(
             target=target, name=f"health-{thread_no}", args=(thread_no,), daemon=True

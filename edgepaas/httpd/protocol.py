@@ -8,10 +8,13 @@ that a client sends is to cause a 5xx or to hold a connection. Imports Waitress 
 standard library alone: liveness is answered before anything else is there.
 """
 
-from typing import Any
-
-from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
-from waitress.utilities import BadRequest, RequestEntityTooLarge
+from edgepaas.httpd.waitress_adapter import (
+    AdaptedParser,
+    BadRequest,
+    ParsingError,
+    RequestEntityTooLarge,
+    TransferEncodingNotImplemented,
+)
 
 #: A body that has not brought so many bytes more makes no progress.
 MIN_PROGRESS = 5000
@@ -19,15 +22,9 @@ MIN_PROGRESS = 5000
 LONGEST_LINE = 8192
 
 
-class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+class Parser(AdaptedParser):
     """Waitress' parser, with 400 for every header that no client may send."""
 
-    completed: bool
-    chunked: bool
-    headers: dict[str, str]
-    headers_finished: bool
-    body_bytes_received: int
-    body_rcv: Any
     _counted = -MIN_PROGRESS
 
     def parse_header(self, header_plus: bytes) -> None:

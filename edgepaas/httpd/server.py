@@ -8,14 +8,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from waitress import wasyncore
-from waitress.adjustments import Adjustments
-from waitress.server import TcpWSGIServer, UnixWSGIServer
-
 from edgepaas.httpd.channel import Channel, reject_connection
 from edgepaas.httpd.connection_limits import ConnectionLimits
 from edgepaas.httpd.dispatch import RequestDispatcher
 from edgepaas.httpd.listen import BACKLOG
+from edgepaas.httpd.waitress_adapter import (
+    Adjustments,
+    LoopMap,
+    TcpWSGIServer,
+    UnixWSGIServer,
+    close_all,
+    join_loop,
+    loop_map_of,
+    new_listener,
+    run_once,
+    stop_accepting,
+)
 
 #: A kept-alive connection that has been silent for so long may be closed while draining, in
 #: seconds: its next request may be on its way, and closing then would lose it.
@@ -41,7 +49,7 @@ class HTTPServer:
         connection_limit: int,
         request_max_bytes: int,
     ) -> None:
-        self._map: dict[int, Any] = {}
+        self._loop_map: LoopMap = {}
         self.dispatcher = RequestDispatcher(threads, parking=connection_limit)
         adjustments = Adjustments(
             sockets=list(sockets),
@@ -62,21 +70,19 @@ class HTTPServer:
 
     def _listener(self, sock: socket.socket, application: Any, adjustments: Adjustments) -> Any:
         kind = UnixListener if sock.family == socket.AF_UNIX else TcpListener
-        return kind(
+        return new_listener(
+            kind,
             application,
-            self._map,
-            True,
+            self._loop_map,
             sock,
             dispatcher=self.dispatcher,
-            adj=adjustments,
-            bind_socket=False,
-            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+            adjustments=adjustments,
         )
 
     def run(self, ended: Callable[[], bool]) -> None:
         """Serve until *ended* returns True; it is called after each event and each second."""
         while not ended():
-            wasyncore.poll2(self._limits.enforce(), self._map)
+            run_once(self._loop_map, self._limits.enforce())
 
     def wake(self) -> None:
         """Have the loop call *ended* now; from any thread, or a signal handler."""
@@ -84,8 +90,7 @@ class HTTPServer:
 
     def watch(self, watcher: Any) -> None:
         """Add one of the dispatchers of Waitress' loop to it; before :meth:`run`."""
-        watcher._map = self._map
-        watcher.add_channel(self._map)
+        join_loop(watcher, self._loop_map)
 
     def probe(self, timeout: float) -> bool:
         """Whether the loop and both pools of threads ran a no-op within *timeout* seconds."""
@@ -115,14 +120,13 @@ class HTTPServer:
             listener.draining = True
             if accept_waiting:
                 _accept_waiting(listener)
-            # Not listener.close(): workers still wake the loop through its trigger.
-            wasyncore.dispatcher.close(listener)
+            stop_accepting(listener)
         channels = self._limits.channels
         while channels() and not over():
             for channel in channels():
                 if channel.idle_seconds(time.monotonic()) > QUIET:
                     channel.will_close = True
-            wasyncore.poll2(_DRAIN_TICK, self._map)
+            run_once(self._loop_map, _DRAIN_TICK)
         return sum(bool(channel.give_up()) for channel in channels())
 
     def close(self, *, hung: bool = False) -> None:
@@ -130,7 +134,7 @@ class HTTPServer:
         self.dispatcher.shutdown(timeout=0.0 if hung else 0.5)
         for listener in self._listeners:
             listener.trigger.close()
-        wasyncore.close_all(self._map, ignore_all=True)
+        close_all(self._loop_map)
 
 
 class _Listening:
@@ -159,9 +163,9 @@ class _Listening:
             return
         address = listener.fix_addr(address)
         if not self.draining and self.limits.rejects(address[0]):
-            reject_connection(sock, listener._map)
+            reject_connection(sock, loop_map_of(listener))
         else:
-            self.channel_class(self, sock, address, listener.adj, map=listener._map)
+            self.channel_class(self, sock, address, listener.adj, map=loop_map_of(listener))
 
 
 class TcpListener(_Listening, TcpWSGIServer):  # type: ignore[misc]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queueing whole tables: what was there before anybody captured, or what a hub has lost."""
+"""Queueing whole tables: what was there before capture began, or what a hub has lost."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -10,9 +10,9 @@ from edgepaas.outbox.references import Reference, references
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
 
-#: Generations of rows that point to rows of their own table, told apart.
+#: Generations of rows that point to rows of their own table.
 _GENERATIONS = 1000
-#: Where they are told apart, for as long as it takes.
+#: The temporary table that keeps each row's generation.
 _ORDER = "temp.outbox_order"
 
 

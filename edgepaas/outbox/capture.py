@@ -86,7 +86,7 @@ def drop_triggers(connection: sqlite3.Connection) -> None:
 
 
 def is_installed(connection: sqlite3.Connection) -> bool:
-    """Whether changes are captured, or would be if somebody had not dropped the triggers."""
+    """Whether changes are captured, or would be if the triggers had not been dropped."""
     if not tables.exist(connection):
         return False
     found = connection.execute(f"SELECT triggers FROM {STATE}").fetchone()  # noqa: S608
@@ -201,7 +201,7 @@ def _keep_state(
         expected |= triggers_for(layout)
     found = connection.execute(f"SELECT node_id FROM {STATE}").fetchone()  # noqa: S608
     if found is None:
-        # Where only the state is lost, nobody knows what was sent: all of it goes again.
+        # Where only the state is lost, it is unknown what was sent: all of it is sent again.
         connection.execute(f"UPDATE {OUTBOX} SET resent = 1")  # noqa: S608
         connection.execute(
             f"INSERT INTO {STATE} (id, version, capture, node_id, stream_id) "  # noqa: S608

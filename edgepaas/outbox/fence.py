@@ -2,7 +2,7 @@
 """The fence: while it stands, no forwarded table of the file takes a write.
 
 It is a value in the file, so that it holds for every process, and has an end of its own:
-whoever put it may have died. The triggers know no time; whoever serves lifts what expired.
+the process that put it may have died. The triggers know no time; the service lifts what expired.
 """
 
 import json
@@ -75,6 +75,6 @@ def _remaining(text: str, now: Moment) -> float:
     except (ValueError, KeyError, TypeError):
         return 0.0  # not understood: it would otherwise stand for ever
     if now.boot_id and not now.same_boot(begun):
-        return 0.0  # whoever put it ended with that boot
+        return 0.0  # the process that put it ended with that boot
     passed = now.seconds_since(begun)
     return 0.0 if passed is None else max(0.0, seconds - passed)

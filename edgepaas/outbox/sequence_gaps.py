@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 
-from edgepaas.database.reserved_names import ABSENT, OUTBOX
+from edgepaas.database.reserved_names import OUTBOX, SEQUENCE_GAPS
 from edgepaas.outbox import tables
 
 Range = tuple[int, int]
@@ -22,16 +22,16 @@ def ranges(connection: sqlite3.Connection, *, lost: bool | None = None) -> list[
     """
     if not _exists(connection):
         return []
-    found = connection.execute(f"SELECT first, last, lost FROM {ABSENT} ORDER BY first")  # noqa: S608
+    found = connection.execute(f"SELECT first, last, lost FROM {SEQUENCE_GAPS} ORDER BY first")  # noqa: S608
     return [(a, b) for a, b, was_lost in found if lost is None or bool(was_lost) is lost]
 
 
-def between(found: Iterable[Range], first: int, last: int) -> int:
+def count_between(found: Iterable[Range], first: int, last: int) -> int:
     """Return how many numbers from *first* to *last* lie in the ranges *found*."""
     return sum(max(0, min(b, last) - max(a, first) + 1) for a, b in found)
 
 
-def holes(connection: sqlite3.Connection, first: int, last: int) -> Iterator[Range]:
+def unexplained(connection: sqlite3.Connection, first: int, last: int) -> Iterator[Range]:
     """Give the ranges from *first* to *last* of which there is neither row nor explanation."""
     if last < first:
         return
@@ -57,17 +57,17 @@ def holes(connection: sqlite3.Connection, first: int, last: int) -> Iterator[Ran
             yield start, end
 
 
-def note_lost(connection: sqlite3.Connection, first: int, last: int) -> int:
+def record_lost(connection: sqlite3.Connection, first: int, last: int) -> int:
     """Note what is missing from *first* to *last* as lost by the hub; how many rows they were.
 
     Each number counts once, however often a hub loses it. Inside the caller's transaction.
     """
-    found = list(holes(connection, first, last))
+    found = list(unexplained(connection, first, last))
     _put(connection, found, lost=True)
-    return between(found, first, last)
+    return count_between(found, first, last)
 
 
-def skip(connection: sqlite3.Connection, above: int, last: int) -> None:
+def record_renumbering(connection: sqlite3.Connection, above: int, last: int) -> None:
     """Note that a fork gave the rows numbered above *above*, up to *last*, numbers as many higher.
 
     What was absent among them is so under the new numbers. Inside the caller's transaction.
@@ -79,7 +79,7 @@ def skip(connection: sqlite3.Connection, above: int, last: int) -> None:
         moved = [(max(a, above + 1), b) for a, b in ranges(connection, lost=lost) if b > above]
         stay = [(a, min(b, above)) for a, b in ranges(connection, lost=lost) if a <= above]
         if moved:
-            connection.execute(f"DELETE FROM {ABSENT} WHERE lost = ?", (int(lost),))  # noqa: S608
+            connection.execute(f"DELETE FROM {SEQUENCE_GAPS} WHERE lost = ?", (int(lost),))  # noqa: S608
             _put(connection, [*stay, *((a + shift, b + shift) for a, b in moved)], lost=lost)
     _put(connection, [(above + 1, last)], lost=False)
 
@@ -87,7 +87,7 @@ def skip(connection: sqlite3.Connection, above: int, last: int) -> None:
 def _put(connection: sqlite3.Connection, found: Iterable[Range], *, lost: bool) -> None:
     tables.create(connection)  # a file that was made before has no such table
     connection.executemany(
-        f"INSERT INTO {ABSENT} (first, last, lost) VALUES (?, ?, ?)",  # noqa: S608
+        f"INSERT INTO {SEQUENCE_GAPS} (first, last, lost) VALUES (?, ?, ?)",  # noqa: S608
         [(a, b, int(lost)) for a, b in found],
     )
 
@@ -102,6 +102,6 @@ def _explained(connection: sqlite3.Connection) -> Iterator[Range]:
 
 def _exists(connection: sqlite3.Connection) -> bool:
     found = connection.execute(
-        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (ABSENT,)
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (SEQUENCE_GAPS,)
     )
     return found.fetchone() is not None

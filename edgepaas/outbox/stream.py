@@ -10,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
-from edgepaas.outbox import baseline, ledger, tables
-from edgepaas.outbox import sequence_gaps as absent
+from edgepaas.outbox import baseline, ledger, sequence_gaps, tables
 from edgepaas.outbox.waiting import pending
 
 __all__ = [
@@ -118,7 +117,7 @@ def fork(connection: sqlite3.Connection, why: str, *, node_id: str | None = None
         shift = before.last_seq - before.confirmed_seq
         if shift:
             _renumber(connection, before.confirmed_seq, before.last_seq, shift)
-            absent.skip(connection, before.confirmed_seq, before.last_seq)
+            sequence_gaps.record_renumbering(connection, before.confirmed_seq, before.last_seq)
         ledger.add(connection, "renumbered", shift)
         ledger.add(connection, "forks", 1)
         connection.execute(
@@ -165,7 +164,7 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
             f"SELECT count(*) FROM {OUTBOX} WHERE seq > ? AND seq <= ?",  # noqa: S608
             (hub_seq, confirmed),
         ).fetchone()[0]
-        gone = absent.note_lost(connection, hub_seq + 1, min(reclaimed, confirmed))
+        gone = sequence_gaps.record_lost(connection, hub_seq + 1, min(reclaimed, confirmed))
         dead, conflicts = connection.execute(
             f"SELECT coalesce(sum(dead), 0), coalesce(sum(conflicts), 0) FROM {BATCHES} "  # noqa: S608
             "WHERE last_seq > ?",

@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 
 from edgepaas.database.reserved_names import (
-    ABSENT,
     BATCHES,
     LAYOUTS,
     LEDGER,
     OUTBOX,
+    SEQUENCE_GAPS,
     STATE,
     TRANSACTIONS,
 )
@@ -58,7 +58,7 @@ _TABLES = (
     f"CREATE INDEX IF NOT EXISTS outbox_batches_by_seq ON {BATCHES} (last_seq)",
     f"""CREATE TABLE IF NOT EXISTS {LEDGER} (
         name TEXT PRIMARY KEY, value INTEGER NOT NULL)""",
-    f"""CREATE TABLE IF NOT EXISTS {ABSENT} (
+    f"""CREATE TABLE IF NOT EXISTS {SEQUENCE_GAPS} (
         first INTEGER PRIMARY KEY, last INTEGER NOT NULL, lost INTEGER NOT NULL)""",
 )
 

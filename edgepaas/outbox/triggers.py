@@ -2,7 +2,7 @@
 """The triggers that capture each change of a table, as text.
 
 SQLite fires them on every write path, a foreign program's as well. One thing it does not
-tell: what an INSERT OR REPLACE displaces on a connection without ``recursive_triggers``
+report: what an INSERT OR REPLACE displaces on a connection without ``recursive_triggers``
 (https://sqlite.org/lang_conflict.html), which is why ``open_sqlite`` sets it. Of such a
 one only the insert is captured, which the hub merges with the row that it has.
 """

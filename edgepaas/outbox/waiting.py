@@ -5,10 +5,9 @@ import json
 import sqlite3
 
 from edgepaas.database.reserved_names import OUTBOX, STATE
-from edgepaas.outbox import sequence_gaps as absent
-from edgepaas.outbox import tables
+from edgepaas.outbox import sequence_gaps, tables
 
-#: So many rows are counted one by one; of more, the sequence numbers tell how many there are.
+#: So many rows are counted one by one; more are computed from the sequence numbers.
 _COUNTED = 10_000
 
 
@@ -41,7 +40,7 @@ def missing(connection: sqlite3.Connection, first: int, last: int) -> int:
         f"SELECT v0 FROM {OUTBOX} WHERE op = 'G' AND seq >= ?",  # noqa: S608
         (first,),
     )
-    count = absent.between(absent.ranges(connection), first, last)
+    count = sequence_gaps.count_between(sequence_gaps.ranges(connection), first, last)
     for (text,) in rows:
-        count += absent.between(json.loads(text)["ranges"], first, last)
+        count += sequence_gaps.count_between(json.loads(text)["ranges"], first, last)
     return count

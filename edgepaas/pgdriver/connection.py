@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from edgepaas.pgdriver import wire
+from edgepaas.pgdriver import pg8000_adapter, wire
 from edgepaas.pgdriver.failures import (
     TOO_MANY_CONNECTIONS,
     ConnectFailure,
@@ -48,7 +48,8 @@ def connect(
     for each read. :func:`bounded` bounds
     single statements. Raises ConnectFailure.
     """
-    load_driver()  # outside the deadline: on a slow box it takes longer than a short one
+    # Outside the deadline: on a slow box it takes longer than a short one.
+    pg8000_adapter.load_driver()
 
     def work(scope: Scope) -> Any:
         connection = log_in(scope, address, tls, application_name, resolve)
@@ -65,7 +66,7 @@ def connect(
                 if seconds is not None
             )
             if settings:
-                connection.execute_simple(settings)
+                pg8000_adapter.simple_query(connection, settings)
             connection.link.settimeout(keep_timeout)
         except BaseException as error:
             close_quietly(connection)
@@ -105,13 +106,6 @@ def bounded(connection: Any, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def load_driver() -> Any:
-    """Import pg8000 and return it; only who is about to connect needs it."""
-    import pg8000
-
-    return pg8000
-
-
 def log_in(
     scope: Scope,
     address: Address,
@@ -128,15 +122,13 @@ def log_in(
     try:
         sock.settimeout(scope.enter(LOGIN))
         user = address.username or pwd.getpwuid(os.geteuid()).pw_name
-        options = address.params.get("options")
-        connection = load_driver().Connection(
-            user,
+        return pg8000_adapter.log_in(
+            sock,
+            user=user,
             database=address.database or user,
             password=address.password or None,
             application_name=address.params.get("application_name", application_name),
-            startup_params={"options": options} if options else None,
-            sock=sock,
-            ssl_context=False,  # TLS is done, strictly, by ourselves
+            options=address.params.get("options"),
         )
     except BaseException as error:
         # Not close(): that waits for the driver's file object, which the error keeps alive.
@@ -145,8 +137,6 @@ def log_in(
         if isinstance(error, Exception) and not isinstance(error, OutOfTime):
             raise login_failure(address, error, scope.seconds) from error
         raise
-    connection.link = sock
-    return connection
 
 
 def login_failure(address: Address, raised: Exception, seconds: float) -> ConnectFailure:
@@ -154,7 +144,7 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
     error = _first_error(raised)
     if isinstance(error, ConnectFailure):
         return error
-    place = place_of(address)
+    place = endpoint_of(address)
     if sqlstate(error) is not None:
         return _refused_by_server(address, error)
     if isinstance(error, TimeoutError):
@@ -165,8 +155,8 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
 
 
 def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
-    """Return the failure of an attempt whose time was up, told apart by what it waited for."""
-    place = place_of(address)
+    """Return the failure of an attempt whose time was up, by what it waited for."""
+    place = endpoint_of(address)
     if late.stage == wire.RESOLVING:
         return ConnectFailure(
             Failure.DNS,
@@ -178,13 +168,13 @@ def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
     return wire.silent(place, late.stage, late.seconds)
 
 
-def place_of(address: Address) -> str:
+def endpoint_of(address: Address) -> str:
     """Return the server's place for a message: ``host:port`` or the socket's path."""
     return address.unix_socket or f"{address.host}:{address.port}"
 
 
 def close_quietly(connection: Any) -> None:
-    """Close a connection that may be broken; its errors tell nothing any more."""
+    """Close a connection that may be broken; its errors are of no use."""
     with contextlib.suppress(Exception):
         connection.close()
 
@@ -192,7 +182,7 @@ def close_quietly(connection: Any) -> None:
 def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure:
     kind = classify(error)
     said = server_message(error)
-    place = place_of(address)
+    place = endpoint_of(address)
     if kind is Failure.AUTHENTICATION:
         text = f"{place} does not admit user {address.username!r}: {said}; " + (
             "check the password in DATABASE_URL or DATABASE__PASSWORD"
@@ -209,16 +199,15 @@ def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure
 
 
 def _driver_gave_up(address: Address, error: BaseException) -> ConnectFailure:
-    place = place_of(address)
+    place = endpoint_of(address)
     text = server_message(error)
-    # pg8000 stumbles over the absent password (AttributeError) where SCRAM asks for one.
-    if "requesting" in text or (not address.password and isinstance(error, AttributeError)):
+    if pg8000_adapter.wants_password(error, given=bool(address.password)):
         return ConnectFailure(
             Failure.AUTHENTICATION,
             f"{place} asks for a password and none is set; "
             "put it into DATABASE_URL or DATABASE__PASSWORD",
         )
-    if "Authentication method" in text or type(error).__module__.startswith("scramp"):
+    if pg8000_adapter.cannot_authenticate(error):
         return ConnectFailure(
             Failure.AUTHENTICATION,
             f"{place} wants a way of login that is not spoken here ({text}); "
@@ -235,8 +224,8 @@ def _driver_gave_up(address: Address, error: BaseException) -> ConnectFailure:
 def _first_error(raised: Exception) -> BaseException:
     """Return the error that came first where pg8000's own clean-up failed and hid it.
 
-    It says good-bye to a server that has just refused it and hung up: "network error"
-    is then raised while the refusal is being handled.
+    It sends Terminate to a server that has just refused it and closed the connection:
+    "network error" is then raised while the refusal is being handled.
     """
     error: BaseException | None = raised
     while error is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an error of PostgreSQL or of the way to it means, whoever raised it.
+"""What an error of PostgreSQL, or of the connection to it, means.
 
 pg8000 gives an ``InterfaceError`` for a lost connection, a ``DatabaseError`` (or one
 of its DB-API children) whose first argument holds the server's fields, and lets an
@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from edgepaas.errors import DatabaseUnavailable
+from edgepaas.pgdriver.pg8000_adapter import is_lost_link, server_fields
 
 
 class Failure(StrEnum):
-    """Why PostgreSQL could not be used; the word that a program can rely on."""
+    """Why PostgreSQL could not be used; by a fixed name that programs can rely on."""
 
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
@@ -37,7 +38,7 @@ class Failure(StrEnum):
     OTHER = "other"
 
 
-#: What a second attempt a moment later cannot mend: somebody has to change something.
+#: What a second attempt a moment later cannot mend: an operator has to change something.
 PERMANENT = frozenset(
     {
         Failure.TLS,
@@ -55,18 +56,18 @@ class ErrorClass(StrEnum):
 
     #: The link or the server: hold everything and try again.
     LINK = "link"
-    #: The hub's rights or names: hold, and tell a human.
+    #: The hub's rights or names: hold, and alert an operator.
     CONFIGURATION = "configuration"
     #: The hub's tables are not those of the sender.
     SCHEMA = "schema"
     #: This row will never be taken.
     ROW = "row"
-    #: Not known: hold, and tell a human.
+    #: Not known: hold, and alert an operator.
     OTHER = "other"
 
 
 class ConnectFailure(DatabaseUnavailable):
-    """No usable connection came about; ``kind`` says why in a word, the message in a line."""
+    """No usable connection came about; ``kind`` is the reason, the message says more."""
 
     def __init__(
         self, kind: Failure, message: str, *, permanent: bool | None = None, full: bool = False
@@ -121,6 +122,8 @@ _CLASS_OF_STATE = {
 #: session, 25P03 idle in transaction, 25006 the server has become a standby.
 _LOST_STATE = re.compile(r"08...|57P0[1235]|25P03|25006")
 
+_STATE = re.compile(r"08...|57P0[1235]|25P03|25006")
+
 #: pg8000 uses InterfaceError for its caller's mistakes as well; these are the link's.
 _LOST_TEXT = re.compile(
     r"network error|communication error|connection is closed|create a connection"
@@ -131,25 +134,23 @@ _STATE = re.compile(r"[0-9A-Z]{5}\Z")
 def sqlstate(exc: BaseException) -> str | None:
     """Return the five characters that the server gave, None when it was not the server."""
     for error in _chain(exc):
-        fields = error.args[0] if error.args else None
-        if isinstance(fields, dict):
-            state = fields.get("C")
-            if isinstance(state, str) and _STATE.match(state):
-                return state
+        state = (server_fields(error) or {}).get("C")
+        if isinstance(state, str) and _STATE.match(state):
+            return state
     return None
 
 
 def server_message(exc: BaseException) -> str:
     """Return what the server said in one line, else the exception's own text."""
     for error in _chain(exc):
-        fields = error.args[0] if error.args else None
-        if isinstance(fields, dict) and isinstance(fields.get("M"), str):
-            return _one_line(fields["M"])
+        message = (server_fields(error) or {}).get("M")
+        if isinstance(message, str):
+            return _one_line(message)
     return _one_line(str(exc)) or type(exc).__name__
 
 
 def classify(exc: BaseException) -> Failure:
-    """Return why PostgreSQL could not be used, judged by the exception alone."""
+    """Return why PostgreSQL could not be used, by the exception alone."""
     for error in _chain(exc):
         if isinstance(error, ConnectFailure):
             return error.kind
@@ -171,9 +172,9 @@ def error_class(exc: BaseException) -> ErrorClass:
 
 
 def is_lost(exc: BaseException) -> bool:
-    """Tell whether the connection that raised *exc* is of no use any more.
+    """Whether the connection that raised *exc* is of no use any more.
 
-    A server that turned read-only counts: whoever connects anew may find the one that
+    A server that turned read-only counts: a new connection may reach the server that
     took its place. An error of a statement (a broken constraint, a syntax error) does not.
     """
     if any(isinstance(error, ConnectFailure) for error in _chain(exc)):
@@ -181,15 +182,7 @@ def is_lost(exc: BaseException) -> bool:
     state = sqlstate(exc)
     if state is not None:
         return _LOST_STATE.fullmatch(state) is not None
-    for error in _chain(exc):
-        if isinstance(error, OSError):
-            return True
-        if _is_driver_error(error) and _LOST_TEXT.search(str(error)):
-            return True
-        # What the socket's file object says once somebody has shut it down.
-        if isinstance(error, ValueError) and "closed file" in str(error):
-            return True
-    return False
+    return any(isinstance(error, OSError) or is_lost_link(error) for error in _chain(exc))
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
@@ -220,10 +213,6 @@ def _classify_os_error(error: OSError) -> Failure:
     if isinstance(error, ConnectionError):
         return Failure.OTHER
     return Failure.UNREACHABLE
-
-
-def _is_driver_error(error: BaseException) -> bool:
-    return any(kind.__module__.startswith("pg8000") for kind in type(error).__mro__)
 
 
 def _one_line(text: str) -> str:

@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgepaas.pgdriver import pg8000_adapter
+from edgepaas.pgdriver.pg8000_adapter import Answer, report_completions
+
 #: A statement and its parameters: text, encoded text, numbers, None.
 Statement = tuple[str, Sequence[Any]]
 
-_COMPLETE = b"C"
 _DESCRIBE_PORTAL = b"D" + struct.pack("!i", 6) + b"P\0"
 _EXECUTE = b"E" + struct.pack("!i", 9) + b"\0" + struct.pack("!i", 0)
 _SYNC = b"S" + struct.pack("!i", 4)
@@ -41,38 +43,24 @@ class Result:
         return int(word) if word.isdigit() else 0
 
 
-class _Answers:
-    """What pg8000's message handlers fill, with a result for each statement."""
+class _Answers(Answer):
+    """The results of a pipeline's statements, in order."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.results: list[Result] = []
-        self.error: Exception | None = None
-        self.rows: list[list[Any]] | None = None
-        self.row_count = -1
-        self.columns: list[dict[str, Any]] | None = None
-        self.input_funcs: list[Any] = []
-        self.stream = None
-        self.statement = ""
 
-    def complete(self, data: bytes) -> None:
-        self.results.append(Result(data[:-1].decode("ascii"), self.rows or []))
+    def complete(self, tag: str) -> None:
+        self.results.append(Result(tag, self.rows or []))
         self.rows = None
 
 
 class Pipeline:
-    """Sends statements over *connection* (a ``pg8000.Connection``)."""
+    """Sends statements over *connection*, one of :func:`edgepaas.pgdriver.connection.connect`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        plain = connection.message_types[_COMPLETE]
-
-        def complete(data: bytes, context: Any) -> None:
-            if isinstance(context, _Answers):
-                context.complete(data)
-            else:
-                plain(data, context)
-
-        connection.message_types[_COMPLETE] = complete
+        report_completions(connection)
 
     def send(self, statements: Sequence[Statement]) -> None:
         """Send *statements*, to be run in order; outside a transaction all of them are one.
@@ -88,8 +76,7 @@ class Pipeline:
             messages += _DESCRIBE_PORTAL
             messages += _EXECUTE
         messages += _SYNC
-        self._connection._sock.write(messages)
-        self._connection._sock.flush()
+        pg8000_adapter.send(self._connection, messages)
 
     def receive(self) -> list[Result]:
         """Return the results of the earliest statements sent whose answer was not read yet.
@@ -97,22 +84,16 @@ class Pipeline:
         Raises what the driver raises; the connection is then ready for the next answer.
         """
         answers = _Answers()
-        self._connection.handle_messages(answers)
+        pg8000_adapter.receive(self._connection, answers)
         return answers.results
 
     def _bound(self, parameters: Sequence[Any]) -> bytes:
-        from pg8000.converters import make_param
-
         values = bytearray(b"\0\0\0\0")  # unnamed portal and statement, all formats text
         values += struct.pack("!H", len(parameters))
-        for parameter in parameters:
-            value = parameter
-            if not isinstance(value, bytes):
-                value = make_param(self._connection.py_types, value)
-            if value is None:
+        for data in pg8000_adapter.encoded(self._connection, parameters):
+            if data is None:
                 values += _NULL
                 continue
-            data = value if isinstance(value, bytes) else value.encode("utf-8")
             values += struct.pack("!i", len(data))
             values += data
         values += b"\0\0"

@@ -2,7 +2,7 @@
 """How far the way to PostgreSQL is encrypted and checked, decided before it is gone.
 
 The words are libpq's (PostgreSQL manual, 34.19 "SSL Support"). Off the box nothing less
-than ``verify-full`` is the default: ``require`` encrypts towards anybody who answers.
+than ``verify-full`` is the default: ``require`` encrypts the link to any server that answers.
 """
 
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ class TLSPolicy:
 
 _WEAKNESS = {
     "disable": "is not encrypted",
-    "prefer": "may not be encrypted and nobody is checked",
-    "require": "is encrypted, but towards anybody who answers",
-    "verify-ca": "is encrypted, but towards any holder of a certificate of that CA",
+    "prefer": "may not be encrypted, and the server is not checked",
+    "require": "is encrypted, but to any server that answers",
+    "verify-ca": "is encrypted, but to any holder of a certificate of that CA",
 }

@@ -239,7 +239,7 @@ def _negotiate_tls(
         raise ConnectFailure(
             Failure.TLS,
             f"{place} offers no TLS and {tls.mode} is demanded; switch it on there, or set "
-            "DB_SSLMODE=disable if nobody else can reach that link",
+            "DB_SSLMODE=disable if the link is private to the two machines",
         )
     if answer == b"":
         raise ConnectFailure(Failure.OTHER, f"{place} closed the connection without an answer")

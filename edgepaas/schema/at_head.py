@@ -33,31 +33,30 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
 
     A database that a newer build migrated passes when it holds all that this build needs.
     """
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+    from edgepaas.schema import fingerprint, migrations
 
     chain = chain_of(application)
     with database.read() as session:
         connection = session.connection()
         found = migrations.versions(connection, chain)
         if not chain.unwritten and found == chain.heads:
-            # What the version says was true once; somebody may have dropped a table since.
+            # The version was true once; a table may have been dropped since.
             metadata = metadata_of(application)
             lacks = "" if metadata is None else missing(connection, metadata)
             if lacks:
                 return SchemaState(False, f"{lacks}, though at head ({show(found)}): {_RESTORE}")
             return SchemaState(True, f"at head ({show(found)})")
         unknown = (found or frozenset()) - frozenset(chain.parents)
-        shape = migrations.shape_of(connection, chain)
-        needs = likeness.needs_of(connection, chain, metadata_of(application))
-        misfit = likeness.fits(shape, connection, needs)
+        shape = migrations.columns_by_table(connection, chain)
+        needs = fingerprint.required_columns(connection, chain, metadata_of(application))
+        incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
         if chain.unwritten or unknown:
-            if not misfit:
+            if not incompatibility:
                 newer = f"at {show(unknown)}, of a newer build; it fits"
                 return SchemaState(True, newer if unknown else "every table is there")
-            return SchemaState(False, f"{misfit}; run 'edgepaas schema --repair'")
+            return SchemaState(False, f"{incompatibility}; run 'edgepaas schema --repair'")
     behind = f"at {show(found or ())}, but this build needs {show(chain.heads)}"
-    if misfit or metadata_of(application) is None:
+    if incompatibility or metadata_of(application) is None:
         return SchemaState(False, f"{behind}: run 'edgepaas schema'")
     advice = "run 'edgepaas schema', which says what keeps it, or with --repair, which mends it"
     return SchemaState(False, f"{behind}; its tables fit, so it serves: {advice}", fits=True)

@@ -18,8 +18,8 @@ from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 from edgepaas.schema.errors import SchemaError, brief
-from edgepaas.schema.open_problems import note_trouble
-from edgepaas.schema.sqlite.quarantine import note_salvaged, salvage_waits
+from edgepaas.schema.open_problems import record_problem
+from edgepaas.schema.sqlite.quarantine import note_salvaged, pending_salvage
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -40,10 +40,10 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     from edgepaas.files.node_identity import node_identity
     from edgepaas.outbox import capture as outbox
     from edgepaas.outbox import fence
-    from edgepaas.outbox.space import vacuum as space
+    from edgepaas.outbox.space import vacuum
 
     with _opened(path, paths) as connection:
-        space.convert(connection, seconds=_CONVERTING)
+        vacuum.convert(connection, seconds=_CONVERTING)
         if fence.lift(connection):
             # Each hand-back leaves one, so that nothing is written until this.
             logger.info("a fence was left in %s: writes are taken again", path)
@@ -56,9 +56,9 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
         missing = outbox.problems(connection, document) if done.changed else []
         if missing:
             raise NotCaptured(f"{path}: changes are not captured: {'; '.join(missing)}")
-        told = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
-        told += _salvage(path, paths, connection, document)
-    return "; ".join(told)
+        steps = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
+        steps += _salvage(path, paths, connection, document)
+    return "; ".join(steps)
 
 
 def capture_nothing(path: Path, paths: Paths) -> None:
@@ -89,16 +89,16 @@ def _opened(path: Path, paths: Paths) -> Iterator[sqlite3.Connection]:
 def _salvage(
     path: Path, paths: Paths, connection: sqlite3.Connection, document: Mapping[str, Any]
 ) -> list[str]:
-    """Bring what files in quarantine still held into *connection*; return what to tell."""
-    told = []
-    for folder in salvage_waits(paths, path):
+    """Bring what files in quarantine still held into *connection*; return what was done."""
+    lines = []
+    for folder in pending_salvage(paths, path):
         from edgepaas.outbox.salvage.salvage import salvage
 
         try:
             found = salvage(folder / path.name, connection, document)
         except (sqlite3.Error, OSError, EdgePaaSError) as error:
             # Tried again at the next boot: the file is kept.
-            note_trouble(
+            record_problem(
                 paths,
                 f"what {folder / path.name} still holds could not be brought into {path}: "
                 f"{brief(error)}",
@@ -107,7 +107,7 @@ def _salvage(
             continue
         note_salvaged(folder, None if found.uncertain else found.lost)
         if found.line:
-            told.append(found.line)
+            lines.append(found.line)
         if found.lost or found.uncertain:
             ROWS_LOST_IN_DAMAGE.raise_alert(f"{folder / path.name} was damaged: {found.line}")
-    return told
+    return lines

@@ -13,7 +13,13 @@ from sqlalchemy.pool import StaticPool
 
 from edgepaas.schema.chain import Chain, Revisions
 from edgepaas.schema.errors import SchemaError, brief
-from edgepaas.schema.migrations import Shape, script_names, shape_of, upgrade, versions
+from edgepaas.schema.migrations import (
+    TableColumns,
+    columns_by_table,
+    script_names,
+    upgrade,
+    versions,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -27,7 +33,7 @@ _TEMPORARY = (
 
 
 @dataclass(frozen=True)
-class Likeness:
+class FingerprintMatch:
     """Which revisions a database looks like; without any, how it differs from the newest.
 
     *any_table*: at least one table of the chain is there.
@@ -38,40 +44,42 @@ class Likeness:
     any_table: bool = True
 
 
-def likeness_of(
+def match_fingerprint(
     connection: Connection,
     chain: Chain,
     metadata: "MetaData | None",
     claimed: Revisions | None,
-) -> Likeness:
+) -> FingerprintMatch:
     """Compare tables and columns with every revision's; tables of no revision do not count.
 
     Of several that look alike it is the *claimed* one, else the newest.
     """
-    known = shapes_by_revision(connection, chain, metadata)
+    known = columns_by_revision(connection, chain, metadata)
     names = {table for _, shape in known for table in shape}
-    shape = {t: columns for t, columns in shape_of(connection, chain).items() if t in names}
+    shape = {t: columns for t, columns in columns_by_table(connection, chain).items() if t in names}
     alike = [revisions for revisions, columns in known if columns == shape]
     newest = known[-1][1] if known else {}
     if claimed in alike:
-        return Likeness(claimed, "")
-    return Likeness(alike[-1] if alike else None, _difference(shape, newest), bool(shape))
+        return FingerprintMatch(claimed, "")
+    return FingerprintMatch(alike[-1] if alike else None, _difference(shape, newest), bool(shape))
 
 
-def needs_of(connection: Connection, chain: Chain, metadata: "MetaData | None") -> Shape:
+def required_columns(
+    connection: Connection, chain: Chain, metadata: "MetaData | None"
+) -> TableColumns:
     """Return the tables and columns that this build works with.
 
     Those of the models; the platform has none, so what its newest script leaves.
     """
     if chain.only_postgres:
-        return shapes_by_revision(connection, chain, None)[-1][1]
+        return columns_by_revision(connection, chain, None)[-1][1]
     return {
         table.name: frozenset(column.name for column in table.columns)
         for table in (() if metadata is None else metadata.sorted_tables)
     }
 
 
-def fits(shape: Shape, connection: Connection, needs: Shape) -> str:
+def incompatibility_of(shape: TableColumns, connection: Connection, needs: TableColumns) -> str:
     """Return why this build, which *needs* tables and columns, cannot work on *shape*.
 
     Empty when it can: every one is there and none has been added that demands a value, since
@@ -91,9 +99,9 @@ def fits(shape: Shape, connection: Connection, needs: Shape) -> str:
     return ""
 
 
-def shapes_by_revision(
+def columns_by_revision(
     connection: Connection, chain: Chain, metadata: "MetaData | None"
-) -> list[tuple[Revisions, Shape]]:
+) -> list[tuple[Revisions, TableColumns]]:
     """Return how the tables look after each revision, oldest first, by running them.
 
     That is in memory, or, for a chain that only PostgreSQL understands, on *connection* where
@@ -103,40 +111,44 @@ def shapes_by_revision(
     if chain.unwritten:
         return []
     if chain.only_postgres:
-        return _shapes_on_postgres(connection, chain)
-    return _shapes_in_memory(chain, metadata)
+        return _columns_on_postgres(connection, chain)
+    return _columns_in_memory(chain, metadata)
 
 
-def _shapes_in_memory(chain: Chain, metadata: "MetaData | None") -> list[tuple[Revisions, Shape]]:
+def _columns_in_memory(
+    chain: Chain, metadata: "MetaData | None"
+) -> list[tuple[Revisions, TableColumns]]:
     engine = create_engine("sqlite://", poolclass=StaticPool)
-    shapes: list[tuple[Revisions, Shape]] = []
+    by_revision: list[tuple[Revisions, TableColumns]] = []
     try:
         with engine.connect() as connection:
             for revision in script_names(connection, chain):
                 upgrade(connection, chain, metadata, revision)
                 connection.commit()
                 reached = versions(connection, chain) or frozenset()
-                shapes.append((reached, shape_of(connection, chain)))
+                by_revision.append((reached, columns_by_table(connection, chain)))
     finally:
         engine.dispose()
-    return shapes
+    return by_revision
 
 
-def _shapes_on_postgres(connection: Connection, chain: Chain) -> list[tuple[Revisions, Shape]]:
+def _columns_on_postgres(
+    connection: Connection, chain: Chain
+) -> list[tuple[Revisions, TableColumns]]:
     """Return how the tables look after each revision, oldest first.
 
     The scripts run in the session's temporary schema, inside a savepoint that is taken back:
     they speak PostgreSQL's own words, which no SQLite in memory understands. Raises
     SchemaError where this user may make no temporary table.
     """
-    found: list[tuple[Revisions, Shape]] = []
+    found: list[tuple[Revisions, TableColumns]] = []
     savepoint = connection.begin_nested()
     try:
         connection.exec_driver_sql("SET LOCAL search_path TO pg_temp")
         for revision in script_names(connection, chain):
             upgrade(connection, chain, None, revision)
             reached = versions(connection, chain) or frozenset()
-            found.append((reached, _temporary_shape(connection, chain)))
+            found.append((reached, _temporary_columns(connection, chain)))
     except DBAPIError as error:
         raise SchemaError(
             f"what {chain.folder} makes cannot be tried out in a temporary schema: {brief(error)}; "
@@ -147,7 +159,7 @@ def _shapes_on_postgres(connection: Connection, chain: Chain) -> list[tuple[Revi
     return found
 
 
-def _temporary_shape(connection: Connection, chain: Chain) -> Shape:
+def _temporary_columns(connection: Connection, chain: Chain) -> TableColumns:
     columns: dict[str, set[str]] = {}
     for table, column in connection.exec_driver_sql(_TEMPORARY):
         columns.setdefault(table, set()).add(column)
@@ -155,7 +167,7 @@ def _temporary_shape(connection: Connection, chain: Chain) -> Shape:
     return {table: frozenset(names) for table, names in columns.items()}
 
 
-def _difference(shape: Shape, wanted: Shape) -> str:
+def _difference(shape: TableColumns, wanted: TableColumns) -> str:
     words = []
     for table in sorted(wanted.keys() | shape.keys()):
         if table not in shape:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("edgepaas.schema")
 
 #: A table and the names of its columns.
-Shape = dict[str, frozenset[str]]
+TableColumns = dict[str, frozenset[str]]
 
 #: What Alembic writes a new migration from.
 TEMPLATE = "script.py.mako"
@@ -68,7 +68,7 @@ def versions(connection: Connection, chain: Chain) -> Revisions | None:
     return frozenset(row[0] for row in rows)
 
 
-def shape_of(connection: Connection, chain: Chain) -> Shape:
+def columns_by_table(connection: Connection, chain: Chain) -> TableColumns:
     """Return the tables that are there, but for the version table and SQLite's own."""
     inspector = inspect(connection)
     return {
@@ -181,7 +181,7 @@ def migration_engine(connect: Any, dialect: str) -> Engine:
 
 
 def _quiet_alembic() -> None:
-    """Say what is done in this project's own words: Alembic tells of its plugins at INFO."""
+    """Silence Alembic, which logs its plugins at INFO: what is done is logged here."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the schema stage could not do though the box serves, until a run of it could.
+"""What the last run of the schema stage could not do, though the box serves.
 
 Imports nothing heavy: the service asks it at its start.
 """
@@ -13,23 +13,23 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.records import NotThisRecord, RecordType
 
 #: In run/.
-_NAME = "capture-trouble"
+_NAME = "schema-problem"
 RECORD = RecordType("schema-problem", 2, {"message": shapes.text})
 
 
-def note_trouble(paths: Paths, message: str, entry: CatalogueEntry) -> None:
+def record_problem(paths: Paths, message: str, entry: CatalogueEntry) -> None:
     """Raise *entry*'s alert: the box serves, and something is not as it should be."""
     entry.raise_alert(message)
     with contextlib.suppress(OSError):  # the alert has been raised; the disk may be what fails
         RECORD.write(paths.runtime / _NAME, {"message": entry.message(message)})
 
 
-def forget_trouble(paths: Paths) -> None:
-    """All is as it should be."""
+def clear_problem(paths: Paths) -> None:
+    """Forget the problem: the stage did all that it had to."""
     remove_durably(paths.runtime / _NAME)
 
 
-def trouble(paths: Paths) -> str:
+def open_problem(paths: Paths) -> str:
     """Return what the last run of the stage could not do; empty: nothing."""
     try:
         found = RECORD.read(paths.runtime / _NAME)

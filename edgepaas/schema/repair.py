@@ -23,7 +23,7 @@ from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import migrate as embedded
 from edgepaas.schema.sqlite.copies import finished_copy
 from edgepaas.schema.sqlite.error_classes import Damaged
-from edgepaas.schema.sqlite.housekeeping import free_places, put_in_order
+from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths, tidy
 from edgepaas.schema.sqlite.inspection import Nothing, examine
 from edgepaas.schema.sqlite.rebuild import rebuild
 
@@ -52,10 +52,10 @@ POSTGRES_SCHEMA_RECORD = RecordType(
 
 def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
     """Diagnose and mend the SQLite file; raises SchemaError or LockHeld with nothing changed."""
-    put_in_order(paths, path)
+    tidy(paths, path)
     with held(paths.database_lock, timeout=embedded.LOCK_TIMEOUT):
         files.sweep(path)
-        free_places(path, paths)
+        clear_reserved_paths(path, paths)
         files.forget_unfinished_backups(path, paths.backups)
         try:
             found = examine(path, paths, chain)
@@ -64,7 +64,7 @@ def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> Sch
         if not isinstance(found, Nothing):
             return _repair_sound_file(path, paths, chain, models, found)
     # Without a file, or with a damaged one, a boot knows what to do.
-    return embedded.bring_sqlite(path, paths, chain, models)
+    return embedded.prepare_sqlite(path, paths, chain, models)
 
 
 def repair_postgres(
@@ -144,8 +144,7 @@ def _mend(
     steps: list[str],
 ) -> Revisions:
     """Bring the copy to head by the gentlest means that works; adds to *steps* what it did."""
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+    from edgepaas.schema import fingerprint, migrations
 
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if before and not unknown and not _overlapping(chain, before):
@@ -155,7 +154,7 @@ def _mend(
                 steps.append(f"migrated from {show(before)} to {show(chain.heads)}")
             return chain.heads
         steps.append(f"going on from {show(before)} does not work: {failure}")
-    alike = likeness.likeness_of(connection, chain, metadata, before)
+    alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
     if alike.revisions is not None:
         migrations.stamp(connection, chain, alike.revisions)
         steps.append(f"it looks like {show(alike.revisions)}: stamped as such")
@@ -163,7 +162,7 @@ def _mend(
         if not failure:
             return chain.heads
         steps.append(f"going on from there does not work: {failure}")
-    elif unknown and not _misfit(connection, chain, metadata):
+    elif unknown and not _incompatibility(connection, chain, metadata):
         steps.clear()  # a newer build's, and this one can work on it: nothing is wrong
         return before or frozenset()
     steps.append(f"half-applied, it looks like no revision: {alike.difference}")
@@ -178,20 +177,21 @@ def _try_upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | N
     try:
         with connection.begin_nested():
             migrations.upgrade(connection, chain, metadata)
-            misfit = _misfit(connection, chain, metadata)
-            if misfit:
-                raise SchemaError(misfit)
+            incompatibility = _incompatibility(connection, chain, metadata)
+            if incompatibility:
+                raise SchemaError(incompatibility)
     except Exception as error:  # noqa: BLE001 - a migration's code may raise anything
         return brief(error)
     return ""
 
 
-def _misfit(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> str:
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+def _incompatibility(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> str:
+    from edgepaas.schema import fingerprint, migrations
 
-    needs = likeness.needs_of(connection, chain, metadata)
-    return likeness.fits(migrations.shape_of(connection, chain), connection, needs)
+    needs = fingerprint.required_columns(connection, chain, metadata)
+    return fingerprint.incompatibility_of(
+        migrations.columns_by_table(connection, chain), connection, needs
+    )
 
 
 def _mend_batch_leftovers(connection: "Connection") -> list[str]:

@@ -11,12 +11,12 @@ from edgepaas.alerts.catalogue import (
 )
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
-from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite.quarantine import set_aside
 
-#: What :func:`edgepaas.schema.open_problems.note_trouble` is called with.
-TROUBLES = (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)
+#: What :func:`edgepaas.schema.open_problems.record_problem` is called with.
+PROBLEMS = (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)
 
 
 def resolve_alerts(contract: DatabaseContract, paths: Paths, report: SchemaReport) -> None:
@@ -25,8 +25,8 @@ def resolve_alerts(contract: DatabaseContract, paths: Paths, report: SchemaRepor
         resolve_file_alerts(contract, report)
     else:
         POSTGRES_UNUSABLE.resolve_alert("PostgreSQL can be used again")
-    if not trouble(paths):
-        for entry in TROUBLES:
+    if not open_problem(paths):
+        for entry in PROBLEMS:
             entry.resolve_alert("the schema stage did all that it had to")
     if not set_aside(paths, contract.sqlite_path):
         SQLITE_REPLACED.resolve_alert("nothing is set aside any more")

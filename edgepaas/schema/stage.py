@@ -27,11 +27,11 @@ from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing
 from edgepaas.schema.chain import Chain, chain_of, show
 from edgepaas.schema.errors import SchemaError, brief
-from edgepaas.schema.open_problems import forget_trouble, note_trouble
+from edgepaas.schema.open_problems import clear_problem, record_problem
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
-from edgepaas.schema.sqlite.error_classes import Damaged, judged
-from edgepaas.schema.sqlite.housekeeping import put_in_order
+from edgepaas.schema.sqlite.error_classes import Damaged, error_for
+from edgepaas.schema.sqlite.housekeeping import tidy
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -86,7 +86,7 @@ def bring_to_head(
 
     with asking_for_time(), _telling_of_folders(paths):
         stage = _Stage(contract, settings, paths, chain, models)
-        forget_trouble(paths)
+        clear_problem(paths)
         report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
         resolve_alerts(contract, paths, report)
         return report
@@ -109,7 +109,7 @@ class _Stage:
         try:
             return self._with_capture(report, document)
         except sqlite3.DatabaseError as error:
-            damaged = judged(self.contract.sqlite_path, error)
+            damaged = error_for(self.contract.sqlite_path, error)
             if not isinstance(damaged, Damaged):
                 return self._uncaptured(report, error)
         except (EdgePaaSError, OSError) as error:
@@ -132,7 +132,7 @@ class _Stage:
 
     def _bring_file(self, *, serving: bool = True) -> SchemaReport:
         path = self.contract.sqlite_path
-        put_in_order(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
+        tidy(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
         report = _bring_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
         tables.note_user(self.paths, path, self.chain.name)
         return report
@@ -150,15 +150,15 @@ class _Stage:
         if not self.contract.hub_url:
             capture_nothing(path, self.paths)
             return report
-        told = capture(path, self.paths, document)
-        return replace(report, message=f"{report.message}; {told}") if told else report
+        done = capture(path, self.paths, document)
+        return replace(report, message=f"{report.message}; {done}") if done else report
 
     def _uncaptured(self, report: SchemaReport, error: Exception) -> SchemaReport:
         if not self.contract.hub_url:
             logger.warning("capture cannot be removed from the SQLite file: %s", brief(error))
             return report
         message = f"what is written now may not reach PostgreSQL: {brief(error)}"
-        note_trouble(self.paths, message, NOT_CAPTURED)
+        record_problem(self.paths, message, NOT_CAPTURED)
         return replace(
             report, message=f"{report.message}; WARNING: {NOT_CAPTURED.message(message)}"
         )
@@ -166,18 +166,18 @@ class _Stage:
     def _prepare_fallback(self, document: dict[str, Any]) -> None:
         try:
             report = self._bring_file(serving=False)
-            told = capture(self.contract.sqlite_path, self.paths, document)
+            done = capture(self.contract.sqlite_path, self.paths, document)
         except Exception as error:
             # Whatever it is: PostgreSQL serves, and a broken spare must not stop it.
             logger.debug("the fallback cannot be prepared", exc_info=error)
-            note_trouble(
+            record_problem(
                 self.paths,
                 f"PostgreSQL serves, but SQLite could not take over as it is: {brief(error)}",
                 FALLBACK_NOT_READY,
             )
             return
         resolve_file_alerts(self.contract, report)
-        if told or report.action != "nothing":
+        if done or report.action != "nothing":
             logger.info("the SQLite file is ready to take over: %s", report.message)
 
 
@@ -225,10 +225,10 @@ def _bring_sqlite(
         report = _fast(contract, paths, chain, check=check)
         if report is not None:
             return report
-    from edgepaas.schema.sqlite.migrate import bring_sqlite
+    from edgepaas.schema.sqlite.migrate import prepare_sqlite
 
     foreign = before not in ("", chain.name) and path.exists()
-    report = bring_sqlite(path, paths, chain, models, foreign=foreign)
+    report = prepare_sqlite(path, paths, chain, models, foreign=foreign)
     if not foreign or report.action in ("created", "replaced"):
         return report
     warning = f"{path} was the application {before}'s until now, and {chain.name} goes on with it"
@@ -244,12 +244,12 @@ def _bring_postgres(
     models: "Callable[[], MetaData | None]",
 ) -> SchemaReport:
     from edgepaas.database.postgresql.connector import Connector
-    from edgepaas.schema.postgresql.migrate import bring_postgres, parts_of
+    from edgepaas.schema.postgresql.migrate import parts_of, prepare_postgres
 
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
     try:
         parts = parts_of(chain, models)
-        return bring_postgres(connector, parts, run_migrations=contract.run_migrations)
+        return prepare_postgres(connector, parts, run_migrations=contract.run_migrations)
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:
             raise
@@ -284,7 +284,7 @@ def _telling_of_folders(paths: Paths) -> Iterator[None]:
 
 @contextlib.contextmanager
 def asking_for_time() -> Iterator[None]:
-    """Tell systemd, while the block runs, that a long check or migration is no hang.
+    """Report to systemd, while the block runs, that a long check or migration is no hang.
 
     EXTEND_TIMEOUT_USEC of sd_notify(3); does nothing outside of systemd.
     """

@@ -3,21 +3,19 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
-
-from waitress import wasyncore
 
 from edgepaas.httpd.server import HTTPServer
+from edgepaas.httpd.waitress_adapter import LoopFile, LoopMap
 
 
-class Lifeline(wasyncore.file_dispatcher):  # type: ignore[misc]
+class Lifeline(LoopFile):
     """Calls *died* in the loop's thread when the pipe *descriptor* is closed at its other end.
 
     A service that outlived ``edgepaas up`` would hold its port against the next one.
     """
 
     def __init__(self, descriptor: int, server: HTTPServer, died: Callable[[], None]) -> None:
-        loop_map: dict[int, Any] = {}
+        loop_map: LoopMap = {}
         super().__init__(descriptor, map=loop_map)
         os.close(descriptor)  # the loop works on a duplicate
         self._died = died
@@ -38,6 +36,6 @@ class Lifeline(wasyncore.file_dispatcher):  # type: ignore[misc]
 
     def handle_close(self) -> None:
         """Report once, and stop watching."""
-        if self._fileno is not None:
+        if self.is_open:
             self.close()
             self._died()

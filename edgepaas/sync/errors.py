@@ -69,7 +69,7 @@ def as_hub_error(raised: Exception, doing: str) -> HubError:
     state = sqlstate(raised) or ""
     message = server_message(raised)
     text = (
-        f"{doing}: PostgreSQL says: {message} (SQLSTATE {state})"
+        f"{doing}: PostgreSQL reports: {message} (SQLSTATE {state})"
         if state
         else f"{doing}: {message}"
     )

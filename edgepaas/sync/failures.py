@@ -38,7 +38,7 @@ AWAY_ALERT_AFTER = 3600.0
 
 @dataclass(frozen=True)
 class FailureClass:
-    """What an error means for forwarding; ``hub`` is None where it tells nothing of PostgreSQL."""
+    """What an error means for forwarding; ``hub`` is None where it is not about PostgreSQL."""
 
     state: SyncState
     hub: HubState | None

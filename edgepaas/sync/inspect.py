@@ -111,10 +111,9 @@ def retry_all(
     from edgepaas.sync.delivery.dead_letters import retry
 
     applied, problems = 0, []
-    rows = {
-        (one.node_id, one.table, one.key): one for one in reversed(chosen)
-    }  # the first of each row
-    for one in reversed(rows.values()):
+    # The first of each row; those after it are applied with it.
+    first = {(one.node_id, one.table, one.key): one for one in reversed(chosen)}
+    for one in reversed(first.values()):
         done = retry(hub, one.id, models=models)
         applied += done.applied
         if done.waiting:

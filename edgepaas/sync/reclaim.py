@@ -17,7 +17,7 @@ logger = logging.getLogger("edgepaas.sync")
 
 
 class Reclaimer:
-    """Deletes old delivered rows, a part at a time, whenever ``due`` says so."""
+    """Deletes old delivered rows, a part at a time; :attr:`due` is when the next part is."""
 
     def __init__(self, older_than: float) -> None:
         """*older_than*: RETENTION, in seconds."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``run/sync.json``: what the drainer knows, for every surface that shows it.
+"""``run/sync.json``: the status of forwarding, written by the drainer, read by all others.
 
 Standard library only: health, service and the command line read it without a driver.
 """
@@ -16,12 +16,12 @@ from edgepaas.files.records import RecordType
 from edgepaas.timing.moment import current_moment, rfc3339
 
 #: idle: nothing waits; draining: rows are on their way; held: they wait for PostgreSQL;
-#: blocked: they wait for a person; no-hub: there is no PostgreSQL to send them to.
+#: blocked: they wait for an operator; no-hub: there is no PostgreSQL to send them to.
 SyncState = Literal["idle", "draining", "held", "blocked", "no-hub"]
 #: What PostgreSQL looked like at the last attempt.
 HubState = Literal["ok", "away", "misconfigured", "schema"]
 
-#: Seconds after which a status that nobody renews no longer says anything.
+#: Seconds after which a status that is not renewed is out of date.
 STALE_AFTER = 30.0
 
 logger = logging.getLogger("edgepaas.sync")
@@ -29,7 +29,7 @@ logger = logging.getLogger("edgepaas.sync")
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The last complete look at the shared tables: when (RFC 3339), and their rows in all."""
+    """The last complete pass of the mirror: when (RFC 3339), and the rows of the shared tables."""
 
     at: str
     rows: int
@@ -37,14 +37,14 @@ class Mirrored:
 
 @dataclass
 class SyncStatus:
-    """What the drainer of this box knows; times are RFC 3339 in UTC."""
+    """The status of forwarding; times are RFC 3339 in UTC."""
 
     state: SyncState = "idle"
-    #: One line for a person; empty when there is nothing to explain.
+    #: One line for an operator; empty when there is nothing to explain.
     reason: str = ""
     hub: HubState = "away"
     rows_waiting: int = 0
-    #: Since when something has waited without a pause; None while nothing does.
+    #: Since when at least one row has waited all the time; None while none does.
     waiting_since: str | None = None
     #: When a batch was last committed by PostgreSQL.
     last_delivery: str | None = None
@@ -52,13 +52,13 @@ class SyncStatus:
     dead_letters: int = 0
     conflicts: int = 0
     hub_lost: int = 0
-    #: Those of this box that wait for a person, as PostgreSQL said last; None: it never did.
+    #: Those of this box that wait for an operator, as PostgreSQL last reported; None: unknown.
     open_dead_letters: int | None = None
     open_conflicts: int | None = None
-    #: "in 12 s", or why PostgreSQL is not handed back to; empty when there is nothing to hand back.
+    #: "in 12 s", or why PostgreSQL is not handed back to yet; empty where no hand-back is due.
     handback: str = ""
     mirror: Mirrored | None = None
-    #: PostgreSQL's clock less the box's, in seconds; None while it is not known.
+    #: PostgreSQL's clock less the box's, in seconds; None while unknown.
     clock_offset: float | None = None
     node_id: str = ""
     stream_id: str = ""
@@ -68,7 +68,7 @@ class SyncStatus:
     generation: str = ""
     pid: int = 0
     updated: str = ""
-    #: Seconds since the boot at ``updated``: a wall clock that leaps makes nothing stale.
+    #: Seconds since the boot at ``updated``, so that a wall clock that is set makes nothing stale.
     updated_since_boot: float = 0.0
 
     @property
@@ -78,7 +78,7 @@ class SyncStatus:
 
     @property
     def fresh(self) -> bool:
-        """Whether a drainer is there to stand for it."""
+        """Whether it is up to date and the drainer that wrote it still runs."""
         return self.age <= STALE_AFTER and _alive(self.pid)
 
     def values(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class SyncStatus:
         return asdict(self)
 
 
-#: ``run/sync.json``: the fields of :class:`SyncStatus`. One of another build says nothing.
+#: ``run/sync.json``: the fields of :class:`SyncStatus`. One of another build is ignored.
 RECORD = RecordType(
     "sync-status",
     2,
@@ -117,9 +117,9 @@ RECORD = RecordType(
 
 
 def read(paths: Paths) -> SyncStatus | None:
-    """Return the last status written, None when there is none that can be understood.
+    """Return the last status written; None when there is none, or it is unreadable.
 
-    Look at ``fresh`` before believing it: a drainer that was killed leaves its last one.
+    Check ``fresh`` before using it: a drainer that was killed leaves its last one.
     """
     found = RECORD.read_or_none(paths.sync_status)
     if found is None:
@@ -129,9 +129,9 @@ def read(paths: Paths) -> SyncStatus | None:
 
 
 def write(paths: Paths, status: SyncStatus) -> bool:
-    """Write *status* so that a reader sees the old or the new one; False when it cannot be.
+    """Write *status* atomically; False when that fails.
 
-    It is not synced. A full disk must not end the drainer, so a failure is only logged.
+    It is not synced. A full disk must not stop the drainer, so a failure is only logged.
     """
     try:
         RECORD.write_unsynced(paths.sync_status, status.values())
@@ -161,5 +161,5 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # another user's, hence there
+        return True  # it runs as another user
     return True

@@ -139,7 +139,7 @@ class SyncWorker:
         self._close_file()
         if is_damaged(error):
             note_damage(self.context.contract.sqlite_path, error)
-        if is_full(error) and ballast.give_up(self.context.paths.ballast):
+        if is_full(error) and ballast.release(self.context.paths.ballast):
             # Even storing that a batch is in flight takes room.
             logger.warning("the disk is full: the ballast file is deleted to make room")
 
@@ -242,7 +242,7 @@ class SyncWorker:
             self._hub = hub
             self._dirty = True
             self._heartbeat_due = Due(self._heartbeat_due.every)
-            logger.info("connected to %s", hub.place)
+            logger.info("connected to %s", hub.server_name)
         return self._hub
 
     def _close_hub(self) -> None:

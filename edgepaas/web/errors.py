@@ -4,15 +4,20 @@
 import logging
 import traceback
 import uuid
-from collections.abc import Mapping
 from typing import cast
 
 import marshmallow as ma
-from flask import Flask, Response, current_app, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from flask import Flask, Response, request
 
 from edgepaas.apikit.fields import flatten
 from edgepaas.apikit.problems import PROBLEMS, Detail, Problem, invalid, printable, too_long
+from edgepaas.apikit.werkzeug_adapter import (
+    HTTPException,
+    RequestEntityTooLarge,
+    abort_data,
+    has_route,
+    is_from_routing,
+)
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.logs import request_id
 from edgepaas.logs.redact import redact
@@ -73,10 +78,10 @@ def answer_http_exception(error: HTTPException) -> Response:
     limit = request.max_content_length
     if isinstance(error, RequestEntityTooLarge) and limit is not None:
         return answer_problem(too_long(limit))
-    if status == 404 and error is request.routing_exception and (name := _no_uuid()):
+    if status == 404 and is_from_routing(error) and (name := _no_uuid()):
         return answer_problem(Problem(404, f"There is nothing here: '{name}' is no UUID."))
-    data = getattr(error, "data", None)  # what webargs' abort() was given
-    if isinstance(data, Mapping):
+    data = abort_data(error)
+    if data is not None:
         details = flatten(data.get("messages") or data.get("errors") or {})
         return answer_problem(
             Problem(status, str(data.get("message", "")), details=details, headers=headers)
@@ -88,8 +93,7 @@ def answer_http_exception(error: HTTPException) -> Response:
 def _no_uuid() -> str:
     """Return the address' last part if a UUID in its place would lead somewhere, else ""."""
     above, _, last = request.path.rpartition("/")
-    routes = current_app.create_url_adapter(request)
-    if not last or routes is None or not routes.test(f"{above}/{uuid.UUID(int=0)}", "GET"):
+    if not last or not has_route(f"{above}/{uuid.UUID(int=0)}", "GET"):
         return ""
     return printable(last)
 

@@ -99,8 +99,7 @@ def lay_out(source: Path) -> None:
         shutil.copytree(origin, source / name, ignore=unwanted, copy_function=shutil.copyfile)
     (source / "debian" / "rules").chmod(0o755)
     shutil.copyfile(PACKAGING / "edgepaas.launcher", source / "edgepaas.launcher")
-    shutil.copytree(REPOSITORY / "docs", source / "docs", copy_function=shutil.copyfile)
-    (source / "texts").mkdir()
+    shutil.copytree(REPOSITORY / "docs", source / "texts" / "docs", copy_function=shutil.copyfile)
     for name, copy in TEXTS.items():
         shutil.copyfile(REPOSITORY / name, source / "texts" / copy)
 

@@ -26,7 +26,7 @@ API_HEAD = """\
 <!-- Written by 'make docs' from the OpenAPI document; not to be edited here. -->
 
 What a box with the built-in application answers. `/openapi.json` on the box is the same for
-programs, with your own application's routes in place of telemetry's.
+programs, with your own application's routes in place of the built-in one's.
 
 - **Who may call.** In `ENV=development` loopback is open. In production writes need a token
   (`edgepaas token create NAME`, then `Authorization: Bearer …`), and so do reads from beyond

@@ -50,7 +50,7 @@ def open_server(url: str, told: Told, **settings: str) -> ServerDatabase:
     """Open the PostgreSQL at *url* with the telemetry tables in it, and rely on them."""
     database = ServerDatabase(url, Settings.of(**settings))
     database.write(lambda session: Model.metadata.create_all(session.connection()))
-    database.rely_on(Model.metadata)
+    database.require_tables(Model.metadata)
     database.on_unavailable = told.append
     return database
 
@@ -263,7 +263,7 @@ def test_closing_waits_for_no_server_that_takes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its end of the line is full: even a good-bye would wait for ever."""
+    """Its end of the line is full: even closing would wait for ever."""
     monkeypatch.setattr("edgepaas.database.postgresql.database.CLOSE_TIMEOUT", 0.2)
     database = open_server(postgres_url, told)
     database.ping()
@@ -283,4 +283,4 @@ def test_closing_waits_for_no_server_that_takes_nothing(
         stuck = closing.is_alive()
         real.close()
     assert not stuck
-    assert "good-bye" in caplog.text
+    assert "was closed in order" in caplog.text

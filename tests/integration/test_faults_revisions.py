@@ -16,7 +16,7 @@ from edgepaas.errors import EdgePaaSError
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import ledger
 from edgepaas.outbox.stream import pending
-from edgepaas.schema.postgresql.hub import bring_hub
+from edgepaas.schema.postgresql.hub import prepare_hub
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
 from edgepaas.sync.delivery.drain import drain_batch
@@ -43,7 +43,7 @@ class ShopBox:
 
     def upgrade_hub(self, revision: str) -> None:
         """What ``edgepaas schema --hub`` of this build does."""
-        bring_hub(self.contract, self.settings, shop(self.folder, revision))
+        prepare_hub(self.contract, self.settings, shop(self.folder, revision))
 
     @contextlib.contextmanager
     def file(self) -> Iterator[sqlite3.Connection]:

@@ -23,7 +23,7 @@ from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox import capture
 from edgepaas.schema.chain import chain_of, platform_chain, show
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.postgresql import hub
 from edgepaas.schema.postgresql import migrate as server
 from edgepaas.schema.report import SchemaReport
@@ -41,7 +41,7 @@ def bring(paths: Paths, url: str, application: Application, **wanted: Any) -> Sc
     return bring_to_head(contract, Settings.of(), paths, application)
 
 
-def bring_hub(paths: Paths, url: str, application: Application, **settings: str) -> SchemaReport:
+def prepare_hub(paths: Paths, url: str, application: Application, **settings: str) -> SchemaReport:
     """Run ``schema --hub``."""
     contract = replace(
         postgres_contract(paths, url, fallback=True),
@@ -49,7 +49,7 @@ def bring_hub(paths: Paths, url: str, application: Application, **settings: str)
         run_migrations=False,
         final_db_mode="sqlite_only",
     )
-    return hub.bring_hub(contract, Settings.of(**settings), application)
+    return hub.prepare_hub(contract, Settings.of(**settings), application)
 
 
 def execute(url: str, statement: str) -> list[Any]:
@@ -81,7 +81,7 @@ def test_postgresql_holds_both_chains_and_the_file_is_ready(
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
     again = bring(paths, postgres_url, application)
     assert (again.action, again.message) == ("nothing", "at head (0002)")
-    assert trouble(paths) == ""
+    assert open_problem(paths) == ""
 
 
 def test_a_fallback_that_cannot_be_prepared_keeps_nobody_from_serving(
@@ -92,10 +92,10 @@ def test_a_fallback_that_cannot_be_prepared_keeps_nobody_from_serving(
     blocked.write_text("no folder")
     report = bring(paths, postgres_url, shop(tmp_path, "0001"), sqlite_path=blocked / "box.db")
     assert report.action == "created"
-    assert "could not take over" in trouble(paths)
+    assert "could not take over" in open_problem(paths)
     assert "ALERT" in caplog.text
     bring(paths, postgres_url, shop(tmp_path, "0001"))
-    assert trouble(paths) == ""
+    assert open_problem(paths) == ""
 
 
 def test_at_head_one_round_trip_tells_of_both_chains(
@@ -126,16 +126,16 @@ def test_a_hub_that_a_newer_build_migrated_will_do(
     bring(paths, postgres_url, application)
     execute(postgres_url, "UPDATE edgepaas_version SET version_num = '9999'")
     execute(postgres_url, "ALTER TABLE nodes ADD COLUMN newer text")
-    report = bring_hub(paths, postgres_url, application)
+    report = prepare_hub(paths, postgres_url, application)
     assert "9999" in report.message
     assert "holds all" in report.message
-    assert bring_hub(paths, postgres_url, application, RUN_MIGRATIONS="false").message
+    assert prepare_hub(paths, postgres_url, application, RUN_MIGRATIONS="false").message
     # Nothing is left of the trial.
     assert execute(postgres_url, "SELECT to_regclass('pg_temp.nodes')") == [(None,)]
     execute(postgres_url, "ALTER TABLE sync_streams DROP COLUMN mark")
     for settings in ({}, {"RUN_MIGRATIONS": "false"}):
         with pytest.raises(SchemaError, match=r"sync_streams\.mark is missing"):
-            bring_hub(paths, postgres_url, application, **settings)
+            prepare_hub(paths, postgres_url, application, **settings)
 
 
 def test_a_lost_version_of_the_platform_is_mended(
@@ -149,12 +149,12 @@ def test_a_lost_version_of_the_platform_is_mended(
     bring(paths, postgres_url, application)
     execute(postgres_url, "DROP TABLE edgepaas_version")
     with pytest.raises(SchemaError, match="--repair"):
-        bring_hub(paths, postgres_url, application)
+        prepare_hub(paths, postgres_url, application)
     connector = Connector(postgres_url, Settings.of())
     parts = parts_of(chain_of(application), lambda: metadata_of(application))
     assert repair_hub(connector, paths, parts).action == "repaired"
     assert repair_hub(connector, paths, parts).action == "nothing"
-    assert bring_hub(paths, postgres_url, application).message == "at head (0001)"
+    assert prepare_hub(paths, postgres_url, application).message == "at head (0001)"
 
 
 def test_without_the_right_to_migrate_it_is_only_looked_at(
@@ -163,14 +163,14 @@ def test_without_the_right_to_migrate_it_is_only_looked_at(
     """Somebody else's task; the reason names what is lacking."""
     older, newer = shop(tmp_path, "0001"), shop(tmp_path, "0002")
     with pytest.raises(SchemaError, match=r"items is missing.*RUN_MIGRATIONS=false"):
-        bring_hub(paths, postgres_url, older, RUN_MIGRATIONS="false")
+        prepare_hub(paths, postgres_url, older, RUN_MIGRATIONS="false")
     assert execute(postgres_url, "SELECT to_regclass('items')") == [(None,)]
-    bring_hub(paths, postgres_url, older)
-    assert bring_hub(paths, postgres_url, older, RUN_MIGRATIONS="false").action == "nothing"
+    prepare_hub(paths, postgres_url, older)
+    assert prepare_hub(paths, postgres_url, older, RUN_MIGRATIONS="false").action == "nothing"
     with pytest.raises(SchemaError, match=r"items\.price is missing"):
-        bring_hub(paths, postgres_url, newer, RUN_MIGRATIONS="false")
-    bring_hub(paths, postgres_url, newer)
-    assert bring_hub(paths, postgres_url, older, RUN_MIGRATIONS="false").action == "ahead"
+        prepare_hub(paths, postgres_url, newer, RUN_MIGRATIONS="false")
+    prepare_hub(paths, postgres_url, newer)
+    assert prepare_hub(paths, postgres_url, older, RUN_MIGRATIONS="false").action == "ahead"
     assert not paths.sqlite.exists()
 
 
@@ -215,7 +215,7 @@ def test_the_exit_status_tells_the_drainer_what_to_do(
 def test_a_hub_that_is_away_is_no_reason_to_decide_again(paths: Paths, tmp_path: Path) -> None:
     """The drainer waits and tries again."""
     with pytest.raises(DatabaseUnavailable):
-        bring_hub(paths, "postgresql://u:p@127.0.0.1:1/x", shop(tmp_path, "0001"))
+        prepare_hub(paths, "postgresql://u:p@127.0.0.1:1/x", shop(tmp_path, "0001"))
 
 
 _READING = (

@@ -18,7 +18,7 @@ from edgepaas.sync.hub.connection import Hub, connect_hub
 from tests.support.forwarding import PLAIN, TestBox, TestHub
 
 
-class Deaf(Hub):
+class LosesCommitAnswer(Hub):
     """Loses the answer to COMMIT, as a link does that breaks in that moment."""
 
     def commit(self, *last: Statement) -> list[Result]:
@@ -62,7 +62,7 @@ def test_with_every_answer_to_commit_lost_each_row_arrives_once_and_in_order(
     lost = 0
     for _ in range(100):
         with connect_hub(split_url(hub.url), tls=PLAIN) as link:
-            link.__class__ = Deaf
+            link.__class__ = LosesCommitAnswer
             try:
                 left = box.drain(link, rows=4).remaining
             except HubUnreachable:

@@ -102,7 +102,7 @@ def test_three_days_without_a_network_lose_no_alert(box: Appliance, far_end: Out
     print(f"{len(keys)} messages, {len(far_end.mails.mails)} by mail, of {len(waiting)} alerts")
     assert len(keys) == len(set(keys)), "each once by its key"
     assert keys[0].startswith("digest-"), "the digest comes first"
-    assert f"nobody could be told anything for {DAYS} d" in texts[0]
+    assert f"no notification could be delivered for {DAYS} d" in texts[0]
     assert sum(key.startswith("digest-") for key in keys) == 1
     told = {key.rpartition("-")[0] for key in keys}
     assert [entry["message"] for entry in waiting if entry["id"] not in told] == []

@@ -116,7 +116,7 @@ class TestAlerts:
     ) -> None:
         raise_alert("the disk is full", fingerprint="disk")
         assert main(["alerts", "deliver"]) == 0
-        assert "1 told" in capsys.readouterr().out
+        assert "1 delivered" in capsys.readouterr().out
 
     def test_test_says_what_each_channel_answered(self, paths: Paths, capsys: Output) -> None:
         with receiving(200) as receiver:
@@ -146,7 +146,7 @@ class TestAlerts:
             assert main(["alerts", "retry"]) == 0
             assert len(set(receiver.keys)) == 1
         assert counts(paths).dead == 0
-        assert "1 told" in capsys.readouterr().out
+        assert "1 delivered" in capsys.readouterr().out
 
     def test_retry_does_not_wait_for_a_pause(self, paths: Paths, capsys: Output) -> None:
         with receiving((429, {"Retry-After": "3600"}), 200) as receiver:

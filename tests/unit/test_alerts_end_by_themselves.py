@@ -26,7 +26,7 @@ from edgepaas.health.checks import CheckResult
 from edgepaas.health.forwarding import Forwarding
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
-from edgepaas.schema.open_problems import forget_trouble, note_trouble
+from edgepaas.schema.open_problems import clear_problem, record_problem
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
@@ -181,8 +181,8 @@ def counts(**left: int) -> Step:
 def problem(entry: CatalogueEntry) -> Scenario:
     return Scenario(
         entry.pattern,
-        lambda box: note_trouble(box.paths, "it did not work", entry),
-        lambda box: forget_trouble(box.paths),
+        lambda box: record_problem(box.paths, "it did not work", entry),
+        lambda box: clear_problem(box.paths),
     )
 
 

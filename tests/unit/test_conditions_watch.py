@@ -14,8 +14,8 @@ from edgepaas.service.watches.conditions import (
     LOOK_EVERY,
     MEASURE_FOR,
     WELL_FOR,
-    Condition,
     ConditionWatch,
+    Hysteresis,
 )
 
 
@@ -126,10 +126,10 @@ def test_what_the_machine_does_not_tell_changes_nothing() -> None:
 
 
 def test_a_pause_between_two_looks_proves_nothing() -> None:
-    condition = Condition(raise_after=60.0)
-    assert condition.see("broken", 0.0) == ""
-    assert condition.see("broken", 5000.0) == ""
-    assert condition.see("broken", 5001.0) == "raise"
+    hysteresis = Hysteresis(raise_after=60.0)
+    assert hysteresis.update("broken", 0.0) == ""
+    assert hysteresis.update("broken", 5000.0) == ""
+    assert hysteresis.update("broken", 5001.0) == "raise"
 
 
 def test_a_clock_without_a_time_source_is_told_after_a_while_not_at_every_boot() -> None:

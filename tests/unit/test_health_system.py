@@ -252,8 +252,8 @@ def test_a_service_that_answers_is_there(scheme: str, answer: bytes, says: str) 
     ("scheme", "answer", "says"),
     [
         ("http", BROKEN, "status 502"),
-        ("http", b"220 smtp ready\r\n", "no HTTP"),
-        ("http", b"\xff" * 70000 + b"\r\n", "no HTTP"),
+        ("http", b"220 smtp ready\r\n", "does not speak HTTP"),
+        ("http", b"\xff" * 70000 + b"\r\n", "does not speak HTTP"),
         ("redis", b"HTTP/1.1 400 Bad Request\r\n\r\n", "no Redis"),
         ("redis", b"-LOADING Redis is loading\r\n", "loading"),
         ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failed"),

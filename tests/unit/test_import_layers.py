@@ -46,6 +46,10 @@ LEAN = {
 }
 
 
+#: An application like any other; the drill starts a box that imports it.
+DRILLS_APPLICATION = PACKAGE / "drill" / "hosted"
+
+
 def modules() -> list[Path]:
     return sorted(p for p in PACKAGE.rglob("*.py") if p.name != "_build.py")
 
@@ -93,7 +97,12 @@ def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in modules() if p.relative_to(PACKAGE).with_suffix("").parts[0] in LEAN],
+    [
+        p
+        for p in modules()
+        if p.relative_to(PACKAGE).with_suffix("").parts[0] in LEAN
+        and not p.is_relative_to(DRILLS_APPLICATION)
+    ],
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_a_lean_stage_imports_nothing_heavy_at_its_top(path: Path) -> None:
@@ -101,13 +110,16 @@ def test_a_lean_stage_imports_nothing_heavy_at_its_top(path: Path) -> None:
     assert not heavy
 
 
-def test_the_built_in_application_uses_the_public_interface_alone() -> None:
+@pytest.mark.parametrize("application", ["telemetry", "drill.hosted"])
+def test_an_application_that_comes_along_uses_the_public_interface_alone(application: str) -> None:
     """As any application does: what ``edgepaas.app`` does not offer, it does without."""
+    files = sorted(PACKAGE.joinpath(*application.split(".")).rglob("*.py"))
+    assert files
     wrong = {
         f"{path.relative_to(PACKAGE)} imports {name}"
-        for path in sorted((PACKAGE / "telemetry").rglob("*.py"))
+        for path in files
         for name in imports_of(path, top_level_only=False, types_too=True)
-        if is_of_the_platform(name, own="edgepaas.telemetry")
+        if is_of_the_platform(name, own=f"edgepaas.{application}")
     }
     assert not wrong
 

@@ -11,8 +11,7 @@ import pytest
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import capture, ledger
 from edgepaas.outbox.reading import next_batch
-from edgepaas.outbox.space import ballast, budget
-from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space import ballast, budget, vacuum
 from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
 from edgepaas.outbox.stream import set_inflight
 
@@ -44,7 +43,7 @@ DOCUMENT = {
 def file(tmp_path: Path) -> sqlite3.Connection:
     """A file with the two tables, captured."""
     connection = open_sqlite(tmp_path / "box.db", create=True)
-    space.prepare(connection)
+    vacuum.prepare(connection)
     connection.execute("CREATE TABLE readings (id TEXT PRIMARY KEY, metric TEXT, value REAL)")
     connection.execute("CREATE TABLE devices (id TEXT PRIMARY KEY, name TEXT)")
     capture.install(connection, DOCUMENT, node_id=NODE)
@@ -103,17 +102,17 @@ def test_the_ballast_is_taken_once_given_up_and_not_taken_from_a_disk_without_ro
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ballast"
-    assert ballast.keep(path, 65536, spare=0)
+    assert ballast.reserve(path, 65536, spare=0)
     assert path.stat().st_blocks * 512 >= 65536  # real blocks, no hole
-    assert ballast.keep(path, 65536, spare=0)
-    assert ballast.give_up(path)
-    assert not ballast.give_up(path)
-    assert not ballast.keep(path, 65536, spare=1 << 60)
+    assert ballast.reserve(path, 65536, spare=0)
+    assert ballast.release(path)
+    assert not ballast.release(path)
+    assert not ballast.reserve(path, 65536, spare=1 << 60)
     assert not path.exists()
-    assert ballast.keep(path, 4096, spare=0)
-    assert not ballast.keep(path, 0, spare=0)
+    assert ballast.reserve(path, 4096, spare=0)
+    assert not ballast.reserve(path, 0, spare=0)
     assert not path.exists()
-    assert not ballast.keep(tmp_path / "nowhere" / "ballast", 4096, spare=0)
+    assert not ballast.reserve(tmp_path / "nowhere" / "ballast", 4096, spare=0)
 
 
 def test_low_value_rows_are_given_up_oldest_first_with_a_gap_row_that_counts_them(

@@ -12,9 +12,8 @@ import pytest
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision import waiting as decision_waiting
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
-from edgepaas.outbox import ledger, stream, tables, waiting
-from edgepaas.outbox import sequence_gaps as absent
-from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox import ledger, sequence_gaps, stream, tables, waiting
+from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import Counts
 from tests.support.outbox import captured_file, changes, create_file
@@ -174,20 +173,20 @@ def test_numbers_that_nobody_has_are_explained_through_forks_and_losses(
     assert reclaim(file, older_than=-1).rows == 8
     assert stream.rewind(file, 6, "b") == 2
     assert stream.rewind(file, 4, "b1") == 2, "7 and 8 are counted already"
-    assert absent.ranges(file, lost=True) == [(5, 6), (7, 8)]
+    assert sequence_gaps.ranges(file, lost=True) == [(5, 6), (7, 8)]
     stream.fork(file, "a test")
-    assert absent.ranges(file, lost=True) == [(11, 12), (13, 14)]
-    assert absent.ranges(file, lost=False) == [(5, 10)]
+    assert sequence_gaps.ranges(file, lost=True) == [(11, 12), (13, 14)]
+    assert sequence_gaps.ranges(file, lost=False) == [(5, 10)]
     monkeypatch.setattr(waiting, "_COUNTED", 2)
     assert adds_up(file)["pending"] == 2
-    assert list(absent.holes(file, 5, 16)) == []
+    assert list(sequence_gaps.unexplained(file, 5, 16)) == []
     assert stream.rewind(file, 0) == 4, "a hub that knows nothing at all"
     assert adds_up(file)["hub_lost"] == 8
     found = stream.read_stream(file)
     assert found and (found.base_seq, found.confirmed_seq) == (0, 0)
-    assert list(absent.holes(file, 1, 16)) == []
+    assert list(sequence_gaps.unexplained(file, 1, 16)) == []
     file.execute("DELETE FROM outbox WHERE seq = 15")
-    assert list(absent.holes(file, 1, 16)) == [(15, 15)]
+    assert list(sequence_gaps.unexplained(file, 1, 16)) == [(15, 15)]
 
 
 def test_delivered_facts_leave_and_nothing_else(path: Path, file: sqlite3.Connection) -> None:
@@ -232,10 +231,10 @@ def test_reclaimed_space_goes_back_to_the_file_system(tmp_path: Path) -> None:
     """The file really becomes smaller, and a new one is made for that from the start."""
     path = tmp_path / "edgepaas.db"
     with contextlib.closing(open_sqlite(path, create=True)) as connection:
-        space.prepare(connection)
-        assert space.is_prepared(connection)
+        vacuum.prepare(connection)
+        assert vacuum.is_prepared(connection)
     with captured_file(path) as file:
-        assert space.is_prepared(file)
+        assert vacuum.is_prepared(file)
         fill(file, 5000)
         stream.confirm(file, "b1", 5000, Counts(5000))
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -245,7 +244,7 @@ def test_reclaimed_space_goes_back_to_the_file_system(tmp_path: Path) -> None:
         assert done.rows == 5000
         assert done.bytes > before / 2
         assert path.stat().st_size == before - done.bytes
-        assert space.release(file) == 0
+        assert vacuum.release(file) == 0
 
 
 def test_an_older_file_is_converted_within_its_bound_or_left_as_it_is(
@@ -255,17 +254,17 @@ def test_an_older_file_is_converted_within_its_bound_or_left_as_it_is(
     create_file(path)
     with contextlib.closing(open_sqlite(path)) as file:
         fill(file, 3000)
-        assert space.release(file) == 0
-        assert not space.convert(file, seconds=0.001), "too large to be begun"
+        assert vacuum.release(file) == 0
+        assert not vacuum.convert(file, seconds=0.001), "too large to be begun"
         with monkeypatch.context() as patched:
-            patched.setattr(space, "_SLOWEST", 10**15)
-            assert not space.convert(file, seconds=1e-6), "given up in the midst of it"
-        assert not space.is_prepared(file)
+            patched.setattr(vacuum, "_SLOWEST", 10**15)
+            assert not vacuum.convert(file, seconds=1e-6), "given up in the midst of it"
+        assert not vacuum.is_prepared(file)
         assert file.execute("SELECT count(*) FROM facts").fetchone() == (3000,)
-        assert space.convert(file, seconds=60)
+        assert vacuum.convert(file, seconds=60)
         file.execute("DELETE FROM facts")
-        assert 0 < space.release(file, limit=10_000) <= 3 * 4096
-        assert space.release(file) > 0
+        assert 0 < vacuum.release(file, limit=10_000) <= 3 * 4096
+        assert vacuum.release(file) > 0
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

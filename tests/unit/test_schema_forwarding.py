@@ -15,8 +15,8 @@ from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox import capture, fence, ledger, stream
-from edgepaas.outbox.space import vacuum as space
-from edgepaas.schema.open_problems import trouble
+from edgepaas.outbox.space import vacuum
+from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite.quarantine import set_aside
 from edgepaas.schema.stage import bring_to_head
@@ -62,12 +62,12 @@ def test_a_fresh_file_captures_and_can_give_space_back(paths: Paths, tmp_path: P
     sell(paths, 1)
     with connected(paths.sqlite) as connection:
         assert ops(connection) == [("insert", "items"), ("insert", "sales")]
-        assert space.is_prepared(connection)
+        assert vacuum.is_prepared(connection)
     before = stream_of(paths)
     assert before.node_id == node_identity(paths).node_id
     assert bring_with_hub(paths, shop(tmp_path, "0001")).message == "at head (0001)"
     assert stream_of(paths) == before
-    assert trouble(paths) == ""
+    assert open_problem(paths) == ""
 
 
 def test_the_first_hub_gets_what_is_there_and_no_hub_costs_nothing(
@@ -255,11 +255,11 @@ def test_what_cannot_be_captured_is_said_and_the_box_serves(
         connection.execute("DROP TRIGGER outbox_insert_items")
     report = bring_with_hub(captured, shop(tmp_path, "0001"))
     assert "the trigger x is missing" in report.message
-    assert "the trigger x is missing" in trouble(captured)
+    assert "the trigger x is missing" in open_problem(captured)
     monkeypatch.undo()
     monkeypatch.setenv("EDGEPAAS_HOME", captured.home)
     bring_with_hub(captured, shop(tmp_path, "0001"))
-    assert trouble(captured) == ""
+    assert open_problem(captured) == ""
 
 
 def test_a_repair_puts_capture_back(captured: Paths, tmp_path: Path) -> None:

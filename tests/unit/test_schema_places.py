@@ -23,7 +23,7 @@ from edgepaas.schema.repair import repair_sqlite
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import housekeeping
 from edgepaas.schema.sqlite import inspection as looking
-from edgepaas.schema.sqlite.housekeeping import put_in_order
+from edgepaas.schema.sqlite.housekeeping import tidy
 from edgepaas.schema.sqlite.quarantine import set_aside
 from edgepaas.settings import Settings
 from tests.support.chains import (
@@ -88,7 +88,7 @@ def test_of_files_without_a_row_the_newest_two_are_kept(paths: Paths, tmp_path: 
     for _ in range(4):
         bring(paths, application)
         files.set_aside(paths.sqlite, paths.quarantine, "a test")
-    put_in_order(paths, paths.sqlite)
+    tidy(paths, paths.sqlite)
     assert [folder.name[:6] for folder in quarantined(paths)] == ["000003", "000004"]
 
 
@@ -108,10 +108,10 @@ def test_a_full_disk_costs_those_with_the_fewest_rows_and_says_so(
                 )
         files.set_aside(old.sqlite, old.quarantine, "a test")
         bring(old, application)
-    put_in_order(old, old.sqlite, least_free=1)
+    tidy(old, old.sqlite, least_free=1)
     assert len(quarantined(old)) == 3
     monkeypatch.setattr(housekeeping, "_free", lambda _folder: 0)
-    put_in_order(old, old.sqlite, least_free=1)
+    tidy(old, old.sqlite, least_free=1)
     assert [folder.name[:6] for folder in quarantined(old)] == ["000001", "000003"]
     assert "quarantine-pruned" in caplog.text
     assert "1 unsent rows" in caplog.text
@@ -333,5 +333,5 @@ def test_what_is_put_in_order_is_logged(paths: Paths, caplog: pytest.LogCaptureF
     paths.state.mkdir(parents=True, exist_ok=True)
     paths.database_lock.mkdir()
     with caplog.at_level(logging.INFO):
-        put_in_order(paths, paths.sqlite)
+        tidy(paths, paths.sqlite)
     assert "a directory was in the place of the lock file" in caplog.text

@@ -102,7 +102,7 @@ def test_what_takes_too_long_is_done_beside_the_service(
     database = opened(sold)  # for a moment: it begins only after a while
     database.close()
     assert check_is_due(sold.sqlite)
-    checked = soundness.SoundnessCheck(sold.sqlite, lambda _problem: None, delay=0.0)
+    checked = soundness.IntegrityCheck(sold.sqlite, lambda _problem: None, delay=0.0)
     checked.start()
     until(lambda: not check_is_due(sold.sqlite), "the check is done")
     checked.stop()
@@ -115,7 +115,7 @@ def test_damage_found_in_use_ends_the_service_and_is_dealt_with(
     """The database counts as lost, so that the chain runs again."""
     damage_an_index(sold.sqlite)
     note_due_check(sold.sqlite)
-    monkeypatch.setattr(soundness.SoundnessCheck.__init__, "__kwdefaults__", {"delay": 0.0})
+    monkeypatch.setattr(soundness.IntegrityCheck.__init__, "__kwdefaults__", {"delay": 0.0})
     database = opened(sold)
     until(lambda: database._damage is not None, "damage is found")
     assert damage_noted(sold.sqlite)

@@ -16,7 +16,7 @@ from edgepaas.errors import DatabaseFull
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import StateBoard
 from edgepaas.outbox import capture, ledger
-from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.shedding import LowValue
 from edgepaas.outbox.stream import Counts, confirm, set_inflight
 from edgepaas.service.watches import disk_budget as budget
@@ -48,7 +48,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def database(paths: Paths) -> Iterator[EmbeddedDatabase]:
     """A served file with a table of facts that is captured."""
     with closing(open_sqlite(paths.sqlite, create=True)) as connection:
-        space.prepare(connection)
+        vacuum.prepare(connection)
         connection.execute("CREATE TABLE readings (id TEXT PRIMARY KEY, metric TEXT, value REAL)")
         connection.execute("CREATE TABLE devices (id TEXT PRIMARY KEY, name TEXT)")
         capture.install(connection, DOCUMENT, node_id=NODE)

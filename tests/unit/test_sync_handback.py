@@ -34,7 +34,7 @@ class Clock:
         return self.now
 
 
-class Desk:
+class FallbackBox:
     """A box in ``fallback`` and its hand-back."""
 
     def __init__(self, paths: Paths, connection: sqlite3.Connection) -> None:
@@ -80,53 +80,53 @@ def fallback(paths: Paths, state: str = "fallback", **changes: Any) -> DatabaseC
 
 
 @pytest.fixture
-def desk(paths: Paths) -> Iterator[Desk]:
+def box(paths: Paths) -> Iterator[FallbackBox]:
     """A box, its file captured."""
     with captured_file(paths.sqlite) as connection:
-        yield Desk(paths, connection)
+        yield FallbackBox(paths, connection)
 
 
-def test_it_waits_until_postgres_has_been_good_for_long_enough(desk: Desk) -> None:
-    assert desk.handback.status_text(0) == "PostgreSQL accepts no writes"
-    desk.handback.record_hub_write()
-    desk.clock.now += 10
-    desk.handback.record_hub_write()
-    assert desk.handback.status_text(0) == desk.handback.blocked_reason(0) == "in 20 s"
-    assert desk.handback.seconds_left() == 20
-    desk.clock.now += 20
-    assert desk.handback.status_text(0) == "now"
-    assert desk.handback.blocked_reason(0) is None
+def test_it_waits_until_postgres_has_been_good_for_long_enough(box: FallbackBox) -> None:
+    assert box.handback.status_text(0) == "PostgreSQL accepts no writes"
+    box.handback.record_hub_write()
+    box.clock.now += 10
+    box.handback.record_hub_write()
+    assert box.handback.status_text(0) == box.handback.blocked_reason(0) == "in 20 s"
+    assert box.handback.seconds_left() == 20
+    box.clock.now += 20
+    assert box.handback.status_text(0) == "now"
+    assert box.handback.blocked_reason(0) is None
 
 
-def test_a_failure_begins_its_time_anew(desk: Desk) -> None:
-    desk.handback.record_hub_write()
-    desk.clock.now += 29
-    desk.handback.record_hub_failure()
-    desk.handback.record_hub_write()
-    assert desk.handback.status_text(0) == "in 30 s"
+def test_a_failure_begins_its_time_anew(box: FallbackBox) -> None:
+    box.handback.record_hub_write()
+    box.clock.now += 29
+    box.handback.record_hub_failure()
+    box.handback.record_hub_write()
+    assert box.handback.status_text(0) == "in 30 s"
 
 
-def test_a_hold_is_honoured(desk: Desk) -> None:
-    desk.handback.record_hub_write()
-    desk.clock.now += 30
-    write_hold(desk.paths.postgres_hold, "it is read-only", 60)
-    assert "on hold: it is read-only" in desk.handback.status_text(0)
+def test_a_hold_is_honoured(box: FallbackBox) -> None:
+    box.handback.record_hub_write()
+    box.clock.now += 30
+    write_hold(box.paths.postgres_hold, "it is read-only", 60)
+    assert "on hold: it is read-only" in box.handback.status_text(0)
 
 
-def test_too_many_waiting_rows_keep_it_on_sqlite(desk: Desk) -> None:
-    desk.handback.record_hub_write()
-    desk.clock.now += 30
-    assert desk.handback.status_text(10) == "now"
-    assert "HANDBACK_ROWS=10" in desk.handback.status_text(11)
+def test_too_many_waiting_rows_keep_it_on_sqlite(box: FallbackBox) -> None:
+    box.handback.record_hub_write()
+    box.clock.now += 30
+    assert box.handback.status_text(10) == "now"
+    assert "HANDBACK_ROWS=10" in box.handback.status_text(11)
 
 
-def test_coming_back_too_often_is_flapping(desk: Desk) -> None:
-    desk.handback.record_hub_write()
-    desk.clock.now += 30
+def test_coming_back_too_often_is_flapping(box: FallbackBox) -> None:
+    box.handback.record_hub_write()
+    box.clock.now += 30
     for _ in range(6):
-        assert desk.handback.status_text(0) == "now"
-        note_return(desk.paths, current_moment())
-    assert "came back 6 times in an hour" in desk.handback.status_text(0)
+        assert box.handback.status_text(0) == "now"
+        note_return(box.paths, current_moment())
+    assert "came back 6 times in an hour" in box.handback.status_text(0)
 
 
 @pytest.mark.parametrize(("state", "sqlite"), [("local-first", True), ("primary", False)])
@@ -141,50 +141,52 @@ def test_only_a_box_in_fallback_hands_back(paths: Paths, state: str, sqlite: boo
     assert one.seconds_left() == float("inf")
 
 
-def test_the_rest_is_sent_behind_the_fence_before_anybody_is_told(desk: Desk) -> None:
-    write_hold(desk.paths.postgres_hold, "over in a moment", 60)
-    desk.write()
-    desk.attempt()
-    assert desk.steps == ["drain", "prove"]
-    assert pending(desk.connection) == 0
-    assert not desk.writes_pass()
-    assert read_hold(desk.paths.postgres_hold) is None
-    assert json.loads(desk.paths.hand_back.read_text())["generation"] == "1"
-    assert desk.handback.in_progress
-    standing = fence.fenced(desk.connection)
+def test_the_rest_is_sent_behind_the_fence_before_the_service_is_asked_to_exit(
+    box: FallbackBox,
+) -> None:
+    write_hold(box.paths.postgres_hold, "over in a moment", 60)
+    box.write()
+    box.attempt()
+    assert box.steps == ["drain", "prove"]
+    assert pending(box.connection) == 0
+    assert not box.writes_pass()
+    assert read_hold(box.paths.postgres_hold) is None
+    assert json.loads(box.paths.hand_back.read_text())["generation"] == "1"
+    assert box.handback.in_progress
+    standing = fence.fenced(box.connection)
     assert standing is not None
     assert standing.remaining > TAKEOVER_TIMEOUT - 2
 
 
-def test_a_rest_that_takes_too_long_lets_sqlite_serve_on(desk: Desk) -> None:
-    desk.write()
+def test_a_rest_that_takes_too_long_lets_sqlite_serve_on(box: FallbackBox) -> None:
+    box.write()
 
     def slow() -> None:
-        desk.clock.now += 2
+        box.clock.now += 2
 
     with pytest.raises(TakeoverFailed, match="FENCE_DEADLINE=3"):
-        desk.handback.attempt(desk.connection, slow, desk.prove)
-    assert desk.writes_pass()
-    assert not desk.paths.hand_back.exists()
+        box.handback.attempt(box.connection, slow, box.prove)
+    assert box.writes_pass()
+    assert not box.paths.hand_back.exists()
 
 
-def test_the_pause_after_failures_gets_longer(desk: Desk) -> None:
+def test_the_pause_after_failures_gets_longer(box: FallbackBox) -> None:
     """Each attempt makes writes wait; a PostgreSQL that cannot do it must not cost that often."""
-    desk.handback.record_hub_write()
+    box.handback.record_hub_write()
     waits = []
     for _ in range(3):
-        desk.clock.now += 1000
+        box.clock.now += 1000
         with pytest.raises(TakeoverFailed):
-            desk.handback.attempt(desk.connection, desk.drain, slow_clock(desk))
-        waits.append(desk.handback.seconds_left())
+            box.handback.attempt(box.connection, box.drain, slow_clock(box))
+        waits.append(box.handback.seconds_left())
     assert waits == [30, 60, 120]
 
 
-def slow_clock(desk: Desk) -> Any:
+def slow_clock(box: FallbackBox) -> Any:
     """A proof that takes longer than the fence may stand."""
 
     def prove() -> None:
-        desk.clock.now += 10
+        box.clock.now += 10
 
     return prove
 
@@ -195,90 +197,90 @@ STEPS = ("drain", "prove", "_extend_fence", "clear_hold", "write_atomic")
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("error", [HubUnreachable("gone"), sqlite3.OperationalError("busy")])
 def test_an_error_at_any_step_lifts_the_fence(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+    box: FallbackBox, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
-    desk.write()
-    fail_at(desk, monkeypatch, step, error)
+    box.write()
+    fail_at(box, monkeypatch, step, error)
     with pytest.raises(type(error)):
-        desk.attempt()
-    assert desk.writes_pass()
-    assert not desk.paths.hand_back.exists()
+        box.attempt()
+    assert box.writes_pass()
+    assert not box.paths.hand_back.exists()
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_drainer_killed_at_any_step_leaves_what_the_next_one_clears(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str
+    box: FallbackBox, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Nothing of it runs any more, not even what lifts the fence."""
-    desk.write()
-    fail_at(desk, monkeypatch, step, RuntimeError("killed"))
+    box.write()
+    fail_at(box, monkeypatch, step, RuntimeError("killed"))
     monkeypatch.setattr(HandBack, "_lift", lambda *_: None)
     with pytest.raises(RuntimeError):
-        desk.attempt()
-    if desk.connection.in_transaction:
-        desk.connection.execute("ROLLBACK")
-    assert not desk.writes_pass()
-    lift_leftover_fence(desk.connection, desk.paths, desk.contract)
-    assert desk.writes_pass()
-    assert not desk.paths.hand_back.exists()
+        box.attempt()
+    if box.connection.in_transaction:
+        box.connection.execute("ROLLBACK")
+    assert not box.writes_pass()
+    lift_leftover_fence(box.connection, box.paths, box.contract)
+    assert box.writes_pass()
+    assert not box.paths.hand_back.exists()
 
 
-def fail_at(desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception) -> None:
+def fail_at(box: FallbackBox, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception) -> None:
     """Have *step* raise *error*."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     if step in ("drain", "prove"):
-        monkeypatch.setattr(desk, step, fail)
+        monkeypatch.setattr(box, step, fail)
     elif step == "_extend_fence":
         monkeypatch.setattr(HandBack, step, fail)
     else:
         monkeypatch.setattr(handback, step, fail)
 
 
-def test_a_fence_that_was_lifted_meanwhile_is_no_fence(desk: Desk) -> None:
-    """The service lifts one that has expired; a write that came in then has to go home first."""
+def test_a_fence_that_was_lifted_meanwhile_is_no_fence(box: FallbackBox) -> None:
+    """The service lifts an expired one; a write that came in then has to be delivered first."""
 
     def lifted() -> None:
-        fence.lift(desk.connection)
-        desk.write()
+        fence.lift(box.connection)
+        box.write()
 
     with pytest.raises(TakeoverFailed, match="lifted meanwhile"):
-        desk.handback.attempt(desk.connection, desk.drain, lifted)
-    assert desk.writes_pass()
+        box.handback.attempt(box.connection, box.drain, lifted)
+    assert box.writes_pass()
 
 
-def test_a_service_that_does_not_end_gets_its_writes_back(desk: Desk) -> None:
-    desk.attempt()
-    desk.clock.now += TAKEOVER_TIMEOUT - 1
-    desk.handback.enforce_deadline(desk.connection)
-    assert not desk.writes_pass()
-    desk.clock.now += 2
-    desk.handback.enforce_deadline(desk.connection)
-    assert desk.writes_pass()
-    assert not desk.paths.hand_back.exists()
-    assert not desk.handback.in_progress
+def test_a_service_that_does_not_end_gets_its_writes_back(box: FallbackBox) -> None:
+    box.attempt()
+    box.clock.now += TAKEOVER_TIMEOUT - 1
+    box.handback.enforce_deadline(box.connection)
+    assert not box.writes_pass()
+    box.clock.now += 2
+    box.handback.enforce_deadline(box.connection)
+    assert box.writes_pass()
+    assert not box.paths.hand_back.exists()
+    assert not box.handback.in_progress
 
 
-def test_the_next_drainer_leaves_a_hand_back_that_is_under_way_alone(desk: Desk) -> None:
+def test_the_next_drainer_leaves_a_hand_back_that_is_under_way_alone(box: FallbackBox) -> None:
     """Killed after the service was told: it is about to end, and nothing may wait then."""
-    desk.attempt()
-    lift_leftover_fence(desk.connection, desk.paths, desk.contract)
-    assert not desk.writes_pass()
-    assert desk.paths.hand_back.exists()
+    box.attempt()
+    lift_leftover_fence(box.connection, box.paths, box.contract)
+    assert not box.writes_pass()
+    assert box.paths.hand_back.exists()
 
 
-def test_the_fence_of_a_decision_that_is_over_is_lifted(desk: Desk) -> None:
-    desk.attempt()
-    lift_leftover_fence(desk.connection, desk.paths, replace(desk.contract, generation="2"))
-    assert desk.writes_pass()
+def test_the_fence_of_a_decision_that_is_over_is_lifted(box: FallbackBox) -> None:
+    box.attempt()
+    lift_leftover_fence(box.connection, box.paths, replace(box.contract, generation="2"))
+    assert box.writes_pass()
 
 
-def test_a_hand_back_counts_towards_flapping(desk: Desk) -> None:
+def test_a_hand_back_counts_towards_flapping(box: FallbackBox) -> None:
     for _ in range(6):
-        desk.attempt()
-        desk.handback.cancel(desk.connection)
-    desk.handback.record_hub_write()
-    desk.clock.now += 10_000
-    assert "came back 6 times" in desk.handback.status_text(0)
+        box.attempt()
+        box.handback.cancel(box.connection)
+    box.handback.record_hub_write()
+    box.clock.now += 10_000
+    assert "came back 6 times" in box.handback.status_text(0)

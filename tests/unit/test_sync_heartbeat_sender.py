@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which word for its box the drainer sends to the hub, and when."""
+"""Which state of its box the drainer sends to the hub, and when."""
 
 import json
 from dataclasses import replace
@@ -19,12 +19,12 @@ from tests.support.telemetry_box import contract_for
 ME = LocalNode("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "here", "1", "1", "boot")
 
 
-class HubThatListens:
-    """Answers as an empty hub does, and keeps what it was asked and told."""
+class RecordingHub:
+    """Answers like an empty hub, and records statements and parameters."""
 
     def __init__(self, *, away: bool = False) -> None:
-        self.asked: list[str] = []
-        self.told: list[tuple[object, ...]] = []
+        self.statements: list[str] = []
+        self.parameters: list[tuple[object, ...]] = []
         self.tried = 0
         self._away = away
 
@@ -32,8 +32,8 @@ class HubThatListens:
         self.tried += 1
         if self._away:
             raise HubUnreachable("it is away")
-        self.asked.append(sql)
-        self.told.append(parameters)
+        self.statements.append(sql)
+        self.parameters.append(parameters)
         if "clock_timestamp" in sql:
             return [[0.0, None, 0, 0]]
         return [['{"all": 0, "nodes": []}']]
@@ -65,7 +65,7 @@ def end_the_service(paths: Paths) -> None:
     paths.state_word.write_text(json.dumps(entry | {"pid": 2**31 - 1}))
 
 
-def test_it_is_the_services_own(paths: Paths) -> None:
+def test_the_state_is_the_one_that_the_service_published(paths: Paths) -> None:
     leave_word(paths, "degraded")
     assert heartbeat_sender(paths, "local-first").node_state() == "degraded"
 
@@ -86,60 +86,60 @@ def test_a_service_that_was_stopped_in_order_is_believed(paths: Paths) -> None:
     assert heartbeat_sender(paths, "local-first").node_state() == "stopping"
 
 
-def test_a_hub_that_takes_the_word_is_back_whatever_the_service_knows(paths: Paths) -> None:
+def test_a_hub_that_accepts_the_state_is_back_whatever_the_service_knows(paths: Paths) -> None:
     leave_word(paths, "fallback")
     assert heartbeat_sender(paths, "fallback").node_state() == "draining"
 
 
-def test_another_word_is_news_after_a_while(paths: Paths) -> None:
+def test_another_state_is_sent_early_after_a_while(paths: Paths) -> None:
     clock = [100.0]
     found = heartbeat_sender(paths, "local-first", clock)
     leave_word(paths, "starting")
     assert found.state_changed()
-    found.send(cast(Hub, HubThatListens()))
+    found.send(cast(Hub, RecordingHub()))
     assert not found.state_changed()
     leave_word(paths, "local-first")
     assert not found.state_changed()
     clock[0] += MIN_INTERVAL
     assert found.state_changed()
-    found.send(cast(Hub, HubThatListens()))
+    found.send(cast(Hub, RecordingHub()))
     clock[0] += MIN_INTERVAL
     assert not found.state_changed()
 
 
-def test_the_last_word_is_that_of_a_service_that_stops_at_the_same_moment(paths: Paths) -> None:
+def test_the_last_state_is_that_of_a_service_that_stops_at_the_same_moment(paths: Paths) -> None:
     clock = Clock(paths)
     leave_word(paths, "primary")
-    hub = HubThatListens()
+    hub = RecordingHub()
     contract = contract_for(paths, "postgresql://hub/x")
     HeartbeatSender(ME, paths, contract, LiveStatus(), 15.0, clock=clock).send_final(cast(Hub, hub))
-    assert "stopping" in hub.told[-1]
+    assert "stopping" in hub.parameters[-1]
 
 
 def test_a_service_that_goes_on_is_not_waited_for_at_the_end(paths: Paths) -> None:
     """'systemctl restart edgepaas-sync': the box is as it was."""
     leave_word(paths, "local-first")
-    hub = HubThatListens()
+    hub = RecordingHub()
     contract = contract_for(paths, None, "local-first")
     HeartbeatSender(ME, paths, contract, LiveStatus(), 15.0).send_final(cast(Hub, hub))
-    assert "local-first" in hub.told[-1]
+    assert "local-first" in hub.parameters[-1]
     assert not paths.fleet.exists()
 
 
-def test_a_hub_that_is_away_keeps_no_drainer_from_ending(paths: Paths) -> None:
+def test_an_unreachable_hub_keeps_no_drainer_from_stopping(paths: Paths) -> None:
     leave_word(paths, "stopping")
-    hub = HubThatListens(away=True)
+    hub = RecordingHub(away=True)
     heartbeat_sender(paths, "local-first").send_final(cast(Hub, hub))
     assert hub.tried == 1
 
 
-def test_the_other_boxes_are_asked_for_only_where_sqlite_serves(paths: Paths) -> None:
+def test_the_list_of_boxes_is_read_only_where_sqlite_serves(paths: Paths) -> None:
     """And not while a fence keeps writers waiting."""
 
     def asks(found: HeartbeatSender, *, alone: bool) -> int:
-        hub = HubThatListens()
+        hub = RecordingHub()
         found.send(cast(Hub, hub), alone=alone)
-        return len(hub.asked)
+        return len(hub.statements)
 
     assert asks(heartbeat_sender(paths, "local-first"), alone=True) == 2
     assert not paths.fleet.exists()

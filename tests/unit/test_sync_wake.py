@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What wakes a drainer, what ends it, how long it waits, and what it says of itself."""
+"""Wake-ups, stopping, failures, back-off and the published status of the drainer."""
 
 import os
 import sqlite3
@@ -36,7 +36,7 @@ LONG = 60.0
 
 @pytest.fixture
 def wake(tmp_path: Path) -> Iterator[WakeupSocket]:
-    """A drainer's ear."""
+    """The wake-up socket of a drainer."""
     found = WakeupSocket(tmp_path / "sync.wake")
     yield found
     found.close()
@@ -49,14 +49,14 @@ def test_the_services_writer_wakes_it(wake: WakeupSocket, tmp_path: Path) -> Non
     waker.close()
 
 
-def test_many_words_are_one_reason_to_get_up(wake: WakeupSocket, tmp_path: Path) -> None:
+def test_many_datagrams_are_one_wakeup(wake: WakeupSocket, tmp_path: Path) -> None:
     for _ in range(1000):
         assert send_wakeup(tmp_path / "sync.wake")
     assert wake.sleep(LONG)
     assert not wake.sleep(0)
 
 
-def test_a_folder_far_down_has_an_ear_as_well(tmp_path: Path) -> None:
+def test_a_deeply_nested_folder_has_a_wakeup_socket_as_well(tmp_path: Path) -> None:
     """sun_path holds 108 bytes, a home folder's name may be longer."""
     folder = tmp_path / ("d" * 100) / ("e" * 100)
     folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_a_folder_far_down_has_an_ear_as_well(tmp_path: Path) -> None:
     deep.close()
 
 
-def test_the_ear_of_one_that_was_killed_is_taken_over_and_nobody_else_may_speak(
+def test_the_socket_of_a_killed_drainer_is_replaced_and_is_private(
     wake: WakeupSocket, tmp_path: Path
 ) -> None:
     again = WakeupSocket(tmp_path / "sync.wake")
@@ -76,19 +76,19 @@ def test_the_ear_of_one_that_was_killed_is_taken_over_and_nobody_else_may_speak(
     again.close()
 
 
-def test_where_nobody_listens_nothing_is_said(tmp_path: Path) -> None:
+def test_without_a_listener_no_wakeup_is_sent(tmp_path: Path) -> None:
     assert not send_wakeup(tmp_path / "sync.wake")
 
 
-def test_a_deaf_one_sleeps_on_and_is_woken_by_its_end(wake: WakeupSocket, tmp_path: Path) -> None:
-    """While the hub is away rows are no reason to get up."""
+def test_ignored_wakeups_end_no_sleep_but_a_stop_does(wake: WakeupSocket, tmp_path: Path) -> None:
+    """While the hub is unreachable, new rows wake nothing."""
     send_wakeup(tmp_path / "sync.wake")
     assert not wake.sleep(0.01, ignore_wakeups=True)
     wake.interrupt()
     assert not wake.sleep(LONG, ignore_wakeups=True)
 
 
-def test_a_commit_of_somebody_else_is_seen_and_its_own_is_not(tmp_path: Path) -> None:
+def test_a_commit_of_another_connection_is_noticed_and_its_own_is_not(tmp_path: Path) -> None:
     mine = open_sqlite(tmp_path / "a.db", create=True)
     mine.execute("CREATE TABLE t (a)")
     foreign = ForeignWriteDetector(mine)
@@ -104,7 +104,7 @@ def test_a_commit_of_somebody_else_is_seen_and_its_own_is_not(tmp_path: Path) ->
 
 
 class Clock:
-    """A clock that goes when told."""
+    """A clock that the test advances."""
 
     now = 0.0
 
@@ -142,7 +142,7 @@ def test_a_new_decision_ends_it_with_75(paths: Paths) -> None:
     assert "a new decision was made" in watch.changed()
 
 
-def test_a_decision_that_is_withdrawn_ends_it_at_once_and_cuts_what_it_is_blocked_in(
+def test_a_withdrawn_decision_stops_it_at_once_and_aborts_blocked_calls(
     paths: Paths,
 ) -> None:
     """The schema stage may want the file for itself; a silent hub must not keep it."""
@@ -193,7 +193,7 @@ def test_a_watch_that_fails_goes_on(paths: Paths, monkeypatch: pytest.MonkeyPatc
     assert stop.status == EXIT_DECIDE_AGAIN
 
 
-def test_the_first_who_asks_for_the_end_decides_how() -> None:
+def test_only_the_first_stop_request_counts() -> None:
     stop = StopRequest()
     stop.request(EXIT_DECIDE_AGAIN, "one")
     stop.request(EXIT_DONE, "two")
@@ -211,14 +211,14 @@ def test_the_first_who_asks_for_the_end_decides_how() -> None:
         (sqlite3.OperationalError("database is locked"), "held", None, False),
     ],
 )
-def test_each_kind_of_trouble_is_judged(
+def test_each_kind_of_failure_is_classified(
     error: Exception, state: str, hub: str | None, alert: bool
 ) -> None:
     found = classify(error, drifts=0)
     assert (found.state, found.hub, bool(found.alert)) == (state, hub, alert)
 
 
-def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
+def test_a_schema_that_does_not_fit_after_its_upgrade_needs_an_operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     raised: list[str] = []
@@ -237,7 +237,7 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
     assert trouble.record_failure(SchemaDrift("no such column")).state == "held"
 
 
-def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
+def test_a_postgresql_that_stays_unreachable_is_alerted_where_no_other_part_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
@@ -282,7 +282,7 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
         assert reclaimed == expected
 
 
-def test_a_schema_stage_that_fails_blocks_with_its_last_word(tmp_path: Path) -> None:
+def test_a_schema_stage_that_fails_blocks_with_its_last_line(tmp_path: Path) -> None:
     script = tmp_path / "schema"
     script.write_text("#!/bin/sh\necho first\necho 'edgepaas: it does not fit' >&2\nexit 1\n")
     script.chmod(0o755)
@@ -292,7 +292,7 @@ def test_a_schema_stage_that_fails_blocks_with_its_last_word(tmp_path: Path) -> 
     assert not schema.at_head
 
 
-def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path) -> None:
+def test_a_schema_stage_that_takes_long_does_not_outlive_a_stop(tmp_path: Path) -> None:
     script = tmp_path / "schema"
     script.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
     script.chmod(0o755)

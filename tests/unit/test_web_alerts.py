@@ -142,9 +142,10 @@ def test_every_surface_shows_how_many_there_are(
     assert json_of(client.get("/health/ready"))["alerts"] == counts
     states = make_box(paths).states
     states.alerts = AlertWatch(paths).line
-    assert f"; alerts: {counts['waiting']} wait to be told (edgepaas" in status_line(states)
+    assert f"; alerts: {counts['waiting']} wait for delivery (edgepaas" in status_line(states)
     main(["status", "--url", "http://127.0.0.1:1"])
-    assert f"{counts['waiting']} wait to be told; 'edgepaas alerts list'" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert f"{counts['waiting']} wait for delivery; 'edgepaas alerts list'" in listed
     main(["status", "--url", "http://127.0.0.1:1", "--json"])
     assert json.loads(capsys.readouterr().out)["alerts"]["waiting"] == counts["waiting"]
 

@@ -11,10 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgepaas.alerts import Severity, raise_alert
 from edgepaas.alerts.delivery.run import deliver_once
-from edgepaas.app import Box
+from edgepaas.app import Box, PeriodicTask
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
+from edgepaas.timing.backoff import Backoff
 from edgepaas.web.request_meter import BUCKETS
+from tests.support.service_process import until
 from tests.support.telemetry_box import open_box
 
 
@@ -139,3 +141,22 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
         (("channel", "log"), ("severity", "critical")): 2,
         (("channel", "log"), ("severity", "warning")): 1,
     }
+
+
+def test_a_thread_that_fails_is_counted_and_seen_by_its_name(opened: tuple[Flask, Box]) -> None:
+    app, box = opened
+
+    def fail() -> None:
+        raise OSError("the sensor is gone")
+
+    task = PeriodicTask("sensor", fail, every=0.01, backoff=Backoff(first=0.01, longest=0.01))
+    thread = (("thread", "sensor"),)
+    box.add_task(task)
+    assert scrape(app)["edgepaas_thread_failures_total", thread] == 0
+    task.start()
+    until(box.tasks.problems, "the problem")
+    found = scrape(app)
+    assert found["edgepaas_thread_failures_total", thread] >= 2
+    assert found["edgepaas_thread_working", thread] == 0
+    assert found["edgepaas_thread_working", (("thread", "rules"),)] == 1
+    task.stop(5)

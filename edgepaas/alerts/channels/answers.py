@@ -12,8 +12,8 @@ Kind = Literal["taken", "refused", "later"]
 class Answer:
     """*kind*: taken; refused for good, so that asking again is of no use; or later.
 
-    *words* for a person. *reached*: the receiver may have it, though it did not say so.
-    *down*: nobody answers there at all. *retry_after* in seconds, 0.0 when it did not say.
+    *words* for an operator. *reached*: the receiver may have it, though it did not confirm
+    that. *down*: nothing answers there at all. *retry_after* in seconds, 0.0 without one.
     """
 
     kind: Kind
@@ -27,7 +27,7 @@ class Answer:
 class Outcome:
     """What became of a notification: taken by *via*, refused by every channel, or for later.
 
-    *refused* says why, by channel; *reached*: a receiver may have it; *wait*: seconds until
+    *refused*: the reason, by channel; *reached*: a receiver may have it; *wait*: seconds until
     it is to be tried again.
     """
 

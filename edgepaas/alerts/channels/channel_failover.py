@@ -19,14 +19,14 @@ from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 Send = Callable[[Channel, Notification], Answer]
 
-#: So many failures in a row, and a channel is let be for a while; one that is down, at once.
+#: After so many failures in a row a channel is not tried for a while; one that is down, at once.
 _OPENS_AT = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 900.0
 
 
 @dataclass(frozen=True)
 class ChannelState:
-    """How a channel did lately; *pause* seconds from *tried* on it is let be."""
+    """How a channel did lately; it is not tried again for *pause* seconds from *tried* on."""
 
     failures: int = 0
     pause: float = 0.0
@@ -105,7 +105,7 @@ class ChannelFailover:
             wait = self.states[name].wait(self._clock())
             if wait > 0:
                 waits.append(wait)
-                words.append(f"{name} is let be: {self.states[name].words}")
+                words.append(f"{name} is not tried yet: {self.states[name].words}")
                 continue
             answer = self._send(channel, notification)
             tried, reached = True, reached or answer.reached
@@ -145,7 +145,7 @@ class ChannelFailover:
         return known[0] if known and len(known) == len(found) else None
 
     def forget_pauses(self) -> None:
-        """Have every channel tried at once: somebody asks for it."""
+        """Have every channel tried at once, as an operator asks."""
         for name in self._names:
             self.states[name] = replace(self.states[name], pause=0.0)
         self._save()

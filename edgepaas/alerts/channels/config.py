@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where alerts go: the settings of the channels, also when the box's settings cannot be had."""
+"""The settings of alerting, also when the box's settings cannot be resolved."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def load_config(paths: Paths) -> AlertConfig:
 
 
 def read_config(settings: Settings) -> AlertConfig:
-    """Return what *settings* say about alerts."""
+    """Return the part of *settings* that delivery needs."""
     from edgepaas.logs import register_secret
 
     for secret in settings.secrets():

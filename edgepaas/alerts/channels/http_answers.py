@@ -17,15 +17,16 @@ LONGEST_RETRY_AFTER = 6 * 3600.0
 MOST_BODY = 300
 
 
-def judge_status(status: int, headers: Mapping[str, str], said: bytes) -> Answer:
+def judge_status(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     """Return what an answer means to most receivers; *headers* by lower-case name."""
-    words = " ".join(said.decode("utf-8", "replace").split())[:MOST_BODY]
+    words = " ".join(body.decode("utf-8", "replace").split())[:MOST_BODY]
     answered = f"it answered {status}{f': {words}' if words else ''}"
     if 200 <= status < 300:
         return Answer("taken", answered, reached=True)
     if 400 <= status < 500 and status not in _LATER:
         return Answer("refused", answered)
-    # What a server's error left behind cannot be known; one that is told to wait was not read.
+    # After a server's error it cannot be known whether it was read; where a wait is asked for it
+    # was not.
     return Answer("later", answered, reached=status not in _LATER, retry_after=retry_after(headers))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notification: one message to a human, as it was frozen before it was first sent.
+"""A notification: one message to an operator, as it was frozen before it was first sent.
 
 What may have reached a receiver is sent again under the same key with the same content,
-until somebody has taken it; what has happened since goes into the next notification.
+until a channel took it; what has happened since goes into the next notification.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 What = Literal[
     "raised",  # it holds
-    "worse",  # it holds, and is more severe than was told
-    "still",  # it was raised again and again since it was told
+    "worse",  # it holds, and is more severe than the last notification
+    "still",  # it was raised again and again since the last notification
     "resolved",  # it is over
-    "passed",  # it came and went before anybody could be told
-    "flapping",  # it comes and goes; told once until it settles
+    "passed",  # it came and went before any notification was delivered
+    "flapping",  # it comes and goes; one notification until it settles
     "settled",  # it no longer flaps
     "event",  # it happened; nothing holds
     "digest",  # what has come together
@@ -29,7 +29,7 @@ What = Literal[
 
 @dataclass(frozen=True)
 class NotifiedState:
-    """What a human knows of a condition: its state, how many of its alerts, when told."""
+    """What the last delivered notification of a condition reported, and when."""
 
     state: str = ""
     total: int = 0
@@ -66,7 +66,7 @@ def read_notified(entry: Mapping[str, Any]) -> NotifiedState:
 
 @dataclass(frozen=True)
 class Covered:
-    """A condition that a digest tells of, and what is known of it once the digest is told."""
+    """A condition that a digest reports, and its notified state once the digest is delivered."""
 
     condition: str
     after: NotifiedState
@@ -77,8 +77,8 @@ class Notification:
     """See the module. Times are wall clock seconds, 0.0 where there is none; *duration* seconds.
 
     *count* is how often it was raised in this episode, *new* how many of all its alerts no
-    earlier notification told of, *changes* how often it changed lately. *reached*: a receiver may
-    have it, though none said so. *not_before*: seconds to wait from *tried*.
+    earlier notification reported, *changes* how often it changed lately. *reached*: a receiver may
+    have it, though none confirmed it. *not_before*: seconds to wait from *tried*.
     """
 
     key: str
@@ -165,9 +165,9 @@ def read_notification(entry: Mapping[str, Any]) -> Notification:
 def attempted(
     notification: Notification, now: Moment, outcome: Outcome, *, reached: bool
 ) -> Notification:
-    """Return *notification* after an attempt that nobody took: when it may be tried again, and why.
+    """Return *notification* after an attempt that failed: when it may be retried, and why.
 
-    *reached*: somebody may have had it before this attempt.
+    *reached*: a receiver may have had it before this attempt.
     """
     return replace(
         notification,

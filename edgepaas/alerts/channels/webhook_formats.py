@@ -29,9 +29,9 @@ class WebhookFormat:
         """Return the body before it is written as JSON."""
         raise NotImplementedError
 
-    def judge(self, status: int, headers: Mapping[str, str], said: bytes) -> Answer:
-        """Return what the receiver's answer means; *said* is the beginning of its body."""
-        return judge_status(status, headers, said)
+    def judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Return what the receiver's answer means; *body* is its beginning."""
+        return judge_status(status, headers, body)
 
     def body(self, notification: Notification, box: BoxIdentity) -> bytes:
         """Return the body of the request."""
@@ -55,7 +55,7 @@ class Slack(WebhookFormat):
         return slack or (_is_discord(host, path) and path.rstrip("/").endswith("/slack"))
 
     def document(self, notification: Notification, box: BoxIdentity) -> dict[str, Any]:
-        """Return the text, with what Slack would read as a call of somebody escaped."""
+        """Return the text, escaped: Slack would read some characters as a mention of a user."""
         # Slack's "Formatting text for app surfaces": these three.
         said = _shortened(notification, box, self._MOST // 6)
         for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
@@ -75,7 +75,7 @@ class Discord(WebhookFormat):
         return _is_discord(host, path)
 
     def document(self, notification: Notification, box: BoxIdentity) -> dict[str, Any]:
-        """Return the text; nobody is called by an @everyone in a device's name."""
+        """Return the text; an @everyone in a device's name mentions no user."""
         content = _shortened(notification, box, self._MOST)
         return {"content": content, "allowed_mentions": {"parse": []}}
 
@@ -159,7 +159,7 @@ FORMATS: tuple[WebhookFormat, ...] = (Slack(), Discord(), Teams(), Json())
 
 
 def find_format(name: str, url: str) -> WebhookFormat:
-    """Return the form *name*, or the one that *url* tells when it is ``auto``."""
+    """Return the form *name*, or the one that *url* is for when it is ``auto``."""
     host, _, path = url.partition("://")[2].partition("/")
     host = host.partition(":")[0].lower()
     if name == "auto":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a human reads: what happened, on which box, since when, and what to do."""
+"""The text of a notification: what happened, on which box, since when, and what to do."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -12,7 +12,7 @@ _DID = {
     "still": "it still holds",
     "resolved": "it is over",
     "passed": "it came and went",
-    "flapping": "it comes and goes; told again once it settles",
+    "flapping": "it comes and goes; the next message follows once it settles",
     "settled": "it no longer comes and goes",
     "event": "it happened",
     "digest": "what came together",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conditions on disk: one file each, written whole, read by a person with ``cat``."""
+"""The conditions on disk: one file each, written whole, readable with ``cat``."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ from edgepaas.files.locks import held
 
 logger = logging.getLogger("edgepaas.alerts")
 
-#: A person's command holds it for a moment, a batch of alerts for a second at most.
+#: An operator's command holds it for a moment, a batch of alerts for a second at most.
 _LOCK_PATIENCE = 60.0
 
 
@@ -25,7 +25,7 @@ class ConditionStore:
         self.unwritten: dict[str, Condition] = {}
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold off whoever else changes conditions: the deliverer, or a person's command."""
+        """Keep the deliverer and operators' commands from changing conditions meanwhile."""
         return held(self.spool.conditions_lock, timeout=_LOCK_PATIENCE)
 
     def names(self) -> list[str]:
@@ -48,7 +48,7 @@ class ConditionStore:
         except Damaged as error:
             target = self.spool.folders.set_corrupt(path)
             logger.error(
-                "what was known of the alerts of %s is lost: %s; the file is now %s",
+                "the state of condition %s is lost: %s; the damaged file is now %s",
                 name,
                 error,
                 target,
@@ -66,18 +66,18 @@ class ConditionStore:
                 self.spool.condition_file(condition.name), checksummed_json(condition.as_dict())
             )
         except OSError as error:
-            # Told from memory: the disk that is full may be the very thing to be told.
+            # Sent from memory: the disk that is full may be the very thing to notify of.
             if not self.unwritten:
-                logger.error("what is known of an alert cannot be kept: %s", error)
+                logger.error("the state of a condition cannot be written: %s", error)
             self.unwritten[condition.name] = condition
             return False
         self.unwritten.pop(condition.name, None)
         return True
 
     def save_notified(self, condition: Condition) -> None:
-        """Write a condition of which somebody was told, also where the disk takes nothing new.
+        """Write a condition of which an operator was notified, also where the disk is full.
 
-        Its alerts are deleted then, which makes room; else its file is written over.
+        Its alerts are deleted then, which makes room; else its file is overwritten.
         """
         if self.save(condition):
             return
@@ -93,7 +93,7 @@ class ConditionStore:
             self.unwritten.pop(condition.name, None)
 
     def delete(self, condition: Condition) -> None:
-        """Forget a condition; raises OSError."""
+        """Delete a condition; raises OSError."""
         from edgepaas.alerts.spool.quota import forget_suppressed
 
         if condition.evicted[0]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digests: one message in front after a long outage, and one for what is too much for many."""
+"""Digests: one ahead of the rest after a long outage, and one in place of too many messages."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, re
 from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.timing.moment import Moment
 
-#: An outage is long when nothing could be told for this long, or for ALERT_WINDOW.
+#: An outage is long when nothing could be delivered for this long, or for ALERT_WINDOW.
 LONG_OUTAGE = 600.0
 #: So many notifications at once are sent one by one; what is beyond comes in digests.
 MOST_SINGLE = 20
@@ -25,7 +25,7 @@ MOST_LINES = 100
 
 @dataclass(frozen=True)
 class DueNotification:
-    """A condition and what is due of it."""
+    """A condition, and the kind of notification that is due of it."""
 
     condition: Condition
     what: What
@@ -38,7 +38,7 @@ def after_outage(
     lasted = now.seconds_since(since)
     for_long = f" for {span(lasted)}" if lasted is not None else ""
     message = (
-        f"nobody could be told anything{for_long}; {_counted(items)} waited and "
+        f"no notification could be delivered{for_long}; {_counted(items)} waited and "
         f"{'follows' if len(items) == 1 else 'follow'}, one message each"
         + (f" for the first {MOST_SINGLE}" if len(items) > MOST_SINGLE else "")
     )
@@ -49,7 +49,9 @@ def of_many(
     items: Sequence[DueNotification], now: Moment, window: float, box: BoxIdentity
 ) -> Notification:
     """Return a digest that stands for the messages of *items*, of which there are too many."""
-    notification = _digest(items, f"{_counted(items)} at once, told together", now, window, box)
+    notification = _digest(
+        items, f"{_counted(items)} at once, delivered together", now, window, box
+    )
     notifications = [compose(item.condition, item.what, now, window) for item in items]
     return replace(
         notification,
@@ -68,7 +70,7 @@ def read_pending(folders: SpoolFolders) -> Notification | None:
     except FileNotFoundError:
         return None
     except (Damaged, KeyError, TypeError, ValueError, AttributeError):
-        # Its conditions are still there, and are told anew.
+        # Its conditions are still there, and are notified of anew.
         folders.set_corrupt(_file(folders))
         return None
 
@@ -79,7 +81,7 @@ def write_pending(folders: SpoolFolders, notification: Notification) -> None:
 
 
 def forget_pending(folders: SpoolFolders) -> None:
-    """A digest was told, or is to be made anew; raises OSError."""
+    """Delete the pending digest: it was delivered, or is to be made anew; raises OSError."""
     folders.remove(_file(folders))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is due now, of which condition, and when more will be."""
+"""Which notifications are due now, of which condition, and when the next one will be."""
 
 import contextlib
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class DueNotifications:
 def find_due(
     store: ConditionStore, now: Moment, window: float, *, ignore_pauses: bool = False
 ) -> DueNotifications:
-    """Return what is due of each condition; finished and silenced ones are seen to.
+    """Return what is due of each condition; delete finished ones, mark silenced ones.
 
     *ignore_pauses*: after a long outage everything that waits is due, however often it was
     tried. The caller holds the store's lock.
@@ -47,8 +47,8 @@ def find_due(
             if not condition.silenced:
                 store.save(replace(condition, silenced=True))
             continue
-        if _came_and_went_in_silence(condition):
-            _swallow(store, condition, now)
+        if _was_silent_episode(condition):
+            _record_silent_episode(store, condition, now)
             continue
         item, wait = _due(condition, now, window)
         if ignore_pauses and item is not None and condition.sending is not None:
@@ -70,17 +70,17 @@ def _due(condition: Condition, now: Moment, window: float) -> tuple[DueNotificat
     return (None, 0.0) if found is None else (DueNotification(condition, found.what), found.wait)
 
 
-def _came_and_went_in_silence(condition: Condition) -> bool:
+def _was_silent_episode(condition: Condition) -> bool:
     return (
         condition.silenced
         and condition.sending is None
         and condition.state != "raised"
-        and condition.told.state != "raised"
+        and condition.notified.state != "raised"
     )
 
 
-def _swallow(store: ConditionStore, condition: Condition, now: Moment) -> None:
-    """Put down what came and went under a silence; nobody is told."""
+def _record_silent_episode(store: ConditionStore, condition: Condition, now: Moment) -> None:
+    """Record what came and went under a silence, without a notification."""
     if condition.new:
         root, identity = store.spool.folders.root, f"{condition.id}-{condition.total}"
         values = {**condition.described(), "new": condition.new}

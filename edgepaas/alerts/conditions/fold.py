@@ -21,7 +21,7 @@ from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 State = Literal["raised", "resolved", "event"]
 
-#: Changes that are remembered, for telling whether it flaps.
+#: Changes that are remembered, to find out whether it flaps.
 _MOST_CHANGES = 12
 #: Other wordings of the same condition that are kept, and of how many bytes.
 _MOST_DETAILS = 4
@@ -55,7 +55,7 @@ class Condition:
     suppressed: int = 0
     evicted: tuple[str, int] = ("", 0)
     changes: tuple[Moment, ...] = ()
-    told: NotifiedState = field(default_factory=NotifiedState)
+    notified: NotifiedState = field(default_factory=NotifiedState)
     sending: Notification | None = None
     serial: int = 0
     folded: frozenset[str] = frozenset()
@@ -63,11 +63,11 @@ class Condition:
 
     @property
     def new(self) -> int:
-        """How many of its alerts nobody was told of."""
-        return self.total - self.told.total
+        """How many of its alerts no notification has reported."""
+        return self.total - self.notified.total
 
     def described(self) -> dict[str, Any]:
-        """Return what the history says of it."""
+        """Return its fields for the history."""
         return {
             "severity": self.severity,
             "message": self.message,
@@ -78,7 +78,7 @@ class Condition:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the file's content, what a person looks for first in front."""
+        """Return the file's content, what a reader looks for first in front."""
         return {
             "state": self.state,
             "severity": self.severity,
@@ -102,7 +102,7 @@ class Condition:
             "last": self.last.as_dict(),
             "ended": None if self.ended is None else self.ended.as_dict(),
             "changes": [moment.as_dict() for moment in self.changes],
-            "told": self.told.as_dict(),
+            "told": self.notified.as_dict(),
             "sending": None if self.sending is None else self.sending.as_dict(),
             "serial": self.serial,
             "folded": sorted(self.folded),
@@ -138,7 +138,7 @@ def read_condition(entry: Mapping[str, Any]) -> Condition:
             suppressed=int(entry["suppressed"]),
             evicted=(str(entry["evicted"][0]), int(entry["evicted"][1])),
             changes=tuple(read_moment(item) for item in entry["changes"]),
-            told=read_notified(entry["told"]),
+            notified=read_notified(entry["told"]),
             sending=None if entry["sending"] is None else read_notification(entry["sending"]),
             serial=int(entry["serial"]),
             folded=frozenset(str(item) for item in entry["folded"]),
@@ -149,7 +149,7 @@ def read_condition(entry: Mapping[str, Any]) -> Condition:
 
 
 def fold(condition: Condition | None, alert: Alert) -> Condition | None:
-    """Return *condition* with *alert* taken in; None where there is nothing to be over."""
+    """Return *condition* with *alert* taken in; None where there is nothing to resolve."""
     if alert.resolved:
         return _resolved(condition, alert)
     event = alert.event or not alert.named or alert.severity == "info"

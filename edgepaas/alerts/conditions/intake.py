@@ -30,7 +30,7 @@ def fold_waiting(store: ConditionStore, now: Callable[[], Moment], most_conditio
     are deleted, and names them; one that the disk does not take keeps its alerts.
     """
     stuck: set[str] = set()
-    # What comes meanwhile is the next round's: somebody has to be told in a storm, too.
+    # What comes meanwhile is the next round's: in a storm, too, something has to be delivered.
     waiting = _waiting(store)
     for start in range(0, len(waiting), _BATCH):
         with store.lock():
@@ -59,9 +59,9 @@ def _take_batch(store: ConditionStore, batch: list[Path], now: Moment, most: int
         except (Damaged, OSError) as error:
             try:
                 target = store.spool.folders.set_corrupt(path)
-                logger.error("an alert cannot be read (%s): it is now %s", error, target)
+                logger.error("an alert file cannot be read (%s); it was moved to %s", error, target)
             except OSError as failure:
-                logger.error("%s is no alert and cannot be moved away: %s", path, failure)
+                logger.error("%s is no alert file and cannot be moved away: %s", path, failure)
                 stuck.add(path.name)
     known = set(store.names())
     for name, alerts in by_condition.items():
@@ -114,7 +114,7 @@ def _take_condition(
             _note(store, condition, taken, alert, now)
         condition = taken
     if condition is None:
-        return True  # nothing of it was raised, so nothing is over
+        return True  # nothing of it was raised, so there is nothing to resolve
     condition = replace(condition, folded=frozenset(alert.id for _, alert in alerts))
     if before == condition:
         return True
@@ -124,7 +124,7 @@ def _take_condition(
 def _note(
     store: ConditionStore, before: Condition | None, after: Condition, alert: Alert, now: Moment
 ) -> None:
-    """Put a change of state into the history; repeats are in the counts."""
+    """Record a change of state in the history; repeats are in the counts."""
     if before is not None and (before.state, before.since) == (after.state, after.since):
         return
     values: dict[str, object] = {

@@ -13,11 +13,11 @@ from edgepaas.timing.moment import Moment, current_moment
 
 
 def list_conditions(paths: Paths, *, everything: bool = False) -> list[dict[str, Any]]:
-    """Return the conditions that hold or of which something is still to be told, worst first.
+    """Return the conditions that hold or of which a notification waits, the worst first.
 
-    *everything*: also those that were told and are over, as long as they are remembered.
+    *everything*: also those that are over and delivered, as long as they are remembered.
     Each is what its file holds, and ``silenced_for`` in seconds. What waits in ``new/`` is
-    counted in. Files that are damaged are left out, and to the deliverer.
+    counted in. Damaged files are left out; the deliverer sets them aside.
     """
     folders, now = SpoolFolders(paths.alerts), current_moment()
     conditions = _conditions(folders)

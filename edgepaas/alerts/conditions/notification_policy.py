@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a human is to be told of a condition, and when: known and told are compared. Pure.
+"""Which notification is due of a condition, and when. Pure.
 
-Not each alert is told but each change of what holds: raised, worse, over. A condition that
-is raised again and again is told again after ALERT_WINDOW with the count, then at twice the
-pause each time; one that comes and goes is told to flap, and then not until it settles.
+Not each alert is notified of but each change of what holds: raised, worse, resolved. A
+condition that is raised again and again is notified of again after ALERT_WINDOW with the count,
+then at twice the pause each time; one that comes and goes is reported as flapping, and then not
+until it settles.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from edgepaas.alerts.spool.alert import SEVERITIES
 from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment
 
-#: So many changes within three windows are flapping: raised, over, raised, over, raised.
+#: So many changes within three windows are flapping: raised, resolved, raised, and so on.
 FLAPPING_CHANGES = 5
 _FLAPPING_WINDOWS = 3.0
 #: The longest pause between two reminders: so many windows, 6 hours by default.
@@ -23,7 +24,7 @@ _LONGEST_WINDOWS = 36
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be told *wait* seconds from now (0.0: now)."""
+    """The kind of notification that is due *wait* seconds from now (0.0: now)."""
 
     what: What
     wait: float = 0.0
@@ -32,47 +33,47 @@ class Due:
 def what_is_due(  # noqa: PLR0911 - a table of cases
     condition: Condition, now: Moment, window: float
 ) -> Due | None:
-    """Return what is to be told of *condition*, None for nothing; *window* in seconds."""
-    told = condition.told
-    if told.flapping:
+    """Return what is due of *condition*, None for nothing; *window* in seconds."""
+    notified = condition.notified
+    if notified.flapping:
         quiet = _since(condition.changes[-1], now) if condition.changes else float("inf")
         return Due("settled", max(0.0, window - quiet))
     if condition.new and recent_changes(condition, now, window) >= FLAPPING_CHANGES:
         return Due("flapping")
     if condition.state == "raised":
-        if told.state != "raised":
+        if notified.state != "raised":
             return Due("raised")
-        if SEVERITIES.index(condition.severity) > SEVERITIES.index(told.severity):
+        if SEVERITIES.index(condition.severity) > SEVERITIES.index(notified.severity):
             return Due("worse")
-        return Due("still", _pause(told, now, window)) if condition.new else None
+        return Due("still", _pause(notified, now, window)) if condition.new else None
     if condition.state == "resolved":
-        if told.state == "raised":
+        if notified.state == "raised":
             return Due("resolved")
         return Due("passed") if condition.new else None
     if not condition.new:
         return None
-    return Due("event", _pause(told, now, window) if told.at else 0.0)
+    return Due("event", _pause(notified, now, window) if notified.at else 0.0)
 
 
 def recent_changes(condition: Condition, now: Moment, window: float) -> int:
-    """Return how often it was raised and over lately."""
+    """Return how often it was raised or resolved lately."""
     span = window * _FLAPPING_WINDOWS
     return sum(_since(moment, now) < span for moment in condition.changes)
 
 
 def is_finished(condition: Condition, now: Moment, window: float) -> bool:
-    """Whether nothing of it is needed any more: told, over, and too long ago to flap."""
+    """Whether it can be deleted: over, delivered, and too long ago to flap."""
     if condition.state == "raised" or condition.sending is not None:
         return False
     if what_is_due(condition, now, window) is not None:
         return False
-    latest = condition.told.at or condition.last
+    latest = condition.notified.at or condition.last
     return _since(latest, now) >= window * _FLAPPING_WINDOWS
 
 
 def compose(condition: Condition, what: What, now: Moment, window: float) -> Notification:
-    """Return the notification that tells *what* of *condition*, frozen as of *now*."""
-    told = condition.told
+    """Return the notification of kind *what* of *condition*, frozen as of *now*."""
+    notified = condition.notified
     over = condition.state == "resolved" and condition.ended is not None
     until = condition.ended if over and condition.ended is not None else now
     end = condition.ended_by if over and what in ("resolved", "settled", "flapping") else ""
@@ -100,9 +101,9 @@ def compose(condition: Condition, what: What, now: Moment, window: float) -> Not
             total=condition.total,
             severity=condition.severity
             if what in ("raised", "worse")
-            else max(condition.severity, told.severity, key=SEVERITIES.index),
+            else max(condition.severity, notified.severity, key=SEVERITIES.index),
             flapping=what == "flapping",
-            reminders=told.reminders + 1 if what == "still" else 0,
+            reminders=notified.reminders + 1 if what == "still" else 0,
             at=None,
         ),
         attempts=present.attempts if present is not None else 0,
@@ -127,16 +128,16 @@ def with_frozen_notification(
 
 
 def after_notification(condition: Condition, notification: Notification, now: Moment) -> Condition:
-    """Return *condition* once *notification* has been told."""
+    """Return *condition* once *notification* has been delivered."""
     return replace(
-        condition, told=replace(notification.after, at=now), sending=None, silenced=False
+        condition, notified=replace(notification.after, at=now), sending=None, silenced=False
     )
 
 
 def after_silent_episode(condition: Condition, now: Moment) -> Condition:
-    """Return *condition* as if what came and went under a silence had been told."""
+    """Return *condition* as if what came and went under a silence had been delivered."""
     after = compose(condition, "passed", now, 0.0).after
-    return replace(condition, told=replace(after, at=now), silenced=False)
+    return replace(condition, notified=replace(after, at=now), silenced=False)
 
 
 def wall_of(moment: Moment, now: Moment) -> float:
@@ -146,12 +147,12 @@ def wall_of(moment: Moment, now: Moment) -> float:
     return moment.wall
 
 
-def _pause(told: NotifiedState, now: Moment, window: float) -> float:
-    pause = pause_after(told.reminders + 1, first=window, longest=window * _LONGEST_WINDOWS)
-    return max(0.0, pause - (_since(told.at, now) if told.at else 0.0))
+def _pause(notified: NotifiedState, now: Moment, window: float) -> float:
+    pause = pause_after(notified.reminders + 1, first=window, longest=window * _LONGEST_WINDOWS)
+    return max(0.0, pause - (_since(notified.at, now) if notified.at else 0.0))
 
 
 def _since(moment: Moment, now: Moment) -> float:
-    # What no clock can tell was long ago: told once more is better than never.
+    # What no clock can date was long ago: a notification too many is better than none.
     passed = now.seconds_since(moment)
     return float("inf") if passed is None else passed

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which alerts are raised under fingerprints of one kind: for whoever has to end them.
+"""Which fingerprints are raised, of all or of one kind.
 
-Who raises one alert for each of several things, such as a setting, has to notice that a
-thing is gone altogether, perhaps while another process ran.
+Where one alert is raised for each of several things, such as settings, the thing itself may be
+gone, perhaps while another process ran; its alert is found and resolved by this.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def raised_fingerprints(paths: Paths, prefix: str) -> list[str]:
     for entry in waiting:
         if entry.get("what") == "raised":
             if not entry["fingerprint"] or entry["severity"] == "info" or entry.get("event"):
-                continue  # an event, which holds no longer than it takes to tell it
+                continue  # an event: nothing holds
             found.add(str(entry.get("fingerprint")))
         else:
             found.discard(str(entry.get("fingerprint")))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which raised conditions hold no longer, by the checks that the catalogue names.
 
-Whoever raised one may be gone: another process, another release, a setting that was changed
-since. The service asks anew at each start and each hour. Events that an earlier release kept
-open are resolved as well.
+What raised one may be gone: a process, an earlier release, a setting that was changed since.
+The service asks anew at each start and each hour. Events that an earlier release kept open are
+resolved as well.
 """
 
 import logging
@@ -35,9 +35,9 @@ def find_ended(
 ) -> Iterator[Ended]:
     """Yield what of the *raised* fingerprints holds no longer.
 
-    *checks* by name; an entry whose check is not among them is left to who has it, and a
-    fingerprint without an entry, an application's, to who raised it. A check that fails is
-    logged, and its condition goes on to hold.
+    *checks* by name; an entry whose check is not among them is left to the process that
+    has it; a fingerprint without an entry is an application's, or was raised by hand. A check
+    that fails is logged, and its condition goes on to hold.
     """
     entries = tuple(entries)
     for fingerprint in raised:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Silences: for a while nobody is told of some conditions, e.g. during maintenance."""
+"""Silences: no notification of some conditions for a while, e.g. during maintenance."""
 
 import contextlib
 import fnmatch
@@ -31,7 +31,7 @@ class Silence:
     def remaining(self, now: Moment) -> float:
         """Return for how long it holds; by a clock that runs since boot, where it can."""
         passed = now.seconds_since(self.at)
-        # Unknown: the clock was set back over a reboot. Heard once too often is better.
+        # Unknown: the clock was set back over a reboot. A notification too many is better.
         return 0.0 if passed is None else max(0.0, self.seconds - passed)
 
     def covers(self, condition: Condition) -> bool:
@@ -91,7 +91,7 @@ def end_silences(folders: SpoolFolders, text: str, now: Moment) -> int:
 
 
 def silence_of(condition: Condition, silences: list[Silence], now: Moment) -> float:
-    """Return for how many seconds nobody is to be told of *condition*; 0.0: tell."""
+    """Return for how many seconds *condition* is silenced; 0.0: it is not."""
     return max((s.remaining(now) for s in silences if s.covers(condition)), default=0.0)
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delivery: what is due is sent through the channels; its unit, its digest, its heartbeat."""
+"""Delivery: due notifications are sent through the channels; also the dead man's switch."""

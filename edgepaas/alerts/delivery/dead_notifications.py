@@ -13,7 +13,7 @@ from edgepaas.alerts.spool.folders import SpoolFolders
 def keep_dead(
     folders: SpoolFolders, notification: Notification, refused: Mapping[str, str]
 ) -> Path:
-    """Keep *notification* in ``dead/`` with what each channel said; raises OSError."""
+    """Keep *notification* in ``dead/`` with what each channel answered; raises OSError."""
     path = folders.dead / f"{notification.key}.json"
     folders.put(path, checksummed_json(replace(notification, refused=dict(refused)).as_dict()))
     return path

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delivering: what was accepted is taken in, compared with what was told, and told.
+"""Delivery: accepted alerts are folded into conditions, and due notifications are sent.
 
-One run at a time. Before a notification is sent it is frozen in its condition's file; after
-somebody has taken it, the file says so. Killed in between, it is sent again under its key.
+One run at a time. Before a notification is sent it is frozen in its condition's file; once a
+channel took it, the file records that. After a kill in between it is sent again under its key.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class Deliverer:
         self.taken: Counter[tuple[str, str]] = Counter()
 
     def run(self) -> DueNotifications:
-        """Tell everything that is due; returns what is left. Raises OSError, LockHeld."""
+        """Send everything that is due; returns what is left. Raises OSError, LockHeld."""
         end = time.monotonic() + _LONGEST_RUN
         while True:
             stuck = fold_waiting(self.store, self._clock, self.config.files)
@@ -90,7 +90,7 @@ class Deliverer:
             self._sleep(left.wait, end)
 
     def _round(self, end: float) -> DueNotifications:
-        """Tell what is due, as far as somebody takes it."""
+        """Send what is due, as far as a channel takes it."""
         long_outage = self.channels.failing_for() >= self._long_outage
         with self.store.lock():
             due = find_due(
@@ -156,8 +156,8 @@ class Deliverer:
         """Send one notification; returns the seconds until it is retried, 0.0 when it is done."""
         with self.store.lock():
             present = self.store.load(item.condition.name)
-            if present is None or present.told != item.condition.told:
-                return 0.0  # somebody has discarded it meanwhile
+            if present is None or present.notified != item.condition.notified:
+                return 0.0  # it was discarded or delivered meanwhile
             condition = with_frozen_notification(
                 present, item.what, self._clock(), self.config.window
             )
@@ -176,12 +176,12 @@ class Deliverer:
                 self._finish(notification, outcome, now)
                 self.store.save_notified(after_notification(condition, notification, now))
                 return 0.0
-            # What may have been received before may have been received still.
+            # What may have been received before this attempt still may have been.
             before = present.sending is not None and present.sending.reached
             self.store.save(
                 replace(condition, sending=attempted(notification, now, outcome, reached=before))
             )
-        logger.warning("an alert waits to be told: %s", outcome.words)
+        logger.warning("a notification is retried later: %s", outcome.words)
         return max(outcome.wait, 0.1)
 
     def _send_digest(self, notification: Notification) -> float:
@@ -195,39 +195,41 @@ class Deliverer:
                 if outcome.reached or outcome.refused or notification.attempts:
                     later = attempted(notification, now, outcome, reached=True)
                     digest.write_pending(self._folders, later)
-                else:
-                    digest.forget_pending(self._folders)  # nobody has it: made anew the next time
-            logger.warning("%d alerts wait to be told: %s", notification.count, outcome.words)
+                else:  # no receiver has it: made anew the next time
+                    digest.forget_pending(self._folders)
+            logger.warning(
+                "%d notifications are retried later: %s", notification.count, outcome.words
+            )
             return max(outcome.wait, 0.1)
         self._finish(notification, outcome, now)
         with self.store.lock():
             for covered in notification.covers:
                 condition = self.store.load(covered.condition)
                 if condition is not None:
-                    told = replace(covered.after, at=now)
+                    notified = replace(covered.after, at=now)
                     self.store.save_notified(
-                        replace(condition, told=told, sending=None, silenced=False)
+                        replace(condition, notified=notified, sending=None, silenced=False)
                     )
         digest.forget_pending(self._folders)
         return 0.0
 
     def _finish(self, notification: Notification, outcome: Outcome, now: Moment) -> None:
-        """Put down that a notification was told, or keep_dead one that every channel refused."""
+        """Record that a notification was delivered, or keep one that every channel refused."""
         if outcome.kind == "refused":
             path = keep_dead(self._folders, notification, outcome.refused)
             logger.error(
-                "an alert was refused by every channel and is kept in %s: %s; after mending it: "
+                "every channel refused a notification, kept in %s: %s; after mending that: "
                 "'edgepaas alerts retry', or 'edgepaas alerts discard'",
                 path,
                 outcome.words,
             )
         else:
             self.taken[outcome.via, notification.severity] += 1
-            logger.info("told by %s: %s", outcome.via, title(notification, self.config.box))
+            logger.info("delivered by %s: %s", outcome.via, title(notification, self.config.box))
         record_notification(self._folders, notification, outcome, now)
 
     def _log(self, item: DueNotification) -> None:
-        """Nothing is configured: the log is where it is told."""
+        """Write a notification to the log: no channel is configured."""
         with self.store.lock():
             now = self._clock()
             present = self.store.load(item.condition.name)
@@ -253,7 +255,7 @@ class Deliverer:
 def record_notification(
     folders: SpoolFolders, notification: Notification, outcome: Outcome, now: Moment
 ) -> None:
-    """Put into the history what became of a notification."""
+    """Record in the history what became of a notification."""
     history.record(
         folders.root,
         "dead" if outcome.kind == "refused" else "told",
@@ -280,7 +282,7 @@ def _split(items: list[DueNotification]) -> tuple[list[DueNotification], list[Du
     """Return what is sent one by one, and what goes into digests."""
     if len(items) <= digest.MOST_SINGLE:
         return items, []
-    # What somebody may have received already is sent again as it was.
+    # What a receiver may have already is sent again as it was.
     single = [i for i in items if i.condition.sending is not None and i.condition.sending.reached]
     rest = [item for item in items if item not in single]
     free = max(0, digest.MOST_SINGLE - len(single))

@@ -54,7 +54,7 @@ def beat(
     if seconds_until_heartbeat(folders, config, now) != 0.0:
         return False
     if not is_well(paths):
-        logger.warning("no heartbeat is sent: the service does not say that it is ready")
+        logger.warning("no heartbeat is sent: the service does not report that it is ready")
         return False
     answer = (ask_for or _ask_for)(config.heartbeat_url, config.timeout)
     if answer.kind != "taken":
@@ -66,7 +66,7 @@ def beat(
 
 
 def is_well(paths: Paths) -> bool:
-    """Whether the service says on loopback that it is ready."""
+    """Whether the service reports on loopback that it is ready."""
     from edgepaas.http_client import HttpFailure, fetch
 
     try:

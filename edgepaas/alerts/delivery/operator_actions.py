@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator does by hand: try again, forget, test."""
+"""What an operator does by hand: retry, discard, test."""
 
 import logging
 import os
@@ -26,17 +26,17 @@ logger = logging.getLogger("edgepaas.alerts")
 
 @dataclass(frozen=True)
 class Retried:
-    """What trying again came to; *said*: by channel, what it said last."""
+    """What a retry came to; *answers*: what each channel answered last."""
 
-    told: int
+    delivered: int
     waiting: int
     dead: int
-    said: Mapping[str, str]
+    answers: Mapping[str, str]
 
 
 def retry(paths: Paths) -> Retried:
     """Retry every notification that waits or is dead, pauses aside; raises OSError, LockHeld."""
-    told = 0
+    delivered = 0
     with held(paths.alerts / "deliver.lock", timeout=60.0):
         deliverer = Deliverer(paths, load_config(paths))
         deliverer.channels.forget_pauses()
@@ -51,20 +51,20 @@ def retry(paths: Paths) -> Retried:
             if outcome.kind == "taken":
                 record_notification(folders, notification, outcome, current_moment())
                 folders.remove(path)
-                told += 1
+                delivered += 1
             else:
                 keep_dead(folders, notification, {**notification.refused, **outcome.refused})
     report = deliver_once(paths)
     folders = Spool(paths).folders
     states = deliverer.channels.states
-    said = {channel.name: states[channel.name].words for channel in deliverer.config.channels}
-    return Retried(told + report.told, report.waiting, len(read_dead(folders)), said)
+    answers = {channel.name: states[channel.name].words for channel in deliverer.config.channels}
+    return Retried(delivered + report.delivered, report.waiting, len(read_dead(folders)), answers)
 
 
 def discard(paths: Paths, names: Iterable[str], *, all_dead: bool = False) -> list[str]:
-    """Forget conditions and dead notifications by name or fingerprint; returns what was forgotten.
+    """Delete conditions and dead notifications by name or fingerprint; returns which.
 
-    Raises UsageError for a name that nothing has, before anything is forgotten; OSError.
+    Raises UsageError for a name that nothing has, before anything is deleted; OSError.
     """
     store = ConditionStore(Spool(paths))
     folders, now = store.spool.folders, current_moment()

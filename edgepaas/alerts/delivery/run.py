@@ -15,7 +15,7 @@ from edgepaas.alerts.conditions.due_notifications import DueNotifications
 from edgepaas.alerts.conditions.listing import summary
 from edgepaas.alerts.delivery.deliver import LINGER, Deliverer
 from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
-from edgepaas.alerts.status import mark_waiting, read_status, told_since_start, write_status
+from edgepaas.alerts.status import delivered_since_start, mark_waiting, read_status, write_status
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
@@ -25,7 +25,7 @@ logger = logging.getLogger("edgepaas.alerts")
 
 #: The watch looks for work so often, in seconds.
 _LOOK_EVERY = 1.0
-#: And lets be so long after a run that failed, and said why.
+#: Seconds between a run that failed, and logged why, and the next one.
 _AFTER_FAILURE = 10.0
 #: A run that takes longer hangs where no deadline of its own holds.
 _LONGEST_CHILD = 300.0
@@ -35,14 +35,14 @@ _LONGEST_CHILD = 300.0
 class Report:
     """What one run did, and in how many seconds there is more to do, if any."""
 
-    told: int
+    delivered: int
     waiting: int
     wait: float | None
     config: AlertConfig
 
 
 def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER) -> Report:
-    """Tell everything that is due; raises OSError, LockHeld when another run does not end.
+    """Send everything that is due; raises OSError, LockHeld when another run does not end.
 
     *patience*: how many seconds to wait for another run; *linger*: what is due within so
     many seconds is waited for.
@@ -60,16 +60,16 @@ def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER
 
 
 def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Report:
-    """Say how things stand, for whoever shows it, and for the timer."""
+    """Publish the state of alerting, and whether the timer has anything to start."""
     now, folders = current_moment(), deliverer.spool.folders
     waits = [left.wait, seconds_until_heartbeat(folders, deliverer.config, now)]
     known = [wait for wait in waits if wait is not None]
     wait = min(known, default=None)
     counts = summary(folders, deliverer.store.load_all(), now)
     states = deliverer.channels.states
-    told = told_since_start(read_status(paths))
+    delivered = delivered_since_start(read_status(paths))
     for (channel, severity), taken in deliverer.taken.items():
-        severities = told.setdefault(channel, {})
+        severities = delivered.setdefault(channel, {})
         severities[severity] = severities.get(severity, 0) + taken
     write_status(
         paths,
@@ -82,7 +82,7 @@ def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Repor
                 }
                 for channel in deliverer.config.channels
             },
-            "told": told,
+            "told": delivered,
             "next_in_seconds": None if wait is None else round(wait, 1),
             "updated": now.as_dict(),
         },
@@ -102,15 +102,15 @@ def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopping.append(received))
     work = run or (lambda: _run(paths))
-    let_be = 0.0
+    paused_until = 0.0
     next_run, settings = time.monotonic(), _settings_changed(paths)
     while not stopping and not _parent_died(lifeline):
         changed = _settings_changed(paths)
         now = time.monotonic()
-        if now >= let_be and (now >= next_run or changed != settings or _has_new(paths)):
+        if now >= paused_until and (now >= next_run or changed != settings or _has_new(paths)):
             settings = changed
             if not _in_child(work, stopping):
-                let_be = next_run = time.monotonic() + _AFTER_FAILURE
+                paused_until = next_run = time.monotonic() + _AFTER_FAILURE
                 continue
             wait = read_status(paths).get("next_in_seconds")
             due = float(wait) if isinstance(wait, int | float) else float("inf")

@@ -2,7 +2,7 @@
 """Accepting an alert: written whole, synced, renamed into ``new/``, folder synced.
 
 Standard library only, and no more of it than it takes: every stage of the boot chain may
-raise an alert, and so may a box of which little is left.
+raise an alert, and so may a box that is nearly out of order.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _QUOTA_EVERY = 16
 
 
 class NotSpooled(EdgePaaSError):
-    """The alert could not be kept; the message says why."""
+    """The alert could not be kept; the message gives the reason."""
 
 
 class Spool(SpoolPaths):
@@ -91,7 +91,7 @@ class Spool(SpoolPaths):
         except FileNotFoundError:
             return False
         except (Damaged, OSError):
-            return True  # it cannot be known: once too often is better than never
+            return True  # it cannot be known: raised once too often is better than never
 
     def _next_sequence(self, boot_id: str) -> int:
         """Return the next number. It orders; the random id is what makes a name unique."""
@@ -104,7 +104,7 @@ class Spool(SpoolPaths):
                 # Never synced, so a power cut may have set it back behind what waits.
                 number = max(number, self._highest_waiting())
             number = (number + 1) % 10**18
-            with contextlib.suppress(OSError):  # unnumbered is better than unsaid
+            with contextlib.suppress(OSError):  # an alert without its number is better than none
                 os.pwrite(descriptor, f"{number:020d} {boot_id:<36}\n".encode(), 0)
             return number
 
@@ -117,8 +117,8 @@ class Spool(SpoolPaths):
         try:
             self.folders.put(path, content)
         except OSError:
-            # Renamed, yet its folder was not synced: taken back, or it would be told of though
-            # its writer has been told that it was not accepted.
+            # Renamed, yet its folder was not synced: taken back, or it would be delivered though
+            # its writer was answered that it was not accepted.
             with contextlib.suppress(OSError):
                 path.unlink()
             raise

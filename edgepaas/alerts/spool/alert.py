@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One alert as it lies in the spool: what happened, how bad, where, when by which clock."""
+"""One alert as it lies in the spool: what happened, how severe, where, when by which clock."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _EARLIEST, _LATEST = 1735689600, 4102444800
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _NAME = re.compile(
-    r"(?P<sequence>[0-9]{12,19})-(?P<word>info|warning|critical|resolved)"
+    r"(?P<sequence>[0-9]{12,19})-(?P<kind>info|warning|critical|resolved)"
     r"-(?P<condition>[a-z0-9-]{1,80})\.(?P<id>[0-9a-f]{16})\.json\Z"
 )
 
@@ -34,9 +34,8 @@ class Alert:
     """One call of ``raise_alert`` (*resolved* False) or ``resolve_alert``.
 
     *condition* names the cause that it is about: alerts of one condition are counted
-    together. *named* tells whether the caller gave a fingerprint, *event* whether the caller
-    said that nothing holds once it was delivered. *clock_trusted* is None
-    when the box offers no way to know.
+    together. *named*: the caller gave a fingerprint; *event*: nothing holds once it was
+    delivered. *clock_trusted* is None when the box offers no way to know.
     """
 
     id: str
@@ -56,11 +55,11 @@ class Alert:
     @property
     def name(self) -> str:
         """The file's name; names sort by sequence."""
-        word = "resolved" if self.resolved else self.severity
-        return f"{self.sequence:012d}-{word}-{self.condition}.{self.id}.json"
+        kind = "resolved" if self.resolved else self.severity
+        return f"{self.sequence:012d}-{kind}-{self.condition}.{self.id}.json"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the file's content, what a person looks for first in front."""
+        """Return the file's content, what a reader looks for first in front."""
         return {
             "what": "resolved" if self.resolved else "raised",
             "severity": self.severity,
@@ -80,20 +79,20 @@ class Alert:
 
 @dataclass(frozen=True)
 class AlertName:
-    """What an alert file's name alone tells; *word* is the severity, or ``resolved``."""
+    """What is known from the name of an alert file; *kind* is the severity, or ``resolved``."""
 
     sequence: int
-    word: str
+    kind: str
     condition: str
     id: str
 
 
 def read_name(name: str) -> AlertName | None:
-    """Return what the *name* of a file tells, None for one that was not named here."""
+    """Return the *name* of a file, parsed; None for one that EdgePaaS did not name."""
     match = _NAME.match(name)
     if match is None:
         return None
-    return AlertName(int(match["sequence"]), match["word"], match["condition"], match["id"])
+    return AlertName(int(match["sequence"]), match["kind"], match["condition"], match["id"])
 
 
 def read_alert(entry: Mapping[str, Any]) -> Alert:
@@ -108,7 +107,7 @@ def read_alert(entry: Mapping[str, Any]) -> Alert:
             condition=str(entry["condition"]),
             named=bool(entry["fingerprint"]),
             resolved=entry["what"] == "resolved",
-            # What an earlier release accepted says nothing of it.
+            # A file of an earlier release has no such field.
             event=entry.get("event") is True,
             severity=severity,
             fingerprint=str(entry["fingerprint"]),

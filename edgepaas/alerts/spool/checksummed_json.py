@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that tell whether they are whole: indented JSON whose last line is its checksum.
+"""Files that show whether they are whole: indented JSON whose last line is its checksum.
 
 An operator in trouble reads them with ``cat``; a file that a power cut or a dying card tore
-is told from a whole one by its last line.
+differs from a whole one by its last line.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-#: No file of the spool is larger but digests; a file that somebody put there may be.
+#: No file of the spool is larger but digests; a foreign file may be.
 MOST_BYTES = 1024 * 1024
 
 _MARK = ',\n  "checksum": "sha256:'
@@ -20,7 +20,7 @@ _END = '"\n}\n'
 
 
 class Damaged(ValueError):
-    """The file is torn, empty, or none that was written here; the message says which."""
+    """The file is torn, empty, or none that was written here; the message gives the reason."""
 
 
 def checksummed_json(entry: Mapping[str, Any]) -> bytes:
@@ -39,7 +39,7 @@ def parse_checksummed(content: bytes) -> dict[str, Any]:
         raise Damaged("it is no text") from None
     head, mark, tail = text.rpartition(_MARK)
     if not mark:
-        raise Damaged("it has no checksum: it was torn, or written by somebody else")
+        raise Damaged("it has no checksum: it was torn, or not written by EdgePaaS")
     body = head + "\n}"
     if tail != _checksum(body) + _END:
         raise Damaged("its checksum is wrong")

@@ -2,7 +2,7 @@
 """The spool's folders: files in them are whole or not there, and a full disk still takes some.
 
 ``tmp`` holds what is being written, ``new`` what was accepted, ``conditions`` what is known
-of each cause and not told yet, ``dead`` what every channel refused, ``corrupt`` what is
+of each cause, ``dead`` what every channel refused, ``corrupt`` what is
 damaged or foreign, ``reserve`` room for a full disk.
 """
 
@@ -145,7 +145,7 @@ class SpoolFolders:
             try:
                 slot.rename(temporary)
             except FileNotFoundError:
-                continue  # somebody else took it
+                continue  # another writer took it
             descriptor = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             if os.fstat(descriptor).st_size < len(content):
                 os.close(descriptor)

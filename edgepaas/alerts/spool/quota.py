@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spool's quota: what is evicted is counted, and repeats go before what was said once."""
+"""The spool's quota: evicted alerts are counted, and repeats go before single ones."""
 
 import contextlib
 import os
@@ -57,7 +57,7 @@ def read_quota(spool: SpoolPaths) -> Quota:
 def keep_quota(spool: SpoolPaths, quota: Quota | None = None) -> int:
     """Evict what ``new/`` holds beyond the quota, and count it; returns how many went.
 
-    Called by writers, since it matters where nobody delivers.
+    Called by writers, since it matters where no deliverer runs.
     """
     names = spool.waiting_names()
     if len(names) < 10:  # the least that ALERT_SPOOL_FILES can be
@@ -74,7 +74,7 @@ def keep_quota(spool: SpoolPaths, quota: Quota | None = None) -> int:
     victims = choose_victims(names, over + max(1, quota.files // 100))
     with spool.writers_lock() as descriptor, contextlib.suppress(LockHeld):
         if descriptor is not None:
-            # What is being taken in is counted there; whoever does it makes room, too.
+            # What is being taken in is counted there; the deliverer makes room, too.
             with held(spool.conditions_lock, timeout=0.0):
                 _evict(spool, victims)
                 return len(victims)
@@ -85,7 +85,7 @@ def choose_victims(names: list[AlertName], wanted: int) -> list[AlertName]:
     """Return *wanted* of *names*: repeats first, then the oldest of the least severe.
 
     Of each condition its first and its last are kept as long as there is anything else:
-    they tell since when, and how it is now.
+    they show since when it holds, and how it is now.
     """
     groups: dict[str, list[AlertName]] = defaultdict(list)
     for name in names:
@@ -95,7 +95,7 @@ def choose_victims(names: list[AlertName], wanted: int) -> list[AlertName]:
     if len(victims) < wanted:
         chosen = {name.id for name in victims}
         rest = [name for name in names if name.id not in chosen]
-        rest.sort(key=lambda name: (_GOES_FIRST[name.word], name.sequence))
+        rest.sort(key=lambda name: (_GOES_FIRST[name.kind], name.sequence))
         victims += rest[: wanted - len(victims)]
     return victims
 
@@ -124,10 +124,10 @@ def _evict(spool: SpoolPaths, victims: list[AlertName]) -> None:
     gone = {name.id for name in there}
     kept = {name.condition for name in spool.waiting_names() if name.id not in gone}
     for name in there:
-        if name.word == "resolved":
+        if name.kind == "resolved":
             continue
         known = name.condition in kept or spool.condition_file(name.condition).exists()
-        # Of which nothing is left to tell of: counted together.
+        # Nothing else is left of it: counted together.
         condition = name.condition if known else OVERFLOW
         entry = state["conditions"].setdefault(
             condition, {"count": 0, "epoch": os.urandom(8).hex()}

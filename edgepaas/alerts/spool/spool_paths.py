@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the spool keeps what: files, names and locks, for whoever reads or changes it."""
+"""The spool's files, names and locks."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ class SpoolPaths:
 
     @property
     def conditions_lock(self) -> Path:
-        """Held by whoever changes conditions, or takes alerts out of ``new/``."""
+        """Held while conditions are changed, or alerts taken out of ``new/``."""
         return self.folders.root / "conditions.lock"
 
     def condition_file(self, condition: str) -> Path:
@@ -34,11 +34,12 @@ class SpoolPaths:
 
     def file_of(self, name: AlertName) -> Path:
         """Return the file of an alert that waits."""
-        word = f"{name.sequence:012d}-{name.word}-{name.condition}.{name.id}.json"
-        return self.folders.new / word
+        return self.folders.new / (
+            f"{name.sequence:012d}-{name.kind}-{name.condition}.{name.id}.json"
+        )
 
     def waiting_names(self) -> list[AlertName]:
-        """Return what the names in ``new/`` tell, in sequence; foreign names are left out."""
+        """Return the names in ``new/``, parsed, in sequence; foreign names are left out."""
         try:
             names = os.listdir(self.folders.new)  # noqa: PTH208 - names alone are wanted
         except OSError:

@@ -14,7 +14,7 @@ the database gone and the settings unreadable.
 Alerts of one --fingerprint are one with a count. A warning or a critical one holds until
 it is resolved: 'edgepaas alert "all is well" --fingerprint NAME --resolve'.
 
-exit status: 0 the alert is kept, 1 it could not be; the message says why.
+exit status: 0 the alert is kept, 1 it could not be; the message gives the reason.
 """
 
 
@@ -24,17 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "text", metavar="TEXT", help="what happened, since when, what to do; - reads it from stdin"
     )
     parser.add_argument("--severity", choices=("info", "warning", "critical"), default="warning",
-                        help="how bad it is (default: warning)")  # fmt: skip
+                        help="how severe it is (default: warning)")  # fmt: skip
     parser.add_argument(
         "--fingerprint", default="", metavar="NAME", help="the cause, the same each time"
     )
     parser.add_argument(
-        "--origin", default="edgepaas alert", help="who raises it (default: edgepaas alert)"
+        "--origin",
+        default="edgepaas alert",
+        help="the part that raises it (default: edgepaas alert)",
     )
     parser.add_argument(
         "--resolve",
         action="store_true",
-        help="say that what was raised under --fingerprint is over",
+        help="resolve what was raised under --fingerprint",
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing when it was kept")
 

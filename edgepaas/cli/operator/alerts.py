@@ -12,8 +12,8 @@ from edgepaas.terminal import print_json, print_table, say
 DESCRIPTION = """\
 See, deliver, test and silence alerts.
 
-An alert lies in the spool, as a file that 'cat' shows, until somebody was told: by the
-webhook, else by e-mail; in the log alone where neither is configured. What every channel
+An alert lies in the spool, as a file that 'cat' shows, until it was delivered to an operator:
+by the webhook, else by e-mail; to the log where neither is configured. What every channel
 refused is kept as dead until you 'retry' or 'discard' it.
 
 exit status: 0 done; 1 failed, 'retry': something still waits or is dead, 'test': a channel did
@@ -28,35 +28,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, help: str) -> argparse.ArgumentParser:
         return verbs.add_parser(name, help=help, description=help)
 
-    listing = add("list", "list what holds, and what waits to be told")
-    listing.add_argument("--all", action="store_true", help="also what was told and is over")
+    listing = add("list", "list what holds, and what waits for delivery")
+    listing.add_argument("--all", action="store_true", help="also what is over and was delivered")
     listing.add_argument("--json", action="store_true", help="print a JSON document")
-    show = add("show", "show all that is known of one, and its history")
+    show = add("show", "show one with all its fields, and its history")
     show.add_argument("name", metavar="NAME", help="as 'list' shows it, its beginning, or a"
                       " fingerprint")  # fmt: skip
     show.add_argument("--json", action="store_true", help="print a JSON document")
-    history = add("history", "list what was raised, resolved and told, the newest first")
+    history = add("history", "list what was raised, resolved and delivered, the newest first")
     history.add_argument("--limit", type=int, default=50, help="how many entries (default: 50)")
     history.add_argument("--json", action="store_true", help="print a JSON document")
-    deliver = add("deliver", "tell what is due, and end")
-    deliver.add_argument("--watch", action="store_true", help="go on whenever an alert comes")
-    # How 'edgepaas up' tells that it is gone: a pipe's descriptor.
+    deliver = add("deliver", "send what is due, and end")
+    deliver.add_argument(
+        "--watch", action="store_true", help="stay, and send whenever an alert is raised"
+    )
+    # A pipe's descriptor: its other end closes when 'edgepaas up' is gone.
     deliver.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
-    add("retry", "try everything that waits, and what is dead, at once")
-    discard = add("discard", "forget alerts without telling anybody")
+    add("retry", "retry everything that waits, and what is dead, at once")
+    discard = add("discard", "delete alerts without a notification")
     discard.add_argument("names", metavar="NAME", nargs="*", help="as 'list' shows them")
     discard.add_argument("--dead", action="store_true", help="all that are dead")
-    add("test", "send a test through every channel, and say what each answered")
+    add("test", "send a test through every channel, and print what each answered")
     catalogue = add("catalogue", "list every alert that the platform can raise")
     catalogue.add_argument("--json", action="store_true", help="print a JSON document")
     catalogue.add_argument("--markdown", action="store_true", help="print docs/alerts.md")
-    silence = add("silence", "tell nobody of some alerts for a while; without --for, list silences")
+    silence = add(
+        "silence",
+        "send no notification of some alerts for a while; without --for, list the silences",
+    )
     silence.add_argument("pattern", metavar="FINGERPRINT", nargs="?", default="*",
                          help="which; * and ? stand for anything (default: all)")  # fmt: skip
     silence.add_argument(
         "--for", dest="seconds", default="", metavar="TIME", help="for how long: 30min, 2h, …"
     )
-    silence.add_argument("--reason", default="", help="why, for whoever looks")
+    silence.add_argument("--reason", default="", help="why; shown with the silence")
     silence.add_argument("--end", action="store_true", help="end the silences of FINGERPRINT")
 
 
@@ -185,8 +190,8 @@ def _deliver(paths: Paths, arguments: argparse.Namespace) -> int:
     if arguments.watch:
         return watch(paths, lifeline=arguments.lifeline)
     report = deliver_once(paths)
-    waits = f", {report.waiting} wait to be told" if report.waiting else ""
-    say("alerts", f"{report.told} told{waits}")
+    waits = f", {report.waiting} wait for delivery" if report.waiting else ""
+    say("alerts", f"{report.delivered} delivered{waits}")
     return EXIT_DONE
 
 
@@ -194,8 +199,8 @@ def _retry(paths: Paths, _: argparse.Namespace) -> int:
     from edgepaas.alerts.delivery.operator_actions import retry
 
     report = retry(paths)
-    say("alerts", f"{report.told} told, {report.waiting} wait, {report.dead} dead")
-    for name, words in report.said.items():
+    say("alerts", f"{report.delivered} delivered, {report.waiting} wait, {report.dead} dead")
+    for name, words in report.answers.items():
         say(name, words)
     return EXIT_DONE if not (report.waiting or report.dead) else EXIT_FAILED
 
@@ -204,7 +209,7 @@ def _discard(paths: Paths, arguments: argparse.Namespace) -> int:
     from edgepaas.alerts.delivery.operator_actions import discard
 
     if not (arguments.names or arguments.dead):
-        raise UsageError("name what is to be forgotten, as 'edgepaas alerts list' shows it")
+        raise UsageError("name what is to be deleted, as 'edgepaas alerts list' shows it")
     for name in discard(paths, arguments.names, all_dead=arguments.dead):
         say("discarded", name)
     return EXIT_DONE
@@ -215,7 +220,7 @@ def _test(paths: Paths, _: argparse.Namespace) -> int:
 
     answers = try_channels(paths)
     if not answers:
-        say("alerts", "no channel is configured: alerts reach the log alone; give "
+        say("alerts", "no channel is configured: alerts are in the log alone; set "
             "ALERT_WEBHOOK_URL, or ALERT_EMAIL_TO and SMTP__HOST")  # fmt: skip
         return EXIT_FAILED
     for name, answer in answers.items():
@@ -266,5 +271,5 @@ def _silence(paths: Paths, arguments: argparse.Namespace) -> int:
         raise UsageError(f"--for {arguments.seconds} {error}; allowed: {length.allowed}") from None
     silence = add_silence(folders, arguments.pattern, seconds, arguments.reason, now)
     entry = silence.as_dict()
-    say("silence", f"{entry['id']}: nobody is told of {entry['pattern']} until {entry['until']}")
+    say("silence", f"{entry['id']}: no notification of {entry['pattern']} until {entry['until']}")
     return EXIT_DONE

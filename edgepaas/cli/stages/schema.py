@@ -167,9 +167,9 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     except ContractMissing as error:
         raise DecideAgain(str(error)) from error
     start_logging(settings, paths)
-    from edgepaas.schema.postgresql.hub import bring_hub
+    from edgepaas.schema.postgresql.hub import prepare_hub
 
-    report = bring_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
+    report = prepare_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
     _tell(report, as_json=as_json)
     return EXIT_DONE
 

@@ -23,9 +23,9 @@ class Connector:
         lock_timeout: float | None = None,
         idle_timeout: float | None = None,
     ) -> None:
-        """*lock_timeout*: seconds that a statement waits for somebody else's lock.
+        """*lock_timeout*: seconds that a statement waits for another session's lock.
 
-        *idle_timeout*: seconds after which the server ends a transaction that asks nothing.
+        *idle_timeout*: seconds after which the server ends an idle transaction.
         """
         self.address: Address = split_url(url)
         self._tls = TLSPolicy.of(settings, self.address)

@@ -18,11 +18,11 @@ from edgepaas.database.postgresql.pool import (
     IDLE_KEPT,
     PING_TIMEOUT,
     POOL_TIMEOUT,
-    SharingPool,
+    SharedServerPool,
     ask,
     server_engine,
 )
-from edgepaas.database.table_presence import missing_thing, question_for
+from edgepaas.database.table_presence import describe_missing, missing_query
 from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
@@ -43,14 +43,14 @@ T = TypeVar("T")
 ATTEMPTS = 6
 #: Seconds before the second attempt at most; twice as long before each later one.
 _FIRST_PAUSE = 0.04
-#: Seconds that a statement waits for a table or row that somebody else has locked: the
+#: Seconds that a statement waits for a table or row that another session has locked: the
 #: requests that wait hold all threads, and the service would be taken for dead.
 LOCK_TIMEOUT = 3.0
 #: Seconds that an open transaction may ask nothing: a box that was cut off in the middle of
-#: one leaves it standing at the server, which learns of that from nobody, and its locks would
+#: one leaves it standing at the server, which does not notice, and its locks would
 #: keep the very rows that the box sends again from SQLite.
 IDLE_TIMEOUT = 10.0
-#: Seconds for saying good-bye to a server that may not be there any more.
+#: Seconds for closing connections to a server that may be gone.
 CLOSE_TIMEOUT = 2.0
 #: Seconds that have to be left of it for a new connection to be worth a try.
 LEAST_CONNECT = 0.5
@@ -68,7 +68,7 @@ class ServerDatabase(Database):
             url, settings, lock_timeout=LOCK_TIMEOUT, idle_timeout=IDLE_TIMEOUT
         )
         self._engine = server_engine(
-            self._connector, settings, tell=self._noticed, doubt=self._suspect
+            self._connector, settings, notify=self._noticed, suspect=self._suspect
         )
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
         self._gave_back_at = time.monotonic()
@@ -101,8 +101,8 @@ class ServerDatabase(Database):
             raise
         self._give_back_idle()
 
-    def rely_on(self, metadata: "MetaData") -> None:
-        self._pinger.rely_on(metadata)
+    def require_tables(self, metadata: "MetaData") -> None:
+        self._pinger.require_tables(metadata)
 
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
@@ -144,23 +144,23 @@ class ServerDatabase(Database):
         if time.monotonic() - self._gave_back_at < IDLE_KEPT / 2:
             return
         self._gave_back_at = time.monotonic()
-        if isinstance(self._engine.pool, SharingPool):
-            self._engine.pool.give_back(IDLE_KEPT)
+        if isinstance(self._engine.pool, SharedServerPool):
+            self._engine.pool.close_idle(IDLE_KEPT)
 
     def _noticed(self, original: BaseException, error: DatabaseError) -> None:
         if isinstance(original, ConnectFailure):
             # Old connections may go on working where no new one is let in.
             self._pinger.renew()
         if isinstance(error, DatabaseUnavailable):
-            self._tell_unavailable(error)
+            self._report_unavailable(error)
 
 
 class Pinger:
     """Asks PostgreSQL whether it would do, on a connection of its own, in PING_TIMEOUT at most.
 
     It does when it answers, takes writes, and has the tables that are relied on.
-    Who asks while somebody else does gets that answer: the watch and a health check must
-    not wait behind each other when the server is silent, or either takes twice as long.
+    A caller that comes while another one asks gets the same answer: the watch and a health
+    check must not wait for each other when the server is silent, or it takes twice as long.
     """
 
     def __init__(self, connector: Connector, *, max_age: float) -> None:
@@ -171,7 +171,7 @@ class Pinger:
         self._renew = False
         self._question = _STATE
         self._lock = threading.Lock()
-        self._asking: _Question | None = None
+        self._asking: _PendingPing | None = None
         self._connection: Any = None
         self._closed = False
 
@@ -180,36 +180,36 @@ class Pinger:
         with self._lock:
             if self._closed:
                 raise DatabaseUnavailable("the database is closed")
-            question = self._asking
-            mine = question is None
-            if question is None:
-                question = self._asking = _Question()
+            pending = self._asking
+            mine = pending is None
+            if pending is None:
+                pending = self._asking = _PendingPing()
         if not mine:
-            # Whoever asks is bounded; the grace is for threads that get no processor.
-            if not question.answered.wait(2 * PING_TIMEOUT):
+            # The other caller is bounded; the grace is for threads that get no processor.
+            if not pending.answered.wait(2 * PING_TIMEOUT):
                 raise DatabaseUnavailable("PostgreSQL does not answer: a ping hangs")
         else:
             try:
                 self._ask()
             except DatabaseUnavailable as error:
-                question.trouble = str(error)
+                pending.problem = str(error)
             except BaseException as error:
-                question.trouble = f"PostgreSQL could not be asked: {error!r}"
+                pending.problem = f"PostgreSQL could not be asked: {error!r}"
                 raise
             finally:
                 with self._lock:
                     self._asking = None
-                question.answered.set()
-        if question.trouble:
-            raise DatabaseUnavailable(question.trouble)
+                pending.answered.set()
+        if pending.problem:
+            raise DatabaseUnavailable(pending.problem)
 
     def renew(self) -> None:
         """Have the next ping log in afresh."""
         self._renew = True
 
-    def rely_on(self, metadata: "MetaData") -> None:
+    def require_tables(self, metadata: "MetaData") -> None:
         """Ask for the tables and columns of *metadata* as well."""
-        tables = question_for(metadata, "postgresql")
+        tables = missing_query(metadata, "postgresql")
         self._question = (
             f"{_STATE}, t, c FROM (SELECT 1) AS one LEFT JOIN ({tables}) AS lacks(t, c) ON true"
             if tables
@@ -217,7 +217,7 @@ class Pinger:
         )
 
     def close(self) -> None:
-        """Close the connection; whoever is asking right now closes it in the end."""
+        """Close the connection; a ping that is under way closes it when it ends."""
         with self._lock:
             self._closed = True
             if self._asking is None and self._connection is not None:
@@ -294,12 +294,12 @@ class Pinger:
             what = "is a standby" if in_recovery else "has become read-only"
             raise DatabaseUnavailable(f"PostgreSQL {what} and takes no writes")
         if lacks and lacks[0] is not None:
-            raise DatabaseUnavailable(f"PostgreSQL: {missing_thing((lacks[0], lacks[1]))}")
+            raise DatabaseUnavailable(f"PostgreSQL: {describe_missing((lacks[0], lacks[1]))}")
 
 
-class _Question:
+class _PendingPing:
     """A ping under way, and how it went."""
 
     def __init__(self) -> None:
         self.answered = threading.Event()
-        self.trouble = ""
+        self.problem = ""

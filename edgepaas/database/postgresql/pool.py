@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pool of PostgreSQL connections: what one box may hold of a server that it shares."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -9,26 +8,27 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from sqlalchemy import Engine, create_engine, event, exc
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
-from sqlalchemy.util import queue
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
-from edgepaas.database.failures import translate_errors_of, translate_postgres
+from edgepaas.database.failures import translate_driver_errors, translate_postgres
+from edgepaas.database.postgresql.pool_adapter import AdaptedPool
 from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import bounded
 from edgepaas.pgdriver.failures import ConnectFailure
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
     from edgepaas.settings import Settings
 
-#: Seconds to wait for a connection of the pool, and between two looks whether one can be had.
+#: Seconds to wait for a connection of the pool, and between two attempts to get one.
 POOL_TIMEOUT = 5.0
-_LOOK_EVERY = 0.25
+_RETRY_INTERVAL = 0.25
 #: A connection that was used within this many seconds is taken without asking it.
 FRESH = 1.0
-#: One that nobody has wanted for so many seconds is another box's to have.
+#: One that was idle for so many seconds is closed, so that another box can have it.
 IDLE_KEPT = 60.0
 #: Seconds that a ping and the question to an idle connection may take.
 PING_TIMEOUT = 1.5
@@ -38,21 +38,18 @@ class NoFurtherConnection(DatabaseBusy):
     """PostgreSQL has no further connection for this box, which goes on with those it has."""
 
 
-class SharingPool(QueuePool):
+class SharedServerPool(AdaptedPool):
     """A pool that makes do with fewer connections where the server is at its limit.
 
     The last one used is the first one taken, so that what is not needed stays idle and can
-    be given back. Every connection in the pool is open: one that is lost leaves it.
+    be closed. Every connection in the pool is open: one that is lost leaves it.
     """
 
-    #: What it logs goes where the library's own pools log, and is as quiet (edgepaas.logs).
-    _sqla_logger_namespace = "sqlalchemy.pool.SharingPool"
-
-    def _do_get(self) -> ConnectionPoolEntry:
+    def take(self) -> ConnectionPoolEntry:
         until = time.monotonic() + POOL_TIMEOUT
         while True:
             try:
-                return self._opened(super()._do_get())
+                return self._opened(self.take_or_make())
             except (exc.TimeoutError, NoFurtherConnection) as error:
                 left = until - time.monotonic()
                 if left <= 0:
@@ -60,39 +57,39 @@ class SharingPool(QueuePool):
                 if isinstance(error, exc.TimeoutError):
                     continue  # it has waited
             # For one of our own that comes back; then another may have hung up.
-            with contextlib.suppress(queue.Empty):
-                return self._opened(self._pool.get(True, min(self._timeout, left)))
+            record = self.take_idle(min(self.patience, left))
+            if record is not None:
+                return self._opened(record)
 
-    def _opened(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
-        """Return *record* with a connection; it may have been too old to be kept."""
-        try:
-            record.get_connection()  # type: ignore[attr-defined]
-        except BaseException:
-            self._do_return_conn(record)
-            raise
-        return record
-
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+    def give_back(self, record: ConnectionPoolEntry) -> None:
         if record.dbapi_connection is None:
-            self._dec_overflow()
+            self.free_place()
         else:
-            super()._do_return_conn(record)
+            self.keep(record)
 
-    def give_back(self, idle: float) -> None:
-        """Close what nobody has wanted for *idle* seconds; one connection is kept."""
+    def close_idle(self, idle: float) -> None:
+        """Close what has not been used for *idle* seconds; one connection is kept."""
         now = time.monotonic()
         freshest_first = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                freshest_first.append(self._pool.get(False))
+        while (record := self.take_idle(0)) is not None:
+            freshest_first.append(record)
         for place, record in reversed(list(enumerate(freshest_first))):
             used_at = record.info.get("used_at")
             if place and used_at is not None and now - used_at > idle:
                 record.close()
-            self._do_return_conn(record)
+            self.give_back(record)
+
+    def _opened(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
+        """Return *record* with a connection; it may have been too old to be kept."""
+        try:
+            self.open_connection(record)
+        except BaseException:
+            self.give_back(record)
+            raise
+        return record
 
 
-class _Ours:
+class _OwnConnections:
     """The connections of this box: those that are open, idle or in use, and those under way."""
 
     def __init__(self, connector: "Connector") -> None:
@@ -134,44 +131,45 @@ def server_engine(
     connector: "Connector",
     settings: "Settings",
     *,
-    tell: Callable[[BaseException, DatabaseError], None],
-    doubt: Callable[[BaseException], None] = lambda _error: None,
+    notify: Callable[[BaseException, DatabaseError], None],
+    suspect: Callable[[BaseException], None] = lambda _error: None,
 ) -> Engine:
-    """Return the pooled engine on what *connector* makes; *tell* hears of each lost connection.
+    """Return the pooled engine on what *connector* makes.
 
-    That a server has no further connection is no loss while some are open.
-    *doubt* hears of an idle connection that did not answer, before a new one is tried:
+    *notify* is called for each lost connection; that a server has no further one is no loss
+    while some are open.
+    *suspect* is called for an idle connection that did not answer, before a new one is tried:
     that can take seconds, and what is lost should be known by then.
     """
 
-    ours = _Ours(connector)
+    own = _OwnConnections(connector)
 
     def create() -> Any:
         try:
-            return ours.connect()
+            return own.connect()
         except DatabaseUnavailable as error:
-            tell(error, error)
+            notify(error, error)
             raise
 
     engine = create_engine(
         "postgresql+pg8000://",
         creator=create,
-        poolclass=SharingPool,
+        poolclass=SharedServerPool,
         pool_use_lifo=True,
         pool_size=settings.integer("DB_POOL_SIZE"),
         max_overflow=settings.integer("DB_MAX_OVERFLOW"),
         pool_recycle=settings.integer("DB_POOL_RECYCLE"),
-        pool_timeout=_LOOK_EVERY,
+        pool_timeout=_RETRY_INTERVAL,
         json_serializer=dump_json,
         # A statement's values are people's data: they have no place in an error or a log.
         hide_parameters=True,
         execution_options=EXECUTION_OPTIONS,
     )
     batch_inserts(engine)
-    event.listen(engine, "close", ours.forget)
+    event.listen(engine, "close", own.forget)
     event.listen(engine, "checkin", _stamp)
-    event.listen(engine, "checkout", _ask_idle(doubt))
-    translate_errors_of(engine, translate_postgres, tell=tell)
+    event.listen(engine, "checkout", _ask_idle(suspect))
+    translate_driver_errors(engine, translate_postgres, notify=notify)
     return engine
 
 
@@ -183,7 +181,7 @@ def ask(connection: Any, question: str = ";", seconds: float | None = None) -> A
     before = connection.autocommit
     connection.autocommit = True
     with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
-        rows = connection.execute_simple(question).rows
+        rows = simple_query(connection, question)
     connection.autocommit = before
     return rows
 
@@ -193,7 +191,7 @@ def _stamp(_connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _ask_idle(
-    doubt: Callable[[BaseException], None],
+    suspect: Callable[[BaseException], None],
 ) -> Callable[[Any, ConnectionPoolEntry, PoolProxiedConnection], None]:
     """Pre-ping, by hand: SQLAlchemy's own lets the driver's bare OSError through to the caller."""
 
@@ -206,7 +204,7 @@ def _ask_idle(
         try:
             ask(connection)
         except Exception as error:
-            doubt(error)
+            suspect(error)
             # The pool throws it away and tries with a new one.
             raise exc.DisconnectionError(str(error)) from error
 

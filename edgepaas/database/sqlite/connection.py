@@ -21,10 +21,10 @@ def open_sqlite(
 
     WAL with ``synchronous=FULL`` (NORMAL may roll a committed transaction back after a
     power cut), foreign keys, recursive triggers (without them INSERT OR REPLACE fires no
-    DELETE trigger), and no implicit transactions: whoever writes begins with BEGIN
+    DELETE trigger), and no implicit transactions: a writer begins with BEGIN
     IMMEDIATE, since a transaction that reads first fails at once under contention.
-    *read_only* refuses writes; *create* makes a missing file. The connection may wander
-    between threads, one at a time.
+    *read_only* refuses writes; *create* makes a missing file. Several threads may use
+    the connection, one at a time.
 
     Raises sqlite3.OperationalError (``unable to open database file`` when it is not
     there), sqlite3.DatabaseError when the file is none, DatabaseUnavailable where the

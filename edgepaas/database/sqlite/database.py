@@ -21,13 +21,13 @@ from edgepaas.database.failures import (
     is_busy,
     is_damaged,
     is_full,
-    translate_errors_of,
+    translate_driver_errors,
     translate_sqlite,
 )
 from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
-from edgepaas.database.sqlite.integrity import SoundnessCheck
+from edgepaas.database.sqlite.integrity import IntegrityCheck
 from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
@@ -43,7 +43,7 @@ READER_TIMEOUT = 5.0
 #: Seconds that a ping waits for another process's lock.
 PING_TIMEOUT = 1.0
 
-_LOOK = "SELECT count(*) FROM sqlite_schema"
+_PROBE = "SELECT count(*) FROM sqlite_schema"
 
 
 class EmbeddedDatabase(Database):
@@ -79,11 +79,11 @@ class EmbeddedDatabase(Database):
             self._lock = acquire(lock, shared=True, timeout=LOCK_TIMEOUT)
         except LockHeld as error:
             raise DatabaseUnavailable(
-                f"{path} is being swapped or repaired by another process: {error}"
+                f"{path} is being replaced or repaired by another process: {error}"
             ) from error
         try:
             self._ping_connection = self._open(read_only=True, busy_timeout=PING_TIMEOUT)
-            self._ping_connection.execute(_LOOK).fetchone()
+            self._ping_connection.execute(_PROBE).fetchone()
             self._files = OpenFiles(path)
         except BaseException:
             os.close(self._lock)
@@ -98,8 +98,8 @@ class EmbeddedDatabase(Database):
             on_commit=on_commit,
         )
         self._use = note_use(path)
-        self._soundness = SoundnessCheck(path, self._found_damaged)
-        self._soundness.start()
+        self._integrity = IntegrityCheck(path, self._found_damaged)
+        self._integrity.start()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -135,7 +135,7 @@ class EmbeddedDatabase(Database):
         self._check_files()
         with self._ping_lock:
             try:
-                self._ping_connection.execute(_LOOK).fetchone()
+                self._ping_connection.execute(_PROBE).fetchone()
             except sqlite3.Error as error:
                 if not self._closed:
                     self._suspect(error)
@@ -150,7 +150,7 @@ class EmbeddedDatabase(Database):
         if self._closed:
             return
         self._closed = True
-        self._soundness.stop()
+        self._integrity.stop()
         self._writer.close()
         self._readers.dispose()
         with self._ping_lock:
@@ -167,18 +167,18 @@ class EmbeddedDatabase(Database):
         try:
             lost = self._files.lost() if self._files is not None else ""
         except OSError as error:
-            raise DatabaseUnavailable(f"{self._path} cannot be looked at: {error}") from error
+            raise DatabaseUnavailable(f"{self._path} cannot be examined: {error}") from error
         if not lost:
             return
         gone = DatabaseUnavailable(f"{lost}: nothing is written any more; run the chain again")
         if not self._files_lost:
             self._files_lost = True
-            self._tell_unavailable(gone)
+            self._report_unavailable(gone)
         with self._ping_lock:
-            self._rescue()
+            self._checkpoint_deleted_wal()
         raise gone
 
-    def _rescue(self) -> None:
+    def _checkpoint_deleted_wal(self) -> None:
         """Bring what only a deleted -wal holds into the database file, if that is still there."""
         if self._rescued or self._closed or not (self._files and self._files.file_is_there()):
             return
@@ -210,7 +210,7 @@ class EmbeddedDatabase(Database):
                 trial.execute("COMMIT" if self._writer.failing else "ROLLBACK")
         except sqlite3.Error as error:
             if is_busy(error):
-                return  # somebody is writing: so it can be
+                return  # another process writes: the file can be written
             self._drop_trial()  # it may have been opened read-only; the next one need not be
             if not is_full(error):  # known by the disk check, and reading goes on
                 raise
@@ -248,12 +248,14 @@ class EmbeddedDatabase(Database):
         batch_inserts(engine)
         begin = _begin_immediate if writing else _begin_snapshot
         event.listen(engine, "begin", begin)
-        translate_errors_of(engine, partial(translate_sqlite, writing=writing), tell=self._noticed)
+        translate_driver_errors(
+            engine, partial(translate_sqlite, writing=writing), notify=self._noticed
+        )
         return engine
 
     def _found_damaged(self, problem: sqlite3.DatabaseError) -> None:
         self._damage = problem
-        self._tell_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
+        self._report_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
 
     def _noticed(self, original: BaseException, error: DatabaseError | None) -> None:
         if is_damaged(original):
@@ -263,7 +265,7 @@ class EmbeddedDatabase(Database):
         if isinstance(error, DatabaseFull) and self.on_full is not None:
             self.on_full()
         if isinstance(error, DatabaseUnavailable):
-            self._tell_unavailable(error)
+            self._report_unavailable(error)
 
 
 def _begin_snapshot(connection: Connection) -> None:

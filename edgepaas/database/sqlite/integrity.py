@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file checked to its end while it is in use, where the boot had no time for it."""
+"""The full integrity check of a file in use, where the boot had no time for it."""
 
 import contextlib
 import logging
@@ -19,10 +19,10 @@ DELAY = 5.0
 _INSTRUCTIONS = 10_000
 _LEAST_URGENT = 19
 #: Seconds to wait for a step of the check to notice that it is to stop.
-_PATIENCE = 5.0
+_STOP_TIMEOUT = 5.0
 
 
-class SoundnessCheck:
+class IntegrityCheck:
     """``integrity_check`` of *path* in a thread of its own, if one is due.
 
     Damage is noted for the schema stage, and *found* is called with what it is. Stopped
@@ -41,31 +41,31 @@ class SoundnessCheck:
     def start(self) -> None:
         """Begin, after a while, where a check is due; the caller holds the file's lock."""
         if check_is_due(self._path):
-            self._thread = threading.Thread(target=self._run, name="soundness", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="integrity-check", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """End it; before the file's lock is given up."""
+        """Stop it; call this before the file's lock is released."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_PATIENCE)
+            self._thread.join(_STOP_TIMEOUT)
 
     def _run(self) -> None:
         if self._stop.wait(self._delay):
             return
         with contextlib.suppress(OSError):
-            # Linux takes a thread's id: only this one is to step back.
+            # Linux takes a thread's id: only this thread gets the low priority.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_URGENT)
-        logger.info("%s is checked to its end, since the box stopped uncleanly", self._path)
+        logger.info("%s is checked in full, since the box stopped uncleanly", self._path)
         try:
             problem = self._check()
         except sqlite3.DatabaseError as error:
             if self._stop.is_set() or isinstance(error, sqlite3.OperationalError):
-                logger.info("the check of %s did not come to its end: %s", self._path, error)
+                logger.info("the check of %s was not finished: %s", self._path, error)
                 return
             problem = error
         if problem is None:
-            logger.info("%s is sound", self._path)
+            logger.info("%s is undamaged", self._path)
             forget_due_check(self._path)
             return
         logger.error("%s is damaged: %s", self._path, problem)

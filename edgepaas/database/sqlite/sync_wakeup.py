@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling the drainer that rows wait: one datagram, which never holds up a write."""
+"""Waking the drainer when rows wait: one datagram, which never holds up a write."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ _LONGEST = 107
 
 
 class Waker:
-    """Sends a datagram to the socket *path*; nobody listening is nothing to worry about.
+    """Sends a datagram to the socket *path*; that nothing listens there is no error.
 
-    The drainer looks by itself now and then, so that a datagram may be lost.
+    The drainer polls as well, so a lost datagram only delays it.
     """
 
     def __init__(self, path: Path) -> None:

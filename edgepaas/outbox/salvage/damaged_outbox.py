@@ -15,8 +15,8 @@ from edgepaas.database.reserved_names import LAYOUTS, OUTBOX, STATE, TRANSACTION
 from edgepaas.files.sqlite_file import not_to_be_opened
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.salvage.page_file import Values
-from edgepaas.outbox.salvage.page_recovery import carved, wal_is_damaged
-from edgepaas.outbox.salvage.workspace import HEAD, Desk
+from edgepaas.outbox.salvage.page_recovery import recovered_records, wal_is_damaged
+from edgepaas.outbox.salvage.workspace import HEAD, SalvageWorkspace
 from edgepaas.outbox.tables import quoted
 
 logger = logging.getLogger("edgepaas.outbox")
@@ -32,10 +32,10 @@ _LAG: Final = 1000
 
 
 @dataclass(frozen=True)
-class Wreck:
-    """What the desk holds: ``found`` rows of *layouts*, with *width* columns of values.
+class DamagedOutbox:
+    """What the workspace holds: ``found`` rows of *layouts*, with *width* columns of values.
 
-    *again*: tables of the desk with the rows of forwarded tables. *lost* rows of the outbox
+    *again*: tables of the workspace with the rows of forwarded tables. *lost* rows of the outbox
     are known to have been there; *uncertain*: there may have been more.
     """
 
@@ -46,32 +46,32 @@ class Wreck:
     uncertain: bool
 
 
-def reading(
+def read_damaged(
     damaged: Path,
-    desk: Path,
+    workspace: Path,
     layouts: Sequence[Layout],
     spare: Mapping[int, Layout],
     *,
     until: float,
-) -> Wreck:
-    """Read *damaged* into the new file *desk*, until ``time.monotonic()`` is *until*.
+) -> DamagedOutbox:
+    """Read *damaged* into the new file *workspace*, until ``time.monotonic()`` is *until*.
 
     *layouts* are those of the forwarded tables now; *spare* by the ids of the new file, for
     rows whose own layout is lost: those of one build are alike. Raises OSError,
-    sqlite3.Error where the desk cannot be written.
+    sqlite3.Error where the workspace cannot be written.
     """
-    with contextlib.closing(Desk(desk, spare)) as opened:
+    with contextlib.closing(SalvageWorkspace(workspace, spare)) as opened:
         return _Reader(opened, damaged, until).read(layouts)
 
 
 class _Reader:
-    def __init__(self, desk: Desk, damaged: Path, until: float) -> None:
-        self._desk = desk
-        self._connection = desk.connection
+    def __init__(self, workspace: SalvageWorkspace, damaged: Path, until: float) -> None:
+        self._workspace = workspace
+        self._connection = workspace.connection
         self._damaged = damaged
         self._until = until
 
-    def read(self, layouts: Sequence[Layout]) -> Wreck:
+    def read(self, layouts: Sequence[Layout]) -> DamagedOutbox:
         # SQLite deletes the -wal beside a file of no bytes.
         attached = not not_to_be_opened(self._damaged) and self._attach()
         captured = not attached or self._has_outbox()
@@ -79,18 +79,20 @@ class _Reader:
         if captured:
             if attached:
                 self._read_outbox()
-                self._look_past_damage_of_the_wal()
-            self._desk.judge()
-            if self._desk.missing() != (0, False):
-                self._carve()
-                self._desk.judge()
-            lost, uncertain = self._desk.missing()
+                self._note_damage_of_the_wal()
+            self._workspace.drop_implausible()
+            if self._workspace.missing() != (0, False):
+                self._recover_from_pages()
+                self._workspace.drop_implausible()
+            lost, uncertain = self._workspace.missing()
         again: list[tuple[str, Layout]] = []
         if attached and (lost or uncertain or not captured):
             again = [pair for pair in map(self._read_table, layouts) if pair is not None]
         if attached:
             self._connection.execute("DETACH damaged")
-        return Wreck(self._desk.width, self._desk.layouts(), tuple(again), lost, uncertain)
+        return DamagedOutbox(
+            self._workspace.width, self._workspace.layouts(), tuple(again), lost, uncertain
+        )
 
     # --- through SQLite ---------------------------------------------------------------
 
@@ -101,7 +103,7 @@ class _Reader:
         except sqlite3.Error as error:
             logger.info("%s is not opened by SQLite: %s", self._damaged, error)
             return False
-        if self._ask("SELECT count(*) FROM damaged.sqlite_schema"):
+        if self._query("SELECT count(*) FROM damaged.sqlite_schema"):
             return True
         # Cut short, or attached with a damaged schema, which would spoil every other statement.
         self._connection.execute("DETACH damaged")
@@ -109,14 +111,15 @@ class _Reader:
 
     def _has_outbox(self) -> bool:
         names = f"('{OUTBOX}', '{STATE}')"
-        return bool(self._ask(f"SELECT count(*) FROM damaged.sqlite_schema WHERE name IN {names}"))  # noqa: S608
+        found = f"SELECT count(*) FROM damaged.sqlite_schema WHERE name IN {names}"  # noqa: S608
+        return bool(self._query(found))
 
     def _read_outbox(self) -> None:
-        desk = self._desk
-        desk.confirmed = self._ask(f"SELECT confirmed_seq FROM damaged.{STATE}")  # noqa: S608
-        desk.last = self._greatest()
-        columns = self._ask(f"SELECT count(*) FROM pragma_table_info('{OUTBOX}', 'damaged')")  # noqa: S608
-        desk.widen((columns or HEAD) - HEAD)
+        workspace = self._workspace
+        workspace.confirmed = self._query(f"SELECT confirmed_seq FROM damaged.{STATE}")  # noqa: S608
+        workspace.last = self._greatest()
+        columns = self._query(f"SELECT count(*) FROM pragma_table_info('{OUTBOX}', 'damaged')")  # noqa: S608
+        workspace.widen((columns or HEAD) - HEAD)
         for table, columns_of_it, key in (
             (LAYOUTS, "id, tbl, revision, definition", "id"),
             (TRANSACTIONS, "first, last", "first"),
@@ -129,18 +132,18 @@ class _Reader:
                 1 << 62,
                 halve=False,
             )
-        low = (desk.confirmed or 0) + 1
+        low = (workspace.confirmed or 0) + 1
         self._copy(
-            f"INSERT OR IGNORE INTO main.found ({desk.names()}) "  # noqa: S608
-            f"SELECT {desk.names()} FROM damaged.{OUTBOX} WHERE seq BETWEEN ? AND ?",
+            f"INSERT OR IGNORE INTO main.found ({workspace.names()}) "  # noqa: S608
+            f"SELECT {workspace.names()} FROM damaged.{OUTBOX} WHERE seq BETWEEN ? AND ?",
             low,
-            max(low, desk.last or self._most_rows()),
+            max(low, workspace.last or self._most_rows()),
         )
 
     def _greatest(self) -> int | None:
         """Return the greatest number that was given out."""
-        counter = self._ask(f"SELECT seq FROM damaged.sqlite_sequence WHERE name = '{OUTBOX}'")  # noqa: S608
-        row = self._ask(f"SELECT max(seq) FROM damaged.{OUTBOX}")  # noqa: S608
+        counter = self._query(f"SELECT seq FROM damaged.sqlite_sequence WHERE name = '{OUTBOX}'")  # noqa: S608
+        row = self._query(f"SELECT max(seq) FROM damaged.{OUTBOX}")  # noqa: S608
         if counter is None or row is None:
             return counter
         return row if counter < row <= counter + _LAG else counter
@@ -170,7 +173,7 @@ class _Reader:
         statement = f"INSERT INTO main.{quoted(name)} SELECT {values} FROM {table} WHERE "  # noqa: S608
         # At once, as a table WITHOUT ROWID can be read only; else around the damage.
         if not self._copy(f"{statement} ? < ?", 0, 1, halve=False):
-            high = self._ask(f"SELECT max(_rowid_) FROM {table}")  # noqa: S608
+            high = self._query(f"SELECT max(_rowid_) FROM {table}")  # noqa: S608
             self._copy(f"{statement} _rowid_ BETWEEN ? AND ?", 1, high or self._most_rows())
         return name, layout
 
@@ -194,7 +197,7 @@ class _Reader:
                     self._connection.execute(statement, (first, last))
                     in_vain = 0
                 except sqlite3.Error as error:
-                    _must_be_damage(error)
+                    _raise_unless_damage(error)
                     in_vain += 1
                     if first < last and halve:
                         middle = (first + last) // 2
@@ -208,50 +211,50 @@ class _Reader:
     def _too_late(self) -> bool:
         return time.monotonic() > self._until
 
-    def _ask(self, statement: str) -> int | None:
+    def _query(self, statement: str) -> int | None:
         try:
             row = self._connection.execute(statement).fetchone()
         except sqlite3.Error as error:
-            _must_be_damage(error)
+            _raise_unless_damage(error)
             return None
         return row[0] if row and isinstance(row[0], int) else None
 
     # --- page by page -----------------------------------------------------------------
 
-    def _look_past_damage_of_the_wal(self) -> None:
+    def _note_damage_of_the_wal(self) -> None:
         """Notice rows that SQLite does not see: it stops at the first damaged frame of a WAL."""
-        self._desk.doubtful = wal_is_damaged(self._damaged)
-        cells = carved(self._damaged, until=self._until, only_replaced=True)
+        self._workspace.uncounted = wal_is_damaged(self._damaged)
+        cells = recovered_records(self._damaged, until=self._until, only_replaced=True)
         counters = [values[1] for kind, _, values in cells if kind == "sequence"]
-        if self._desk.last is not None:
-            self._desk.last = max([self._desk.last, *counters])
+        if self._workspace.last is not None:
+            self._workspace.last = max([self._workspace.last, *counters])
 
-    def _carve(self) -> None:
+    def _recover_from_pages(self) -> None:
         """Take from the leaves of every table in the file what has the outbox's form."""
         confirmed: list[int] = []
         last: list[int] = []
         keep: dict[str, Callable[[int, Values], object]] = {
             "state": lambda _row, values: confirmed.append(values[8]),
             "sequence": lambda _row, values: last.append(values[1]),
-            "layout": self._desk.keep_layout,
-            "outbox": self._desk.keep_row,
+            "layout": self._workspace.keep_layout,
+            "outbox": self._workspace.keep_row,
         }
         # Outside of a transaction each row found would be one.
         self._connection.execute("BEGIN")
         try:
-            for kind, row, values in carved(self._damaged, until=self._until):
+            for kind, row, values in recovered_records(self._damaged, until=self._until):
                 keep[kind](row, values)
         finally:
             self._connection.execute("COMMIT")
         # Of several copies the one that sends more again, and misses more.
-        if self._desk.confirmed is None and confirmed:
-            self._desk.confirmed = min(confirmed)
-        if self._desk.last is None and last:
-            self._desk.last = max(last)
+        if self._workspace.confirmed is None and confirmed:
+            self._workspace.confirmed = min(confirmed)
+        if self._workspace.last is None and last:
+            self._workspace.last = max(last)
 
 
-def _must_be_damage(error: sqlite3.Error) -> None:
-    """Raise *error* where it is not the damaged file's: the desk has no room."""
+def _raise_unless_damage(error: sqlite3.Error) -> None:
+    """Raise *error* where it is not the damaged file's: the workspace has no room."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM):
         raise error

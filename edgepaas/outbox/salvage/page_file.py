@@ -49,7 +49,7 @@ class PageFile:
             self._wal = wal.open("rb") if wal.is_file() else None
             self._size = self._page_size()
             pages = path.stat().st_size // self._size
-            #: Whether the WAL has frames that were damaged: nobody can tell what was in them.
+            #: Whether the WAL has frames that were damaged: their content is unknown.
             self.damaged_wal = False
             self._frames = self._newest_frames(pages)
             self.pages = max([pages, *self._frames])

@@ -17,11 +17,11 @@ logger = logging.getLogger("edgepaas.outbox")
 Kind = Literal["outbox", "layout", "state", "sequence"]
 
 #: How many cells are looked at before a page counts as none of ours.
-_LOOKED_AT: Final = 3
+_MOST_FOREIGN_CELLS: Final = 3
 _OPS: Final = ("I", "U", "D", "G")
 
 
-def carved(
+def recovered_records(
     path: Path, *, until: float, only_replaced: bool = False
 ) -> Iterator[tuple[Kind, int, Values]]:
     """Give each row in the file that has the form of the outbox's: of which table, its number.
@@ -42,20 +42,20 @@ def carved(
 
 
 def wal_is_damaged(path: Path) -> bool:
-    """Whether frames of the -wal cannot be told any more; raises OSError."""
+    """Whether frames of the -wal cannot be parts any more; raises OSError."""
     with contextlib.closing(PageFile(path)) as file:
         return file.damaged_wal
 
 
 def _of_one_page(cells: Iterator[tuple[int, Values]]) -> Iterator[tuple[Kind, int, Values]]:
-    strangers = 0
+    foreign = 0
     for row, values in cells:
         kind = _kind(row, values)
         if kind is not None:
             yield kind, row, values
         else:
-            strangers += 1
-            if strangers == _LOOKED_AT:
+            foreign += 1
+            if foreign == _MOST_FOREIGN_CELLS:
                 return  # a page holds the rows of one table
 
 

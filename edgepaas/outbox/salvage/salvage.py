@@ -20,7 +20,7 @@ from typing import Any, Final
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
 from edgepaas.outbox import ledger, tables
 from edgepaas.outbox.layout import forwarded, known, registered
-from edgepaas.outbox.salvage.damaged_outbox import Wreck, reading
+from edgepaas.outbox.salvage.damaged_outbox import DamagedOutbox, read_damaged
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
 
@@ -33,9 +33,9 @@ _DONE: Final = "outbox_salvaged"
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What came of it: ``rows`` of the outbox, ``again`` of the tables, ``lost`` ones.
+    """The result: ``rows`` of the outbox, ``again`` of the tables (queued anew), ``lost`` ones.
 
-    ``uncertain``: more may be lost, since what would tell how many there were is lost, too.
+    ``uncertain``: more may be lost, since the counters are lost as well.
     """
 
     rows: int
@@ -46,16 +46,16 @@ class Salvaged:
     @property
     def line(self) -> str:
         """The outcome in words; empty when there was nothing."""
-        told = []
+        parts = []
         if self.rows:
-            told.append(f"{self.rows:,} rows that wait for the hub were saved")
+            parts.append(f"{self.rows:,} rows that wait for the hub were saved")
         if self.again:
-            told.append(f"{self.again:,} rows of its tables are sent again")
+            parts.append(f"{self.again:,} rows of its tables are sent again")
         if self.uncertain:
-            told.append(f"at least {self.lost:,} of its waiting changes cannot be read")
+            parts.append(f"at least {self.lost:,} of its waiting changes cannot be read")
         elif self.lost:
-            told.append(f"{self.lost:,} of its waiting changes cannot be read")
-        return ", ".join(told)
+            parts.append(f"{self.lost:,} of its waiting changes cannot be read")
+        return ", ".join(parts)
 
 
 def salvage(
@@ -85,79 +85,84 @@ def salvage(
         return Salvaged(done[0], done[1], done[2], bool(done[3]))
     if not damaged.is_file():
         return Salvaged(0, 0, 0, False)
-    with _desk_beside(connection) as desk:
+    with _workspace_beside(connection) as workspace:
         layouts = forwarded(document)
         spare = known(connection)
-        wreck = reading(damaged, desk, layouts, spare, until=time.monotonic() + seconds)
-        return _bring_in(connection, desk, wreck, name)
+        contents = read_damaged(
+            damaged, workspace, layouts, spare, until=time.monotonic() + seconds
+        )
+        return _bring_in(connection, workspace, contents, name)
 
 
 @contextlib.contextmanager
-def _desk_beside(connection: sqlite3.Connection) -> Iterator[Path]:
+def _workspace_beside(connection: sqlite3.Connection) -> Iterator[Path]:
     """Give the name of a file for what is found: it need not fit into the memory."""
     file = Path(connection.execute("PRAGMA database_list").fetchone()[2])
     # A name that the schema stage sweeps, should this be killed.
-    desk = file.with_name(f".{file.name}.salvage.new")
-    desk.unlink(missing_ok=True)
+    workspace = file.with_name(f".{file.name}.salvage.new")
+    workspace.unlink(missing_ok=True)
     try:
-        yield desk
+        yield workspace
     finally:
-        desk.unlink(missing_ok=True)
+        workspace.unlink(missing_ok=True)
 
 
-def _bring_in(connection: sqlite3.Connection, desk: Path, wreck: Wreck, name: str) -> Salvaged:
-    connection.execute("ATTACH ? AS desk", (str(desk),))
+def _bring_in(
+    connection: sqlite3.Connection, workspace: Path, contents: DamagedOutbox, name: str
+) -> Salvaged:
+    connection.execute("ATTACH ? AS workspace", (str(workspace),))
     try:
         with tables.transaction(connection):
-            tables.widen(connection, wreck.width)
-            rows = _bring_outbox(connection, wreck)
-            again = _bring_tables(connection, wreck)
+            tables.widen(connection, contents.width)
+            rows = _bring_outbox(connection, contents)
+            again = _bring_tables(connection, contents)
             ledger.add(connection, "salvaged", rows + again)
-            ledger.add(connection, "lost_in_damage", wreck.lost)
-            found = Salvaged(rows, again, wreck.lost, wreck.uncertain)
+            ledger.add(connection, "lost_in_damage", contents.lost)
+            found = Salvaged(rows, again, contents.lost, contents.uncertain)
             connection.execute(
                 f"INSERT INTO {_DONE} VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
                 (name, rows, again, found.lost, found.uncertain, _now()),
             )
     finally:
-        connection.execute("DETACH desk")
+        connection.execute("DETACH workspace")
     return found
 
 
-def _bring_outbox(connection: sqlite3.Connection, wreck: Wreck) -> int:
+def _bring_outbox(connection: sqlite3.Connection, contents: DamagedOutbox) -> int:
     before = tables.last_seq(connection)
-    for old, layout in wreck.layouts.items():
+    for old, layout in contents.layouts.items():
         (known_here,) = registered(connection, [layout])
-        connection.execute("INSERT INTO desk.ids VALUES (?, ?)", (old, known_here.id))
+        connection.execute("INSERT INTO workspace.ids VALUES (?, ?)", (old, known_here.id))
     _close_gaps(connection)
-    values = values_of(wreck.width)
+    values = values_of(contents.width)
     cursor = connection.execute(
         f"INSERT INTO main.{OUTBOX} (layout, op, resent, {values}) "  # noqa: S608
-        f"SELECT coalesce(new, 0), op, 1, {values} FROM desk.found "
-        "LEFT JOIN desk.ids ON old = layout ORDER BY seq"
+        f"SELECT coalesce(new, 0), op, 1, {values} FROM workspace.found "
+        "LEFT JOIN workspace.ids ON old = layout ORDER BY seq"
     )
     # Whole transactions stay whole, as far as their rows are there.
     connection.execute(
-        "CREATE TABLE desk.ranks AS SELECT seq, row_number() OVER (ORDER BY seq) AS n FROM found"
+        "CREATE TABLE workspace.ranks AS "
+        "SELECT seq, row_number() OVER (ORDER BY seq) AS n FROM workspace.found"
     )
-    connection.execute("CREATE INDEX desk.ranks_seq ON ranks (seq, n)")
+    connection.execute("CREATE INDEX workspace.ranks_seq ON ranks (seq, n)")
     connection.execute(
         f"INSERT INTO main.{TRANSACTIONS} (first, last) "  # noqa: S608
-        "SELECT ? + min(n), ? + max(n) FROM desk.markers JOIN desk.ranks "
+        "SELECT ? + min(n), ? + max(n) FROM workspace.markers JOIN workspace.ranks "
         "ON seq BETWEEN first AND last GROUP BY first HAVING count(*) > 1",
         (before, before),
     )
     return cursor.rowcount
 
 
-def _bring_tables(connection: sqlite3.Connection, wreck: Wreck) -> int:
+def _bring_tables(connection: sqlite3.Connection, contents: DamagedOutbox) -> int:
     rows = 0
-    for desk_table, layout in wreck.again:
+    for workspace_table, layout in contents.again:
         (known_here,) = registered(connection, [layout])
         names = ", ".join(quoted(name) for name in layout.names)
         rows += connection.execute(
             f"INSERT INTO main.{OUTBOX} (layout, op, resent, {values_of(len(layout.columns))}) "  # noqa: S608
-            f"SELECT ?, 'I', 1, {names} FROM desk.{quoted(desk_table)} ORDER BY _rowid_",
+            f"SELECT ?, 'I', 1, {names} FROM workspace.{quoted(workspace_table)} ORDER BY _rowid_",
             (known_here.id,),
         ).rowcount
     return rows
@@ -165,12 +170,12 @@ def _bring_tables(connection: sqlite3.Connection, wreck: Wreck) -> int:
 
 def _close_gaps(connection: sqlite3.Connection) -> None:
     """Have gap rows name no numbers: those were the old stream's, and would be missed here."""
-    gaps = connection.execute("SELECT seq, v0 FROM desk.found WHERE op = 'G'").fetchall()
+    gaps = connection.execute("SELECT seq, v0 FROM workspace.found WHERE op = 'G'").fetchall()
     for seq, text in gaps:
         gap = json.loads(text)
         gap["was"], gap["ranges"] = gap.get("ranges", []), []
         connection.execute(
-            "UPDATE desk.found SET v0 = ?, layout = 0 WHERE seq = ?", (json.dumps(gap), seq)
+            "UPDATE workspace.found SET v0 = ?, layout = 0 WHERE seq = ?", (json.dumps(gap), seq)
         )
 
 

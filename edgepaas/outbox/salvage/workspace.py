@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The desk: a file of its own in which lies what was found of a damaged one.
+"""The salvage workspace: a new file that takes what can be read of a damaged one.
 
 Nothing has to fit into the memory, and whatever SQLite itself copies here stays as it was to
-the last bit. Judges what damage made of a row, and counts what is missing.
+the last bit. Implausible rows are dropped from it, and what is missing is counted.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ _TABLES = (
 )
 
 
-class Desk:
+class SalvageWorkspace:
     """A new file *path*; ``connection`` is to it, and ``width`` how many values a row has.
 
     *spare*: layouts by id for rows whose own is lost. ``confirmed`` and ``last`` are what is
-    known of the numbers, None: nothing; ``doubtful``: rows may be missing that nobody can
-    count.
+    known of the numbers, None: nothing; ``uncounted``: rows may be missing that cannot be
+    counted.
     """
 
     def __init__(self, path: Path, spare: Mapping[int, Layout]) -> None:
@@ -42,7 +42,7 @@ class Desk:
         self.width = 1
         self.confirmed: int | None = None
         self.last: int | None = None
-        self.doubtful = False
+        self.uncounted = False
         self._spare = spare
         self.connection.executescript("PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF")
         for statement in _TABLES:
@@ -53,7 +53,7 @@ class Desk:
         self.connection.close()
 
     def widen(self, width: int) -> None:
-        """Have place for *width* values."""
+        """Make room for *width* values a row."""
         for position in range(self.width, width):
             self.connection.execute(f"ALTER TABLE main.found ADD COLUMN v{position}")
         self.width = max(self.width, width)
@@ -91,8 +91,8 @@ class Desk:
             own = known(self.connection)
         return {**self._spare, **own}
 
-    def judge(self) -> None:
-        """Forget what damage made of rows, and rows that nobody can tell the table of."""
+    def drop_implausible(self) -> None:
+        """Drop rows that damage has changed, and rows whose table is unknown."""
         self._drop(LAYOUTS, "SELECT id, definition FROM main.{}", "id", _is_layout)
         layouts = self.layouts()
         own = {row[0] for row in self.connection.execute(f"SELECT id FROM main.{LAYOUTS}")}  # noqa: S608
@@ -106,14 +106,14 @@ class Desk:
         self._drop("found", "SELECT seq, v0 FROM main.{} WHERE op = 'G'", "seq", _is_gap)
         for identity, layout in layouts.items():
             if identity not in own:
-                self._drop_unlike(identity, layout)
+                self._drop_mismatched(identity, layout)
 
     def missing(self) -> tuple[int, bool]:
         """Return how many rows are known to be missing, and whether there may be more."""
         least, most, count = self.connection.execute(
             "SELECT min(seq), max(seq), count(*) FROM main.found"
         ).fetchone()
-        uncertain = self.confirmed is None or self.last is None or self.doubtful
+        uncertain = self.confirmed is None or self.last is None or self.uncounted
         if self.confirmed is None and least is None:
             return 0, uncertain
         low = least if self.confirmed is None else self.confirmed + 1
@@ -129,7 +129,7 @@ class Desk:
             if not sound(text):
                 self.connection.execute(f"DELETE FROM main.{table} WHERE {key} = ?", (number,))  # noqa: S608
 
-    def _drop_unlike(self, identity: int, layout: Layout) -> None:
+    def _drop_mismatched(self, identity: int, layout: Layout) -> None:
         """Forget rows that do not look like *layout*, which was only guessed to be theirs."""
         count = len(layout.columns)
         if self.width < count:

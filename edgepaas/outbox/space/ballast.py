@@ -13,7 +13,7 @@ from pathlib import Path
 from edgepaas.files.atomic import remove_durably, sync_folder
 
 
-def keep(path: Path, size: int, *, spare: int) -> bool:
+def reserve(path: Path, size: int, *, spare: int) -> bool:
     """Reserve *size* bytes as *path*; whether they are reserved now.
 
     Nothing is taken from a disk that would be left with less than *spare* bytes, so that a
@@ -28,13 +28,13 @@ def keep(path: Path, size: int, *, spare: int) -> bool:
             return False
         if shutil.disk_usage(path.parent).free < size + spare:
             return False
-        _reserve(path, size)
+        _allocate(path, size)
     except OSError:
         return False
     return True
 
 
-def give_up(path: Path) -> bool:
+def release(path: Path) -> bool:
     """Let the disk have the space; whether there was any. Never raises OSError."""
     try:
         return remove_durably(path)
@@ -42,7 +42,7 @@ def give_up(path: Path) -> bool:
         return False
 
 
-def _reserve(path: Path, size: int) -> None:
+def _allocate(path: Path, size: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

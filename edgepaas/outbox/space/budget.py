@@ -10,12 +10,13 @@ from typing import Literal
 Level = Literal["ok", "alert", "shed", "full"]
 
 #: From which share of the budget on each level holds.
-FROM: dict[Level, float] = {"ok": 0.0, "alert": 0.70, "shed": 0.85, "full": 0.95}
+LEVEL_STARTS: dict[Level, float] = {"ok": 0.0, "alert": 0.70, "shed": 0.85, "full": 0.95}
 #: A level ends so far below its beginning, or one row more or less would change it.
-SLACK = 0.02
+HYSTERESIS = 0.02
 #: Making room goes on until no more than this share is used.
-AIM = 0.65
+TARGET_SHARE = 0.65
 
+_HIGHEST_FIRST: tuple[Level, ...] = ("full", "shed", "alert")
 _GIB = 1024**3
 _SHARE_OF_DISK = 0.20
 
@@ -63,8 +64,10 @@ def usage(connection: sqlite3.Connection, budget: int) -> Usage:
 
 def level(share: float, before: Level = "ok") -> Level:
     """Return the level at *share*, where *before* held until now."""
-    return next(
-        name
-        for name in ("full", "shed", "alert", "ok")
-        if share >= FROM[name] - (SLACK if FROM[before] >= FROM[name] else 0.0)
-    )
+    for name in _HIGHEST_FIRST:
+        start = LEVEL_STARTS[name]
+        if LEVEL_STARTS[before] >= start:
+            start -= HYSTERESIS  # it was reached before
+        if share >= start:
+            return name
+    return "ok"

@@ -15,7 +15,7 @@ from edgepaas.outbox.capture import paused
 from edgepaas.outbox.layout import Layout, known
 from edgepaas.outbox.reading import exact_rows
 from edgepaas.outbox.references import Remover, references
-from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
 
@@ -57,7 +57,7 @@ def reclaim(connection: sqlite3.Connection, *, older_than: float, limit: int = 1
         else:
             facts = _delete_facts(connection, first, last)
             rows = _delete_rows(connection, first, last)
-    return Reclaimed(rows, facts, space.release(connection))
+    return Reclaimed(rows, facts, vacuum.release(connection))
 
 
 def _correct_times(connection: sqlite3.Connection, now: datetime) -> None:
@@ -158,7 +158,7 @@ def _has_key(connection: sqlite3.Connection, layout: Layout) -> bool:
 
 
 def _delete_rows(connection: sqlite3.Connection, first: int, last: int) -> int:
-    # Gap rows stay: they tell for ever which numbers were no rows that retention took.
+    # Gap rows stay: they record for ever which numbers retention has not taken.
     cursor = connection.execute(
         f"DELETE FROM {OUTBOX} WHERE seq BETWEEN ? AND ? AND op <> 'G'",  # noqa: S608
         (first, last),

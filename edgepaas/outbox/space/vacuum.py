@@ -36,7 +36,7 @@ def is_prepared(connection: sqlite3.Connection) -> bool:
 def convert(connection: sqlite3.Connection, *, seconds: float) -> bool:
     """Make an existing file one that can give pages back; whether it is one now.
 
-    It is written anew, which needs its size once more on the disk, and nobody else writes
+    It is written anew, which needs its size once more on the disk, and no other process writes
     meanwhile. Not begun where it would hardly end in *seconds*, given up after them or when
     the disk has no room: nothing changed then.
     """

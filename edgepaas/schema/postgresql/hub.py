@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of
-from edgepaas.schema.postgresql.migrate import bring_postgres, judge_postgres, parts_of
+from edgepaas.schema.postgresql.migrate import check_postgres, parts_of, prepare_postgres
 from edgepaas.schema.report import SchemaReport
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgepaas.settings import Settings
 
 
-def bring_hub(
+def prepare_hub(
     contract: "DatabaseContract", settings: "Settings", application: "Application"
 ) -> SchemaReport:
     """Bring both chains of the contract's ``HUB_URL`` to head; changes nothing on this box.
@@ -39,5 +39,5 @@ def bring_hub(
     parts = parts_of(chain, models)
     # The contract's RUN_MIGRATIONS is false whenever SQLite serves.
     if not settings.flag("RUN_MIGRATIONS"):
-        return judge_postgres(connector, parts)
-    return bring_postgres(connector, parts, run_migrations=True)
+        return check_postgres(connector, parts)
+    return prepare_postgres(connector, parts, run_migrations=True)

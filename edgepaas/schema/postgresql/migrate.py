@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.report import Action, SchemaReport
@@ -23,8 +24,8 @@ logger = logging.getLogger("edgepaas.schema")
 
 #: Seconds to wait for other boxes that are migrating.
 TURN_TIMEOUT = 60.0
-#: Seconds that a migration waits for a table that somebody uses: it blocks everybody else
-#: who comes after it.
+#: Seconds that a migration waits for a table that is in use: it blocks every session
+#: that comes after it.
 TABLE_TIMEOUT = 10.0
 #: Seconds that one statement of a migration may take.
 STATEMENT_TIMEOUT = 900.0
@@ -58,7 +59,7 @@ def versions_at(connection: Any, chains: Sequence[Chain]) -> list[Revisions | No
         for number, chain in enumerate(chains)
     ]
     try:
-        rows = connection.execute_simple(" UNION ALL ".join(queries)).rows
+        rows = simple_query(connection, " UNION ALL ".join(queries))
     except Exception as error:
         if sqlstate(error) != _NO_TABLE:
             raise
@@ -71,7 +72,7 @@ def versions_at(connection: Any, chains: Sequence[Chain]) -> list[Revisions | No
     ]
 
 
-def bring_postgres(
+def prepare_postgres(
     connector: "Connector", parts: Sequence[Part], *, run_migrations: bool
 ) -> SchemaReport:
     """Bring the PostgreSQL that *connector* reaches to head and say what was done.
@@ -93,7 +94,7 @@ def bring_postgres(
     )
 
 
-def judge_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
+def check_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
     """Say whether the PostgreSQL has all that this build needs, and change nothing.
 
     Raises DatabaseUnavailable, or SchemaError that names what it lacks.
@@ -124,27 +125,26 @@ def _at_head(part: Part, before: Revisions | None) -> SchemaReport | None:
 
 
 def _judged(connector: "Connector", part: Part) -> SchemaReport:
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+    from edgepaas.schema import fingerprint, migrations
 
     chain, metadata = part.chain, part.models()
     engine = migrations.migration_engine(connector, "postgresql+pg8000://")
     try:
         with engine.connect() as connection:
             before = migrations.versions(connection, chain)
-            shape = migrations.shape_of(connection, chain)
-            needs = likeness.needs_of(connection, chain, metadata)
-            misfit = likeness.fits(shape, connection, needs)
+            shape = migrations.columns_by_table(connection, chain)
+            needs = fingerprint.required_columns(connection, chain, metadata)
+            incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
     except SchemaError:
         raise
     except Exception as error:
         raise unusable(error, "its tables cannot be looked at") from error
     finally:
         engine.dispose()
-    if misfit:
+    if incompatibility:
         raise SchemaError(
             f"PostgreSQL is at {show(before or ())}, this build needs {show(chain.heads)}, and "
-            f"{misfit}: RUN_MIGRATIONS=false keeps this box from migrating it"
+            f"{incompatibility}: RUN_MIGRATIONS=false keeps this box from migrating it"
         )
     return _report(
         "ahead", before, before, f"at {show(before or ())}; it holds all that this build needs"
@@ -152,12 +152,12 @@ def _judged(connector: "Connector", part: Part) -> SchemaReport:
 
 
 def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
-    """Return the application's report, which also tells what was done about the others."""
+    """Return the application's report, with what was done about the others."""
     first, *others = reports
-    told = [report.message for report in others if report.action != "nothing"]
-    if not told:
+    others_done = [report.message for report in others if report.action != "nothing"]
+    if not others_done:
         return first
-    return replace(first, message="; EdgePaaS's own tables: ".join([first.message, *told]))
+    return replace(first, message="; EdgePaaS's own tables: ".join([first.message, *others_done]))
 
 
 def migrate(
@@ -225,8 +225,7 @@ def _upgrade(
     *,
     adopt: bool,
 ) -> Action:
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+    from edgepaas.schema import fingerprint, migrations
 
     if chain.unwritten:
         if metadata is not None:
@@ -238,13 +237,15 @@ def _upgrade(
     adopt = adopt or before == frozenset()
     if before == chain.heads and not adopt:
         return "nothing"
-    shape = migrations.shape_of(connection, chain)
+    shape = migrations.columns_by_table(connection, chain)
     # Not asked for where nothing hangs on it: the platform's have to be tried out.
     looked_at = adopt or not before or not chain.only_postgres
-    ours = set(likeness.needs_of(connection, chain, metadata) if looked_at else ()) & set(shape)
+    ours = set(
+        fingerprint.required_columns(connection, chain, metadata) if looked_at else ()
+    ) & set(shape)
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if adopt and ours:
-        alike = likeness.likeness_of(connection, chain, metadata, before)
+        alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
         if alike.revisions is not None and alike.revisions != before:
             migrations.stamp(connection, chain, alike.revisions)
             migrations.upgrade(connection, chain, metadata)
@@ -255,12 +256,12 @@ def _upgrade(
     else:
         hint = "'edgepaas schema --repair' finds out which it is"
     if unknown:
-        needs = likeness.needs_of(connection, chain, metadata)
-        misfit = likeness.fits(shape, connection, needs)
-        if misfit:
+        needs = fingerprint.required_columns(connection, chain, metadata)
+        incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
+        if incompatibility:
             raise SchemaError(
-                f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and {misfit}: "
-                f"install the build that made it; {hint}"
+                f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and "
+                f"{incompatibility}: install the build that made it; {hint}"
             )
         return "ahead"
     if not before and ours:

@@ -64,16 +64,17 @@ def _without_capture(connection: "Connection") -> Iterator[None]:
         yield
 
 
-def misfit(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
+def incompatibility(path: Path, chain: Chain, metadata: "MetaData | None") -> str:
     """Return why the models cannot work on the file as it is; empty when they can."""
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+    from edgepaas.schema import fingerprint, migrations
 
     engine = migrations.migration_engine(partial(open_sqlite, path), "sqlite://")
     try:
         with engine.connect() as connection:
-            needs = likeness.needs_of(connection, chain, metadata)
-            return likeness.fits(migrations.shape_of(connection, chain), connection, needs)
+            needs = fingerprint.required_columns(connection, chain, metadata)
+            return fingerprint.incompatibility_of(
+                migrations.columns_by_table(connection, chain), connection, needs
+            )
     finally:
         engine.dispose()
 

@@ -23,7 +23,7 @@ class Unreadable(SchemaError):
     """The disk answered with an error: no proof against the file, which may be whole."""
 
 
-def judged(path: Path, error: sqlite3.Error) -> EdgePaaSError:
+def error_for(path: Path, error: sqlite3.Error) -> EdgePaaSError:
     """Return what *error* says about the file *path*."""
     code = _code(error)
     if code == sqlite3.SQLITE_FULL or disk_is_full(path):

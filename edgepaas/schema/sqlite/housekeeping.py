@@ -33,7 +33,7 @@ class _Kept:
         return rows is None, rows or 0, self.content.size
 
 
-def put_in_order(paths: Paths, sqlite_path: Path, *, least_free: int = 0) -> None:
+def tidy(paths: Paths, sqlite_path: Path, *, least_free: int = 0) -> None:
     """Sweep abandoned temporaries, free the lock's place, prune the quarantine.
 
     *least_free*: bytes; with less of them free, set-aside files with rows go too, down to
@@ -51,7 +51,7 @@ def put_in_order(paths: Paths, sqlite_path: Path, *, least_free: int = 0) -> Non
             logger.warning("%s cannot be put in order: %s", quarantine, error)
 
 
-def free_places(path: Path, paths: Paths) -> None:
+def clear_reserved_paths(path: Path, paths: Paths) -> None:
     """Move what is no file from the places of the -wal and its like; with the lock held.
 
     Only beside a sound file: with an unsound one they are set aside together.

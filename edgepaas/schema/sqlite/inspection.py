@@ -19,7 +19,7 @@ from edgepaas.files.sqlite_file import (
     stopped_uncleanly,
 )
 from edgepaas.schema.chain import Chain, Revisions
-from edgepaas.schema.sqlite import error_classes as judgement
+from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite.error_classes import Damaged, Unreadable
 from edgepaas.schema.table_contract import last_user
@@ -58,7 +58,7 @@ def look(path: Path, chain: Chain, *, check: bool = True) -> Revisions | None:
             forget_damage(path)
             return versions_in(connection, chain)
     except sqlite3.Error as error:
-        raise judgement.judged(path, error) from error
+        raise error_classes.error_for(path, error) from error
 
 
 def _checked(path: Path, connection: sqlite3.Connection) -> str | None:
@@ -94,7 +94,7 @@ class Nothing:
 
 
 def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
-    """Return what is at *path*, judged before SQLite touches it; raises as :func:`look`."""
+    """Return what is at *path*, determined before SQLite opens it; raises as :func:`look`."""
     problem = not_to_be_opened(path)
     if not problem and path.exists() and path.stat().st_size == 0:
         user = last_user(paths, path)
@@ -106,7 +106,7 @@ def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | Non
         if is_empty(path):
             return Nothing()
     except sqlite3.Error as error:
-        raise judgement.judged(path, error) from error
+        raise error_classes.error_for(path, error) from error
     return look(path, chain)
 
 

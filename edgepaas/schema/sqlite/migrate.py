@@ -2,7 +2,7 @@
 """Bringing the SQLite file to head: create, migrate on a copy, or set aside and begin anew.
 
 The box starts whatever the file is like. What cannot be migrated is never altered: it is
-moved, whole, to where a person finds it, and an alert says so.
+moved, whole, to quarantine, and an alert is raised.
 """
 
 import logging
@@ -20,11 +20,11 @@ from edgepaas.files.sqlite_file import forget_damage, forget_due_check, forget_u
 from edgepaas.schema.chain import Chain, Revisions, show
 from edgepaas.schema.errors import ChainIncomplete, SchemaError, brief
 from edgepaas.schema.report import Action, SchemaReport
-from edgepaas.schema.sqlite import error_classes as judgement
+from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
-from edgepaas.schema.sqlite.copies import finished_copy, misfit, missing_tables
+from edgepaas.schema.sqlite.copies import finished_copy, incompatibility, missing_tables
 from edgepaas.schema.sqlite.error_classes import Damaged
-from edgepaas.schema.sqlite.housekeeping import free_places
+from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths
 from edgepaas.schema.sqlite.inspection import Nothing, examine_twice
 from edgepaas.schema.sqlite.rebuild import rebuild
 
@@ -48,7 +48,7 @@ class _Failed:
     error: Exception
 
 
-def bring_sqlite(
+def prepare_sqlite(
     path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
 ) -> SchemaReport:
     """Bring the file *path* to head and say what was done.
@@ -61,7 +61,7 @@ def bring_sqlite(
     with held(paths.database_lock, timeout=LOCK_TIMEOUT):
         files.sweep(path)
         files.forget_unfinished_backups(path, paths.backups)
-        free_places(path, paths)
+        clear_reserved_paths(path, paths)
         try:
             before = examine_twice(path, paths, chain)
         except Damaged as error:
@@ -74,7 +74,7 @@ def bring_sqlite(
         if chain.unwritten:
             if before is not None and not missing_tables(path, models()):
                 return _report("nothing", before, chain, "every table is there", after=before)
-        elif before == chain.heads and not (foreign and misfit(path, chain, models())):
+        elif before == chain.heads and not (foreign and incompatibility(path, chain, models())):
             return _report("nothing", before, chain, f"at head ({show(before)})")
         return _migrate(path, paths, chain, models, before)
 
@@ -90,7 +90,7 @@ def _create(path: Path, chain: Chain, models: Models) -> SchemaReport:
             _stamp(connection, chain)
         files.swap_in(copy, path, None, "")
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        if judgement.disk_is_full(path):
+        if error_classes.disk_is_full(path):
             raise DatabaseFull(
                 f"the disk has no room for a fresh {path}: {brief(error)}"
             ) from error
@@ -125,10 +125,10 @@ def _migrate(
         logger.warning("the SQLite file is %s", message)
         return _report("ahead", before, chain, message, after=before)
     except Exception as error:
-        if judgement.fails_to_read(error):
-            raise judgement.unreadable(path, error) from error
-        judged = judgement.judged(path, error) if isinstance(error, sqlite3.Error) else error
-        if isinstance(judged, DatabaseFull) or judgement.disk_is_full(path):
+        if error_classes.fails_to_read(error):
+            raise error_classes.unreadable(path, error) from error
+        cause = error_classes.error_for(path, error) if isinstance(error, sqlite3.Error) else error
+        if isinstance(cause, DatabaseFull) or error_classes.disk_is_full(path):
             raise SchemaError(
                 f"the disk is too full to migrate {path} on a copy; it was left as it is: "
                 f"{brief(error)}"
@@ -152,8 +152,7 @@ def _mend_copy(
     connection: "Connection", chain: Chain, metadata: "MetaData | None", before: Revisions | None
 ) -> Action:
     """Bring the copy on *connection* to head; raises what the migration raises."""
-    from edgepaas.schema import fingerprint as likeness
-    from edgepaas.schema import migrations
+    from edgepaas.schema import fingerprint, migrations
 
     if chain.unwritten:
         if metadata is not None:
@@ -165,7 +164,7 @@ def _mend_copy(
         raise SchemaError(f"it says {show(before)}, but its tables are another application's")
     if not before:
         # Made from the models before there was a migration, or by something else.
-        alike = likeness.likeness_of(connection, chain, metadata, before)
+        alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
         if alike.revisions is not None:
             migrations.stamp(connection, chain, alike.revisions)
             migrations.upgrade(connection, chain, metadata)
@@ -176,9 +175,9 @@ def _mend_copy(
             )
     unknown = (before or frozenset()) - frozenset(chain.parents)
     if unknown:
-        shape = migrations.shape_of(connection, chain)
-        needs = likeness.needs_of(connection, chain, metadata)
-        lacking = likeness.fits(shape, connection, needs)
+        shape = migrations.columns_by_table(connection, chain)
+        needs = fingerprint.required_columns(connection, chain, metadata)
+        lacking = fingerprint.incompatibility_of(shape, connection, needs)
         if lacking:
             raise SchemaError(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"
@@ -198,7 +197,7 @@ def _without_migration(
     """Go on after a migration failed: as it is, or rebuilt, and only then on a fresh file."""
     before, reason = failed.before, failed.reason
     metadata = models()
-    if not misfit(path, chain, metadata):
+    if not incompatibility(path, chain, metadata):
         message = f"{reason}; the file was left as it is and serves, since its tables fit"
         SQLITE_UNMIGRATED.raise_alert(f"{path}: {message}")
         message = SQLITE_UNMIGRATED.message(message)
@@ -213,9 +212,9 @@ def _without_migration(
                 rebuild(connection, chain, metadata, steps)
             files.check_copy(copy)
             kept = files.swap_in(copy, path, paths.backups, "before-rebuild")
-        except Exception as trouble:  # a fresh file is what is left then
-            logger.error("rebuilding the tables of %s failed: %s", path, brief(trouble))
-            logger.debug("rebuilding the tables of %s failed", path, exc_info=trouble)
+        except Exception as problem:  # a fresh file is what is left then
+            logger.error("rebuilding the tables of %s failed: %s", path, brief(problem))
+            logger.debug("rebuilding the tables of %s failed", path, exc_info=problem)
             files.sweep(path)
         else:
             message = f"{'; '.join(steps)}; now at {show(chain.heads)} ({reason})"

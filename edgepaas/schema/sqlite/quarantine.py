@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in quarantine, so that a box which lost sight of rows says so until somebody cares.
+"""What lies in quarantine: it is reported until an operator has dealt with it.
 
 Imports nothing heavy: the service asks it at its start.
 """
@@ -115,7 +115,7 @@ def write_note(folder: Path, note: dict[str, object]) -> None:
     RECORD.write(folder / NOTE, note)
 
 
-def salvage_waits(paths: Paths, sqlite_path: Path) -> list[Path]:
+def pending_salvage(paths: Paths, sqlite_path: Path) -> list[Path]:
     """Return the folders with a file that is to be salvaged, the oldest first."""
     found = [
         mark.parent

@@ -23,7 +23,7 @@ def rebuild(
 
     if metadata is None:
         raise SchemaError("the application has no models to rebuild the tables from")
-    shape = migrations.shape_of(connection, chain)
+    shape = migrations.columns_by_table(connection, chain)
     quote = connection.dialect.identifier_preparer.quote
     old_names = {}
     for table in metadata.sorted_tables:

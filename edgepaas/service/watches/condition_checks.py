@@ -25,7 +25,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox.space import budget
-from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import set_aside
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class ServiceChecks:
         return None if found else "nothing is set aside any more"
 
     def _schema_stage_complete(self, _: str) -> str | None:
-        return None if trouble(self.paths) else "the schema stage did all that it had to"
+        return None if open_problem(self.paths) else "the schema stage did all that it had to"
 
     def _budget_kept(self, _: str) -> str | None:
         """By the margin at which the watch, too, finds it kept: else it would not raise again."""

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with the machine for so long that a human should know; and when it is over.
+"""The watch that raises and resolves conditions of the machine, and reviews all that is raised.
 
-One look proves nothing: a condition has to hold at every look for a while to be raised, and
-to be gone, by a margin, for a while to be resolved. Between the two nothing changes.
+One measurement proves nothing: a condition has to hold at every look for a while to be raised,
+and to be gone, by a margin, for a while to be resolved. Between the two nothing changes.
+
+At the service's start, a minute later and each hour everything that is raised is reviewed by the
+checks of the alert catalogue: what holds no longer is resolved.
 """
 
 import logging
@@ -67,14 +70,14 @@ _UNITS = {"percent": " %", "celsius": " °C"}
 
 logger = logging.getLogger("edgepaas.service")
 
-#: How a thing looks right now: ``between`` is neither, and ``unknown`` was not seen at all.
-Sight = Literal["broken", "well", "between", "unknown"]
+#: ``between`` is neither broken nor well by the margin; ``unknown`` could not be measured.
+Status = Literal["broken", "well", "between", "unknown"]
 Change = Literal["", "raise", "resolve"]
 
 
 @dataclass
-class Condition:
-    """One thing that may be broken: *raise_after* and *well_after* are in seconds.
+class Hysteresis:
+    """When one thing is raised and resolved: *raise_after* and *well_after* are in seconds.
 
     What was raised before this process began is not known: the first verdict counts as a
     change, whatever it is.
@@ -83,44 +86,44 @@ class Condition:
     raise_after: float
     well_after: float = WELL_FOR
     raised: bool | None = None
-    _run: Sight = "unknown"
+    _run: Status = "unknown"
     _since: float = 0.0
     _looks: int = 0
 
-    def see(self, sight: Sight, now: float) -> Change:
-        """Take in one look at *now* (seconds of a monotonic clock); return what is to be done."""
-        if sight == "unknown":
+    def update(self, status: Status, now: float) -> Change:
+        """Take in *status* at *now* (seconds of a monotonic clock); return what is to be done."""
+        if status == "unknown":
             return ""
-        if sight != self._run:
-            self._run, self._since, self._looks = sight, now, 0
+        if status != self._run:
+            self._run, self._since, self._looks = status, now, 0
         self._looks += 1
         if self._looks < LEAST_LOOKS:
             return ""
         lasted = now - self._since
-        if sight == "broken" and self.raised is not True and lasted >= self.raise_after:
+        if status == "broken" and self.raised is not True and lasted >= self.raise_after:
             self.raised = True
             return "raise"
-        if sight == "well" and self.raised is not False and lasted >= self.well_after:
+        if status == "well" and self.raised is not False and lasted >= self.well_after:
             self.raised = False
             return "resolve"
         return ""
 
     @property
-    def seen(self) -> bool:
-        """Whether any look could tell how it is."""
+    def measured(self) -> bool:
+        """Whether its status was ever known."""
         return self._run != "unknown"
 
     def lasted(self, now: float) -> float:
-        """Return for how many seconds it has looked as it does."""
+        """Return for how many seconds it has had its present status."""
         return now - self._since
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one thing looks, and what an alert of it would say."""
+    """The status of one thing, and what an alert of it would say."""
 
     entry: CatalogueEntry
-    sight: Sight
+    status: Status
     raise_after: float
     #: What is wrong; its first ``{}`` is where the time goes that it has lasted. Empty: it is
     #: raised elsewhere, and only its end is found here.
@@ -157,7 +160,7 @@ class ConditionWatch:
     clock: Callable[[], float] = time.monotonic
     alert: "RaiseAlert" = raise_alert
     resolve: "ResolveAlert" = resolve_alert
-    _known: dict[str, Condition] = field(default_factory=dict)
+    _known: dict[str, Hysteresis] = field(default_factory=dict)
     _reviews: int = 0
     _next_review: float = float("-inf")
 
@@ -186,14 +189,14 @@ class ConditionWatch:
             self._review({finding.fingerprint for finding in found}.union(self.tasks()))
 
     def _judge(self, finding: Finding, now: float) -> None:
-        condition = self._known.setdefault(
-            finding.fingerprint, Condition(raise_after=finding.raise_after)
+        hysteresis = self._known.setdefault(
+            finding.fingerprint, Hysteresis(raise_after=finding.raise_after)
         )
-        change = condition.see(finding.sight, now)
+        change = hysteresis.update(finding.status, now)
         if change == "raise" and finding.wrong:
             self.alert(
                 finding.entry.message(
-                    finding.wrong.replace("{}", f"for {condition.lasted(now):.0f} s", 1)
+                    finding.wrong.replace("{}", f"for {hysteresis.lasted(now):.0f} s", 1)
                 ),
                 severity=finding.entry.severity,
                 fingerprint=finding.fingerprint,
@@ -208,8 +211,8 @@ class ConditionWatch:
         def watched_and_well(fingerprint: str) -> str | None:
             if fingerprint not in watched:
                 return f"{_subject(fingerprint)} is not watched any more"
-            condition = self._known.get(fingerprint)
-            if condition is None or condition.seen or self._reviews < 3:
+            hysteresis = self._known.get(fingerprint)
+            if hysteresis is None or hysteresis.measured or self._reviews < 3:
                 return None  # judged at every look
             return "for an hour nothing has told how it is: it is not measured any more"
 
@@ -227,18 +230,18 @@ def _of_measure(measure: Measure) -> Finding:
     unit = _UNITS[measure.unit]
     value = "unknown" if measure.value is None else f"{measure.value:g}{unit}"
     threshold = f"{measure.name.upper()}_THRESHOLD={measure.threshold:g}"
-    sight: Sight = "between"
+    status: Status = "between"
     if measure.value is None:
-        sight = "unknown"
+        status = "unknown"
     elif measure.broken:
-        sight = "broken"
+        status = "broken"
     elif measure.value < measure.threshold - MARGIN[measure.unit]:
-        sight = "well"
+        status = "well"
     thing, entry = _MEASURES[measure.name]
     busy = "at" if measure.unit == "celsius" else "used to" if measure.name != "cpu" else "busy to"
     return Finding(
         entry=entry,
-        sight=sight,
+        status=status,
         raise_after=MEASURE_FOR[measure.name],
         wrong=f"{thing} {busy} {value} and has been at {threshold} or above {{}}",
         well=f"{thing} {busy} {value}, below {threshold} again",
@@ -246,10 +249,10 @@ def _of_measure(measure: Measure) -> Finding:
 
 
 def _of_clock(report: SystemReport) -> Finding:
-    sights: dict[bool | None, Sight] = {True: "well", False: "broken", None: "unknown"}
+    statuses: dict[bool | None, Status] = {True: "well", False: "broken", None: "unknown"}
     return Finding(
         entry=CLOCK_UNTRUSTED,
-        sight=sights[report.clock_trusted],
+        status=statuses[report.clock_trusted],
         raise_after=CLOCK_FOR,
         wrong=f"the clock cannot be trusted {{}}: {report.clock_message}",
         well=f"the clock can be trusted again: {report.clock_message}",
@@ -266,7 +269,7 @@ def _of_check(result: CheckResult) -> Finding:
         return Finding(
             entry=REQUIRED_SERVICE,
             subject=name,
-            sight="well" if result.ok else "broken",
+            status="well" if result.ok else "broken",
             raise_after=CHECK_FOR,
             wrong=f"the required service {name} has been away {{}}: {result.message}",
             well=f"the required service {name} is back: {result.message}",
@@ -274,7 +277,7 @@ def _of_check(result: CheckResult) -> Finding:
     return Finding(
         entry=HEALTH_CHECK,
         subject=result.name,
-        sight="well" if result.ok else "broken",
+        status="well" if result.ok else "broken",
         raise_after=CHECK_FOR,
         wrong=f"the check {result.name} has failed {{}}: {result.message}",
         well=f"the check {result.name} passes again: {result.message}",

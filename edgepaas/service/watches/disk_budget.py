@@ -13,8 +13,7 @@ from edgepaas.alerts.catalogue import DISK_BUDGET, ROWS_SHED
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
-from edgepaas.outbox.space import ballast, budget
-from edgepaas.outbox.space import vacuum as space
+from edgepaas.outbox.space import ballast, budget, vacuum
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
@@ -100,11 +99,11 @@ class BudgetWatch:
     def look(self) -> budget.Level:
         """Measure, make room where there is need of it, alert and refuse as that demands."""
         if self._disk_full:
-            if ballast.give_up(self._ballast):
+            if ballast.release(self._ballast):
                 logger.warning("the disk is full: the ballast of %s is given up", self._ballast)
             self._disk_full = False
         else:
-            ballast.keep(self._ballast, self._limits.ballast, spare=_SPARE)
+            ballast.reserve(self._ballast, self._limits.ballast, spare=_SPARE)
         try:
             size = budget.budget_of(self._path, self._limits.budget)
             with (
@@ -130,14 +129,14 @@ class BudgetWatch:
         if budget.level(found.share) == "ok":
             return found
         for _ in range(_STEPS):
-            if not found.beyond(budget.AIM):
+            if not found.beyond(budget.TARGET_SHARE):
                 break
             if not _allowed(lambda: reclaim(connection, older_than=0.0).rows):
                 break
             found = budget.usage(connection, size)
         given_up = 0
         for _ in range(_STEPS):
-            if not found.beyond(budget.FROM["shed"] - budget.SLACK):
+            if not found.beyond(budget.LEVEL_STARTS["shed"] - budget.HYSTERESIS):
                 break
             rows = _allowed(lambda: shed(connection, self._limits.low_value))
             if not rows:
@@ -146,7 +145,7 @@ class BudgetWatch:
             found = budget.usage(connection, size)
         if given_up:
             self._tell_of_shedding(given_up, found)
-        space.release(connection)
+        vacuum.release(connection)
         return found
 
     def _tell_of_shedding(self, rows: int, found: budget.Usage) -> None:

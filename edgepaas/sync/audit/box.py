@@ -51,11 +51,11 @@ class BoxSide:
 
     def shed_between(self, first: int, last: int) -> int:
         """Return how many numbers from *first* to *last* were given up."""
-        return sum(sequence_gaps.between(gap.ranges, first, last) for gap in self.gaps)
+        return sum(sequence_gaps.count_between(gap.ranges, first, last) for gap in self.gaps)
 
     def missing_between(self, first: int, last: int) -> int:
         """Return how many numbers from *first* to *last* the hub lost, or a fork skipped."""
-        return sequence_gaps.between((*self.lost, *self.skipped), first, last)
+        return sequence_gaps.count_between((*self.lost, *self.skipped), first, last)
 
     def discrepancies(self) -> list[str]:
         """Return what does not add up within the file, one sentence each."""
@@ -115,7 +115,7 @@ def read_box(connection: sqlite3.Connection | None) -> BoxSide:
             f"SELECT count(*) FROM {OUTBOX} WHERE seq > ?",  # noqa: S608
             (found.confirmed_seq,),
         ).fetchone()
-        holes = tuple(sequence_gaps.holes(connection, start, found.last_seq))
+        holes = tuple(sequence_gaps.unexplained(connection, start, found.last_seq))
         return BoxSide(counters, found, gaps, reclaimed, lost, skipped, holes)
     finally:
         connection.execute("ROLLBACK")

@@ -90,9 +90,7 @@ class BisectingApplier:
         refused = []
         sendable = []
         for change in changes:
-            reason = next(
-                filter(None, (unsendable_reason(template, change) for template in templates)), ""
-            )
+            reason = unsendable_reason(templates, change)
             if reason:
                 refused.append(RefusedChange(change, INVALID_CHARACTER, reason))
             else:

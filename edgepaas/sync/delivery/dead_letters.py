@@ -179,9 +179,7 @@ def _apply_chain(
         (run,) = runs_of([change], planner.tables)
         try:
             templates = planner.templates_for(run, comparing=True)
-            reason = next(
-                filter(None, (unsendable_reason(template, change) for template in templates)), ""
-            )
+            reason = unsendable_reason(templates, change)
             if reason:
                 return number, (values.INVALID_CHARACTER, reason)
             statements: list[Statement] = []

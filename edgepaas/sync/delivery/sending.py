@@ -64,9 +64,9 @@ def bind(
         yield from bind(templates, changes[start : start + step], origin)
 
 
-def unsendable_reason(template: StatementTemplate, change: Change) -> str:
-    """Return why *change* can never be sent by *template*, "" if it can."""
-    for parameter in template.parameters:
+def unsendable_reason(templates: Sequence[StatementTemplate], change: Change) -> str:
+    """Return why *change* can never be sent by one of *templates*, "" if it can."""
+    for parameter in (one for template in templates for one in template.parameters):
         row = change.new if parameter.source == "new" else change.old
         if parameter.source not in ("new", "old") or row is None:
             continue

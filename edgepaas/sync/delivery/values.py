@@ -7,10 +7,14 @@ as ``{"hex": …}`` for bytes and ``{"text": …}`` for text with a NUL or inval
 the bytes in hexadecimal.
 
 Values arrive as SQLite stores them (None, int, float, str, bytes), so this module knows no
-column types but bytea. To forward another column type, see ``edgepaas/database/types.py`` (the
-model's type and its form in SQLite) and ``edgepaas/sync/mirror/stored_values.py`` (reading it
-back from PostgreSQL). Here it needs work only if PostgreSQL's input function does not read the
-text of that form. ``tests/support/forwarding.py`` has a table with a column of every type.
+column types but bytea. The places for another column type that is forwarded:
+
+- ``edgepaas/database/types.py``: the type of the model, which defines its form in SQLite;
+- ``edgepaas/database/exact_columns.py``: refuses types whose values would change on the way;
+- this module, only if PostgreSQL's input function does not read that form as text;
+- ``edgepaas/sync/mirror/stored_values.py``: reading it back from PostgreSQL in that form;
+- ``tests/support/forwarding.py``: a column of the type in the table ``Everything``, which
+  ``test_sync_types.py`` and ``test_sync_mirror.py`` send and mirror.
 """
 
 import json
@@ -81,15 +85,6 @@ def array(values: Sequence[Any], *, is_bytea: bool = False) -> bytes:
     if "\\" in literal:
         return _joined([_element(value) for value in values])
     return _encoded("{" + literal[1:-1] + "}")
-
-
-def fits(value: Any, *, is_bytea: bool = False) -> bool:
-    """Whether :func:`array` takes *value*."""
-    try:
-        array((value,), is_bytea=is_bytea)
-    except UnsendableValue:
-        return False
-    return True
 
 
 def _element(value: Any) -> str:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.pgdriver.connection import close_quietly, connect, place_of
+from edgepaas.pgdriver.connection import close_quietly, connect, endpoint_of
 from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.pipeline import Pipeline, Result, Statement
 from edgepaas.pgdriver.tls import TLSPolicy
@@ -43,9 +43,9 @@ class Hub:
     Every method that asks PostgreSQL raises the errors of :mod:`edgepaas.sync.errors`.
     """
 
-    def __init__(self, connection: Any, place: str, *, statement_timeout: float) -> None:
+    def __init__(self, connection: Any, server_name: str, *, statement_timeout: float) -> None:
         """*connection* is one of :func:`edgepaas.pgdriver.connection.connect`."""
-        self.place = place
+        self.server_name = server_name
         self.broken = False
         self._connection = connection
         self._pipeline = Pipeline(connection)
@@ -146,7 +146,7 @@ class Hub:
         self._open = False
         if ended.tag != "COMMIT":
             raise UnclassifiedHubError(
-                f"{self.place} answered {ended.tag} to COMMIT: it was not committed"
+                f"{self.server_name} answered {ended.tag} to COMMIT: it was not committed"
             )
         return results
 
@@ -211,13 +211,13 @@ class Hub:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         if self.broken:
-            raise HubUnreachable(f"the connection to {self.place} is lost; open a new one")
+            raise HubUnreachable(f"the connection to {self.server_name} is lost; open a new one")
         try:
             yield
         except Exception as error:
             # Without an answer of the server, the state of the protocol is unknown.
             self.broken = is_lost(error) or sqlstate(error) is None
-            raise as_hub_error(error, f"sending to {self.place}") from error
+            raise as_hub_error(error, f"sending to {self.server_name}") from error
         except BaseException:
             self.broken = True
             raise
@@ -261,8 +261,8 @@ def connect_hub(
             keep_timeout=longest + _GRACE,
         )
     except Exception as error:
-        raise as_hub_error(error, f"connecting to {place_of(address)}") from error
-    return Hub(connection, place_of(address), statement_timeout=longest)
+        raise as_hub_error(error, f"connecting to {endpoint_of(address)}") from error
+    return Hub(connection, endpoint_of(address), statement_timeout=longest)
 
 
 def _milliseconds(seconds: float) -> int:

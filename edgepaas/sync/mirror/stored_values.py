@@ -4,12 +4,9 @@
 The form is to the bit what the box's own column types write. So a row that was mirrored equals
 the same row written on the box, and comparing rows compares their content.
 
-To forward another column type, add its PostgreSQL type to :func:`stored_column` unless
-``column::text`` already gives the stored form. The other places are
-``edgepaas/database/types.py`` (the model's type, which defines the form in SQLite) and
-``edgepaas/sync/delivery/values.py`` (the way to PostgreSQL, by text). The table ``Everything`` in
-``tests/support/forwarding.py`` gets a column of the type; ``tests/integration/test_sync_types.py``
-and ``test_sync_mirror.py`` then send and mirror it.
+For another column type, add its PostgreSQL type to :func:`stored_column` unless
+``column::text`` already gives the stored form. ``edgepaas/sync/delivery/values.py`` lists all
+places of a new type.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/api/v1/alerts``: what holds, what is over, and what was told; of this box alone."""
+"""``/api/v1/alerts``: what holds, what is over, and what was delivered; of this box alone."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ _HISTORY = ("raised", "resolved", "told", "dead", "discarded", "silenced")
 _EVERYTHING = 1_000_000
 _LONGEST = 400
 
-_FINGERPRINT = {"description": "Of one cause, e.g. rule:… for a telemetry rule's."}
+_FINGERPRINT = {"description": "Of one cause, e.g. settings:PORT; an application has its own."}
 
 
 class AlertSchema(ma.Schema):
@@ -52,7 +52,8 @@ class AlertSchema(ma.Schema):
         required=True, metadata={"description": "How often it was raised in this episode."}
     )
     not_told = ma.fields.Integer(
-        required=True, metadata={"description": "Of all of them, those nobody was told of."}
+        required=True,
+        metadata={"description": "Of these, those not delivered yet."},
     )
     silenced_for = ma.fields.Float(
         required=True, metadata={"description": "Seconds left of a silence; 0 without one."}
@@ -61,7 +62,7 @@ class AlertSchema(ma.Schema):
 
 
 class AlertCountsSchema(ma.Schema):
-    """How many alerts hold, wait to be told, or could not be."""
+    """How many alerts hold, wait for delivery, or cannot be delivered."""
 
     open = ma.fields.Integer(required=True)
     critical = ma.fields.Integer(required=True)
@@ -84,7 +85,7 @@ class AlertQuery(PageQuery):
 
     state = ma.fields.String(
         load_default="open", validate=ma.validate.OneOf(list(_STATES)),
-        metadata={"description": "open: what holds; event: what was told and has no end."},
+        metadata={"description": "open: what holds; event: what was delivered and has no end."},
     )  # fmt: skip
     severity = ma.fields.String(load_default=None, validate=ma.validate.OneOf(SEVERITIES))
     fingerprint = Text(longest=_LONGEST, load_default=None, metadata=_FINGERPRINT)
@@ -161,7 +162,7 @@ def alerts_blueprint(box: Box) -> ApiBlueprint:
     @api.arguments(HistoryQuery, location="query")
     @api.response(200, HistoryPage)
     def list_history(query: dict[str, Any]) -> dict[str, Any]:
-        """List what was raised, resolved and told, the newest first"""
+        """List what was raised, resolved and delivered, the newest first"""
         found = history.read(
             box.paths,
             limit=_EVERYTHING if query["severity"] else query["limit"] + 1,

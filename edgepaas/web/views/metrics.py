@@ -5,7 +5,7 @@ Names and units by https://prometheus.io/docs/practices/naming/; every label has
 set of values. The library is imported by the first scrape.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ from edgepaas.web.request_meter import RequestMeter
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
+
+    from edgepaas.timing.periodic_task import PeriodicTask
 
 #: What PostgreSQL looked like to the drainer.
 _HUB = ("ok", "away", "misconfigured", "schema", "unknown")
@@ -64,6 +66,7 @@ class MetricsPage:
         passing = [({"check": result.name}, float(result.ok)) for result in results]
         if passing:
             yield _gauge("check_passing", "Whether the check passes.", passing)
+        yield from _about_threads(self._box.tasks.tasks)
         yield from _about_forwarding(state)
         yield from self._about_the_ledger()
         yield from self._about_alerts()
@@ -141,7 +144,7 @@ class MetricsPage:
                 ({"severity": "warning"}, found.open - found.critical),
             ],
         )
-        yield _gauge("alerts_waiting", "Alerts that wait to be told.", found.waiting)
+        yield _gauge("alerts_waiting", "Alerts that wait for delivery.", found.waiting)
         yield _gauge("alerts_dead", "Alerts that every channel refused.", found.dead)
         failing = [({"channel": name}, float(bool(why))) for name, why in found.channels.items()]
         if failing:
@@ -210,6 +213,29 @@ def _about_the_state(state: BoxState) -> Iterator["Metric"]:
     if state.since is not None:
         since = state.since.timestamp()
         yield _gauge("state_since_timestamp_seconds", "Since when that word holds.", since)
+
+
+def _about_threads(tasks: "Iterable[PeriodicTask]") -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily
+
+    working: dict[str, bool] = {}
+    failures: dict[str, int] = {}
+    for task in tasks:
+        working[task.name] = working.get(task.name, True) and not task.problem()
+        failures[task.name] = failures.get(task.name, 0) + task.failures
+    if not working:
+        return
+    yield _gauge(
+        "thread_working",
+        "0 for a periodic thread that fails again and again, has ended or is late.",
+        [({"thread": name}, works) for name, works in working.items()],
+    )
+    counted = CounterMetricFamily(
+        "edgepaas_thread_failures", "Runs of a periodic thread that failed.", labels=["thread"]
+    )
+    for name, number in failures.items():
+        counted.add_metric([name], number)
+    yield counted
 
 
 def _about_forwarding(state: BoxState) -> Iterator["Metric"]:

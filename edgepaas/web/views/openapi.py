@@ -12,10 +12,10 @@ from typing import Any
 
 import marshmallow as ma
 from flask import Flask, Response
-from flask_smorest import Api
 
 from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import PROBLEMS
+from edgepaas.apikit.smorest_adapter import AdaptedApi
 from edgepaas.app import Application
 from edgepaas.web.access.auth import AccessRules
 from edgepaas.web.probe_paths import PROBE_PATHS
@@ -39,20 +39,10 @@ class ErrorSchema(ma.Schema):
     details = ma.fields.List(ma.fields.Nested(DetailSchema), required=True)
 
 
-class LateApi(Api):  # type: ignore[misc]  # flask-smorest has no types
-    """flask-smorest's document, made after the routes are there; their errors are ours."""
+class LateApi(AdaptedApi):
+    """The document, made after the routes are there; errors are :mod:`edgepaas.web.errors`'."""
 
     ERROR_SCHEMA = ErrorSchema
-
-    def _register_error_handlers(self) -> None:
-        """Leave every error to :mod:`edgepaas.web.errors`."""
-
-    def describe(self, blueprint: ApiBlueprint) -> None:
-        """Take the operations of a blueprint that is registered already into the document."""
-        blueprint.register_views_in_doc(
-            self, self._app, self.spec, name=blueprint.name, parameters=None
-        )
-        self.spec.tag({"name": blueprint.name, "description": blueprint.description})
 
 
 class OpenAPIDocument:
@@ -66,8 +56,8 @@ class OpenAPIDocument:
         rules: AccessRules,
         build_version: str,
     ) -> None:
-        self._app = app
-        self._application = application
+        self._flask_app = app
+        self._flask_application = application
         self._blueprints = tuple(blueprints)
         self._rules = rules
         self._build_version = build_version
@@ -87,10 +77,10 @@ class OpenAPIDocument:
             "info": {"description": "EdgePaaS, an edge-device appliance. Errors share one body."}
         }
         api = LateApi(
-            self._app,
+            self._flask_app,
             spec_kwargs={
-                "title": self._application.name,
-                "version": self._application.version or self._build_version,
+                "title": self._flask_application.name,
+                "version": self._flask_application.version or self._build_version,
                 "openapi_version": "3.1.0",
                 **options,
             },
@@ -98,9 +88,7 @@ class OpenAPIDocument:
         api.spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
         for blueprint in self._blueprints:
             api.describe(blueprint)
-        document: dict[str, Any] = api.spec.to_dict()
-        # flask-smorest's own pages, which no list of ours is made of.
-        document["components"].get("schemas", {}).pop("PaginationMetadata", None)
+        document = api.document()
         for path, operations in document["paths"].items():
             self._finish(document, path, operations)
         return document

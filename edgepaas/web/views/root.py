@@ -6,6 +6,8 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
+from edgepaas.apikit.smorest_adapter import summary_of
+from edgepaas.apikit.werkzeug_adapter import openapi_path
 from edgepaas.app import Application, Box
 from edgepaas.health.checks import HealthBoard
 from edgepaas.web.views.page import page_policy, render_page
@@ -76,9 +78,7 @@ def list_endpoints(app: Flask) -> list[tuple[str, str, str]]:
         view = app.view_functions.get(rule.endpoint)
         if view is None or getattr(view, "catch_all", False):
             continue
-        path = "".join(
-            f"{{{text}}}" if dynamic else text for dynamic, text in rule._trace if text != "|"
-        )
+        path = openapi_path(rule)
         for method in _METHODS:
             if method in (rule.methods or ()):
                 found.setdefault(path, {}).setdefault(method, _purpose(view))
@@ -92,6 +92,5 @@ def _endpoint(path: str, purposes: dict[str, str]) -> tuple[str, str, str]:
 
 
 def _purpose(view: Callable[..., Any]) -> str:
-    documented = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("summary", "")
-    text = documented or getattr(view, "purpose", "") or (view.__doc__ or "")
+    text = summary_of(view) or getattr(view, "purpose", "") or (view.__doc__ or "")
     return str(text).strip().split("\n")[0].rstrip(".")

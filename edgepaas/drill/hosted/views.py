@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A drill's endpoints: readings in, in ones and in lists; a device's row, changed."""
+
+import uuid
+from typing import Any
+
+import marshmallow as ma
+from sqlalchemy import func, select, update
+
+from edgepaas.app import Box
+from edgepaas.app.api import (
+    ApiBlueprint,
+    Problem,
+    Text,
+    Whole,
+    current_caller,
+    idempotency_key,
+)
+from edgepaas.app.facts import append_facts
+from edgepaas.app.models import content_id, name_id, utc_now, uuid7
+from edgepaas.drill.hosted.models import DEVICES, NAME_LENGTH, PADDING_LENGTH, READINGS
+
+
+class ReadingSchema(ma.Schema):
+    """A number that a device sends."""
+
+    device = Text(shortest=1, longest=NAME_LENGTH, required=True)
+    value = Whole(least=1, required=True)
+    padding = Text(longest=PADDING_LENGTH, load_default="")
+
+
+class AppendedSchema(ma.Schema):
+    """What became of the readings that were posted."""
+
+    accepted = ma.fields.Integer(required=True)
+    duplicates = ma.fields.Integer(required=True)
+
+
+class CountSchema(ma.Schema):
+    """How much is stored here."""
+
+    readings = ma.fields.Integer(required=True)
+
+
+class DeviceSchema(ma.Schema):
+    """What can be changed of a device."""
+
+    description = Text(longest=NAME_LENGTH, required=True)
+
+
+def blueprint(box: Box) -> ApiBlueprint:
+    """Return the endpoints on *box*."""
+    api = ApiBlueprint("drill", __name__, url_prefix="/drill", description="A drill's devices.")
+
+    @api.route("/readings", methods=["POST"])
+    @api.arguments(ReadingSchema(many=True))
+    @api.response(201, AppendedSchema)
+    def post_readings(given: list[dict[str, Any]]) -> Any:
+        """Store readings, all of them or none"""
+        now, key, caller = utc_now(), idempotency_key(), current_caller().id
+        rows = [
+            {
+                **reading,
+                "id": uuid7() if key is None else content_id(caller, key, position),
+                "received_at": now,
+            }
+            for position, reading in enumerate(given)
+        ]
+        devices = [
+            {"id": name_id(DEVICES.name, name), "name": name, "description": None}
+            for name in sorted({reading["device"] for reading in given})
+        ]
+        return append_facts(box.database, READINGS, rows, before={DEVICES: devices})
+
+    @api.route("/readings")
+    @api.response(200, CountSchema)
+    def count_readings() -> Any:
+        """Count what is stored here"""
+        with box.database.read() as session:
+            number = session.execute(select(func.count()).select_from(READINGS)).scalar_one()
+        return {"readings": number}
+
+    @api.route("/devices/<name>", methods=["PUT"])
+    @api.arguments(DeviceSchema)
+    @api.response(204)
+    @api.may_answer(404)
+    def describe_device(given: dict[str, Any], name: str) -> None:
+        """Change a device's description"""
+        identity: uuid.UUID = name_id(DEVICES.name, name)
+        statement = update(DEVICES).where(DEVICES.c.id == identity).values(given)
+        if not box.database.write(lambda session: session.execute(statement).rowcount):  # type: ignore[attr-defined]
+            raise Problem(404, f"There is no device {name}.")
+
+    return api

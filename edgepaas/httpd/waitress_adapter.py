@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is used of Waitress' insides, in one place; no other module imports Waitress.
+
+Waitress documents ``serve()``. A server that starts to listen before the application is
+there, that drains, and that gives each client its share of the connections is built from its
+parts, so what is used of them stands here, typed, with what it means.
+``tests/unit/test_adapter_waitress.py`` fails when a new version changes any of it. The upper
+bound in ``pyproject.toml`` is the first version that was not tested.
+
+Two kinds of threads: the loop's, which reads and writes sockets, and workers, which run
+requests. What each method is called by is said with it.
+
+Imports Waitress and the standard library alone: liveness is answered before anything else is
+there.
+"""
+
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
+from waitress.server import TcpWSGIServer, UnixWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import BadRequest, RequestEntityTooLarge
+
+__all__ = [
+    "AdaptedChannel",
+    "AdaptedDispatcher",
+    "AdaptedErrorTask",
+    "AdaptedParser",
+    "AdaptedTask",
+    "Adjustments",
+    "BadRequest",
+    "LoopDispatcher",
+    "LoopFile",
+    "LoopMap",
+    "ParsingError",
+    "RequestEntityTooLarge",
+    "TcpWSGIServer",
+    "TransferEncodingNotImplemented",
+    "UnixWSGIServer",
+    "close_all",
+    "join_loop",
+    "loop_map_of",
+    "new_listener",
+    "run_once",
+    "stop_accepting",
+]
+
+#: What is polled, by file descriptor; one for each server.
+LoopMap = dict[int, Any]
+
+
+class AdaptedParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """One request as it arrives.
+
+    Overridden: ``parse_header(header_plus)``, which raises ParsingError (answered with 400)
+    or TransferEncodingNotImplemented (501); ``received(data)``, which returns how many of
+    the bytes belong to this request.
+    """
+
+    #: The server's settings.
+    adj: Any
+    #: Whether the request is whole, or refused.
+    completed: bool
+    chunked: bool
+    #: Names in upper case, with underscores.
+    headers: dict[str, str]
+    headers_finished: bool
+    body_bytes_received: int
+    #: The body's receiver; a chunked one has ``chunk_remainder``, ``control_line``, ``trailer``.
+    body_rcv: Any
+    #: Whether the client waits for "100 Continue".
+    expect_continue: bool
+    #: Why it is refused: ``code``, ``reason``, ``body``; None if it is not.
+    error: Any
+
+
+class AdaptedTask(WSGITask):  # type: ignore[misc]
+    """A request in work; overridden: ``build_response_header()``, by a worker."""
+
+    channel: Any
+    request: AdaptedParser
+
+
+class AdaptedErrorTask(ErrorTask):  # type: ignore[misc]
+    """A refused request in work; overridden: ``execute()``, by a worker.
+
+    Used: ``set_close_on_finish()`` and ``write(data)``, which sends the head first.
+    """
+
+    channel: Any
+    request: AdaptedParser
+    status: str
+    response_headers: list[tuple[str, str]]
+    content_length: int | None
+
+
+class AdaptedChannel(HTTPChannel):  # type: ignore[misc]
+    """A connection.
+
+    Overridden: ``received(data)``, ``handle_close()`` (the loop's thread), ``service()``,
+    ``write_soon(data)`` (a worker's), ``send(data, do_close=True)`` (either, under
+    ``outbuf_lock``); ``task_class``, ``parser_class``, ``error_task_class``.
+    """
+
+    server: Any
+    adj: Any
+    #: The client's address, as accept() gave it, after the listener's ``fix_addr``.
+    addr: Any
+    socket: Any
+    #: False once either side has closed; what a worker writes then ends its task.
+    connected: bool
+    #: The request that is arriving, None between two of them.
+    request: Any
+    #: The whole requests; the first one is in work until it is answered.
+    requests: list[Any]
+    #: Bytes of answers that wait to be sent; under ``outbuf_lock``.
+    total_outbufs_len: int
+    outbuf_lock: threading.Condition
+    #: Set, the loop closes the connection at its next pass.
+    will_close: bool
+    #: Set, it does so once the answers are sent.
+    close_when_flushed: bool
+
+    def loop_map(self) -> LoopMap:
+        """Return the loop's map in which the connection is."""
+        return loop_map_of(self)
+
+    def give_away_socket(self) -> socket.socket:
+        """Take the connection out of the loop and return its socket, which stays open."""
+        sock: socket.socket = self.socket
+        self.del_channel()
+        self.socket = None
+        return sock
+
+
+class AdaptedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """The worker threads; a task's ``service()`` is called by one of them.
+
+    Overridden: ``add_task(task)``, ``start_new_thread(target, thread_no)``,
+    ``shutdown(cancel_pending=True, timeout=5)``, which calls ``cancel()`` of what is left.
+    Used: ``set_thread_count(count)``.
+    """
+
+    #: Guards everything below.
+    lock: Any
+    queue: deque[Any]
+    #: Notified when something was put into the queue.
+    queue_cv: threading.Condition
+    #: Threads that are at work.
+    active_count: int
+
+
+class LoopDispatcher(wasyncore.dispatcher):  # type: ignore[misc]
+    """Anything with a socket that the loop polls.
+
+    Overridden: ``readable()``, ``writable()``, ``handle_read()``, ``handle_close()``. Used:
+    ``recv(size)``, which calls ``handle_close()`` at the end of the data; ``close()``.
+    """
+
+    connected: bool
+
+
+class LoopFile(wasyncore.file_dispatcher):  # type: ignore[misc]
+    """The same for a file descriptor, of which it makes a duplicate."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the duplicate is open."""
+        return self._fileno is not None
+
+
+def new_listener(
+    kind: type,
+    application: Callable[..., Any],
+    loop_map: LoopMap,
+    sock: socket.socket,
+    *,
+    dispatcher: AdaptedDispatcher,
+    adjustments: Adjustments,
+) -> Any:
+    """Return a *kind* (of TcpWSGIServer or UnixWSGIServer) that accepts on the bound *sock*.
+
+    Used of it: ``active_channels`` (by descriptor), ``accept()``, ``set_socket_options(sock)``,
+    ``fix_addr(address)``, ``adj``, ``channel_class``, ``readable()``, ``pull_trigger()`` and
+    ``trigger`` with ``pull_trigger(work)`` and ``close()``: *work* is done by the loop.
+    """
+    return kind(
+        application,
+        loop_map,
+        True,
+        sock,
+        dispatcher=dispatcher,
+        adj=adjustments,
+        bind_socket=False,
+        sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+    )
+
+
+def loop_map_of(dispatcher: Any) -> LoopMap:
+    """Return the map of the loop that *dispatcher* is in."""
+    found: LoopMap = dispatcher._map
+    return found
+
+
+def join_loop(dispatcher: Any, loop_map: LoopMap) -> None:
+    """Have the loop of *loop_map* poll *dispatcher* as well."""
+    dispatcher._map = loop_map
+    dispatcher.add_channel(loop_map)
+
+
+def run_once(loop_map: LoopMap, timeout: float) -> None:
+    """Wait up to *timeout* seconds for something to do, and do all there is (the loop)."""
+    wasyncore.poll2(timeout, loop_map)
+
+
+def stop_accepting(listener: Any) -> None:
+    """Close the listening socket; workers can still wake the loop through the trigger."""
+    wasyncore.dispatcher.close(listener)
+
+
+def close_all(loop_map: LoopMap) -> None:
+    """Close everything that the loop polls, whatever that raises."""
+    wasyncore.close_all(loop_map, ignore_all=True)
