@@ -3,16 +3,10 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from edgepaas.database.reserved_names import FENCED
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.pgdriver.failures import ErrorClass, error_class, is_lost, server_message, sqlstate
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlalchemy.engine import ExceptionContext
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -85,7 +79,7 @@ def translate_postgres(error: BaseException) -> DatabaseError | None:
     state = sqlstate(error)
     if state == _POSTGRES_FULL:
         return DatabaseFull(f"PostgreSQL has no room left: {server_message(error)}")
-    if state in _POSTGRES_LACKING:
+    if is_schema_change(error):
         return DatabaseUnavailable(
             f"PostgreSQL has no such table, column or schema ({server_message(error)}): "
             f"'edgepaas verify' says whether its schema fits"
@@ -100,27 +94,6 @@ def is_retryable(error: BaseException) -> bool:
     return sqlstate(error) in ("40001", "40P01")
 
 
-def translate_driver_errors(
-    engine: "Engine",
-    translate: Callable[[BaseException], DatabaseError | None],
-    *,
-    notify: Callable[[BaseException, DatabaseError], None],
-) -> None:
-    """Make *engine* raise what *translate* returns; *notify* gets the original and the result.
-
-    A lost connection is thrown away, and with it every idle one of the pool: a driver's
-    own idea of what is lost misses a bare OSError.
-    """
-    from sqlalchemy import event
-
-    def handle(context: "ExceptionContext") -> BaseException | None:
-        original = context.original_exception
-        error = translate(original)
-        if error is None:
-            return None
-        if isinstance(error, DatabaseUnavailable):
-            context.is_disconnect = sqlstate(original) not in _POSTGRES_LACKING
-        notify(original, error)
-        return error
-
-    event.listen(engine, "handle_error", handle, retval=True)
+def is_schema_change(error: BaseException) -> bool:
+    """Whether PostgreSQL has a table, column or schema no longer; the connection is good."""
+    return sqlstate(error) in _POSTGRES_LACKING

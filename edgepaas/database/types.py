@@ -4,6 +4,9 @@
 What PostgreSQL would refuse later, when a row is delivered, they refuse now: NUL and lone
 surrogates in text, text that is too long, numbers that are not finite, times without a
 zone. The refusal is a ValueError; SQLAlchemy hands it on as the ``orig`` of a StatementError.
+
+Another type that is forwarded begins here; :mod:`edgepaas.database.column_kinds` names the
+other places, in order.
 """
 
 import json

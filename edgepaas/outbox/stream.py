@@ -11,18 +11,6 @@ from datetime import UTC, datetime, timedelta
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
 from edgepaas.outbox import baseline, ledger, sequence_gaps, tables
-from edgepaas.outbox.waiting import pending
-
-__all__ = [
-    "Counts",
-    "Stream",
-    "confirm",
-    "fork",
-    "pending",
-    "read_stream",
-    "rewind",
-    "set_inflight",
-]
 
 logger = logging.getLogger("edgepaas.outbox")
 

@@ -25,7 +25,7 @@ from edgepaas.files import shapes
 from edgepaas.files.atomic import remove_durably, write_atomic
 from edgepaas.files.records import RecordType, same_fields
 from edgepaas.outbox import fence
-from edgepaas.outbox.stream import pending
+from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.tables import transaction
 from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import current_moment

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from edgepaas.files.locks import LockHeld, acquire
-from edgepaas.outbox.stream import pending
+from edgepaas.outbox.ledger import pending
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile, open_box_file
 from edgepaas.sync.context import SyncContext

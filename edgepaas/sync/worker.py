@@ -18,8 +18,9 @@ from edgepaas.database.failures import is_damaged, is_full
 from edgepaas.errors import EXIT_DONE, EdgePaaSError
 from edgepaas.files.sqlite_file import note_damage
 from edgepaas.outbox import fence, ledger
+from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.space import ballast
-from edgepaas.outbox.stream import pending, read_stream
+from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.box_file import BoxFile, open_box_file
 from edgepaas.sync.context import SyncContext
 from edgepaas.sync.errors import HubError, SchemaDrift

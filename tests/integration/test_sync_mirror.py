@@ -31,7 +31,7 @@ from sqlalchemy.pool import NullPool
 from edgepaas.database.model import new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, dump_json
-from edgepaas.outbox.stream import pending
+from edgepaas.outbox.ledger import pending
 from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.hub.connection import Hub

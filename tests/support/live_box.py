@@ -124,7 +124,7 @@ class LiveBox:
 
     def waiting(self) -> int:
         """How many rows wait for the hub, read from the file itself."""
-        from edgepaas.outbox.stream import pending
+        from edgepaas.outbox.ledger import pending
 
         if not self.paths.sqlite.exists():
             return 0

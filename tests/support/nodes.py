@@ -25,7 +25,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.database.types import utc_now
 from edgepaas.outbox import capture, ledger
-from edgepaas.outbox.stream import pending
+from edgepaas.outbox.ledger import pending
 from edgepaas.schema.table_contract import describe
 from edgepaas.settings import Settings
 from edgepaas.sync.errors import HubUnreachable

@@ -19,7 +19,8 @@ from sqlalchemy.pool import NullPool
 from edgepaas.database.ids import uuid7
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import capture, tables
-from edgepaas.outbox.stream import pending, read_stream
+from edgepaas.outbox.ledger import pending
+from edgepaas.outbox.stream import read_stream
 from tests.support.outbox import (
     NODE,
     Child,

@@ -76,7 +76,7 @@ def line(file: sqlite3.Connection, name: str, of: str) -> None:
 
 def deliver(file: sqlite3.Connection, batch: str) -> None:
     """Have the hub confirm all that waits."""
-    waiting = stream.pending(file)
+    waiting = ledger.pending(file)
     stream.confirm(file, batch, tables.last_seq(file), Counts(waiting))
 
 
@@ -96,7 +96,7 @@ def test_a_fact_that_others_point_to_goes_with_the_last_of_them(file: sqlite3.Co
     deliver(file, "two")
     assert reclaim(file, older_than=0).facts == 2
     assert (left(file, "orders"), left(file, "lines")) == ([], [])
-    assert stream.pending(file) == 0, "nothing of it was captured"
+    assert ledger.pending(file) == 0, "nothing of it was captured"
 
 
 def test_facts_of_one_table_that_point_to_each_other_go_together(file: sqlite3.Connection) -> None:

@@ -272,7 +272,7 @@ def test_rows_that_were_shed_are_not_missed(fresh: sqlite3.Connection, tmp_path:
     (found,) = [change for change in changes(fresh) if change.op == "gap"]
     assert found.gap is not None
     assert (found.gap["rows"], found.gap["ranges"], found.gap["was"]) == (5, [], [[3, 7]])
-    assert stream.pending(fresh) == 17
+    assert ledger.pending(fresh) == 17
 
 
 def test_no_time_is_no_endless_boot(

@@ -12,7 +12,7 @@ import pytest
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision import waiting as decision_waiting
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
-from edgepaas.outbox import ledger, sequence_gaps, stream, tables, waiting
+from edgepaas.outbox import ledger, sequence_gaps, stream, tables
 from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import Counts
@@ -79,7 +79,7 @@ def test_what_is_confirmed_no_longer_waits_and_counts_once(
         1,
         2,
     ]
-    assert stream.pending(file) == 4 == rows_waiting(path).rows
+    assert ledger.pending(file) == 4 == rows_waiting(path).rows
     assert [change.seq for change in changes(file, 6)] == [7, 8, 9, 10]
 
 
@@ -103,18 +103,18 @@ def test_many_rows_are_counted_by_their_numbers(
     path: Path, file: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when some were shed, and when the hub went back behind what retention took."""
-    monkeypatch.setattr(waiting, "_COUNTED", 3)
+    monkeypatch.setattr(ledger, "_COUNTED", 3)
     fill(file, 100)
     shed(file, 11, 30)
-    assert stream.pending(file) == 81
+    assert ledger.pending(file) == 81
     stream.confirm(file, "b1", 20, Counts(10))
-    assert stream.pending(file) == 71
+    assert ledger.pending(file) == 71
     stream.confirm(file, "b2", 40, Counts(10))
-    assert stream.pending(file) == 61
+    assert ledger.pending(file) == 61
     adds_up(file)
     assert reclaim(file, older_than=-1).rows == 20
     assert stream.rewind(file, 5) == 15
-    assert stream.pending(file) == 61
+    assert ledger.pending(file) == 61
     assert stream.read_stream(file).confirmed_seq == 5  # type: ignore[union-attr]
 
 
@@ -177,7 +177,7 @@ def test_numbers_that_nobody_has_are_explained_through_forks_and_losses(
     stream.fork(file, "a test")
     assert sequence_gaps.ranges(file, lost=True) == [(11, 12), (13, 14)]
     assert sequence_gaps.ranges(file, lost=False) == [(5, 10)]
-    monkeypatch.setattr(waiting, "_COUNTED", 2)
+    monkeypatch.setattr(ledger, "_COUNTED", 2)
     assert adds_up(file)["pending"] == 2
     assert list(sequence_gaps.unexplained(file, 5, 16)) == []
     assert stream.rewind(file, 0) == 4, "a hub that knows nothing at all"

@@ -14,7 +14,8 @@ from edgepaas.decision.hold import read_hold, write_hold
 from edgepaas.decision.losses import note_return
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
-from edgepaas.outbox.stream import Counts, confirm, pending, read_stream
+from edgepaas.outbox.ledger import pending
+from edgepaas.outbox.stream import Counts, confirm, read_stream
 from edgepaas.settings import Settings
 from edgepaas.sync import handback
 from edgepaas.sync.errors import HubUnreachable

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from sqlalchemy import Engine, create_engine, event, exc
+from sqlalchemy import Engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
-from edgepaas.database.failures import translate_driver_errors, translate_postgres
+from edgepaas.database.engine import new_engine
+from edgepaas.database.failures import translate_postgres
 from edgepaas.database.postgresql.pool_adapter import AdaptedPool
-from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import bounded
 from edgepaas.pgdriver.failures import ConnectFailure
@@ -151,8 +150,10 @@ def server_engine(
             notify(error, error)
             raise
 
-    engine = create_engine(
+    engine = new_engine(
         "postgresql+pg8000://",
+        translate_postgres,
+        notify=notify,
         creator=create,
         poolclass=SharedServerPool,
         pool_use_lifo=True,
@@ -160,16 +161,10 @@ def server_engine(
         max_overflow=settings.integer("DB_MAX_OVERFLOW"),
         pool_recycle=settings.integer("DB_POOL_RECYCLE"),
         pool_timeout=_RETRY_INTERVAL,
-        json_serializer=dump_json,
-        # A statement's values are people's data: they have no place in an error or a log.
-        hide_parameters=True,
-        execution_options=EXECUTION_OPTIONS,
     )
-    batch_inserts(engine)
     event.listen(engine, "close", own.forget)
     event.listen(engine, "checkin", _stamp)
     event.listen(engine, "checkout", _ask_idle(suspect))
-    translate_driver_errors(engine, translate_postgres, notify=notify)
     return engine
 
 

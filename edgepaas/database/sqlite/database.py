@@ -11,24 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
-from edgepaas.database.batches import EXECUTION_OPTIONS, batch_inserts
 from edgepaas.database.database import Database
+from edgepaas.database.engine import new_engine
 from edgepaas.database.failures import (
     is_busy,
     is_damaged,
     is_full,
-    translate_driver_errors,
     translate_sqlite,
 )
 from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
 from edgepaas.database.sqlite.integrity import IntegrityCheck
-from edgepaas.database.types import dump_json
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.files.sqlite_file import forget_use, note_damage, note_use
@@ -236,21 +234,14 @@ class EmbeddedDatabase(Database):
             raise translated or DatabaseUnavailable(f"{self._path}: {error}") from error
 
     def _engine(self, *, writing: bool, **pool: Any) -> Engine:
-        engine = create_engine(
+        engine = new_engine(
             "sqlite://",
+            partial(translate_sqlite, writing=writing),
+            notify=self._noticed,
             creator=partial(self._open, read_only=not writing),
-            json_serializer=dump_json,
-            # A statement's values are people's data: they have no place in an error or a log.
-            hide_parameters=True,
-            execution_options=EXECUTION_OPTIONS,
             **pool,
         )
-        batch_inserts(engine)
-        begin = _begin_immediate if writing else _begin_snapshot
-        event.listen(engine, "begin", begin)
-        translate_driver_errors(
-            engine, partial(translate_sqlite, writing=writing), notify=self._noticed
-        )
+        event.listen(engine, "begin", _begin_immediate if writing else _begin_snapshot)
         return engine
 
     def _found_damaged(self, problem: sqlite3.DatabaseError) -> None:

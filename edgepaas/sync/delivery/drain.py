@@ -15,8 +15,9 @@ from typing import Any
 
 from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS
 from edgepaas.outbox.layout import known
+from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.reading import Batch, next_batch
-from edgepaas.outbox.stream import Stream, pending, read_stream, set_inflight
+from edgepaas.outbox.stream import Stream, read_stream, set_inflight
 from edgepaas.sync.delivery import dead_letters
 from edgepaas.sync.delivery.apply import NeedsRowByRow, PipelinedApplier
 from edgepaas.sync.delivery.bisect import BisectingApplier

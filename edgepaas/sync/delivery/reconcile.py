@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from edgepaas.alerts.catalogue import SYNC_FORK, SYNC_HUB_LOST
 from edgepaas.outbox import ledger
-from edgepaas.outbox.stream import Counts, Stream, confirm, fork, pending, read_stream, rewind
+from edgepaas.outbox.ledger import pending
+from edgepaas.outbox.stream import Counts, Stream, confirm, fork, read_stream, rewind
 from edgepaas.sync.delivery.marks import HubStreamState, StreamComparison, compare_marks
 from edgepaas.sync.delivery.planner import DeliveryCounts
 

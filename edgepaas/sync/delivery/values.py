@@ -7,14 +7,8 @@ as ``{"hex": …}`` for bytes and ``{"text": …}`` for text with a NUL or inval
 the bytes in hexadecimal.
 
 Values arrive as SQLite stores them (None, int, float, str, bytes), so this module knows no
-column types but bytea. The places for another column type that is forwarded:
-
-- ``edgepaas/database/types.py``: the type of the model, which defines its form in SQLite;
-- ``edgepaas/database/exact_columns.py``: refuses types whose values would change on the way;
-- this module, only if PostgreSQL's input function does not read that form as text;
-- ``edgepaas/sync/mirror/stored_values.py``: reading it back from PostgreSQL in that form;
-- ``tests/support/forwarding.py``: a column of the type in the table ``Everything``, which
-  ``test_sync_types.py`` and ``test_sync_mirror.py`` send and mirror.
+column types but bytea. :mod:`edgepaas.database.column_kinds` names all that another column
+type needs; here it is something only if PostgreSQL's input function does not read that form.
 """
 
 import json

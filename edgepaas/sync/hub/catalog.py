@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from edgepaas.database.column_kinds import ColumnKind, column_kind
 from edgepaas.pgdriver.pipeline import Result, Statement
 
 # format_type(…, -1) is the type without its length or precision: an explicit cast to
@@ -77,7 +78,7 @@ class HubColumn:
     @property
     def is_bytes(self) -> bool:
         """Whether it holds bytes."""
-        return self.base == "bytea"
+        return column_kind(self.base) is ColumnKind.BYTES
 
 
 @dataclass(frozen=True)

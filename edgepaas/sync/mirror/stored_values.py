@@ -4,9 +4,8 @@
 The form is to the bit what the box's own column types write. So a row that was mirrored equals
 the same row written on the box, and comparing rows compares their content.
 
-For another column type, add its PostgreSQL type to :func:`stored_column` unless
-``column::text`` already gives the stored form. ``edgepaas/sync/delivery/values.py`` lists all
-places of a new type.
+:mod:`edgepaas.database.column_kinds` names all that another column type needs; here it is one
+entry of ``_FORMS``.
 """
 
 import json
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edgepaas.database.column_kinds import ColumnKind, column_kind
 from edgepaas.outbox.layout import Column
 from edgepaas.outbox.tables import quoted
 
@@ -47,20 +47,10 @@ class StoredColumn:
 def stored_column(column: Column) -> StoredColumn:
     """Return how *column* is read from the hub, by its PostgreSQL type."""
     name = quoted(column.name)
-    kind = column.type.upper()
-    if kind in _PLAIN:
-        return StoredColumn(column.name, name, name, _PLAIN[kind])
-    if kind.startswith(_FLOATS):
-        return StoredColumn(column.name, f"{name}::float8", name, float)
-    if kind in ("JSON", "JSONB"):
-        return _text(column.name, f"{name}::text", compact_json)
-    if kind.startswith("TIMESTAMP"):
-        zoned = kind == "TIMESTAMP WITH TIME ZONE"
-        select = _formatted(name, f"{name} AT TIME ZONE 'UTC'" if zoned else name, zoned=zoned)
-        return _text(column.name, select, _checked_time)
-    if kind.startswith("TIME"):
-        return _text(column.name, f"to_char({name}, '{_TIME_OF_DAY}')")
-    return _text(column.name, f"{name}::text")
+    form = _FORMS[column_kind(column.type)]
+    select = form.select.format(name)
+    order = f'{select} COLLATE "C"' if form.is_text else name
+    return StoredColumn(column.name, select, order, form.read)
 
 
 def compact_json(text: str) -> str:
@@ -82,25 +72,41 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-_PLAIN: dict[str, Reader] = {
-    "BOOLEAN": int,
-    **dict.fromkeys(("SMALLINT", "INTEGER", "BIGINT", "BYTEA"), _as_is),
-}
-_FLOATS = ("DOUBLE", "FLOAT", "REAL", "NUMERIC", "DECIMAL")
-
-
-def _text(name: str, select: str, read: Reader = _as_is) -> StoredColumn:
-    return StoredColumn(name, select, f'{select} COLLATE "C"', read)
-
-
-def _formatted(column: str, value: str, *, zoned: bool) -> str:
-    pattern = _INSTANT if zoned else _LOCAL
-    storable = f"{column} BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'"
-    return f"CASE WHEN {storable} THEN to_char({value}, '{pattern}') ELSE {column}::text END"
-
-
 def _checked_time(text: str) -> str:
     # Python has no datetime for infinity, and for years beyond 9999 or before the year 1.
     if not _TIME.match(text):
         raise ValueError(f"the box cannot store the time {text}")
     return text
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the values of one kind are selected (``{0}`` is the column) and converted."""
+
+    select: str = "{0}"
+    read: Reader = _as_is
+    is_text: bool = False
+
+
+_STORABLE = "{0} BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'"
+
+_FORMS: dict[ColumnKind, _Form] = {
+    ColumnKind.BOOLEAN: _Form(read=int),
+    ColumnKind.INTEGER: _Form(),
+    ColumnKind.FLOAT: _Form("{0}::float8", float),
+    ColumnKind.BYTES: _Form(),
+    ColumnKind.JSON: _Form("{0}::text", compact_json, is_text=True),
+    ColumnKind.MOMENT: _Form(
+        f"CASE WHEN {_STORABLE} THEN to_char({{0}} AT TIME ZONE 'UTC', '{_INSTANT}') "
+        "ELSE {0}::text END",
+        _checked_time,
+        is_text=True,
+    ),
+    ColumnKind.LOCAL_TIME: _Form(
+        f"CASE WHEN {_STORABLE} THEN to_char({{0}}, '{_LOCAL}') ELSE {{0}}::text END",
+        _checked_time,
+        is_text=True,
+    ),
+    ColumnKind.TIME_OF_DAY: _Form(f"to_char({{0}}, '{_TIME_OF_DAY}')", is_text=True),
+    ColumnKind.TEXT: _Form("{0}::text", is_text=True),
+}

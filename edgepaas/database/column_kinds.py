@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of column that are forwarded: the one table of what each side has to know.
+
+To forward another column type, in this order:
+
+1. :mod:`edgepaas.database.types`: the SQLAlchemy type, if SQLAlchemy's own does not hold the
+   same value on SQLite and on PostgreSQL. It decides how SQLite stores a value.
+2. :class:`ColumnKind` here, and ``_NAMES``: by which name of PostgreSQL the kind is known.
+3. :mod:`edgepaas.database.exact_columns`: nothing, unless a related type of SQLAlchemy's
+   changes values on the way; then it is refused there, with what to use instead.
+4. :mod:`edgepaas.outbox`: nothing. Triggers copy values as SQLite has them, by storage class.
+5. :mod:`edgepaas.sync.delivery.values`: how a value of SQLite becomes PostgreSQL's input, if
+   its text or number is not read by the type's input function as it is (only BYTES differs).
+6. :mod:`edgepaas.sync.mirror.stored_values`: how the hub's value becomes what SQLite stores,
+   to the bit what step 1 writes; one entry for each kind.
+7. ``Everything`` in ``tests/support/forwarding.py``: a column of the type, which the tests of
+   delivery, mirror and audit then send both ways.
+
+``tests/unit/test_column_kinds.py`` fails when a kind is missing from one of them. Imports no
+SQLAlchemy: the sync process uses it.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+
+class ColumnKind(Enum):
+    """How a forwarded column's values differ from others; all the rest is TEXT."""
+
+    BOOLEAN = auto()
+    INTEGER = auto()
+    #: On SQLite a 64-bit float, also where PostgreSQL has decimals.
+    FLOAT = auto()
+    BYTES = auto()
+    #: On SQLite compact text with sorted keys.
+    JSON = auto()
+    #: A moment; on SQLite RFC 3339 in UTC with six digits.
+    MOMENT = auto()
+    #: A date and time of day without a zone.
+    LOCAL_TIME = auto()
+    TIME_OF_DAY = auto()
+    #: Whatever is the same text on both sides: text, UUID, date, enumerations.
+    TEXT = auto()
+
+
+#: PostgreSQL's names, without length and precision; the first that a type begins with counts.
+_NAMES: Final[tuple[tuple[str, ColumnKind], ...]] = (
+    ("BOOL", ColumnKind.BOOLEAN),
+    ("SMALLINT", ColumnKind.INTEGER),
+    ("INTEGER", ColumnKind.INTEGER),
+    ("BIGINT", ColumnKind.INTEGER),
+    ("DOUBLE", ColumnKind.FLOAT),
+    ("FLOAT", ColumnKind.FLOAT),
+    ("REAL", ColumnKind.FLOAT),
+    ("NUMERIC", ColumnKind.FLOAT),
+    ("DECIMAL", ColumnKind.FLOAT),
+    ("BYTEA", ColumnKind.BYTES),
+    ("JSONPATH", ColumnKind.TEXT),
+    ("JSON", ColumnKind.JSON),
+    ("TIMESTAMP WITH TIME ZONE", ColumnKind.MOMENT),
+    ("TIMESTAMP", ColumnKind.LOCAL_TIME),
+    ("TIME", ColumnKind.TIME_OF_DAY),
+)
+
+
+def column_kind(postgresql_type: str) -> ColumnKind:
+    """Return the kind of a column by its type in PostgreSQL's words (``VARCHAR(20)``)."""
+    name = postgresql_type.upper()
+    if name.endswith("[]"):
+        return ColumnKind.TEXT
+    return next((kind for start, kind in _NAMES if name.startswith(start)), ColumnKind.TEXT)
