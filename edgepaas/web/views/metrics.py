@@ -250,7 +250,7 @@ def _about_forwarding(state: BoxState) -> Iterator["Metric"]:
     )
     numbers = {
         "rows_waiting": "Rows on the box that PostgreSQL does not have.",
-        "dead_letters": "Rows that PostgreSQL refused, waiting for a person.",
+        "dead_letters": "Rows that PostgreSQL refused, to be settled by an operator.",
         "conflicts": "Overwritten values that were recorded, not yet settled.",
         "hub_lost": "Rows that PostgreSQL had confirmed and lost, not yet acknowledged.",
     }
