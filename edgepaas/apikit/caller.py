@@ -15,7 +15,7 @@ class Caller:
     read_only: bool
 
 
-#: Whoever reaches a box that is open to its own loopback.
+#: The caller where no token is needed: a client on loopback in development.
 LOCAL = Caller(id="local", name="local", read_only=False)
 
 

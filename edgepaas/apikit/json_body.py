@@ -3,7 +3,7 @@
 
 Python's json takes what RFC 8259 does not know (NaN, Infinity, a repeated name) and
 raises three different exceptions for the rest; databases refuse NUL and lone
-surrogates in text later than a client can be told. All of it ends here, as 4xx.
+surrogates in text only when a row is written. All of it is refused here, as 4xx.
 """
 
 import json

@@ -50,7 +50,7 @@ PROBLEMS: dict[int, tuple[str, str]] = {
     507: ("disk_full", "There is no room left to store this; reading still works."),
 }
 
-#: No client needs ten thousand lines to find its mistake.
+#: The most details in one answer.
 MOST_DETAILS = 100
 
 

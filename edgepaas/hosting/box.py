@@ -31,7 +31,7 @@ def make_box(
     *,
     state: Callable[[], BoxState],
 ) -> Box:
-    """Return what the *application* is given; *state* tells the box's state at any time."""
+    """Return what the *application* is given; *state* returns the box's current state."""
     return Box(
         settings=settings.declared(own_settings(application.settings)),
         paths=paths,

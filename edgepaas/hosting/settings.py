@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which settings an application declares, for those who resolve and show settings."""
+"""Which settings an application declares, for resolving and listing settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

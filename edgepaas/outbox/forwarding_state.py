@@ -103,7 +103,7 @@ class DeliveryState:
     dead_letters: int = _declared(
         0,
         "rows",
-        "Rows that PostgreSQL refused, waiting for a person.",
+        "Rows that PostgreSQL refused, to be settled by an operator.",
         label="dead letters",
         metric=True,
         command="dead-letters",

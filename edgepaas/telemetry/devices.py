@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/api/v1/devices``: what posts readings, by name; each box derives the same id from it."""
+"""``/api/v1/devices``: what posts readings, by name; every box derives the same id from it."""
 
 import uuid
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
     @api.arguments(DeviceQuery, location="query")
     @api.response(200, DevicePage)
     def list_devices(query: dict[str, Any]) -> dict[str, Any]:
-        """List devices in the order in which they were met"""
+        """List devices in the order in which they were first seen"""
         named = query["name"]
         conditions = [] if named is None else [DEVICES.c.name == named]
         return page(box, DEVICES, "created_at", conditions, query)
@@ -57,7 +57,7 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
     @api.response(200, DeviceSchema)
     @api.may_answer(404)
     def change_device(changes: dict[str, Any], device_id: uuid.UUID) -> Any:
-        """Change what is given of a device"""
+        """Change the given fields of a device"""
         return rows.change(database, DEVICES, device_id, lambda stored: changes)
 
     @api.route("/<uuid:device_id>", methods=["DELETE"])

@@ -58,7 +58,7 @@ class Device(Model, kind="shared"):
 
 
 class Rule(Model, kind="shared"):
-    """When readings of ``metric`` (of one ``device`` by name, or of any) are worth an alert."""
+    """When readings of ``metric`` (of one ``device`` by name, or of any) raise an alert."""
 
     __tablename__ = "rules"
     __table_args__ = (

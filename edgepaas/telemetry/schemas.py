@@ -39,7 +39,7 @@ _LABELS = {
 }
 
 
-#: In an address + is a blank: what a moment looks like whose + was not written %2B.
+#: In a query string + is a blank: a moment whose + was not written %2B.
 _LOST_PLUS = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d\S*) (\d\d:\d\d)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
@@ -73,7 +73,7 @@ class Moment(ma.fields.DateTime):
 
 
 class MomentInAddress(Moment):
-    """As above, in an address: a + may have become a blank, and a date is its midnight (UTC)."""
+    """As above, in a query string: a + may have become a blank; a date is its midnight (UTC)."""
 
     advice = " (in an address + is written %2B)"
 
@@ -101,11 +101,11 @@ class DeviceSchema(ma.Schema):
 
 
 class DeviceChangeSchema(ma.Schema):
-    """What of a device can be changed; its name is its identity."""
+    """What can be changed of a device; its id is made of its name."""
 
     @ma.pre_load
     def refuse_identity(self, data: Any, **_: Any) -> Any:
-        """Say why it is no use to give a name."""
+        """Refuse a name, with the reason."""
         if isinstance(data, dict) and "name" in data:
             raise ma.ValidationError(
                 "Cannot be changed: a device's id is made of its name. Make another device.",
@@ -118,7 +118,7 @@ class DeviceChangeSchema(ma.Schema):
 
 
 class RuleFields(ma.Schema):
-    """What a rule is made of."""
+    """The fields of a rule."""
 
     name = _name(required=True)
     device = _name(
@@ -140,14 +140,16 @@ class RuleFields(ma.Schema):
         least=0,
         most=_LONGEST_SECONDS,
         load_default=0,
-        metadata={"description": "How long it has to hold; for 'absent', how long is too long."},
+        metadata={
+            "description": "Seconds that it has to hold; for 'absent', seconds without a reading."
+        },
     )
     severity = ma.fields.String(load_default="warning", validate=ma.validate.OneOf(SEVERITIES))
     enabled = Flag(load_default=True)
 
 
 class RuleSchema(RuleFields):
-    """When readings are worth an alert."""
+    """When readings raise an alert."""
 
     id = ma.fields.UUID(dump_only=True)
     created_at = Moment(dump_only=True)
@@ -155,7 +157,7 @@ class RuleSchema(RuleFields):
 
 
 class RuleChangeSchema(RuleFields):
-    """What of a rule can be changed; loaded with partial=True."""
+    """What can be changed of a rule; loaded with partial=True."""
 
 
 class ReadingFields(ma.Schema):
@@ -241,18 +243,18 @@ class PageFields(ma.Schema):
     is_partial = ma.fields.Boolean(
         data_key="partial",
         attribute="partial",
-        metadata={"description": "true while rows may be missing that only the hub has."},
+        metadata={"description": "true while rows may be missing that only PostgreSQL has."},
     )
 
 
 class DevicePage(PageFields):
-    """Devices in the order in which they were met."""
+    """Devices in the order in which they were first seen."""
 
     items = ma.fields.List(ma.fields.Nested(DeviceSchema), required=True)
 
 
 class RulePage(PageFields):
-    """Rules in the order in which they were made."""
+    """Rules in the order in which they were created."""
 
     items = ma.fields.List(ma.fields.Nested(RuleSchema), required=True)
 
@@ -271,7 +273,7 @@ class CountsSchema(ma.Schema):
     readings = ma.fields.Integer(required=True)
     readings_exact = ma.fields.Boolean(
         required=True,
-        metadata={"description": "false where there are more readings than were counted."},
+        metadata={"description": "false: there are more readings than were counted."},
     )
 
 
@@ -285,7 +287,7 @@ class BoxStatusSchema(ma.Schema):
         ForwardingSchema,
         required=True,
         allow_none=True,
-        metadata={"description": "The way home of the rows; null where there is no hub."},
+        metadata={"description": "How rows are delivered to PostgreSQL; null where there is none."},
     )
     build = ma.fields.String(required=True)
     counts = ma.fields.Nested(CountsSchema, required=True)

@@ -22,7 +22,7 @@ def status_blueprint(box: Box) -> ApiBlueprint:
     @api.route("")
     @api.response(200, BoxStatusSchema)
     def get_status() -> dict[str, Any]:
-        """Say how the box is and how much it holds"""
+        """Return the state of the box and how much is stored"""
         with box.database.read() as session:
             readings = _count(session, READINGS)
             # Not max(): over an empty table that is a row, and order by uses the index.

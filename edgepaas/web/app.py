@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application factory: the platform's routes and guards round somebody's application."""
+"""The application factory: the platform's routes and guards around an application."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast

@@ -105,7 +105,7 @@ def answer_bug(error: Exception) -> Response:
 
 
 def answer_bug_in_detail(error: Exception) -> Response:
-    """Answer 500 with the traceback, secrets redacted, to whoever asks from this very box."""
+    """Answer 500 with the traceback, secrets redacted, to a client on this box."""
     answer = answer_bug(error)
     if not is_local(request):
         return answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers that every answer carries: what browsers may do with it, and who may read it."""
+"""Headers of every response: content policy for browsers, and CORS."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any

@@ -17,7 +17,7 @@ from edgepaas.app import Box
 from edgepaas.database.database import Database
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.models import RULE_FEED
-from edgepaas.telemetry.rules.feed import RuleBook
+from edgepaas.telemetry.rules.feed import RuleCache
 from edgepaas.telemetry.rules.follower import Judge, RuleFollower
 from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.answers import json_of
@@ -100,7 +100,7 @@ class FrailFollower:
             resolve=dice.around(told.resolve),
         )
         self._follower = follower_of(box)
-        self._book = RuleBook(box.database)
+        self._rules = RuleCache(box.database)
         self._path = box.paths.state / "frail.db"
         self._judge: Judge | None = None
         self._store: RuleStore | None = None
@@ -112,7 +112,7 @@ class FrailFollower:
                 if self._judge is None:
                     self._store = FrailStore(self._path, self._dice)
                     self._judge = Judge(
-                        self._box, self._book, self._follower.node, self._store, lambda: 0.0
+                        self._box, self._rules, self._follower.node, self._store, lambda: 0.0
                     )
                 self._judge.look()
             except Killed:
@@ -284,7 +284,7 @@ def test_a_rule_that_is_changed_switched_off_or_deleted_resolves_its_alerts(
 
     def post(value: float) -> None:
         client.post(READINGS, json={"device": "a", "metric": "temperature", "value": value})
-        follower._book.forget()
+        follower._rules.forget()
         follower.look()
 
     def open_ones() -> list[str]:
@@ -349,11 +349,11 @@ def test_what_a_lost_postgresql_left_is_not_judged_again_after_the_fallback_took
         rule = json_of(app.test_client().get(f"{RULES}/{above}"))
         app.test_client().post(READINGS, json=first)
     with open_box(paths, state="fallback") as (app, box):
-        book = RuleBook(box.database)
+        rules = RuleCache(box.database)
         follower = FrailFollower(box, told, Dice(seed=1, chance=0.0))
         with_id = {key: rule[key] for key in ("name", "metric", "condition", "threshold")}
         other = json_of(app.test_client().post(RULES, json=with_id))["id"]
-        assert book.watches()
+        assert rules.watches()
         app.test_client().post(READINGS, json=[first, cool])
         follower.look()
         assert len(told.of(other, "a")) == 1

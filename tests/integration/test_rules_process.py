@@ -22,10 +22,10 @@ from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.app import Box
 from edgepaas.files.paths import Paths
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
-from edgepaas.telemetry.rules.feed import RuleBook
+from edgepaas.telemetry.rules.feed import RuleCache
 from edgepaas.telemetry.rules.follower import TICK, Judge, RuleFollower
 from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.answers import json_of
@@ -130,7 +130,7 @@ def test_silence_is_counted_while_the_box_listens_and_goes_on_after_a_restart(
     absent = make_rule(client, "absent", for_seconds=600)
 
     def judge(store: RuleStore) -> Judge:
-        return Judge(box, RuleBook(box.database), "", store, lambda: now)
+        return Judge(box, RuleCache(box.database), "", store, lambda: now)
 
     def listen(one: Judge, seconds: float) -> None:
         nonlocal now
@@ -174,7 +174,7 @@ def test_a_device_that_a_rule_names_is_missed_before_its_first_reading_where_no_
         with contextlib.closing(RuleStore(box.paths.state / f"never-{number}.db")) as store:
             one = Judge(
                 replace(box, contract=contract),
-                RuleBook(box.database),
+                RuleCache(box.database),
                 "",
                 store,
                 lambda now=now: float(next(now)),  # type: ignore[misc]
@@ -198,7 +198,7 @@ def test_a_service_that_is_killed_judges_every_reading_once(paths: Paths, tmp_pa
     write_env_contract(paths, EDGEPAAS_APP="telemetry", PORT=str(port), HOST="127.0.0.1")
     contract = contract_for(paths, None)
     contract.write(paths.db_contract)
-    bring_to_head(contract, Settings.of(), paths, telemetry)
+    prepare_database(contract, Settings.of(), paths, telemetry)
     address, chance = f"http://127.0.0.1:{port}", random.Random(9)
     sent = threading.Event()
     rows = [(START + timedelta(seconds=n), float(n % 2)) for n in range(360)]

@@ -16,7 +16,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import build_checks
 from edgepaas.hosting.box import make_box
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.settings.own import own_settings
 from edgepaas.telemetry import application as telemetry
@@ -57,7 +57,7 @@ def open_box(
     """Give an application and its box, the schema at head; on SQLite unless *url* is given."""
     resolved = Settings.of(own_settings(application.settings), **settings)
     contract = contract_for(paths, url, state)
-    bring_to_head(contract, resolved, paths, application)
+    prepare_database(contract, resolved, paths, application)
     database = open_database(contract, resolved, paths)
     try:
         box = make_box(

@@ -27,7 +27,7 @@ from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.schema.open_problems import clear_problem, record_problem
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
@@ -103,7 +103,7 @@ class Box:
             watch.look()
 
     def run_schema_stage(self) -> None:
-        bring_to_head(self.contract, Settings.of(), self.paths, telemetry)
+        prepare_database(self.contract, Settings.of(), self.paths, telemetry)
 
     def run_decision(self) -> None:
         store_decision(Decision(self.contract, None, False, current_moment()), self.paths)

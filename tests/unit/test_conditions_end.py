@@ -13,7 +13,7 @@ from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.decide import Decision, store_decision
 from edgepaas.files.paths import Paths
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.timing.moment import current_moment
@@ -54,7 +54,7 @@ def test_the_schema_stage_ends_what_it_finds_in_order(paths: Paths) -> None:
     for fingerprint in ("sqlite-unmigrated", "sqlite-foreign", "not-captured", "sqlite-replaced"):
         raise_alert("said by an earlier run", severity="critical", fingerprint=fingerprint)
     raise_alert("no end is found here", severity="critical", fingerprint="sqlite-rebuilt")
-    bring_to_head(contract_for(paths, None), Settings.of(), paths, telemetry)
+    prepare_database(contract_for(paths, None), Settings.of(), paths, telemetry)
     assert raised(paths) == ["sqlite-rebuilt"]
 
 

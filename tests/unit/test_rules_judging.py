@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepaas.telemetry.rules.alert_texts import sentence, span
 from edgepaas.telemetry.rules.judging import SECOND, Flip, Series, Watch, advance, fall_silent
-from edgepaas.telemetry.rules.words import sentence, span
 from edgepaas.telemetry.times import EARLIEST
 from tests.support.rule_episodes import Row, episodes_below, gaps
 from tests.support.search import tries

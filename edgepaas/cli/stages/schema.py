@@ -77,14 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     application = load_application(settings.text("EDGEPAAS_APP"))
     if arguments.check:
         return _check(contract, settings, paths, application, as_json=arguments.json)
-    from edgepaas.schema.stage import bring_to_head
+    from edgepaas.schema.stage import prepare_database
 
     if arguments.repair:
         report = _repair(contract, settings, paths, application)
         if contract.sqlite_active:  # capture goes by the tables, which may be others now
-            bring_to_head(contract, settings, paths, application)
+            prepare_database(contract, settings, paths, application)
     else:
-        report = bring_to_head(contract, settings, paths, application)
+        report = prepare_database(contract, settings, paths, application)
         if contract.final_db_mode == "postgres_only":
             _send_what_waits(contract, paths)
     _tell(report, as_json=arguments.json)
@@ -95,14 +95,14 @@ def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
     """Send the rows that SQLite took to PostgreSQL, before PostgreSQL alone serves."""
     from edgepaas.alerts.catalogue import ROWS_LEFT_BEHIND
     from edgepaas.decision.waiting import rows_waiting
-    from edgepaas.schema.stage import asking_for_time
+    from edgepaas.schema.stage import extended_start_timeout
 
     found = rows_waiting(contract.sqlite_path, paths.database_lock)
     if not found.any:
         return
     reason = found.problem
     if found.readable:
-        with asking_for_time():
+        with extended_start_timeout():
             reason = _drain_once()
         found = rows_waiting(contract.sqlite_path, paths.database_lock)
     if not found.any:

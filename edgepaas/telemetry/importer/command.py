@@ -117,8 +117,8 @@ def _import(
 
 
 def _print_report(report: "Report") -> None:
+    from edgepaas.telemetry.importer.csv_source import counted
     from edgepaas.telemetry.importer.importer import describe_bad_rows
-    from edgepaas.telemetry.words import counted
 
     print(
         f"{counted(report.readings, 'reading')}: {report.accepted:,} stored, "

@@ -12,7 +12,6 @@ from typing import TextIO
 
 from edgepaas.app.errors import EdgePaaSError
 from edgepaas.telemetry.times import as_utc, parse_moment
-from edgepaas.telemetry.words import counted
 
 #: Tried in this order on the header line.
 _DELIMITERS = ",;\t|"
@@ -182,3 +181,8 @@ class _LocalClock:
         self._second_pass = repeated and (self._second_pass or stepped_back)
         self._last = moment
         return as_utc(local.replace(fold=int(self._second_pass)))
+
+
+def counted(number: int, thing: str) -> str:
+    """Return e.g. ``1 reading`` or ``22,695 readings``; *thing* takes an s in the plural."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

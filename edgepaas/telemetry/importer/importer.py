@@ -13,9 +13,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from edgepaas.app.models import content_id
-from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ImportFailed, Row
+from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ImportFailed, Row, counted
 from edgepaas.telemetry.times import format_moment
-from edgepaas.telemetry.words import counted
 
 #: How many bad rows an error or a report spells out.
 _BAD_ROWS_SHOWN = 20
@@ -133,7 +132,7 @@ def import_file(
 ) -> Report:
     """Send every reading of *source* in file order; return what became of them.
 
-    *on_progress* hears of each acknowledged batch. Takes memory for the file's distinct
+    *on_progress* is called after each acknowledged batch. Takes memory for the file's distinct
     readings (about 150 bytes each), to tell the occurrences of equal rows apart. Raises
     ImportFailed, which says up to which line the box has everything.
     """

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from edgepaas.telemetry.importer.csv_source import counted
 from edgepaas.telemetry.importer.importer import Progress
-from edgepaas.telemetry.words import counted
 
 _BAR_WIDTH = 24
 #: Seconds between two drawings: on a terminal, and in a log.

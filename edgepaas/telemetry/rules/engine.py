@@ -3,9 +3,9 @@
 
 from collections.abc import Iterable
 
+from edgepaas.telemetry.rules.alert_texts import fingerprint, no_longer_watched, sentence
 from edgepaas.telemetry.rules.judging import Flip, Series, Watch, advance, fall_silent
 from edgepaas.telemetry.rules.store import Key, Known, Notice, RuleStore
-from edgepaas.telemetry.rules.words import fingerprint, no_longer_watched, sentence
 
 #: A reading as the rules see it: device, metric, value, recorded_at in microseconds since 1970.
 Judged = tuple[str, str, float, int]
@@ -70,7 +70,7 @@ class RuleEngine:
                 self._changed.add(key)
 
     def listen(self, seconds: float) -> None:
-        """Count *seconds* in which the box was ready for readings, and judge who kept silent."""
+        """Count *seconds* in which the box was ready for readings, and judge the silent devices."""
         self._listened += seconds
         for key, known in self._known.items():
             if known.watch.condition != "absent":

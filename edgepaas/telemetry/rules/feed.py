@@ -23,7 +23,7 @@ from edgepaas.telemetry.models import RULE_FEED, RULES
 from edgepaas.telemetry.rules.judging import SECOND, Watch
 from edgepaas.telemetry.times import EARLIEST
 
-#: Readings in one row of the feed, which is one piece of memory for who reads it.
+#: Readings in one row of the feed; a row is read into memory as a whole.
 _READINGS_A_ROW = 1000
 #: Rows, and about how many readings, are taken from the feed at a time.
 _ROWS_AT_ONCE = 200
@@ -44,8 +44,8 @@ class Fed:
     readings: list[Entry]
 
 
-class RuleBook:
-    """The enabled rules, as of a moment ago; safe to use from several threads."""
+class RuleCache:
+    """The enabled rules, at most some seconds old; safe to use from several threads."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -66,7 +66,7 @@ class RuleBook:
             return self._watches
 
     def forget(self) -> None:
-        """Have the rules read again at the next question: one of them was changed here."""
+        """Have the rules read again at the next use: one of them was changed here."""
         with self._lock:
             self._read_at = float("-inf")
 

@@ -14,7 +14,7 @@ from edgepaas.app.facts import ids_in_own_file
 from edgepaas.app.storage import LockHeld, acquire
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.rules.engine import RuleEngine
-from edgepaas.telemetry.rules.feed import RULES_KEPT, Entry, Fed, RuleBook, drop, take
+from edgepaas.telemetry.rules.feed import RULES_KEPT, Entry, Fed, RuleCache, drop, take
 from edgepaas.telemetry.rules.store import Notice, RuleStore
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RuleFollower:
     """
 
     def __init__(self, box: "Box", *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.book = RuleBook(box.database, clock)
+        self.rules = RuleCache(box.database, clock)
         self.node = box.node_id
         self._box = box
         self._clock = clock
@@ -73,7 +73,7 @@ class RuleFollower:
 
     def wanted(self, rows: Iterable[Mapping[str, Any]]) -> dict[uuid.UUID, Entry]:
         """Return by id those of *rows* that a rule wants to judge, in their order."""
-        return self.book.entries(rows)
+        return self.rules.entries(rows)
 
     def wake(self) -> None:
         """Have the rules look: something was stored for them."""
@@ -81,7 +81,7 @@ class RuleFollower:
 
     def rules_changed(self) -> None:
         """Have the next reading judged by a rule that was made, changed or deleted."""
-        self.book.forget()
+        self.rules.forget()
         self.task.wake()
 
     # -- the thread --
@@ -113,7 +113,7 @@ class RuleFollower:
         folder = self._box.folder("rules")
         self._lock = acquire(folder / "lock", timeout=0.5)
         self._store = RuleStore(folder / "rules.db")
-        return Judge(self._box, self.book, self.node, self._store, self._clock)
+        return Judge(self._box, self.rules, self.node, self._store, self._clock)
 
     def _release(self) -> None:
         """Close the store and give the lock up: the next run begins with what is stored."""
@@ -134,13 +134,13 @@ class Judge:
     def __init__(
         self,
         box: "Box",
-        book: RuleBook,
+        rules: RuleCache,
         node: str,
         store: RuleStore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._box = box
-        self._book = book
+        self._rules = rules
         self._node = node
         self._store = store
         self._clock = clock
@@ -160,7 +160,7 @@ class Judge:
         when it is called again after :meth:`forget`.
         """
         self._tell()
-        watches = self._book.watches(kept=RULES_KEPT / 2)
+        watches = self._rules.watches(kept=RULES_KEPT / 2)
         if watches != self._watches:
             self._engine.use(watches)
             self._watches = watches

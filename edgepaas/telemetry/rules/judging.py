@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a rule makes of one device's readings, one after the other: pure, no clock, no database.
 
-Readings are judged in the order in which the box took them in; durations are told by
+Readings are judged in the order in which the box took them in; durations are measured by
 their ``recorded_at``. Between two readings passes
 
 * what lies between them, where the later one is at least as late;

@@ -4,8 +4,7 @@
 It lies beside the database, not in it: whichever database serves, and whenever that
 changes, an alert that was raised is resolved, and a duration goes on. One transaction
 takes the new states, the alerts that follow from them and the names of the batches that
-they
-were made of, so that a batch counts once, however often it is read.
+they were made of, so that a batch counts once, however often it is read.
 
 States and alerts are JSON objects, loaded by the names of their fields. A row that does not
 fit (another build's, or damaged) is moved to the table ``set_aside``, kept there and logged;
@@ -225,7 +224,7 @@ class RuleStore:
             )
 
     def forget_notice(self, notice: Notice) -> None:
-        """Drop *notice*: it was told."""
+        """Drop *notice*: its alert was accepted."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM notices WHERE n = ?", (notice.n,))
 

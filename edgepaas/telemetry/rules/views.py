@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/api/v1/rules``: which readings, or which missing ones, are worth an alert."""
+"""``/api/v1/rules``: which readings, or which missing ones, raise an alert."""
 
 import uuid
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ from edgepaas.telemetry.schemas import (
 
 
 def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
-    """Return the rules' endpoints on *box*; the *follower* hears of every change."""
+    """Return the rules' endpoints on *box*; the *follower* is notified of every change."""
     api = ApiBlueprint(
         "rules",
         __name__,
         url_prefix="/api/v1/rules",
-        description="What is worth an alert: judged as readings come in, in their order.",
+        description="When readings raise an alert: judged in the order in which they come in.",
     )
     _add_reading(api, box)
     _add_changing(api, box, follower)
@@ -49,7 +49,7 @@ def _add_reading(api: ApiBlueprint, box: Box) -> None:
     @api.arguments(RuleQuery, location="query")
     @api.response(200, RulePage)
     def list_rules(query: dict[str, Any]) -> dict[str, Any]:
-        """List rules in the order in which they were made"""
+        """List rules in the order in which they were created"""
         conditions = [
             RULES.c[name] == query[name]
             for name in ("device", "metric", "enabled")
@@ -68,7 +68,7 @@ def _add_reading(api: ApiBlueprint, box: Box) -> None:
 def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
     database = box.database
 
-    def told(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    def after_change(rule: Mapping[str, Any]) -> Mapping[str, Any]:
         follower.rules_changed()
         return rule
 
@@ -78,33 +78,33 @@ def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
     @api.response(201, RuleSchema)
     @api.may_answer(409)
     def create_rule(given: dict[str, Any]) -> Any:
-        """Make a rule; it judges what comes in from now on
+        """Create a rule; it judges the readings that come in from now on
 
         `above` and `below` hold for values beyond `threshold`, `rate` where the value changes
         by more than `threshold` a second, up or down. The alert is raised by the first reading
-        by which that held for `for_seconds`, told by `recorded_at`, and resolved by the first
-        one for which it does not hold. `absent` is raised when more than `for_seconds` passed
+        by which that held for `for_seconds`, measured by `recorded_at`, and resolved by the
+        first one for which it does not hold. `absent` is raised when more than `for_seconds` passed
         between two readings, or when none came for so long; the next one resolves it. Readings
         are judged in the order in which this box takes them in, each once; a clock that steps
         back adds no time. One alert for each rule and device.
         """
-        return told(_create(box, given))
+        return after_change(_create(box, given))
 
     @api.route("/<uuid:rule_id>", methods=["PATCH"])
     @api.arguments(RuleChangeSchema(partial=True))
     @api.response(200, RuleSchema)
     @api.may_answer(404)
     def change_rule(changes: dict[str, Any], rule_id: uuid.UUID) -> Any:
-        """Change what is given of a rule
+        """Change the given fields of a rule
 
-        Where it demands something else afterwards, it begins anew: its alerts are resolved.
+        If that changes what it demands, it starts afresh: its alerts are resolved.
         """
 
         def changed(stored: Mapping[str, Any]) -> Mapping[str, Any]:
             _check({**stored, **changes})
             return changes
 
-        return told(rows.change(database, RULES, rule_id, changed))
+        return after_change(rows.change(database, RULES, rule_id, changed))
 
     @api.route("/<uuid:rule_id>", methods=["DELETE"])
     @api.response(204)

@@ -46,7 +46,7 @@ class AccessRules:
 
 
 class Guard:
-    """Lets a request pass as somebody, or raises the Problem that sends it away."""
+    """Identifies the caller of a request, or refuses it with a Problem."""
 
     def __init__(self, rules: AccessRules, tokens: TokenStore) -> None:
         self._rules = rules

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from flask import Request
 
-#: A proxy on the box that hands on somebody else's request says so in one of these.
+#: A proxy on the box that forwards a request marks it with one of these.
 _HANDED_ON = (
     "HTTP_FORWARDED",
     "HTTP_X_FORWARDED_FOR",

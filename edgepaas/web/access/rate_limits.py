@@ -12,7 +12,7 @@ from edgepaas.apikit.problems import Problem
 from edgepaas.web.access.auth import is_platform_probe
 from edgepaas.web.access.locality import client_network, is_local
 
-#: Clients remembered; whoever was quiet longest is forgotten first.
+#: Clients remembered; the one whose last request is oldest is forgotten first.
 MOST_CLIENTS = 4096
 
 

@@ -23,7 +23,7 @@ PREFIX = "edgepaas_"
 LONGEST_NAME = 100
 #: No one has more; a file that holds more was not written by us.
 MOST_TOKENS = 1000
-#: Longer than any token, and short enough to hash for anybody who asks.
+#: Longer than any token, and short enough to hash for every client.
 LONGEST_TOKEN = 256
 
 #: ``state/tokens.json``. One that is not understood stays where it is and opens nothing: it
@@ -89,7 +89,7 @@ class TokenStore:
         self._tokens: tuple[Token, ...] = ()
 
     def find(self, presented: str) -> Token | None:
-        """Return the token that *presented* is, or None; the comparison's time tells nothing."""
+        """Return the token that *presented* is, or None, in constant time."""
         if len(presented) > LONGEST_TOKEN:
             return None
         digest = _digest(presented)

@@ -21,7 +21,7 @@ from edgepaas.web.views.alerts import AlertCountsSchema
 if TYPE_CHECKING:
     from edgepaas.alerts.status import AlertCounts
 
-#: A probe that is told to come again need not wait long: starting takes a second.
+#: Seconds after which a probe asks again: starting takes about one.
 _RETRY_AFTER = "2"
 
 
@@ -177,7 +177,7 @@ def health_blueprint(reporter: HealthReporter) -> ApiBlueprint:
 
 
 def _numbers(counts: "AlertCounts") -> dict[str, int]:
-    """Return the counts without what the channels said: anybody may ask, and it names hosts."""
+    """Return the counts without the channels' answers, which name hosts: this needs no token."""
     return {name: value for name, value in counts.as_dict().items() if isinstance(value, int)}
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``/api/v1/nodes``: every box that reports to the PostgreSQL of this one.
 
-Where SQLite serves, as the drainer was told by PostgreSQL with its last heartbeat.
+Where SQLite serves, as PostgreSQL answered the last heartbeat of sync.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class NodeSchema(ma.Schema):
     name = ma.fields.String(required=True)
     version = ma.fields.String(required=True)
     build = ma.fields.String(required=True)
-    state = ma.fields.String(required=True, metadata={"description": "As its own status says it."})
+    state = ma.fields.String(required=True, metadata={"description": "As in its own status."})
     rows_waiting = ma.fields.Integer(required=True)
     oldest_waiting = ma.fields.DateTime(required=True, allow_none=True)
     clock_offset = ma.fields.Float(
@@ -53,15 +53,15 @@ class NodeSchema(ma.Schema):
     first_seen = ma.fields.DateTime(required=True, allow_none=True)
     last_seen = ma.fields.DateTime(required=True, allow_none=True)
     stale = ma.fields.Boolean(
-        required=True, metadata={"description": "Nothing was heard of it for some heartbeats."}
+        required=True, metadata={"description": "Its last heartbeats are missing."}
     )
     this = ma.fields.Boolean(
-        required=True, metadata={"description": "Whether it is the box that answers."}
+        required=True, metadata={"description": "Whether it is the box that answers this request."}
     )
 
 
 class NodesSchema(ma.Schema):
-    """The boxes that are known."""
+    """The boxes that report to this PostgreSQL."""
 
     items = ma.fields.List(ma.fields.Nested(NodeSchema), required=True)
     is_partial = ma.fields.Boolean(  # "partial" is a word of marshmallow's own
@@ -125,7 +125,7 @@ def _from_hub(box: Box) -> list[dict[str, Any]] | None:
 
 
 def _from_drainer(box: Box, own: str | None, longest: float) -> Fleet | None:
-    """Return what the hub told the drainer up to *longest* seconds ago, this box as it is now."""
+    """Return what PostgreSQL answered sync up to *longest* seconds ago, this box as it is now."""
     if not box.contract.hub_url:
         return None
     found = read_fleet(box.paths, box.contract.generation, longest)

@@ -94,7 +94,7 @@ class OpenAPIDocument:
         return document
 
     def _finish(self, document: dict[str, Any], path: str, operations: dict[str, Any]) -> None:
-        """Say what holds for every operation: who may call it, and that a path may lead nowhere."""
+        """Add to every operation who may call it, and 404 for a path with a parameter."""
         health = path in PROBE_PATHS
         for method in _METHODS:
             operation = operations.get(method)

@@ -156,7 +156,7 @@ _MEANING = {
     "starting": "not serving yet",
     "stopping": "finishing what is open",
     "full": "the disk is full: reading works, writing is refused",
-    "degraded": "serving, and something needs a person",
+    "degraded": "serving, and something needs an operator",
     "draining": "PostgreSQL is back, rows are going home",
     "fallback": "SQLite serves because PostgreSQL is away",
     "local-first": "SQLite serves although there is a PostgreSQL",

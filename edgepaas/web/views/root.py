@@ -46,7 +46,7 @@ def root_view(
 def describe(
     box: Box, application: Application, endpoints: list[tuple[str, str, str]]
 ) -> dict[str, Any]:
-    """Return what ``/`` tells programs."""
+    """Return the JSON document of ``/``."""
     return {
         "name": application.name,
         "version": application.version,
