@@ -20,7 +20,7 @@ from edgepaas.health.state import StateBoard
 from edgepaas.httpd.listen import Listening
 from edgepaas.httpd.server import HTTPServer
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
-from edgepaas.logs import SAID
+from edgepaas.logs import PRINTED
 from edgepaas.sd_notify import Notifier
 from edgepaas.service.crash_loop import CrashLoop
 from edgepaas.service.loader import Loaded, freeze_startup_objects, load
@@ -170,7 +170,7 @@ class Service:
             state,
             addresses,
             waited,
-            extra=SAID,
+            extra=PRINTED,
         )
         freeze_startup_objects()
         self._resolve_alerts_of_the_start()
