@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks that tell whether a condition of the alert catalogue still holds, by name.
+"""The checks that find out whether a condition of the alert catalogue still holds, by name.
 
 What each asks is written here; the functions stand where they can see what they ask about:
 edgepaas.service.watches.condition_checks, the drainer's heartbeat, and the stages.

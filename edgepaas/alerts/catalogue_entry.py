@@ -17,7 +17,7 @@ class CatalogueEntry:
     """An alert that the platform can raise.
 
     *pattern* is its fingerprint; a ``*`` at its end stands for a subject, e.g. a setting's
-    name. *check* names the check that tells whether a condition still holds; an event has
+    name. *check* names the check that finds out whether a condition still holds; an event has
     none: an operator is notified once, and nothing holds afterwards. *severity* is the usual
     one; *also* lists the others with which it may be raised. A ``*`` in *origin*, the part
     of the platform that raises it, stands for the subject, too.

@@ -45,7 +45,7 @@ def describe_missing(row: tuple[str, str | None]) -> str:
     return f"the column {table}.{column} is missing" if column else f"the table {table} is missing"
 
 
-def missing(connection: "Connection", metadata: "MetaData") -> str:
+def missing_in(connection: "Connection", metadata: "MetaData") -> str:
     """Return what *metadata* lacks in the database of *connection*; empty when nothing."""
     query = missing_query(metadata, connection.dialect.name)
     if not query:

@@ -22,7 +22,7 @@ from edgepaas.pgdriver.failures import (
 )
 from edgepaas.pgdriver.pg8000_adapter import load_driver, server_version, simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
-from edgepaas.pgdriver.wire import Resolver, silent
+from edgepaas.pgdriver.wire import Resolver, silent_failure
 from edgepaas.settings.urls import Address
 from edgepaas.timing.deadline import OutOfTime, Scope, within
 
@@ -41,7 +41,7 @@ _WRITE = (
     "CREATE TEMPORARY TABLE edgepaas_probe (n integer) ON COMMIT DROP; "
     "INSERT INTO edgepaas_probe VALUES (1)"
 )
-#: A hardened database takes TEMPORARY away from everybody: this logs a record without it.
+#: A hardened database grants TEMPORARY to no user: this logs a record without it.
 _WRITE_WITHOUT_TABLE = "SELECT pg_logical_emit_message(true, 'edgepaas', 'probe')"
 
 
@@ -144,7 +144,7 @@ def _unusable(place: str, error: Exception, seconds: float) -> Exception:
             f"{place} does not take a write: {server_message(error)} (SQLSTATE {sqlstate(error)})",
         )
     if isinstance(error, TimeoutError):
-        return silent(place, EXAMINATION, seconds)
+        return silent_failure(place, EXAMINATION, seconds)
     if is_lost(error):
         return ConnectFailure(Failure.OTHER, f"{place} closed the connection after the login")
     return ConnectFailure(

@@ -148,7 +148,7 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
     if sqlstate(error) is not None:
         return _refused_by_server(address, error)
     if isinstance(error, TimeoutError):
-        return wire.silent(place, LOGIN, seconds)
+        return wire.silent_failure(place, LOGIN, seconds)
     if is_lost(error):
         return ConnectFailure(Failure.OTHER, f"{place} closed the connection in the {LOGIN}")
     return _driver_gave_up(address, error)
@@ -164,8 +164,8 @@ def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
             "the name server does not answer; check this box's name servers",
         )
     if late.stage in ("", wire.CONNECTING):
-        return wire.no_answer(place, late.seconds)
-    return wire.silent(place, late.stage, late.seconds)
+        return wire.unreachable_failure(place, late.seconds)
+    return wire.silent_failure(place, late.stage, late.seconds)
 
 
 def endpoint_of(address: Address) -> str:

@@ -176,14 +176,14 @@ def _not_connected(address: Address, errors: list[OSError], seconds: float) -> C
             )
     worst = next((e for e in errors if not isinstance(e, refused)), None)
     if worst is None or isinstance(worst, TimeoutError):
-        return no_answer(place, seconds)
+        return unreachable_failure(place, seconds)
     return ConnectFailure(
         Failure.UNREACHABLE,
         f"{place} cannot be reached ({worst.strerror or worst}); check cable, route and firewall",
     )
 
 
-def no_answer(place: str, seconds: float) -> ConnectFailure:
+def unreachable_failure(place: str, seconds: float) -> ConnectFailure:
     """Return the failure of a place from which no packet came back."""
     return ConnectFailure(
         Failure.UNREACHABLE,
@@ -222,7 +222,7 @@ def _negotiate_tls(
     except ssl.SSLCertVerificationError as error:
         raise _not_trusted(place, error) from error
     except TimeoutError:
-        raise silent(place, TLS_HANDSHAKE, scope.seconds) from None
+        raise silent_failure(place, TLS_HANDSHAKE, scope.seconds) from None
     except (ssl.SSLEOFError, ConnectionError) as error:
         raise ConnectFailure(
             Failure.TLS, f"{place} closed the connection in the TLS handshake", permanent=False
@@ -248,7 +248,7 @@ def _negotiate_tls(
     raise _not_postgres(answer)
 
 
-def silent(place: str, stage: str, seconds: float) -> ConnectFailure:
+def silent_failure(place: str, stage: str, seconds: float) -> ConnectFailure:
     """Return the failure of a server that took the connection and did not finish *stage*."""
     return ConnectFailure(
         Failure.SILENT,

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.database.table_presence import missing
+from edgepaas.database.table_presence import missing_in
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of, show
 
@@ -42,7 +42,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
         if not chain.unwritten and found == chain.heads:
             # The version was true once; a table may have been dropped since.
             metadata = metadata_of(application)
-            lacks = "" if metadata is None else missing(connection, metadata)
+            lacks = "" if metadata is None else missing_in(connection, metadata)
             if lacks:
                 return SchemaState(False, f"{lacks}, though at head ({show(found)}): {_RESTORE}")
             return SchemaState(True, f"at head ({show(found)})")

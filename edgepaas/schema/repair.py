@@ -24,7 +24,7 @@ from edgepaas.schema.sqlite import migrate as embedded
 from edgepaas.schema.sqlite.copies import finished_copy
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths, tidy
-from edgepaas.schema.sqlite.inspection import Nothing, examine
+from edgepaas.schema.sqlite.inspection import EmptyFile, examine
 from edgepaas.schema.sqlite.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> Sch
         try:
             found = examine(path, paths, chain)
         except Damaged:
-            found = Nothing()
-        if not isinstance(found, Nothing):
+            found = EmptyFile()
+        if not isinstance(found, EmptyFile):
             return _repair_sound_file(path, paths, chain, models, found)
     # Without a file, or with a damaged one, a boot knows what to do.
     return embedded.prepare_sqlite(path, paths, chain, models)

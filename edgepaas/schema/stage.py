@@ -64,7 +64,7 @@ _ADVICE = {
 }
 
 
-def bring_to_head(
+def prepare_database(
     contract: DatabaseContract,
     settings: "Settings",
     paths: Paths,
@@ -84,7 +84,7 @@ def bring_to_head(
     def models() -> "MetaData | None":
         return metadata_of(application)
 
-    with asking_for_time(), _telling_of_folders(paths):
+    with extended_start_timeout(), _explained_folder_errors(paths):
         stage = _Stage(contract, settings, paths, chain, models)
         clear_problem(paths)
         report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
@@ -104,7 +104,7 @@ class _Stage:
 
     def on_sqlite(self) -> SchemaReport:
         """Bring the file to head; it serves even where capture cannot be put in place."""
-        report = self._bring_file()
+        report = self._prepare_file()
         document = self._publish()
         try:
             return self._with_capture(report, document)
@@ -116,7 +116,7 @@ class _Stage:
             return self._uncaptured(report, error)
         # The quick check did not see it: once more, to the end of the file.
         note_damage(self.contract.sqlite_path, damaged)
-        report = self._bring_file()
+        report = self._prepare_file()
         try:
             return self._with_capture(report, document)
         except (sqlite3.Error, EdgePaaSError, OSError) as error:
@@ -124,16 +124,18 @@ class _Stage:
 
     def on_postgres(self) -> SchemaReport:
         """Bring PostgreSQL to head, then the file that would take over; never fails for that."""
-        report = _bring_postgres(self.contract, self.settings, self.paths, self.chain, self.models)
+        report = _prepare_postgres(
+            self.contract, self.settings, self.paths, self.chain, self.models
+        )
         document = self._publish()
         if self.contract.fallback_armed:
             self._prepare_fallback(document)
         return report
 
-    def _bring_file(self, *, serving: bool = True) -> SchemaReport:
+    def _prepare_file(self, *, serving: bool = True) -> SchemaReport:
         path = self.contract.sqlite_path
         tidy(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
-        report = _bring_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
+        report = _prepare_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
         tables.note_user(self.paths, path, self.chain.name)
         return report
 
@@ -165,7 +167,7 @@ class _Stage:
 
     def _prepare_fallback(self, document: dict[str, Any]) -> None:
         try:
-            report = self._bring_file(serving=False)
+            report = self._prepare_file(serving=False)
             done = capture(self.contract.sqlite_path, self.paths, document)
         except Exception as error:
             # Whatever it is: PostgreSQL serves, and a broken spare must not stop it.
@@ -181,7 +183,7 @@ class _Stage:
             logger.info("the SQLite file is ready to take over: %s", report.message)
 
 
-def _fast(
+def _report_if_at_head(
     contract: DatabaseContract, paths: Paths, chain: Chain, *, check: bool
 ) -> SchemaReport | None:
     """Return a report when the SQLite file is sound and at head; None to take the long way.
@@ -190,7 +192,7 @@ def _fast(
 
     Needs no exclusive lock, so that it can be asked beside a running service.
     """
-    from edgepaas.schema.sqlite.inspection import look
+    from edgepaas.schema.sqlite.inspection import inspect_file
 
     path = contract.sqlite_path
     try:
@@ -200,9 +202,9 @@ def _fast(
         if not_to_be_opened(path) or damage_noted(path):
             return None
         with held(paths.database_lock, shared=True):
-            found = look(path, chain, check=check)
+            found = inspect_file(path, chain, check=check)
     except (SchemaError, DatabaseUnavailable, LockHeld) as error:
-        logger.info("the SQLite file needs a closer look: %s", error)
+        logger.info("the SQLite file has to be examined: %s", error)
         return None
     if found != chain.heads:
         return None
@@ -210,7 +212,7 @@ def _fast(
     return SchemaReport("sqlite", "nothing", revisions, revisions, f"at head ({show(revisions)})")
 
 
-def _bring_sqlite(
+def _prepare_sqlite(
     contract: DatabaseContract,
     paths: Paths,
     chain: Chain,
@@ -222,7 +224,7 @@ def _bring_sqlite(
     before = tables.last_user(paths, path)
     if before in ("", chain.name):
         SQLITE_FOREIGN.resolve_alert(f"{path} is the application {chain.name}'s")
-        report = _fast(contract, paths, chain, check=check)
+        report = _report_if_at_head(contract, paths, chain, check=check)
         if report is not None:
             return report
     from edgepaas.schema.sqlite.migrate import prepare_sqlite
@@ -236,7 +238,7 @@ def _bring_sqlite(
     return replace(report, message=f"{report.message}; WARNING: {SQLITE_FOREIGN.message(warning)}")
 
 
-def _bring_postgres(
+def _prepare_postgres(
     contract: DatabaseContract,
     settings: "Settings",
     paths: Paths,
@@ -269,7 +271,7 @@ def hold_postgres(paths: Paths, settings: "Settings", reason: str) -> None:
 
 
 @contextlib.contextmanager
-def _telling_of_folders(paths: Paths) -> Iterator[None]:
+def _explained_folder_errors(paths: Paths) -> Iterator[None]:
     """Say what to do where the box's own folders cannot be written."""
     try:
         yield
@@ -283,7 +285,7 @@ def _telling_of_folders(paths: Paths) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def asking_for_time() -> Iterator[None]:
+def extended_start_timeout() -> Iterator[None]:
     """Report to systemd, while the block runs, that a long check or migration is no hang.
 
     EXTEND_TIMEOUT_USEC of sd_notify(3); does nothing outside of systemd.

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 from edgepaas.database.database import Database
 from edgepaas.database.postgresql.database import ServerDatabase
-from edgepaas.database.table_presence import missing
+from edgepaas.database.table_presence import missing_in
 from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.schema.at_head import schema_at_head
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import split_url
 from edgepaas.telemetry import application as telemetry
@@ -118,7 +118,7 @@ def test_a_locked_table_is_busy_and_no_loss(
             count_in(database)
         database.ping()
         with database.read() as session:
-            assert missing(session.connection(), Model.metadata) == ""
+            assert missing_in(session.connection(), Model.metadata) == ""
     assert not told
     assert database.write(adding(reading())) == 1
     database.close()
@@ -229,7 +229,7 @@ def test_a_statement_with_a_wrong_name_costs_no_connection(database: ServerDatab
 def test_the_schema_check_says_what_is_missing(paths: Paths, postgres_url: str) -> None:
     """The version table goes on claiming that all is well."""
     contract = postgres_contract(paths, postgres_url, fallback=True)
-    bring_to_head(contract, Settings.of(), paths, telemetry)
+    prepare_database(contract, Settings.of(), paths, telemetry)
     database = ServerDatabase(postgres_url, Settings.of())
     assert schema_at_head(database, telemetry).at_head
     execute(database, "DROP TABLE readings")
@@ -246,13 +246,13 @@ def test_what_is_missing_is_found_on_sqlite_too(tmp_path: Path) -> None:
     database = open_embedded(path)
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
-        assert missing(connection, Model.metadata) == ""
+        assert missing_in(connection, Model.metadata) == ""
     execute(database, "ALTER TABLE readings RENAME COLUMN unit TO unity")
     with engine.connect() as connection:
-        assert missing(connection, Model.metadata) == "the column readings.unit is missing"
+        assert missing_in(connection, Model.metadata) == "the column readings.unit is missing"
     execute(database, "DROP TABLE readings")
     with engine.connect() as connection:
-        assert missing(connection, Model.metadata) == "the table readings is missing"
+        assert missing_in(connection, Model.metadata) == "the table readings is missing"
     engine.dispose()
     database.close()
 

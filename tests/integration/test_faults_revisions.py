@@ -17,7 +17,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.outbox import ledger
 from edgepaas.outbox.ledger import pending
 from edgepaas.schema.postgresql.hub import prepare_hub
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.sync.delivery.drain import drain_batch
 from edgepaas.sync.errors import SchemaDrift
@@ -39,7 +39,7 @@ class ShopBox:
 
     def upgrade(self, revision: str) -> None:
         """What the schema stage of this build does to the file."""
-        bring_to_head(self.contract, self.settings, self.paths, shop(self.folder, revision))
+        prepare_database(self.contract, self.settings, self.paths, shop(self.folder, revision))
 
     def upgrade_hub(self, revision: str) -> None:
         """What ``edgepaas schema --hub`` of this build does."""

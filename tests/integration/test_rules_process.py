@@ -22,7 +22,7 @@ from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.app import Box
 from edgepaas.files.paths import Paths
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.telemetry.rules.feed import RuleCache
@@ -198,7 +198,7 @@ def test_a_service_that_is_killed_judges_every_reading_once(paths: Paths, tmp_pa
     write_env_contract(paths, EDGEPAAS_APP="telemetry", PORT=str(port), HOST="127.0.0.1")
     contract = contract_for(paths, None)
     contract.write(paths.db_contract)
-    bring_to_head(contract, Settings.of(), paths, telemetry)
+    prepare_database(contract, Settings.of(), paths, telemetry)
     address, chance = f"http://127.0.0.1:{port}", random.Random(9)
     sent = threading.Event()
     rows = [(START + timedelta(seconds=n), float(n % 2)) for n in range(360)]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgepaas.files import atomic
 from edgepaas.files.paths import Paths
 from edgepaas.schema.sqlite import file_operations as files
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from tests.support.chains import (
     bring,
@@ -29,9 +30,10 @@ from tests.support.outbox import ops
 
 #: What changes names or contents on the disk.
 _STEPS: tuple[tuple[Any, str], ...] = (
-    (files, "copy_database"), (files, "check_copy"), (files, "_sync"), (files, "_settle"),
-    (files, "sync_folder"), (files, "_prune"), (files, "discard"), (os, "link"),
-    (os, "replace"), (os, "rename"), (os, "unlink"), (Path, "replace"), (Path, "rename"),
+    (files, "copy_database"), (files, "check_copy"), (files, "sync_file"), (files, "_settle"),
+    (files, "sync_folder"), (atomic, "sync_folder"), (files, "move_durably"), (files, "_prune"),
+    (files, "discard"), (os, "link"), (os, "replace"), (os, "rename"), (os, "unlink"),
+    (Path, "replace"), (Path, "rename"),
 )  # fmt: skip
 _KILLED, _FINISHED, _FAILED = 9, 0, 1
 
@@ -58,7 +60,7 @@ def _migrate(paths: Paths, tmp_path: Path, step: int) -> int:
 
         for module, name in _STEPS:
             setattr(module, name, counted(getattr(module, name)))
-        bring_to_head(hub_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, application)
+        prepare_database(hub_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, application)
         os._exit(_FINISHED)
     except BaseException:
         traceback.print_exc()
@@ -81,7 +83,7 @@ def test_a_kill_at_any_step_leaves_a_whole_file_with_every_row(
         assert steps < 60
         for leftover in (paths.sqlite, *paths.state.glob("edgepaas.db-*")):
             leftover.unlink(missing_ok=True)
-        bring_to_head(hub_contract(paths), settings, paths, shop(tmp_path, "0001"))
+        prepare_database(hub_contract(paths), settings, paths, shop(tmp_path, "0001"))
         sell(paths)
         ended = _migrate(paths, tmp_path, steps)
         finished = ended == _FINISHED
@@ -90,7 +92,7 @@ def test_a_kill_at_any_step_leaves_a_whole_file_with_every_row(
         assert version in ("0001", "0002")
         price = (None,) if version == "0002" else ()
         assert rows_in(paths.sqlite, "items") == [(f"i{n}", "tea", *price) for n in range(3)]
-        bring_to_head(hub_contract(paths), settings, paths, shop(tmp_path, "0002"))
+        prepare_database(hub_contract(paths), settings, paths, shop(tmp_path, "0002"))
         assert version_of(paths.sqlite) == "0002"
         assert rows_in(paths.sqlite, "sales") == [(f"s{n}", f"i{n}") for n in range(3)]
         assert list(paths.state.glob(".edgepaas.db.*")) == []
@@ -129,7 +131,7 @@ def test_a_disk_error_at_any_statement_of_the_migration_keeps_the_rows(
         return connection
 
     monkeypatch.setattr(copies, "_open_for_migration", opened)
-    report = bring_to_head(
+    report = prepare_database(
         sqlite_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, shop(tmp_path, "0002")
     )
     assert report.action in ("migrated", "replaced")

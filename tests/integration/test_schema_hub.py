@@ -27,7 +27,7 @@ from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.postgresql import hub
 from edgepaas.schema.postgresql import migrate as server
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import REPOSITORY, connected, postgres_contract, shop
@@ -38,7 +38,7 @@ PLATFORM_HEAD = show(platform_chain().heads)
 def bring(paths: Paths, url: str, application: Application, **wanted: Any) -> SchemaReport:
     """Run the stage on the PostgreSQL at *url*, with SQLite as its fallback."""
     contract = replace(postgres_contract(paths, url, fallback=True), **wanted)
-    return bring_to_head(contract, Settings.of(), paths, application)
+    return prepare_database(contract, Settings.of(), paths, application)
 
 
 def prepare_hub(paths: Paths, url: str, application: Application, **settings: str) -> SchemaReport:

@@ -29,7 +29,7 @@ from edgepaas.schema.migrations import differences, migration_engine
 from edgepaas.schema.postgresql import migrate as server
 from edgepaas.schema.repair import repair_postgres
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import (
@@ -54,7 +54,7 @@ def bring(
 ) -> SchemaReport:
     """Run the stage on the PostgreSQL at *url*."""
     contract = postgres_contract(paths, url, fallback=fallback)
-    return bring_to_head(contract, Settings.of(), paths, application)
+    return prepare_database(contract, Settings.of(), paths, application)
 
 
 def execute(url: str, *statements: str) -> list[Any]:
@@ -94,7 +94,7 @@ def test_the_migrated_schema_is_what_the_models_say_on_both_databases(
 def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
     """By the scripts on either database: a fresh SQLite file would come from the models."""
     if not contract.sqlite_active:
-        bring_to_head(contract, Settings.of(), paths, telemetry)
+        prepare_database(contract, Settings.of(), paths, telemetry)
         return
     from edgepaas.database.sqlite.connection import open_sqlite
     from edgepaas.schema.migrations import upgrade
@@ -108,7 +108,7 @@ def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
 def test_a_file_made_from_the_models_is_what_the_migrations_say(paths: Paths) -> None:
     """Both ways to a fresh SQLite file lead to the same one."""
     assert metadata_of(telemetry) is not None
-    bring_to_head(sqlite_contract(paths), Settings.of(), paths, telemetry)
+    prepare_database(sqlite_contract(paths), Settings.of(), paths, telemetry)
     made = _schema_of(paths.sqlite)
     paths.sqlite.unlink()
     _migrate_from_nothing(sqlite_contract(paths), paths)
@@ -311,7 +311,7 @@ def test_run_migrations_false_leaves_it_alone(paths: Paths, postgres_url: str) -
 
     contract = postgres_contract(paths, postgres_url, fallback=True)
     contract = replace(contract, run_migrations=False)
-    assert bring_to_head(contract, Settings.of(), paths, telemetry).action == "left"
+    assert prepare_database(contract, Settings.of(), paths, telemetry).action == "left"
     tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     assert execute(postgres_url, tables) == []
     database = open_database(contract, Settings.of(), paths)

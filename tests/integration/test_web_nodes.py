@@ -161,7 +161,7 @@ def test_what_the_drainer_was_told_is_not_shown_for_ever(
 def test_a_fleet_that_is_larger_than_what_is_kept_is_partial(
     paths: Paths, hub_database: HubDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet, "LIMIT", 1)
+    monkeypatch.setattr(fleet, "MAX_NODES", 1)
     with (
         local_first(paths, hub_database.url) as (app, box),
         open_hub(Settings.of(), hub_database.url) as hub,

@@ -16,7 +16,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ def upgrade_body(*lines: str) -> str:
 def bring(paths: Paths, application: Application) -> SchemaReport:
     """Run the stage on the box's SQLite file."""
     settings = Settings.of(EDGEPAAS_APP="shop")
-    return bring_to_head(sqlite_contract(paths), settings, paths, application)
+    return prepare_database(sqlite_contract(paths), settings, paths, application)
 
 
 @contextlib.contextmanager

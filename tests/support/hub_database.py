@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepaas.files.paths import find_paths
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from tests.support.checker import Witness
@@ -60,5 +60,5 @@ def make_template(server: PostgresServer, folder: Path) -> str:
     paths = find_paths({"EDGEPAAS_HOME": str(folder)})
     paths.create()
     contract = contract_for(paths, server.url(name))
-    bring_to_head(contract, Settings.of(), paths, telemetry)
+    prepare_database(contract, Settings.of(), paths, telemetry)
     return name

@@ -16,7 +16,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import build_checks
 from edgepaas.hosting.box import make_box
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.settings.own import own_settings
 from edgepaas.web.app import create_app
@@ -63,7 +63,7 @@ def open_box(
         application = built_in
     resolved = Settings.of(own_settings(application.settings), **settings)
     contract = contract_for(paths, url, state)
-    bring_to_head(contract, resolved, paths, application)
+    prepare_database(contract, resolved, paths, application)
     database = open_database(contract, resolved, paths)
     try:
         box = make_box(

@@ -11,9 +11,9 @@ from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract
-from edgepaas.decision.decide import Decision, settle
+from edgepaas.decision.decide import Decision, store_decision
 from edgepaas.files.paths import Paths
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.timing.moment import current_moment
@@ -29,7 +29,7 @@ def decided(paths: Paths, state: str, *, rows: int = 0) -> None:
     sqlite = state not in ("primary",)
     contract = contract_for(paths, None if sqlite else "postgresql://hub/edge", state)
     found: DatabaseContract = replace(contract, rows_waiting=rows)
-    settle(Decision(found, None, False, current_moment()), paths)
+    store_decision(Decision(found, None, False, current_moment()), paths)
 
 
 def test_a_fallback_is_over_when_postgresql_serves_again_with_every_row(paths: Paths) -> None:
@@ -54,7 +54,7 @@ def test_the_schema_stage_ends_what_it_finds_in_order(paths: Paths) -> None:
     for fingerprint in ("sqlite-unmigrated", "sqlite-foreign", "not-captured", "sqlite-replaced"):
         raise_alert("said by an earlier run", severity="critical", fingerprint=fingerprint)
     raise_alert("no end is found here", severity="critical", fingerprint="sqlite-rebuilt")
-    bring_to_head(contract_for(paths, None), Settings.of(), paths, telemetry)
+    prepare_database(contract_for(paths, None), Settings.of(), paths, telemetry)
     assert raised(paths) == ["sqlite-rebuilt"]
 
 

@@ -19,7 +19,7 @@ from edgepaas.outbox.space import vacuum
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite.quarantine import set_aside
-from edgepaas.schema.stage import bring_to_head
+from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from tests.support.chains import (
     bring,
@@ -36,7 +36,9 @@ from tests.support.outbox import changes, ops
 
 def bring_with_hub(paths: Paths, application: Application) -> SchemaReport:
     """Run the stage."""
-    return bring_to_head(hub_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, application)
+    return prepare_database(
+        hub_contract(paths), Settings.of(EDGEPAAS_APP="shop"), paths, application
+    )
 
 
 @pytest.fixture

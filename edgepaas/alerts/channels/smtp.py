@@ -121,7 +121,7 @@ def _connect(config: EmailChannel, progress: _Progress) -> smtplib.SMTP:
         connection = smtplib.SMTP_SSL(local_hostname=name, timeout=config.timeout, context=context)
     else:
         connection = smtplib.SMTP(local_hostname=name, timeout=config.timeout)
-    # Both verify that the certificate is this host's; connect() alone does not tell them.
+    # Both verify that the certificate is this host's; connect() alone does not pass the name on.
     connection._host = config.host  # type: ignore[attr-defined]
     code, words = connection.connect(config.host, config.port)
     progress.connection = connection

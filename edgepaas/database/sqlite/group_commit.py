@@ -288,7 +288,7 @@ class GroupCommitWriter:
         try:
             self._on_commit()
         except Exception:  # the callers have been answered, and others wait for this thread
-            logger.exception("what is done after a commit has failed")
+            logger.exception("the notification after a commit has failed")
 
     def _undo(self, session: WriteSession | None, error: BaseException) -> None:
         """Roll back, and drop a connection that cannot be trusted any more; never raises."""

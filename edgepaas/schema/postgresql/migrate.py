@@ -138,7 +138,7 @@ def _judged(connector: "Connector", part: Part) -> SchemaReport:
     except SchemaError:
         raise
     except Exception as error:
-        raise unusable(error, "its tables cannot be looked at") from error
+        raise unusable(error, "its tables cannot be examined") from error
     finally:
         engine.dispose()
     if incompatibility:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a box collects over the years, put in order at each boot: never at the cost of rows."""
+"""What a box collects over the years, tidied at each boot, never at the cost of rows."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ class _Kept:
 
 
 def tidy(paths: Paths, sqlite_path: Path, *, least_free: int = 0) -> None:
-    """Sweep abandoned temporaries, free the lock's place, prune the quarantine.
+    """Remove abandoned temporaries and what is no file at the lock's path, prune the quarantine.
 
     *least_free*: bytes; with less of them free, set-aside files with rows go too, down to
     the two with the most.
@@ -48,11 +48,11 @@ def tidy(paths: Paths, sqlite_path: Path, *, least_free: int = 0) -> None:
             if quarantine.is_dir():
                 _prune(quarantine, least_free)
         except OSError as error:  # room that is not made now is made at the next boot
-            logger.warning("%s cannot be put in order: %s", quarantine, error)
+            logger.warning("%s cannot be tidied: %s", quarantine, error)
 
 
 def clear_reserved_paths(path: Path, paths: Paths) -> None:
-    """Move what is no file from the places of the -wal and its like; with the lock held.
+    """Move away what is no file at the paths of the -wal and its like; with the lock held.
 
     Only beside a sound file: with an unsound one they are set aside together.
     """

@@ -26,8 +26,8 @@ from edgepaas.schema.table_contract import last_user
 
 logger = logging.getLogger("edgepaas.schema")
 
-#: Seconds for a check that is to come to its end.
-_TO_THE_END = 24 * 3600.0
+#: Seconds for a check that is not to be given up.
+_FULL_CHECK_SECONDS = 24 * 3600.0
 
 
 def versions_in(connection: sqlite3.Connection, chain: Chain) -> Revisions | None:
@@ -41,10 +41,10 @@ def versions_in(connection: sqlite3.Connection, chain: Chain) -> Revisions | Non
     return frozenset(row[0] for row in rows)
 
 
-def look(path: Path, chain: Chain, *, check: bool = True) -> Revisions | None:
+def inspect_file(path: Path, chain: Chain, *, check: bool = True) -> Revisions | None:
     """Return the file's revisions after a quick check; None without a version table.
 
-    A file that was found damaged in use is checked to its end, however large it is; without
+    A file that was found damaged in use is checked in full, however large it is; without
     *check* no other is. After an unclean stop its indexes are checked as well, for as long
     as a boot may take. Raises Damaged for a file that is no sound database, DatabaseFull
     when the disk is too full to open it, Unreadable when the disk fails, SchemaError for
@@ -64,8 +64,8 @@ def look(path: Path, chain: Chain, *, check: bool = True) -> Revisions | None:
 def _checked(path: Path, connection: sqlite3.Connection) -> str | None:
     """Check the file as thoroughly as there is reason and time for; raises sqlite3.Error."""
     if damage_noted(path):
-        logger.warning("%s was found damaged in use: it is checked to its end", path)
-        problem = files.problem_of(connection, seconds=_TO_THE_END, thorough=True)
+        logger.warning("%s was found damaged in use: it is checked in full", path)
+        problem = files.problem_of(connection, seconds=_FULL_CHECK_SECONDS, thorough=True)
         forget_due_check(path)
     elif stopped_uncleanly(path):
         logger.warning("the box stopped while %s was in use: it is checked", path)
@@ -89,12 +89,15 @@ def is_empty(path: Path) -> bool:
         return connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
 
 
-class Nothing:
+class EmptyFile:
     """There is no file, or nothing was ever stored in it."""
 
 
-def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
-    """Return what is at *path*, determined before SQLite opens it; raises as :func:`look`."""
+def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | EmptyFile | None:
+    """Return what is at *path*, looked at before SQLite opens it.
+
+    Raises what :func:`inspect_file` does.
+    """
     problem = not_to_be_opened(path)
     if not problem and path.exists() and path.stat().st_size == 0:
         user = last_user(paths, path)
@@ -104,16 +107,16 @@ def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | Non
         raise Damaged(problem)
     try:
         if is_empty(path):
-            return Nothing()
+            return EmptyFile()
     except sqlite3.Error as error:
         raise error_classes.error_for(path, error) from error
-    return look(path, chain)
+    return inspect_file(path, chain)
 
 
-def examine_twice(path: Path, paths: Paths, chain: Chain) -> Revisions | Nothing | None:
+def examine_with_retry(path: Path, paths: Paths, chain: Chain) -> Revisions | EmptyFile | None:
     """Return what is at *path*; a disk that fails is asked once more."""
     try:
         return examine(path, paths, chain)
     except Unreadable as error:
-        logger.warning("%s; once more", error)
+        logger.warning("%s; it is examined once more", error)
     return examine(path, paths, chain)

@@ -25,7 +25,7 @@ from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite.copies import finished_copy, incompatibility, missing_tables
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths
-from edgepaas.schema.sqlite.inspection import Nothing, examine_twice
+from edgepaas.schema.sqlite.inspection import EmptyFile, examine_with_retry
 from edgepaas.schema.sqlite.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def prepare_sqlite(
         files.forget_unfinished_backups(path, paths.backups)
         clear_reserved_paths(path, paths)
         try:
-            before = examine_twice(path, paths, chain)
+            before = examine_with_retry(path, paths, chain)
         except Damaged as error:
             return _replace(path, paths, chain, models, str(error))
-        if isinstance(before, Nothing):
+        if isinstance(before, EmptyFile):
             forget_damage(path)
             if not chain.unwritten:
                 chain.check_environment()

@@ -35,7 +35,7 @@ from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.app.box import RaiseAlert, ResolveAlert
-    from edgepaas.health.forwarding import Forwarding
+    from edgepaas.outbox.forwarding_state import Forwarding
 
 #: Seconds between two looks.
 LOOK_EVERY = 10.0
@@ -146,7 +146,7 @@ class ConditionWatch:
     """Looks at the machine and at what the checks found, every :data:`LOOK_EVERY` seconds.
 
     *checks* returns what the checks found last, without probing. *raised_fingerprints* returns
-    what is raised under a prefix; *condition_checks* tell, at the start and each hour, whether
+    what is raised under a prefix; *condition_checks* find out, at the start and each hour, whether
     that still holds (:class:`edgepaas.service.watches.condition_checks.ServiceChecks`).
     """
 
@@ -171,7 +171,7 @@ class ConditionWatch:
             self.look,
             every=LOOK_EVERY,
             first_after=LOOK_EVERY,
-            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile."),
         )
 
     def look(self) -> None:
@@ -206,7 +206,7 @@ class ConditionWatch:
             self.resolve(finding.well, fingerprint=finding.fingerprint, origin=finding.entry.origin)
 
     def _review(self, watched: set[str]) -> None:
-        """Resolve what holds no longer, whoever raised it; *watched* is looked at here."""
+        """Resolve what holds no longer; *watched*: the fingerprints that this watch judges."""
 
         def watched_and_well(fingerprint: str) -> str | None:
             if fingerprint not in watched:
@@ -214,7 +214,7 @@ class ConditionWatch:
             hysteresis = self._known.get(fingerprint)
             if hysteresis is None or hysteresis.measured or self._reviews < 3:
                 return None  # judged at every look
-            return "for an hour nothing has told how it is: it is not measured any more"
+            return "it has not been measured for an hour: this box no longer measures it"
 
         checks = {**self.condition_checks, "watched-and-well": watched_and_well}
         for ended in find_ended(self.raised_fingerprints(""), checks):
