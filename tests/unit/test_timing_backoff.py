@@ -40,6 +40,37 @@ def test_a_back_off_follows_it_and_begins_anew_after_a_success() -> None:
     assert backoff.failed() == 0.5
 
 
+class Clock:
+    """A clock that the test advances."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_success() -> None:
+    clock = Clock()
+    backoff = Backoff(first=1, longest=5, clock=clock, jitter=lambda: 1.0)
+    assert backoff.remaining == 0
+    assert [backoff.failed() for _ in range(5)] == [1, 2, 4, 5, 5]
+    clock.now += 4
+    assert backoff.remaining == 1
+    backoff.succeeded()
+    assert (backoff.remaining, backoff.failed()) == (0, 1)
+
+
+def test_two_boxes_do_not_come_back_at_the_same_moment() -> None:
+    pauses = {Backoff(first=5).failed() for _ in range(20)}
+    assert len(pauses) > 10
+    assert all(2.5 <= pause <= 5 for pause in pauses)
+
+
+def test_a_week_of_failures_overflows_nothing() -> None:
+    backoff = Backoff(jitter=lambda: 1.0)
+    assert [backoff.failed() for _ in range(5000)][-1] == 5.0
+
+
 def test_no_other_module_computes_pauses() -> None:
     """A copy would have bounds, jitter and clock of its own."""
     copies = re.compile(

@@ -146,6 +146,7 @@ def test_a_wake_up_has_it_run_at_once(run: Callable[..., PeriodicTask]) -> None:
     until(lambda: work.runs == 1, "the first run")
     task.wake()
     until(lambda: work.runs == 2, "the second run")
+    assert task.problem() == ""
 
 
 def test_the_work_may_say_when_it_is_due_again(run: Callable[..., PeriodicTask]) -> None:

@@ -81,7 +81,11 @@ def compare(mapping: ColumnMapping, *, resent: bool) -> StatementTemplate:
     builder = StatementBuilder()
     rows = builder.rows(new=mapping.columns)
     missing = f"t.{mapping.key[0].name} IS NULL"
-    gone = "sent again, and deleted on the hub since" if resent else "taken and not kept: a trigger"
+    gone = (
+        "sent again, and deleted on the hub since"
+        if resent
+        else "accepted, but not stored: a trigger or rule of the hub removed it"
+    )
     other = literal("the same key is there with other content")
     hub = text_object(mapping.columns, lambda mapped: f"t.{mapped.name}")
     record = record_conflict(
