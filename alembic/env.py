@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alembic's entry: everything that is to be known lies in edgepaas.schema.environment."""
+"""Alembic's entry: everything that is to be known lies in edgepaas.app.migrations."""
 
 from alembic import context
 
-from edgepaas.schema.environment import run
+from edgepaas.app.migrations import run
 
 run(context)

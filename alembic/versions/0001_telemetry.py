@@ -4,7 +4,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from edgepaas.database import types
+from edgepaas.app import models
 
 revision = "0001"
 down_revision = None
@@ -18,28 +18,28 @@ def upgrade() -> None:
     """Create the tables."""
     op.create_table(
         "devices",
-        sa.Column("id", types.Uuid(), nullable=False),
-        sa.Column("name", types.Text(200), nullable=False),
-        sa.Column("description", types.Text(2000), nullable=True),
-        sa.Column("labels", types.Json(), nullable=False),
-        sa.Column("created_at", types.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", types.UtcDateTime(), nullable=False),
+        sa.Column("id", models.Uuid(), nullable=False),
+        sa.Column("name", models.Text(200), nullable=False),
+        sa.Column("description", models.Text(2000), nullable=True),
+        sa.Column("labels", models.Json(), nullable=False),
+        sa.Column("created_at", models.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", models.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_devices"),
         sa.UniqueConstraint("name", name="uq_devices_name"),
     )
     op.create_table(
         "rules",
-        sa.Column("id", types.Uuid(), nullable=False),
-        sa.Column("name", types.Text(200), nullable=False),
-        sa.Column("device", types.Text(200), nullable=True),
-        sa.Column("metric", types.Text(200), nullable=False),
-        sa.Column("condition", types.Text(20), nullable=False),
-        sa.Column("threshold", types.Number(), nullable=True),
+        sa.Column("id", models.Uuid(), nullable=False),
+        sa.Column("name", models.Text(200), nullable=False),
+        sa.Column("device", models.Text(200), nullable=True),
+        sa.Column("metric", models.Text(200), nullable=False),
+        sa.Column("condition", models.Text(20), nullable=False),
+        sa.Column("threshold", models.Number(), nullable=True),
         sa.Column("for_seconds", sa.Integer(), nullable=False),
-        sa.Column("severity", types.Text(20), nullable=False),
+        sa.Column("severity", models.Text(20), nullable=False),
         sa.Column("enabled", sa.Boolean(), nullable=False),
-        sa.Column("created_at", types.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", models.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", models.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_rules"),
         sa.CheckConstraint(
             "condition IN ('above', 'below', 'absent', 'rate')", name=op.f("ck_rules_condition")
@@ -52,14 +52,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "readings",
-        sa.Column("id", types.Uuid(), nullable=False),
-        sa.Column("device_id", types.Uuid(), nullable=False),
-        sa.Column("device", types.Text(200), nullable=False),
-        sa.Column("metric", types.Text(200), nullable=False),
-        sa.Column("value", types.Number(), nullable=False),
-        sa.Column("unit", types.Text(50), nullable=True),
-        sa.Column("recorded_at", types.UtcDateTime(), nullable=False),
-        sa.Column("received_at", types.UtcDateTime(), nullable=False),
+        sa.Column("id", models.Uuid(), nullable=False),
+        sa.Column("device_id", models.Uuid(), nullable=False),
+        sa.Column("device", models.Text(200), nullable=False),
+        sa.Column("metric", models.Text(200), nullable=False),
+        sa.Column("value", models.Number(), nullable=False),
+        sa.Column("unit", models.Text(50), nullable=True),
+        sa.Column("recorded_at", models.UtcDateTime(), nullable=False),
+        sa.Column("received_at", models.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_readings"),
         sa.CheckConstraint(_FINITE.format("value"), name=op.f("ck_readings_value_finite")),
     )

@@ -4,7 +4,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from edgepaas.database import types
+from edgepaas.app import models
 
 revision = "0002"
 down_revision = "0001"
@@ -22,9 +22,9 @@ def upgrade() -> None:
             autoincrement=True,
             nullable=False,
         ),
-        sa.Column("batch", types.Uuid(), nullable=False),
-        sa.Column("node", types.Text(36), nullable=False),
-        sa.Column("readings", types.Text(), nullable=False),
+        sa.Column("batch", models.Uuid(), nullable=False),
+        sa.Column("node", models.Text(36), nullable=False),
+        sa.Column("readings", models.Text(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_rule_feed"),
     )
     op.create_index("ix_rule_feed_node_seq", "rule_feed", ["node", "seq"])

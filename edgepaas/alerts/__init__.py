@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling a human: raising an alert, and saying that what was raised is over.
+"""Raising an alert, and resolving one whose cause is gone.
 
-What is accepted lies in the spool, a folder of files (:mod:`edgepaas.alerts.spool.accept`), until
-``edgepaas alerts deliver`` has told somebody. Importing this costs next to nothing, since
-every stage of the boot chain does.
+What is accepted lies in the spool, a folder of files (:mod:`edgepaas.alerts.spool.accept`),
+until ``edgepaas alerts deliver`` has delivered it to an operator. Importing this costs next to
+nothing, since every stage of the boot chain does.
 """
 
 import logging
@@ -28,14 +28,17 @@ def raise_alert(
     severity: Severity = "warning",
     fingerprint: str = "",
     origin: str = "edgepaas",
+    event: bool = False,
 ) -> None:
-    """Tell a human: *message* says what happened, since when, and what to do.
+    """Notify an operator: *message* says what happened, since when, and what to do.
 
     Alerts of one cause share a *fingerprint*; within ALERT_WINDOW they are one with a
     count. *origin* names the unit or part that raises it. A warning or a critical one with
-    a fingerprint holds until :func:`resolve_alert`; one of severity info, or without a
-    fingerprint, is an event that is told and forgotten. Never raises: an alert that cannot
-    be kept is in the log, which says why.
+    a fingerprint is a condition that holds until :func:`resolve_alert`. An *event*, as is
+    any alert of severity info or without a fingerprint, is over once it was delivered.
+    Never raises: an alert that cannot be kept is in the log, which says why.
+
+    The platform's own alerts are raised through :mod:`edgepaas.alerts.catalogue`.
     """
     logger.log(
         _LEVELS.get(severity, logging.WARNING),
@@ -49,14 +52,14 @@ def raise_alert(
         from edgepaas.files.paths import find_paths
 
         Spool(find_paths()).accept(
-            message, severity=severity, fingerprint=fingerprint, origin=origin
+            message, severity=severity, fingerprint=fingerprint, origin=origin, event=event
         )
     except Exception as error:  # noqa: BLE001 - what calls for help must not fail of it
         logger.error("this alert reaches the log alone: %s", error)
 
 
 def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -> None:
-    """Say that what was raised under *fingerprint* is over; *message* says what holds now.
+    """End what was raised under *fingerprint*; *message* says how things are now.
 
     Nothing happens where nothing is raised under it, which costs a look into two folders.
     Never raises.
@@ -73,11 +76,11 @@ def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -
             message, severity="info", fingerprint=fingerprint, origin=origin, resolved=True
         )
     except Exception as error:  # noqa: BLE001 - as above
-        logger.error("that %s is over reaches the log alone: %s", fingerprint, error)
+        logger.error("that %s is resolved reaches the log alone: %s", fingerprint, error)
 
 
 def counts(paths: "Paths") -> "AlertCounts":
-    """Return how many alerts are open, wait to be told, or could not be told."""
+    """Return how many alerts are open, wait for delivery, or cannot be delivered."""
     from edgepaas.alerts.status import read_counts
 
     return read_counts(paths)

@@ -31,36 +31,21 @@ from flask import request
 from flask_smorest import Blueprint
 from webargs.flaskparser import FlaskParser
 
-from edgepaas.apikit.caller import Caller, current_caller
-from edgepaas.apikit.fields import Flag, Labels, Number, Text, Whole, flatten
-from edgepaas.apikit.json_body import NDJSON, is_ndjson, read_json, read_ndjson, unsupported
-from edgepaas.apikit.problems import Problem, invalid, wrong
-
-__all__ = [
-    "NDJSON",
-    "ApiBlueprint",
-    "Caller",
-    "Flag",
-    "Labels",
-    "Number",
-    "PageQuery",
-    "Problem",
-    "Text",
-    "Whole",
-    "current_caller",
-    "idempotency_key",
-    "invalid",
-    "is_ndjson",
-    "load",
-    "read_json",
-    "read_ndjson",
-    "unsupported",
-    "wrong",
-]
+from edgepaas.apikit.fields import Text, Whole, flatten
+from edgepaas.apikit.json_body import read_json
+from edgepaas.apikit.problems import invalid, wrong
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _WRITES = frozenset({"post", "put", "patch", "delete"})
+#: How an operation documents the header that makes its repeat harmless.
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "description": "Makes a repeat harmless: what has no id gets it from token, key and position.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+}
 _KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
 
 

@@ -1,28 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public interface of applications: everything that one may import from the platform.
 
-Importing it is light, since a boot stage that needs no more than an application's name and
-its migrations must not pay for Flask and SQLAlchemy.
+=========================  ==================================================================
+``edgepaas.app``           what an application is (:class:`Application`) and what the box
+                           hands to it (:class:`Box`); light to import
+``edgepaas.app.models``    tables: their base, their kinds, column types, keys
+``edgepaas.app.facts``     appending facts, each stored once; inserting what is not there yet
+``edgepaas.app.api``       the API kit: blueprints, fields, the one error body, the caller
+``edgepaas.app.errors``    the errors that the platform raises and expects
+``edgepaas.app.settings``  declaring settings of the application's own
+``edgepaas.app.commands``  sub-commands of the application's own: ``edgepaas NAME COMMAND``
+``edgepaas.app.storage``   files beside the tables: a small SQLite file, a lock
+``edgepaas.app.migrations``  what ``env.py`` and the revisions of a schema import
+=========================  ==================================================================
+
+What lies elsewhere in ``edgepaas`` may change with any release. Importing this package
+imports neither Flask nor SQLAlchemy: a stage of the boot chain that needs no more than an
+application's name, its settings and its migrations must not pay for them. An application
+keeps to that by importing its models and views in functions (``models=``, ``blueprints=``).
 """
 
-from edgepaas.app.application import (
-    Application,
-    Box,
-    BoxState,
-    RaiseAlert,
-    ResolveAlert,
-    SmokeRequest,
-    Worker,
-    WSGIApplication,
-)
+from edgepaas import __version__ as PLATFORM_VERSION
+from edgepaas.app.application import Application, SmokeRequest, WSGIApplication
+from edgepaas.app.box import Box, BoxState, RaiseAlert, ResolveAlert, Worker
+from edgepaas.timing.backoff import jitter, pause_after
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 __all__ = [
+    "PLATFORM_VERSION",
     "Application",
     "Box",
     "BoxState",
+    "PeriodicTask",
     "RaiseAlert",
     "ResolveAlert",
     "SmokeRequest",
+    "TaskAlert",
     "WSGIApplication",
     "Worker",
+    "jitter",
+    "pause_after",
 ]

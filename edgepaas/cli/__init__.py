@@ -36,7 +36,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("cli.operator.doctor", "check everything the box needs, and what to do about it"),
     "settings": ("cli.operator.settings", "list every setting, its value and where it came from"),
     "token": ("cli.operator.token", "create, list and revoke API tokens"),
-    "telemetry": ("telemetry.importer.command", "import readings from a CSV file"),
 }
 
 _EPILOG = """\
@@ -96,13 +95,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        print(f"edgepaas: there is no command '{name}'{hint}", file=sys.stderr)
-        print("'edgepaas --help' lists them", file=sys.stderr)
-        return EXIT_USAGE
+        status = _run_of_application(name, arguments[1:])
+        return _no_command(name) if status is None else status
     module = importlib.import_module(f"edgepaas.{COMMANDS[name][0]}")
     parser = argparse.ArgumentParser(
         prog=f"edgepaas {name}",
@@ -118,7 +112,48 @@ def _dispatch(arguments: list[str]) -> int:
     return int(module.run(parsed))
 
 
+def _run_of_application(name: str, arguments: list[str]) -> int | None:
+    """Run a command of the application *name*; None where there is no such application.
+
+    Root runs no code that its own packages did not install: where EDGEPAAS_APP names
+    ``module:attribute``, it becomes the service's user before that is imported.
+    """
+    from edgepaas.cli.privileges import NotAllowed, become_service_user
+    from edgepaas.files.paths import find_paths
+    from edgepaas.hosting.commands import configured_application, is_installed, parse
+    from edgepaas.hosting.loading import load_application
+
+    target = name if is_installed(name) else configured_application(find_paths())
+    if not target:
+        return None
+    if target != name:
+        try:
+            become_service_user(name)
+        except NotAllowed:
+            return None
+    application = load_application(target)
+    if name not in (application.name, target):
+        return None
+    command, parsed = parse(application, arguments)
+    if command.needs_service_user:
+        become_service_user(f"{name} {command.name}")
+    return command.run(parsed)
+
+
+def _no_command(name: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    print(f"edgepaas: there is no command '{name}'{hint}", file=sys.stderr)
+    print("'edgepaas --help' lists them", file=sys.stderr)
+    return EXIT_USAGE
+
+
 def _overview() -> str:
+    from edgepaas.files.paths import find_paths
+    from edgepaas.hosting.commands import overview
+
     lines = [
         "usage: edgepaas COMMAND [OPTION...]\n",
         "       edgepaas --version\n\n",
@@ -126,4 +161,8 @@ def _overview() -> str:
         "and keeps every write that it has acknowledged.\n\ncommands:\n",
     ]
     lines += [f"  {name:<10} {help_text}\n" for name, (_, help_text) in COMMANDS.items()]
+    brought = list(overview(find_paths(), trusted_only=os.geteuid() == 0))
+    if brought:
+        lines.append("\ncommands of applications:\n")
+    lines += [f"  {name:<20} {help_text}\n" for name, help_text in brought]
     return "".join(lines) + "\n" + _EPILOG

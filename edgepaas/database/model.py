@@ -113,7 +113,7 @@ def _check_table(table: Table) -> None:
         raise TypeError(
             f"{table.name}.{serial.name} is a serial key, which two boxes would both give out: "
             "write mapped_column(Uuid, primary_key=True, default=uuid7), both from "
-            "edgepaas.database"
+            "edgepaas.app.models"
         )
     for column in table.columns:
         _check_column(table, column)

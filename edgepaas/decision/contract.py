@@ -15,10 +15,6 @@ FinalMode = Literal["postgres_only", "try_postgres", "sqlite_only"]
 
 STAGE = "dbdecide"
 
-#: Fingerprints of alerts: SQLite serves where PostgreSQL should; PostgreSQL lacks rows of the box.
-FALLBACK = "database-fallback"
-ROWS_WAIT = "rows-not-in-postgres"
-
 
 @dataclass(frozen=True)
 class DatabaseContract:

@@ -2,16 +2,15 @@
 """The decision itself: gather the facts, within the deadline, and apply the rules."""
 
 import logging
-import random
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_FALLBACK, ROWS_NOT_IN_POSTGRES
 from edgepaas.decision import losses
-from edgepaas.decision.contract import FALLBACK, ROWS_WAIT, DatabaseContract
+from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import Hold, read_hold, write_hold
 from edgepaas.decision.matrix import Choice, Wishes, choose, effort
 from edgepaas.decision.probe import ProbeResult, probe
@@ -21,11 +20,10 @@ from edgepaas.files.paths import Paths
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import MASK, Address
+from edgepaas.timing.backoff import jitter, pause_after
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.decision")
-
-_ORIGIN = "edgepaas-dbdecide"
 
 #: The one attempt after a loss, in seconds: requests wait for its outcome.
 AFTER_LOSS_TIMEOUT = 1.0
@@ -40,13 +38,13 @@ Probe = Callable[[Address, TLSPolicy, float], ProbeResult]
 
 @dataclass(frozen=True)
 class Clock:
-    """The clocks, the pause and the chance, replaceable as one."""
+    """The clocks, the sleep and the jitter, replaceable as one."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     moment: Callable[[], Moment] = current_moment
     #: A factor near 1: boxes that lost one server must not all come back at once.
-    jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+    jitter: Callable[[], float] = lambda: jitter(0.8, 1.2)
 
 
 @dataclass(frozen=True)
@@ -132,33 +130,23 @@ def settle(decision: Decision, paths: Paths) -> None:
 
 
 def _tell(contract: DatabaseContract) -> None:
-    """Raise what a human is to know of the decision, and end what it ends."""
+    """Raise the alerts that follow from the decision, and resolve those that it ends."""
     if contract.db_fallback:
-        raise_alert(
+        DATABASE_FALLBACK.raise_alert(
             f"SQLite serves instead of PostgreSQL ({contract.db_state}) since "
-            f"{contract.decided_at}: {contract.reason}. Nothing is lost: rows go to PostgreSQL "
-            f"once it is back, and then it serves again by itself; see that it comes back",
-            severity="warning",
-            fingerprint=FALLBACK,
-            origin=_ORIGIN,
+            f"{contract.decided_at}: {contract.reason}"
         )
         return
-    resolve_alert(
-        f"no fallback since {contract.decided_at} ({contract.db_state}): {contract.reason}",
-        fingerprint=FALLBACK,
-        origin=_ORIGIN,
+    DATABASE_FALLBACK.resolve_alert(
+        f"no fallback since {contract.decided_at} ({contract.db_state}): {contract.reason}"
     )
     if contract.rows_waiting:  # a fallback's alert names them in its reason
-        raise_alert(
+        ROWS_NOT_IN_POSTGRES.raise_alert(
             f"PostgreSQL serves without {contract.rows_waiting:,} rows of "
-            f"{contract.sqlite_path}, since {contract.decided_at}: {contract.reason}. "
-            f"'edgepaas sync status' says how far they are on their way",
-            severity="warning",
-            fingerprint=ROWS_WAIT,
-            origin=_ORIGIN,
+            f"{contract.sqlite_path}, since {contract.decided_at}: {contract.reason}"
         )
     else:
-        resolve_alert("every row is in PostgreSQL", fingerprint=ROWS_WAIT, origin=_ORIGIN)
+        ROWS_NOT_IN_POSTGRES.resolve_alert("every row is in PostgreSQL")
 
 
 @dataclass(frozen=True)
@@ -207,7 +195,7 @@ class _Schedule:
     def _pause(self, attempt: int) -> float:
         # A quarter, a half, then RETRY_INTERVAL itself: a server that is only just
         # starting is found soon, one that is away is not hammered.
-        return float(self.interval * min(1.0, 0.25 * 2 ** min(attempt - 1, 2)))
+        return pause_after(attempt, first=self.interval / 4, longest=self.interval)
 
 
 def _flapping(paths: Paths, now: Moment, most: int) -> Hold | None:

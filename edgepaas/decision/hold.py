@@ -6,13 +6,28 @@ runs since boot (it counts suspension, too) and falls back on the wall clock onl
 a reboot. Whatever the clocks do, no hold lasts longer than it was written for.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files import shapes
+from edgepaas.files.atomic import remove_durably
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
+
+RECORD = RecordType(
+    "postgres-hold",
+    2,
+    {
+        "reason": shapes.text,
+        "until": shapes.text,
+        "seconds": shapes.number,
+        "wall": shapes.number,
+        "since_boot": shapes.number,
+        "boot_id": shapes.text,
+    },
+    {1: same_fields},
+)
 
 
 @dataclass(frozen=True)
@@ -34,22 +49,23 @@ def write_hold(path: Path, reason: str, seconds: float, now: Moment | None = Non
         return
     until = rfc3339(now.wall + seconds)
     entry = {"reason": reason, "until": until, "seconds": seconds, **now.as_dict()}
-    write_atomic(path, json.dumps(entry, indent=2) + "\n")
+    RECORD.write(path, entry)
 
 
 def read_hold(path: Path, now: Moment | None = None) -> Hold | None:
     """Return the hold that is in force *now*; None without one.
 
-    A file that cannot be understood holds nothing: it would otherwise do so for ever.
+    A file that is not understood holds nothing, for it would do so for ever: it is set aside.
     """
     now = now or current_moment()
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        remaining = _remaining(entry, now)
-        reason = " ".join(str(entry["reason"]).split())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        entry = RECORD.read_or_set_aside(path)
+    except OSError:
         return None
-    return Hold(reason, remaining) if remaining > 0 else None
+    if entry is None:
+        return None
+    remaining = _remaining(entry, now)
+    return Hold(" ".join(entry["reason"].split()), remaining) if remaining > 0 else None
 
 
 def clear_hold(path: Path) -> None:
@@ -58,11 +74,8 @@ def clear_hold(path: Path) -> None:
 
 
 def _remaining(entry: dict[str, Any], now: Moment) -> float:
-    length = float(entry["seconds"])
+    length = entry["seconds"]
     same_boot = bool(now.boot_id) and entry["boot_id"] == now.boot_id
-    if same_boot:
-        passed = now.since_boot - float(entry["since_boot"])
-    else:
-        passed = now.wall - float(entry["wall"])
-    # Negative: the clock was set back since; NaN and infinity fail the comparison as well.
-    return length - passed if 0 <= passed < length < float("inf") else 0.0
+    passed = now.since_boot - entry["since_boot"] if same_boot else now.wall - entry["wall"]
+    # Negative: the clock was set back since.
+    return float(length - passed) if 0 <= passed < length else 0.0

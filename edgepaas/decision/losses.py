@@ -6,11 +6,12 @@ server that comes and goes would interrupt every request for as long as it does 
 """
 
 import contextlib
-import json
 from pathlib import Path
 
-from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files import shapes
+from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import NotThisRecord, RecordType
 from edgepaas.timing.moment import Moment
 
 #: How often PostgreSQL may be chosen again while a service runs, within RETURN_WINDOW seconds,
@@ -20,6 +21,16 @@ RETURN_WINDOW = 3600.0
 #: More than any setting allows would only be kept for nothing.
 _KEPT_RETURNS = 3600
 
+#: ``run/db-lost``.
+LOSS = RecordType("database-loss", 2, {"reason": shapes.text})
+#: ``run/db-returns.json``: seconds since the boot of each return.
+RETURNS = RecordType(
+    "postgres-returns",
+    2,
+    {"times": shapes.list_of(shapes.number)},
+    {1: lambda times: {"times": times}},
+)
+
 
 def loss_mark(paths: Paths) -> Path:
     """``run/db-lost``: the service lost its database and asks for a new decision."""
@@ -28,18 +39,18 @@ def loss_mark(paths: Paths) -> Path:
 
 def mark_loss(paths: Paths, reason: str) -> None:
     """Leave the mark, just before ending with exit status 75; raises OSError."""
-    write_atomic(loss_mark(paths), " ".join(reason.split()) + "\n")
+    LOSS.write(loss_mark(paths), {"reason": " ".join(reason.split())})
 
 
 def loss_reason(paths: Paths) -> str | None:
     """Return why the service lost its database, None when it did not."""
     try:
-        text = loss_mark(paths).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        found = LOSS.read(loss_mark(paths))
+    except (OSError, NotThisRecord):
+        return "lost in service"  # the mark is there, whatever is in it
+    if found is None:
         return None
-    except OSError:
-        return "lost in service"
-    return " ".join(text.split())[:300] or "lost in service"
+    return " ".join(found["reason"].split())[:300] or "lost in service"
 
 
 def forget_loss(paths: Paths) -> None:
@@ -62,7 +73,7 @@ def note_return(paths: Paths, now: Moment) -> None:
     """Count that PostgreSQL was chosen again after a loss, or is handed back to."""
     # Uncounted is better than not started: the count only spares interruptions.
     with contextlib.suppress(OSError):
-        write_atomic(_file(paths), json.dumps([*_returns(paths, now), now.since_boot]))
+        RETURNS.write(_file(paths), {"times": [*_returns(paths, now), now.since_boot]})
 
 
 def _file(paths: Paths) -> Path:
@@ -71,8 +82,6 @@ def _file(paths: Paths) -> Path:
 
 
 def _returns(paths: Paths, now: Moment) -> list[float]:
-    try:
-        times = [float(time) for time in json.loads(_file(paths).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, RecursionError):
-        return []
+    found = RETURNS.read_or_none(_file(paths))
+    times = [] if found is None else found["times"]
     return [time for time in times if 0 <= now.since_boot - time < RETURN_WINDOW][-_KEPT_RETURNS:]

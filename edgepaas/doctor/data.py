@@ -12,6 +12,7 @@ from edgepaas.errors import ConfigurationError, EdgePaaSError
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import files_set_aside
 from edgepaas.files.sqlite_file import not_to_be_opened
 from edgepaas.health.services import probe_service
 from edgepaas.settings import Address, Settings, split_url
@@ -87,9 +88,9 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
 
 def schema(paths: Paths, settings: Settings) -> Finding:
     """Whether the database that was decided on is at the schema's head."""
-    from edgepaas.app.application import load_application
     from edgepaas.database import open_database
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.hosting.loading import load_application
     from edgepaas.schema.at_head import schema_at_head
 
     application = load_application(settings.text("EDGEPAAS_APP"))
@@ -128,6 +129,20 @@ def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
         return [Finding("quarantine", "ok", "nothing is set aside")]
     advice = "take from it what is needed, then move it away or remove it"
     return [Finding("quarantine", "warn", entry.line, advice) for entry in found]
+
+
+def state_files(paths: Paths) -> Finding:
+    """Whether state files were set aside because this build does not understand them."""
+    found = files_set_aside(paths.state)
+    if not found:
+        return Finding("state files", "ok", "none is set aside")
+    names = ", ".join(path.name for path in found)
+    return Finding(
+        "state files",
+        "warn",
+        f"set aside in {paths.state}: {names}",
+        "they are damaged or another version's: take from them what is needed, then remove them",
+    )
 
 
 def tokens(paths: Paths, settings: Settings) -> Finding:

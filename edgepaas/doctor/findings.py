@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running examinations: each bounded, none of them able to break another."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.logs.redact import redact
+from edgepaas.timing.deadline import OutOfTime, within
 
 #: Seconds after which an examination counts as hung.
 LIMIT = 15.0
@@ -53,22 +53,15 @@ def examine(examinations: Iterable[Examination], *, limit: float = LIMIT) -> Ite
 
 
 def _bounded(examination: Examination, limit: float) -> list[Finding]:
-    found: list[Finding] = []
+    def failed(message: str) -> list[Finding]:
+        return [Finding(examination.name, "fail", message, examination.advice)]
 
-    def look() -> None:
-        try:
-            seen = examination.look()
-            found.extend(seen if isinstance(seen, list) else [seen])
-        except (EdgePaaSError, OSError) as error:
-            found.append(Finding(examination.name, "fail", str(error), examination.advice))
-        except Exception as error:  # noqa: BLE001 - the others are still wanted
-            trouble = f"{type(error).__name__}: {error}"
-            found.append(Finding(examination.name, "fail", trouble, examination.advice))
-
-    thread = threading.Thread(target=look, name=f"doctor-{examination.name}", daemon=True)
-    thread.start()
-    thread.join(limit)
-    if thread.is_alive():
-        hung = f"no answer within {limit:g} s"
-        return [Finding(examination.name, "fail", hung, examination.advice)]
-    return found
+    try:
+        found = within(limit, lambda _: examination.look(), name=f"doctor-{examination.name}")
+    except OutOfTime:
+        return failed(f"no answer within {limit:g} s")
+    except (EdgePaaSError, OSError) as error:
+        return failed(str(error))
+    except Exception as error:  # noqa: BLE001 - the others are still wanted
+        return failed(f"{type(error).__name__}: {error}")
+    return found if isinstance(found, list) else [found]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the machine has to offer: clock, memory, disk, folders, port."""
 
-import http.client
 import os
 import shutil
 import stat
@@ -11,6 +10,7 @@ from edgepaas.doctor.findings import Finding
 from edgepaas.files.paths import Paths
 from edgepaas.health.clock import judge_clock
 from edgepaas.health.disk import check_writable
+from edgepaas.http_client import HttpFailure, fetch
 from edgepaas.httpd.listen import CannotListen, bind
 from edgepaas.service.instance_locks import serving_process
 from edgepaas.settings import Settings
@@ -116,15 +116,12 @@ def port(paths: Paths, settings: Settings) -> Finding:
 
 def _is_edgepaas(host: str, number: int) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    connection = http.client.HTTPConnection(host, number, timeout=2)
+    place = f"[{host}]" if ":" in host else host
     try:
-        connection.request("GET", "/health/live")
-        answer = connection.getresponse()
-        return answer.status == http.client.OK and b"status" in answer.read(1000)
-    except (OSError, http.client.HTTPException):
+        answer = fetch("GET", f"http://{place}:{number}/health/live", deadline=2.0, most_bytes=1000)
+    except HttpFailure:
         return False
-    finally:
-        connection.close()
+    return answer.status == 200 and b"status" in answer.body
 
 
 def _folders(paths: Paths) -> list[tuple[str, Path]]:

@@ -8,6 +8,7 @@ from edgepaas.doctor import data, forwarding, machine
 from edgepaas.doctor.findings import Examination, Finding, examine
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.settings import declared_by
 from edgepaas.logs import register_secret
 from edgepaas.settings import Settings
 from edgepaas.settings.resolve import resolve_box
@@ -48,7 +49,7 @@ def _in_force(paths: Paths) -> Finding:
 
 
 def _resolved(paths: Paths) -> tuple[Settings, list[Finding]]:
-    resolution = resolve_box(paths)
+    resolution = resolve_box(paths, declared_by)
     both = f"{paths.env_file} and the environment are"
     sources = both if _is_there(paths) else "the environment is"
     first = f"not in force yet (no {paths.env_contract.name} in {paths.runtime}): {sources} "
@@ -90,6 +91,7 @@ def _examinations(paths: Paths, settings: Settings) -> list[Examination]:
         Examination("hub schema", partial(forwarding.hub_schema, paths, settings)),
         Examination("sync", partial(forwarding.drainer, paths)),
         Examination("quarantine", partial(data.quarantine, paths, settings)),
+        Examination("state files", partial(data.state_files, paths)),
         Examination("spool", partial(data.spool, paths)),
         Examination("tokens", partial(data.tokens, paths, settings), "delete the damaged file"),
         Examination("services", partial(data.services, settings)),

@@ -12,7 +12,7 @@ from edgepaas.drill.load import Filling, Load
 from edgepaas.drill.place import Place, Server
 from edgepaas.drill.relay import Relay
 from edgepaas.drill.scratch import DrillFailed, ScratchBox
-from edgepaas.sync.errors import translated
+from edgepaas.sync.errors import as_hub_error
 
 #: What the scratch box's SQLite file may take, so that filling it takes seconds.
 BUDGET = "8M"
@@ -194,7 +194,7 @@ class Outage:
                 report.tally = tally(connection, self._load.devices, self._filling)
         except Exception as error:
             # Whatever kept it from being counted, it is no pass, and the rest is still told.
-            raise DrillFailed(str(translated(error, "counting"))) from error
+            raise DrillFailed(str(as_hub_error(error, "counting"))) from error
         if not report.tally.sound:
             raise DrillFailed(
                 f"{report.tally.lost} lost, {report.tally.doubled} doubled, "

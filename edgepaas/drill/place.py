@@ -2,7 +2,6 @@
 """Where a drill's rows go: a database of its own on the PostgreSQL, else a schema of its own."""
 
 import contextlib
-import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgepaas.drill.undisturbed import undisturbed
 from edgepaas.errors import EdgePaaSError
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.pgdriver.connection import close_quietly, connect, place_of
 from edgepaas.pgdriver.failures import ConnectFailure, server_message, sqlstate
 from edgepaas.pgdriver.tls import TLSPolicy
@@ -26,6 +26,12 @@ _LOGIN_WITHIN = 10.0
 _DENIED = "42501"
 #: A note of what was made, in the scratch folder, for the drill that comes after a crash.
 NOTE = "place.json"
+RECORD = RecordType(
+    "drill-place",
+    2,
+    {"kind": shapes.one_of("database", "schema"), "name": shapes.text, "server": shapes.text},
+    {1: same_fields},
+)
 
 
 class DrillImpossible(EdgePaaSError):
@@ -135,16 +141,18 @@ def drop_place(server: Server, place: Place) -> None:
 def noted_place(folder: Path) -> tuple[Place | None, str]:
     """Return the place that a drill in *folder* made or was about to make, and on which server."""
     try:
-        entry = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        name, kind, where = str(entry["name"]), entry["kind"], str(entry["server"])
-    except (OSError, ValueError, KeyError, TypeError):
+        entry = RECORD.read_or_set_aside(folder / NOTE)
+    except OSError:
         return None, ""
+    if entry is None:
+        return None, ""
+    name, kind, where = entry["name"], entry["kind"], entry["server"]
     # It becomes part of a statement: nothing but what is written above.
     if not name.startswith(PREFIX) or not name.replace("_", "").isalnum():
         return None, ""
-    return Place("schema" if kind == "schema" else "database", name), where
+    return Place(kind, name), where
 
 
 def _note(folder: Path, server: Server, place: Place) -> None:
     entry = {"kind": place.kind, "name": place.name, "server": server.address.masked()}
-    write_atomic(folder / NOTE, json.dumps(entry) + "\n")
+    RECORD.write(folder / NOTE, entry)

@@ -2,7 +2,6 @@
 """The box that a drill is done on: folders, settings and processes of its own."""
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from edgepaas.drill.undisturbed import undisturbed
 from edgepaas.files.atomic import write_atomic
 from edgepaas.files.contract import render_contract
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.http_client import HttpFailure, fetch
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
 from edgepaas.sync import status as sync_status
@@ -28,6 +28,8 @@ _LOOK_EVERY = 0.1
 _ASK_WITHIN = 3.0
 _STOP_WITHIN = 40.0
 _LAST_LINES = 3
+#: Of an answer: the largest page that a drill asks for.
+_MOST_BYTES = 64 * 1024 * 1024
 
 #: A box in a hurry: what an operator waits minutes for happens in seconds here.
 HURRIED = {
@@ -163,18 +165,18 @@ class ScratchBox:
 
         *key* is the Idempotency-Key.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        sent = None if body is None else json.dumps(body).encode("utf-8")
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Idempotency-Key"] = key
+        url = f"http://127.0.0.1:{self.port}{path}"
         try:
-            sent = None if body is None else json.dumps(body).encode("utf-8")
-            named = {"Idempotency-Key": key} if key else {}
-            connection.request(method, path, sent, {"Content-Type": "application/json", **named})
-            answer = connection.getresponse()
-            content = answer.read()
-            return answer.status, json.loads(content) if content else None
-        except (OSError, http.client.HTTPException, ValueError):
+            answer = fetch(
+                method, url, deadline=timeout, headers=headers, body=sent, most_bytes=_MOST_BYTES
+            )
+            return answer.status, json.loads(answer.body) if answer.body else None
+        except (HttpFailure, ValueError):
             return 0, None
-        finally:
-            connection.close()
 
     def mode(self) -> str:
         """Return the databases' mode while the box is ready, "" while it is not."""

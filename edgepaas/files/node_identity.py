@@ -3,7 +3,6 @@
 
 import hashlib
 import hmac
-import json
 import logging
 import time
 import uuid
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType, set_aside
 from edgepaas.timing.moment import rfc3339
 
 logger = logging.getLogger("edgepaas.files")
@@ -22,8 +22,20 @@ MACHINE_ID = Path("/etc/machine-id")
 
 #: machine-id(5): the id itself is confidential; what leaves the box is a keyed hash of it.
 _APPLICATION = b"edgepaas-node"
-#: Ids that this box had before; more would say nothing.
+#: Earlier ids of this box that are kept.
 _REMEMBERED = 10
+
+RECORD = RecordType(
+    "node",
+    2,
+    {
+        "node_id": shapes.text,
+        "made_at": shapes.text,
+        "machine": shapes.text,
+        "was": shapes.list_of(shapes.text),
+    },
+    {1: lambda old: {"was": [], **old}},
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ def node_identity(paths: Paths, *, machine_id: Path = MACHINE_ID) -> Node:
 
     A state folder that came from another machine (a cloned card) gets an id of its own. A
     machine without an id keeps what is there, and so does one that gets its id later. A
-    file that is torn is made anew, and logged. Raises OSError, LockHeld.
+    file that is not understood is set aside and made anew. Raises OSError, LockHeld.
     """
     machine = _machine(machine_id)
     known = _read(paths.node)
@@ -52,9 +64,12 @@ def node_identity(paths: Paths, *, machine_id: Path = MACHINE_ID) -> Node:
         return known
     with held(paths.node.with_suffix(".lock")):
         known = _read(paths.node)
-        node = _settled(known, machine, torn=known is None and paths.node.exists())
+        torn = known is None and paths.node.exists()
+        node = _settled(known, machine, torn=torn)
+        if torn:
+            set_aside(paths.node, RECORD.name, "its content is damaged or of another version")
         if node != known:
-            write_atomic(paths.node, json.dumps(_entry(node), indent=1) + "\n")
+            RECORD.write(paths.node, _fields(node))
         return node
 
 
@@ -92,18 +107,18 @@ def _machine(path: Path) -> str:
 
 
 def _read(path: Path) -> Node | None:
+    """Return what *path* holds; None where it is absent or not understood."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        node_id = str(uuid.UUID(entry["node_id"]))
-        was = tuple(str(one) for one in entry.get("was", ()))
-        return Node(node_id, str(entry["made_at"]), str(entry["machine"]), was)
-    except FileNotFoundError:
+        found = RECORD.read(path)
+        if found is None:
+            return None
+        node_id = str(uuid.UUID(found["node_id"]))
+    except ValueError:  # no such record, or no such id
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # torn: the caller makes it anew, and says so
+    return Node(node_id, found["made_at"], found["machine"], tuple(found["was"]))
 
 
-def _entry(node: Node) -> dict[str, Any]:
+def _fields(node: Node) -> dict[str, Any]:
     return {
         "node_id": node.node_id,
         "made_at": node.made_at,

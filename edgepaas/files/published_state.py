@@ -1,18 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """``run/state.json``: the service's word for its box, for the processes beside it."""
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepaas.files.atomic import write_unsynced
+from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import current_moment
 
 #: What a word of the vocabulary looks like; the vocabulary itself is edgepaas.health.state's.
 _WORD = re.compile(r"[a-z][a-z-]{0,31}")
+
+RECORD = RecordType(
+    "service-state",
+    2,
+    {
+        "state": shapes.text,
+        "pid": shapes.whole,
+        "started": shapes.whole,
+        "boot_id": shapes.text,
+    },
+    {1: same_fields},
+)
 
 
 @dataclass(frozen=True)
@@ -35,17 +47,16 @@ def leave_word(paths: Paths, word: str) -> None:
         "started": _started(pid),
         "boot_id": current_moment().boot_id,
     }
-    write_unsynced(paths.state_word, json.dumps(entry) + "\n")
+    RECORD.write_unsynced(paths.state_word, entry)
 
 
 def read_word(paths: Paths) -> StateWord | None:
     """Return what was left since this boot; None without anything that can be understood."""
-    try:
-        entry = json.loads(paths.state_word.read_text(encoding="utf-8"))
-        word, pid, started = str(entry["state"]), int(entry["pid"]), int(entry["started"])
-        if not _WORD.fullmatch(word) or entry["boot_id"] != current_moment().boot_id:
-            return None
-    except (OSError, ValueError, OverflowError, TypeError, KeyError, RecursionError):
+    found = RECORD.read_or_none(paths.state_word)
+    if found is None or found["boot_id"] != current_moment().boot_id:
+        return None
+    word, pid, started = found["state"], found["pid"], found["started"]
+    if not _WORD.fullmatch(word):
         return None
     # A process id alone is given out again: in a container that starts anew at once.
     return StateWord(word, living=started > 0 and _started(pid) == started)

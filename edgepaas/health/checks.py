@@ -150,6 +150,8 @@ class _Probe:
             if self._fresh() or self._running_since is not None:
                 return
             self._running_since = self._clock()
+            # Not edgepaas.timing.deadline: that starts a thread for each call, and would pile
+            # up one more at each question while a probe hangs. This one is shared.
             thread = threading.Thread(
                 target=self._run, name=f"check-{self._check.name}", daemon=True
             )

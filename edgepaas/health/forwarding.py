@@ -4,14 +4,14 @@
 Read from ``run/sync.json``, which the drainer writes; cheap enough for every request.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.sync import status as sync_status
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 GRACE = 20.0
 #: Seconds for which what was read is not read again.
 _KEPT = 0.5
+
+#: ``state/acknowledged.json``: up to which count the rows that PostgreSQL lost are known.
+ACKNOWLEDGED = RecordType("acknowledged", 2, {"hub_lost": shapes.whole}, {1: same_fields})
 
 _TELL = "'edgepaas sync dead-letters' lists them"
 
@@ -170,14 +173,16 @@ def forwarding_of(
 def acknowledged(paths: "Paths") -> int:
     """Return how many rows that the hub lost an operator has acknowledged."""
     try:
-        return int(json.loads(paths.acknowledged.read_text(encoding="utf-8"))["hub_lost"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0  # not acknowledged is the side to err on
+        found = ACKNOWLEDGED.read_or_set_aside(paths.acknowledged)
+    except OSError:
+        found = None
+    # Not acknowledged is the side to err on.
+    return 0 if found is None else int(found["hub_lost"])
 
 
 def acknowledge(paths: "Paths", hub_lost: int) -> None:
     """Remember that somebody knows of *hub_lost* rows; raises OSError."""
-    write_atomic(paths.acknowledged, json.dumps({"hub_lost": hub_lost}) + "\n")
+    ACKNOWLEDGED.write(paths.acknowledged, {"hub_lost": hub_lost})
 
 
 def _open(counted: int | None, ever: int) -> int:

@@ -8,16 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgepaas.decision.waiting import rows_not_in_postgres
+from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.open_problems import trouble
 from edgepaas.schema.sqlite.quarantine import set_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -75,7 +77,7 @@ def build_checks(
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
     ]
-    if (metadata := application.metadata) is not None:
+    if (metadata := metadata_of(application)) is not None:
         database.rely_on(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)
@@ -93,6 +95,8 @@ def build_checks(
         # Only the schema stage sets a file aside, and the service starts anew after it.
         probe = partial(_nothing_set_aside, paths, contract.sqlite_path)
         checks.append(Check("quarantine", probe))
+    if files_set_aside(paths.state):
+        checks.append(Check("state files", partial(_state_files_understood, paths)))
     if trouble(paths):
         checks.append(Check("capture", partial(_captured, paths)))
     return [*checks, *_service_checks(settings)]
@@ -179,6 +183,18 @@ def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
     if found:
         raise CheckFailed("; ".join(entry.line for entry in found), ready=True)
     return "nothing is set aside any more"
+
+
+def _state_files_understood(paths: "Paths") -> str:
+    found = files_set_aside(paths.state)
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise CheckFailed(
+            f"set aside in {paths.state}, since this build does not understand them: {names}; "
+            "take from them what is needed, then remove them",
+            ready=True,
+        )
+    return "no state file is set aside any more"
 
 
 def _captured(paths: "Paths") -> str:

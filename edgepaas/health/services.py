@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probing the services that the operator listed: does something answer at that address.
 
-Sockets of the standard library, each call bounded; a resolver that hangs is bounded by
-the check's own thread (:mod:`edgepaas.health.checks`).
+Plain sockets for what is not HTTP, each call bounded; a resolver that hangs is bounded by the
+check's own thread (:mod:`edgepaas.health.checks`).
 """
 
 import socket
-import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,6 @@ def probe_service(address: "ServiceAddress", timeout: float) -> str:
         raise CheckFailed(f"{place}: refused, nothing listens there") from None
     except socket.gaierror as error:
         raise CheckFailed(f"{place}: the name cannot be resolved ({error.strerror})") from None
-    except ssl.SSLError as error:
-        raise CheckFailed(f"{place}: TLS failed ({error.reason or error})") from None
     except (OSError, ValueError) as error:
         raise CheckFailed(f"{place}: {error}") from None
 
@@ -45,17 +42,16 @@ def _probe_tcp(address: "ServiceAddress", timeout: float, place: str) -> str:
 
 
 def _probe_http(address: "ServiceAddress", timeout: float, place: str) -> str:
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    # The standard library's transport: a box that probes does not load requests for it.
+    from edgepaas.http_client import HttpFailure, fetch
 
-    connect = HTTPSConnection if address.scheme == "https" else HTTPConnection
-    connection = connect(address.host, address.port, timeout=timeout)
     try:
-        connection.request("GET", address.path or "/", headers={"Connection": "close"})
-        status = connection.getresponse().status
-    except HTTPException as error:
-        raise CheckFailed(f"{place}: that is no HTTP ({type(error).__name__})") from None
-    finally:
-        connection.close()
+        url = f"{place}{address.path or '/'}"
+        # The status is the answer: a body may be large, or a stream without an end.
+        status = fetch("GET", url, deadline=timeout, most_bytes=0).status
+    except HttpFailure as failure:
+        said = "refused, nothing listens there" if failure.kind == "refused" else str(failure)
+        raise CheckFailed(f"{place}: {said}") from None
     if status >= 500:
         raise CheckFailed(f"{place}{address.path}: answers with status {status}")
     return f"{place}{address.path} answers with status {status}"

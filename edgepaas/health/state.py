@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from edgepaas.app.application import BoxState
+from edgepaas.app.box import BoxState
 from edgepaas.health.checks import CheckResult
+from edgepaas.logs.redact import redact
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -87,7 +88,7 @@ def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
 class StateBoard:
     """The process's own state: its phase, what its checks found, what others noted.
 
-    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.app.application.Box`
+    :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.app.box.Box`
     hands to the application.
     """
 
@@ -97,12 +98,15 @@ class StateBoard:
         *,
         latest: Callable[[], Iterable[CheckResult]] = tuple,
         forwarding: "Callable[[], Forwarding | None]" = lambda: None,
+        tasks: Callable[[], Iterable[str]] = tuple,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.contract = contract
         #: What the checks found last (:meth:`edgepaas.health.checks.HealthBoard.latest`).
         self.latest = latest
         self._forwarding = forwarding
+        #: One line for each of the process's threads that does not do its work.
+        self._tasks = tasks
         #: One line about the alerts, for :func:`edgepaas.service.watches.monitor.status_line`.
         self.alerts: Callable[[], str] = str
         self._now = now
@@ -135,15 +139,21 @@ class StateBoard:
         with self._lock:
             self._noted.pop(key, None)
 
+    def is_noted(self, key: str) -> bool:
+        """Whether something is held against the box under *key*."""
+        with self._lock:
+            return key in self._noted
+
     def state(self) -> BoxState:
         """Return the state as of now, and since when."""
         found = [result for result in self.latest() if not result.ok]
         forwarding = self._forwarding()
+        tasks = tuple(redact(line) for line in self._tasks())
         with self._lock:
             noted = list(self._noted.values())
             facts = Facts(
                 full=_lines(noted, found, "full"),
-                degraded=_lines(noted, found, "degraded"),
+                degraded=(*_lines(noted, found, "degraded"), *tasks),
                 forwarding=forwarding,
             )
             current = box_state(self.contract, self._phase, facts)

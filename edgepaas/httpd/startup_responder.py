@@ -32,7 +32,7 @@ class Phase:
     reason: str
 
 
-class Front:
+class StartupResponder:
     """The WSGI application that the server calls; what stands behind it changes over time."""
 
     def __init__(self, phase: Phase) -> None:

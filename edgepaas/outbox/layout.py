@@ -5,7 +5,9 @@ A row of the outbox holds values by position and names its layout, so that rows 
 before a migration are still understood after it.
 """
 
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +15,55 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from edgepaas.database.reserved_names import LAYOUTS
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType
 
 Merge = Literal["", "least", "greatest", "keep"]
 FORWARDED = ("facts", "shared")
+
+
+def _of_version_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the first releases did not write."""
+    tables = {
+        name: {
+            "foreign": [],
+            **table,
+            "columns": [
+                {
+                    "primary_key": column["name"] in table["key"],
+                    "merge": "",
+                    "filled_from": "",
+                    **column,
+                }
+                for column in table["columns"]
+            ],
+        }
+        for name, table in old["tables"].items()
+    }
+    return {"fingerprint": "", "revision": [], **old, "tables": tables}
+
+
+_COLUMN = {
+    **dict.fromkeys(("name", "type", "storage", "merge", "filled_from"), shapes.text),
+    **dict.fromkeys(("nullable", "primary_key"), shapes.flag),
+}
+_TABLE = {
+    "kind": shapes.text,
+    "columns": shapes.list_of(shapes.object_of(_COLUMN)),
+    "key": shapes.list_of(shapes.text),
+    "foreign": shapes.list_of(shapes.text),
+}
+#: ``run/tables.json``, which the schema stage writes (edgepaas.schema.table_contract).
+TABLES_RECORD = RecordType(
+    "tables",
+    2,
+    {
+        "fingerprint": shapes.text,
+        "revision": shapes.list_of(shapes.text),
+        "tables": shapes.map_of(shapes.object_of(_TABLE)),
+    },
+    {1: _of_version_1},
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +148,13 @@ def layout_of(
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Return ``run/tables.json``, the file *path*; raises OSError, and ValueError for another."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or not isinstance(document.get("tables"), dict):
-        raise ValueError(f"{path} holds no tables")
+    """Return the fields of ``run/tables.json``, the file *path*.
+
+    Raises OSError where there is none, ValueError where it is of another build or torn.
+    """
+    document = TABLES_RECORD.read(path)
+    if document is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     return document
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.database.table_presence import missing
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of, show
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.database import Database
 
 
@@ -41,13 +42,14 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
         found = migrations.versions(connection, chain)
         if not chain.unwritten and found == chain.heads:
             # What the version says was true once; somebody may have dropped a table since.
-            lacks = missing(connection, application.metadata) if application.metadata else ""
+            metadata = metadata_of(application)
+            lacks = "" if metadata is None else missing(connection, metadata)
             if lacks:
                 return SchemaState(False, f"{lacks}, though at head ({show(found)}): {_RESTORE}")
             return SchemaState(True, f"at head ({show(found)})")
         unknown = (found or frozenset()) - frozenset(chain.parents)
         shape = migrations.shape_of(connection, chain)
-        needs = likeness.needs_of(connection, chain, application.metadata)
+        needs = likeness.needs_of(connection, chain, metadata_of(application))
         misfit = likeness.fits(shape, connection, needs)
         if chain.unwritten or unknown:
             if not misfit:
@@ -55,7 +57,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
                 return SchemaState(True, newer if unknown else "every table is there")
             return SchemaState(False, f"{misfit}; run 'edgepaas schema --repair'")
     behind = f"at {show(found or ())}, but this build needs {show(chain.heads)}"
-    if misfit or application.metadata is None:
+    if misfit or metadata_of(application) is None:
         return SchemaState(False, f"{behind}: run 'edgepaas schema'")
     advice = "run 'edgepaas schema', which says what keeps it, or with --repair, which mends it"
     return SchemaState(False, f"{behind}; its tables fit, so it serves: {advice}", fits=True)

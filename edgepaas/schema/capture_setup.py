@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import ROWS_LOST_IN_DAMAGE, SALVAGE_FAILED
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
@@ -101,18 +101,13 @@ def _salvage(
             note_trouble(
                 paths,
                 f"what {folder / path.name} still holds could not be brought into {path}: "
-                f"{brief(error)}; it is tried again at the next start",
-                fingerprint="salvage-failed",
+                f"{brief(error)}",
+                SALVAGE_FAILED,
             )
             continue
         note_salvaged(folder, None if found.uncertain else found.lost)
         if found.line:
             told.append(found.line)
         if found.lost or found.uncertain:
-            raise_alert(
-                f"{folder / path.name} was damaged: {found.line}",
-                severity="critical",
-                fingerprint="rows-lost-in-damage",
-                origin="schema",
-            )
+            ROWS_LOST_IN_DAMAGE.raise_alert(f"{folder / path.name} was damaged: {found.line}")
     return told

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
 
 VERSION_TABLE = "alembic_version"
 #: The platform's own chain: its name, and where it counts its revisions.
@@ -25,7 +25,7 @@ PLATFORM_VERSION_TABLE = "edgepaas_version"
 #: What an ``env.py`` consists of.
 ENVIRONMENT = (
     "from alembic import context",
-    "from edgepaas.schema.environment import run",
+    "from edgepaas.app.migrations import run",
     "run(context)",
 )
 

@@ -6,19 +6,22 @@ Imports nothing heavy: the service asks it at its start.
 
 import contextlib
 
-from edgepaas.alerts import raise_alert
-from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
+from edgepaas.files import shapes
+from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import NotThisRecord, RecordType
 
 #: In run/.
 _NAME = "capture-trouble"
+RECORD = RecordType("schema-problem", 2, {"message": shapes.text})
 
 
-def note_trouble(paths: Paths, message: str, *, fingerprint: str) -> None:
-    """Tell a human that the box serves and something is not as it should be."""
-    raise_alert(message, severity="critical", fingerprint=fingerprint, origin="schema")
+def note_trouble(paths: Paths, message: str, entry: CatalogueEntry) -> None:
+    """Raise *entry*'s alert: the box serves, and something is not as it should be."""
+    entry.raise_alert(message)
     with contextlib.suppress(OSError):  # the alert has been raised; the disk may be what fails
-        write_atomic(paths.runtime / _NAME, f"{message}\n")
+        RECORD.write(paths.runtime / _NAME, {"message": entry.message(message)})
 
 
 def forget_trouble(paths: Paths) -> None:
@@ -29,6 +32,7 @@ def forget_trouble(paths: Paths) -> None:
 def trouble(paths: Paths) -> str:
     """Return what the last run of the stage could not do; empty: nothing."""
     try:
-        return " ".join((paths.runtime / _NAME).read_text(encoding="utf-8").split())
-    except (OSError, ValueError):
-        return ""
+        found = RECORD.read(paths.runtime / _NAME)
+    except (OSError, NotThisRecord) as error:
+        return f"what the schema stage could not do cannot be read: {error}"
+    return "" if found is None else " ".join(found["message"].split())

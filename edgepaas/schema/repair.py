@@ -5,7 +5,6 @@ Nothing is dropped. On SQLite everything happens on a copy, and the file as it w
 ``backups/``; on PostgreSQL the only thing ever changed by a repair itself is the version.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType
 from edgepaas.schema.chain import Chain, Revisions, show
 from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.report import SchemaReport
@@ -38,6 +38,16 @@ logger = logging.getLogger("edgepaas.schema")
 Models = Callable[[], "MetaData | None"]
 
 _BATCH_TABLE = "_alembic_tmp_"
+
+#: ``state/postgres-schema-…json``: for a person who wants to go back to that schema.
+POSTGRES_SCHEMA_RECORD = RecordType(
+    "postgres-schema",
+    2,
+    {
+        "versions": shapes.optional(shapes.list_of(shapes.text)),
+        "columns": shapes.list_of(shapes.map_of(shapes.anything)),
+    },
+)
 
 
 def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
@@ -245,7 +255,7 @@ def _describe(
     document = {"versions": sorted(found) if found is not None else None, "columns": columns}
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = paths.state / f"postgres-schema-{chain.name}-{stamp}.json"
-    write_atomic(target, json.dumps(document, indent=1) + "\n")
+    POSTGRES_SCHEMA_RECORD.write(target, document)
     return target
 
 

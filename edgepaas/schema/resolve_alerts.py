@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of the schema stage ends: alerts whose cause it did not find any more."""
+"""The schema stage's part of the alert catalogue's checks: what a good run resolves."""
 
-from edgepaas.alerts import resolve_alert
+from edgepaas.alerts.catalogue import (
+    FALLBACK_NOT_READY,
+    NOT_CAPTURED,
+    POSTGRES_UNUSABLE,
+    SALVAGE_FAILED,
+    SQLITE_REPLACED,
+    SQLITE_UNMIGRATED,
+)
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.schema.open_problems import trouble
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite.quarantine import set_aside
 
-_ORIGIN = "schema"
 #: What :func:`edgepaas.schema.open_problems.note_trouble` is called with.
-_TROUBLES = ("not-captured", "fallback-not-ready", "salvage-failed")
+TROUBLES = (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)
 
 
-def end_alerts(contract: DatabaseContract, paths: Paths, report: SchemaReport) -> None:
-    """Resolve what the stage raised before and *report*, of a run that succeeded, is free of."""
-    over = []
-    if not contract.sqlite_active:
-        over.append(("postgres-unusable", "PostgreSQL can be used again"))
-    elif report.action != "unmigrated":
-        over.append(("sqlite-unmigrated", f"{contract.sqlite_path}: {report.message}"))
+def resolve_alerts(contract: DatabaseContract, paths: Paths, report: SchemaReport) -> None:
+    """Resolve what earlier runs raised and *report*, of a run that succeeded, is free of."""
+    if contract.sqlite_active:
+        resolve_file_alerts(contract, report)
+    else:
+        POSTGRES_UNUSABLE.resolve_alert("PostgreSQL can be used again")
     if not trouble(paths):
-        over += [(one, "the schema stage did all that it had to") for one in _TROUBLES]
+        for entry in TROUBLES:
+            entry.resolve_alert("the schema stage did all that it had to")
     if not set_aside(paths, contract.sqlite_path):
-        over.append(("sqlite-replaced", "nothing is set aside any more"))
-    for fingerprint, said in over:
-        resolve_alert(said, fingerprint=fingerprint, origin=_ORIGIN)
+        SQLITE_REPLACED.resolve_alert("nothing is set aside any more")
+
+
+def resolve_file_alerts(contract: DatabaseContract, report: SchemaReport) -> None:
+    """Resolve what is over once the SQLite file was brought to head, as *report* says."""
+    if report.action != "unmigrated":
+        SQLITE_UNMIGRATED.resolve_alert(f"{contract.sqlite_path}: {report.message}")

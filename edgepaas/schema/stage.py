@@ -11,26 +11,32 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import (
+    FALLBACK_NOT_READY,
+    NOT_CAPTURED,
+    POSTGRES_UNUSABLE,
+    SQLITE_FOREIGN,
+)
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import damage_noted, not_to_be_opened, note_damage
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing
 from edgepaas.schema.chain import Chain, chain_of, show
 from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.open_problems import forget_trouble, note_trouble
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.resolve_alerts import end_alerts
+from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
 from edgepaas.schema.sqlite.error_classes import Damaged, judged
 from edgepaas.schema.sqlite.housekeeping import put_in_order
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.settings import Settings
 
 logger = logging.getLogger("edgepaas.schema")
@@ -76,13 +82,13 @@ def bring_to_head(
 
     @cache
     def models() -> "MetaData | None":
-        return application.metadata
+        return metadata_of(application)
 
     with asking_for_time(), _telling_of_folders(paths):
         stage = _Stage(contract, settings, paths, chain, models)
         forget_trouble(paths)
         report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
-        end_alerts(contract, paths, report)
+        resolve_alerts(contract, paths, report)
         return report
 
 
@@ -151,12 +157,11 @@ class _Stage:
         if not self.contract.hub_url:
             logger.warning("capture cannot be removed from the SQLite file: %s", brief(error))
             return report
-        message = (
-            f"what is written now may not reach the hub: {brief(error)}; 'edgepaas schema' "
-            f"tries again, and 'edgepaas schema --repair' mends the file"
+        message = f"what is written now may not reach PostgreSQL: {brief(error)}"
+        note_trouble(self.paths, message, NOT_CAPTURED)
+        return replace(
+            report, message=f"{report.message}; WARNING: {NOT_CAPTURED.message(message)}"
         )
-        note_trouble(self.paths, message, fingerprint="not-captured")
-        return replace(report, message=f"{report.message}; WARNING: {message}")
 
     def _prepare_fallback(self, document: dict[str, Any]) -> None:
         try:
@@ -167,11 +172,11 @@ class _Stage:
             logger.debug("the fallback cannot be prepared", exc_info=error)
             note_trouble(
                 self.paths,
-                f"PostgreSQL serves, but SQLite could not take over as it is: {brief(error)}; "
-                "'edgepaas doctor' looks for causes, the next run of the stage tries again",
-                fingerprint="fallback-not-ready",
+                f"PostgreSQL serves, but SQLite could not take over as it is: {brief(error)}",
+                FALLBACK_NOT_READY,
             )
             return
+        resolve_file_alerts(self.contract, report)
         if told or report.action != "nothing":
             logger.info("the SQLite file is ready to take over: %s", report.message)
 
@@ -216,8 +221,7 @@ def _bring_sqlite(
     path = contract.sqlite_path
     before = tables.last_user(paths, path)
     if before in ("", chain.name):
-        said = f"{path} is the application {chain.name}'s"
-        resolve_alert(said, fingerprint="sqlite-foreign", origin="schema")
+        SQLITE_FOREIGN.resolve_alert(f"{path} is the application {chain.name}'s")
         report = _fast(contract, paths, chain, check=check)
         if report is not None:
             return report
@@ -227,12 +231,9 @@ def _bring_sqlite(
     report = bring_sqlite(path, paths, chain, models, foreign=foreign)
     if not foreign or report.action in ("created", "replaced"):
         return report
-    warning = (
-        f"{path} was the application {before}'s until now, and {chain.name} goes on with it: "
-        f"give each a file of its own with DATABASE_URL_SQLITE"
-    )
-    raise_alert(warning, severity="warning", fingerprint="sqlite-foreign", origin="schema")
-    return replace(report, message=f"{report.message}; WARNING: {warning}")
+    warning = f"{path} was the application {before}'s until now, and {chain.name} goes on with it"
+    SQLITE_FOREIGN.raise_alert(warning)
+    return replace(report, message=f"{report.message}; WARNING: {SQLITE_FOREIGN.message(warning)}")
 
 
 def _bring_postgres(
@@ -260,17 +261,11 @@ def _bring_postgres(
 
 
 def hold_postgres(paths: Paths, settings: "Settings", reason: str) -> None:
-    """Keep PostgreSQL from being chosen for POSTGRES_HOLD seconds, and tell a human why."""
+    """Keep PostgreSQL from being chosen for POSTGRES_HOLD seconds, and raise an alert."""
     from edgepaas.decision.hold import write_hold
 
     write_hold(paths.postgres_hold, reason, settings.number("POSTGRES_HOLD"))
-    raise_alert(
-        f"PostgreSQL was reachable but cannot be used: {reason}; SQLite serves meanwhile and "
-        f"PostgreSQL is tried again by itself",
-        severity="critical",
-        fingerprint="postgres-unusable",
-        origin="schema",
-    )
+    POSTGRES_UNUSABLE.raise_alert(f"PostgreSQL was reachable but cannot be used: {reason}")
 
 
 @contextlib.contextmanager

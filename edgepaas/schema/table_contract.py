@@ -14,45 +14,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.build import build_version
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType
+from edgepaas.outbox.layout import TABLES_RECORD
 from edgepaas.schema.chain import Chain
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 CACHE = "tables-cache.json"
-#: What :func:`describe` returns; counted up when its form changes, so that no cache outlives it.
-_FORM = 2
+#: ``state/tables-cache.json``: tables.json's content, what it was made from, and which
+#: application used the SQLite file last. Each part may be missing.
+CACHE_RECORD = RecordType(
+    "tables-cache",
+    2,
+    {
+        "made_for": shapes.anything,
+        "sources": shapes.map_of(shapes.list_of(shapes.whole)),
+        "document": shapes.optional(shapes.object_of(TABLES_RECORD.fields)),
+        "owner": shapes.optional(
+            shapes.object_of({"file": shapes.text, "application": shapes.text})
+        ),
+    },
+    # Only whose the file is cannot be made again.
+    {1: lambda old: {**_EMPTY_CACHE, "owner": old.get("owner")}},
+)
+_EMPTY_CACHE: dict[str, Any] = {"made_for": None, "sources": {}, "document": None, "owner": None}
 
 
 def remembered(paths: Paths, application: str, chain: Chain) -> dict[str, Any] | None:
     """Return tables.json's content if nothing it was made from has changed, else None."""
-    made_for = _identity(application, chain)
+    kept = _cache(paths)
+    if kept["document"] is None or kept["made_for"] != _identity(application, chain):
+        return None
     try:
-        kept = json.loads((paths.state / CACHE).read_text(encoding="utf-8"))
-        if kept["made_for"] != made_for:
+        if any(_stamp(Path(name)) != stamp for name, stamp in kept["sources"].items()):
             return None
-        for name, stamp in kept["sources"].items():
-            if _stamp(Path(name)) != stamp:
-                return None
-        document = kept["document"]
-        if not isinstance(document["tables"], dict) or not isinstance(document["fingerprint"], str):
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # a cache: what is wrong with it is mended by making it again
-    return dict(document)
+    except (OSError, ValueError):  # a file that is gone; a name that no file can have
+        return None
+    return dict(kept["document"])
 
 
 def publish(paths: Paths, document: dict[str, Any]) -> None:
     """Write ``run/tables.json`` unless it says this already."""
-    try:
-        kept = json.loads(paths.tables.read_text(encoding="utf-8"))
-        if kept == document:
-            return
-    except (OSError, ValueError, RecursionError):
-        pass  # absent or torn: it is written below
-    write_atomic(paths.tables, json.dumps(document, indent=1) + "\n")
+    if TABLES_RECORD.read_or_none(paths.tables) != document:
+        TABLES_RECORD.write(paths.tables, document)
 
 
 def make(
@@ -74,23 +81,21 @@ def make(
         "sources": sources,
         "document": document,
     }
-    write_atomic(paths.state / CACHE, json.dumps(cache))
+    CACHE_RECORD.write(paths.state / CACHE, cache)
     return document
 
 
 def last_user(paths: Paths, file: Path) -> str:
     """Return the name of the application that used the SQLite *file* last; empty: unknown."""
-    owner = _cache(paths).get("owner")
-    if not isinstance(owner, dict) or owner.get("file") != str(file):
-        return ""
-    return str(owner.get("application", ""))
+    owner = _cache(paths)["owner"]
+    return str(owner["application"]) if owner is not None and owner["file"] == str(file) else ""
 
 
 def note_user(paths: Paths, file: Path, application: str) -> None:
     """Remember that *application* uses the SQLite *file*."""
     if last_user(paths, file) != application:
         owner = {"file": str(file), "application": application}
-        write_atomic(paths.state / CACHE, json.dumps({**_cache(paths), "owner": owner}))
+        CACHE_RECORD.write(paths.state / CACHE, {**_cache(paths), "owner": owner})
 
 
 def describe(metadata: "MetaData") -> dict[str, Any]:
@@ -127,15 +132,18 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
 
 
 def _cache(paths: Paths) -> dict[str, Any]:
-    try:
-        kept = json.loads((paths.state / CACHE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # a cache: what is wrong with it is mended by making it again
-    return kept if isinstance(kept, dict) else {}
+    # A cache: what is wrong with it is mended by making it again.
+    return CACHE_RECORD.read_or_none(paths.state / CACHE) or dict(_EMPTY_CACHE)
 
 
 def _identity(application: str, chain: Chain) -> list[object]:
-    return [application, build_version(), _FORM, str(chain.folder), sorted(chain.heads)]
+    return [
+        application,
+        build_version(),
+        TABLES_RECORD.version,
+        str(chain.folder),
+        sorted(chain.heads),
+    ]
 
 
 def _sources(application: str, chain: Chain) -> Iterable[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Worker
+    from edgepaas.app.box import Worker
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgepaas.health.gate import GateReport
     from edgepaas.health.state import StateBoard
     from edgepaas.settings import Settings
+    from edgepaas.timing.task_registry import TaskRegistry
 
 #: Seconds for which the gate waits for a check that is late, as on a machine that has just
 #: been switched on and starts many things at once.
@@ -34,21 +35,25 @@ class Loaded:
 
 
 def load(
-    settings: "Settings", contract: "DatabaseContract", paths: "Paths", state: "StateBoard"
+    settings: "Settings",
+    contract: "DatabaseContract",
+    paths: "Paths",
+    state: "StateBoard",
+    tasks: "TaskRegistry",
 ) -> Loaded:
     """Import and open everything, and pass the verification gate once.
 
     Raises what the application raises at import, ConfigurationError for one that is not
-    there, DatabaseError. A failing gate is no exception: ``report`` says so.
+    there, DatabaseError. A failing gate is no exception: it is in ``report``.
     """
     from edgepaas.database.lean_import import import_sqlalchemy
 
     import_sqlalchemy()
 
-    from edgepaas.app.application import Box, load_application
-    from edgepaas.build import build_version
     from edgepaas.database import open_database
     from edgepaas.health.gate import build_board, build_checks, verify
+    from edgepaas.hosting.box import make_box
+    from edgepaas.hosting.loading import load_application
     from edgepaas.web.app import create_app
 
     application = load_application(settings.text("EDGEPAAS_APP"))
@@ -57,14 +62,8 @@ def load(
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
         state.latest = board.latest
-        box = Box(
-            settings=settings,
-            paths=paths,
-            contract=contract,
-            database=database,
-            build_version=build_version(),
-            state=state.state,
-        )
+        box = make_box(application, settings, paths, contract, database, state=state.state)
+        box.tasks = tasks
         wsgi = create_app(box, application, board)
         # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.
         report = verify(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service's word for its box, left for the processes beside it (``run/state.json``)."""
+"""The service's state, published for the processes beside it (``run/state.json``)."""
 
 import logging
 import threading
@@ -15,27 +15,27 @@ logger = logging.getLogger("edgepaas.service")
 
 
 class StateFile:
-    """Writes the word of *state* when it is another one; from any thread."""
+    """Writes the state of *board* whenever it has changed; thread-safe."""
 
-    def __init__(self, paths: "Paths", state: "StateBoard") -> None:
+    def __init__(self, paths: "Paths", board: "StateBoard") -> None:
         self._paths = paths
-        self._state = state
-        # Around the look as well: of two threads, the later look is to be written last.
+        self._board = board
+        # Held while the state is read as well: of two threads, the later reading is written last.
         self._lock = threading.Lock()
-        self._left = ""
+        self._published = ""
         self._failed = False
 
-    def leave(self) -> None:
-        """Leave the word as of now; a folder that takes none is logged once and tried again."""
+    def publish(self) -> None:
+        """Write the state as of now; a file that cannot be written is logged once and retried."""
         with self._lock:
-            word = self._state.state().state
-            if word == self._left:
+            state = self._board.state().state
+            if state == self._published:
                 return
             try:
-                leave_word(self._paths, word)
+                leave_word(self._paths, state)
             except OSError as error:
                 if not self._failed:
                     logger.warning("%s cannot be written: %s", self._paths.state_word, error)
                 self._failed = True
             else:
-                self._left, self._failed = word, False
+                self._published, self._failed = state, False

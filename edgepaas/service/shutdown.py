@@ -25,6 +25,7 @@ class Control:
         # Also taken in signal handlers, which interrupt the thread that may hold it.
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        self._at_end: list[Callable[[], None]] = []
         self._reload = False
         self.ending: Ending | None = None
         #: Whether somebody asked a second time: open requests are waited for no longer.
@@ -36,9 +37,23 @@ class Control:
             first = self.ending is None
             if first:
                 self.ending = ending
-        self._ended.set()
+                callbacks = list(self._at_end)
+        if first:
+            # Once: a signal handler that interrupts this must not take the same locks again.
+            self._ended.set()
+            for callback in callbacks:
+                callback()
         self._wake()
         return first
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called, once, when the end is asked for; at once if it was already."""
+        with self._lock:
+            ended = self.ending is not None
+            if not ended:
+                self._at_end.append(callback)
+        if ended:
+            callback()
 
     def stop(self, ending: Ending) -> None:
         """End because somebody said so; asking again means at once."""

@@ -6,24 +6,26 @@ from typing import Any
 
 from edgepaas.logs.redact import redact
 from edgepaas.settings.kinds import Setting
-from edgepaas.settings.resolve import Origin, Resolution
+from edgepaas.settings.resolve import Resolution
 from edgepaas.settings.table import SECTIONS, SETTINGS
 from edgepaas.settings.urls import MASK, AddressError, split_url
 
 _WIDTH = 96
 
+#: Section's title → its settings.
+Groups = Mapping[str, tuple[Setting, ...]]
 
-def shown(name: str, text: str) -> str:
+
+def shown(setting: Setting, text: str) -> str:
     """Return a value as anybody may see it: secrets masked, passwords taken out of URLs."""
-    setting = SETTINGS.get(name)
     if not text:
         return ""
-    if setting is not None and setting.kind == "database_url":
+    if setting.kind == "database_url":
         try:
             return split_url(text).masked()
         except AddressError:
             return MASK
-    if setting is not None and setting.secret:
+    if setting.secret:
         return MASK
     # Item by item: "a=tcp://x:1,b=redis://:pw@y" has one password, not a longer one.
     return ",".join(redact(item) for item in text.split(","))
@@ -31,12 +33,12 @@ def shown(name: str, text: str) -> str:
 
 def explain_rows(resolution: Resolution) -> list[tuple[str, str, str, str]]:
     """Return (name, value, source, what was changed) for each setting and own name."""
-    values = resolution.settings.values()
+    values, known = resolution.settings.values(), {**SETTINGS, **resolution.own}
     rows = [
-        (name, shown(name, values[name]), origin.source, redact(origin.changed))
+        (name, shown(known[name], values[name]), origin.source, redact(origin.changed))
         for name, origin in resolution.provenance.items()
     ]
-    # The application's own names may hold anything, secrets too.
+    # The application's own variables may hold anything, secrets too.
     rows += [(name, MASK, "the application's own", "") for name in resolution.settings.extra]
     return rows
 
@@ -48,9 +50,9 @@ def explain_json(resolution: Resolution) -> dict[str, Any]:
             name: {
                 "value": value,
                 "source": source,
-                "raw": _raw(name, resolution.provenance.get(name)),
+                "raw": _raw(resolution, name),
                 "changed": changed,
-                "given": name in SETTINGS and resolution.settings.is_given(name),
+                "given": name in resolution.provenance and resolution.settings.is_given(name),
             }
             for name, value, source, changed in explain_rows(resolution)
         },
@@ -69,10 +71,11 @@ def explain_json(resolution: Resolution) -> dict[str, Any]:
     }
 
 
-def _raw(name: str, origin: Origin | None) -> str:
+def _raw(resolution: Resolution, name: str) -> str:
+    origin = resolution.provenance.get(name)
     if origin is None or not origin.raw:
         return ""
-    return MASK if SETTINGS[name].secret else redact(origin.raw)[:1000]
+    return MASK if {**SETTINGS, **resolution.own}[name].secret else redact(origin.raw)[:1000]
 
 
 def default_of(setting: Setting) -> str:
@@ -92,15 +95,21 @@ def readable_size(size: int) -> str:
     return str(size)
 
 
-def env_file_template(given: Mapping[str, str] | None = None) -> str:
-    """Return a commented file of settings; what *given* names is set, all else commented out."""
+def sections(application: str, own: Iterable[Setting]) -> dict[str, tuple[Setting, ...]]:
+    """Return the table's sections, and one of the *application*'s own settings if it has some."""
+    found = tuple(own)
+    return {**SECTIONS, **({f"Application {application}": found} if found else {})}
+
+
+def env_file_template(given: Mapping[str, str] | None = None, groups: Groups = SECTIONS) -> str:
+    """Return a commented file of the settings in *groups*; what *given* names is set in it."""
     given = given or {}
     lines = [
         "# Settings of EdgePaaS. One NAME=value a line; what is commented out has its default.",
         "# 'edgepaas env --explain' shows each value and where it came from. Any setting can be",
         "# read from a file instead (NAME_FILE=/path), or be a systemd credential of its name.",
     ]
-    for title, settings in SECTIONS.items():
+    for title, settings in groups.items():
         lines += ["", f"## {title}"]
         for setting in settings:
             lines += ["", *_comment(setting.help)]
@@ -115,10 +124,10 @@ def env_file_template(given: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_reference() -> str:
-    """Return the README's reference: one table a section."""
+def markdown_reference(groups: Groups = SECTIONS) -> str:
+    """Return the documents' reference of *groups*: one table a section."""
     lines = []
-    for title, settings in SECTIONS.items():
+    for title, settings in groups.items():
         lines += [f"### {title}", "", "| setting | default | meaning |", "|---|---|---|"]
         for setting in settings:
             default = _cell(default_of(setting))

@@ -6,13 +6,14 @@ OpenBao, the defaults. Pure but for the files that it is given and the secret's 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgepaas.files.paths import SYSTEM_CONFIGURATION, Paths
 from edgepaas.settings.derive import Derived, Finding, derive, nested_names
 from edgepaas.settings.kinds import Malformed, Setting
+from edgepaas.settings.own import Declare, declare_none
 from edgepaas.settings.sources import (
     Candidate,
     Layer,
@@ -48,6 +49,8 @@ class Resolution:
     settings: Settings
     provenance: Mapping[str, Origin]
     findings: Sequence[Finding]
+    #: The settings that the application declares, by name.
+    own: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Finding]:
@@ -55,15 +58,24 @@ class Resolution:
         return [finding for finding in self.findings if finding.severity == "error"]
 
 
-def resolve_box(paths: Paths) -> Resolution:
+def resolve_box(paths: Paths, declare: Declare = declare_none) -> Resolution:
     """Resolve this process's environment and the files of *paths*.
+
+    *declare* knows which settings the application declares itself
+    (:func:`edgepaas.hosting.settings.declared_by`); without it the table's are resolved.
 
     On an installed box ENV is production also when its file of settings is gone or
     unreadable: an accident must not open it to everybody.
     """
     installed = paths.env_file.is_relative_to(SYSTEM_CONFIGURATION)
     fallback = {"ENV": "production"} if installed else {}
-    return resolve(os.environ, paths.env_file, credentials_folder(os.environ), fallback=fallback)
+    return resolve(
+        os.environ,
+        paths.env_file,
+        credentials_folder(os.environ),
+        fallback=fallback,
+        declare=declare,
+    )
 
 
 def credentials_folder(environ: Mapping[str, str]) -> Path | None:
@@ -80,29 +92,31 @@ def resolve(
     vault: ReadVault = read_vault,
     hostname: str = "",
     fallback: Mapping[str, str] | None = None,
+    declare: Declare = declare_none,
 ) -> Resolution:
     """Resolve all sources; never raises for what a person wrote in them.
 
-    *fallback* holds what the package says where no source does.
-
-    A value that cannot be read is reported and its default is used. What has no sane
-    reading is a finding of severity ``error``; it is the caller's to stop at it.
+    *fallback* holds what the package says where no source does; *declare* is asked for the
+    settings of the application that the sources name. A value that cannot be read is
+    reported and its default is used. What has no sane reading is a finding of severity
+    ``error``; it is the caller's to stop at it.
     """
-    layers = [
-        from_environment(environ),
-        from_credentials(credentials_dir),
-        from_env_file(env_file, expected=bool(environ.get("EDGEPAAS_ENV_FILE"))),
-    ]
+    files = _Files(environ, env_file, credentials_dir)
     package = Layer(
         {name: Candidate(text, "package", "the package") for name, text in (fallback or {}).items()}
     )
-    findings = _ask_vault(layers, package, vault)
-    layers.append(package)
+    layers = files.layers(SETTINGS)
+    secret, findings = _ask_vault([*layers, package], vault)
+    own, not_known = declare(_application(_choose([*layers, *secret.layers(SETTINGS), package])))
+    known = {**SETTINGS, **own}
+    if own:  # read once more: only now are its names known
+        layers = files.layers(known)
+    layers += [*secret.layers(known), package]
     chosen = _choose(layers)
     reading = _Reading()
     for name, candidate in chosen.items():
-        if name in SETTINGS:
-            reading.take(SETTINGS[name], candidate)
+        if name in known:
+            reading.take(known[name], candidate)
     nested = {name: chosen[name].text for name in nested_names(chosen)}
     given = frozenset(reading.values) - reading.unreadable
     derived = derive(
@@ -110,15 +124,58 @@ def resolve(
     )
     extra, extra_findings = own_values(layers)
     sources = {name: chosen[name].source for name in given}
-    settings = Settings(derived.values, given, extra, sources, reading.unreadable)
+    values = {**derived.values, **{name: reading.value(setting) for name, setting in own.items()}}
+    settings = Settings(values, given, extra, sources, reading.unreadable, own=own)
     findings = [
         *(finding for layer in layers for finding in layer.findings),
         *findings,
+        *not_known,
         *reading.findings,
         *extra_findings,
         *derived.findings,
     ]
-    return Resolution(settings, _provenance(chosen, reading, derived), _bounded(findings))
+    provenance = _provenance(known, chosen, reading, derived)
+    return Resolution(settings, provenance, _bounded(findings), own)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The sources on this box."""
+
+    environ: Mapping[str, str]
+    env_file: Path
+    credentials: Path | None
+
+    def layers(self, known: Collection[str]) -> list[Layer]:
+        """Read them, the highest first; what is not a *known* name is reported."""
+        expected = bool(self.environ.get("EDGEPAAS_ENV_FILE"))
+        return [
+            from_environment(self.environ, known),
+            from_credentials(self.credentials, known),
+            from_env_file(self.env_file, known, expected=expected),
+        ]
+
+
+@dataclass(frozen=True)
+class _Secret:
+    """What Vault holds; None where it is not asked or did not answer."""
+
+    content: Mapping[str, str] | None = None
+    where: str = ""
+
+    def layers(self, known: Collection[str]) -> list[Layer]:
+        """Return it as one layer, or none."""
+        return [] if self.content is None else [from_vault(self.content, self.where, known)]
+
+
+def _application(chosen: Mapping[str, Candidate]) -> str:
+    """Return what EDGEPAAS_APP will be."""
+    setting = SETTINGS["EDGEPAAS_APP"]
+    candidate = chosen.get(setting.name)
+    try:
+        return setting.read(candidate.text) if candidate is not None else setting.default
+    except Malformed:
+        return setting.default
 
 
 @dataclass
@@ -143,6 +200,10 @@ class _Reading:
         if value != candidate.text:
             notes.append("normalised" if setting.secret else f"read as {value or 'none'}")
         self.notes[name] = "; ".join(notes)
+
+    def value(self, setting: Setting) -> str:
+        """Return what was read of *setting*, else its default."""
+        return self.values.get(setting.name, setting.default)
 
     def _report(self, setting: Setting, candidate: Candidate, error: Malformed) -> None:
         name = setting.name
@@ -181,14 +242,14 @@ def _choose(layers: Sequence[Layer]) -> dict[str, Candidate]:
     return chosen
 
 
-def _ask_vault(layers: list[Layer], package: Layer, vault: ReadVault) -> list[Finding]:
-    """Append Vault's layer when it is enabled; what its own settings lack is said by name."""
+def _ask_vault(layers: Sequence[Layer], vault: ReadVault) -> tuple[_Secret, list[Finding]]:
+    """Return Vault's secret when it is enabled; what its own settings lack is reported by name."""
     reading = _Reading()
-    for name, candidate in _choose([*layers, package]).items():
+    for name, candidate in _choose(layers).items():
         if name in SETTINGS and name.startswith(("VAULT__", "ENV")):
             reading.take(SETTINGS[name], candidate)
     if reading.values.get("VAULT__ENABLED") != "true":
-        return []
+        return _Secret(), []
 
     def value(name: str) -> str:
         return reading.values.get(name) or SETTINGS[name].default
@@ -198,7 +259,7 @@ def _ask_vault(layers: list[Layer], package: Layer, vault: ReadVault) -> list[Fi
             message = (
                 f"is missing, though VAULT__ENABLED=true; give {name}, or VAULT__ENABLED=false"
             )
-            return [_vault_finding(value("ENV"), (name, "VAULT__ENABLED"), message)]
+            return _Secret(), [_vault_finding(value("ENV"), (name, "VAULT__ENABLED"), message)]
     url, path = value("VAULT__URL"), value("VAULT__PATH")
     access = VaultAccess(
         url, value("VAULT__TOKEN"), path, value("VAULT__CACERT"), float(value("VAULT__TIMEOUT"))
@@ -206,9 +267,9 @@ def _ask_vault(layers: list[Layer], package: Layer, vault: ReadVault) -> list[Fi
     try:
         secret = vault(access)
     except VaultUnavailable as error:
-        return [_vault_finding(value("ENV"), ("VAULT__URL",), f"no settings from there: {error}")]
-    layers.append(from_vault(secret, f"Vault {path}"))
-    return []
+        message = f"no settings from there: {error}"
+        return _Secret(), [_vault_finding(value("ENV"), ("VAULT__URL",), message)]
+    return _Secret(secret, f"Vault {path}"), []
 
 
 def _vault_finding(env: str, names: tuple[str, ...], message: str) -> Finding:
@@ -218,10 +279,10 @@ def _vault_finding(env: str, names: tuple[str, ...], message: str) -> Finding:
 
 
 def _provenance(
-    chosen: Mapping[str, Candidate], reading: _Reading, derived: Derived
+    known: Collection[str], chosen: Mapping[str, Candidate], reading: _Reading, derived: Derived
 ) -> dict[str, Origin]:
     provenance = {}
-    for name in SETTINGS:
+    for name in known:
         note = "; ".join(n for n in (reading.notes.get(name), derived.notes.get(name)) if n)
         candidate = chosen.get(name)
         if candidate is not None:

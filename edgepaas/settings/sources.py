@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where settings come from: each source read into one layer of candidates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,22 +41,24 @@ class Layer:
         self.findings.append(Finding("warning", names, message))
 
 
-def from_environment(environ: Mapping[str, str]) -> Layer:
-    """Read the process environment: names of the table, their NAME_FILE, NAME__HOST, APP_."""
+def from_environment(environ: Mapping[str, str], known: Collection[str] = SETTINGS) -> Layer:
+    """Read the process environment: *known* names, their NAME_FILE, NAME__HOST, APP_."""
     layer = Layer()
     nested = nested_names(environ)
     for name, text in environ.items():
         if is_own_name(name):
             layer.candidates[name] = Candidate(text, "environment", "environment")
-        elif name in SETTINGS or name in nested or _file_of(name):
+        elif name in known or name in nested or _file_of(name, known):
             bare, notes = _bare(text)
             layer.candidates[name] = Candidate(bare, "environment", "environment", notes)
-    _follow_files(layer, "environment")
+    _follow_files(layer, "environment", known)
     return layer
 
 
-def from_env_file(path: Path, *, expected: bool = False) -> Layer:
-    """Read the file of settings at *path*; *expected* when somebody named it himself."""
+def from_env_file(
+    path: Path, known: Collection[str] = SETTINGS, *, expected: bool = False
+) -> Layer:
+    """Read the file of settings at *path*; *expected* when the environment names it."""
     layer = Layer()
     parsed = read_env_file(path)
     if expected and parsed.missing:
@@ -69,7 +71,7 @@ def from_env_file(path: Path, *, expected: bool = False) -> Layer:
     nested = nested_names(parsed.entries)
     unknown = []
     for name, entry in parsed.entries.items():
-        if name in SETTINGS or name in nested or is_own_name(name) or _file_of(name):
+        if name in known or name in nested or is_own_name(name) or _file_of(name, known):
             layer.candidates[name] = Candidate(
                 entry.text, f"file:{entry.line}", f"{path} line {entry.line}", entry.notes
             )
@@ -80,12 +82,12 @@ def from_env_file(path: Path, *, expected: bool = False) -> Layer:
             )
         else:
             unknown.append(name)
-    _report_unknown(layer, unknown, str(path))
-    _follow_files(layer, "env file")
+    _report_unknown(layer, unknown, str(path), known)
+    _follow_files(layer, "env file", known)
     return layer
 
 
-def from_credentials(folder: Path | None) -> Layer:
+def from_credentials(folder: Path | None, known: Collection[str] = SETTINGS) -> Layer:
     """Read systemd's credentials (systemd.exec(5), LoadCredential=): a file for each setting.
 
     A file is named as the setting, in any case, with or without ``edgepaas.`` before it.
@@ -103,7 +105,7 @@ def from_credentials(folder: Path | None) -> Layer:
         prefixed = file.name.lower().startswith("edgepaas.")
         bare = file.name[len("edgepaas.") :] if prefixed else file.name
         name = bare if is_own_name(bare) else bare.upper()
-        if name not in SETTINGS and not is_own_name(name):
+        if name not in known and not is_own_name(name):
             if prefixed:  # others' credentials may lie here too
                 unknown.append(name)
             continue
@@ -118,33 +120,33 @@ def from_credentials(folder: Path | None) -> Layer:
             )
             continue
         layer.candidates[name] = Candidate(text, "credentials", f"the credential {file.name}")
-    _report_unknown(layer, unknown, "the credentials")
+    _report_unknown(layer, unknown, "the credentials", known)
     return layer
 
 
-def from_vault(secret: Mapping[str, str], where: str) -> Layer:
+def from_vault(secret: Mapping[str, str], where: str, known: Collection[str] = SETTINGS) -> Layer:
     """Take the keys of a Vault secret, in any case, for settings' names."""
     layer = Layer()
     unknown = []
     for key, text in secret.items():
         name = key if is_own_name(key) else key.strip().upper()
-        if name in SETTINGS or is_own_name(name) or name in nested_names([name]):
+        if name in known or is_own_name(name) or name in nested_names([name]):
             layer.candidates[name] = Candidate(text, "vault", where)
         else:
             unknown.append(name)
-    _report_unknown(layer, unknown, where)
+    _report_unknown(layer, unknown, where, known)
     return layer
 
 
-def _file_of(name: str) -> str:
+def _file_of(name: str, known: Collection[str]) -> str:
     """Return the setting that NAME_FILE gives, empty when *name* is none such."""
     setting = name.removesuffix("_FILE")
-    return setting if setting != name and setting in SETTINGS and name not in SETTINGS else ""
+    return setting if setting != name and setting in known and name not in known else ""
 
 
-def _follow_files(layer: Layer, source: str) -> None:
-    for name in [n for n in layer.candidates if _file_of(n)]:
-        pointer, setting = layer.candidates.pop(name), _file_of(name)
+def _follow_files(layer: Layer, source: str, known: Collection[str]) -> None:
+    for name in [n for n in layer.candidates if _file_of(n, known)]:
+        pointer, setting = layer.candidates.pop(name), _file_of(name, known)
         if not pointer.text.strip():
             continue
         direct = layer.candidates.get(setting)
@@ -178,7 +180,7 @@ def _bare(text: str) -> tuple[str, tuple[str, ...]]:
     return text, ()
 
 
-def _report_unknown(layer: Layer, names: Iterable[str], where: str) -> None:
+def _report_unknown(layer: Layer, names: Iterable[str], where: str, known: Collection[str]) -> None:
     names = list(names)
     if not names:
         return
@@ -186,7 +188,7 @@ def _report_unknown(layer: Layer, names: Iterable[str], where: str) -> None:
 
     for name in names[:_MOST_UNKNOWN]:
         shown = name if len(name) <= 60 else f"{name[:60]}…"
-        near = difflib.get_close_matches(name[:60], SETTINGS, n=1, cutoff=0.75)
+        near = difflib.get_close_matches(name[:60], known, n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]}?" if near else "; 'edgepaas settings' lists them"
         layer.warn(shown, message=f"in {where} is not a setting{hint}")
     if len(names) > _MOST_UNKNOWN:

@@ -75,7 +75,6 @@ _SERVICE = (
     integer("CONNECTION_LIMIT", 100, 4, 10000, "Connections that are open at the same time."),
     seconds("STOP_TIMEOUT", "20", 0, 3600, "How long open requests may take when it stops."),
     size("REQUEST_MAX_BYTES", 8 * _MIB, 1024, _GIB, "The longest request body; beyond it, 413."),
-    integer("READINGS_MAX", 10000, 1, 1_000_000, "The most readings in one request."),
 )
 
 _ACCESS = (

@@ -9,7 +9,7 @@ from typing import Any
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import ContractMissing, read_contract, write_contract
 from edgepaas.settings.derive import derive, is_own_name, nested_names
-from edgepaas.settings.kinds import Malformed
+from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.services import ServiceAddress, read_services
 from edgepaas.settings.table import SETTINGS
 from edgepaas.settings.urls import split_url
@@ -19,23 +19,37 @@ from edgepaas.settings.urls import split_url
 GIVEN = "EDGEPAAS_SETTINGS_GIVEN"
 SOURCES = "EDGEPAAS_SETTINGS_SOURCES"
 UNREADABLE = "EDGEPAAS_SETTINGS_UNREADABLE"
+#: Names of the application's own settings, those of secrets with a "!" behind them.
+OWN = "EDGEPAAS_SETTINGS_OWN"
 
 
 class Settings:
-    """Every setting of the table, resolved and immutable.
+    """Every setting of the table and of the application's own, resolved and immutable.
 
-    *values* maps each name to canonical text; *given* names those that somebody set;
-    *extra* holds the application's own names (``APP_…``); *sources* says for each given
+    *values* maps each name to canonical text; *given* names those that some source sets;
+    *extra* holds the application's own variables (``APP_…``); *own* are the settings that
+    the application declares, whose values are among *values*; *sources* says for each given
     name where its value came from (``environment``, ``credentials``, ``file:12``,
     ``vault``); *unreadable* names those that were set to what cannot be read.
     """
 
-    __slots__ = ("_given", "_unreadable", "_values", "extra", "services", "sources")
+    __slots__ = (
+        "_given",
+        "_own_secrets",
+        "_unreadable",
+        "_values",
+        "extra",
+        "own",
+        "services",
+        "sources",
+    )
 
     _values: Mapping[str, str]
     _given: frozenset[str]
     _unreadable: frozenset[str]
+    _own_secrets: frozenset[str]
     extra: Mapping[str, str]
+    own: frozenset[str]
     services: tuple[ServiceAddress, ...]
     sources: Mapping[str, str]
 
@@ -46,6 +60,8 @@ class Settings:
         extra: Mapping[str, str] | None = None,
         sources: Mapping[str, str] | None = None,
         unreadable: Collection[str] = (),
+        *,
+        own: Mapping[str, Setting] | None = None,
     ) -> None:
         put = super().__setattr__
         put("_values", MappingProxyType(dict(values)))
@@ -53,6 +69,8 @@ class Settings:
         put("_unreadable", frozenset(unreadable))
         put("extra", MappingProxyType(dict(extra or {})))
         put("sources", MappingProxyType(dict(sources or {})))
+        put("own", frozenset(own or ()))
+        put("_own_secrets", frozenset(s.name for s in (own or {}).values() if s.secret))
         put("services", tuple(self._services()))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -62,7 +80,7 @@ class Settings:
         return f"<Settings ENV={self.text('ENV')}, {len(self._given)} given>"
 
     def text(self, name: str) -> str:
-        """Return a setting's canonical text; KeyError for a name that the table lacks."""
+        """Return a setting's canonical text; KeyError for a name that nothing declares."""
         return self._values[name]
 
     def integer(self, name: str) -> int:
@@ -86,8 +104,8 @@ class Settings:
         return int(self._values[name])
 
     def is_given(self, name: str) -> bool:
-        """Whether somebody set it; False where the value is the default or derived."""
-        if name not in SETTINGS:
+        """Whether a source sets it; False where the value is the default or derived."""
+        if name not in self._values:
             raise KeyError(name)
         return name in self._given
 
@@ -115,6 +133,7 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Return every value that no log may show."""
         values = [self._values[s.name] for s in SETTINGS.values() if s.secret]
+        values += [self._values[name] for name in self._own_secrets]
         values += [service.password for service in self.services]
         return tuple(value for value in values if value)
 
@@ -127,6 +146,9 @@ class Settings:
             GIVEN: ",".join(sorted(self._given)),
             SOURCES: sources,
             UNREADABLE: ",".join(sorted(self._unreadable)),
+            OWN: ",".join(
+                f"{name}!" if name in self._own_secrets else name for name in sorted(self.own)
+            ),
         }
 
     def write(self, path: Path) -> None:
@@ -154,40 +176,63 @@ class Settings:
                 values[name] = setting.read(text) if text else _empty(name)
             except Malformed:
                 continue
-        given = frozenset(entries.get(GIVEN, "").split(",")) & SETTINGS.keys()
+        own = _named_own(entries)
+        given = frozenset(entries.get(GIVEN, "").split(",")) & (SETTINGS.keys() | own.keys())
         extra = {name: text for name, text in entries.items() if is_own_name(name)}
         sources = dict(
             pair.split("=", 1) for pair in entries.get(SOURCES, "").split(",") if "=" in pair
         )
         unreadable = [name for name in entries.get(UNREADABLE, "").split(",") if name]
-        return cls(derive(values, {}, given=given).values, given, extra, sources, unreadable)
+        complete = {
+            **derive(values, {}, given=given).values,
+            **{name: entries[name] for name in own},
+        }
+        return cls(complete, given, extra, sources, unreadable, own=own)
+
+    def declared(self, own: Mapping[str, Setting]) -> "Settings":
+        """Return these settings with all that the application declares.
+
+        ``run/env`` may be an older build's: what it lacks of *own*, or holds in a form that
+        this build does not understand, takes its default.
+        """
+        values = dict(self._values)
+        for name, setting in own.items():
+            try:
+                values[name] = setting.read(values[name]) if values.get(name) else setting.default
+            except Malformed:
+                values[name] = setting.default
+        return Settings(values, self._given, self.extra, self.sources, self._unreadable, own=own)
 
     @classmethod
-    def of(cls, **given: str) -> "Settings":
+    def of(cls, own: Mapping[str, Setting] | None = None, /, **given: str) -> "Settings":
         """Return the defaults with *given* in their place, for tests and tools.
 
-        Raises ConfigurationError for an unknown name or a value that cannot be read.
+        *own* are settings of an application. Raises ConfigurationError for an unknown name
+        or a value that cannot be read.
         """
+        known = {**SETTINGS, **(own or {})}
         extra = {name: text for name, text in given.items() if is_own_name(name)}
         nested = {name: text for name, text in given.items() if name in nested_names(given)}
         values = {}
         for name, text in given.items():
             if name in extra or name in nested:
                 continue
-            if name not in SETTINGS:
+            if name not in known:
                 raise ConfigurationError(f"there is no setting {name}")
             try:
-                values[name] = SETTINGS[name].read(text) if text else ""
+                values[name] = known[name].read(text) if text else ""
             except Malformed as error:
-                shown = "its value" if SETTINGS[name].secret else repr(text)
+                shown = "its value" if known[name].secret else repr(text)
                 raise ConfigurationError(
-                    f"{name}: {shown} {error}; allowed: {SETTINGS[name].allowed}"
+                    f"{name}: {shown} {error}; allowed: {known[name].allowed}"
                 ) from None
-        values = {name: text for name, text in values.items() if text or _may_be_empty(name)}
-        known = frozenset(values)
-        return cls(
-            derive(values, nested, given=known).values, known, extra, dict.fromkeys(known, "given")
-        )
+        values = {name: text for name, text in values.items() if text or _may_be_empty(known[name])}
+        set_here = frozenset(values)
+        complete = {
+            **derive(values, nested, given=set_here).values,
+            **{name: values.get(name, setting.default) for name, setting in (own or {}).items()},
+        }
+        return cls(complete, set_here, extra, dict.fromkeys(set_here, "given"), own=own)
 
     def _services(self) -> list[ServiceAddress]:
         services = read_services(self.items("REQUIRED_SERVICES"), required=True)
@@ -201,8 +246,21 @@ class Settings:
         ]
 
 
-def _may_be_empty(name: str) -> bool:
-    setting = SETTINGS[name]
+def _named_own(entries: Mapping[str, str]) -> dict[str, Setting]:
+    """Return the application's own settings as the contract names them, values unread.
+
+    Who has to know more of them than name and secrecy loads the application
+    (:meth:`Settings.declared`).
+    """
+    found = {}
+    for item in entries.get(OWN, "").split(","):
+        name = item.removesuffix("!")
+        if name in entries and name not in SETTINGS:
+            found[name] = Setting(name, "text", "", "", secret=item != name)
+    return found
+
+
+def _may_be_empty(setting: Setting) -> bool:
     return setting.off or not (setting.default or setting.derived)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE
 from edgepaas.httpd.listen import FIRST_DESCRIPTOR
 from edgepaas.supervisor.stage_processes import spawn
+from edgepaas.timing.backoff import pause_after
 
 #: Each is a sub-command with its options, and a unit on an installed box.
 SIDECARS = (("sync",), ("alerts", "deliver", "--watch"))
@@ -143,8 +144,8 @@ class Sidecars:
 
     @staticmethod
     def _again(sidecar: _Sidecar, now: float) -> float:
-        pause: float = min(LONGEST_PAUSE, PAUSE * 2.0 ** min(sidecar.failures, 16))
         sidecar.failures += 1
+        pause = pause_after(sidecar.failures, first=PAUSE, longest=LONGEST_PAUSE)
         sidecar.due = now + pause
         return pause
 

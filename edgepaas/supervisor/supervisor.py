@@ -19,6 +19,7 @@ from edgepaas.sd_notify import Notifier
 from edgepaas.supervisor.child import Child, Events, reap
 from edgepaas.supervisor.sidecars import SIDECARS, Sidecars
 from edgepaas.supervisor.stage_processes import ALONE, CHAIN, PROGRAM, SERVICE, child_environment
+from edgepaas.timing.backoff import pause_after
 
 if TYPE_CHECKING:
     from edgepaas.supervisor.source_watch import SourceWatch
@@ -227,7 +228,7 @@ class Supervisor:
         self._failures += 1
         if ended.stage == SERVICE and ended.status > 0 and ended.status != EXIT_DECIDE_AGAIN:
             return PAUSE  # it has backed off by itself before it ended
-        return float(min(LONGEST_PAUSE, PAUSE * 2 ** min(self._failures - 1, 16)))
+        return pause_after(self._failures, first=PAUSE, longest=LONGEST_PAUSE)
 
     def _told_to_stop_during(self, events: Events, seconds: float) -> bool:
         until = time.monotonic() + seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The box's SQLite file as the drainer holds it: open, under the shared lock of all its users."""
+"""The box's SQLite file as the drainer uses it: open, under the lock that all its users share."""
 
 import logging
 import os
@@ -14,21 +14,24 @@ from edgepaas.files.sqlite_file import forget_use, not_to_be_opened, note_use
 from edgepaas.outbox import capture
 from edgepaas.sync.wakeups import ForeignWriteDetector
 
-#: Seconds to wait for whoever swaps the file, and for another writer's transaction.
+#: Seconds to wait for a process that swaps the file, and for another writer's transaction.
 _LOCK_TIMEOUT = 2.0
 _BUSY_TIMEOUT = 5.0
-#: 2 MiB of cache for a connection are SQLite's default; the drainer reads each row once.
+#: SQLite's default is 2 MiB of cache a connection; the drainer reads each row once.
 _CACHE_KIB = 512
 
 logger = logging.getLogger("edgepaas.sync")
 
 
 class FileGone(EdgePaaSError):
-    """The file was replaced or deleted while it was open; it is to be opened again."""
+    """The file was replaced or deleted while it was open; it has to be opened again."""
 
 
 class BoxFile:
-    """The open file; ``close`` gives the lock back."""
+    """The open file; :meth:`close` releases the lock.
+
+    ``captures``: whether changes of this file are captured for the hub.
+    """
 
     def __init__(self, path: Path, paths: Paths) -> None:
         """Raises LockHeld, OSError, sqlite3.Error, DatabaseUnavailable."""
@@ -39,7 +42,7 @@ class BoxFile:
             try:
                 self.connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
                 self.captures = capture.is_installed(self.connection)
-                self._foreign = ForeignWriteDetector(self.connection)
+                self._foreign_writes = ForeignWriteDetector(self.connection)
                 self._files = OpenFiles(path)
                 self._use = note_use(path)
             except BaseException:
@@ -50,20 +53,20 @@ class BoxFile:
             raise
 
     def changed(self) -> bool:
-        """Whether somebody else has committed since the last call; raises FileGone."""
+        """Whether another connection has committed since the last call; raises FileGone."""
         if lost := self._files.lost():
             raise FileGone(lost)
-        return self._foreign.changed()
+        return self._foreign_writes.changed()
 
     def close(self) -> None:
-        """Close it; work in progress is rolled back."""
+        """Close it; an open transaction is rolled back."""
         self.connection.close()
         forget_use(self._use)
         os.close(self._lock)
 
 
 def open_box_file(path: Path, paths: Paths) -> BoxFile | None:
-    """Open the file *path*; None while there is none that could be opened.
+    """Open the file *path*; None while there is no file that may be opened.
 
     Raises what BoxFile raises.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a drainer is made of: the decision, the box's and the hub's ends, and how to stop."""
+"""What a drainer works with: settings, decision, paths, and how it is asked to stop."""
 
 import logging
 import uuid
@@ -26,31 +26,34 @@ logger = logging.getLogger("edgepaas.sync")
 
 @dataclass(frozen=True)
 class SyncContext:
-    """Handed down from the command line to whatever drains."""
+    """Passed from the command line to everything that drains."""
 
     settings: "Settings"
     contract: "DatabaseContract"
     paths: "Paths"
     stop: StopRequest
-    #: How this EdgePaaS is called, and with which environment.
+    #: The command line that runs this EdgePaaS, and the environment for it.
     program: Sequence[str]
     environ: Mapping[str, str]
 
     def hub_schema(self) -> HubSchemaUpgrade:
-        """Return what sees to the hub's schema; where PostgreSQL serves a stage just has."""
+        """Return the upgrade of the hub's schema.
+
+        Where PostgreSQL serves, the schema stage has just brought it to head.
+        """
         command = [*self.program, "schema", "--hub"]
         at_head = not self.contract.sqlite_active
         return HubSchemaUpgrade(command, self.environ, self.stop, at_head=at_head)
 
     def local_node(self) -> LocalNode:
-        """Return who this box is; raises OSError, LockHeld."""
+        """Return the identity of this box; raises OSError, LockHeld."""
         build = build_version()
         return LocalNode(
             node_id=node_identity(self.paths).node_id,
             name=self.settings.text("NODE_NAME"),
             version=build.partition("+")[0],
             build=build,
-            # Without one, two starts of this process would look like two boxes' at worst.
+            # Without a boot id, two starts of this process may be taken for two boxes.
             boot_id=current_moment().boot_id or str(uuid.uuid4()),
         )
 
@@ -58,8 +61,8 @@ class SyncContext:
         """Return a connection to a hub whose schema is at head.
 
         Raises what :func:`edgepaas.sync.hub.connection.open_hub` and
-        :meth:`HubSchemaUpgrade.bring` raise; HubUnreachable rather than SchemaBlocked when
-        the hub went away meanwhile.
+        :meth:`HubSchemaUpgrade.run` raise; HubUnreachable rather than SchemaBlocked when
+        the hub became unreachable meanwhile.
         """
         from edgepaas.sync.hub.connection import open_hub
 
@@ -67,7 +70,7 @@ class SyncContext:
         try:
             if not schema.at_head:
                 try:
-                    schema.bring()
+                    schema.run()
                 except SchemaBlocked:
                     hub.query("SELECT 1")
                     raise
@@ -78,9 +81,9 @@ class SyncContext:
         return hub
 
     def table_document(self) -> dict[str, Any]:
-        """Return run/tables.json; one without tables where it cannot be read.
+        """Return ``run/tables.json``; a document without tables where it cannot be read.
 
-        What waits is sent all the same: the file's own layouts stand for the models.
+        Captured rows are delivered all the same, by the layouts that the file holds.
         """
         try:
             return read_document(self.paths.tables)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can keep rows from reaching the hub, told apart by what is to be done about it."""
+"""Why rows cannot reach the hub, classified by what is to be done about it."""
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.pgdriver.failures import (
@@ -15,33 +15,33 @@ from edgepaas.pgdriver.failures import (
 class HubError(EdgePaaSError):
     """The hub could not do what it was asked.
 
-    ``sqlstate`` and ``said``, its own words, are empty when it said nothing.
+    ``sqlstate`` and ``server_message`` are empty where PostgreSQL sent no error of its own.
     """
 
-    def __init__(self, message: str, *, sqlstate: str = "", said: str = "") -> None:
+    def __init__(self, message: str, *, sqlstate: str = "", server_message: str = "") -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
-        self.said = said
+        self.server_message = server_message
 
 
 class HubUnreachable(HubError):
-    """The link or the server: hold everything, try again later. Nothing was lost."""
+    """The link or the server failed: keep the rows, try again later. Nothing was lost."""
 
 
 class HubMisconfigured(HubError):
-    """The hub's rights or names are wrong: hold, and tell a human; trying again is harmless."""
+    """A right or a name is wrong: keep the rows and alert an operator; retrying is harmless."""
 
 
 class SchemaDrift(HubError):
-    """The hub's tables are not those of the rows: bring its schema to head, or block."""
+    """The hub's tables do not fit the rows: upgrade its schema, or block."""
 
 
 class RowRefused(HubError):
-    """PostgreSQL will never take this row; only seen outside by who sends single rows."""
+    """PostgreSQL will never accept this row; only code that sends single rows sees this."""
 
 
 class UnclassifiedHubError(HubError):
-    """Something else: hold, and tell a human."""
+    """Any other error: keep the rows and alert an operator."""
 
 
 _OF_CLASS: dict[ErrorClass, type[HubError]] = {
@@ -51,22 +51,26 @@ _OF_CLASS: dict[ErrorClass, type[HubError]] = {
     ErrorClass.ROW: RowRefused,
     ErrorClass.OTHER: UnclassifiedHubError,
 }
-#: Failures to connect that only a person can mend.
+#: Failures to connect that only an operator can correct.
 _MISCONFIGURED = frozenset({Failure.NO_DATABASE, Failure.PERMISSION, Failure.TOO_OLD})
 
 
-def translated(raised: Exception, doing: str) -> HubError:
-    """Return what *raised*, by the driver or while connecting, is for who sends rows.
+def as_hub_error(raised: Exception, doing: str) -> HubError:
+    """Return the HubError for *raised*, an exception of the driver or of connecting.
 
-    *doing* says what was tried, e.g. ``sending rows``.
+    *doing* names what was tried, e.g. ``sending rows``; the message begins with it.
     """
     if isinstance(raised, HubError):
         return raised
     if isinstance(raised, ConnectFailure):
         untrusted = raised.kind is Failure.TLS and raised.permanent
         kind = HubMisconfigured if untrusted or raised.kind in _MISCONFIGURED else HubUnreachable
-        return kind(str(raised))  # it names the place itself
+        return kind(str(raised))  # its text names the server already
     state = sqlstate(raised) or ""
-    said = server_message(raised)
-    text = f"{doing}: PostgreSQL says: {said} (SQLSTATE {state})" if state else f"{doing}: {said}"
-    return _OF_CLASS[error_class(raised)](text, sqlstate=state, said=said)
+    message = server_message(raised)
+    text = (
+        f"{doing}: PostgreSQL says: {message} (SQLSTATE {state})"
+        if state
+        else f"{doing}: {message}"
+    )
+    return _OF_CLASS[error_class(raised)](text, sqlstate=state, server_message=message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps rows from going home: judged, told once, and tried again after a while."""
+"""Failures to deliver rows: classified, alerted once, and retried after a back-off."""
 
 import logging
 import sqlite3
@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import (
+    HUB_AWAY,
+    HUB_MISCONFIGURED,
+    HUB_SCHEMA,
+    HUB_TROUBLE,
+    SYNC_FAILED,
+    SYNC_FILE,
+)
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.database.failures import is_damaged
 from edgepaas.sync.errors import HubError, HubMisconfigured, HubUnreachable, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import SchemaBlocked
@@ -18,45 +26,45 @@ from edgepaas.timing.backoff import Backoff
 
 logger = logging.getLogger("edgepaas.sync")
 
-_ORIGIN = "edgepaas-sync"
-#: Alerts with these fingerprints are resolved once the hub takes rows again.
-_FINGERPRINTS = (
-    *("hub-misconfigured", "hub-schema", "hub-trouble", "hub-away", "sync-file", "sync-failed"),
+#: Alerts that are resolved once PostgreSQL accepts rows again.
+_RESOLVED_BY_SUCCESS = (
+    *(HUB_MISCONFIGURED, HUB_SCHEMA, HUB_TROUBLE, HUB_AWAY, SYNC_FILE, SYNC_FAILED),
 )
-#: Seconds for which PostgreSQL may be away before a person is told who would not be else:
-#: where SQLite serves by choice nothing falls back, and a changed password looks like this.
+#: Seconds for which PostgreSQL may be unreachable before an alert is raised where no other part
+#: raises one: where SQLite serves by choice nothing falls back, and a changed password looks
+#: like an unreachable server.
 AWAY_ALERT_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
 class FailureClass:
-    """What an error means; ``hub`` is None where it says nothing of PostgreSQL."""
+    """What an error means for forwarding; ``hub`` is None where it tells nothing of PostgreSQL."""
 
     state: SyncState
     hub: HubState | None
-    #: What an alert is raised under; empty: waiting is all there is to do.
-    fingerprint: str = ""
+    #: The alert to raise; None: no operator is needed, only time.
+    alert: CatalogueEntry | None = None
 
 
-#: The first that fits; of an error that is none of these the box's own end is the cause.
+#: The first match counts; any other error comes from the box itself.
 _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
-    (SchemaBlocked, FailureClass("blocked", "schema", "hub-schema")),
-    (SchemaDrift, FailureClass("blocked", "schema", "hub-schema")),
+    (SchemaBlocked, FailureClass("blocked", "schema", HUB_SCHEMA)),
+    (SchemaDrift, FailureClass("blocked", "schema", HUB_SCHEMA)),
     (HubUnreachable, FailureClass("held", "away")),
-    (HubMisconfigured, FailureClass("blocked", "misconfigured", "hub-misconfigured")),
-    (HubError, FailureClass("blocked", "misconfigured", "hub-trouble")),
+    (HubMisconfigured, FailureClass("blocked", "misconfigured", HUB_MISCONFIGURED)),
+    (HubError, FailureClass("blocked", "misconfigured", HUB_TROUBLE)),
 )
 
 
 def classify(error: Exception, *, drifts: int) -> FailureClass:
-    """Return what *error* means; *drifts*: how often in a row the schema did not fit before."""
+    """Return what *error* means; *drifts*: how many SchemaDrift errors came in a row before it."""
     if isinstance(error, SchemaDrift) and not drifts:
-        return FailureClass("held", "schema")  # the schema stage may mend it, once
+        return FailureClass("held", "schema")  # the schema upgrade is tried once
     for kind, found in _CLASSES:
         if isinstance(error, kind):
             return found
     return (
-        FailureClass("blocked", None, "sync-file")
+        FailureClass("blocked", None, SYNC_FILE)
         if is_damaged(error)
         else FailureClass("held", None)
     )
@@ -64,14 +72,15 @@ def classify(error: Exception, *, drifts: int) -> FailureClass:
 
 @dataclass
 class FailureTracker:
-    """Counts failures and keeps *report* telling of them."""
+    """Counts failures, shows them in *report*, and says when the next attempt is due."""
 
     report: LiveStatus
-    #: Whether nobody else tells that PostgreSQL is away.
+    #: Whether to alert when PostgreSQL stays unreachable: no other part of the box does.
     alerts_when_away: bool = False
     clock: Callable[[], float] = time.monotonic
     _away_since: float | None = None
-    #: A link that heals by itself is tried soon, what a person has to mend less often.
+    #: A link may recover by itself and is retried soon; what an operator has to correct,
+    #: less often.
     _link: Backoff = field(default_factory=Backoff)
     _lasting: Backoff = field(
         default_factory=lambda: Backoff(
@@ -84,34 +93,28 @@ class FailureTracker:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the next attempt; 0.0: now."""
+        """Seconds until the next attempt; 0.0: it is due."""
         return max(self._link.remaining, self._lasting.remaining)
 
     def record_failure(self, error: Exception) -> FailureClass:
-        """Take note of *error*, and tell a person where one is needed."""
+        """Record *error*, back off, and raise an alert where an operator is needed."""
         found = classify(error, drifts=self._drifts)
         if isinstance(error, SchemaDrift):
             self._drifts += 1
-        pause = (self._lasting if found.fingerprint else self._link).failed()
+        pause = (self._lasting if found.alert else self._link).failed()
         reason = one_line_reason(error)
         if reason != self.report.reason:
-            logger.warning("nothing goes to PostgreSQL for now: %s", reason)
-        logger.debug("the next attempt comes in %.1f s", pause)
+            logger.warning("rows cannot be delivered to PostgreSQL: %s", reason)
+        logger.debug("retrying after %.1f s", pause)
         self.report.state, self.report.reason = found.state, reason
         if found.hub is not None:
             self.report.hub = found.hub
         self._clear = False
         if found.hub == "away":
             self._alert_when_away_for_long(reason)
-        if found.fingerprint and found.fingerprint not in self._alerted:
-            self._alerted.add(found.fingerprint)
-            raise_alert(
-                f"rows cannot go to PostgreSQL: {reason}. They wait on this box, and nothing is "
-                "lost: 'edgepaas sync status' says how many, 'edgepaas doctor' looks for causes",
-                severity="critical",
-                fingerprint=found.fingerprint,
-                origin=_ORIGIN,
-            )
+        if found.alert is not None and found.alert.pattern not in self._alerted:
+            self._alerted.add(found.alert.pattern)
+            found.alert.raise_alert(f"rows cannot be delivered to PostgreSQL: {reason}")
         return found
 
     def _alert_when_away_for_long(self, reason: str) -> None:
@@ -119,20 +122,16 @@ class FailureTracker:
         if self._away_since is None:
             self._away_since = now
         long = now - self._away_since >= AWAY_ALERT_AFTER and self.report.rows_waiting > 0
-        if not long or not self.alerts_when_away or "hub-away" in self._alerted:
+        if not long or not self.alerts_when_away or HUB_AWAY.pattern in self._alerted:
             return
-        self._alerted.add("hub-away")
-        raise_alert(
-            f"PostgreSQL has been away for more than {AWAY_ALERT_AFTER / 60:.0f} minutes: "
-            f"{reason}. {self.report.rows_waiting:,} rows wait on this box, and nothing is lost; "
-            "see that it comes back, and that DATABASE_URL still names it with the right password",
-            severity="warning",
-            fingerprint="hub-away",
-            origin=_ORIGIN,
+        self._alerted.add(HUB_AWAY.pattern)
+        HUB_AWAY.raise_alert(
+            f"PostgreSQL has been unreachable for more than {AWAY_ALERT_AFTER / 60:.0f} minutes: "
+            f"{reason}. {self.report.rows_waiting:,} rows wait on this box"
         )
 
     def record_success(self) -> None:
-        """Take note that all went well; say so where it had not."""
+        """Record that everything worked; resolve the alerts of earlier failures."""
         if self._clear:
             return
         self._clear = True
@@ -142,14 +141,14 @@ class FailureTracker:
         self._away_since = None
         self._alerted.clear()
         if self.report.reason:
-            logger.info("PostgreSQL takes rows again")
+            logger.info("PostgreSQL accepts rows again")
         self.report.hub, self.report.reason = "ok", ""
         self.report.state = "draining" if self.report.rows_waiting else "idle"
-        for fingerprint in _FINGERPRINTS:  # also those of a drainer before this one
-            resolve_alert("PostgreSQL takes rows again", fingerprint=fingerprint, origin=_ORIGIN)
+        for entry in _RESOLVED_BY_SUCCESS:  # also those of an earlier process
+            entry.resolve_alert("PostgreSQL accepts rows again")
 
 
 def one_line_reason(error: Exception) -> str:
-    """Return *error* as one line for a person."""
+    """Return *error* as one line of text."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"the SQLite file: {text}" if isinstance(error, sqlite3.Error) else text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hub keeps for a person: dead letters and conflicts, listed and looked up."""
+"""Dead letters and conflicts, which the hub keeps for an operator: list, look up, settle."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 Kind = Literal["dead-letters", "conflicts"]
 
 _TABLE: dict[Kind, str] = {"dead-letters": "sync_dead_letters", "conflicts": "sync_conflicts"}
-#: The state of an entry that waits for a person.
+#: The state of an entry that waits for an operator.
 WAITING: dict[Kind, str] = {"dead-letters": "waiting", "conflicts": "open"}
-_OWN: dict[Kind, str] = {
+_DETAILS: dict[Kind, str] = {
     "dead-letters": "op, sqlstate, message, new, old",
     "conflicts": "reason, hub, box",
 }
 
 
 class EntryNotFound(EdgePaaSError):
-    """There is no entry of this id, or several that begin so."""
+    """No entry has this id, or several ids begin with it."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Entry:
     details: Mapping[str, Any]
 
     @property
-    def line(self) -> str:
-        """What is the matter, in one line."""
+    def summary(self) -> str:
+        """The reason, in one line."""
         details = self.details
         if "message" in details:
             return f"{details['op']}: {details['message']} ({details['sqlstate']})"
         return str(details["reason"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for ``--json``; values as the hub keeps them (sync/values.py)."""
+        """Return it for ``--json``; values as in edgepaas/sync/delivery/values.py."""
         return {**self.__dict__, "details": dict(self.details)}
 
 
-def entries(
+def list_entries(
     hub: "Hub",
     kind: Kind,
     *,
@@ -66,9 +66,9 @@ def entries(
 ) -> list[Entry]:
     """Return the entries of *node_id* (empty: of every box), the oldest first.
 
-    Those that wait; with *settled* the others as well. Raises HubError.
+    Only those that wait; with *settled* also the others. Raises HubError.
     """
-    return _found(
+    return _query(
         hub,
         kind,
         "($1 = '' OR e.node_id::text = $1) AND ($2 = '' OR e.state = $2)",
@@ -77,51 +77,53 @@ def entries(
     )
 
 
-def entry(hub: "Hub", kind: Kind, wanted: str) -> Entry:
+def find_entry(hub: "Hub", kind: Kind, wanted: str) -> Entry:
     """Return the entry whose id is, or begins with, *wanted*; raises EntryNotFound, HubError."""
-    found = _found(
+    found = _query(
         hub, kind, "starts_with(e.id::text, $1) AND $2 = ''", (wanted.strip().lower(), ""), 2
     )
-    word = kind.removesuffix("s").replace("-", " ")
+    noun = kind.removesuffix("s").replace("-", " ")
     if not wanted.strip() or not found:
-        raise EntryNotFound(f"there is no {word} {wanted}: 'edgepaas sync {kind}' lists them")
+        raise EntryNotFound(f"there is no {noun} {wanted}: 'edgepaas sync {kind}' lists them")
     if len(found) > 1:
-        raise EntryNotFound(f"several {word}s begin with {wanted}: give more of the id")
+        raise EntryNotFound(f"several {noun}s begin with {wanted}: give more of the id")
     return found[0]
 
 
-def settle(hub: "Hub", ids: Sequence[str]) -> int:
+def settle_conflicts(hub: "Hub", ids: Sequence[str]) -> int:
     """Mark the conflicts *ids* as settled; returns how many were open. Raises HubError."""
-    done = hub.query(
+    settled = hub.query(
         "UPDATE sync_conflicts SET state = 'settled', settled_at = now() "
         "WHERE id = ANY ($1::text::uuid[]) AND state = 'open' RETURNING 1",
         _ids(ids),
     )
-    return len(done)
+    return len(settled)
 
 
 def retry_all(
     hub: "Hub", chosen: Sequence[Entry], models: Mapping[str, Any]
 ) -> tuple[int, list[str]]:
-    """Send the dead letters *chosen* again, each row's in their order.
+    """Apply the dead letters *chosen* again, those of each row in their order.
 
-    Returns how many landed, and for each row that is still refused what PostgreSQL says.
+    Returns how many were applied, and for each row that is refused again the reason.
     *models*: ``tables`` of tables.json. Raises DeadLetterNotFound, HubError.
     """
     from edgepaas.sync.delivery.dead_letters import retry
 
-    landed, problems = 0, []
-    rows = {(one.node_id, one.table, one.key): one for one in reversed(chosen)}  # the first each
+    applied, problems = 0, []
+    rows = {
+        (one.node_id, one.table, one.key): one for one in reversed(chosen)
+    }  # the first of each row
     for one in reversed(rows.values()):
         done = retry(hub, one.id, models=models)
-        landed += done.landed
+        applied += done.applied
         if done.waiting:
             problems.append(f"{one.table} {one.key}: {done.message} ({done.waiting} wait)")
-    return landed, problems
+    return applied, problems
 
 
 def discard_all(hub: "Hub", chosen: Sequence[Entry]) -> int:
-    """Give the dead letters *chosen* up; returns how many. Raises DeadLetterNotFound, HubError."""
+    """Discard the dead letters *chosen*; returns how many. Raises DeadLetterNotFound, HubError."""
     from edgepaas.sync.delivery.dead_letters import discard
 
     for one in chosen:
@@ -129,8 +131,8 @@ def discard_all(hub: "Hub", chosen: Sequence[Entry]) -> int:
     return len(chosen)
 
 
-def shown(value: Any) -> str:
-    """Return a kept value for a person: a text as it is, what is none quoted or in hex."""
+def display_value(value: Any) -> str:
+    """Return a stored value for display: text as it is, unprintable text quoted, bytes in hex."""
     if value is None:
         return "NULL"
     try:
@@ -147,13 +149,13 @@ def _ids(ids: Sequence[str]) -> str:
     return "{" + ",".join(ids) + "}"
 
 
-def _found(
+def _query(
     hub: "Hub", kind: Kind, condition: str, values: tuple[str, str], limit: int
 ) -> list[Entry]:
-    names = [name.strip() for name in _OWN[kind].split(",")]
+    names = [name.strip() for name in _DETAILS[kind].split(",")]
     rows = hub.query(
         "SELECT e.id::text, coalesce(n.name, ''), e.node_id::text, e.stream_id::text, e.seq, "  # noqa: S608
-        f"e.tbl, e.row_key, e.state, {_moment('e.created_at')}, {_moment('e.settled_at')}, "
+        f"e.tbl, e.row_key, e.state, {_utc_text('e.created_at')}, {_utc_text('e.settled_at')}, "
         + ", ".join(f"e.{name}" for name in names)
         + f" FROM {_TABLE[kind]} e LEFT JOIN nodes n ON n.node_id = e.node_id "
         f"WHERE {condition.replace('$1', '$1::text').replace('$2', '$2::text')} "
@@ -166,5 +168,5 @@ def _found(
     ]
 
 
-def _moment(column: str) -> str:
+def _utc_text(column: str) -> str:
     return f"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas sync --once``: send what waits, then say what became of it."""
+"""``edgepaas sync --once``: send what waits, then report the result."""
 
 import os
 import time
@@ -16,27 +16,27 @@ from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade
 from edgepaas.sync.wakeups import send_wakeup
 
-#: Seconds without a word, at most.
-_PROGRESS = 2.0
-#: Seconds that the drainer which runs already is given, as long as fewer and fewer wait.
-_PATIENCE = 5.0
-_LOOK_EVERY = 0.1
+#: Seconds between two progress lines.
+_PROGRESS_INTERVAL = 2.0
+#: Seconds without progress after which a drainer that runs already is not waited for.
+_STALL_TIMEOUT = 5.0
+_POLL_INTERVAL = 0.1
 
 
 @dataclass
 class Outcome:
-    """What was sent in all, what is left, and why; ``reason`` is empty when nothing is."""
+    """What was sent in all, how many rows remain, and why; ``reason`` is empty if none do."""
 
     rows: int = 0
     dead: int = 0
     conflicts: int = 0
     shed: int = 0
-    left: int = 0
+    remaining: int = 0
     reason: str = ""
 
     @property
     def text(self) -> str:
-        """Return it for a person."""
+        """Return it as one line for an operator."""
         extras = [
             f"{count} {what}"
             for count, what in (
@@ -47,27 +47,30 @@ class Outcome:
             if count
         ]
         sent = f"{self.rows} rows sent{' (' + ', '.join(extras) + ')' if extras else ''}"
-        waits = f"{self.left} {'row waits' if self.left == 1 else 'rows wait'}"
-        return f"{sent}; nothing waits" if not self.left else f"{sent}; {waits}: {self.reason}"
+        if not self.remaining:
+            return f"{sent}; nothing waits"
+        waits = f"{self.remaining} {'row waits' if self.remaining == 1 else 'rows wait'}"
+        return f"{sent}; {waits}: {self.reason}"
 
 
-def drain_once(context: SyncContext, say: Callable[[str], None]) -> Outcome:
-    """Send everything that waits when it begins, and what comes meanwhile.
+def drain_once(context: SyncContext, progress: Callable[[str], None]) -> Outcome:
+    """Send everything that waits, and what is written meanwhile.
 
-    Takes the drainer's place, or asks the one that runs. Raises Stopped, sqlite3.Error,
-    OSError; that PostgreSQL does not take the rows is an outcome.
+    Where a drainer runs already, it is woken and waited for. *progress* gets a line now and
+    then. Raises Stopped, sqlite3.Error, OSError; that PostgreSQL does not accept the rows is
+    an Outcome, not an error.
     """
     try:
         lock = acquire(context.paths.sync_lock, timeout=0.0)
     except LockHeld:
-        return _by_the_other(context, say)
+        return _wait_for_running_drainer(context, progress)
     try:
-        return _own(context, say)
+        return _drain_here(context, progress)
     finally:
         os.close(lock)
 
 
-def _own(context: SyncContext, say: Callable[[str], None]) -> Outcome:
+def _drain_here(context: SyncContext, progress: Callable[[str], None]) -> Outcome:
     file = open_box_file(context.contract.sqlite_path, context.paths)
     outcome = Outcome()
     if file is None:
@@ -75,73 +78,75 @@ def _own(context: SyncContext, say: Callable[[str], None]) -> Outcome:
     with closing(file):
         if not file.captures:
             return outcome
-        outcome.left = pending(file.connection)
+        outcome.remaining = pending(file.connection)
         schema = context.hub_schema()
         try:
             for attempt in range(2):
                 try:
-                    _drain(context, file, schema, outcome, say)
+                    _send_all(context, file, schema, outcome, progress)
                     break
                 except SchemaDrift:
                     if attempt or schema.at_head is False:
                         raise
                     schema.at_head = False
         except HubError as error:
-            context.stop.raise_if_requested()  # an end cuts the link; that is no trouble
+            context.stop.raise_if_requested()  # a stop aborts the connection: no failure
             outcome.reason = " ".join(str(error).split())
-        outcome.left = pending(file.connection)
+        outcome.remaining = pending(file.connection)
     return outcome
 
 
-def _drain(
+def _send_all(
     context: SyncContext,
     file: BoxFile,
     schema: HubSchemaUpgrade,
     outcome: Outcome,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
     from edgepaas.sync.delivery.drain import drain_batch
 
     rows = context.settings.integer("SYNC_BATCH")
     models = context.table_document()["tables"] or None
-    spoken = time.monotonic()
+    reported = time.monotonic()
     with closing(context.connect(schema)) as hub, context.stop.abort_on_stop(hub.abort):
         while True:
             context.stop.raise_if_requested()
-            drained = drain_batch(file.connection, hub, rows=rows, say=say, models=models)
-            outcome.rows += drained.rows
-            outcome.dead += drained.dead
-            outcome.conflicts += drained.conflicts
-            outcome.shed += drained.shed
-            outcome.left = drained.remaining
-            if not drained.remaining:
+            batch = drain_batch(file.connection, hub, rows=rows, log=progress, models=models)
+            outcome.rows += batch.rows
+            outcome.dead += batch.dead
+            outcome.conflicts += batch.conflicts
+            outcome.shed += batch.shed
+            outcome.remaining = batch.remaining
+            if not batch.remaining:
                 return
-            if time.monotonic() - spoken >= _PROGRESS:
-                spoken = time.monotonic()
-                say(f"{outcome.rows} rows sent, {drained.remaining} to go")
+            if time.monotonic() - reported >= _PROGRESS_INTERVAL:
+                reported = time.monotonic()
+                progress(f"{outcome.rows} rows sent, {batch.remaining} to go")
 
 
-def _by_the_other(context: SyncContext, say: Callable[[str], None]) -> Outcome:
-    """Wake the drainer that runs, and watch the queue for as long as it gets shorter."""
+def _wait_for_running_drainer(context: SyncContext, progress: Callable[[str], None]) -> Outcome:
+    """Wake the drainer that runs, and wait for as long as the queue gets shorter."""
     status = sync_status.read(context.paths)
     process = f" (process {status.pid})" if status is not None and status.fresh else ""
-    say(f"another drainer{process} holds {context.paths.sync_lock}; it is asked to send what waits")
+    progress(
+        f"another drainer{process} holds {context.paths.sync_lock}; it is asked to send what waits"
+    )
     outcome = Outcome()
-    with _looking(context) as count:
+    with _pending_counter(context) as count:
         least = before = count()
-        spoken = progress = time.monotonic()
-        while count() and time.monotonic() - progress < _PATIENCE:
+        reported = last_progress = time.monotonic()
+        while count() and time.monotonic() - last_progress < _STALL_TIMEOUT:
             context.stop.raise_if_requested()
             send_wakeup(context.paths.sync_wake)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_INTERVAL)
             if count() < least:
-                least, progress = count(), time.monotonic()
-            if time.monotonic() - spoken >= _PROGRESS:
-                spoken = time.monotonic()
-                say(f"{least} to go")
-        outcome.left = count()
-    outcome.rows = max(0, before - outcome.left)
-    if outcome.left:
+                least, last_progress = count(), time.monotonic()
+            if time.monotonic() - reported >= _PROGRESS_INTERVAL:
+                reported = time.monotonic()
+                progress(f"{least} to go")
+        outcome.remaining = count()
+    outcome.rows = max(0, before - outcome.remaining)
+    if outcome.remaining:
         status = sync_status.read(context.paths)
         known = status.reason if status is not None else ""
         outcome.reason = known or "the drainer that runs has not sent them yet"
@@ -149,7 +154,7 @@ def _by_the_other(context: SyncContext, say: Callable[[str], None]) -> Outcome:
 
 
 @contextmanager
-def _looking(context: SyncContext) -> Iterator[Callable[[], int]]:
+def _pending_counter(context: SyncContext) -> Iterator[Callable[[], int]]:
     """Give a function that counts the rows that wait."""
     file = open_box_file(context.contract.sqlite_path, context.paths)
     if file is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the drainer says of itself: gathered as it goes, written to ``run/sync.json``."""
+"""The drainer's status: kept while it runs, written to ``run/sync.json`` when it changes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,18 +11,18 @@ from edgepaas.sync import status as sync_status
 from edgepaas.sync.status import SyncStatus
 from edgepaas.timing.moment import rfc3339
 
-#: Seconds after which the status is written although nothing in it has changed, and the
-#: least time between two that only count on.
+#: Seconds after which an unchanged status is written again as a sign of life, and the least
+#: time between two writes that differ only in counters.
 _RENEW = 5.0
 _LEAST = 0.25
 
 
 @dataclass
 class LiveStatus(SyncStatus):
-    """The status as it becomes: its values are changed in place."""
+    """The current status; its values are changed in place."""
 
     def set_waiting(self, rows: int, wall: float) -> None:
-        """Take note of how many rows wait, and since when."""
+        """Set how many rows wait; *wall*: now, in seconds since 1970."""
         self.rows_waiting = rows
         if not rows:
             self.waiting_since = None
@@ -30,7 +30,7 @@ class LiveStatus(SyncStatus):
             self.waiting_since = rfc3339(wall, milliseconds=True)
 
     def set_ledger(self, counters: Mapping[str, int], wall: float) -> None:
-        """Take note of what the file's ledger says."""
+        """Set the counters of the file's ledger."""
         self.ledger = counters
         self.set_waiting(counters["pending"], wall)
         self.dead_letters = counters["dead"]
@@ -38,18 +38,18 @@ class LiveStatus(SyncStatus):
         self.hub_lost = counters["hub_lost"]
 
     def record_delivery(self, wall: float) -> None:
-        """Take note that PostgreSQL has just committed rows."""
+        """Record that PostgreSQL has just committed rows."""
         self.last_delivery = rfc3339(wall, milliseconds=True)
 
     @property
     def urgent(self) -> tuple[Any, ...]:
-        """What is written at once when it changes."""
+        """The values whose change is written at once."""
         return self.state, self.reason, self.hub, bool(self.rows_waiting), self.open_dead_letters
 
 
 @dataclass
 class StatusPublisher:
-    """Writes *report* when it has changed, and now and then as a sign of life."""
+    """Writes *report* when it has changed, and at intervals as a sign of life."""
 
     paths: Paths
     report: LiveStatus
@@ -60,7 +60,7 @@ class StatusPublisher:
     _at: float = float("-inf")
 
     def restore(self) -> None:
-        """Go on from what an earlier drainer of this box said: since when rows wait."""
+        """Take over what only an earlier process of this box knows: since when rows wait."""
         before = sync_status.read(self.paths)
         if before is not None and before.node_id == self.report.node_id:
             self.report.waiting_since = before.waiting_since
@@ -69,7 +69,7 @@ class StatusPublisher:
             self.report.open_conflicts = before.open_conflicts
 
     def publish(self, *, now: bool = False) -> None:
-        """Write the status if it is time to; *now*: whatever it says."""
+        """Write the status if it is due; *now*: in any case."""
         values = dict(vars(self.report))
         age = self.clock() - self._at
         due = age >= _RENEW or self.report.urgent != self._urgent
@@ -79,7 +79,7 @@ class StatusPublisher:
         self._written, self._urgent, self._at = values, self.report.urgent, self.clock()
 
     def seconds_left(self) -> float:
-        """Return in how many seconds :meth:`publish` has something to do."""
+        """Return the seconds until :meth:`publish` has something to write."""
         age = self.clock() - self._at
         longest = _LEAST if vars(self.report) != self._written else _RENEW
         return max(0.0, longest - age)

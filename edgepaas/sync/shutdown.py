@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the drainer ends: asked for once, from any thread; what is blocked then is cut loose.
+"""How the drainer stops: requested once, from any thread; blocked calls are aborted.
 
-Whatever it does can be stopped at any moment, even by ``kill -9``: a batch is wholly on the
-hub or not at all, and marks tell which. So an end need never be waited for.
+It may be stopped at any moment, even by ``kill -9``: a batch is on the hub as a whole or not
+at all, and the marks tell which. So no work has to be waited for.
 """
 
 import contextlib
@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EdgePaaSError
+from edgepaas.timing.backoff import Backoff
+from edgepaas.timing.periodic_task import PeriodicTask
 
-#: Seconds between two looks at the decision. The schema stage, which may have to swap the
-#: file, comes a Python start after the new decision.
+#: Seconds between two reads of the decision. The schema stage, which may have to swap the
+#: file, runs a Python start-up later than the new decision.
 CHECK_INTERVAL = 0.2
-#: Seconds that work in progress has before its connections are cut, and before the process
-#: ends without it.
+#: Seconds after the request at which blocked calls are aborted, and at which the process exits
+#: whatever it is doing.
 ABORT_AFTER = 0.5
 EXIT_AFTER = 3.0
 
@@ -28,14 +30,14 @@ logger = logging.getLogger("edgepaas.sync")
 
 
 class Stopped(EdgePaaSError):
-    """The end was asked for in the middle of work, which is given up."""
+    """A stop was requested in the middle of work, which is abandoned."""
 
 
 class StopRequest:
-    """Whether the process is to end, and with which exit status; thread-safe."""
+    """Whether the process is to stop, and with which exit status; thread-safe."""
 
     def __init__(self) -> None:
-        # Also taken in signal handlers, which interrupt the thread that may hold it.
+        # Re-entrant: a signal handler may interrupt the very thread that holds it.
         self._lock = threading.RLock()
         self._requested = threading.Event()
         self._aborts: dict[object, Callable[[], None]] = {}
@@ -44,11 +46,11 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether the end was asked for."""
+        """Whether a stop was requested."""
         return self._requested.is_set()
 
     def request(self, status: int, reason: str) -> None:
-        """Have the process end; the first to ask decides how."""
+        """Request a stop with exit *status*; only the first request counts."""
         with self._lock:
             if self._requested.is_set():
                 return
@@ -56,17 +58,17 @@ class StopRequest:
             self._requested.set()
 
     def raise_if_requested(self) -> None:
-        """Raise Stopped when the end was asked for."""
+        """Raise Stopped if a stop was requested."""
         if self._requested.is_set():
             raise Stopped(self.reason)
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to *seconds* for it; whether it was asked for."""
+        """Wait up to *seconds*; return whether a stop was requested."""
         return self._requested.wait(seconds)
 
     @contextlib.contextmanager
     def abort_on_stop(self, abort: Callable[[], None]) -> Iterator[None]:
-        """Have *cut* called, from another thread, when the end comes during the block."""
+        """Have *abort* called, from another thread, if a stop comes during the block."""
         token = object()
         with self._lock:
             self._aborts[token] = abort
@@ -77,14 +79,14 @@ class StopRequest:
                 del self._aborts[token]
 
     def abort_blocked_calls(self) -> None:
-        """Cut everything loose that the main thread may be blocked in."""
+        """Abort every call that the main thread may be blocked in."""
         with self._lock:
             for abort in list(self._aborts.values()):
                 abort()
 
 
 class StopWatcher:
-    """Asks for the end when the decision changes or the parent dies; a thread of its own."""
+    """A thread that requests a stop when the decision changes or the parent process dies."""
 
     def __init__(
         self,
@@ -96,9 +98,10 @@ class StopWatcher:
         wake: Callable[[], None] = lambda: None,
         exit_process: Callable[[int], None] = os._exit,
     ) -> None:
-        """*lifeline*: a pipe's end that is closed at its other end when the parent dies.
+        """*lifeline*: the read end of a pipe whose write end closes when the parent dies.
 
-        *wake* ends the main thread's sleep; *exit_process* ends the process if nothing else does.
+        *wake* interrupts the main thread's sleep; *exit_process* ends the process if the main
+        thread does not stop in time.
         """
         self._stop = stop
         self._contract = contract
@@ -109,18 +112,33 @@ class StopWatcher:
         self._seen: tuple[int, int] | None = None
         self._stopped = threading.Event()
 
+        self._task = PeriodicTask(
+            "watch",
+            self._turn,
+            every=0.0,  # each turn waits by itself
+            backoff=Backoff(first=CHECK_INTERVAL, longest=1.0),
+        )
+
     def start(self) -> None:
-        """Begin to watch."""
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        """Start the thread; raises RuntimeError where none can be started.
+
+        Without the watch the process must not go on: the supervisor starts it again.
+        """
+        self._task.start()
+        if not self._task.alive:
+            raise RuntimeError(f"the drainer cannot watch the decision: {self._task.problem()}")
 
     def stop(self) -> None:
-        """Stop watching: the process ends in order."""
+        """Stop watching: the process exits by itself."""
         self._stopped.set()
 
-    def _run(self) -> None:
-        while not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
+    def _turn(self) -> None:
+        """Check once; when a stop was requested, make sure that the process exits."""
+        if not self._stop.wait(0 if self._parent_died() else CHECK_INTERVAL):
             if reason := self.changed():
                 self._stop.request(EXIT_DECIDE_AGAIN, reason)
+            return
+        self._task.request_stop()
         self._wake()
         asked = time.monotonic()
         if self._stopped.wait(ABORT_AFTER):
@@ -128,11 +146,11 @@ class StopWatcher:
         self._stop.abort_blocked_calls()
         if self._stopped.wait(max(0.0, EXIT_AFTER - (time.monotonic() - asked))):
             return
-        logger.warning("what is under way does not end; the process ends without it")
+        logger.warning("the work in progress does not stop; exiting without it")
         self._exit_process(self._stop.status)
 
     def changed(self) -> str:
-        """Return what became of the decision, empty while it is the one that is worked on."""
+        """Return how the decision changed; empty while this process works on the current one."""
         from edgepaas.decision.contract import DatabaseContract
 
         try:
@@ -149,5 +167,5 @@ class StopWatcher:
     def _parent_died(self) -> bool:
         if self._lifeline < 0 or not select.select([self._lifeline], [], [], 0)[0]:
             return False
-        self._stop.request(EXIT_DONE, "the process that ran the chain is gone")
+        self._stop.request(EXIT_DONE, "the parent process is gone")
         return True

@@ -4,15 +4,15 @@
 Standard library only: health, service and the command line read it without a driver.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from edgepaas.files.atomic import write_unsynced
+from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType
 from edgepaas.timing.moment import current_moment, rfc3339
 
 #: idle: nothing waits; draining: rows are on their way; held: they wait for PostgreSQL;
@@ -86,16 +86,46 @@ class SyncStatus:
         return asdict(self)
 
 
+#: ``run/sync.json``: the fields of :class:`SyncStatus`. One of another build says nothing.
+RECORD = RecordType(
+    "sync-status",
+    2,
+    {
+        "state": shapes.one_of(*get_args(SyncState)),
+        "reason": shapes.text,
+        "hub": shapes.one_of(*get_args(HubState)),
+        "rows_waiting": shapes.whole,
+        "waiting_since": shapes.optional(shapes.text),
+        "last_delivery": shapes.optional(shapes.text),
+        "dead_letters": shapes.whole,
+        "conflicts": shapes.whole,
+        "hub_lost": shapes.whole,
+        "open_dead_letters": shapes.optional(shapes.whole),
+        "open_conflicts": shapes.optional(shapes.whole),
+        "handback": shapes.text,
+        "mirror": shapes.optional(shapes.object_of({"at": shapes.text, "rows": shapes.whole})),
+        "clock_offset": shapes.optional(shapes.number),
+        "node_id": shapes.text,
+        "stream_id": shapes.text,
+        "ledger": shapes.map_of(shapes.whole),
+        "generation": shapes.text,
+        "pid": shapes.whole,
+        "updated": shapes.text,
+        "updated_since_boot": shapes.number,
+    },
+)
+
+
 def read(paths: Paths) -> SyncStatus | None:
     """Return the last status written, None when there is none that can be understood.
 
     Look at ``fresh`` before believing it: a drainer that was killed leaves its last one.
     """
-    try:
-        entry = json.loads(paths.sync_status.read_text(encoding="utf-8"))
-        return _of(entry)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    found = RECORD.read_or_none(paths.sync_status)
+    if found is None:
         return None
+    mirror = found["mirror"]
+    return SyncStatus(**{**found, "mirror": None if mirror is None else Mirrored(**mirror)})
 
 
 def write(paths: Paths, status: SyncStatus) -> bool:
@@ -103,9 +133,8 @@ def write(paths: Paths, status: SyncStatus) -> bool:
 
     It is not synced. A full disk must not end the drainer, so a failure is only logged.
     """
-    content = json.dumps(status.values(), indent=1) + "\n"
     try:
-        write_unsynced(paths.sync_status, content)
+        RECORD.write_unsynced(paths.sync_status, status.values())
     except OSError as error:
         logger.warning("%s cannot be written: %s", paths.sync_status, error)
         return False
@@ -122,23 +151,6 @@ def stamped(status: Mapping[str, Any], wall: float) -> SyncStatus:
             "updated_since_boot": round(current_moment().since_boot, 3),
         }
     )
-
-
-def _of(entry: dict[str, Any]) -> SyncStatus:
-    known = {one.name for one in fields(SyncStatus)}
-    values = {name: value for name, value in entry.items() if name in known}
-    mirror = values.get("mirror")
-    values["mirror"] = None if mirror is None else Mirrored(str(mirror["at"]), int(mirror["rows"]))
-    if values["state"] not in get_args(SyncState) or values["hub"] not in get_args(HubState):
-        raise ValueError("it was written by another build")
-    for name in ("rows_waiting", "dead_letters", "conflicts", "hub_lost", "pid"):
-        values[name] = int(values.get(name, 0))
-    for name in ("open_dead_letters", "open_conflicts"):
-        values[name] = None if values.get(name) is None else int(values[name])
-    ledger = values.get("ledger") or {}
-    values["ledger"] = {str(name): int(count) for name, count in ledger.items()}
-    values["updated_since_boot"] = float(values.get("updated_since_boot", 0.0))
-    return SyncStatus(**values)
 
 
 def _alive(pid: int) -> bool:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning of new rows: a datagram from our own writer, a look for everybody else's commits.
+"""Noticing new rows: a datagram from the service, polling for every other writer.
 
-The service sends a byte to ``run/sync.wake`` after each commit. Writers that know nothing of
-it (sqlite3's shell, a script) are noticed through ``PRAGMA data_version``, which costs a read
-of shared memory; so an idle drainer sleeps for a second at a time.
+The service sends a byte to ``run/sync.wake`` after each commit. Other writers (the sqlite3
+shell, a script) are noticed through ``PRAGMA data_version``, which costs one read of shared
+memory; so an idle drainer sleeps for a second at a time.
 """
 
 import contextlib
@@ -15,21 +15,21 @@ from pathlib import Path
 
 from edgepaas.database.sqlite.sync_wakeup import address_of
 
-_DRAINED = 64
+_MAX_DATAGRAM = 64
 
 
 class WakeupSocket:
-    """The datagram socket at *path*, and a pipe through which other threads end a sleep."""
+    """The datagram socket at *path*, and a pipe with which other threads interrupt a sleep."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError where the socket cannot be made. Whoever makes it holds sync.lock."""
+        """Raises OSError where the socket cannot be made. The caller holds sync.lock."""
         self._path = path
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
             with contextlib.suppress(FileNotFoundError):
-                path.unlink()  # the last drainer's, which was killed
+                path.unlink()  # left by a drainer that was killed
             before = os.umask(0o177)
             try:
                 with address_of(path) as address:
@@ -41,48 +41,48 @@ class WakeupSocket:
             raise
 
     def close(self) -> None:
-        """Close everything; nobody can send any more."""
+        """Close the socket and the pipe."""
         self._socket.close()
         os.close(self._read)
         os.close(self._write)
 
     def interrupt(self) -> None:
-        """End a sleep now, and each one to come until :meth:`sleep` has returned once."""
+        """Interrupt a sleep now, or the next call of :meth:`sleep`; from any thread."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._write, b"x")
 
     def sleep(self, seconds: float, *, ignore_wakeups: bool = False) -> bool:
-        """Sleep up to *seconds*; whether somebody told of new rows meanwhile.
+        """Sleep up to *seconds*; return whether a datagram announced new rows.
 
-        *ignore_wakeups*: rows are no reason to get up, since there is nowhere to send them to. What
-        was said is forgotten then: whoever gets up later looks at the queue anyway.
+        *ignore_wakeups*: sleep on when one comes (there is nowhere to send rows to now) and
+        discard it; the queue is read after the sleep anyway.
         """
-        ears = [self._read] if ignore_wakeups else [self._read, self._socket.fileno()]
-        found, _, _ = select.select(ears, [], [], max(0.0, seconds))
+        sources = [self._read] if ignore_wakeups else [self._read, self._socket.fileno()]
+        found, _, _ = select.select(sources, [], [], max(0.0, seconds))
         if self._read in found:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 4096)
         return self.drain_wakeups() and not ignore_wakeups
 
     def drain_wakeups(self) -> bool:
-        """Take in what was said so far; whether anything was."""
-        said = False
+        """Receive the datagrams that have arrived; return whether there were any."""
+        received = False
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._socket.recv(_DRAINED)
-                said = True
-        return said
+                self._socket.recv(_MAX_DATAGRAM)
+                received = True
+        return received
 
 
 class ForeignWriteDetector:
-    """Tells whether anybody but *connection* has committed to its file since the last look."""
+    """Tells whether another connection has committed to the file of *connection*."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._seen = self._version()
 
     def changed(self) -> bool:
-        """Look; raises sqlite3.Error."""
+        """Whether one has, since the last call; raises sqlite3.Error."""
         version = self._version()
         changed, self._seen = version != self._seen, version
         return changed
@@ -92,13 +92,13 @@ class ForeignWriteDetector:
 
 
 def send_wakeup(path: Path) -> bool:
-    """Tell the drainer at *path* that rows are there; False when none listens. Never waits."""
+    """Wake the drainer at *path*; False when none listens. Never blocks."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, address_of(path) as address:
         sock.setblocking(False)
         try:
             sock.sendto(b"x", address)
         except BlockingIOError:
-            return True  # its buffer is full of the same news
+            return True  # its buffer is full of wake-ups already
         except OSError:
             return False
     return True

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drainer's loop: rows home as soon as they are there, and everything that goes with it.
+"""The drainer's main loop: delivers rows as soon as they are written, and does what else is due.
 
-One thread, one connection to each database. It sleeps until somebody tells of rows, or
-something is due: a look for foreign writers, a heartbeat, a pass of the mirror, the next
-attempt at a PostgreSQL that is away. What fails is held, told and tried again.
+One thread, one connection to each database. It sleeps until new rows are announced or
+something is due: a poll for other writers, a heartbeat, a pass of the mirror, reclaiming, the
+next attempt at a PostgreSQL that is unreachable. Failures go to ``failures.FailureTracker``.
 """
 
 import logging
@@ -19,7 +19,6 @@ from edgepaas.errors import EXIT_DONE, EdgePaaSError
 from edgepaas.files.sqlite_file import note_damage
 from edgepaas.outbox import fence, ledger
 from edgepaas.outbox.space import ballast
-from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.stream import pending, read_stream
 from edgepaas.sync.box_file import BoxFile, open_box_file
 from edgepaas.sync.context import SyncContext
@@ -27,7 +26,9 @@ from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.failures import FailureTracker
 from edgepaas.sync.handback import HandBack, TakeoverFailed, lift_leftover_fence
 from edgepaas.sync.hub.heartbeat_sender import HeartbeatSender
-from edgepaas.sync.mirror.mirror import Mirror, MirrorPostponed
+from edgepaas.sync.mirror.mirror import Mirror
+from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
+from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.status import Mirrored
@@ -40,102 +41,97 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("edgepaas.sync")
 
-#: Seconds between two looks for writers who do not tell; where PostgreSQL serves, nobody
-#: but a script writes to the file.
-LOOK_EVERY = 1.0
-LOOK_EVERY_BESIDE = 5.0
-#: Rows of one request, and of requests at the same moment, go in one batch; seconds.
+#: Seconds between two polls for writers that send no wake-up. Where PostgreSQL serves, only
+#: scripts write to the file.
+POLL_INTERVAL = 1.0
+POLL_INTERVAL_IN_PRIMARY = 5.0
+#: Seconds to wait after a wake-up, so that rows written at the same moment go in one batch.
 COALESCE = 0.003
-#: A drain that took longer than this is not at once followed by the next, or many small
-#: ones would keep a slow disk busy with syncs.
+#: The longest pause between two drains, in seconds. Without one, many small drains would keep
+#: a slow disk busy with syncs.
 LONGEST_PAUSE = 0.05
-#: Seconds between two looks for what may be reclaimed, and rows of one transaction.
-RECLAIM_EVERY = 60.0
-RECLAIM_ROWS = 2000
-#: Seconds by which the two clocks may differ where days are counted.
-CLOCK_ASTRAY = 3600.0
 #: A pass of the mirror takes no more than this share of the time.
 _MIRROR_SHARE = 0.05
 
 
 @dataclass
 class SyncWorker:
-    """One drainer, from its first look to the end; :meth:`run` is the main thread's."""
+    """One drainer, from start to stop; :meth:`run` belongs to the main thread."""
 
     context: SyncContext
     wake: WakeupSocket
     report: LiveStatus = field(default_factory=LiveStatus)
     _hub: "Hub | None" = None
     _file: BoxFile | None = None
-    #: Whether rows may wait that nobody has looked at.
+    #: Whether rows may wait that have not been looked at.
     _dirty: bool = True
     _pause: float = 0.0
 
     def __post_init__(self) -> None:
         settings, contract = self.context.settings, self.context.contract
-        me = self.context.local_node()
-        self.report.node_id, self.report.generation = me.node_id, contract.generation
+        node = self.context.local_node()
+        self.report.node_id, self.report.generation = node.node_id, contract.generation
         self._publisher = StatusPublisher(self.context.paths, self.report)
         self._publisher.restore()
         self._schema = self.context.hub_schema()
         interval = settings.number("HEARTBEAT_INTERVAL")
-        self._heartbeat = HeartbeatSender(me, self.context.paths, contract, self.report, interval)
+        self._heartbeat = HeartbeatSender(node, self.context.paths, contract, self.report, interval)
         self._handback = HandBack(contract, settings, self.context.paths)
         self._mirror = Mirror(self.context.table_document(), self.context.stop.raise_if_requested)
         self._failures = FailureTracker(self.report, contract.db_state == "local-first")
-        self._beat = Due(interval)
-        self._pass = Due(settings.number("MIRROR_INTERVAL"))
-        self._reclaim = Due(RECLAIM_EVERY)
-        self._look = Due(LOOK_EVERY if contract.sqlite_active else LOOK_EVERY_BESIDE)
-        self._reclaim.done()
+        self._reclaimer = Reclaimer(settings.number("RETENTION"))
+        self._heartbeat_due = Due(interval)
+        self._mirror_due = Due(settings.number("MIRROR_INTERVAL"))
+        self._poll_due = Due(POLL_INTERVAL if contract.sqlite_active else POLL_INTERVAL_IN_PRIMARY)
 
     def run(self) -> int:
-        """Drain until the end is asked for; returns the exit status."""
+        """Drain until a stop is requested; returns the exit status."""
         stop = self.context.stop
         try:
             while not stop.requested:
                 self._turn()
-                self._rest()
-            self._say_goodbye()
+                self._sleep()
+            self._send_final_heartbeat()
         except Stopped:
-            logger.debug("given up in the middle of work: %s", stop.reason)
+            logger.debug("stopped in the middle of work: %s", stop.reason)
         finally:
-            self._lose_hub()
+            self._close_hub()
             self._close_file()
         logger.info("ending with status %d: %s", stop.status, stop.reason)
         return stop.status
 
-    def _say_goodbye(self) -> None:
-        """Tell the hub, if it is there, what the service's last word is."""
+    def _send_final_heartbeat(self) -> None:
+        """Report the state in which the service stops, if the hub can be reached."""
         stop, hub = self.context.stop, self._hub
         if hub is None or stop.status != EXIT_DONE or self._failures.remaining > 0:
-            return  # who decides again tells of it at once
+            return  # with another status this process is started again, and reports then
         with stop.abort_on_stop(hub.abort):
             self._heartbeat.send_final(hub)
 
     def _turn(self) -> None:
+        """Do everything that is due, or count what waits while the hub is unreachable."""
         try:
             if self._failures.remaining <= 0:
                 self._work()
                 self._failures.record_success()
             else:
-                self._count()
+                self._count_waiting()
         except Stopped:
             raise
         except (EdgePaaSError, sqlite3.Error, OSError) as error:
-            self.context.stop.raise_if_requested()  # an end cuts links; that is no trouble
-            self._failed(error)
+            self.context.stop.raise_if_requested()  # a stop aborts connections: no failure
+            self._handle_failure(error)
         if self._file is not None:
             self._handback.enforce_deadline(self._file.connection)
         self.report.handback = self._handback.status_text(self.report.rows_waiting)
         self._publisher.publish()
 
-    def _failed(self, error: Exception) -> None:
-        """Let go of the end that failed, and try again later."""
+    def _handle_failure(self, error: Exception) -> None:
+        """Close the side that failed; it is opened again after the back-off."""
         self._dirty = True
         self._failures.record_failure(error)
         if isinstance(error, HubError):
-            self._lose_hub()
+            self._close_hub()
             self._handback.record_hub_failure()
             if isinstance(error, SchemaDrift):
                 self._schema.at_head = False
@@ -144,85 +140,85 @@ class SyncWorker:
         if is_damaged(error):
             note_damage(self.context.contract.sqlite_path, error)
         if is_full(error) and ballast.give_up(self.context.paths.ballast):
-            # Even to note that rows are on their way takes room.
-            logger.warning("the disk is full: the ballast is given up")
+            # Even storing that a batch is in flight takes room.
+            logger.warning("the disk is full: the ballast file is deleted to make room")
 
-    def _rest(self) -> None:
-        """Sleep until something is due or somebody tells of rows."""
+    def _sleep(self) -> None:
+        """Sleep until something is due or new rows are announced."""
         held = self._failures.remaining
         if self._dirty and held <= 0:
             left = self._pause
         else:
-            left = min(self._look.left, self._publisher.seconds_left(), *self._due(held))
+            left = min(self._poll_due.left, self._publisher.seconds_left(), *self._due(held))
         if self.wake.sleep(left, ignore_wakeups=held > 0):
             self._dirty = True
             self.wake.sleep(max(COALESCE, self._pause), ignore_wakeups=True)
 
     def _due(self, held: float) -> Iterator[float]:
-        """Give the seconds until each thing that a turn would do."""
+        """Give the seconds until each task that a turn would do; *held*: of back-off left."""
         if held > 0:
             yield held
             return
-        yield self._beat.left
-        # What is due and has to wait for something else is looked at again with the rest.
-        yield self._handback.seconds_left() or LOOK_EVERY
+        yield self._heartbeat_due.left
+        # A hand-back that is due but blocked is looked at again with the next poll.
+        yield self._handback.seconds_left() or POLL_INTERVAL
         if self._file is not None and self._file.captures:
-            yield self._reclaim.left
+            yield self._reclaimer.due.left
             if not self._handback.in_progress:
-                yield self._pass.left
+                yield self._mirror_due.left
 
     def _work(self) -> None:
-        """Everything that is due, in its order: rows first."""
-        hub = self._connected()
-        file = self._opened()
+        """Do everything that is due, rows first."""
+        hub = self._connected_hub()
+        file = self._polled_file()
         if file is not None:
             self._drain(file, hub)
-        if self._beat.left <= 0 or self._heartbeat.state_changed():
+        if self._heartbeat_due.left <= 0 or self._heartbeat.state_changed():
             self._send_heartbeat(hub)
-        if file is None or not file.captures or self._is_behind():
+        if file is None or not file.captures or self._has_backlog():
             return
-        if self._reclaim.left <= 0:
-            self._do_reclaim(file, hub)
+        if self._reclaimer.due.left <= 0:
+            self._reclaim(file, hub)
         if self._handback.in_progress:
             return
         if self._handback.blocked_reason(self.report.rows_waiting) is None:
             self._hand_back(file, hub)
-        elif self._pass.left <= 0:
-            self._do_pass(file, hub)
+        elif self._mirror_due.left <= 0:
+            self._run_mirror(file, hub)
 
-    def _is_behind(self) -> bool:
-        """Whether rows wait that one batch does not hold: until they are home all else waits.
+    def _has_backlog(self) -> bool:
+        """Whether more rows wait than one batch holds: all other work waits for them.
 
-        Some wait nearly always where devices write all the time: what came in while the last
-        batch was on its way. To wait for none would be to never hand back over a slow link.
+        Where devices write all the time some rows nearly always wait: those written while the
+        last batch was sent. Waiting for none would delay a hand-back for ever on a slow link.
         """
         return self._dirty and self.report.rows_waiting > self.context.settings.integer(
             "SYNC_BATCH"
         )
 
-    # -- the box's end --
+    # -- the SQLite file --
 
-    def _opened(self) -> BoxFile | None:
-        """Return the file, open; looks for foreign writers when it is time to."""
-        if self._file is None and (self._dirty or self._look.left <= 0):
-            self._look.done()
+    def _polled_file(self) -> BoxFile | None:
+        """Return the file, open; polls for other writers when that is due."""
+        if self._file is None and (self._dirty or self._poll_due.left <= 0):
+            self._poll_due.done()
             self._file = open_box_file(self.context.contract.sqlite_path, self.context.paths)
             if self._file is not None and self._file.captures:
                 lift_leftover_fence(
                     self._file.connection, self.context.paths, self.context.contract
                 )
             self._dirty = self._file is not None
-            self._mirror.forget()
-        elif self._file is not None and self._look.left <= 0:
-            self._look.done()
+            self._mirror.compare_everything()
+        elif self._file is not None and self._poll_due.left <= 0:
+            self._poll_due.done()
             self._dirty = self._file.changed() or self._dirty
             if not self._handback.in_progress and self._file.captures:
                 fence.lift_if_expired(self._file.connection)
         return self._file
 
-    def _count(self) -> None:
-        """While the hub is away: how many rows wait, once a second."""
-        if self._look.left <= 0 and (file := self._opened()) is not None:
+    def _count_waiting(self) -> None:
+        """While the hub is unreachable: count the rows that wait, with each poll."""
+        if self._poll_due.left <= 0 and (file := self._polled_file()) is not None:
             self._read_ledger(file)
 
     def _read_ledger(self, file: BoxFile) -> None:
@@ -238,24 +234,24 @@ class SyncWorker:
         if file is not None:
             file.close()
 
-    # -- the hub's end --
+    # -- the hub --
 
-    def _connected(self) -> "Hub":
+    def _connected_hub(self) -> "Hub":
         if self._hub is None:
             hub = self.context.connect(self._schema)
             self._hub = hub
             self._dirty = True
-            self._beat = Due(self._beat.every)
+            self._heartbeat_due = Due(self._heartbeat_due.every)
             logger.info("connected to %s", hub.place)
         return self._hub
 
-    def _lose_hub(self) -> None:
+    def _close_hub(self) -> None:
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.close()
 
     def _drain(self, file: BoxFile, hub: "Hub") -> None:
-        """Send what waits, one batch a turn: between two there is time for what else is due."""
+        """Send one batch: between two batches other work that is due gets its turn."""
         if not self._dirty:
             return
         if not file.captures:
@@ -263,7 +259,7 @@ class SyncWorker:
             self._read_ledger(file)
             return
         began = time.monotonic()
-        sent = self._send(file.connection, hub)
+        sent = self._send_batch(file.connection, hub)
         took = time.monotonic() - began
         if sent:
             self._handback.record_hub_write()
@@ -274,81 +270,65 @@ class SyncWorker:
         self._pause = 0.0 if full else min(LONGEST_PAUSE, took)
         self.report.state = "draining" if self._dirty else "idle"
 
-    def _send(self, connection: sqlite3.Connection, hub: "Hub") -> int:
+    def _send_batch(self, connection: sqlite3.Connection, hub: "Hub") -> int:
         from edgepaas.sync.delivery.drain import drain_batch
 
         with self.context.stop.abort_on_stop(hub.abort):
             self.context.stop.raise_if_requested()
-            drained = drain_batch(
+            batch = drain_batch(
                 connection,
                 hub,
                 rows=self.context.settings.integer("SYNC_BATCH"),
-                say=logger.info,
+                log=logger.info,
                 models=self._mirror.document["tables"] or None,
             )
-        return int(drained.rows)
+        return int(batch.rows)
 
     def _send_heartbeat(self, hub: "Hub", *, alone: bool = False) -> None:
         with self.context.stop.abort_on_stop(hub.abort):
             self._heartbeat.send(hub, alone=alone)
-        self._beat.done()
+        self._heartbeat_due.done()
         self._handback.record_hub_write()
 
-    def _do_pass(self, file: BoxFile, hub: "Hub") -> None:
+    def _run_mirror(self, file: BoxFile, hub: "Hub") -> None:
         began = time.monotonic()
         try:
             with self.context.stop.abort_on_stop(hub.abort):
-                passed = self._mirror.run(file.connection, hub)
+                result = self._mirror.run(file.connection, hub)
         except MirrorPostponed as error:
             logger.info("the mirror waits: %s", error)
-            self._pass.done()
+            self._mirror_due.done()
             return
-        self._pass.done(longer=(time.monotonic() - began) / _MIRROR_SHARE)
-        if passed.written or passed.deleted:
-            logger.info("mirrored %d rows, deleted %d", passed.written, passed.deleted)
-        self.report.mirror = Mirrored(rfc3339(time.time(), milliseconds=True), passed.rows)
+        self._mirror_due.done(longer=(time.monotonic() - began) / _MIRROR_SHARE)
+        if result.written or result.deleted:
+            logger.info("mirrored %d rows, deleted %d", result.written, result.deleted)
+        self.report.mirror = Mirrored(rfc3339(time.time(), milliseconds=True), result.rows)
 
-    def _do_reclaim(self, file: BoxFile, hub: "Hub") -> None:
-        # A clock that jumped ahead by years would make all that was delivered old; the
-        # budget makes room whatever the clock says.
-        self._send_heartbeat(hub, alone=True)
-        if abs(self.report.clock_offset or 0.0) > CLOCK_ASTRAY:
-            logger.warning("nothing is reclaimed: PostgreSQL's clock and ours do not agree")
-            self._reclaim.done()
-            return
-        older = self.context.settings.number("RETENTION")
-        try:
-            gone = reclaim(file.connection, older_than=older, limit=RECLAIM_ROWS)
-        except sqlite3.IntegrityError as error:  # e.g. a trigger that lets no fact be deleted
-            logger.warning("what was delivered long ago cannot leave the box: %s", error)
-            self._reclaim.done()
-            return
-        if gone.rows:
-            logger.info("reclaimed %d delivered rows, %d bytes", gone.rows, gone.bytes)
-            self._mirror.forget()
-        else:
-            self._reclaim.done()
+    def _reclaim(self, file: BoxFile, hub: "Hub") -> None:
+        self._send_heartbeat(hub, alone=True)  # it compares the clocks
+        if self._reclaimer.run(file.connection, self.report.clock_offset):
+            self._mirror.compare_everything()
 
     # -- handing back --
 
     def _hand_back(self, file: BoxFile, hub: "Hub") -> None:
-        """Do it, its deadline kept by cutting the hub's link: a black hole answers nothing."""
+        """Attempt it; the deadline aborts the connection, since a silent server never answers."""
         timer = threading.Timer(self._handback.fence_deadline, hub.abort)
         timer.daemon = True
         timer.start()
         try:
             self._handback.attempt(
                 file.connection,
-                lambda: self._handback_drain(file.connection, hub),
+                lambda: self._drain_behind_fence(file.connection, hub),
                 lambda: self._send_heartbeat(hub, alone=True),
             )
         except TakeoverFailed as error:
             logger.warning("PostgreSQL does not take over: %s", error)
             self._dirty = True
-            self._lose_hub()  # its link may be cut at any moment now
+            self._close_hub()  # the timer may have aborted it
         finally:
             timer.cancel()
 
-    def _handback_drain(self, connection: sqlite3.Connection, hub: "Hub") -> None:
-        self._send(connection, hub)
+    def _drain_behind_fence(self, connection: sqlite3.Connection, hub: "Hub") -> None:
+        self._send_batch(connection, hub)
         self.report.set_waiting(pending(connection), time.time())

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built-in application: devices post readings, rules watch them.
 
-It stands on the same public interface as anybody's application (README, "Writing an
-application"); nothing in the platform knows it. Importing it is light: models and
-views are imported when they are asked for.
+It is written against the public interface of applications (:mod:`edgepaas.app`) alone, and
+nothing in the platform knows it. Importing it is light: models and views are imported when
+they are asked for.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas import __version__
-from edgepaas.app.application import Application, Box, SmokeRequest
+from edgepaas.app import PLATFORM_VERSION, Application, Box, SmokeRequest
+from edgepaas.app.commands import Command
+from edgepaas.telemetry.limits import READINGS_MAX
 
 if TYPE_CHECKING:
+    import argparse
+
     from flask import Blueprint
     from sqlalchemy import MetaData
 
@@ -50,9 +53,33 @@ def _blueprints(box: Box) -> "Sequence[Blueprint]":
     ]
 
 
+def _import_arguments(parser: "argparse.ArgumentParser") -> None:
+    from edgepaas.telemetry.importer.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _import(arguments: "argparse.Namespace") -> int:
+    from edgepaas.telemetry.importer.command import run
+
+    return run(arguments)
+
+
+_IMPORT = Command(
+    "import",
+    "import readings from a CSV file",
+    _import,
+    _import_arguments,
+    description=(
+        "Import readings from a CSV file into a running box, over HTTP. Importing the same file\n"
+        "again, or the rest of it after an interruption, doubles nothing."
+    ),
+    needs_service_user=False,  # it works over HTTP and reads the caller's own files
+)
+
 application = Application(
     name="telemetry",
-    version=__version__,
+    version=PLATFORM_VERSION,
     models=_models,
     migrations=_migrations(),
     blueprints=_blueprints,
@@ -61,6 +88,8 @@ application = Application(
         SmokeRequest("GET", "/api/v1/devices?limit=1"),
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
+    settings=(READINGS_MAX,),
+    commands=(_IMPORT,),
     example=(
         "curl {box}/api/v1/readings -H 'Content-Type: application/json' "
         """-d '{"device": "press-1", "metric": "temperature", "value": 21.5}'"""

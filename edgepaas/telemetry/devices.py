@@ -5,12 +5,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from edgepaas.apikit.blueprint import ApiBlueprint, Problem
-from edgepaas.app.application import Box
-from edgepaas.database.types import utc_now
+from edgepaas.app import Box
+from edgepaas.app.api import ApiBlueprint, Problem
+from edgepaas.app.facts import insert_new
+from edgepaas.app.models import utc_now
 from edgepaas.telemetry import rows
-from edgepaas.telemetry.bulk import insert_new
-from edgepaas.telemetry.intake import DEVICES, device_id
+from edgepaas.telemetry.intake import device_id
+from edgepaas.telemetry.models import DEVICES
 from edgepaas.telemetry.pages import page
 from edgepaas.telemetry.schemas import (
     DeviceChangeSchema,

@@ -7,37 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table
-from sqlalchemy.orm import Session
-
-from edgepaas.apikit.blueprint import Problem
-from edgepaas.apikit.problems import Detail
-from edgepaas.database.ids import content_id, name_id, uuid7
-from edgepaas.errors import DatabaseBusy
-from edgepaas.telemetry.bulk import count_present, insert_new, rows_by_id
-from edgepaas.telemetry.models import Device, Reading
-from edgepaas.telemetry.rules.feed import Entry, feed
-
-_CONTENT = ("device", "metric", "value", "unit", "recorded_at")
-
-READINGS: Table = Reading.metadata.tables[Reading.__tablename__]
-DEVICES: Table = Device.metadata.tables[Device.__tablename__]
+from edgepaas.app import Box
+from edgepaas.app.api import Detail, Problem
+from edgepaas.app.facts import Appended, FactsDiffer, Row, append_facts
+from edgepaas.app.models import content_id, name_id, uuid7
+from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
+from edgepaas.telemetry.rules.feed import Entry, feed_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One posted reading: its path in the body, its row, and what of it the box filled in."""
+    """One posted reading: its path in the body, and its row."""
 
     path: str
     row: dict[str, Any]
-    moment_given: bool
     #: Whether its id was made of the request's Idempotency-Key.
     of_key: bool = False
-
-    def says_the_same(self, other: Mapping[str, Any]) -> bool:
-        """Tell whether *other* is this reading; a moment that the box filled in is no content."""
-        names = _CONTENT if self.moment_given else _CONTENT[:-1]
-        return all(self.row[name] == other[name] for name in names)
 
 
 class Key:
@@ -85,64 +70,67 @@ def prepare(
             "recorded_at": reading.get("recorded_at", now),
             "received_at": now,
         }
-        batch.append(Incoming(path, row, "recorded_at" in reading, of_key))
+        batch.append(Incoming(path, row, of_key))
     return batch
 
 
 def store(
-    session: Session,
+    box: Box,
     batch: Sequence[Incoming],
     now: datetime,
     *,
     wanted: Mapping[uuid.UUID, Entry],
-    node: str,
-) -> int:
+) -> Appended:
     """Store the readings of *batch* that are new and the devices that are; return their number.
 
-    Those of the new ones that are *wanted*, by id, are stored for the rules of this *node*, too.
-    Raises Problem 409, and then nothing is to be kept, where an id is there already with
-    other content.
+    Those of the new ones that are *wanted*, by id, are stored for this box's rules, too. All
+    are durable then. Raises Problem 409, and nothing is stored, where an id is there already
+    with other content.
     """
-    distinct = _distinct(batch)
-    _register(session, {one.row["device"]: one.row["device_id"] for one in batch}, now)
-    accepted = insert_new(session, READINGS, [one.row for one in distinct.values()])
-    new: Collection[uuid.UUID] = distinct
-    if accepted < len(distinct):
-        stored = rows_by_id(session, READINGS, distinct, (*_CONTENT, "received_at"))
-        missing = [one for identity, one in distinct.items() if identity not in stored]
-        if missing:  # deleted a moment ago: nothing is acknowledged that is not there
-            raise DatabaseBusy(f"{len(missing)} readings were deleted while they were repeated")
-        _refuse(
-            one for identity, one in distinct.items() if not one.says_the_same(stored[identity])
+
+    def for_the_rules(new: Collection[uuid.UUID]) -> dict[Any, Sequence[Row]]:
+        entries = [entry for identity, entry in wanted.items() if identity in new]
+        return {RULE_FEED: feed_rows(box.node_id, entries)}
+
+    try:
+        return append_facts(
+            box.database,
+            READINGS,
+            [one.row for one in batch],
+            before={DEVICES: _devices(batch, now)},
+            stamp="received_at",
+            following=for_the_rules if wanted else None,
         )
-        # Two requests of one microsecond with one reading in common would have to meet here.
-        new = {identity for identity, row in stored.items() if row["received_at"] == now}
-    if accepted and wanted:
-        feed(session, node, [one for identity, one in wanted.items() if identity in new])
-    return accepted
+    except FactsDiffer as error:
+        raise _conflict(batch[position] for position in error.positions) from None
 
 
-def _distinct(batch: Sequence[Incoming]) -> dict[uuid.UUID, Incoming]:
-    distinct: dict[uuid.UUID, Incoming] = {}
-    differing = []
-    for one in batch:
-        first = distinct.setdefault(one.row["id"], one)
-        if first is not one and not one.says_the_same(first.row):
-            differing.append(one)
-    _refuse(differing)
-    return distinct
+def _devices(batch: Iterable[Incoming], now: datetime) -> list[Row]:
+    """Return the rows of the devices that *batch* names, to be made where they are missing."""
+    names = {one.row["device"]: one.row["device_id"] for one in batch}
+    # Sorted, so that two requests never wait for each other's rows crosswise.
+    return [
+        {
+            "id": identity,
+            "name": name,
+            "description": None,
+            "labels": {},
+            "created_at": now,
+            "updated_at": now,
+        }
+        for name, identity in sorted(names.items())
+    ]
 
 
-def _refuse(differing: Iterable[Incoming]) -> None:
+def _conflict(differing: Iterable[Incoming]) -> Problem:
     details = [_difference(one) for one in differing]
-    if details:
-        first = details[0]["message"]
-        raise Problem(
-            409,
-            f"{details[0]['path']}: {first[:1].lower()}{first[1:-1]}; "
-            "nothing of the request was stored.",
-            details=details,
-        )
+    first = details[0]["message"]
+    return Problem(
+        409,
+        f"{details[0]['path']}: {first[:1].lower()}{first[1:-1]}; "
+        "nothing of the request was stored.",
+        details=details,
+    )
 
 
 def _difference(one: Incoming) -> Detail:
@@ -156,26 +144,3 @@ def _difference(one: Incoming) -> Detail:
         "path": f"{one.path}.id" if one.path else "id",
         "message": "This id is there already with other content.",
     }
-
-
-def _register(session: Session, names: Mapping[str, uuid.UUID], now: datetime) -> None:
-    """Make the devices that are not there yet; those that are keep what they say."""
-    # Asked first: nearly always all are there, and a look costs less than a write.
-    if count_present(session, DEVICES, list(names.values())) == len(names):
-        return
-    # Sorted, so that two requests never wait for each other's rows crosswise.
-    insert_new(
-        session,
-        DEVICES,
-        [
-            {
-                "id": identity,
-                "name": name,
-                "description": None,
-                "labels": {},
-                "created_at": now,
-                "updated_at": now,
-            }
-            for name, identity in sorted(names.items())
-        ],
-    )

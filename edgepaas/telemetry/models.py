@@ -5,12 +5,20 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Index, Integer
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Index, Integer, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from edgepaas.database.ids import uuid7
-from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, utc_now
+from edgepaas.app.models import (
+    Json,
+    KindedModel,
+    Number,
+    Text,
+    UtcDateTime,
+    Uuid,
+    new_metadata,
+    utc_now,
+    uuid7,
+)
 
 NAME_LENGTH = 200
 UNIT_LENGTH = 50
@@ -117,3 +125,9 @@ class RuleFeed(Model, kind="local"):
     batch: Mapped[uuid.UUID] = mapped_column(Uuid)
     node: Mapped[str] = mapped_column(Text(36))
     readings: Mapped[str] = mapped_column(Text())
+
+
+DEVICES: Table = Device.metadata.tables[Device.__tablename__]
+RULES: Table = Rule.metadata.tables[Rule.__tablename__]
+READINGS: Table = Reading.metadata.tables[Reading.__tablename__]
+RULE_FEED: Table = RuleFeed.metadata.tables[RuleFeed.__tablename__]

@@ -6,12 +6,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Table, select, tuple_
 
-from edgepaas.apikit.blueprint import wrong
-from edgepaas.app.application import Box
+from edgepaas.app import Box
+from edgepaas.app.api import wrong
 from edgepaas.telemetry.cursor import BadCursor, Cursor
-
-#: In these the file holds what this box has seen, not all that the hub holds.
-_PARTIAL = frozenset({"fallback", "draining"})
 
 
 def page(
@@ -24,7 +21,7 @@ def page(
     """Return one page of *table* as ``{items, next_cursor}``, ordered by (*moment*, id).
 
     *query* holds ``limit`` and ``cursor``; raises Problem 422 for a cursor that is none.
-    While the box cannot see what only the hub has, ``partial`` is true.
+    ``partial`` is true while rows may be missing that only PostgreSQL has.
     """
     order = (table.c[moment], table.c.id)
     statement = select(table).where(*conditions).order_by(*order)
@@ -41,7 +38,7 @@ def page(
     return {
         "items": rows[:limit],
         "next_cursor": _cursor(rows[limit - 1], moment) if len(rows) > limit else None,
-        **({"partial": True} if box.contract.db_state in _PARTIAL else {}),
+        **({"partial": True} if box.is_partial else {}),
     }
 
 

@@ -2,14 +2,15 @@
 """``/api/v1/readings``: one, many or a stream of readings in; pages of them out."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, jsonify
 from sqlalchemy import ColumnElement, select
 
-from edgepaas.apikit.blueprint import (
+from edgepaas.app import Box
+from edgepaas.app.api import (
+    IDEMPOTENCY_KEY,
     NDJSON,
     ApiBlueprint,
     Problem,
@@ -20,13 +21,13 @@ from edgepaas.apikit.blueprint import (
     read_json,
     read_ndjson,
 )
-from edgepaas.app.application import Box
-from edgepaas.database.types import utc_now
-from edgepaas.telemetry.intake import READINGS, Incoming, Key, prepare, store
+from edgepaas.app.models import utc_now
+from edgepaas.telemetry.intake import Key, prepare, store
+from edgepaas.telemetry.limits import READINGS_MAX
+from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.pages import page
 from edgepaas.telemetry.rules.follower import RuleFollower
 from edgepaas.telemetry.schemas import (
-    IDEMPOTENCY_KEY,
     AcceptedSchema,
     ReadingBatch,
     ReadingFields,
@@ -52,7 +53,7 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
     api = ApiBlueprint(
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
-    most = box.settings.integer("READINGS_MAX")
+    most = box.settings.integer(READINGS_MAX.name)
 
     @api.route("", methods=["POST"])
     @api.takes_body(_BODY, description=f"One reading, up to {most:,}, or one a line (NDJSON).")
@@ -68,9 +69,12 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
         now = utc_now()
         key = Key(current_caller().id, idempotency_key())
         batch = prepare(*_posted(most), key, now)
-        accepted = _store(box, rules, batch, now) if batch else 0
+        wanted = rules.wanted(one.row for one in batch)
+        stored = store(box, batch, now, wanted=wanted)
+        if stored.accepted and wanted:
+            rules.wake()
         # As AcceptedSchema would dump it; this is the request that is sent most.
-        return jsonify(accepted=accepted, duplicates=len(batch) - accepted), 201
+        return jsonify(accepted=stored.accepted, duplicates=stored.duplicates), 201
 
     @api.route("")
     @api.arguments(ReadingQuery, location="query")
@@ -94,16 +98,6 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
         return row
 
     return api
-
-
-def _store(box: Box, rules: RuleFollower, batch: Sequence[Incoming], now: datetime) -> int:
-    wanted = rules.wanted(one.row for one in batch)
-    accepted = box.database.write(
-        lambda session: store(session, batch, now, wanted=wanted, node=rules.node)
-    )
-    if accepted and wanted:
-        rules.wake()
-    return accepted
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +132,7 @@ def _bounded(values: Any, most: int) -> None:
     # Before they are looked at: a client must not buy minutes of work with one request.
     if isinstance(values, list) and len(values) > most:
         raise Problem(
-            413, f"{len(values):,} readings in one request; READINGS_MAX allows {most:,}."
+            413, f"{len(values):,} readings in one request; {READINGS_MAX.name} allows {most:,}."
         )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from sqlalchemy import Table, delete, select, update
 from sqlalchemy.orm import Session
 
-from edgepaas.apikit.blueprint import Problem
-from edgepaas.database.database import Database
-from edgepaas.telemetry.bulk import Row
+from edgepaas.app.api import Problem
+from edgepaas.app.facts import Row
+from edgepaas.app.models import Database
 
 
 def get(database: Database, table: Table, identity: uuid.UUID) -> Row:

@@ -7,8 +7,16 @@ from typing import Any
 
 import marshmallow as ma
 
-from edgepaas.apikit.blueprint import Flag, Labels, Number, PageQuery, Text, Whole
-from edgepaas.apikit.problems import printable
+from edgepaas.app.api import (
+    Flag,
+    ForwardingSchema,
+    Labels,
+    Number,
+    PageQuery,
+    Text,
+    Whole,
+    printable,
+)
 from edgepaas.telemetry.models import (
     CONDITIONS,
     DESCRIPTION_LENGTH,
@@ -17,19 +25,9 @@ from edgepaas.telemetry.models import (
     UNIT_LENGTH,
 )
 from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
-from edgepaas.web.views.health import ForwardingSchema
 
 #: 100 years: what is longer is a typing error, and it stays far inside a 32-bit column.
 _LONGEST_SECONDS = 3_155_760_000 // 2
-
-#: How an operation documents the header that makes its repeat harmless.
-IDEMPOTENCY_KEY = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "required": False,
-    "description": "Makes a repeat harmless: what has no id gets it from token, key and position.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
-}
 
 #: What the field demands, in the words of JSON Schema.
 _LABELS = {

@@ -6,10 +6,9 @@ from typing import Any
 from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
-from edgepaas.apikit.blueprint import ApiBlueprint
-from edgepaas.app.application import Box
-from edgepaas.telemetry.intake import DEVICES, READINGS
-from edgepaas.telemetry.rules.feed import RULES
+from edgepaas.app import Box
+from edgepaas.app.api import ApiBlueprint
+from edgepaas.telemetry.models import DEVICES, READINGS, RULES
 from edgepaas.telemetry.schemas import BoxStatusSchema
 
 #: Counting walks an index: a million rows are not walked for every poll.

@@ -25,17 +25,17 @@ class OutOfTime(Exception):
     """The time was up; ``stage`` says what the work was doing."""
 
     def __init__(self, stage: str, seconds: float) -> None:
-        super().__init__(f"{stage}: not done within {seconds:g} s")
+        super().__init__(f"{f'{stage}: ' if stage else ''}not done within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
 
 
 class Scope:
-    """What the work shares with whoever waits for it."""
+    """What the work shares with the thread that waits for it."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        #: What is being done now; read when the time is up.
+        #: What is being done now; for the message when the time is up.
         self.stage = ""
         self._end = time.monotonic() + seconds
         self._lock = threading.Lock()
@@ -43,7 +43,7 @@ class Scope:
         self._over = False
 
     def enter(self, stage: str) -> float:
-        """Say what comes next and return the seconds left for it; OutOfTime if there are none."""
+        """Name the next stage; returns the seconds left for it, or raises OutOfTime."""
         left = self._end - time.monotonic()
         if self._over or left <= 0:
             raise OutOfTime(self.stage or stage, self.seconds)
@@ -92,13 +92,19 @@ class _Outcome(Generic[T]):
 
 
 def within(
-    seconds: float, work: Callable[[Scope], T], *, discard: Callable[[T], object] | None = None
+    seconds: float,
+    work: Callable[[Scope], T],
+    *,
+    discard: Callable[[T], object] | None = None,
+    abort: Callable[[], object] | None = None,
+    name: str = "edgepaas-bounded",
 ) -> T:
     """Run ``work(scope)`` and return its result or raise its error, within *seconds*.
 
-    OutOfTime is raised when the time is up, whatever the work is blocked in. The thread
-    is then left to itself; what it may still return goes to *discard*. It is a daemon,
-    so it keeps no process from ending.
+    OutOfTime is raised when the time is up, whatever the work is blocked in. The thread,
+    called *name*, is then left to itself, after *abort* was called to unblock it; what it may
+    still return goes to *discard*. It is a daemon, so it keeps no process from ending.
+    RuntimeError is raised where no thread can be started.
     """
     scope = Scope(seconds)
     outcome: _Outcome[T] = _Outcome()
@@ -112,12 +118,12 @@ def within(
         if not scope.finish():
             late, outcome.error = outcome.error, None
             if late is None and discard is not None:
-                with contextlib.suppress(Exception):  # nobody is left who could be told
+                with contextlib.suppress(Exception):  # no caller is left to raise it in
                     discard(outcome.result)
             del late
         done.set()
 
-    thread = threading.Thread(target=run, name="edgepaas-bounded", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     try:
         # Within: it waits for the thread to be up, which may have a connection by then.
         thread.start()
@@ -127,6 +133,9 @@ def within(
         raise
     if not finished:
         if scope.abandon():
+            if abort is not None:
+                with contextlib.suppress(OSError):
+                    abort()
             raise OutOfTime(scope.stage, seconds)
         done.wait()  # it finished in this very moment
     # An error that stayed here would hold, through its traceback, the frame that holds it:

@@ -9,10 +9,11 @@ from flask import Blueprint, Flask, Response, request
 
 from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import Problem
-from edgepaas.app.application import Application, Box, WSGIApplication
+from edgepaas.app import Application, Box, WSGIApplication
 from edgepaas.errors import ConfigurationError
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
+from edgepaas.hosting.refusal import blamed
 from edgepaas.web.access.auth import AccessRules, install_guard
 from edgepaas.web.access.rate_limits import install_rate_limit
 from edgepaas.web.access.tokens import TokenStore
@@ -91,14 +92,14 @@ def _register(
         app.register_blueprint(ours)
     given: Sequence[Blueprint] = ()
     if application.blueprints is not None:
-        with application.blamed("its blueprints"):
+        with blamed(application, "its blueprints"):
             given = tuple(application.blueprints(box))
             for blueprint in given:
                 app.register_blueprint(blueprint)
     for ours in platform:
         _mark_platform(app, ours.name)
     if application.wsgi is not None:
-        with application.blamed("its WSGI callable"):
+        with blamed(application, "its WSGI callable"):
             mounted = application.wsgi(box)
         _mount(app, mounted)
     elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):

@@ -45,7 +45,7 @@ FILES = (
 EXIT_STATUS = (
     ("0", "done"),
     ("1", "failed"),
-    ("2", "wrong usage; of audit: PostgreSQL cannot be asked"),
+    ("2", "wrong usage; of audit: PostgreSQL cannot be read"),
     ("75", "decide again: the boot chain is to be run once more"),
     ("78", "a setting has no sane reading and no default"),
 )

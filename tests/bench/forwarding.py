@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +215,13 @@ def main() -> int:
         server.create_cluster()
         server.start()
         template = make_template(server, home / "template")
-        for name, work in (
-            ("drain", lambda: drain_beside_psql(server, template, home, arguments.rows)),
-            ("capture", lambda: cost_of_capture(home, arguments.seconds)),
-            ("outage", lambda: outage(server, template, home)),
-            ("memory", lambda: memory(server, template, home / "m", arguments.waiting, 60.0)),
-        ):
+        parts: dict[str, Callable[[], Any]] = {
+            "drain": lambda: drain_beside_psql(server, template, home, arguments.rows),
+            "capture": lambda: cost_of_capture(home, arguments.seconds),
+            "outage": lambda: outage(server, template, home),
+            "memory": lambda: memory(server, template, home / "m", arguments.waiting, 60.0),
+        }
+        for name, work in parts.items():
             if arguments.only not in (None, name):
                 continue
             found[name] = work()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 import waitress
 from flask import Flask, jsonify, request
+from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 
@@ -50,11 +51,11 @@ def create_app(database: str) -> Flask:
     app = Flask(__name__)
 
     @app.get("/health/live")
-    def live() -> object:
+    def live() -> ResponseReturnValue:
         return jsonify(status="ok")
 
     @app.post("/api/v1/readings")
-    def create() -> object:
+    def create() -> ResponseReturnValue:
         body = request.get_json()
         now = datetime.now(UTC)
         with Session(engine) as session:
@@ -64,7 +65,7 @@ def create_app(database: str) -> Flask:
         return jsonify(accepted=len(body) if isinstance(body, list) else 1), 201
 
     @app.get("/api/v1/readings")
-    def read() -> object:
+    def read() -> ResponseReturnValue:
         limit = int(request.args.get("limit", 100))
         with Session(engine) as session:
             rows = session.scalars(

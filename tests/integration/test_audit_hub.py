@@ -84,7 +84,7 @@ def test_rows_that_a_restored_hub_lost_for_good_are_named_and_add_up(both: Both)
         found = json.loads(both.said)["box"]
         assert (found["hub_lost"], found["lost"]) == (6, [[mark + 1, mark + 6]])
     assert both.audit() == 0
-    assert "confirmed, and lost by PostgreSQL since" in both.said
+    assert "confirmed by PostgreSQL, and lost there since" in both.said
 
 
 #: What is done to the hub, what undoes it, and what the audit says of it.
@@ -102,24 +102,24 @@ _HARM = (
     (
         "UPDATE sync_streams SET rows = rows + 1",
         "UPDATE sync_streams SET rows = rows - 1",
-        "up to 11 the box sent 11 rows; PostgreSQL counted 12 taken",
+        "up to 11 the box sent 11 rows; PostgreSQL counted 12 applied",
     ),
     (
         "UPDATE sync_streams SET rows = rows - 1, dead = dead + 1",
         "UPDATE sync_streams SET rows = rows + 1, dead = dead - 1",
-        "counts 1 dead letters in PostgreSQL, where there are 0",
+        "PostgreSQL counts 1 dead letters of the stream",
     ),
     (
         "UPDATE sync_streams SET conflicts = 2",
         "UPDATE sync_streams SET conflicts = 0",
-        "counts 2 conflicts in PostgreSQL, where there are 0",
+        "PostgreSQL counts 2 conflicts of the stream",
     ),
     (
         "UPDATE sync_streams SET stream_id = gen_random_uuid()",
         None,
         "PostgreSQL does not know the stream",
     ),
-    ("ALTER TABLE sync_streams RENAME TO gone", None, "PostgreSQL has no sync_streams"),
+    ("ALTER TABLE sync_streams RENAME TO gone", None, "PostgreSQL has no table sync_streams"),
 )
 
 

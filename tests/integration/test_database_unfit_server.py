@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import CursorResult, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from edgepaas.database.database import Database
@@ -76,7 +76,8 @@ def execute(database: Database, *statements: str) -> Any:
 
     def work(session: Session) -> Any:
         results = [session.execute(text(statement)) for statement in statements]
-        return results[-1].scalar() if results[-1].returns_rows else None
+        last = results[-1]
+        return last.scalar() if isinstance(last, CursorResult) and last.returns_rows else None
 
     return database.write(work)
 
@@ -150,7 +151,11 @@ def guest(postgres: PostgresServer, postgres_url: str) -> Iterator[tuple[str, Ca
     address = split_url(postgres_url)
     postgres.execute(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'first'")
     url = f"postgresql://{name}:first@127.0.0.1:{address.port}/{address.database}"
-    yield url, lambda: postgres.execute(f"ALTER ROLE {name} PASSWORD 'second'") and None
+
+    def change_password() -> None:
+        postgres.execute(f"ALTER ROLE {name} PASSWORD 'second'")
+
+    yield url, change_password
     postgres.execute(f"REASSIGN OWNED BY {name} TO CURRENT_USER", str(address.database))
     postgres.execute(f"DROP ROLE {name}")
 

@@ -164,8 +164,8 @@ def test_a_slow_valid_query_outlives_the_deadline_of_its_connection(postgres_url
     """The deadline is for connecting alone."""
     connection = connect(split_url(postgres_url), deadline=1.0, tls=PLAIN)
     cursor = connection.cursor()
-    cursor.execute("SELECT 'slow' FROM pg_sleep(1.5)")
-    assert [list(row) for row in cursor.fetchall()] == [["slow"]]
+    cursor.execute("SELECT 7 FROM pg_sleep(1.5)")
+    assert list(cursor.fetchone()) == [7]
     connection.close()
 
 

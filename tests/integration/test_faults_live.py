@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_every_kind_of_loss_leads_to_sqlite_and_back_and_loses_nothing(
 ) -> None:
     """Lost while serving, SQLite, home again behind the fence; clients repeat with their ids."""
     history = History()
-    settings = {"POSTGRES_HOLD": "1", "HANDBACK_ROWS": "100000"}
+    settings: dict[str, Any] = {"POSTGRES_HOLD": "1", "HANDBACK_ROWS": "100000"}
     with (
         Relay(hub_database.server.port, seed=SEED) as relay,
         LiveBox(tmp_path, DATABASE_URL=relay.reroute(hub_database.url), **settings) as box,

@@ -228,10 +228,18 @@ def machine(postgres: PostgresServer, _hub_template: str) -> Iterator[type[Box]]
     yield Box
 
 
-def look_for_a_sequence(machine: type[Box], *, examples: int, steps: int, shrink: bool) -> None:
-    """Let Hypothesis try; raises what the first bad sequence raised."""
+def look_for_a_sequence(machine: type[Box], *, examples: int, steps: int, shrink: bool) -> int:
+    """Let Hypothesis try; returns how many sequences it ran, raises what the first bad one did."""
+    ran = 0
+
+    class Counted(machine):  # type: ignore[misc, valid-type]  # a class made by a fixture
+        def teardown(self) -> None:
+            nonlocal ran
+            ran += 1
+            super().teardown()
+
     run_state_machine_as_test(
-        machine,
+        Counted,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -243,10 +251,13 @@ def look_for_a_sequence(machine: type[Box], *, examples: int, steps: int, shrink
             print_blob=True,
         ),
     )
+    return ran
 
 
 def test_no_sequence_of_faults_loses_doubles_or_reorders(machine: type[Box]) -> None:
-    look_for_a_sequence(machine, examples=400 if SOAK else 6, steps=60 if SOAK else 20, shrink=SOAK)
+    examples = 400 if SOAK else 6
+    ran = look_for_a_sequence(machine, examples=examples, steps=60 if SOAK else 20, shrink=SOAK)
+    assert ran >= examples
 
 
 def test_the_machine_finds_a_weakened_build_out(machine: type[Box]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgepaas.files.paths import Paths
+from tests.support.answers import json_of
 from tests.support.telemetry_box import open_box, serving
 
 #: Test cases an operation and kind, beside those of the coverage phase, which are always all.
@@ -22,7 +23,7 @@ LIMIT = 240 if EXAMPLES < 10 else 3600
 NOT_CHECKED = "positive_data_acceptance"
 
 #: /health/system answers 503 while a threshold is broken; whose machine this is, is not tested.
-UNBROKEN = {"MEMORY_THRESHOLD": "100", "DISK_THRESHOLD": "100"}
+UNBROKEN: dict[str, Any] = {"MEMORY_THRESHOLD": "100", "DISK_THRESHOLD": "100"}
 
 _STATUSES = {
     "POST /api/v1/readings": {"201", "400", "401", "403", "409", "413", "415", "422", "507"},
@@ -77,7 +78,7 @@ def document(paths: Paths) -> dict[str, Any]:
     with open_box(paths) as (app, _box):
         answer = app.test_client().get("/openapi.json")
         assert answer.status_code == 200
-        return dict(answer.json)
+        return dict(json_of(answer))
 
 
 @pytest.mark.parametrize("operation", sorted(_STATUSES))

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.database.database import Database
 from edgepaas.files.paths import Paths
-from edgepaas.telemetry.rules.feed import FEED, RuleBook
+from edgepaas.telemetry.models import RULE_FEED
+from edgepaas.telemetry.rules.feed import RuleBook
 from edgepaas.telemetry.rules.follower import Judge, RuleFollower
 from edgepaas.telemetry.rules.store import RuleStore
+from tests.support.answers import json_of
 from tests.support.rule_episodes import (
     Row,
     Told,
@@ -141,12 +143,12 @@ def make_rule(client: FlaskClient, condition: str, **more: Any) -> str:
     body = {"name": f"{condition} rule", "metric": "temperature", "condition": condition, **more}
     answer = client.post(RULES, json=body)
     assert answer.status_code == 201, answer.text
-    return str(answer.json["id"])
+    return str(json_of(answer)["id"])
 
 
 def waiting(box: Box) -> int:
     with box.database.read() as session:
-        return len(session.execute(FEED.select()).all())
+        return len(session.execute(RULE_FEED.select()).all())
 
 
 def with_three_hours_taken_out(rows: list[Row]) -> list[Row]:
@@ -176,7 +178,7 @@ def test_the_episodes_of_weeks_are_found_exactly_whatever_is_killed_where(
         if sizes.random() < 0.7:
             follower.look()
         if again:  # the answer was lost
-            assert client.post(READINGS, **sent).json["duplicates"] == len(body)
+            assert json_of(client.post(READINGS, **sent))["duplicates"] == len(body)
     follower.look()
     expected = episodes_below(rows, 60, 1800)
     assert len(expected) > 10
@@ -239,13 +241,14 @@ def test_of_a_repeat_only_what_is_new_is_judged(served: tuple[FlaskClient, Box])
     client.post(READINGS, json=readings[:2])
     follower.look()
     answer = client.post(READINGS, json=readings)
-    assert (answer.json["accepted"], answer.json["duplicates"]) == (2, 2)
+    assert (json_of(answer)["accepted"], json_of(answer)["duplicates"]) == (2, 2)
     with box.database.read() as session:
-        (row,) = session.execute(FEED.select()).all()
+        (row,) = session.execute(RULE_FEED.select()).all()
     assert [identity in row.readings for identity in ids] == [False, False, True, True]
     follower.look()
     ((since, raised, over),) = told.of(rate, "tank")
     assert (since, raised) == (since, since)
+    assert over is not None
     assert (over - since).total_seconds() == 20
 
 
@@ -343,13 +346,13 @@ def test_what_a_lost_postgresql_left_is_not_judged_again_after_the_fallback_took
     cool = {"device": "a", "metric": "temperature", "value": 20}
     with open_box(paths, postgres_url) as (app, _):
         above = make_rule(app.test_client(), "above", threshold=90)
-        rule = app.test_client().get(f"{RULES}/{above}").json
+        rule = json_of(app.test_client().get(f"{RULES}/{above}"))
         app.test_client().post(READINGS, json=first)
     with open_box(paths, state="fallback") as (app, box):
         book = RuleBook(box.database)
         follower = FrailFollower(box, told, Dice(seed=1, chance=0.0))
         with_id = {key: rule[key] for key in ("name", "metric", "condition", "threshold")}
-        other = app.test_client().post(RULES, json=with_id).json["id"]
+        other = json_of(app.test_client().post(RULES, json=with_id))["id"]
         assert book.watches()
         app.test_client().post(READINGS, json=[first, cool])
         follower.look()

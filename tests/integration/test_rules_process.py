@@ -20,7 +20,7 @@ from flask.testing import FlaskClient
 
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.spool.accept import Spool
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
@@ -28,6 +28,7 @@ from edgepaas.telemetry import application as telemetry
 from edgepaas.telemetry.rules.feed import RuleBook
 from edgepaas.telemetry.rules.follower import TICK, Judge, RuleFollower
 from edgepaas.telemetry.rules.store import RuleStore
+from tests.support.answers import json_of
 from tests.support.rule_episodes import Told, posted
 from tests.support.service_process import (
     Process,
@@ -63,7 +64,7 @@ def make_rule(client: FlaskClient, condition: str, **more: Any) -> str:
     body = {"name": "a rule", "metric": "temperature", "condition": condition, **more}
     answer = client.post(RULES, json=body)
     assert answer.status_code == 201, answer.text
-    return str(answer.json["id"])
+    return str(json_of(answer)["id"])
 
 
 def test_readings_are_judged_soon_after_they_were_stored(
@@ -78,6 +79,9 @@ def test_readings_are_judged_soon_after_they_were_stored(
         until(lambda: told.of(above, "a"), "the alert", limit=10)
         client.post(READINGS, json={"device": "a", "metric": "temperature", "value": 20})
         until(lambda: told.of(above, "a")[0][2], "its end", limit=10)
+        ((since, raised, over),) = told.of(above, "a")
+        assert over is not None
+        assert since <= raised <= over
     finally:
         follower.stop(10)
 

@@ -20,7 +20,7 @@ from tests.support.in_process import edgepaas_here
 _APPLICATION = """
 from pathlib import Path
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from tests.support.chains import shop_models
 
 application = Application(

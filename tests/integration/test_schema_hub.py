@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import CursorResult, text
 from sqlalchemy.orm import Session
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.database.ids import uuid7
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox import capture
 from edgepaas.schema.chain import chain_of, platform_chain, show
 from edgepaas.schema.errors import SchemaError
@@ -57,7 +58,7 @@ def execute(url: str, statement: str) -> list[Any]:
 
     def work(session: Session) -> list[Any]:
         result = session.execute(text(statement))
-        return list(result) if result.returns_rows else []
+        return list(result) if isinstance(result, CursorResult) and result.returns_rows else []
 
     try:
         return database.write(work)
@@ -150,7 +151,7 @@ def test_a_lost_version_of_the_platform_is_mended(
     with pytest.raises(SchemaError, match="--repair"):
         bring_hub(paths, postgres_url, application)
     connector = Connector(postgres_url, Settings.of())
-    parts = parts_of(chain_of(application), lambda: application.metadata)
+    parts = parts_of(chain_of(application), lambda: metadata_of(application))
     assert repair_hub(connector, paths, parts).action == "repaired"
     assert repair_hub(connector, paths, parts).action == "nothing"
     assert bring_hub(paths, postgres_url, application).message == "at head (0001)"

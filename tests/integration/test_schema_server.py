@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import CursorResult, text
 from sqlalchemy.orm import Session
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.database import open_database
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.database.postgresql.database import ServerDatabase
@@ -20,6 +20,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold
 from edgepaas.errors import DatabaseUnavailable, DecideAgain
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox.capture import is_installed
 from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.chain import chain_of, platform_chain, show
@@ -63,7 +64,7 @@ def execute(url: str, *statements: str) -> list[Any]:
     def run(statement: str) -> list[Any]:
         def work(session: Session) -> list[Any]:
             result = session.execute(text(statement))
-            return list(result) if result.returns_rows else []
+            return list(result) if isinstance(result, CursorResult) and result.returns_rows else []
 
         return database.write(work)
 
@@ -76,13 +77,14 @@ def test_the_migrated_schema_is_what_the_models_say_on_both_databases(
     paths: Paths, postgres_url: str
 ) -> None:
     """Alembic's autogenerate finds nothing to change, and a row goes in and out on both."""
-    assert telemetry.metadata is not None
+    metadata = metadata_of(telemetry)
+    assert metadata is not None
     chain = chain_of(telemetry)
     for contract in (sqlite_contract(paths), postgres_contract(paths, postgres_url, fallback=True)):
         _migrate_from_nothing(contract, paths)
         database = open_database(contract, Settings.of(), paths)
         with database.read() as session:
-            assert differences(session.connection(), chain, telemetry.metadata) == []
+            assert differences(session.connection(), chain, metadata) == []
         assert schema_at_head(database, telemetry).at_head
         database.write(adding(reading(4.5)))
         assert values_in(database) == [4.5]
@@ -99,13 +101,13 @@ def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
 
     engine = migration_engine(lambda: open_sqlite(paths.sqlite, create=True), "sqlite://")
     with engine.begin() as connection:
-        upgrade(connection, chain_of(telemetry), telemetry.metadata)
+        upgrade(connection, chain_of(telemetry), metadata_of(telemetry))
     engine.dispose()
 
 
 def test_a_file_made_from_the_models_is_what_the_migrations_say(paths: Paths) -> None:
     """Both ways to a fresh SQLite file lead to the same one."""
-    assert telemetry.metadata is not None
+    assert metadata_of(telemetry) is not None
     bring_to_head(sqlite_contract(paths), Settings.of(), paths, telemetry)
     made = _schema_of(paths.sqlite)
     paths.sqlite.unlink()
@@ -354,7 +356,9 @@ def test_nobody_there_goes_round(paths: Paths, postgres_url: str) -> None:
 
 def _repair(paths: Paths, url: str, application: Application) -> SchemaReport:
     connector = Connector(url, Settings.of())
-    return repair_postgres(connector, paths, chain_of(application), lambda: application.metadata)
+    return repair_postgres(
+        connector, paths, chain_of(application), lambda: metadata_of(application)
+    )
 
 
 @pytest.mark.parametrize(
@@ -417,7 +421,7 @@ def test_a_box_waits_for_its_turn(postgres_url: str) -> None:
     def run() -> None:
         try:
             connector = Connector(postgres_url, Settings.of())
-            reports.append(server.migrate(connector, chain_of(telemetry), telemetry.metadata))
+            reports.append(server.migrate(connector, chain_of(telemetry), metadata_of(telemetry)))
         except Exception as error:
             reports.append(error)
 

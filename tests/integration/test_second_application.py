@@ -3,8 +3,10 @@
 
 import pytest
 
-from edgepaas.app.application import Application, load_application
+from edgepaas.app import Application
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import load_application
+from tests.support.answers import json_of
 from tests.support.second_application import application, bare
 from tests.support.telemetry_box import open_box
 
@@ -32,12 +34,12 @@ def test_its_tables_routes_and_document_are_its_own(paths: Paths, url: str | Non
     with open_box(paths, url, application=application) as (app, _box):
         client = app.test_client()
         written = client.post("/notes", json={"text": "first"})
-        assert (written.status_code, written.json["text"]) == (201, "first")
-        assert [note["text"] for note in client.get("/notes").json] == ["first"]
+        assert (written.status_code, json_of(written)["text"]) == (201, "first")
+        assert [note["text"] for note in json_of(client.get("/notes"))] == ["first"]
         refused = client.post("/notes", json={"text": "a\0b"})
-        assert (refused.status_code, refused.json["error"]) == (422, "invalid")
+        assert (refused.status_code, json_of(refused)["error"]) == (422, "invalid")
         assert client.get("/api/v1/readings").status_code == 404
-        document = client.get("/openapi.json").json
+        document = json_of(client.get("/openapi.json"))
         assert document["info"]["title"] == "notes"
         assert "/notes" in document["paths"]
         assert "503" in document["paths"]["/notes"]["post"]["responses"]
@@ -52,7 +54,7 @@ def test_an_application_in_one_file_needs_no_migrations(paths: Paths, url: str |
     with open_box(paths, url, application=alone) as (app, _box):
         client = app.test_client()
         written = client.post("/notes", json={"text": "first"})
-        assert (written.status_code, client.get("/notes").json) == (201, [written.json])
+        assert (written.status_code, json_of(client.get("/notes"))) == (201, [json_of(written)])
         assert client.post("/notes", json={"text": ""}).status_code == 422
 
 
@@ -60,7 +62,7 @@ def test_its_rows_are_there_when_the_box_starts_again(paths: Paths, url: str | N
     with open_box(paths, url, application=application) as (app, _box):
         app.test_client().post("/notes", json={"text": "kept"})
     with open_box(paths, url, application=application) as (app, _box):
-        assert [note["text"] for note in app.test_client().get("/notes").json] == ["kept"]
+        assert [note["text"] for note in json_of(app.test_client().get("/notes"))] == ["kept"]
 
 
 def test_a_plain_wsgi_callable_is_served_beside_the_health_routes(paths: Paths) -> None:

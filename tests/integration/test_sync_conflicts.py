@@ -4,7 +4,7 @@
 from typing import Any
 
 from edgepaas.sync.hub.connection import Hub
-from edgepaas.sync.inspect import entries, settle
+from edgepaas.sync.inspect import list_entries, settle_conflicts
 from tests.support.forwarding import TestBox, TestHub
 
 Rows = list[list[Any]]
@@ -222,9 +222,9 @@ def test_an_open_conflict_is_listed_until_it_is_settled(
     for one in (box, other):
         one.place("hall", note=one.node)
         one.drain(link)
-    (found,) = entries(link, "conflicts")
+    (found,) = list_entries(link, "conflicts")
     assert (found.table, found.state, found.node_id) == ("places", "open", other.node)
-    assert entries(link, "conflicts", node_id=box.node) == []
-    assert settle(link, [found.id]) == 1
-    assert entries(link, "conflicts") == []
-    assert settle(link, [found.id]) == 0, "nobody closes one twice"
+    assert list_entries(link, "conflicts", node_id=box.node) == []
+    assert settle_conflicts(link, [found.id]) == 1
+    assert list_entries(link, "conflicts") == []
+    assert settle_conflicts(link, [found.id]) == 0, "nobody closes one twice"

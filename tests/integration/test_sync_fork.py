@@ -21,7 +21,7 @@ from tests.support.forwarding import Hubs, TestBox, TestHub
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.delivery.drain.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(fingerprint),
     )
     return raised
@@ -228,7 +228,7 @@ def audited(box: TestBox, hub: TestHub) -> dict[str, int]:
         f"WHERE stream_id = '{side.stream.stream_id}'"
     )
     assert mark == side.stream.confirmed_seq
-    taken = mark - base - side.shed_between(base + 1, mark) - side.absent_between(base + 1, mark)
+    taken = mark - base - side.shed_between(base + 1, mark) - side.missing_between(base + 1, mark)
     assert rows + dead == taken
     return side.counters
 

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,8 @@ def test_lost_or_killed_at_any_step_it_serves_on_and_is_handed_back_to_in_the_en
         steps.kill_at(step)
     relay.heal()
     for step in STEPS:
-        until(lambda step=step: steps.killed_at(step), f"the kill at {step}")
+        until(partial(steps.killed_at, step), f"the kill at {step}")
         killed = time.monotonic()
         clients.wait_for(3, limit=30)
         print(f"killed when {step}: writes again after {time.monotonic() - killed:.1f} s")
-    until(lambda: box.state() == "primary", "the hand-back", 60)
+    assert until(lambda: box.state() == "primary", "the hand-back", 60)

@@ -36,7 +36,9 @@ from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.mirror import mirror as mirror_module
-from edgepaas.sync.mirror.mirror import Mirror, MirrorPostponed
+from edgepaas.sync.mirror.difference import apply
+from edgepaas.sync.mirror.mirror import Mirror
+from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
 from tests.support.forwarding import (
     PLAIN,
     TestBox,
@@ -191,7 +193,7 @@ def test_every_type_comes_as_the_boxs_own_types_store_it(
         assert mirror.run(box.file, link).written == 0
         box.write('DELETE FROM "every ""kind"""')
         box.file.execute("DELETE FROM outbox WHERE seq > (SELECT confirmed_seq FROM outbox_state)")
-        mirror.forget()
+        mirror.compare_everything()
         assert mirror.run(box.file, link).written == len(ROWS)
         assert rows_of(box.file, look) == before
     box.close()
@@ -260,7 +262,6 @@ def test_a_row_written_between_the_comparison_and_the_commit_is_left_alone(
     mirror = Mirror(document())
     mirror.run(box.file, link)
     hub.ask("UPDATE places SET note = 'hub'")
-    apply = mirror_module.apply
 
     def late(*arguments: Any) -> Any:
         box.write(f"UPDATE places SET note = 'late' WHERE id = '{identity}'")
@@ -368,7 +369,7 @@ def test_too_many_waiting_rows_put_the_mirror_off(
 ) -> None:
     place(hub, "one")
     box.samples(*range(20))
-    monkeypatch.setattr(mirror_module, "MOST_WAITING", 10)
+    monkeypatch.setattr(mirror_module, "MAX_WAITING", 10)
     with pytest.raises(MirrorPostponed):
         Mirror(document()).run(box.file, link)
     assert names(box) == []

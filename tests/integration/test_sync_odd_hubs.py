@@ -21,7 +21,7 @@ from tests.support.postgres_server import PostgresServer
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.delivery.drain.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(fingerprint),
     )
     return raised

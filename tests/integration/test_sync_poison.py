@@ -8,14 +8,14 @@ import pytest
 
 from edgepaas.sync.delivery import dead_letters, values
 from edgepaas.sync.hub.connection import Hub
-from edgepaas.sync.inspect import Entry, entries
+from edgepaas.sync.inspect import Entry, list_entries
 from tests.support.forwarding import TestBox, TestHub
 
 REFUSE_13 = "ALTER TABLE samples ADD CONSTRAINT no_13 CHECK (value <> 13)"
 
 
 def waiting(link: Hub, node_id: str = "") -> list[Entry]:
-    return entries(link, "dead-letters", node_id=node_id)
+    return list_entries(link, "dead-letters", node_id=node_id)
 
 
 def letters(hub: TestHub) -> list[list[Any]]:
@@ -28,7 +28,7 @@ def letters(hub: TestHub) -> list[list[Any]]:
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.delivery.drain.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda message, *, fingerprint, **_: raised.append(f"{fingerprint}: {message}"),
     )
     return raised
@@ -125,7 +125,7 @@ def test_rows_of_a_table_that_nobody_has_any_more_are_kept(
     box.place("hall")
     hub.ask("DROP TABLE samples")
     models = {"places": {"columns": [{"name": "id"}, {"name": "name"}]}}
-    done = drain_batch(box.file, link, rows=100, say=box.said.append, models=models)
+    done = drain_batch(box.file, link, rows=100, log=box.said.append, models=models)
     assert (done.rows, done.dead) == (1, 2)
     assert [row[2] for row in letters(hub)] == ["42P01", "42P01"]
 
@@ -142,11 +142,11 @@ def test_a_letter_is_retried_with_its_followers_in_order(
     with pytest.raises(dead_letters.DeadLetterNotFound, match=str(first.id)):
         dead_letters.retry(link, second.id)
     still = dead_letters.retry(link, first.id)
-    assert (still.landed, still.waiting) == (0, 3)
+    assert (still.applied, still.waiting) == (0, 3)
     assert "good" in still.message
     hub.ask("ALTER TABLE places DROP CONSTRAINT good")
     done = dead_letters.retry(link, str(first.id))
-    assert (done.landed, done.waiting) == (3, 0)
+    assert (done.applied, done.waiting) == (3, 0)
     assert hub.ask("SELECT note, first, labels FROM places") == [["good", 2, [0.1]]]
     assert waiting(link) == []
     assert hub.one("SELECT count(*) FROM sync_conflicts") == 0

@@ -11,10 +11,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.database.ids import name_id
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.telemetry import application
+from tests.support.answers import json_of
 from tests.support.postgres_server import PostgresServer
 from tests.support.telemetry_box import open_box
 
@@ -61,12 +62,12 @@ def reading(device: str, value: float = 1.5, **more: Any) -> dict[str, Any]:
 def stored(client: FlaskClient, device: str, **query: Any) -> list[dict[str, Any]]:
     answer = client.get(READINGS, query_string={"device": device, **query})
     assert answer.status_code == 200, answer.text
-    return list(answer.json["items"])
+    return list(json_of(answer)["items"])
 
 
 def counts(answer: Any) -> tuple[int, int, int]:
     assert answer.status_code == 201, answer.text
-    return answer.status_code, answer.json["accepted"], answer.json["duplicates"]
+    return answer.status_code, json_of(answer)["accepted"], json_of(answer)["duplicates"]
 
 
 # ---------------------------------------------------------------- readings in
@@ -79,7 +80,7 @@ def test_a_reading_comes_back_as_it_was_posted(client: FlaskClient, device: str)
     (found,) = stored(client, device)
     assert {name: found[name] for name in posted} == posted
     assert found["device_id"] == str(name_id("devices", device))
-    assert client.get(f"{READINGS}/{identity}").json == found
+    assert json_of(client.get(f"{READINGS}/{identity}")) == found
 
 
 def test_a_reading_without_a_moment_is_of_now_and_without_a_unit_has_none(
@@ -142,7 +143,7 @@ def test_ten_thousand_readings_are_one_request_and_one_more_is_too_many(
     many.append(reading(device))
     for body in (many, {"readings": many}):
         refused = client.post(READINGS, json=body)
-        assert (refused.status_code, refused.json["error"]) == (413, "too_large")
+        assert (refused.status_code, json_of(refused)["error"]) == (413, "too_large")
     lines = "\n".join(json.dumps(one) for one in many)
     answer = client.post(READINGS, data=lines, content_type="application/x-ndjson")
     assert answer.status_code == 413
@@ -174,14 +175,14 @@ def test_a_wrong_field_is_named_by_its_path_and_nothing_is_stored(
     for body, prefix in (({"readings": many}, "readings[2]."), (many, "[2]."), (many[2], "")):
         answer = client.post(READINGS, json=body)
         assert answer.status_code == 422
-        assert [detail["path"] for detail in answer.json["details"]] == [prefix + path]
+        assert [detail["path"] for detail in json_of(answer)["details"]] == [prefix + path]
     assert stored(client, device) == []
 
 
 @pytest.mark.parametrize("body", ["", "{", "[1,", "NaN", '{"value": Infinity}', "\ufeff["])
 def test_what_is_no_json_is_refused(client: FlaskClient, body: str) -> None:
     answer = client.post(READINGS, data=body.encode(), content_type="application/json")
-    assert (answer.status_code, answer.json["error"]) == (400, "invalid_json")
+    assert (answer.status_code, json_of(answer)["error"]) == (400, "invalid_json")
 
 
 @pytest.mark.parametrize("body", ["null", "1", '"text"', "[1]", '{"readings": 5}', "{}", "[[]]"])
@@ -193,7 +194,7 @@ def test_json_that_is_no_reading_is_refused(client: FlaskClient, body: str) -> N
 def test_another_media_type_is_refused_with_those_that_are_taken(client: FlaskClient) -> None:
     answer = client.post(READINGS, data="a=b", content_type="text/csv")
     assert answer.status_code == 415
-    assert "application/json or application/x-ndjson, not text/csv" in answer.json["message"]
+    assert "application/json or application/x-ndjson, not text/csv" in json_of(answer)["message"]
 
 
 # ------------------------------------------------------------------- repeats
@@ -224,8 +225,8 @@ def test_the_same_id_with_other_content_is_a_conflict_and_stores_nothing(
     first = reading(device, id=str(uuid.uuid4()), recorded_at="2024-05-01T00:00:00Z")
     client.post(READINGS, json=first)
     answer = client.post(READINGS, json=[reading(device, 7), {**first, **change}])
-    assert (answer.status_code, answer.json["error"]) == (409, "conflict")
-    assert [detail["path"] for detail in answer.json["details"]] == ["[1].id"]
+    assert (answer.status_code, json_of(answer)["error"]) == (409, "conflict")
+    assert [detail["path"] for detail in json_of(answer)["details"]] == ["[1].id"]
     assert [found["value"] for found in stored(client, device)] == [1.5]
 
 
@@ -235,7 +236,7 @@ def test_one_id_twice_in_a_request_with_other_content_is_a_conflict(
     first = reading(device, id=str(uuid.uuid4()))
     answer = client.post(READINGS, json={"readings": [first, {**first, "value": 3}]})
     assert answer.status_code == 409
-    assert answer.json["details"][0]["path"] == "readings[1].id"
+    assert json_of(answer)["details"][0]["path"] == "readings[1].id"
     assert stored(client, device) == []
 
 
@@ -249,16 +250,18 @@ def test_an_idempotency_key_makes_a_repeat_harmless(client: FlaskClient, device:
     batch[1]["value"] = 5
     answer = client.post(READINGS, json=batch, headers=headers)
     assert answer.status_code == 409
-    assert answer.json["message"].startswith("Idempotency-Key: this key came with another reading")
-    assert answer.json["details"][0]["path"] == "Idempotency-Key"
-    assert "[1]" in answer.json["details"][0]["message"]
+    assert json_of(answer)["message"].startswith(
+        "Idempotency-Key: this key came with another reading"
+    )
+    assert json_of(answer)["details"][0]["path"] == "Idempotency-Key"
+    assert "[1]" in json_of(answer)["details"][0]["message"]
 
 
 @pytest.mark.parametrize("key", ["", "with blank", "x" * 201, "ü"])
 def test_a_malformed_idempotency_key_is_refused(client: FlaskClient, key: str) -> None:
     answer = client.post(READINGS, json=[], headers={"Idempotency-Key": key})
     assert answer.status_code == 422
-    assert answer.json["details"][0]["path"] == "Idempotency-Key"
+    assert json_of(answer)["details"][0]["path"] == "Idempotency-Key"
 
 
 def test_requests_that_race_with_the_same_readings_store_them_once(
@@ -283,8 +286,8 @@ def test_requests_that_race_with_the_same_readings_store_them_once(
     for thread in threads:
         thread.join(60)
     assert [answer.status_code for answer in answers] == [201] * 4
-    assert sum(answer.json["accepted"] for answer in answers) == 200
-    assert sum(answer.json["duplicates"] for answer in answers) == 600
+    assert sum(json_of(answer)["accepted"] for answer in answers) == 200
+    assert sum(json_of(answer)["duplicates"] for answer in answers) == 600
 
 
 # --------------------------------------------------------------- readings out
@@ -300,7 +303,7 @@ def test_pages_follow_each_other_without_gaps_or_repeats(client: FlaskClient, de
     found: list[dict[str, Any]] = []
     query: dict[str, Any] = {"device": device, "limit": 9}
     while True:
-        page = client.get(READINGS, query_string=query).json
+        page = json_of(client.get(READINGS, query_string=query))
         found += page["items"]
         if page["next_cursor"] is None:
             break
@@ -318,12 +321,12 @@ def test_a_listed_reading_is_what_the_schema_makes_of_it(client: FlaskClient, de
     listed = stored(client, device)
     assert len(listed) == 2
     for one in listed:
-        assert one == client.get(f"{READINGS}/{one['id']}").json
+        assert one == json_of(client.get(f"{READINGS}/{one['id']}"))
 
 
 def test_a_last_page_that_is_just_full_has_no_next(client: FlaskClient, device: str) -> None:
     client.post(READINGS, json=[reading(device), reading(device)])
-    page = client.get(READINGS, query_string={"device": device, "limit": 2}).json
+    page = json_of(client.get(READINGS, query_string={"device": device, "limit": 2}))
     assert (len(page["items"]), page["next_cursor"]) == (2, None)
 
 
@@ -358,7 +361,7 @@ def test_a_wrong_filter_is_named(client: FlaskClient, query: str, path: str) -> 
     for where in (READINGS, DEVICES, RULES) if path in ("limit", "cursor") else (READINGS,):
         answer = client.get(f"{where}?{query}")
         assert answer.status_code == 422
-        assert answer.json["details"][0]["path"] == path
+        assert json_of(answer)["details"][0]["path"] == path
 
 
 @pytest.mark.parametrize(
@@ -379,26 +382,29 @@ def test_a_filters_moment_may_be_a_date_and_have_a_plus_that_is_not_escaped(
         client.post(READINGS, json=reading(device, recorded_at=moment))
     answer = client.get(f"{READINGS}?device={device}&from={since}")
     assert answer.status_code == 200, answer.text
-    assert [one["recorded_at"] for one in answer.json["items"]] == ["2024-05-01T00:00:00Z"]
+    assert [one["recorded_at"] for one in json_of(answer)["items"]] == ["2024-05-01T00:00:00Z"]
 
 
 def test_a_filters_wrong_moment_is_shown_as_it_arrived(client: FlaskClient) -> None:
-    message = client.get(f"{READINGS}?from=2024-05-01T14:00:00++02:00").json["message"]
+    message = json_of(client.get(f"{READINGS}?from=2024-05-01T14:00:00++02:00"))["message"]
     assert message.startswith("from: '2024-05-01T14:00:00  02:00': not a date and time like ")
     assert "+ is written %2B" in message
 
 
 def test_what_is_no_uuid_is_said_to_be_none(client: FlaskClient) -> None:
     for where in (READINGS, DEVICES, RULES):
-        message = client.get(f"{where}/seven").json["message"]
+        message = json_of(client.get(f"{where}/seven"))["message"]
         assert message == "There is nothing here: 'seven' is no UUID."
-    assert "UUID" not in client.get("/nothing/seven").json["message"]
+    assert "UUID" not in json_of(client.get("/nothing/seven"))["message"]
 
 
 def test_a_message_names_the_wrong_field(client: FlaskClient) -> None:
-    assert client.get(f"{READINGS}?cursor=x").json["message"] == "cursor: Not a cursor of this API."
+    assert (
+        json_of(client.get(f"{READINGS}?cursor=x"))["message"]
+        == "cursor: Not a cursor of this API."
+    )
     refused = client.post(RULES, json={**RULE, "threshold": None})
-    assert refused.json["message"].startswith("threshold: ")
+    assert json_of(refused)["message"].startswith("threshold: ")
 
 
 def test_what_is_not_there_is_404(client: FlaskClient) -> None:
@@ -413,7 +419,7 @@ def test_what_is_not_there_is_404(client: FlaskClient) -> None:
 def test_a_device_registers_itself_once(client: FlaskClient, device: str) -> None:
     client.post(READINGS, json=[reading(device), reading(device, 2)])
     client.post(READINGS, json=reading(device, 3))
-    (found,) = client.get(DEVICES, query_string={"name": device}).json["items"]
+    (found,) = json_of(client.get(DEVICES, query_string={"name": device}))["items"]
     assert found["id"] == str(name_id("devices", device))
     assert (found["description"], found["labels"]) == (None, {})
 
@@ -421,24 +427,24 @@ def test_a_device_registers_itself_once(client: FlaskClient, device: str) -> Non
 def test_a_device_is_made_read_changed_and_deleted(client: FlaskClient, device: str) -> None:
     made = client.post(DEVICES, json={"name": device, "labels": {"room": "boiler"}})
     assert made.status_code == 201
-    where = f"{DEVICES}/{made.json['id']}"
-    assert client.get(where).json == made.json
-    changed = client.patch(where, json={"description": "on the roof"}).json
+    where = f"{DEVICES}/{json_of(made)['id']}"
+    assert json_of(client.get(where)) == json_of(made)
+    changed = json_of(client.patch(where, json={"description": "on the roof"}))
     assert changed["labels"] == {"room": "boiler"}
     assert changed["description"] == "on the roof"
-    assert changed["updated_at"] > made.json["updated_at"]
-    assert client.get(where).json == changed
-    assert client.patch(where, json={}).json == changed
+    assert changed["updated_at"] > json_of(made)["updated_at"]
+    assert json_of(client.get(where)) == changed
+    assert json_of(client.patch(where, json={})) == changed
     refused = client.patch(where, json={"name": "other"})
     assert refused.status_code == 422
-    assert refused.json["message"].startswith("name: Cannot be changed")
+    assert json_of(refused)["message"].startswith("name: Cannot be changed")
     client.post(READINGS, json=reading(device))
     assert client.delete(where).status_code == 204
     for answer in (client.get(where), client.patch(where, json={}), client.delete(where)):
         assert answer.status_code == 404
     assert len(stored(client, device)) == 1, "a device's readings outlive it"
     client.post(READINGS, json=reading(device))
-    assert client.get(where).json["description"] is None
+    assert json_of(client.get(where))["description"] is None
 
 
 def test_a_device_that_is_there_already_is_a_conflict_with_the_way_out(
@@ -447,20 +453,20 @@ def test_a_device_that_is_there_already_is_a_conflict_with_the_way_out(
     client.post(READINGS, json=reading(device))
     answer = client.post(DEVICES, json={"name": device, "description": "new"})
     assert answer.status_code == 409
-    assert f"PATCH {DEVICES}/{name_id('devices', device)}" in answer.json["message"]
+    assert f"PATCH {DEVICES}/{name_id('devices', device)}" in json_of(answer)["message"]
 
 
 def test_a_rule_is_made_read_changed_listed_and_deleted(client: FlaskClient, device: str) -> None:
     made = client.post(RULES, json={**RULE, "device": device})
     assert made.status_code == 201
-    assert (made.json["severity"], made.json["enabled"]) == ("warning", True)
-    where = f"{RULES}/{made.json['id']}"
-    assert client.get(where).json == made.json
-    changed = client.patch(where, json={"enabled": False, "threshold": 80.5}).json
+    assert (json_of(made)["severity"], json_of(made)["enabled"]) == ("warning", True)
+    where = f"{RULES}/{json_of(made)['id']}"
+    assert json_of(client.get(where)) == json_of(made)
+    changed = json_of(client.patch(where, json={"enabled": False, "threshold": 80.5}))
     assert (changed["enabled"], changed["threshold"]) == (False, 80.5)
-    listed = client.get(RULES, query_string={"device": device, "enabled": "false"}).json
+    listed = json_of(client.get(RULES, query_string={"device": device, "enabled": "false"}))
     assert listed["items"] == [changed]
-    on = client.get(RULES, query_string={"device": device, "enabled": "true"}).json
+    on = json_of(client.get(RULES, query_string={"device": device, "enabled": "true"}))
     assert on["items"] == []
     assert client.delete(where).status_code == 204
     assert client.get(where).status_code == 404
@@ -486,11 +492,11 @@ def test_a_rule_that_makes_no_sense_is_refused(
 ) -> None:
     refused = client.post(RULES, json={**RULE, "device": device, **change})
     assert refused.status_code == 422
-    assert [detail["path"] for detail in refused.json["details"]] == [path]
-    made = client.post(RULES, json={**RULE, "device": device}).json
+    assert [detail["path"] for detail in json_of(refused)["details"]] == [path]
+    made = json_of(client.post(RULES, json={**RULE, "device": device}))
     where = f"{RULES}/{made['id']}"
     assert client.patch(where, json=change).status_code == 422
-    assert client.get(where).json == made, "a change that is refused changes nothing"
+    assert json_of(client.get(where)) == made, "a change that is refused changes nothing"
 
 
 def test_a_rule_is_made_once_for_one_idempotency_key(client: FlaskClient, device: str) -> None:
@@ -498,10 +504,10 @@ def test_a_rule_is_made_once_for_one_idempotency_key(client: FlaskClient, device
     rule = {**RULE, "device": device}
     first = client.post(RULES, json=rule, headers=headers)
     again = client.post(RULES, json=rule, headers=headers)
-    assert (again.status_code, again.json) == (201, first.json)
+    assert (again.status_code, json_of(again)) == (201, json_of(first))
     other = client.post(RULES, json={**rule, "threshold": 1}, headers=headers)
     assert other.status_code == 409
-    assert other.json["message"].startswith("Idempotency-Key: ")
+    assert json_of(other)["message"].startswith("Idempotency-Key: ")
 
 
 # --------------------------------------------------------------------- status
@@ -511,7 +517,7 @@ def test_the_status_says_how_the_box_is_and_what_it_holds(
     served: tuple[Flask, Box], client: FlaskClient, device: str
 ) -> None:
     client.post(READINGS, json=reading(device, recorded_at="9999-12-31T23:59:59.999999Z"))
-    status = client.get("/api/v1/status").json
+    status = json_of(client.get("/api/v1/status"))
     assert status["state"] == served[1].contract.db_state
     assert status["reasons"] == ["decided by a test"]
     assert status["counts"]["readings"] >= 1
@@ -533,7 +539,7 @@ def test_lists_say_so_while_rows_may_be_missing(
 ) -> None:
     with open_box(paths, state=state) as (app, _box):
         for where in (READINGS, DEVICES, RULES):
-            answer = app.test_client().get(where).json
+            answer = json_of(app.test_client().get(where))
             assert answer.get("partial") is partial
             assert answer["items"] == []
 
@@ -543,7 +549,9 @@ def test_a_cursor_of_one_database_goes_on_in_the_other(paths: Paths, postgres_ur
     with open_box(paths) as (embedded, _), open_box(paths, postgres_url) as (server, _):
         for app in (embedded, server):
             app.test_client().post(READINGS, json=many)
-        first = embedded.test_client().get(f"{READINGS}?limit=4").json
-        rest = server.test_client().get(f"{READINGS}?limit=100&cursor={first['next_cursor']}").json
+        first = json_of(embedded.test_client().get(f"{READINGS}?limit=4"))
+        rest = json_of(
+            server.test_client().get(f"{READINGS}?limit=100&cursor={first['next_cursor']}")
+        )
         identities = [one["id"] for one in first["items"] + rest["items"]]
         assert identities == sorted(one["id"] for one in many)

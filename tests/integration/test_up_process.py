@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,11 @@ def test_an_interrupt_is_passed_on(chain: Chain) -> None:
     assert "SIGINT was received" in up.output
 
 
+def _has_gone_round(chain: Chain, rounds: int) -> bool:
+    """Whether another service than the first *rounds* ones has been started."""
+    return len(chain.service_pids) > rounds
+
+
 def test_75_goes_round_again_on_the_same_socket_without_a_failed_request(
     chain: Chain, paths: Paths
 ) -> None:
@@ -160,7 +166,7 @@ def test_75_goes_round_again_on_the_same_socket_without_a_failed_request(
         for generation in ("2", "3", "4"):
             write_db_contract(paths, generation=generation)
             rounds = len(chain.service_pids)
-            until(lambda r=rounds: len(chain.service_pids) > r, "the next round")
+            until(partial(_has_gone_round, chain, rounds), "the next round")
             until(
                 lambda: f"{chain.service_pids[-1]}\n".encode() in load.answers,
                 "an answer of the new service",
@@ -221,6 +227,8 @@ def test_the_service_ends_when_its_parent_is_killed(chain: Chain) -> None:
     until(lambda: gone(orphan) or _is_zombie(orphan), "the orphan to end")
     chain.start()
     wait_until_ready(chain.port)
+    assert orphan not in chain.service_pids[1:]
+    assert len(chain.service_pids) == 2
 
 
 def _is_zombie(pid: int) -> bool:
@@ -356,7 +364,8 @@ def test_nothing_outlives_an_up_that_is_killed(paths: Paths, tmp_path: Path) -> 
         family = descendants(up.pid)
     finally:
         up.close()
-    until(lambda: all(gone(pid) or _is_zombie(pid) for pid in family), "their end")
+    assert until(lambda: all(gone(pid) or _is_zombie(pid) for pid in family), "their end")
+    assert len(family) >= 1 + len(SIDECARS)
 
 
 def test_a_stop_before_the_first_contract_ends_it_with_0(tmp_path: Path) -> None:

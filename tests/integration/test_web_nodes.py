@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings

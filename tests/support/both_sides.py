@@ -56,7 +56,7 @@ class BothSides:
 
     def drain(self) -> None:
         """Send everything."""
-        while drain_batch(self.connection, self.hub, rows=100, say=lambda *_: None).remaining:
+        while drain_batch(self.connection, self.hub, rows=100, log=lambda *_: None).remaining:
             continue
 
     def command(self, *arguments: str) -> int:

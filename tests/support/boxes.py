@@ -10,7 +10,8 @@ from typing import Any
 import marshmallow as ma
 from flask import Flask, jsonify
 
-from edgepaas.apikit.blueprint import (
+from edgepaas.app import Application, Box
+from edgepaas.app.api import (
     ApiBlueprint,
     Labels,
     Number,
@@ -23,7 +24,6 @@ from edgepaas.apikit.blueprint import (
     read_json,
     read_ndjson,
 )
-from edgepaas.app.application import Application, Box
 from edgepaas.database import Database
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
@@ -159,6 +159,7 @@ def make_box(
     states = StateBoard(contract(paths), latest=board.latest)
     states.phase = "running"
     box = Box(
+        node_id="0190b6a4-0000-7000-8000-000000000000",
         settings=Settings.of(**settings),
         paths=paths,
         contract=states.contract,

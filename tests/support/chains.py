@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.database.model import new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision.contract import DatabaseContract

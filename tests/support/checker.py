@@ -176,7 +176,9 @@ def _order(writes: Sequence[Write], found: Found) -> Iterable[Complaint]:
 
 def _wholeness(writes: Sequence[Write], found: Found) -> Iterable[Complaint]:
     """What one transaction wrote arrives in one."""
-    groups = {(w.kind, w.key, w.number): w.group for w in writes if w.group}
+    groups: dict[tuple[str, str, int], str] = {
+        (w.kind, w.key, w.number): w.group for w in writes if w.group
+    }
     transactions: dict[str, set[int]] = defaultdict(set)
     for one in found.arrivals:
         if group := groups.get((one.kind, one.key, one.number or 0)):

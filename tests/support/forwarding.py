@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, time
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -95,7 +95,7 @@ class Everything(Model, kind="facts"):
     """A column of every type that can be forwarded, under names that need quoting."""
 
     __tablename__ = 'all "kinds"'
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 (as SQLAlchemy declares it)
 
     word: Mapped[str] = mapped_column("wo'rd", Text(), primary_key=True)
     number: Mapped[int] = mapped_column("select", Integer, primary_key=True, autoincrement=False)
@@ -141,7 +141,7 @@ class TestHub:
         """Return the one value that *sql* asks for."""
         return self.ask(sql)[0][0]
 
-    def link(self, url: str = "", **options: float) -> Hub:
+    def link(self, url: str = "", **options: Any) -> Hub:
         """Return a new connection."""
         return connect_hub(split_url(url or self.url), tls=PLAIN, **options)
 
@@ -256,7 +256,7 @@ class TestBox:
 
     def drain(self, hub: Hub, *, rows: int = 1000) -> DrainResult:
         """Send one batch."""
-        return drain_batch(self.file, hub, rows=rows, say=self.said.append)
+        return drain_batch(self.file, hub, rows=rows, log=self.said.append)
 
     def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[DrainResult]:
         """Send batches until nothing waits."""

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class LiveBox:
                 os.kill(pid, signal.SIGKILL)
         self.process.close()
         for pid in family:
-            until(lambda pid=pid: not _lives(pid), f"the end of process {pid}")
+            until(partial(_is_gone, pid), f"the end of process {pid}")
 
     def state(self) -> str:
         """The state's word when it is ready, else empty."""
@@ -285,6 +286,10 @@ def descendants(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += [int(child), *descendants(int(child))]
     return found
+
+
+def _is_gone(pid: int) -> bool:
+    return not _lives(pid)
 
 
 def _lives(pid: int) -> bool:

@@ -31,11 +31,11 @@ from edgepaas.settings import Settings
 from edgepaas.sync.errors import HubUnreachable
 from edgepaas.sync.hub.connection import Hub, open_hub
 from edgepaas.telemetry.models import Device, Model, Reading
-from tests.support.databases import create_sqlite_file
+from tests.support.databases import create_sqlite_file, table_of
 from tests.support.history import History
 
-READINGS = Reading.__table__
-DEVICES = Device.__table__
+READINGS = table_of(Reading)
+DEVICES = table_of(Device)
 LIMIT = 60.0
 
 
@@ -53,7 +53,7 @@ class Node:
         self.history = history or History()
         self.node_id = node_id or str(uuid.uuid4())
         self.settings = Settings.of(**({"DB_CONNECT_TIMEOUT": "2"} | settings))
-        self.document = {"revision": ["test"], "tables": describe(Model.metadata)}
+        self.document: dict[str, Any] = {"revision": ["test"], "tables": describe(Model.metadata)}
         self.said: list[str] = []
         self.broken_links = 0
         if not self.path.exists():
@@ -189,7 +189,7 @@ class Node:
         """Send one batch; raises what the drain raises."""
         from edgepaas.sync.delivery import drain
 
-        return drain.drain_batch(self.connection, self.hub(), rows=self.rows, say=self.said.append)
+        return drain.drain_batch(self.connection, self.hub(), rows=self.rows, log=self.said.append)
 
     def drain(self, limit: float = LIMIT, *, until: Callable[[], bool] | None = None) -> None:
         """Send until nothing waits, however often the link breaks."""

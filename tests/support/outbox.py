@@ -7,7 +7,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import ForeignKey, Integer, LargeBinary, MetaData, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -68,7 +68,7 @@ class Odd(Model, kind="shared"):
     """A table WITHOUT ROWID, with a key of two columns and names that need quoting."""
 
     __tablename__ = 'od"d table'
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 (as SQLAlchemy declares it)
 
     first: Mapped[str] = mapped_column("fir'st", Text(), primary_key=True)
     second: Mapped[int] = mapped_column("select", Integer, primary_key=True, autoincrement=False)

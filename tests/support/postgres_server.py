@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 USER = "edgepaas"
 START_LIMIT = 60.0
@@ -266,7 +267,8 @@ def _unprivileged() -> tuple[int, int]:
     return account.pw_uid, account.pw_gid
 
 
-def _as_unprivileged() -> dict[str, object]:
+def _as_unprivileged() -> dict[str, Any]:
+    """Return the arguments of subprocess.Popen that make a program run as nobody, in /."""
     if os.geteuid() != 0:
         return {"cwd": "/"}
     uid, gid = _unprivileged()

@@ -184,6 +184,7 @@ class _Mail:
         if said == "hang":
             await asyncio.sleep(60)
         if said == "drop":
+            assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()
             await asyncio.sleep(60)
         return said

@@ -16,7 +16,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -69,7 +69,7 @@ class Stream:
                 else:
                     yield piece, b"", b""
 
-    def _read_head(self, data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    def _read_head(self, data: bytes) -> Generator[tuple[bytes, bytes, bytes], None, bytes]:
         length = 4 if self._startup else 5
         missing = length - len(self._head)
         self._head += data[:missing]

@@ -94,7 +94,7 @@ class Told:
 
     def of(self, rule: str, device: str) -> list[Episode]:
         """Return the episodes of one rule and device."""
-        return [tuple(one) for one in self.episodes.get(f"rule:{rule}:{device}", [])]  # type: ignore[misc]
+        return [tuple(one) for one in self.episodes.get(f"rule:{rule}:{device}", [])]
 
 
 def posted(rows: Iterable[Row], device: str, metric: str = "temperature") -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ PROBE_APPLICATION = """
 import os, time
 from pathlib import Path
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 
 RELEASE = os.environ.get("PROBE_RELEASE")
 while RELEASE and not Path(RELEASE).exists():

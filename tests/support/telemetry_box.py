@@ -9,14 +9,16 @@ from pathlib import Path
 from flask import Flask
 from waitress.server import create_server
 
-from edgepaas.app.application import Application, Box, BoxState
+from edgepaas.app import Application, Box, BoxState
 from edgepaas.database import open_database
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import build_checks
+from edgepaas.hosting.box import make_box
 from edgepaas.schema.stage import bring_to_head
 from edgepaas.settings import Settings
+from edgepaas.settings.own import own_settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.web.app import create_app
 
@@ -53,17 +55,17 @@ def open_box(
     **settings: str,
 ) -> Iterator[tuple[Flask, Box]]:
     """Give an application and its box, the schema at head; on SQLite unless *url* is given."""
-    resolved = Settings.of(**settings)
+    resolved = Settings.of(own_settings(application.settings), **settings)
     contract = contract_for(paths, url, state)
     bring_to_head(contract, resolved, paths, application)
     database = open_database(contract, resolved, paths)
     try:
-        box = Box(
-            settings=resolved,
-            paths=paths,
-            contract=contract,
-            database=database,
-            build_version="test",
+        box = make_box(
+            application,
+            resolved,
+            paths,
+            contract,
+            database,
             state=lambda: BoxState(contract.db_state, contract.db_state, (contract.reason,)),
         )
         checks = build_checks(database, contract, resolved, paths, application)

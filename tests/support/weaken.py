@@ -99,17 +99,17 @@ def _no_markers(module: Any) -> Iterable[Replacement]:
     return [(module.TransactionStamp, "mark", mark)]
 
 
-def _judging(*unseen: str) -> Callable[[Any], Replacement]:
-    """These verdicts of comparing marks are taken for "all is well"."""
+def _overlooking(*unseen: str) -> Patch:
+    """These results of comparing marks are taken for "in step"."""
 
-    def patch(drain: Any) -> Replacement:
-        original = drain.compare_marks
+    def patch(reconcile: Any) -> Iterable[Replacement]:
+        original = reconcile.compare_marks
 
-        def judge(*arguments: Any) -> Any:
-            verdict = original(*arguments)
-            return drain.StreamComparison.IN_STEP if verdict.name in unseen else verdict
+        def compare_marks(*arguments: Any) -> Any:
+            found = original(*arguments)
+            return reconcile.StreamComparison.IN_STEP if found.name in unseen else found
 
-        return (drain, "compare_marks", judge)
+        return [(reconcile, "compare_marks", compare_marks)]
 
     return patch
 
@@ -128,11 +128,10 @@ def _confirm_first(drain: Any) -> Iterable[Replacement]:
     """Confirmed here before PostgreSQL has committed; nobody looks at its mark."""
 
     def set_inflight(connection: Any, batch: str, last_seq: int) -> None:
-        drain.confirm(connection, batch, last_seq, drain.Counts(0))
+        drain.confirm_batch(connection, batch, last_seq, drain.DeliveryCounts())
 
     return [
         (drain, "set_inflight", set_inflight),
-        _judging("LANDED", "BEHIND", "FORKED")(drain),
         _trusting_itself(drain),
     ]
 
@@ -141,7 +140,6 @@ def _forget_mark(drain: Any) -> Iterable[Replacement]:
     """PostgreSQL keeps no mark: what was not answered is sent again, as anybody would."""
     return [
         (drain, "advance_statements", lambda *_: []),
-        _judging("LANDED", "BEHIND", "FORKED")(drain),
         _trusting_itself(drain),
     ]
 
@@ -239,6 +237,11 @@ def _changes(change: Callable[[list[Any]], list[Any]]) -> Patch:
     return patch
 
 
+#: No difference between the two marks is noticed.
+_OVERLOOK_ALL = {
+    "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
+}
+
 WEAKNESSES: dict[str, dict[str, Patch]] = {
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
@@ -256,13 +259,14 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
-    "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first},
-    "forget-mark": {"edgepaas.sync.delivery.drain": _forget_mark},
+    "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},
+    "forget-mark": {"edgepaas.sync.delivery.drain": _forget_mark, **_OVERLOOK_ALL},
     "no-inflight": {"edgepaas.sync.delivery.drain": _no_inflight},
     "no-rewind": {
-        "edgepaas.sync.delivery.drain": lambda d: [_judging("BEHIND")(d), _trusting_itself(d)]
+        "edgepaas.sync.delivery.reconcile": _overlooking("HUB_BEHIND"),
+        "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
-    "no-fork": {"edgepaas.sync.delivery.drain": lambda d: [_judging("FORKED")(d)]},
+    "no-fork": {"edgepaas.sync.delivery.reconcile": _overlooking("FORKED")},
     "forgetful": {
         "edgepaas.outbox.reading": _changes(lambda chunk: chunk[: max(1, len(chunk) - 1)])
     },

@@ -73,7 +73,7 @@ class Box:
         template: "Box | None" = None,
     ) -> None:
         self.name = f"{os.getpid()}-{name}"
-        self.suite = suite or (template.suite if template is not None else SUITE)
+        self.suite: str = suite or (template.suite if template is not None else SUITE)
         self.folder = BOXES / self.name
         self.root = self.folder / "root"
         self.namespace = namespace

@@ -54,5 +54,6 @@ def _head(versions: Path) -> str:
         text = script.read_text()
         revisions |= set(re.findall(r'(?m)^revision\b[^=]*=\s*"([^"]+)"', text))
         built_on |= set(re.findall(r'(?m)^down_revision\b[^=]*=\s*"([^"]+)"', text))
+    head: str
     (head,) = revisions - built_on
     return head

@@ -4,7 +4,6 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ time.gmtime = lambda seconds=None: _gmtime(time.time() if seconds is None else s
 
 
 @pytest.fixture
-def box(appliance: Appliance) -> Iterator[Appliance]:
+def box(appliance: Appliance) -> Appliance:
     """A box of the test's own, ready."""
     return appliance
 

@@ -94,6 +94,8 @@ def test_a_kill_of_the_whole_box_during_writes_loses_nothing(appliance: Applianc
         f"ready at most {max(waits):.1f} s after power-on"
     )
     assert_all_stored_once(appliance, writers)
+    assert len(waits) == KILLS
+    assert writers.acknowledged
 
 
 def test_a_failing_stage_stops_what_follows_and_is_tried_again(appliance: Appliance) -> None:

@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.weaken import STEPS, STEPS_VARIABLE
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
 SEED = int(os.environ.get("EDGEPAAS_SEED", "8"))
-SETTINGS = {"POSTGRES_HOLD": "1", "HANDBACK_ROWS": "100000", "FENCE_DEADLINE": "2"}
+SETTINGS: dict[str, Any] = {"POSTGRES_HOLD": "1", "HANDBACK_ROWS": "100000", "FENCE_DEADLINE": "2"}
 
 
 def test_a_fault_at_any_step_of_handing_back_loses_nothing(

@@ -10,7 +10,8 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def _compiler() -> None:
     """Skip, or fail where nothing may be skipped, without a C compiler."""
     if shutil.which("cc") is None:
         (pytest.fail if REQUIRED else pytest.skip)("cc is not installed (Debian: gcc, libc6-dev)")
+
+
+def _has_failed_more(disk: Disk, times: int) -> bool:
+    """Whether syncs and writes have failed more than so many *times*."""
+    return disk.sync_failures + disk.full_failures > times
 
 
 @contextlib.contextmanager
@@ -163,13 +169,14 @@ def test_a_disk_that_stops_syncing_and_one_that_is_full_recover_by_themselves(
         box.start()
         with Clients(box.port, history, seed=SEED).writing() as clients:
             clients.wait_for(40)
-            for fail, mend in (
-                (lambda: disk.fail_syncs(times=None), disk.mend),
+            troubles: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
+                (partial(disk.fail_syncs, times=None), disk.mend),
                 (disk.fill, disk.free),
-            ):
+            )
+            for fail, mend in troubles:
                 fail()
                 failed = disk.sync_failures + disk.full_failures
-                until(lambda f=failed: disk.sync_failures + disk.full_failures > f + 3, "failures")
+                until(partial(_has_failed_more, disk, failed + 3), "failures")
                 time.sleep(2)
                 mend()
                 clients.wait_for(40, 90)

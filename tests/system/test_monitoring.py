@@ -203,6 +203,7 @@ def test_postgres_cut_fires_for_both_and_resolves_when_it_returns(watched: Watch
     print(f"fired after {fired:.1f} s, over {resolved:.1f} s after PostgreSQL was back")
     watched.told.wait_for('"status":"resolved"')
     wait(lambda: watched.values("edgepaas_sync_rows_waiting")[BOX] == 0, "the rows to be home")
+    assert not both & watched.alerts()
 
 
 def test_a_box_that_is_gone_is_missed(watched: Watched) -> None:
@@ -211,3 +212,4 @@ def test_a_box_that_is_gone_is_missed(watched: Watched) -> None:
     wait(lambda: ("EdgePaaSDown", IMAGE) in watched.alerts(), "EdgePaaSDown")
     watched.container.restart()
     wait(lambda: ("EdgePaaSDown", IMAGE) not in watched.alerts(), "EdgePaaSDown to be over")
+    assert ("EdgePaaSDown", BOX) not in watched.alerts(), "the box beside it was never missed"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,14 +39,16 @@ def pooler(hub_database: HubDatabase) -> Iterator[str]:
         "default_pool_size = 6\nmax_client_conn = 200\n"
     )
     account = pwd.getpwnam("nobody")
-    options = {"user": account.pw_uid, "group": account.pw_gid} if os.geteuid() == 0 else {}
+    options: dict[str, Any] = (
+        {"user": account.pw_uid, "group": account.pw_gid} if os.geteuid() == 0 else {}
+    )
     for path in (home, users, configuration):
         if options:
             os.chown(path, account.pw_uid, account.pw_gid)
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
             [program, str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            **options,  # type: ignore[arg-type]
+            **options,
         )  # fmt: skip
     try:
         until(lambda: "process up" in (home / "log").read_text(), "PgBouncer", 20)
@@ -62,4 +65,4 @@ def test_twenty_boxes_drain_at_once(
 ) -> None:
     url = pooler if way == "pooled" else hub_database.url
     boxes = [Node(tmp_path / f"{n}", url, rows=50) for n in range(BOXES)]
-    drain_at_once(boxes, hub_database)
+    assert drain_at_once(boxes, hub_database) >= 40 * BOXES

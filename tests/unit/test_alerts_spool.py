@@ -81,7 +81,12 @@ def test_what_is_accepted_is_synced_before_it_gets_its_name_and_its_folder_after
 
     rename = Path.rename
     monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(Path, "rename", lambda a, b: (steps.append("rename"), rename(a, b))[1])
+
+    def note_rename(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", note_rename)
     box.accept()
     assert steps == ["sync tmp", "rename", "sync alerts"]
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
-from edgepaas.app.application import Application, BoxState, load_application
+from edgepaas.app import Application, BoxState
 from edgepaas.database.model import new_metadata
 from edgepaas.errors import EXIT_CONFIGURATION, ConfigurationError, DatabaseUnavailable
+from edgepaas.hosting.loading import load_application, metadata_of
+from edgepaas.hosting.refusal import blamed
 from edgepaas.telemetry.models import Model
 
 
@@ -23,7 +25,7 @@ class Holder:
 
 
 _MODEL = (
-    "from edgepaas.database import new_model_base\n"
+    "from edgepaas.app.models import new_model_base\n"
     "from sqlalchemy.orm import Mapped, mapped_column\n"
     "Model = new_model_base()\n"
     "class Thing(Model{}):\n"
@@ -157,24 +159,25 @@ def test_models_that_cannot_be_used_are_told_in_one_line(
         return found
 
     application = Application(name="x", models=given, wsgi=lambda box: None)  # type: ignore[arg-type,return-value]
-    monkeypatch.setitem(sys.modules, "held_here", types.SimpleNamespace(x=application))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "held_here", types.SimpleNamespace(x=application))
     with pytest.raises(ConfigurationError, match=says) as caught:
-        _ = load_application("held_here:x").metadata
+        _ = metadata_of(load_application("held_here:x"))
     assert str(caught.value).startswith("EDGEPAAS_APP=held_here:x: its models cannot be used: ")
 
 
 def test_what_the_box_says_itself_is_not_blamed_on_the_application() -> None:
     """A database that is lost while an application starts is no configuration."""
-    with pytest.raises(DatabaseUnavailable), Application(name="x").blamed("its blueprints"):
+    with pytest.raises(DatabaseUnavailable), blamed(Application(name="x"), "its blueprints"):
         raise DatabaseUnavailable("lost")
 
 
 def test_authors_have_one_import_for_their_models() -> None:
     """And it costs nothing before they use it."""
     code = (
-        "import sys, edgepaas.database as d\n"
+        "import sys, edgepaas.app\n"
         "before = 'sqlalchemy' in sys.modules\n"
-        "print(before, [name for name in d.__all__ if not hasattr(d, name)])"
+        "import edgepaas.app.models as m\n"
+        "print(before, [name for name in m.__all__ if not hasattr(m, name)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False []"
@@ -190,15 +193,15 @@ def test_models_may_be_a_function_that_is_called_when_asked() -> None:
 
     application = Application(name="late", models=models)  # type: ignore[arg-type]
     assert asked == []
-    assert application.metadata is Model.metadata
-    assert Application(name="none").metadata is None
+    assert metadata_of(application) is Model.metadata
+    assert metadata_of(Application(name="none")) is None
 
 
 def test_importing_the_interface_and_the_built_in_application_is_light() -> None:
     """Stages that only look up the migrations' folder pay for no framework."""
     heavy = ("flask", "sqlalchemy", "marshmallow", "alembic", "psutil", "requests", "pg8000")
     code = (
-        "import sys, edgepaas.app.application, edgepaas.telemetry\n"
+        "import sys, edgepaas.app, edgepaas.telemetry\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -127,7 +127,7 @@ def test_a_box_without_a_hub_has_one_side(
     write(file, 1)
     assert main(["audit"]) == 0
     said = capsys.readouterr().out
-    assert "no PostgreSQL is configured to ask" in said
+    assert "no PostgreSQL is configured" in said
     assert main(["audit", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["box"]["accepted"] == 1
 
@@ -142,7 +142,7 @@ def test_a_hub_that_cannot_be_asked_is_status_2_with_the_boxs_side(
     write(file, 1, 2, 3)
     assert main(["audit"]) == 2
     said = capsys.readouterr().out
-    assert "PostgreSQL cannot be asked" in said
+    assert "PostgreSQL cannot be read" in said
     assert "pending" in said
     file.execute("DELETE FROM outbox WHERE seq = 2")
     assert main(["audit"]) == 1
@@ -155,13 +155,13 @@ def test_a_hub_that_goes_away_in_the_middle_leaves_the_boxs_side(
     @contextlib.contextmanager
     def gone(*_: object) -> Iterator[Any]:
         class Reader:
-            def forwards(self) -> bool:
+            def has_sync_tables(self) -> bool:
                 raise HubUnreachable("reset")
 
         yield Reader()
 
     write(file, 1)
     decided = contract(paths, hub_url=HUB, db_state="fallback")
-    found = audit(decided, Settings.of(), paths, ask=gone)
-    assert (found.unasked, found.adds_up, found.complete) == ("reset", True, False)
+    found = audit(decided, Settings.of(), paths, open_reader=gone)
+    assert (found.hub_error, found.adds_up, found.complete) == ("reset", True, False)
     assert found.box.counters["pending"] == 1

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.support.checker import Arrival, Fact, Found, check
-from tests.support.history import History, Outcome
+from tests.support.history import History, Kind, Outcome
 
 
 def history(*outcomes: Outcome) -> History:
@@ -89,7 +89,7 @@ def shared(*steps: tuple[int | None, Outcome]) -> History:
     """One shared row a, set to numbers or deleted (None)."""
     past = History()
     for number, outcome in steps:
-        kind = "delete" if number is None else "set"
+        kind: Kind = "delete" if number is None else "set"
         past.end(past.begin(kind, "a", number or 0), outcome)
     return past
 

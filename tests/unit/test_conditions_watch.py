@@ -59,7 +59,7 @@ class Scene:
             clock_message="said by a test",
         )
 
-    def _alert(self, message: str, *, severity: str, fingerprint: str, **_: Any) -> None:
+    def _alert(self, message: str, *, fingerprint: str = "", **_: Any) -> None:
         self.said.append(("raised", fingerprint, message))
 
     def _resolve(self, message: str, *, fingerprint: str, **_: Any) -> None:

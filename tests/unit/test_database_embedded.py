@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import CursorResult, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -28,6 +29,7 @@ from tests.support.databases import (
     create_sqlite_file,
     open_embedded,
     reading,
+    table_of,
     values_in,
 )
 
@@ -198,14 +200,16 @@ def test_a_list_of_rows_travels_as_few_statements(database: EmbeddedDatabase) ->
         {c.name: getattr(row, c.name) for c in Reading.__table__.columns if c.name != "received_at"}
         for row in (reading(float(n)) for n in range(5000))
     ]
-    statements = []
+    statements: list[str] = []
 
     def work(session: Session) -> int:
-        driver = session.connection().connection.dbapi_connection
+        driver: Any = session.connection().connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
         driver.set_trace_callback(statements.append)
         try:
-            return session.execute(insert(Reading.__table__), rows).rowcount  # type: ignore[arg-type, attr-defined]
+            inserted = session.execute(insert(table_of(Reading)), rows)
+            assert isinstance(inserted, CursorResult)
+            return inserted.rowcount
         finally:
             driver.set_trace_callback(None)
 
@@ -221,7 +225,7 @@ def test_a_job_sees_no_stale_object_of_its_neighbour(database: EmbeddedDatabase)
     change = text("UPDATE readings SET value = 2.0")
     with Stage(database) as stage:
         stage.add(lambda session: session.get_one(Reading, row.id).value)
-        stage.add(lambda session: session.execute(change) and None)
+        stage.add(lambda session: session.execute(change).close())
         stage.add(lambda session: session.get_one(Reading, row.id).value)
     assert (stage.results[0], stage.results[2]) == (1.0, 2.0)
 
@@ -231,7 +235,7 @@ def test_what_waits_is_committed_as_one_group(database: EmbeddedDatabase) -> Non
     seen: list[int] = []
 
     def note(session: Session, number: int) -> int:
-        driver = session.connection().connection.dbapi_connection
+        driver: Any = session.connection().connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
         seen.append(driver.total_changes)
         adding(reading(float(number)))(session)

@@ -15,7 +15,13 @@ from sqlalchemy.orm import Session
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseUnavailable
-from tests.support.databases import adding, create_sqlite_file, open_embedded, reading, values_in
+from tests.support.databases import (
+    adding,
+    create_sqlite_file,
+    open_embedded,
+    reading,
+    values_in,
+)
 
 
 @pytest.fixture
@@ -197,14 +203,13 @@ def test_a_ping_passes_while_somebody_else_writes(database: EmbeddedDatabase, pa
     assert other.in_transaction, "it wrote all the time"
     other.execute("ROLLBACK")
     other.close()
-    pinged: list[bool] = []
 
-    def write(_session: object) -> None:
+    def ping_and_write(session: Session) -> int:
         database.ping()
-        pinged.append(True)
+        return adding(reading(7.0))(session)
 
-    database.write(write)
-    assert pinged == [True]
+    assert database.write(ping_and_write) == 1
+    assert 7.0 in values_in(database)
 
 
 def test_a_ping_leaves_no_trace(database: EmbeddedDatabase, path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from edgepaas.database.postgresql import database as server
 from edgepaas.database.postgresql.database import Pinger
+from edgepaas.database.postgresql.pool import PING_TIMEOUT
 from edgepaas.errors import DatabaseUnavailable
 from tests.support.service_process import until
 
@@ -37,7 +38,7 @@ class FakeServer:
 
     def __call__(self, *, deadline: float) -> FakeConnection:
         """Connect."""
-        assert 0 < deadline <= server.PING_TIMEOUT
+        assert 0 < deadline <= PING_TIMEOUT
         if self.away:
             raise DatabaseUnavailable("refused")
         self.made.append(FakeConnection())

@@ -8,6 +8,7 @@ import pytest
 
 from edgepaas.cli import COMMANDS
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.settings import documented_sections
 from edgepaas.settings.render import markdown_reference
 from tests.support.telemetry_box import open_box
 
@@ -18,7 +19,7 @@ END = "<!-- settings: end -->"
 
 def test_the_settings_reference_is_what_the_table_says() -> None:
     written = README.split(BEGIN)[1].split(END)[0]
-    assert written.strip() == markdown_reference().strip(), (
+    assert written.strip() == markdown_reference(documented_sections()).strip(), (
         "README.md is behind the settings table: put 'edgepaas settings --markdown' between its "
         "two markers"
     )
@@ -51,8 +52,18 @@ def test_every_make_target_that_the_readme_names_is_there(target: str) -> None:
     assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-def test_the_application_in_the_readme_is_the_one_that_is_tested() -> None:
-    source = Path(__file__).resolve().parents[1] / "support/second_application/one_file.py"
+def test_the_documented_application_is_the_one_that_is_tested() -> None:
+    root = Path(__file__).resolve().parents[2]
+    source = root / "tests/support/second_application/one_file.py"
+    document = (root / "docs/applications.md").read_text(encoding="utf-8")
     licence, _, application = source.read_text(encoding="utf-8").partition("\n")
     assert "SPDX" in licence
-    assert application.strip() in README
+    assert application.strip() in document
+
+
+def test_the_applications_document_lists_the_public_modules() -> None:
+    root = Path(__file__).resolve().parents[2]
+    document = (root / "docs/applications.md").read_text(encoding="utf-8")
+    inner = {"__init__", "application", "box"}  # offered by edgepaas.app itself
+    names = {path.stem for path in (root / "edgepaas/app").glob("*.py")} - inner
+    assert [name for name in sorted(names) if f"| `edgepaas.app.{name}` |" not in document] == []

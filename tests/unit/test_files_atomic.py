@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.files import atomic
 from edgepaas.files.atomic import remove_durably, write_atomic
 from edgepaas.files.locks import LockHeld, held
 
@@ -26,7 +25,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
     if call == "rename":
         monkeypatch.setattr(Path, "replace", fail)
     else:
-        monkeypatch.setattr(atomic.os, call, fail)
+        monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="No space"):
         write_atomic(path, "new")
     monkeypatch.undo()
@@ -36,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr(atomic.os, "write", lambda fd, data: real(fd, data[:3]))
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
     write_atomic(tmp_path / "file", b"0123456789")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
 

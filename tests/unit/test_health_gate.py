@@ -11,12 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import MetaData
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.cli import main
+from edgepaas.doctor import data
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
+from edgepaas.health.forwarding import acknowledged
 from edgepaas.health.gate import build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
 from edgepaas.settings import Settings
@@ -203,6 +207,27 @@ def test_a_file_in_quarantine_leaves_the_box_ready_and_degraded(paths: Paths) ->
     assert states.state().state == "standalone"
 
 
+def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths: Paths) -> None:
+    """Until somebody takes it away; it is named with the way out."""
+    paths.acknowledged.write_text("torn")
+    assert acknowledged(paths) == 0
+    (aside,) = files_set_aside(paths.state)
+    resolved = Settings.of(HEALTH_CACHE="0")
+    board = build_board(
+        build_checks(FakeDatabase(), contract(paths), resolved, paths, PLAIN), resolved
+    )
+    report = verify(board, production=True)
+    assert report.ok
+    assert [result.name for result in report.warnings] == ["state files"]
+    states = StateBoard(contract(paths), latest=board.latest)
+    states.phase = "running"
+    assert states.state().state == "degraded"
+    assert aside.name in states.state().reasons[0]
+    assert data.state_files(paths).level == "warn"
+    aside.unlink()
+    assert data.state_files(paths).level == "ok"
+
+
 def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,13 +255,15 @@ def test_a_box_with_a_hub_says_how_many_rows_wait(paths: Paths) -> None:
     assert result.message == "edgepaas sync has not reported yet; 1 rows wait"
 
 
-def test_a_schema_behind_a_slow_link_is_given_the_time_of_a_login(paths: Paths) -> None:
+def test_a_schema_behind_a_slow_link_is_given_the_time_of_a_login(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 200 ms a round trip its questions take longer than a check usually may."""
-    application = Application(name="modelled", models=lambda: None, migrations=paths.state)
+    application = Application(name="modelled", models=MetaData, migrations=paths.state)
     resolved = Settings.of(HEALTH_TIMEOUT="2", DB_CONNECT_TIMEOUT="3")
     for dialect, patience in (("sqlite", 2.0), ("postgresql", 5.0)):
+        monkeypatch.setattr(FakeDatabase, "dialect", dialect)
         database = FakeDatabase()
-        database.dialect = dialect
         checks = build_checks(database, contract(paths), resolved, paths, application)
         found = next(check for check in checks if check.name == "schema")
         assert found.timeout == patience

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from edgepaas.health import disk
 from edgepaas.health.checks import CheckFailed
 from edgepaas.health.clock import EARLIEST, judge_clock
 from edgepaas.health.disk import check_room, check_writable, writable_probe
@@ -178,10 +177,10 @@ def test_a_disk_that_takes_no_byte_is_full(tmp_path: Path, monkeypatch: pytest.M
 
         return write
 
-    monkeypatch.setattr(disk.os, "write", refuse(errno.ENOSPC))
+    monkeypatch.setattr(os, "write", refuse(errno.ENOSPC))
     with pytest.raises(CheckFailed) as full:
         check_writable(tmp_path, 1)
-    monkeypatch.setattr(disk.os, "write", refuse(errno.EROFS))
+    monkeypatch.setattr(os, "write", refuse(errno.EROFS))
     with pytest.raises(CheckFailed) as read_only:
         check_writable(tmp_path, 1)
     assert (full.value.ready, read_only.value.ready) == (True, False)

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "edgepaas"
 LAYERS = (
     {"errors", "build", "_build", "__init__"},
     {"timing"},
+    {"http_client"},
     {"files"},
     {"logs"},
     {"terminal", "sd_notify"},
@@ -23,6 +24,7 @@ LAYERS = (
     {"outbox"},
     {"apikit"},
     {"app"},
+    {"hosting"},
     {"schema"},
     {"sync"},
     {"health"},
@@ -39,8 +41,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 #: Reached from the command line alone: importing one of these is somebody's start-up time.
 HEAVY = {"sqlalchemy", "alembic", "flask", "flask_smorest", "marshmallow", "requests", "pg8000"}
 LEAN = {
-    *("errors", "build", "timing", "files", "logs", "terminal", "settings", "alerts"),
-    *("pgdriver", "decision", "outbox", "sync", "supervisor", "drill", "cli"),
+    *("errors", "build", "timing", "http_client", "files", "logs", "terminal", "settings"),
+    *("alerts", "pgdriver", "decision", "outbox", "sync", "supervisor", "drill", "cli", "hosting"),
 }
 
 
@@ -54,14 +56,15 @@ def layer_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def imports_of(path: Path, *, top_level_only: bool) -> list[str]:
-    """Every module that *path* imports; those under TYPE_CHECKING cost nothing and are left out."""
+def imports_of(path: Path, *, top_level_only: bool, types_too: bool = False) -> list[str]:
+    """Every module that *path* imports; those under TYPE_CHECKING only where *types_too*."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found: list[str] = []
 
     def visit(node: ast.AST) -> None:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            guarded = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            if guarded and not types_too:
                 continue
             if isinstance(child, ast.Import):
                 found.extend(alias.name for alias in child.names)
@@ -96,6 +99,80 @@ def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None
 def test_a_lean_stage_imports_nothing_heavy_at_its_top(path: Path) -> None:
     heavy = {name.split(".")[0] for name in imports_of(path, top_level_only=True)} & HEAVY
     assert not heavy
+
+
+def test_the_built_in_application_uses_the_public_interface_alone() -> None:
+    """As any application does: what ``edgepaas.app`` does not offer, it does without."""
+    wrong = {
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in sorted((PACKAGE / "telemetry").rglob("*.py"))
+        for name in imports_of(path, top_level_only=False, types_too=True)
+        if is_of_the_platform(name, own="edgepaas.telemetry")
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", ["alembic", "tests/support/second_application"])
+def test_migrations_and_the_second_application_use_it_alone_too(folder: str) -> None:
+    files = sorted((PACKAGE.parent / folder).rglob("*.py"))
+    assert files
+    wrong = {
+        f"{path.relative_to(PACKAGE.parent)} imports {name}"
+        for path in files
+        for name in imports_of(path, top_level_only=False, types_too=True)
+        if is_of_the_platform(name)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "internal"),
+    [
+        ("edgepaas.app", False),
+        ("edgepaas.app.models", False),
+        ("edgepaas.telemetry.intake", False),
+        ("sqlalchemy", False),
+        ("edgepaas", True),
+        ("edgepaas.apikit.blueprint", True),
+        ("edgepaas.files.locks", True),
+        ("edgepaas.application", True),
+    ],
+)
+def test_what_belongs_to_the_platform_is_told_by_its_name(name: str, internal: bool) -> None:
+    assert is_of_the_platform(name, own="edgepaas.telemetry") is internal
+
+
+def is_of_the_platform(module: str, *, own: str = "") -> bool:
+    """Whether *module* is the platform's and not public; *own* is the package that asks."""
+    if module.partition(".")[0] != "edgepaas":
+        return False
+    public = ("edgepaas.app", own) if own else ("edgepaas.app",)
+    return not any(module == name or module.startswith(f"{name}.") for name in public)
+
+
+#: What the public interface stands on: each of these it offers, whole or in part.
+OFFERED = {
+    *("alerts", "apikit", "database", "decision", "errors", "files", "settings", "terminal"),
+    "timing",
+}
+
+
+def test_the_public_interface_imports_no_room_that_it_does_not_offer() -> None:
+    found = {
+        layer_of(name)
+        for path in sorted((PACKAGE / "app").glob("*.py"))
+        for name in imports_of(path, top_level_only=False, types_too=True)
+        if name.startswith("edgepaas.")
+    }
+    assert found - {"app"} <= OFFERED
+
+
+def test_the_public_interface_lists_its_modules() -> None:
+    """The first thing that an author reads names every module that may be imported."""
+    listed = (ast.get_docstring(ast.parse((PACKAGE / "app/__init__.py").read_text())) or "").split()
+    inner = {"application", "box", "__init__"}  # offered by edgepaas.app itself
+    public = {path.stem for path in (PACKAGE / "app").glob("*.py")} - inner
+    assert {f"``edgepaas.app.{name}``" for name in public} <= set(listed)
 
 
 def test_every_layer_is_named() -> None:

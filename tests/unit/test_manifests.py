@@ -58,8 +58,8 @@ both = pytest.mark.parametrize("name", ["edge.yaml", "cloud.yaml"])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("document", ALL)
 def test_each_document_is_what_the_api_takes(document: Document, version: str) -> None:
-    used = kubernetes_validate.validate(document, version, strict=True)
-    assert f"{version}.".startswith(f"{used}.")
+    checked_as = kubernetes_validate.validate(document, version, strict=True)
+    assert version.startswith(checked_as), "an older version's schema stood in for this one"
 
 
 def test_a_slip_of_the_pen_would_be_found() -> None:

@@ -30,9 +30,11 @@ needs_promtool = pytest.mark.skipif(
 )
 
 
-def tool(*command: str) -> None:
+def tool(*command: str) -> str:
+    """Run a tool that must be content; return what it printed."""
     done = subprocess.run(command, cwd=MONITORING, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 @needs_promtool
@@ -46,12 +48,12 @@ def tool(*command: str) -> None:
     ids=" ".join,
 )
 def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
-    tool("promtool", *arguments)
+    assert "SUCCESS" in tool("promtool", *arguments)
 
 
 @pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed")
 def test_amtool_is_content() -> None:
-    tool("amtool", "check-config", "alertmanager.yml")
+    assert "SUCCESS" in tool("amtool", "check-config", "alertmanager.yml")
 
 
 @pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: rule["alert"])

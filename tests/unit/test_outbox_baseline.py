@@ -5,7 +5,6 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from sqlalchemy import ForeignKey
@@ -28,7 +27,7 @@ class Place(Model, kind="shared"):
     """Lies in others; stored in the order of its key, whichever was there first."""
 
     __tablename__ = 'the "places"'
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 (as SQLAlchemy declares it)
 
     name: Mapped[str] = mapped_column(Text(), primary_key=True)
     within: Mapped[str | None] = mapped_column(ForeignKey('the "places".name'))

@@ -5,8 +5,9 @@ import contextlib
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from sqlalchemy import ForeignKey
@@ -154,8 +155,8 @@ def test_what_is_delivered_before_the_clock_is_set_is_not_old(
 
     class Unset(datetime):
         @classmethod
-        def now(cls, tz: object = None) -> datetime:
-            return datetime(1970, 1, 1, tzinfo=UTC)
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(1970, 1, 1, tzinfo=UTC)
 
     monkeypatch.setattr(stream, "_ENTRY_ROWS", 1)
     monkeypatch.setattr(stream, "datetime", Unset)

@@ -4,7 +4,6 @@
 import contextlib
 import socket
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.database.sqlite.sync_wakeup import Waker, address_of
 from edgepaas.errors import DatabaseBusy
 from edgepaas.outbox import fence
+from tests.support.databases import in_one_group
 from tests.support.outbox import Fact, Note, captured_file, changes, create_file
 
 
@@ -65,36 +65,6 @@ def facts(count: int, prefix: str = "f") -> Callable[[Session], object]:
         text("INSERT INTO facts (id) VALUES (:id)"),
         [{"id": f"{prefix}{number}"} for number in range(count)],
     )
-
-
-def in_one_group(database: EmbeddedDatabase, *jobs: Callable[[Session], object]) -> list[object]:
-    """Run *jobs* as one group, in order; return what each raised, None where it did not."""
-    started, gate = threading.Event(), threading.Event()
-    results: list[object] = [None] * (len(jobs) + 1)
-
-    def hold(_: Session) -> None:
-        started.set()
-        assert gate.wait(20)
-
-    def run(index: int, job: Callable[[Session], object]) -> None:
-        try:
-            database.write(job)
-        except BaseException as error:
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=(-1, hold))]
-    threads[0].start()
-    assert started.wait(20)
-    for index, job in enumerate(jobs):
-        threads.append(threading.Thread(target=run, args=(index, job)))
-        threads[-1].start()
-        limit = threading.Event()
-        while database._writer._queue.qsize() <= index:
-            assert not limit.wait(0.001)
-    gate.set()
-    for thread in threads:
-        thread.join(20)
-    return results[:-1]
 
 
 def test_each_job_of_a_group_is_a_transaction_of_its_own(

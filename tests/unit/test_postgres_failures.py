@@ -23,12 +23,13 @@ from edgepaas.pgdriver.failures import (
 
 def server_error(state: str) -> Exception:
     """What pg8000 raises for an answer of the server."""
-    return pg8000.ProgrammingError({"S": "ERROR", "C": state, "M": "it\nsaid"})
+    error: Exception = pg8000.ProgrammingError({"S": "ERROR", "C": state, "M": "it\nsaid"})
+    return error
 
 
 def lost(cause: BaseException | None = None) -> Exception:
     """What pg8000 raises when the connection is gone."""
-    error = pg8000.InterfaceError("network error")
+    error: Exception = pg8000.InterfaceError("network error")
     error.__cause__ = cause
     return error
 

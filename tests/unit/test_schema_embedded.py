@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, String, Table
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.database import open_database
 from edgepaas.database.model import new_metadata
 from edgepaas.errors import DatabaseFull, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.sqlite import error_classes as judgement
@@ -341,7 +342,7 @@ def test_a_full_disk_never_costs_the_file(
 def test_an_application_with_a_broken_model_is_told_so(paths: Paths, tmp_path: Path) -> None:
     """By the table's name, not by a traceback."""
     application = shop(tmp_path, "0001")
-    metadata = application.metadata
+    metadata = metadata_of(application)
     assert metadata is not None
     metadata.tables["items"].info.clear()
     broken = Application(name="shop", models=metadata, migrations=application.migrations)
@@ -351,7 +352,7 @@ def test_an_application_with_a_broken_model_is_told_so(paths: Paths, tmp_path: P
 
 def test_an_application_without_migrations_gets_its_tables(paths: Paths, tmp_path: Path) -> None:
     """Missing ones are added, present ones left alone."""
-    metadata = shop(tmp_path, "0001").metadata
+    metadata = metadata_of(shop(tmp_path, "0001"))
     assert metadata is not None
     application = Application(name="shop", models=metadata)
     assert bring(paths, application).action == "created"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox import capture, fence, ledger, stream
 from edgepaas.outbox.space import vacuum as space
 from edgepaas.schema.open_problems import trouble
@@ -271,7 +272,7 @@ def test_a_repair_puts_capture_back(captured: Paths, tmp_path: Path) -> None:
         connection.execute("DROP TABLE alembic_version")
     application = shop(tmp_path, "0001")
     report = repair_sqlite(
-        captured.sqlite, captured, chain_of(application), lambda: application.metadata
+        captured.sqlite, captured, chain_of(application), lambda: metadata_of(application)
     )
     assert report.action == "repaired"
     bring_with_hub(captured, application)

@@ -17,6 +17,7 @@ from edgepaas.decision.waiting import holds_nothing, rows_waiting
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import damage_noted, note_damage
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.repair import repair_sqlite
 from edgepaas.schema.sqlite import file_operations as files
@@ -192,7 +193,7 @@ def test_a_repair_does_not_open_a_file_of_no_bytes_either(old: Paths, tmp_path: 
 
     content = leave_in_wal(old.sqlite)
     application = shop(tmp_path, "0001")
-    repair_sqlite(old.sqlite, old, chain_of(application), lambda: application.metadata)
+    repair_sqlite(old.sqlite, old, chain_of(application), lambda: metadata_of(application))
     assert (quarantined(old)[0] / "edgepaas.db-wal").read_bytes() == content
 
 

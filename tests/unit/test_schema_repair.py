@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.files.paths import Paths
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.repair import repair_sqlite
@@ -26,7 +27,9 @@ from tests.support.chains import (
 
 def repair(paths: Paths, application: Application) -> SchemaReport:
     """Run the repair on the box's file."""
-    return repair_sqlite(paths.sqlite, paths, chain_of(application), lambda: application.metadata)
+    return repair_sqlite(
+        paths.sqlite, paths, chain_of(application), lambda: metadata_of(application)
+    )
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepaas.alerts import catalogue_entry
 from edgepaas.database import open_database
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.database import EmbeddedDatabase
@@ -38,8 +39,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def resolved(message: str, *, fingerprint: str, **_: object) -> None:
         told.append(f"-{fingerprint}")
 
-    monkeypatch.setattr(budget, "raise_alert", raised)
-    monkeypatch.setattr(budget, "resolve_alert", resolved)
+    monkeypatch.setattr(catalogue_entry, "raise_alert", raised)
+    monkeypatch.setattr(catalogue_entry, "resolve_alert", resolved)
     return told
 
 

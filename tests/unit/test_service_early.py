@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from edgepaas.httpd.startup_responder import Front, Phase
+from edgepaas.httpd.startup_responder import Phase, StartupResponder
 
 
 def call(
-    front: Front, path: str, method: str = "GET", **environ: str
+    front: StartupResponder, path: str, method: str = "GET", **environ: str
 ) -> tuple[str, dict[str, str], bytes]:
     """Return status, headers and body."""
     answer: dict[str, Any] = {}
@@ -30,17 +30,17 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
 
 
 @pytest.fixture
-def front() -> Front:
+def front() -> StartupResponder:
     """A front without an application yet."""
-    return Front(Phase("starting", "the application is being loaded"))
+    return StartupResponder(Phase("starting", "the application is being loaded"))
 
 
-def test_live_is_200_from_the_first_moment(front: Front) -> None:
+def test_live_is_200_from_the_first_moment(front: StartupResponder) -> None:
     """The process runs, which is all that live says."""
     assert call(front, "/health/live")[0] == "200"
 
 
-def test_ready_is_503_with_the_state_and_why(front: Front) -> None:
+def test_ready_is_503_with_the_state_and_why(front: StartupResponder) -> None:
     """The same word as everywhere."""
     for path in ("/health/ready", "/ready", "/health"):
         status, headers, body = call(front, path)
@@ -50,7 +50,7 @@ def test_ready_is_503_with_the_state_and_why(front: Front) -> None:
         assert json.loads(body)["reasons"] == ["the application is being loaded"]
 
 
-def test_other_paths_get_the_one_error_body(front: Front) -> None:
+def test_other_paths_get_the_one_error_body(front: StartupResponder) -> None:
     """With the client's own request id, where it is harmless."""
     status, headers, body = call(front, "/api/v1/readings", HTTP_X_REQUEST_ID="abc-1")
     assert status == "503"
@@ -66,7 +66,9 @@ def test_other_paths_get_the_one_error_body(front: Front) -> None:
     ("method", "path"),
     [("POST", "/health/live"), ("GET", "/health/admin"), ("GET", "/health/../admin")],
 )
-def test_only_a_probe_reaches_a_closed_application(front: Front, method: str, path: str) -> None:
+def test_only_a_probe_reaches_a_closed_application(
+    front: StartupResponder, method: str, path: str
+) -> None:
     """A path that only looks like a health route is the application's own."""
     assert call(front, path, method)[0] == "503"
     front.open(application)
@@ -74,21 +76,21 @@ def test_only_a_probe_reaches_a_closed_application(front: Front, method: str, pa
     assert call(front, path, method)[0] == "503"
 
 
-def test_head_has_no_body(front: Front) -> None:
+def test_head_has_no_body(front: StartupResponder) -> None:
     """The headers are those of GET."""
     status, headers, body = call(front, "/health/live", "HEAD")
     assert (status, body) == ("200", b"")
     assert int(headers["Content-Length"]) > 0
 
 
-def test_an_open_front_hands_everything_to_the_application(front: Front) -> None:
+def test_an_open_front_hands_everything_to_the_application(front: StartupResponder) -> None:
     """Health too: the application knows more."""
     front.open(application)
     assert call(front, "/x")[2] == b"/x"
     assert call(front, "/health/ready")[2] == b"/health/ready"
 
 
-def test_a_closed_front_keeps_requests_from_a_lost_database(front: Front) -> None:
+def test_a_closed_front_keeps_requests_from_a_lost_database(front: StartupResponder) -> None:
     """503 without touching the application, which still answers for its health."""
     front.open(application)
     front.close(Phase("degraded", "PostgreSQL was lost"))

@@ -24,7 +24,10 @@ def ended(control: Control) -> bool:
 def watching(paths: Paths, control: Control, **changes: str) -> HandBackWatch:
     """A watch that has begun."""
     watch = HandBackWatch(contract(paths, **changes), paths, control, 20.0)
-    watch.start()
+    task = watch.task()
+    if task is not None:
+        control.at_end(task.request_stop)
+        task.start()
     return watch
 
 

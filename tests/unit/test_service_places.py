@@ -32,7 +32,7 @@ class Running:
         self.released = threading.Event()
         self.held = threading.Semaphore(0)
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.address = listener.getsockname()
+        self.address: tuple[str, int] = listener.getsockname()
         limits: dict[str, Any] = {
             "threads": 4,
             "connection_limit": 100,

@@ -71,6 +71,7 @@ def test_two_containers_on_one_volume_are_one_too_many(paths: Paths) -> None:
         claim_state(other)
     assert str(refused.value).startswith(f"{paths.state}: another 'edgepaas up' works there")
     for lock in first:
+        assert lock is not None
         os.close(lock)
     another = claim_state(other)
     assert another is not None

@@ -30,7 +30,7 @@ class Running:
     """A server whose loop runs in a thread until ``end``."""
 
     def __init__(self, sock: socket.socket, **options: Any) -> None:
-        self.address = sock.getsockname()
+        self.address: tuple[str, int] = sock.getsockname()
         limits: dict[str, Any] = {
             "threads": 2,
             "connection_limit": 20,

@@ -76,7 +76,7 @@ def test_values_are_typed_and_immutable() -> None:
     assert settings.integer("PORT") == 81
     assert settings.flag("RUN_MIGRATIONS") is True
     with pytest.raises(AttributeError, match="immutable"):
-        settings.services = ()  # type: ignore[misc]
+        settings.services = ()
     with pytest.raises(TypeError):
         settings.values()["PORT"] = "1"  # type: ignore[index]
     for unknown in (settings.text, settings.is_given):

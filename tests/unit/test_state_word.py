@@ -62,7 +62,7 @@ def test_the_service_writes_its_word_only_when_it_is_another(paths: Paths) -> No
     file = StateFile(paths, board)
 
     def left() -> str | None:
-        file.leave()
+        file.publish()
         said = read_word(paths)
         return None if said is None else said.word
 
@@ -84,10 +84,10 @@ def test_a_folder_that_takes_no_word_is_logged_once_and_tried_again(
     file = StateFile(paths, StateBoard(contract_for(paths, None)))
     with caplog.at_level(logging.WARNING, "edgepaas.service"):
         for _ in range(3):
-            file.leave()
+            file.publish()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(paths.state_word) in caplog.text
     paths.state_word.rmdir()
-    file.leave()
+    file.publish()
     assert read_word(paths) == StateWord("starting", living=True)
     assert not list(paths.runtime.glob(".*.tmp"))

@@ -83,14 +83,14 @@ SENDING = replace(IN_STEP, inflight_batch="b2", inflight_seq=15)
         (IN_STEP, 10, "b1", StreamComparison.IN_STEP),
         (replace(IN_STEP, confirmed_seq=0, confirmed_batch=""), 0, "", StreamComparison.IN_STEP),
         (SENDING, 10, "b1", StreamComparison.IN_STEP),
-        (SENDING, 15, "b2", StreamComparison.LANDED),
+        (SENDING, 15, "b2", StreamComparison.COMMITTED),
         (SENDING, 15, "b3", StreamComparison.FORKED),
         (SENDING, 30, "b9", StreamComparison.FORKED),
         (IN_STEP, 12, "b2", StreamComparison.FORKED),
         (IN_STEP, 10, "b9", StreamComparison.FORKED),
-        (IN_STEP, 4, "b0", StreamComparison.BEHIND),
-        (IN_STEP, 0, "", StreamComparison.BEHIND),
-        (SENDING, 0, "", StreamComparison.BEHIND),
+        (IN_STEP, 4, "b0", StreamComparison.HUB_BEHIND),
+        (IN_STEP, 0, "", StreamComparison.HUB_BEHIND),
+        (SENDING, 0, "", StreamComparison.HUB_BEHIND),
     ],
 )
 def test_the_marks_tell_what_happened(

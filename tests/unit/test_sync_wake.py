@@ -17,19 +17,18 @@ from edgepaas.database.sqlite.sync_wakeup import Waker
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE
 from edgepaas.files.paths import Paths
 from edgepaas.outbox.space.retention import Reclaimed
-from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile
 from edgepaas.sync.errors import HubMisconfigured, HubUnreachable, SchemaDrift, UnclassifiedHubError
 from edgepaas.sync.failures import AWAY_ALERT_AFTER, FailureTracker, classify
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade, SchemaBlocked
+from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped, StopRequest, StopWatcher
 from edgepaas.sync.wakeups import ForeignWriteDetector, WakeupSocket, send_wakeup
 from edgepaas.sync.worker import SyncWorker
 from edgepaas.timing.backoff import Backoff
-from edgepaas.timing.due import Due
 from tests.support.service_process import until, write_db_contract
 
 LONG = 60.0
@@ -174,6 +173,26 @@ def test_the_death_of_the_parent_ends_it(paths: Paths) -> None:
     os.close(read)
 
 
+def test_a_watch_that_fails_goes_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the drainer would go on for ever with a decision that is over."""
+    write_db_contract(paths, generation="1")
+    stop, failed = StopRequest(), threading.Event()
+
+    def changed(_watch: StopWatcher) -> str:
+        failed.set()
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(StopWatcher, "changed", changed)
+        watch = StopWatcher(stop, paths.db_contract, "1", exit_process=lambda _: None)
+        watch.start()
+        assert failed.wait(10)
+    write_db_contract(paths, generation="2")
+    until(lambda: stop.requested, "the end")
+    watch.stop()
+    assert stop.status == EXIT_DECIDE_AGAIN
+
+
 def test_the_first_who_asks_for_the_end_decides_how() -> None:
     stop = StopRequest()
     stop.request(EXIT_DECIDE_AGAIN, "one")
@@ -196,7 +215,7 @@ def test_each_kind_of_trouble_is_judged(
     error: Exception, state: str, hub: str | None, alert: bool
 ) -> None:
     found = classify(error, drifts=0)
-    assert (found.state, found.hub, bool(found.fingerprint)) == (state, hub, alert)
+    assert (found.state, found.hub, bool(found.alert)) == (state, hub, alert)
 
 
 def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
@@ -204,7 +223,7 @@ def test_a_schema_that_does_not_fit_after_it_was_mended_needs_a_person(
 ) -> None:
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     trouble = FailureTracker(LiveStatus())
@@ -224,7 +243,7 @@ def test_a_postgresql_that_stays_away_is_told_of_where_nobody_else_tells(
     """Where SQLite serves by choice nothing falls back: a changed password looks like this."""
     raised: list[str] = []
     monkeypatch.setattr(
-        "edgepaas.sync.failures.raise_alert",
+        "edgepaas.alerts.catalogue_entry.raise_alert",
         lambda _, fingerprint, **__: raised.append(fingerprint),
     )
     now = 0.0
@@ -251,17 +270,15 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
         reclaimed.append(older_than)
         return Reclaimed()
 
-    monkeypatch.setattr("edgepaas.sync.worker.reclaim", reclaim)
+    monkeypatch.setattr("edgepaas.sync.reclaim.reclaim", reclaim)
     for offset, expected in ((-315_360_000.0, []), (0.2, [60.0])):
-        report = LiveStatus(clock_offset=offset)
         worker = SimpleNamespace(
-            report=report,
-            context=SimpleNamespace(settings=Settings.of(RETENTION="60")),
+            report=LiveStatus(clock_offset=offset),
+            _reclaimer=Reclaimer(60.0),
             _send_heartbeat=lambda *_, **__: None,
-            _reclaim=Due(60.0),
             connection=None,
         )
-        SyncWorker._do_reclaim(cast(SyncWorker, worker), cast(BoxFile, worker), cast(Hub, worker))
+        SyncWorker._reclaim(cast(SyncWorker, worker), cast(BoxFile, worker), cast(Hub, worker))
         assert reclaimed == expected
 
 
@@ -271,7 +288,7 @@ def test_a_schema_stage_that_fails_blocks_with_its_last_word(tmp_path: Path) -> 
     script.chmod(0o755)
     schema = HubSchemaUpgrade([str(script)], {}, StopRequest(), at_head=False)
     with pytest.raises(SchemaBlocked, match="it does not fit"):
-        schema.bring()
+        schema.run()
     assert not schema.at_head
 
 
@@ -289,7 +306,7 @@ def test_a_schema_stage_that_takes_long_does_not_outlive_the_end(tmp_path: Path)
 
     threading.Thread(target=end).start()
     with pytest.raises(Stopped):
-        schema.bring()
+        schema.run()
     pid = int(pid_file.read_text())
 
     def ended() -> bool:

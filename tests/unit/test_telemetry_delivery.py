@@ -18,7 +18,7 @@ from edgepaas.telemetry.importer.importer import BatchRefused, Progress
 from edgepaas.telemetry.importer.progress import ProgressDisplay
 
 READINGS = [{"device": "d", "metric": "m", "value": 1.0}]
-STORED = (201, {"accepted": 1, "duplicates": 0}, {})
+STORED: tuple[int, dict[str, int], dict[str, str]] = (201, {"accepted": 1, "duplicates": 0}, {})
 AWAY = {"error": "unavailable", "message": "not right now", "details": []}
 
 

@@ -8,7 +8,7 @@ from flask import jsonify
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.files.paths import Paths
 from edgepaas.web.access.locality import client_network, is_loopback
 from edgepaas.web.access.rate_limits import MOST_CLIENTS, RateLimiter
@@ -21,7 +21,7 @@ LOCAL = {"REMOTE_ADDR": "127.0.0.1"}
 
 
 def client(paths: Paths, application: Application = THINGS, **settings: str) -> FlaskClient:
-    return make_box(paths, application, **settings).app.test_client()
+    return make_box(paths, application, None, **settings).app.test_client()
 
 
 def read(of: FlaskClient, where: dict[str, str], **headers: str) -> int:

@@ -16,6 +16,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.service.watches.monitor import status_line
 from edgepaas.timing.moment import current_moment
+from tests.support.answers import json_of
 from tests.support.boxes import make_box
 
 ALERTS = "/api/v1/alerts"
@@ -43,7 +44,7 @@ def client(paths: Paths, spool: Spool) -> FlaskClient:
 def listed(client: FlaskClient, **query: Any) -> list[dict[str, Any]]:
     answer = client.get(ALERTS, query_string=query)
     assert answer.status_code == 200, answer.text
-    return list(answer.json["items"])
+    return list(json_of(answer)["items"])
 
 
 def messages(client: FlaskClient, **query: Any) -> list[str]:
@@ -77,7 +78,7 @@ def test_pages_of_alerts_join_without_a_gap(client: FlaskClient) -> None:
     found, cursor = [], None
     while True:
         query = {"state": "all", "limit": 1, **({"cursor": cursor} if cursor else {})}
-        page = client.get(ALERTS, query_string=query).json
+        page = json_of(client.get(ALERTS, query_string=query))
         found += [item["message"] for item in page["items"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -96,7 +97,7 @@ def test_the_history_is_told_the_newest_first_and_in_pages(
     client: FlaskClient, spool: Spool
 ) -> None:
     fold_waiting(ConditionStore(spool), current_moment, 1000)
-    whole = client.get(f"{ALERTS}/history").json["items"]
+    whole = json_of(client.get(f"{ALERTS}/history"))["items"]
     said = [(entry["what"], entry["fingerprint"]) for entry in whole]
     assert set(said[:2]) == {("resolved", "settings:PORT"), ("raised", "")}
     assert sorted(said[2:]) == [
@@ -104,10 +105,11 @@ def test_the_history_is_told_the_newest_first_and_in_pages(
         ("raised", "heat"),
         ("raised", "settings:PORT"),
     ]
-    found, cursor = [], ""
+    found: list[Any] = []
+    cursor: str | None = ""
     while cursor is not None:
         query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
-        page = client.get(f"{ALERTS}/history", query_string=query).json
+        page = json_of(client.get(f"{ALERTS}/history", query_string=query))
         found += page["items"]
         cursor = page["next_cursor"]
     assert found == whole
@@ -117,7 +119,7 @@ def test_the_history_of_one_cause_or_kind_is_found(client: FlaskClient, spool: S
     fold_waiting(ConditionStore(spool), current_moment, 1000)
 
     def told(**query: str) -> list[str]:
-        items = client.get(f"{ALERTS}/history", query_string=query).json["items"]
+        items = json_of(client.get(f"{ALERTS}/history", query_string=query))["items"]
         return [f"{entry['what']} {entry['fingerprint']}" for entry in items]
 
     assert told(fingerprint="settings:PORT") == ["resolved settings:PORT", "raised settings:PORT"]
@@ -135,9 +137,9 @@ def test_alerts_are_for_those_who_may_read(paths: Paths, spool: Spool) -> None:
 def test_every_surface_shows_how_many_there_are(
     client: FlaskClient, paths: Paths, spool: Spool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = client.get(ALERTS).json["counts"]
+    counts = json_of(client.get(ALERTS))["counts"]
     assert counts["waiting"] >= 2
-    assert client.get("/health/ready").json["alerts"] == counts
+    assert json_of(client.get("/health/ready"))["alerts"] == counts
     states = make_box(paths).states
     states.alerts = AlertWatch(paths).line
     assert f"; alerts: {counts['waiting']} wait to be told (edgepaas" in status_line(states)

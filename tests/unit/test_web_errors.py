@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from edgepaas.apikit.problems import MOST_DETAILS, Problem
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from tests.support.boxes import TestBox, make_box
+from tests.support.boxes import THINGS, TestBox, make_box
 from tests.support.search import tries
 
 JSON = {"Content-Type": "application/json"}
@@ -154,7 +154,7 @@ def test_a_body_of_another_type_is_415(
         data=b'{"name": "x"}',
         headers={name: value for name, value in headers.items() if value is not None},
     )
-    problem(response, 415)
+    assert problem(response, 415)["error"] == "unsupported_media_type"
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,11 @@ def test_a_wrong_argument_in_the_address_is_422(client: FlaskClient, query: str,
 @pytest.mark.parametrize("address", ["/%00", "/api/things?cursor=%00", "/?a=%ed%a0%80"])
 def test_an_address_that_no_text_can_hold_is_400(client: FlaskClient, address: str) -> None:
     """NUL and bytes that are no UTF-8 end at the door."""
-    problem(client.open(address), 400)
-    problem(client.get("/", environ_overrides={"PATH_INFO": "/\xff"}), 400)
+    for answer in (
+        client.open(address),
+        client.get("/", environ_overrides={"PATH_INFO": "/\xff"}),
+    ):
+        assert problem(answer, 400)["error"] == "bad_request"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,8 @@ def test_an_address_that_no_text_can_hold_is_400(client: FlaskClient, address: s
 )
 def test_what_is_not_there_is_404(client: FlaskClient, path: str) -> None:
     """No redirect, no page of werkzeug's."""
-    problem(client.get("/", environ_overrides={"PATH_INFO": path}), 404)
+    answer = client.get("/", environ_overrides={"PATH_INFO": path})
+    assert problem(answer, 404)["error"] == "not_found"
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PATCH", "TRACE", "FOO", "PUT"])
@@ -290,7 +294,7 @@ def test_a_bug_is_500_with_the_request_id_that_finds_it_in_the_log(
 def test_a_traceback_is_shown_to_the_developer_alone_and_without_secrets(
     paths: Paths, settings_given: dict[str, str], address: str, shown: bool
 ) -> None:
-    client = make_box(paths, **settings_given).app.test_client()
+    client = make_box(paths, THINGS, None, **settings_given).app.test_client()
     response = client.get("/api/things/crash", environ_base={"REMOTE_ADDR": address})
     text = json.dumps(problem(response, 500))
     assert ("RuntimeError" in text) is shown

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Blueprint
 
-from edgepaas.app.application import Application, BoxState
+from edgepaas.app import Application, BoxState
 from edgepaas.errors import ConfigurationError, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import Check, CheckFailed
@@ -252,11 +252,13 @@ def test_the_document_refers_to_nothing_that_is_not_in_it(box: TestBox) -> None:
         for step in place.split("/"):
             assert step in found, place
             found = found[step]
+        assert isinstance(found, dict), place
 
 
 def test_the_document_says_who_needs_a_token(paths: Paths) -> None:
     """A write in production always; the box's own programs may read without."""
-    for env, write in (("production", [{"token": []}]), ("development", [{}, {"token": []}])):
+    token: dict[str, list[str]] = {"token": []}
+    for env, write in (("production", [token]), ("development", [{}, token])):
         box = make_box(paths, THINGS, ENV=env)
         described = get(box, "/openapi.json")[1]["paths"]
         assert described["/api/things"]["post"]["security"] == write

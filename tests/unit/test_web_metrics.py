@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts import Severity, raise_alert
 from edgepaas.alerts.delivery.run import deliver_once
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
 from edgepaas.web.request_meter import BUCKETS
@@ -125,7 +125,8 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
     opened: tuple[Flask, Box],
 ) -> None:
     app, box = opened
-    for number, severity in enumerate(("critical", "critical", "warning")):
+    severities: tuple[Severity, ...] = ("critical", "critical", "warning")
+    for number, severity in enumerate(severities):
         raise_alert(f"number {number}", fingerprint=str(number), severity=severity)
         deliver_once(box.paths, linger=0)
     found = scrape(app)

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A channel's answer, what became of a notification, and a call that ends at its deadline."""
+"""A channel's answer, and what became of a notification."""
 
-import contextlib
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
-
-T = TypeVar("T")
+from typing import Literal
 
 Kind = Literal["taken", "refused", "later"]
 
@@ -42,35 +38,3 @@ class Outcome:
     tried: bool = False
     wait: float = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
-
-
-class DeadlineExceeded(Exception):
-    """The call was not done in time; its thread is left to itself."""
-
-
-def within(seconds: float, work: Callable[[], T], *, abort: Callable[[], None] | None = None) -> T:
-    """Return what *work* returns, or raise what it raises, or DeadlineExceeded.
-
-    Done in a daemon thread: neither a dead resolver nor a server that drips a byte at a
-    time obeys a socket's timeout. *abort* is called at the deadline, to end the thread.
-    """
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="alerts-send", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if outcome:
-        return outcome[0]
-    if abort is not None:
-        with contextlib.suppress(OSError):
-            abort()
-    raise DeadlineExceeded(f"no answer within {seconds:g} s")

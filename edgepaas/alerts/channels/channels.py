@@ -13,6 +13,7 @@ from edgepaas.alerts.channels.config import AlertConfig
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 Ask = Callable[[AlertConfig, str, Notification], Answer]
@@ -56,7 +57,7 @@ class ChannelState:
 
 
 class Channels:
-    """All configured channels; *jitter* returns numbers from 0 to 1."""
+    """All configured channels; *jitter* gives a factor for each pause."""
 
     def __init__(
         self,
@@ -142,8 +143,7 @@ class Channels:
 
     def pause_after(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row, with jitter."""
-        doubled: float = _FIRST_PAUSE * 2 ** min(failures - 1, 20)
-        return min(doubled, _LONGEST_PAUSE) * (0.5 + self._jitter() / 2)
+        return pause_after(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE) * self._jitter()
 
     def _note(self, name: str, answer: Answer) -> None:
         """Remember how the channel did."""

@@ -11,10 +11,11 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate
 
-from edgepaas.alerts.channels.answers import Answer, DeadlineExceeded, within
+from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import EmailConfig
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.wording import BoxIdentity, text, title
+from edgepaas.timing.deadline import OutOfTime, within
 
 
 @dataclass
@@ -41,10 +42,14 @@ def send(config: EmailConfig, notification: Notification, sender: BoxIdentity) -
     progress = _Progress()
     try:
         return within(
-            config.timeout, lambda: _deliver(config, message, progress), abort=progress.abort
+            config.timeout,
+            lambda _: _deliver(config, message, progress),
+            abort=progress.abort,
+            name="alerts-smtp",
         )
-    except DeadlineExceeded as error:
-        return Answer("later", str(error), reached=progress.handed_over, down=True)
+    except OutOfTime:
+        late = f"no answer within {config.timeout:g} s"
+        return Answer("later", late, reached=progress.handed_over, down=True)
     except smtplib.SMTPException as error:
         return _judge(error, progress)
     except (OSError, ValueError) as error:

@@ -152,7 +152,7 @@ def fold(condition: Condition | None, alert: Alert) -> Condition | None:
     """Return *condition* with *alert* taken in; None where there is nothing to be over."""
     if alert.resolved:
         return _resolved(condition, alert)
-    event = not alert.named or alert.severity == "info"
+    event = alert.event or not alert.named or alert.severity == "info"
     if condition is None:
         # The alert's id: should this file be lost before the alert is deleted, the condition
         # that is made of it again sends under the same keys.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgepaas.alerts import history
+from edgepaas.alerts.catalogue import ALERTS_WITHOUT_ROOM
 from edgepaas.alerts.conditions.condition_store import ConditionStore
 from edgepaas.alerts.conditions.fold import Condition, fold, fold_evicted
 from edgepaas.alerts.spool.alert import Alert, read_alert, read_name
@@ -149,13 +150,11 @@ def _take_evicted(store: ConditionStore, now: Moment) -> None:
                 name=item.condition,
                 id=item.epoch,
                 fingerprint="",
-                origin="edgepaas-alerts",
+                origin=ALERTS_WITHOUT_ROOM.origin,
                 box="",
                 state="event",
-                severity="warning",
-                message="alerts were raised faster than they could be told, and the spool had no "
-                "room for them (ALERT_SPOOL_FILES, ALERT_SPOOL_SIZE): look into the journal for "
-                "what they said",
+                severity=ALERTS_WITHOUT_ROOM.severity,
+                message=ALERTS_WITHOUT_ROOM.message(ALERTS_WITHOUT_ROOM.what_happened),
                 since=now,
                 last=now,
                 clock_trusted=None,

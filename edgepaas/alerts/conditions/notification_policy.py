@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from edgepaas.alerts.channels.notification import Notification, NotifiedState, What
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.spool.alert import SEVERITIES
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment
 
 #: So many changes within three windows are flapping: raised, over, raised, over, raised.
@@ -146,8 +147,8 @@ def wall_of(moment: Moment, now: Moment) -> float:
 
 
 def _pause(told: NotifiedState, now: Moment, window: float) -> float:
-    longest: float = window * min(2 ** min(told.reminders, 30), _LONGEST_WINDOWS)
-    return max(0.0, longest - (_since(told.at, now) if told.at else 0.0))
+    pause = pause_after(told.reminders + 1, first=window, longest=window * _LONGEST_WINDOWS)
+    return max(0.0, pause - (_since(told.at, now) if told.at else 0.0))
 
 
 def _since(moment: Moment, now: Moment) -> float:

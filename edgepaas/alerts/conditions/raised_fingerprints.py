@@ -28,7 +28,7 @@ def raised_fingerprints(paths: Paths, prefix: str) -> list[str]:
             found.add(str(entry.get("fingerprint")))
     for entry in waiting:
         if entry.get("what") == "raised":
-            if not entry["fingerprint"] or entry["severity"] == "info":
+            if not entry["fingerprint"] or entry["severity"] == "info" or entry.get("event"):
                 continue  # an event, which holds no longer than it takes to tell it
             found.add(str(entry.get("fingerprint")))
         else:

@@ -7,7 +7,6 @@ somebody has taken it, the file says so. Killed in between, it is sent again und
 
 import contextlib
 import logging
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from edgepaas.alerts.delivery.dead_notifications import keep_dead
 from edgepaas.alerts.spool.accept import Spool
 from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files.paths import Paths
+from edgepaas.timing.backoff import jitter
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.alerts")
@@ -55,7 +55,7 @@ class Deliverer:
         config: AlertConfig,
         *,
         clock: Callable[[], Moment] = current_moment,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = lambda: jitter(0.5),
         ask: Ask | None = None,
         linger: float = LINGER,
     ) -> None:

@@ -5,10 +5,8 @@ Whoever misses it notifications a box that cannot even raise an alert.
 """
 
 import contextlib
-import http.client
 import logging
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import AlertConfig
@@ -69,18 +67,14 @@ def beat(
 
 def is_well(paths: Paths) -> bool:
     """Whether the service says on loopback that it is ready."""
+    from edgepaas.http_client import HttpFailure, fetch
+
     try:
-        parts = urlsplit(paths.address.read_text(encoding="ascii").strip())
-        connection = http.client.HTTPConnection(
-            parts.hostname or "", parts.port or 80, timeout=_WELL_TIMEOUT
-        )
-        try:
-            connection.request("GET", "/health/ready")
-            return connection.getresponse().status == http.client.OK
-        finally:
-            connection.close()
-    except (OSError, ValueError, http.client.HTTPException):
+        url = paths.address.read_text(encoding="ascii").strip()
+        answer = fetch("GET", f"{url}/health/ready", deadline=_WELL_TIMEOUT, most_bytes=0)
+    except (OSError, ValueError, HttpFailure):
         return False
+    return answer.status == 200
 
 
 def _ask_for(url: str, timeout: float) -> Answer:

@@ -40,12 +40,13 @@ class Spool(SpoolPaths):
         fingerprint: str = "",
         origin: str = "edgepaas",
         resolved: bool = False,
+        event: bool = False,
         alert_id: str = "",
         now: Moment | None = None,
     ) -> Alert:
         """Keep an alert durably and return it; raises NotSpooled.
 
-        *resolved*: what was raised under *fingerprint* is over.
+        *resolved*: what was raised under *fingerprint* is over. *event*: it is over by itself.
         """
         now = now or current_moment()
         text = clean_text(_redacted(message)) or "(no message)"
@@ -57,6 +58,7 @@ class Spool(SpoolPaths):
                 condition=condition_name(fingerprint, origin, text),
                 named=bool(fingerprint),
                 resolved=resolved,
+                event=event,
                 severity=severity,
                 fingerprint=fingerprint,
                 message=text,

@@ -34,7 +34,8 @@ class Alert:
     """One call of ``raise_alert`` (*resolved* False) or ``resolve_alert``.
 
     *condition* names the cause that it is about: alerts of one condition are counted
-    together. *named* tells whether the caller gave a fingerprint. *clock_trusted* is None
+    together. *named* tells whether the caller gave a fingerprint, *event* whether the caller
+    said that nothing holds once it was delivered. *clock_trusted* is None
     when the box offers no way to know.
     """
 
@@ -43,6 +44,7 @@ class Alert:
     condition: str
     named: bool
     resolved: bool
+    event: bool
     severity: Severity
     fingerprint: str
     message: str
@@ -65,6 +67,7 @@ class Alert:
             "message": self.message,
             "origin": self.origin,
             "fingerprint": self.fingerprint,
+            "event": self.event,
             "box": self.box,
             "time": rfc3339(self.at.wall),
             "clock_trusted": self.clock_trusted,
@@ -105,6 +108,8 @@ def read_alert(entry: Mapping[str, Any]) -> Alert:
             condition=str(entry["condition"]),
             named=bool(entry["fingerprint"]),
             resolved=entry["what"] == "resolved",
+            # What an earlier release accepted says nothing of it.
+            event=entry.get("event") is True,
             severity=severity,
             fingerprint=str(entry["fingerprint"]),
             message=clean_text(str(entry["message"])),

@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     discard.add_argument("names", metavar="NAME", nargs="*", help="as 'list' shows them")
     discard.add_argument("--dead", action="store_true", help="all that are dead")
     add("test", "send a test through every channel, and say what each answered")
+    catalogue = add("catalogue", "list every alert that the platform can raise")
+    catalogue.add_argument("--json", action="store_true", help="print a JSON document")
+    catalogue.add_argument("--markdown", action="store_true", help="print docs/alerts.md")
     silence = add("silence", "tell nobody of some alerts for a while; without --for, list silences")
     silence.add_argument("pattern", metavar="FINGERPRINT", nargs="?", default="*",
                          help="which; * and ? stand for anything (default: all)")  # fmt: skip
@@ -68,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         "discard": _discard,
         "test": _test,
         "silence": _silence,
+        "catalogue": _catalogue,
     }
     return actions[arguments.verb](find_paths(), arguments)
 
@@ -217,6 +221,22 @@ def _test(paths: Paths, _: argparse.Namespace) -> int:
     for name, answer in answers.items():
         say(name, f"{'ok' if answer.kind == 'taken' else 'FAILED'}: {answer.words}")
     return EXIT_DONE if all(a.kind == "taken" for a in answers.values()) else EXIT_FAILED
+
+
+def _catalogue(_: Paths, arguments: argparse.Namespace) -> int:
+    from edgepaas.alerts.catalogue import CATALOGUE
+    from edgepaas.alerts.catalogue_reference import as_documents, markdown_reference
+
+    if arguments.markdown:
+        print(markdown_reference(), end="")
+    elif arguments.json:
+        print_json(as_documents())
+    else:
+        print_table(
+            ("FINGERPRINT", "KIND", "SEVERITY", "WHAT HAPPENED"),
+            [(one.pattern, one.kind, one.severity, one.what_happened) for one in CATALOGUE],
+        )
+    return EXIT_DONE
 
 
 def _silence(paths: Paths, arguments: argparse.Namespace) -> int:

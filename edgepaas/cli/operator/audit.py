@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas audit``: present and accounted for."""
+"""``edgepaas audit``: is every accepted row accounted for?"""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -8,34 +8,34 @@ if TYPE_CHECKING:
     from edgepaas.sync.audit.audit import Audit
 
 DESCRIPTION = """\
-Compare the ledger of the box with PostgreSQL's: every row that was accepted while SQLite
-served is delivered, pending, among the dead letters, or was given up and counted. Numbers
-without a row, marks that differ and counters that are not true are named, each in a line.
---deep looks for every delivered fact that the box still holds in PostgreSQL's own table.
+Compare the counters of the box with those of PostgreSQL. Every row that was accepted while
+SQLite served has to be delivered, pending, a dead letter, or given up and counted. Missing
+sequence numbers, marks that differ and wrong counters are listed, one in a line. --deep also
+looks in PostgreSQL for every delivered fact that the box still holds.
 
-Nothing is changed, and the box may go on working meanwhile. Rows that were written while
-PostgreSQL itself served never passed through the box, and are no part of this.
+Changes nothing; the box may go on working. Rows that were written while PostgreSQL served did
+not pass through the box and are not counted.
 
-exit status: 0 it adds up, 1 it does not, 2 PostgreSQL cannot be asked (the box's side is
-printed).
+exit status: 0 everything adds up, 1 it does not, 2 PostgreSQL cannot be read (only the counters
+of the box are checked).
 """
 
-EXIT_UNASKED = 2
+EXIT_HUB_NOT_READ = 2
 
 _ROWS = (
     ("accepted", "changes captured while SQLite served"),
-    ("delivered", "PostgreSQL has taken them"),
+    ("delivered", "accepted by PostgreSQL"),
     ("pending", "still to be sent"),
-    ("dead", "PostgreSQL refused them: 'edgepaas sync dead-letters'"),
-    ("shed", "given up as LOW_VALUE, counted"),
+    ("dead", "refused by PostgreSQL: 'edgepaas sync dead-letters'"),
+    ("shed", "given up as LOW_VALUE, and counted"),
 )
 _BESIDE = (
-    ("conflicts", "delivered, and differing from what was there"),
-    ("hub_lost", "confirmed, and lost by PostgreSQL since"),
-    ("salvaged", "saved from a damaged file"),
+    ("conflicts", "delivered, with other values than PostgreSQL had"),
+    ("hub_lost", "confirmed by PostgreSQL, and lost there since"),
+    ("salvaged", "recovered from a damaged file"),
     ("lost_in_damage", "lost with a damaged file"),
-    ("forks", "new streams, since a file or PostgreSQL was rewound"),
-    ("reclaimed", "delivered long ago, and removed from the box"),
+    ("forks", "new streams, because the file was copied or set back"),
+    ("reclaimed", "delivered long ago, and deleted from the box"),
 )
 
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         _show(found)
     if not found.adds_up:
         return EXIT_FAILED
-    return EXIT_DONE if found.complete else EXIT_UNASKED
+    return EXIT_DONE if found.complete else EXIT_HUB_NOT_READ
 
 
 def _show(found: "Audit") -> None:
@@ -80,7 +80,7 @@ def _show(found: "Audit") -> None:
     if found.streams:
         print()
         print_table(
-            ("POSTGRESQL: STREAM", "UP TO", "TAKEN", "DEAD", "SHED", "CONFLICTS"),
+            ("POSTGRESQL: STREAM", "UP TO", "APPLIED", "DEAD", "SHED", "CONFLICTS"),
             [
                 (
                     one.stream_id,
@@ -100,20 +100,21 @@ def _show(found: "Audit") -> None:
         say(
             "by key",
             f"{compared.checked:,} delivered facts are still on the box: {present:,} are in "
-            f"PostgreSQL, {compared.settled:,} accounted for there, {compared.missing:,} missing",
+            f"PostgreSQL, {compared.settled:,} are explained there, "
+            f"{compared.missing:,} are missing",
         )
     for line in found.discrepancies:
         say("WRONG", line)
-    say("audit", _verdict(found))
+    say("audit", _conclusion(found))
 
 
-def _verdict(found: "Audit") -> str:
+def _conclusion(found: "Audit") -> str:
     if not found.adds_up:
         return f"it does not add up: {len(found.discrepancies)} discrepancies"
-    if found.unasked:
-        return f"the box's own side adds up; PostgreSQL cannot be asked: {found.unasked}"
+    if found.hub_error:
+        return f"the box's own side adds up; PostgreSQL cannot be read: {found.hub_error}"
     if not found.hub_configured:
-        return "the box's own side adds up; no PostgreSQL is configured to ask"
+        return "the box's own side adds up; no PostgreSQL is configured"
     if found.box.stream is None:
-        return "it adds up: nothing was ever written while SQLite served"
+        return "it adds up: no row was ever written while SQLite served"
     return "it adds up"

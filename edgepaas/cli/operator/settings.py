@@ -2,22 +2,25 @@
 """``edgepaas settings``: the table, each value in force, and the documents made from it."""
 
 import argparse
+import sys
 from typing import Any
 
 from edgepaas.cli.privileges import become_service_user
 from edgepaas.errors import EXIT_DONE
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.hosting.settings import declared_by, documented_sections
 from edgepaas.settings import SETTINGS, Setting, Settings
 from edgepaas.settings.render import (
+    Groups,
     default_of,
     env_file_template,
     markdown_reference,
     readable_size,
+    sections,
     shown,
 )
 from edgepaas.settings.resolve import resolve_box
-from edgepaas.settings.table import SECTIONS
 from edgepaas.terminal import print_json, print_table
 
 DESCRIPTION = """\
@@ -39,24 +42,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a commented edgepaas.env, as the package ships it",
     )
-    form.add_argument("--markdown", action="store_true", help="the README's reference")
+    form.add_argument("--markdown", action="store_true", help="the reference in the documents")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for."""
     if arguments.env_file_template:
-        print(env_file_template({"ENV": "production"}), end="")
+        print(env_file_template({"ENV": "production"}, documented_sections()), end="")
         return EXIT_DONE
     if arguments.markdown:
-        print(markdown_reference(), end="")
+        print(markdown_reference(documented_sections()), end="")
         return EXIT_DONE
     become_service_user("settings")
     paths = find_paths()
-    settings, origins, in_force = _values(paths)
+    settings, origins, groups, in_force = _values(paths)
     if arguments.json:
-        print_json(_document(settings, origins, paths, in_force=in_force))
+        print_json(_document(settings, origins, groups, paths, in_force=in_force))
         return EXIT_DONE
-    for title, group in SECTIONS.items():
+    for title, group in groups.items():
         print(f"\n{title}")
         print_table(
             ("  SETTING", "VALUE", "SOURCE", "MEANING"),
@@ -66,26 +69,34 @@ def run(arguments: argparse.Namespace) -> int:
             ],
         )
     if settings.extra:
-        print(f"\nthe application's own: {', '.join(sorted(settings.extra))}")
+        print(f"\nvariables of the application's own: {', '.join(sorted(settings.extra))}")
     where = f"in force: {paths.env_contract}" if in_force else "not in force yet: no run/env"
     print(f"\n{where}; settings are written to {paths.env_file}")
     return EXIT_DONE
 
 
-def _values(paths: Paths) -> tuple[Settings, dict[str, str], bool]:
-    """Return the settings, each one's source, and whether they are in force."""
+def _values(paths: Paths) -> tuple[Settings, dict[str, str], Groups, bool]:
+    """Return the settings, each one's source, their sections, and whether they are in force."""
     try:
         settings = Settings.read(paths.env_contract)
     except ContractMissing:
-        resolution = resolve_box(paths)
+        resolution = resolve_box(paths, declared_by)
         origins = {name: origin.source for name, origin in resolution.provenance.items()}
-        return resolution.settings, origins, False
-    return settings, {name: _source(settings, name, paths) for name in SETTINGS}, True
+        groups = sections(resolution.settings.text("EDGEPAAS_APP"), resolution.own.values())
+        return resolution.settings, origins, groups, False
+    application = settings.text("EDGEPAAS_APP")
+    own, findings = declared_by(application)
+    for finding in findings:
+        print(f"warning: {finding.message}", file=sys.stderr)
+    settings = settings.declared(own)
+    known = {**SETTINGS, **own}
+    origins = {name: _source(settings, setting, paths) for name, setting in known.items()}
+    return settings, origins, sections(application, own.values()), True
 
 
 def _in_force(setting: Setting, settings: Settings, paths: Paths) -> str:
     """Return the value as anybody may see it; where it is blank, the path that it leads to."""
-    text = shown(setting.name, settings.text(setting.name))
+    text = shown(setting, settings.text(setting.name))
     if text:
         return text
     if setting.name == "LOG_FILE":
@@ -100,10 +111,10 @@ def _readable(setting: Setting, settings: Settings, paths: Paths) -> str:
     return readable_size(int(text)) if setting.kind == "size" and text else text
 
 
-def _source(settings: Settings, name: str, paths: Paths) -> str:
+def _source(settings: Settings, setting: Setting, paths: Paths) -> str:
     """Return the origin in the words of 'env --explain', as far as the contract kept it."""
+    name = setting.name
     if not settings.is_given(name):
-        setting = SETTINGS[name]
         return "default" if settings.text(name) == setting.default else "derived"
     kind, _, line = settings.sources.get(name, "given").partition(":")
     if kind == "file":
@@ -116,7 +127,7 @@ def _source(settings: Settings, name: str, paths: Paths) -> str:
 
 
 def _document(
-    settings: Settings, origins: dict[str, str], paths: Paths, *, in_force: bool
+    settings: Settings, origins: dict[str, str], groups: Groups, paths: Paths, *, in_force: bool
 ) -> dict[str, Any]:
     return {
         "in_force": in_force,
@@ -134,7 +145,7 @@ def _document(
                 "secret": s.secret,
                 "help": s.help,
             }
-            for title, group in SECTIONS.items()
+            for title, group in groups.items()
             for s in group
         ],
         "services": [

@@ -3,9 +3,7 @@
 
 import argparse
 import contextlib
-import http.client
 import json
-import socket
 import urllib.parse
 from typing import Any
 
@@ -26,19 +24,15 @@ NEEDS_SERVICE_USER = False
 
 _TIMEOUT = 5.0
 _NO_URL = "--url {}: an address like http://127.0.0.1:8080 is needed"
-_MOST_BYTES = 1024 * 1024
+_NOT_OURS = "what answers there is no EdgePaaS"
 
-#: What a person reads instead of an exception's text; the first that fits.
-_WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((ConnectionRefusedError,), "nothing listens there"),
-    ((socket.gaierror,), "the name cannot be resolved"),
-    ((TimeoutError,), f"no answer within {_TIMEOUT:g} s"),
-    ((ConnectionError,), "the connection was closed without an answer"),
-    (
-        (http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError),
-        "what answers there is no EdgePaaS",
-    ),
-)
+#: What a person reads of why there is no answer; else the failure's own message.
+_FAILURES = {
+    "refused": "nothing listens there",
+    "name": "the name cannot be resolved",
+    "closed": "the connection was closed without an answer",
+    "protocol": _NOT_OURS,
+}
 
 #: What a person reads of PostgreSQL as the drainer sees it.
 _HUB = {
@@ -68,9 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     document: dict[str, Any] = {"url": url, "answers": False, "ready": False}
     try:
         status, found = _ask(url)
-        document |= found | {"answers": True, "ready": status == http.client.OK}
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        document["problem"] = _in_words(error)
+        document |= found | {"answers": True, "ready": status == 200}
+    except _NoState as problem:
+        document["problem"] = str(problem)
         document |= _from_contracts(paths)
     forwarding = document.get("forwarding") or _forwarding(paths)
     if forwarding is not None:
@@ -102,15 +96,6 @@ def _given(text: str) -> str:
     return f"http://{host}:{port}" if port else f"http://{host}"
 
 
-def _in_words(error: Exception) -> str:
-    for kinds, words in _WORDS:
-        if isinstance(error, kinds):
-            return words
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error)
-
-
 def _address(paths: Paths) -> str:
     from edgepaas.settings import Settings
 
@@ -132,26 +117,37 @@ def _address(paths: Paths) -> str:
     )
 
 
+class _NoState(Exception):
+    """The service does not say in which state it is; the message says why."""
+
+
 def _ask(url: str) -> tuple[int, dict[str, Any]]:
-    parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(
-        parts.hostname or "", parts.port or 80, timeout=_TIMEOUT
-    )
+    """Return the status and the document of ``/health/ready``; raises _NoState."""
+    # The standard library's transport: this command is to answer at once.
+    from edgepaas.http_client import HttpFailure, fetch
+
     try:
-        connection.request("GET", "/health/ready", headers={"Accept": "application/json"})
-        answer = connection.getresponse()
-        found = json.loads(answer.read(_MOST_BYTES))
-    finally:
-        connection.close()
+        answer = fetch(
+            "GET",
+            f"{url}/health/ready",
+            deadline=_TIMEOUT,
+            headers={"Accept": "application/json"},
+        )
+        found = json.loads(answer.body)
+    except HttpFailure as failure:
+        raise _NoState(_FAILURES.get(failure.kind, str(failure))) from None
+    except (ValueError, RecursionError):
+        raise _NoState(_NOT_OURS) from None
     if not isinstance(found, dict) or "state" not in found:
         said = found.get("message", "") if isinstance(found, dict) else ""
-        raise ValueError(f"status {answer.status}, which says nothing of a state {said}".strip())
+        raise _NoState(f"status {answer.status}, which says nothing of a state {said}".strip())
     return answer.status, found
 
 
 def _from_contracts(paths: Paths) -> dict[str, Any]:
     """Return what the decision said and how often the service failed, where that is readable."""
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.service.crash_loop import RECORD
 
     found: dict[str, Any] = {}
     try:
@@ -159,10 +155,8 @@ def _from_contracts(paths: Paths) -> dict[str, Any]:
         found |= {"mode": contract.db_state, "reasons": [contract.reason]}
     except EdgePaaSError as error:
         found["reasons"] = [str(error)]
-    try:
-        found["failures"] = int(json.loads(paths.crash_loop.read_text())["failures"])
-    except (OSError, ValueError, KeyError, TypeError):
-        found["failures"] = 0
+    crashes = RECORD.read_or_none(paths.crash_loop)
+    found["failures"] = 0 if crashes is None else crashes["failures"]
     return found
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas sync``: rows home to PostgreSQL, for as long as it runs or once."""
+"""``edgepaas sync``: deliver captured rows to PostgreSQL, continuously or once."""
 
 import argparse
 import logging
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from edgepaas.sync.shutdown import StopRequest
 
 DESCRIPTION = """\
-Forward rows to PostgreSQL: what the box took while PostgreSQL was away goes home in order,
-each row once. Runs beside the service ('edgepaas up' and edgepaas-sync.service start it),
-mirrors the shared tables, and lets PostgreSQL serve again once it has been good for a while.
-Without a PostgreSQL it has nothing to do and ends with 0.
+Deliver to PostgreSQL the rows that were written while SQLite served: in order, each once. Runs
+beside the service ('edgepaas up' and edgepaas-sync.service start it), keeps the shared tables
+current in the SQLite file, and hands back to PostgreSQL once it has worked for a while. Without
+a PostgreSQL it has nothing to do and exits with 0.
 
-exit status: 0 told to stop, nothing to do, or (--once) nothing waits; 1 failed, or (--once)
+exit status: 0 stopped by a signal, nothing to do, or (--once) no row waits; 1 failed, or (--once)
 rows wait; 75 there is a new decision.
 """
 
-#: Seconds that the last drainer of this box has to end, after it was told to.
-_TURN_TIMEOUT = 10.0
-#: Seconds between two looks for a decision that is being made.
-_LOOK_EVERY = 0.5
+#: Seconds to wait for an earlier drainer of this box to exit.
+_LOCK_TIMEOUT = 10.0
+#: Seconds between two checks for a decision that is being made.
+_POLL_INTERVAL = 0.5
 
 
-class Runs(EdgePaaSError):
-    """Another drainer runs on this box: two would send the same rows."""
+class AlreadyRunning(EdgePaaSError):
+    """Another drainer runs on this box; two would send the same rows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from edgepaas.cli.operator import sync_inspect
 
     parser.add_argument(
-        "--once", action="store_true", help="send what waits now, say what was done, and end"
+        "--once", action="store_true", help="send what waits now, report the result, and exit"
     )
-    # How 'edgepaas up' tells that it is gone: a pipe's descriptor.
+    # The descriptor of a pipe that closes when 'edgepaas up' is gone.
     parser.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
     sync_inspect.add_subcommands(parser.add_subparsers(dest="subcommand", metavar="COMMAND"))
 
@@ -93,13 +93,13 @@ def _drain(
     from edgepaas.sync.worker import SyncWorker
 
     try:
-        acquire(paths.sync_lock, timeout=_TURN_TIMEOUT)  # held until this process is gone
+        acquire(paths.sync_lock, timeout=_LOCK_TIMEOUT)  # held until this process is gone
     except LockHeld:
-        runs = status.read(paths)
-        process = f" (process {runs.pid})" if runs is not None and runs.fresh else ""
-        raise Runs(
-            f"another 'edgepaas sync'{process} runs on this box; 'edgepaas sync status' says what "
-            "it does, 'edgepaas sync --once' has it send what waits"
+        running = status.read(paths)
+        process = f" (process {running.pid})" if running is not None and running.fresh else ""
+        raise AlreadyRunning(
+            f"another 'edgepaas sync'{process} runs on this box; 'edgepaas sync status' shows what "
+            "it does, 'edgepaas sync --once' makes it send what waits"
         ) from None
     stop = StopRequest()
     wake = WakeupSocket(paths.sync_wake)
@@ -110,9 +110,11 @@ def _drain(
     watch.start()
     try:
         result = SyncWorker(_context(settings, contract, paths, stop), wake).run()
-    except Exception as error:  # a bug: nobody reads a traceback, an alert finds somebody
+    except (
+        Exception
+    ) as error:  # a bug: besides the traceback in the log, an alert reaches an operator
         logging.getLogger("edgepaas.sync").exception("the drainer failed")
-        _tell_of_bug(error)
+        _alert_about_bug(error)
         return EXIT_FAILED
     finally:
         watch.stop()
@@ -121,16 +123,11 @@ def _drain(
     return result
 
 
-def _tell_of_bug(error: Exception) -> None:
-    """Tell a person of what nobody expected; whoever starts us again does so after a pause."""
-    from edgepaas.alerts import raise_alert
+def _alert_about_bug(error: Exception) -> None:
+    """Raise an alert about an unexpected error; the supervisor starts us again after a pause."""
+    from edgepaas.alerts.catalogue import SYNC_FAILED
 
-    raise_alert(
-        f"the drainer failed and starts again; rows wait on the box until then: {error!r}",
-        severity="critical",
-        fingerprint="sync-failed",
-        origin="edgepaas-sync",
-    )
+    SYNC_FAILED.raise_alert(f"the drainer failed and is started again: {error!r}")
 
 
 def _once(settings: "Settings", contract: "DatabaseContract", paths: "Paths") -> int:
@@ -145,12 +142,12 @@ def _once(settings: "Settings", contract: "DatabaseContract", paths: "Paths") ->
         context = _context(settings, contract, paths, stop)
         outcome = drain_once(context, lambda text: say("sync", text))
     except Stopped:
-        say("sync", f"{stop.reason}: nothing is lost, what was not sent waits")
+        say("sync", f"{stop.reason}: nothing is lost, rows that were not sent wait")
         return stop.status or EXIT_FAILED
     finally:
         watch.stop()
     say("sync", outcome.text)
-    return EXIT_FAILED if outcome.left else EXIT_DONE
+    return EXIT_FAILED if outcome.remaining else EXIT_DONE
 
 
 def _context(
@@ -163,16 +160,16 @@ def _context(
 
 
 def _install_signals(stop: "StopRequest", wake: "Callable[[], None]") -> None:
-    def asked(number: int, _frame: object) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         stop.request(EXIT_DONE, f"{signal.Signals(number).name} was received")
         wake()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, asked)
+        signal.signal(number, on_signal)
 
 
 def _start_logging(settings: "Settings", paths: "Paths") -> None:
-    """Log as the settings say, into a file of its own: two processes cannot rotate one."""
+    """Log as set, into a file of its own: two processes cannot rotate the same one."""
     from edgepaas.logs import configure_logging, register_secret
 
     for secret in settings.secrets():
@@ -181,11 +178,11 @@ def _start_logging(settings: "Settings", paths: "Paths") -> None:
     configure_logging(
         level=settings.text("LOG_LEVEL"),
         style=settings.text("LOG_FORMAT"),
-        file=None if file is None else _own(file),
+        file=None if file is None else _own_log_file(file),
     )
 
 
-def _own(file: "Path") -> "Path":
+def _own_log_file(file: "Path") -> "Path":
     return file.with_name(f"{file.stem}-sync{file.suffix}")
 
 
@@ -193,18 +190,18 @@ def _nothing_to_do(paths: "Paths", contract: "DatabaseContract") -> int:
     from edgepaas.sync import status
 
     reason = "there is no PostgreSQL to forward rows to (DATABASE_URL names none)"
-    said = {"state": "no-hub", "reason": reason, "generation": contract.generation}
-    status.write(paths, status.stamped(said, time.time()))
+    values = {"state": "no-hub", "reason": reason, "generation": contract.generation}
+    status.write(paths, status.stamped(values, time.time()))
     announce("sync", reason)
     return EXIT_DONE
 
 
 def _await_decision(paths: "Paths", why: str, lifeline: int) -> int:
-    """Wait for the stages, then end with 75: whoever starts us again orders us after them."""
+    """Wait for the stages, then exit with 75, so that this process is started after them."""
     announce("sync", f"waiting for the decision: {why}")
     while not (paths.env_contract.exists() and paths.db_contract.exists()):
         if lifeline >= 0 and select.select([lifeline], [], [], 0)[0]:
             return EXIT_DONE
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
     sys.stdout.flush()
     return EXIT_DECIDE_AGAIN

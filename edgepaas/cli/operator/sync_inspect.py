@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas sync status|conflicts|dead-letters|acknowledge``: looking, and acting on it.
+"""``edgepaas sync status|conflicts|dead-letters|acknowledge``: inspect forwarding, and act on it.
 
-A part of ``edgepaas sync``, whose own module hands these sub-commands over.
+Sub-commands of ``edgepaas sync``; its module ``sync.py`` calls this one.
 """
 
 import argparse
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
     from edgepaas.sync.inspect import Entry, Kind
 
 _STATUS = """\
-Say how the rows are on their way to PostgreSQL: what waits, since when, what PostgreSQL says,
-when it serves again, what waits for a person.
+Show the state of forwarding: how many rows wait and since when, whether PostgreSQL accepts
+them, when it serves again, and what needs an operator.
 
-exit status: 0 all is well, 1 something needs a person, or sync does not run.
+exit status: 0 all is well, 1 something needs an operator, or sync does not run.
 """
 _CONFLICTS = """\
-Rows that differed from what was in PostgreSQL when they arrived. Of a shared row what arrived
-last holds, a fact stays as it was; the value that gave way is kept here. 'list' (the default)
-shows the open ones, 'show ID' one of them with both values, 'settle ID|all' says that somebody
-has looked: it changes no row. An ID may be shortened.
+Rows that differed from those in PostgreSQL when they arrived. In a shared row the value that
+arrived last is kept, a fact stays as it was; the other value is recorded here. 'list' (the
+default) shows the open conflicts, 'show ID' one of them with both values, 'settle ID|all' marks
+them as seen and changes no row. An ID may be shortened.
 """
 _LETTERS = """\
-Rows that PostgreSQL refused, and those after them on the same key. 'list' (the default) shows
-those that wait, 'show ID' one of them with its values, 'retry ID|all' sends them again in
-their order, 'discard ID|all' gives them up: they stay listed with --all. An ID may be shortened.
+Changes that PostgreSQL refused, and later ones of the same rows. 'list' (the default) shows
+those that wait, 'show ID' one of them with its values, 'retry ID|all' applies them again in
+order, 'discard ID|all' discards them: they stay listed with --all. An ID may be shortened.
 
 exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter.
 """
 _ACKNOWLEDGE = """\
-Say that somebody knows of the rows that PostgreSQL lost (it was restored from a backup that is
-older than what it had confirmed), so that the box is no longer degraded by them.
+Acknowledge the rows that PostgreSQL lost (it was restored from a backup older than what it had
+confirmed), so that the box is no longer degraded because of them.
 """
 
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the sub-commands of ``edgepaas sync`` that are done here."""
+    """Declare these sub-commands of ``edgepaas sync``."""
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
-        "status", help="say what waits, and for what", description=_STATUS, formatter_class=form
+        "status", help="show what waits, and for what", description=_STATUS, formatter_class=form
     )
     status.add_argument("--json", action="store_true", help="print a JSON document")
     for name, help_text, text, verbs in (
@@ -58,19 +58,21 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
             "verb", nargs="?", default="list", choices=verbs, help="what to do (default: list)"
         )
         parser.add_argument(
-            "id", nargs="?", default="", metavar="ID", help="as 'list' shows it; 'all' where it may"
+            "id",
+            nargs="?",
+            default="",
+            metavar="ID",
+            help="as 'list' shows it, or 'all' where allowed",
         )
         parser.add_argument("--json", action="store_true", help="print a JSON document")
+        parser.add_argument("--all", action="store_true", help="also list those that are settled")
         parser.add_argument(
-            "--all", action="store_true", help="list those that wait for nobody any more, too"
+            "--every-node", action="store_true", help="those of every box, not only of this one"
         )
-        parser.add_argument(
-            "--every-node", action="store_true", help="those of every box, not of this one alone"
-        )
-        parser.add_argument("--yes", action="store_true", help="do not ask before acting")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     acknowledge = subparsers.add_parser(
         "acknowledge",
-        help="take note of rows that PostgreSQL lost",
+        help="acknowledge rows that PostgreSQL lost",
         description=_ACKNOWLEDGE,
         formatter_class=form,
     )
@@ -82,13 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")
-    does: dict[str, Callable[[argparse.Namespace], int]] = {
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "status": _status,
         "conflicts": _conflicts,
         "dead-letters": _dead_letters,
         "acknowledge": _acknowledge,
     }
-    return does[arguments.subcommand](arguments)
+    return actions[arguments.subcommand](arguments)
 
 
 # -- status --
@@ -125,7 +127,7 @@ def _status(arguments: argparse.Namespace) -> int:
         if status is not None and status.mirror is not None:
             say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")
         if status is not None and status.clock_offset is not None:
-            say("clock", f"PostgreSQL's is {status.clock_offset:+.3f} s from ours")
+            say("clock", f"PostgreSQL's clock differs by {status.clock_offset:+.3f} s")
         if counters is not None:
             figures = ("accepted", "delivered", "pending", "dead", "shed", "conflicts", "hub_lost")
             say("ledger", ", ".join(f"{name} {counters[name]:,}" for name in figures))
@@ -158,7 +160,7 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     paths = find_paths()
     counters = _ledger(paths, DatabaseContract.read(paths.db_contract))
     if counters is None:
-        say("sync", "the SQLite file cannot be read; 'edgepaas doctor' says why")
+        say("sync", "the SQLite file cannot be read; 'edgepaas doctor' shows why")
         return EXIT_FAILED
     acknowledge(paths, counters["hub_lost"])
     if arguments.json:
@@ -172,10 +174,10 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
 
 
 def _conflicts(arguments: argparse.Namespace) -> int:
-    from edgepaas.sync.inspect import settle
+    from edgepaas.sync.inspect import settle_conflicts
 
     def act(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
-        return settle(hub, [one.id for one in chosen]), []
+        return settle_conflicts(hub, [one.id for one in chosen]), []
 
     return _listed(arguments, "conflicts", {"settle": ("settled", act)})
 
@@ -183,26 +185,28 @@ def _conflicts(arguments: argparse.Namespace) -> int:
 def _dead_letters(arguments: argparse.Namespace) -> int:
     from edgepaas.sync.inspect import discard_all, retry_all
 
-    def again(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
+    def apply_again(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
         return retry_all(hub, chosen, _models())
 
-    def give_up(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
+    def discard(hub: "Hub", chosen: "list[Entry]") -> tuple[int, list[str]]:
         return discard_all(hub, chosen), []
 
     return _listed(
-        arguments, "dead-letters", {"retry": ("sent", again), "discard": ("discarded", give_up)}
+        arguments,
+        "dead-letters",
+        {"retry": ("sent", apply_again), "discard": ("discarded", discard)},
     )
 
 
 def _models() -> dict[str, Any]:
-    """Return what is known of the tables, so that a retry sees what the hub lacks."""
+    """Return the tables of tables.json, so that a retry notices what the hub lacks."""
     from edgepaas.files.paths import find_paths
     from edgepaas.outbox.layout import read_document
 
     try:
         return dict(read_document(find_paths().tables)["tables"])
     except (OSError, ValueError):
-        return {}  # no schema stage has run since the boot; the hub's own tables will do
+        return {}  # no schema stage has run since the boot; the hub's own tables are used
 
 
 _Act = Callable[["Hub", "list[Entry]"], "tuple[int, list[str]]"]
@@ -210,7 +214,7 @@ _Act = Callable[["Hub", "list[Entry]"], "tuple[int, list[str]]"]
 
 def _listed(arguments: argparse.Namespace, kind: "Kind", acts: dict[str, tuple[str, _Act]]) -> int:
     from edgepaas.errors import EXIT_DONE, UsageError
-    from edgepaas.sync.inspect import entries, entry
+    from edgepaas.sync.inspect import find_entry, list_entries
 
     if (arguments.verb == "list") == bool(arguments.id):
         raise UsageError(
@@ -220,15 +224,16 @@ def _listed(arguments: argparse.Namespace, kind: "Kind", acts: dict[str, tuple[s
     with _hub() as (hub, node_id):
         of_node = "" if arguments.every_node else node_id
         if arguments.verb == "list":
-            _show_list(arguments, kind, entries(hub, kind, node_id=of_node, settled=arguments.all))
+            found = list_entries(hub, kind, node_id=of_node, settled=arguments.all)
+            _show_list(arguments, kind, found)
             return EXIT_DONE
         if arguments.verb == "show":
-            _show_entry(arguments, entry(hub, kind, arguments.id))
+            _show_entry(arguments, find_entry(hub, kind, arguments.id))
             return EXIT_DONE
         if arguments.id == "all":
-            chosen = entries(hub, kind, node_id=of_node, limit=1_000_000)
+            chosen = list_entries(hub, kind, node_id=of_node, limit=1_000_000)
         else:
-            chosen = [entry(hub, kind, arguments.id)]
+            chosen = [find_entry(hub, kind, arguments.id)]
         return _act(arguments, hub, chosen, *acts[arguments.verb])
 
 
@@ -255,7 +260,7 @@ def _confirmed(what: str) -> bool:
     from edgepaas.errors import UsageError
 
     if not sys.stdin.isatty():
-        raise UsageError(f"to {what} without being asked, say --yes")
+        raise UsageError(f"to {what} without confirmation, use --yes")
     try:
         return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -280,7 +285,7 @@ def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]"
                 one.node or one.node_id[:8],
                 f"{one.table} {one.key}",
                 one.state,
-                one.line,
+                one.summary,
             )
             for one in found
         ],
@@ -288,7 +293,7 @@ def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]"
 
 
 def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
-    from edgepaas.sync.inspect import shown
+    from edgepaas.sync.inspect import display_value
     from edgepaas.terminal import print_json, print_table, say
 
     if arguments.json:
@@ -299,13 +304,16 @@ def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
     say("from", f"node {one.node or one.node_id}, stream {one.stream_id}, row {one.seq}")
     say("state", one.state + (f" at {one.settled_at}" if one.settled_at else ""))
     say("since", one.created_at)
-    say("what", one.line)
+    say("what", one.summary)
     sides = ("hub", "box") if "hub" in one.details else ("old", "new")
     values: list[dict[str, Any]] = [dict(one.details[side] or {}) for side in sides]
     names = list(dict.fromkeys([*values[0], *values[1]]))
     print_table(
         ("COLUMN", *(side.upper() for side in sides)),
-        [(name, *(shown(side[name]) if name in side else "" for side in values)) for name in names],
+        [
+            (name, *(display_value(side[name]) if name in side else "" for side in values))
+            for name in names
+        ],
     )
 
 
@@ -322,9 +330,7 @@ def _hub() -> "Iterator[tuple[Hub, str]]":
     settings = _settings(paths)
     contract = DatabaseContract.read(paths.db_contract)
     if not contract.hub_url:
-        raise ConfigurationError(
-            "there is no PostgreSQL that could have any: DATABASE_URL is empty"
-        )
+        raise ConfigurationError("there is no PostgreSQL to look at: DATABASE_URL is empty")
     with open_hub(settings, contract.hub_url, name="edgepaas-sync-inspect") as hub:
         yield hub, node_identity(paths).node_id
 

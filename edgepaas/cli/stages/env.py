@@ -4,12 +4,13 @@
 import argparse
 import logging
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import SETTING
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.alerts.status import mark_waiting
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.hosting.settings import declared_by
 from edgepaas.logs.redact import redact
 from edgepaas.service.instance_locks import serving_process
 from edgepaas.settings.derive import Finding
@@ -25,9 +26,6 @@ settings (edgepaas.env), Vault or OpenBao, the defaults. A value that cannot be 
 reported and takes its default; the stage fails (78) only where no default is sane.
 A service that is running takes new values only when it is started again.
 """
-
-#: What fingerprints of wrong settings begin with.
-_KIND = "settings:"
 
 logger = logging.getLogger("edgepaas.env")
 
@@ -48,15 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the stage, or explain what it would do."""
     paths = find_paths()
     if arguments.explain or arguments.json:
-        return _explain(resolve_box(paths), as_json=arguments.json)
+        return _explain(resolve_box(paths, declared_by), as_json=arguments.json)
     paths.create()
     withdraw_contract(paths.env_contract)
-    resolution = resolve_box(paths)
+    resolution = resolve_box(paths, declared_by)
     start_logging(resolution.settings, paths)
     for finding in resolution.findings:
         if finding.severity == "warning":
             _report(finding)
-    _end_of_others(resolution, paths)
+    _resolve_others(resolution, paths)
     if resolution.errors:
         raise ConfigurationError("\n".join(_sentence(finding) for finding in resolution.errors))
     resolution.settings.write(paths.env_contract)
@@ -75,27 +73,21 @@ def _report(finding: Finding) -> None:
     if not finding.alert:
         logger.warning("%s", _sentence(finding))
     else:
-        raise_alert(
-            f"{_sentence(finding)}; correct it and restart edgepaas",
-            severity="warning",
-            fingerprint=_fingerprint(finding),
-            origin="edgepaas-env",
-        )
+        SETTING.raise_alert(_sentence(finding), subject=_subject(finding))
 
 
-def _fingerprint(finding: Finding) -> str:
-    return f"{_KIND}{','.join(finding.names)}"
+def _subject(finding: Finding) -> str:
+    return ",".join(finding.names)
 
 
-def _end_of_others(resolution: Resolution, paths: Paths) -> None:
-    """End the alerts of settings that are in order by now."""
-    wrong = {_fingerprint(finding) for finding in resolution.findings if finding.alert}
-    for fingerprint in raised_fingerprints(paths, _KIND):
-        if fingerprint not in wrong:
-            names = fingerprint.removeprefix(_KIND).replace(",", " and ")
-            resolve_alert(
-                f"{names}: in order again", fingerprint=fingerprint, origin="edgepaas-env"
-            )
+def _resolve_others(resolution: Resolution, paths: Paths) -> None:
+    """Resolve the alerts of settings that are in order by now."""
+    wrong = {_subject(finding) for finding in resolution.findings if finding.alert}
+    for fingerprint in raised_fingerprints(paths, SETTING.prefix):
+        subject = SETTING.subject(fingerprint)
+        if subject not in wrong:
+            names = subject.replace(",", " and ")
+            SETTING.resolve_alert(f"{names}: in order again", subject=subject)
 
 
 def _sentence(finding: Finding) -> str:

@@ -12,7 +12,7 @@ from edgepaas.files.paths import Paths, find_paths
 from edgepaas.terminal import announce, print_json, say
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.schema.report import SchemaReport
     from edgepaas.settings import Settings
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the stage; 0 when the schema is at head, 1 when --check finds that it is not."""
-    from edgepaas.app.application import load_application
+    from edgepaas.hosting.loading import load_application
     from edgepaas.settings import Settings
     from edgepaas.settings.logs import start_logging
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
     """Bring home what the box took while SQLite served, before PostgreSQL alone serves."""
-    from edgepaas.alerts import raise_alert
+    from edgepaas.alerts.catalogue import ROWS_LEFT_BEHIND
     from edgepaas.decision.waiting import rows_waiting
     from edgepaas.schema.stage import asking_for_time
 
@@ -109,12 +109,8 @@ def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
         say("schema", f"{contract.sqlite_path}: what waited is in PostgreSQL")
         return
     rows = f"{found.rows:,} rows" if found.readable else "rows that cannot be counted"
-    raise_alert(
-        f"PostgreSQL serves without {rows} of {contract.sqlite_path}: {reason}; "
-        f"'edgepaas sync' goes on sending them",
-        severity="critical",
-        fingerprint="rows-left-behind",
-        origin="schema",
+    ROWS_LEFT_BEHIND.raise_alert(
+        f"PostgreSQL serves without {rows} of {contract.sqlite_path}: {reason}"
     )
 
 
@@ -158,10 +154,10 @@ def _tell(report: "SchemaReport", *, as_json: bool) -> None:
 
 
 def _bring_hub(paths: Paths, *, as_json: bool) -> int:
-    from edgepaas.app.application import load_application
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import DecideAgain
     from edgepaas.files.contract import ContractMissing
+    from edgepaas.hosting.loading import load_application
     from edgepaas.settings import Settings
     from edgepaas.settings.logs import start_logging
 
@@ -204,6 +200,7 @@ def _check(
 def _repair(
     contract: "DatabaseContract", settings: "Settings", paths: Paths, application: "Application"
 ) -> "SchemaReport":
+    from edgepaas.hosting.loading import metadata_of
     from edgepaas.schema.chain import chain_of
     from edgepaas.schema.postgresql.migrate import parts_of
     from edgepaas.schema.repair import repair_hub, repair_sqlite
@@ -211,21 +208,21 @@ def _repair(
     chain = chain_of(application)
 
     if contract.sqlite_active:
-        return repair_sqlite(contract.sqlite_path, paths, chain, lambda: application.metadata)
+        return repair_sqlite(contract.sqlite_path, paths, chain, lambda: metadata_of(application))
     from edgepaas.database.postgresql.connector import Connector
 
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
-    return repair_hub(connector, paths, parts_of(chain, lambda: application.metadata))
+    return repair_hub(connector, paths, parts_of(chain, lambda: metadata_of(application)))
 
 
 def _write_revision(message: str, application_name: str) -> int:
-    from edgepaas.app.application import load_application
     from edgepaas.errors import UsageError
+    from edgepaas.hosting.loading import load_application, metadata_of
     from edgepaas.schema.chain import chain_of
     from edgepaas.schema.migrations import write_revision
 
     application = load_application(application_name)
-    chain, metadata = chain_of(application), application.metadata
+    chain, metadata = chain_of(application), metadata_of(application)
     if chain.folder is None or metadata is None:
         raise UsageError(f"the application {application.name} has no migrations or no models")
     with tempfile.TemporaryDirectory() as folder:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.httpd.listen import listening_sockets, listens_elsewhere
     from edgepaas.sd_notify import Notifier
     from edgepaas.service.instance_locks import claim_serving
-    from edgepaas.service.run import Service, Surface
+    from edgepaas.service.run import Service, ServiceEnvironment
     from edgepaas.settings import Settings
     from edgepaas.settings.logs import start_logging
 
@@ -70,14 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
         logging.getLogger("edgepaas.service").warning("%s; %s", elsewhere, _way_out(arguments))
     _claim(paths, claim_serving)
     _publish_address(paths, listening.addresses[0])
-    surface = Surface(
+    environment = ServiceEnvironment(
         listening=listening,
         notifier=notifier,
-        say=_say,
+        print_line=_print_line,
         lifeline=arguments.lifeline,
         supervised="NOTIFY_SOCKET" in os.environ,
     )
-    status = Service(settings, contract, paths, surface, began=began).run()
+    status = Service(settings, contract, paths, environment, began=began).run()
     _end_without_hung_threads(status)
     return status
 
@@ -106,7 +106,7 @@ def _publish_address(paths: "Paths", address: str) -> None:
         logging.getLogger("edgepaas.service").warning("%s is not written: %s", paths.address, error)
 
 
-def _say(stage: str, text: str) -> None:
+def _print_line(stage: str, text: str) -> None:
     from edgepaas.terminal import announce
 
     try:
@@ -122,4 +122,8 @@ def _end_without_hung_threads(status: int) -> None:
         time.sleep(_FAREWELL)
         os._exit(status)
 
-    threading.Thread(target=end, name="farewell", daemon=True).start()
+    try:
+        threading.Thread(target=end, name="farewell", daemon=True).start()
+    except RuntimeError:  # the box has no thread left: the exit status matters more than they do
+        logging.shutdown()
+        os._exit(status)

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the gate and print each check; raises ContractMissing, DatabaseError."""
-    from edgepaas.app.application import load_application
     from edgepaas.database import open_database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.health.gate import build_board, build_checks, verify
+    from edgepaas.hosting.loading import load_application
     from edgepaas.settings import Settings
 
     paths = find_paths()

@@ -3,7 +3,6 @@
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,8 @@ from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import ConnectFailure, server_message
+from edgepaas.timing.backoff import jitter, pause_after
+from edgepaas.timing.deadline import Scope, within
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 #: How often a transaction is run that PostgreSQL asks for again, before DatabaseBusy.
 ATTEMPTS = 6
+#: Seconds before the second attempt at most; twice as long before each later one.
+_FIRST_PAUSE = 0.04
 #: Seconds that a statement waits for a table or row that somebody else has locked: the
 #: requests that wait hold all threads, and the service would be taken for dead.
 LOCK_TIMEOUT = 3.0
@@ -79,7 +82,7 @@ class ServerDatabase(Database):
         for attempt in range(ATTEMPTS):
             if attempt:
                 # Two transactions in a deadlock must not meet again in step.
-                time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - no secret
+                time.sleep(pause_after(attempt, first=_FIRST_PAUSE, longest=1.0) * jitter(0.0))
             with self._translated():
                 try:
                     return self._transaction(work)
@@ -104,28 +107,29 @@ class ServerDatabase(Database):
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
 
-        def work() -> None:
+        def work(_scope: Scope) -> None:
             self._pinger.close()
             self._engine.dispose()
 
-        thread = threading.Thread(target=work, name="database-close", daemon=True)
-        thread.start()
-        thread.join(CLOSE_TIMEOUT)
-        if thread.is_alive():
-            logger.warning("PostgreSQL does not take the good-bye of every connection")
+        try:
+            within(CLOSE_TIMEOUT, work, name="database-close")
+        except Exception as error:  # noqa: BLE001 - the process ends, and so do its connections
+            logger.warning("not every connection to PostgreSQL was closed in order: %r", error)
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
-        with WriteSession(self._engine) as session:
-            try:
-                result = work(session)
-                session.finish()
-            except BaseException:
-                # Closing alone would leave added objects detached: run again, they would
-                # be taken for rows that are there.
-                with contextlib.suppress(DatabaseError, exc.SQLAlchemyError):
-                    session.undo()
-                raise
-            return result
+        session = WriteSession(self._engine)
+        try:
+            result = work(session)
+            session.finish()
+        except BaseException:
+            # Closing alone would leave added objects detached: run again, they would
+            # be taken for rows that are there.
+            with contextlib.suppress(DatabaseError, exc.SQLAlchemyError):
+                session.undo()
+            raise
+        finally:
+            session.release()
+        return result
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

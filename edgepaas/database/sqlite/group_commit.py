@@ -4,25 +4,37 @@
 SQLite has one writer at a time and each commit waits for the disk. Requests that commit
 for themselves fight over the lock with growing back-off; here they queue, and while one
 group is being synced the next one gathers. A lone job pays for nothing but its own commit.
+
+Failures take one path. A transaction ends as an :class:`_Outcome`, which records how far
+it came: no job is answered before it is known whether the transaction was stored. A job
+that fails alone gets the exception that it raised. In a group nothing is stored when one
+job fails, and each job is run again by itself; the failure then shows at the job that
+causes it, and the others are stored. Only two kinds of failure belong to every job: a
+database that does not begin a transaction, and a commit whose outcome is unknown, which
+must not be repeated.
 """
 
 import contextlib
 import contextvars
 import logging
 import queue
+import re
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
 from edgepaas.database.write_session import WriteSession
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -33,6 +45,14 @@ QUEUE_LENGTH = 1000
 #: A group stops gathering after this many seconds, so that its first job is not held up
 #: by a queue that never empties.
 GROUP_SECONDS = 0.02
+
+#: A statement that ends a transaction; ROLLBACK TO a savepoint does not.
+_ENDS_TRANSACTION = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
+    r"(?:COMMIT|END|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO\b))\b",
+    re.IGNORECASE,
+)
+_ENDED = "a write ended the transaction that it is a part of"
 
 
 class GroupSizes:
@@ -67,6 +87,45 @@ class _Job:
         session.expunge_all()
 
 
+class _Step(IntEnum):
+    """How far a transaction came; each step begins where the one before it is done."""
+
+    BEGIN = 0
+    JOBS = 1
+    COMMIT = 2
+    CHECK = 3
+    DONE = 4
+
+
+@dataclass
+class _Outcome:
+    """How a transaction of *jobs* ended: at which step, and by which exception, if any."""
+
+    jobs: list[_Job]
+    step: _Step = _Step.BEGIN
+    error: BaseException | None = None
+    #: Whether SQLite still had the transaction open when the error came.
+    open: bool = False
+    #: Rows captured for the hub.
+    captured: int = 0
+
+    @property
+    def not_begun(self) -> bool:
+        """Whether the database takes no transaction now: the next one would not begin either."""
+        return self.step is _Step.BEGIN and isinstance(self.error, DatabaseError)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the jobs may be stored nevertheless, so that they must not run again."""
+        if self.step < _Step.COMMIT or self.error is None:
+            return False
+        if self.step is _Step.CHECK or isinstance(self.error, DatabaseUnavailable):
+            return True
+        # SQLite undoes what it refuses to commit. Any other exception does not tell whether
+        # it came before COMMIT or after it; that the transaction is open does.
+        return not self.open and not isinstance(self.error, DBAPIError | DatabaseError)
+
+
 class GroupCommitWriter:
     """Runs jobs on one connection of *engine*, whose transactions begin IMMEDIATE."""
 
@@ -81,30 +140,31 @@ class GroupCommitWriter:
         """*patience*: seconds that a caller waits for its job at most, None: without end.
 
         *check* raises DatabaseUnavailable when what is written now would be lost; it is
-        called before each group, and after its commit, before anybody is told of it.
-        *on_commit* is called after each group that has captured rows for the hub, once its
-        callers have been answered; it neither waits nor raises.
+        called before each transaction, and after its commit, before a caller is answered.
+        *on_commit* is called after each transaction that has captured rows for the hub, once
+        its callers have been answered; it must not wait.
         """
         self._engine = engine
         self._patience = patience
         self._check = check
         self._on_commit = on_commit
         self.sizes = GroupSizes()
-        #: Whether the last group failed because the database cannot be written.
+        #: Whether the last transaction failed because the database cannot be written.
         self.failing = False
         self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUE_LENGTH)
         self._connection: Connection | None = None
         self._stamp: TransactionStamp | None = None
         self._closing = False
+        event.listen(engine, "before_cursor_execute", _refuse_end_of_transaction)
         self._thread = threading.Thread(target=self._loop, name="database-writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[Session], T]) -> T:
         """Run *work* in the writer's thread and return its result after the commit.
 
-        Raises what *work* raised (it alone is undone; *work* may have run twice),
-        DatabaseFull, DatabaseBusy when it did not get its turn in time,
-        DatabaseUnavailable when the outcome is unknown.
+        Raises what *work* raised, the same object with its traceback (it alone is undone;
+        *work* may have run twice), DatabaseFull, DatabaseBusy when it did not get its turn
+        in time, DatabaseUnavailable when the outcome is unknown.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("Database.write was called inside Database.write")
@@ -157,61 +217,94 @@ class GroupCommitWriter:
         if self._connection is not None:
             self._connection.close()
 
-    def _run(self, first: _Job, *, gather: bool = True) -> None:
-        """Run *first* and, with *gather*, what waits by then, in one transaction.
+    def _run(self, first: _Job) -> None:
+        """Run *first* and what waits by then, and answer each of them; never raises.
 
         There are no savepoints: each would cost as much as a job's own statements, and
-        nearly all jobs succeed. If one fails, nothing of the group is stored and each is
-        run again by itself; whose fault it was shows then.
+        nearly all jobs succeed.
         """
-        jobs = [first]
+        group = self._transaction(first, gather=True)
+        if group.error is None or group.unknown or len(group.jobs) == 1:
+            self._answer(group)
+            return
+        for number, job in enumerate(group.jobs):
+            alone = self._transaction(job, gather=False)
+            if alone.not_begun:
+                # Each of the rest would wait for the same lock or disk in vain.
+                alone.jobs = group.jobs[number:]
+                self._answer(alone)
+                return
+            self._answer(alone)
+
+    def _transaction(self, job: _Job, *, gather: bool) -> _Outcome:
+        """Run *job* and, with *gather*, what waits by then, in one transaction; never raises."""
+        outcome = _Outcome([job])
         session: WriteSession | None = None
         try:
             self._check()
             session = WriteSession(self._connect())
             connection = session.connection()
             stamp = self._begin_stamp(connection)
+            outcome.step = _Step.JOBS
             until = time.monotonic() + GROUP_SECONDS
-            first.run(session)
+            job.run(session)
             _check_transaction(connection)
             stamp.mark()
-            while gather and time.monotonic() < until and (job := self._next()) is not None:
-                jobs.append(job)
-                job.run(session)
+            while gather and time.monotonic() < until and (another := self._next()) is not None:
+                outcome.jobs.append(another)
+                another.run(session)
                 _check_transaction(connection)
                 stamp.mark()
+            outcome.step = _Step.COMMIT
             session.finish()
+            outcome.step = _Step.CHECK
             self._check()
+            session.release()
+            outcome.step = _Step.DONE
+            outcome.captured = stamp.captured
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
-            self.failing = isinstance(error, DatabaseUnavailable)
+            outcome.error = error
+            outcome.open = self._in_transaction()
             self._undo(session, error)
-            if len(jobs) > 1 and not isinstance(error, DatabaseError):
-                for job in jobs:
-                    self._run(job, gather=False)
-                return
-            for job in jobs:
-                job.future.set_exception(_copy(error) if len(jobs) > 1 else error)
-        else:
-            session.close()
-            self.failing = False
+        self.failing = isinstance(outcome.error, DatabaseUnavailable)
+        return outcome
+
+    def _answer(self, outcome: _Outcome) -> None:
+        """Give each job of *outcome* its result or an exception of its own."""
+        error, jobs = outcome.error, outcome.jobs
+        if error is None:
             self.sizes.note(len(jobs))
             for job in jobs:
                 job.future.set_result(job.result)
-            if stamp.captured:
-                self._on_commit()
+            if outcome.captured:
+                self._tell_commit()
+        elif len(jobs) == 1 and (isinstance(error, DatabaseError) or not outcome.unknown):
+            jobs[0].future.set_exception(error)
+        else:
+            for job in jobs:
+                job.future.set_exception(_own_exception(error))
+
+    def _tell_commit(self) -> None:
+        try:
+            self._on_commit()
+        except Exception:  # the callers have been answered, and others wait for this thread
+            logger.exception("what is done after a commit has failed")
 
     def _undo(self, session: WriteSession | None, error: BaseException) -> None:
+        """Roll back, and drop a connection that cannot be trusted any more; never raises."""
+        trusted = not isinstance(error, DatabaseError)
         if session is not None:
             try:
                 session.undo()
-            except Exception as another:  # noqa: BLE001 - the failure before it is reported
-                logger.debug("rolling back: %s", another)
-            session.close()
-        connection = self._connection
-        if connection is not None and (
-            isinstance(error, DatabaseError)
-            or connection.invalidated
-            or _in_transaction(connection)
+                session.release()
+            except BaseException as another:  # noqa: BLE001 - the failure before it is reported
+                logger.debug("rolling back has failed (%s)", type(another).__name__)
+                trusted = False
+        if self._connection is not None and (
+            not trusted
+            or self._connection.closed
+            or self._connection.invalidated
+            or self._in_transaction()
         ):
             self._disconnect()
 
@@ -242,7 +335,7 @@ class GroupCommitWriter:
     def _disconnect(self) -> None:
         """Drop the connection: after a failed commit or sync nothing it remembers is trusted."""
         connection, self._connection, self._stamp = self._connection, None, None
-        if connection is None:
+        if connection is None or connection.closed:
             return
         try:
             connection.invalidate()
@@ -259,6 +352,25 @@ class GroupCommitWriter:
             if job is not None and job.future.set_running_or_notify_cancel():
                 job.future.set_exception(DatabaseUnavailable("the database is being closed"))
 
+    def _in_transaction(self) -> bool:
+        """Whether SQLite has a transaction open on the writer's connection."""
+        connection = self._connection
+        if connection is None or connection.closed or connection.invalidated:
+            return False
+        try:
+            return _in_transaction(connection)
+        except Exception as error:  # noqa: BLE001 - a work has broken it; it is dropped
+            logger.debug("the writer's connection is broken (%s)", type(error).__name__)
+            return False
+
+
+def _refuse_end_of_transaction(
+    _connection: Connection, _cursor: object, statement: str, *_: object
+) -> None:
+    """Raise before a raw COMMIT stores one half of a group whose jobs are then run again."""
+    if _ENDS_TRANSACTION.match(statement):
+        raise RuntimeError(_ENDED)
+
 
 def _in_transaction(connection: Connection) -> bool:
     driver = connection.connection.dbapi_connection
@@ -266,13 +378,25 @@ def _in_transaction(connection: Connection) -> bool:
 
 
 def _check_transaction(connection: Connection) -> None:
-    """Raise when a work has ended the transaction behind the session's back (raw SQL)."""
+    """Raise when a work has ended the transaction behind the session's back."""
     if not _in_transaction(connection):
-        raise RuntimeError("a write ended the transaction that it is a part of")
+        raise RuntimeError(_ENDED)
 
 
-def _copy(error: BaseException) -> BaseException:
-    """Return an exception of its own for one caller: each adds its own traceback."""
-    copy = type(error)(*error.args)
-    copy.__cause__ = error.__cause__
-    return copy
+def _own_exception(error: BaseException) -> DatabaseError:
+    """Return a new exception for one of several callers: each adds its own traceback.
+
+    *error* is its cause. An exception cannot be copied in general: its constructor may take
+    other arguments than it keeps.
+    """
+    kinds = (DatabaseBusy, DatabaseFull, DatabaseUnavailable)
+    kind = next((each for each in kinds if isinstance(error, each)), None)
+    if kind is None:
+        own: DatabaseError = DatabaseUnavailable(
+            f"{type(error).__name__} after the write was handed to the disk; "
+            f"whether it was stored is unknown"
+        )
+    else:
+        own = kind(str(error))
+    own.__cause__ = error
+    return own

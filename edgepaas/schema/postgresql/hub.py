@@ -5,6 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from edgepaas.database.postgresql.connector import Connector
+from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.postgresql.migrate import bring_postgres, judge_postgres, parts_of
 from edgepaas.schema.report import SchemaReport
@@ -12,7 +13,7 @@ from edgepaas.schema.report import SchemaReport
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from edgepaas.app.application import Application
+    from edgepaas.app import Application
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.settings import Settings
 
@@ -32,7 +33,7 @@ def bring_hub(
 
     @cache
     def models() -> "MetaData | None":
-        return application.metadata
+        return metadata_of(application)
 
     connector = Connector(contract.hub_url, settings, name="edgepaas-schema")
     parts = parts_of(chain, models)

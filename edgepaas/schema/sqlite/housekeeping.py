@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import QUARANTINE_PRUNED
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import odd_kind, sidecars
 from edgepaas.schema.sqlite import file_operations as files
@@ -95,12 +95,9 @@ def _prune(quarantine: Path, least_free: int) -> None:
         least = holding.pop(0)
         rows = least.content.rows
         said = "rows that could not be counted" if rows is None else f"{rows:,} unsent rows"
-        raise_alert(
+        QUARANTINE_PRUNED.raise_alert(
             f"less than DISK_MIN_FREE={least_free >> 20} MiB is free, so {least.folder} was "
-            f"removed, with {said}: of what is set aside it held the least",
-            severity="critical",
-            fingerprint="quarantine-pruned",
-            origin="schema",
+            f"deleted, with {said}: of what is set aside it held the fewest"
         )
         _remove(least.folder)
 

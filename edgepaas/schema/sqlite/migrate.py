@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import Severity, raise_alert
+from edgepaas.alerts.catalogue import SQLITE_REBUILT, SQLITE_REPLACED, SQLITE_UNMIGRATED
 from edgepaas.errors import DatabaseFull
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
@@ -199,11 +199,9 @@ def _without_migration(
     before, reason = failed.before, failed.reason
     metadata = models()
     if not misfit(path, chain, metadata):
-        message = (
-            f"{reason}; the file was left as it is and serves, since its tables fit: mend the "
-            f"migration, or 'edgepaas schema --repair'"
-        )
-        _alert(f"{path}: {message}", "sqlite-unmigrated", severity="warning")
+        message = f"{reason}; the file was left as it is and serves, since its tables fit"
+        SQLITE_UNMIGRATED.raise_alert(f"{path}: {message}")
+        message = SQLITE_UNMIGRATED.message(message)
         return _report("unmigrated", before, chain, message, after=before or frozenset())
     if isinstance(failed.error, ChainIncomplete):
         raise failed.error
@@ -221,7 +219,7 @@ def _without_migration(
             files.sweep(path)
         else:
             message = f"{'; '.join(steps)}; now at {show(chain.heads)} ({reason})"
-            _alert(f"{path}: {message}; as it was it is kept: {kept}", "sqlite-rebuilt")
+            SQLITE_REBUILT.raise_alert(f"{path}: {message}; as it was it is kept: {kept}")
             return _report("repaired", before, chain, message, kept=kept)
     return _replace(path, paths, chain, models, reason)
 
@@ -230,20 +228,14 @@ def _after(chain: Chain, before: Revisions | None) -> Revisions:
     return before or frozenset() if chain.unwritten else chain.heads
 
 
-def _alert(message: str, fingerprint: str, *, severity: Severity = "critical") -> None:
-    raise_alert(message, severity=severity, fingerprint=fingerprint, origin="schema")
-
-
 def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str) -> SchemaReport:
     folder = files.set_aside(path, paths.quarantine, reason, salvage=True)
     forget_damage(path)
     forget_due_check(path)
     forget_unclean_stop(path)
-    _alert(
+    SQLITE_REPLACED.raise_alert(
         f"the SQLite file {path} could not be used ({reason}); it was moved to {folder} and a "
-        f"fresh one was opened: the box serves, without the rows of the old file. "
-        f"'edgepaas doctor' and the log say more; the old file is kept",
-        "sqlite-replaced",
+        f"fresh one was opened: the box serves, without the rows of the old file"
     )
     created = _create(path, chain, models)
     message = f"the old file is in {folder} ({reason}); {created.message}"

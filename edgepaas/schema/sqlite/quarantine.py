@@ -5,15 +5,16 @@ Imports nothing heavy: the service asks it at its start.
 """
 
 import contextlib
-import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgepaas.decision.waiting import holds_nothing, rows_waiting
-from edgepaas.files.atomic import remove_durably, write_atomic
+from edgepaas.files import shapes
+from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import NotThisRecord, RecordType
 from edgepaas.files.sqlite_file import odd_kind, sidecars
 from edgepaas.timing.moment import rfc3339
 
@@ -21,6 +22,20 @@ from edgepaas.timing.moment import rfc3339
 NOTE = "why.json"
 #: Beside a file whose rows for the hub have not been brought into its successor yet.
 SALVAGE = "to-be-salvaged"
+
+RECORD = RecordType(
+    "quarantine-note",
+    2,
+    {
+        "file": shapes.text,
+        "from": shapes.text,
+        "reason": shapes.text,
+        "rows": shapes.optional(shapes.whole),
+        "empty": shapes.flag,
+        "at": shapes.text,
+    },
+    {1: lambda old: {"file": "", "from": "", "empty": False, "at": "", **old}},
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,7 @@ def describe(path: Path, reason: str) -> dict[str, object]:
 
 def write_note(folder: Path, note: dict[str, object]) -> None:
     """Leave *note* in *folder*; raises OSError."""
-    write_atomic(folder / NOTE, json.dumps(note, indent=1) + "\n")
+    RECORD.write(folder / NOTE, note)
 
 
 def salvage_waits(paths: Paths, sqlite_path: Path) -> list[Path]:
@@ -115,9 +130,9 @@ def note_salvaged(folder: Path, rows: int | None) -> None:
 
     None: unknown. Raises OSError.
     """
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        if isinstance(note, dict):
+    with contextlib.suppress(OSError, NotThisRecord):
+        note = RECORD.read(folder / NOTE)
+        if note is not None:
             write_note(folder, {**note, "rows": rows})
     remove_durably(folder / SALVAGE)
 
@@ -152,14 +167,10 @@ def content_of(folder: Path) -> Content:
     size = sum(files.values())
     if not names:
         return Content((), 0, "", size, nothing=True)
-    try:
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        rows, reason, empty = note["rows"], str(note["reason"]), note.get("empty") is True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Content(tuple(names), None, "", size, nothing=False)  # torn by a power cut
-    return Content(
-        tuple(names), rows if isinstance(rows, int) else None, reason, size, nothing=empty
-    )
+    note = RECORD.read_or_none(folder / NOTE)
+    if note is None:  # torn by a power cut
+        return Content(tuple(names), None, "", size, nothing=False)
+    return Content(tuple(names), note["rows"], note["reason"], size, nothing=note["empty"])
 
 
 def _read(folder: Path) -> SetAside | None:

@@ -6,24 +6,40 @@ to be gone, by a margin, for a while to be resolved. Between the two nothing cha
 """
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from edgepaas.alerts import Severity, raise_alert, resolve_alert
-from edgepaas.decision.contract import ROWS_WAIT
+from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import (
+    CLOCK_UNTRUSTED,
+    CPU_BUSY,
+    DISK_USED,
+    HEALTH_CHECK,
+    MEMORY_USED,
+    REQUIRED_SERVICE,
+    TEMPERATURE_HIGH,
+    find_entry,
+)
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
+from edgepaas.alerts.conditions.review import Check, find_ended
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.gate import DATABASE_CHECK, SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
+from edgepaas.service.watches.condition_checks import row_counts
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import RaiseAlert, ResolveAlert
+    from edgepaas.app.box import RaiseAlert, ResolveAlert
     from edgepaas.health.forwarding import Forwarding
 
 #: Seconds between two looks.
 LOOK_EVERY = 10.0
+#: Seconds between two reviews of everything that is raised, after a first one at the start and
+#: a second one when the drainer, too, had time to start.
+REVIEW_EVERY = 3600.0
+SECOND_REVIEW = 60.0
 #: So many looks at least have to agree, however much time passed between them.
 LEAST_LOOKS = 3
 #: Seconds for which it has to be well again.
@@ -37,22 +53,17 @@ MARGIN = {"percent": 5.0, "celsius": 5.0}
 CLOCK_FOR = 900.0
 CHECK_FOR = 30.0
 
-#: Said by others: who watches the database, by sync, by the schema stage that set it aside.
-_TOLD_BY_OTHERS = frozenset({DATABASE_CHECK, "forwarding", "quarantine"})
+#: Raised elsewhere: by the database watch, the drainer, the schema stage.
+_RAISED_ELSEWHERE = frozenset({DATABASE_CHECK, "forwarding", "quarantine"})
 
-_NAMES = {
-    "cpu": "the processor is",
-    "memory": "the memory is",
-    "disk": "the disk of the state folder is",
-    "temperature": "the hottest sensor is",
+#: What a measure is called in a sentence, and its entry in the catalogue.
+_MEASURES = {
+    "cpu": ("the processor is", CPU_BUSY),
+    "memory": ("the memory is", MEMORY_USED),
+    "disk": ("the disk of the state folder is", DISK_USED),
+    "temperature": ("the hottest sensor is", TEMPERATURE_HIGH),
 }
 _UNITS = {"percent": " %", "celsius": " °C"}
-_ADVICE = {
-    "cpu": "'top' shows what works",
-    "memory": "'top' (then M) shows who has it; a process that grows for ever needs a restart",
-    "disk": "'du -xh / | sort -h | tail' shows what fills it; old logs and copies may go",
-    "temperature": "look at the fan, the dust and the sun; it slows down, then switches off",
-}
 
 logger = logging.getLogger("edgepaas.service")
 
@@ -65,8 +76,8 @@ Change = Literal["", "raise", "resolve"]
 class Condition:
     """One thing that may be broken: *raise_after* and *well_after* are in seconds.
 
-    What was raised before this process began is not known: the first verdict is told,
-    whatever it is.
+    What was raised before this process began is not known: the first verdict counts as a
+    change, whatever it is.
     """
 
     raise_after: float
@@ -77,7 +88,7 @@ class Condition:
     _looks: int = 0
 
     def see(self, sight: Sight, now: float) -> Change:
-        """Take in one look at *now* (seconds of a monotonic clock); return what is to be told."""
+        """Take in one look at *now* (seconds of a monotonic clock); return what is to be done."""
         if sight == "unknown":
             return ""
         if sight != self._run:
@@ -94,6 +105,11 @@ class Condition:
             return "resolve"
         return ""
 
+    @property
+    def seen(self) -> bool:
+        """Whether any look could tell how it is."""
+        return self._run != "unknown"
+
     def lasted(self, now: float) -> float:
         """Return for how many seconds it has looked as it does."""
         return now - self._since
@@ -101,16 +117,21 @@ class Condition:
 
 @dataclass(frozen=True)
 class Finding:
-    """How one thing looks, and what would be said of it."""
+    """How one thing looks, and what an alert of it would say."""
 
-    fingerprint: str
+    entry: CatalogueEntry
     sight: Sight
     raise_after: float
-    #: What is so, and what to do; its first ``{}`` is where the time goes that it has lasted.
-    #: Empty: somebody else raises it, and only its end is found here.
+    #: What is wrong; its first ``{}`` is where the time goes that it has lasted. Empty: it is
+    #: raised elsewhere, and only its end is found here.
     wrong: str
     well: str
-    severity: Severity = "warning"
+    subject: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is raised under."""
+        return self.entry.fingerprint(self.subject)
 
 
 class _Meter(Protocol):
@@ -121,32 +142,34 @@ class _Meter(Protocol):
 class ConditionWatch:
     """Looks at the machine and at what the checks found, every :data:`LOOK_EVERY` seconds.
 
-    *checks* tells what the checks found last, without probing. *raised_fingerprints* says which
-    fingerprints of a kind are raised, so that what is no longer looked at is ended.
+    *checks* returns what the checks found last, without probing. *raised_fingerprints* returns
+    what is raised under a prefix; *condition_checks* tell, at the start and each hour, whether
+    that still holds (:class:`edgepaas.service.watches.condition_checks.ServiceChecks`).
     """
 
     meter: _Meter
     checks: Callable[[], Iterable[CheckResult]]
     forwarding: "Callable[[], Forwarding | None]" = lambda: None
     raised_fingerprints: Callable[[str], list[str]] = lambda prefix: []
+    condition_checks: Mapping[str, Check] = field(default_factory=dict)
+    #: Fingerprints of the alerts that the process's periodic tasks raise and end themselves.
+    tasks: Callable[[], Iterable[str]] = tuple
     clock: Callable[[], float] = time.monotonic
     alert: "RaiseAlert" = raise_alert
     resolve: "ResolveAlert" = resolve_alert
     _known: dict[str, Condition] = field(default_factory=dict)
-    _began: bool = False
+    _reviews: int = 0
+    _next_review: float = float("-inf")
 
-    def start(self, wait: Callable[[float], bool]) -> None:
-        """Look in a thread of its own until ``wait(seconds)`` says that the service ends."""
-
-        def run() -> None:
-            while not wait(LOOK_EVERY):
-                try:
-                    self.look()
-                except Exception:
-                    # Whatever one look stumbled over, the next one may warn of a full disk.
-                    logger.exception("the machine could not be looked at; it is tried again")
-
-        threading.Thread(target=run, name="conditions", daemon=True).start()
+    def task(self) -> PeriodicTask:
+        """Return the task that looks every :data:`LOOK_EVERY` seconds."""
+        return PeriodicTask(
+            "conditions",
+            self.look,
+            every=LOOK_EVERY,
+            first_after=LOOK_EVERY,
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+        )
 
     def look(self) -> None:
         """Look once; raise and resolve what follows."""
@@ -157,9 +180,10 @@ class ConditionWatch:
         found += _of_rows(self.forwarding())
         for finding in found:
             self._judge(finding, now)
-        if checks and not self._began:
-            self._began = True
-            self._forget_others({finding.fingerprint for finding in found})
+        if checks and now >= self._next_review:
+            self._reviews += 1
+            self._next_review = now + (SECOND_REVIEW if self._reviews == 1 else REVIEW_EVERY)
+            self._review({finding.fingerprint for finding in found}.union(self.tasks()))
 
     def _judge(self, finding: Finding, now: float) -> None:
         condition = self._known.setdefault(
@@ -168,24 +192,35 @@ class ConditionWatch:
         change = condition.see(finding.sight, now)
         if change == "raise" and finding.wrong:
             self.alert(
-                finding.wrong.replace("{}", f"for {condition.lasted(now):.0f} s", 1),
-                severity=finding.severity,
+                finding.entry.message(
+                    finding.wrong.replace("{}", f"for {condition.lasted(now):.0f} s", 1)
+                ),
+                severity=finding.entry.severity,
                 fingerprint=finding.fingerprint,
-                origin="service",
+                origin=finding.entry.origin,
             )
         elif change == "resolve":
-            self.resolve(finding.well, fingerprint=finding.fingerprint, origin="service")
+            self.resolve(finding.well, fingerprint=finding.fingerprint, origin=finding.entry.origin)
 
-    def _forget_others(self, watched: set[str]) -> None:
-        """End what was raised of things that this service does not look at any more."""
-        for prefix in ("service:", "check:"):
-            for fingerprint in self.raised_fingerprints(prefix):
-                if fingerprint not in watched:
-                    self.resolve(
-                        f"{fingerprint.removeprefix(prefix)} is watched no longer",
-                        fingerprint=fingerprint,
-                        origin="service",
-                    )
+    def _review(self, watched: set[str]) -> None:
+        """Resolve what holds no longer, whoever raised it; *watched* is looked at here."""
+
+        def watched_and_well(fingerprint: str) -> str | None:
+            if fingerprint not in watched:
+                return f"{_subject(fingerprint)} is not watched any more"
+            condition = self._known.get(fingerprint)
+            if condition is None or condition.seen or self._reviews < 3:
+                return None  # judged at every look
+            return "for an hour nothing has told how it is: it is not measured any more"
+
+        checks = {**self.condition_checks, "watched-and-well": watched_and_well}
+        for ended in find_ended(self.raised_fingerprints(""), checks):
+            self.resolve(ended.holds_now, fingerprint=ended.fingerprint, origin="service")
+
+
+def _subject(fingerprint: str) -> str:
+    entry = find_entry(fingerprint)
+    return (entry.subject(fingerprint) if entry else "") or fingerprint
 
 
 def _of_measure(measure: Measure) -> Finding:
@@ -199,75 +234,63 @@ def _of_measure(measure: Measure) -> Finding:
         sight = "broken"
     elif measure.value < measure.threshold - MARGIN[measure.unit]:
         sight = "well"
-    thing = _NAMES[measure.name]
+    thing, entry = _MEASURES[measure.name]
     busy = "at" if measure.unit == "celsius" else "used to" if measure.name != "cpu" else "busy to"
     return Finding(
-        fingerprint=f"system:{measure.name}",
+        entry=entry,
         sight=sight,
         raise_after=MEASURE_FOR[measure.name],
-        wrong=f"{thing} {busy} {value} and has been at {threshold} or above {{}}: "
-        f"{_ADVICE[measure.name]}",
+        wrong=f"{thing} {busy} {value} and has been at {threshold} or above {{}}",
         well=f"{thing} {busy} {value}, below {threshold} again",
-        severity="critical" if measure.name in ("disk", "temperature") else "warning",
     )
 
 
 def _of_clock(report: SystemReport) -> Finding:
     sights: dict[bool | None, Sight] = {True: "well", False: "broken", None: "unknown"}
     return Finding(
-        fingerprint="system:clock",
+        entry=CLOCK_UNTRUSTED,
         sight=sights[report.clock_trusted],
         raise_after=CLOCK_FOR,
-        wrong=f"the clock cannot be trusted {{}}: {report.clock_message}. Moments of readings and "
-        "alerts may be wrong: 'timedatectl' shows why; a time server must be reachable, or the "
-        "clock set by hand",
+        wrong=f"the clock cannot be trusted {{}}: {report.clock_message}",
         well=f"the clock can be trusted again: {report.clock_message}",
     )
 
 
 def _is_watched(result: CheckResult) -> bool:
-    return result.required and result.name not in _TOLD_BY_OTHERS
+    return result.required and result.name not in _RAISED_ELSEWHERE
 
 
 def _of_check(result: CheckResult) -> Finding:
     if result.name.startswith(SERVICE_PREFIX):
         name = result.name.removeprefix(SERVICE_PREFIX)
         return Finding(
-            fingerprint=f"service:{name}",
+            entry=REQUIRED_SERVICE,
+            subject=name,
             sight="well" if result.ok else "broken",
             raise_after=CHECK_FOR,
-            wrong=f"the required service {name} has been away {{}}: {result.message}; see to it, "
-            "or do not list it as required",
+            wrong=f"the required service {name} has been away {{}}: {result.message}",
             well=f"the required service {name} is back: {result.message}",
-            severity="critical",
         )
     return Finding(
-        fingerprint=f"check:{result.name}",
+        entry=HEALTH_CHECK,
+        subject=result.name,
         sight="well" if result.ok else "broken",
         raise_after=CHECK_FOR,
-        wrong=f"the check {result.name} has failed {{}}: {result.message}; 'edgepaas doctor' looks "
-        "for causes",
+        wrong=f"the check {result.name} has failed {{}}: {result.message}",
         well=f"the check {result.name} passes again: {result.message}",
-        severity="critical",
     )
 
 
 def _of_rows(forwarding: "Forwarding | None") -> list[Finding]:
-    """Return what ends the alerts of rows that a person had to see to, or sync to send.
+    """Return what ends the alerts of rows that an operator had to see to, or sync to send.
 
-    Sync and the decision raise them at once; that nothing is left of them is found in the
-    counts, which PostgreSQL keeps for every process and person that settles some.
+    The drainer and the decision raise them at once; that nothing is left is found here.
     """
-    if forwarding is None or forwarding.hub != "ok":
+    if forwarding is None:
         return []
-    left = (
-        ("sync-dead-letters", forwarding.dead_letters, "no dead letter waits any more"),
-        ("sync-conflicts", forwarding.conflicts, "no conflict waits any more"),
-        ("sync-hub-lost", forwarding.hub_lost, "the rows that PostgreSQL lost are acknowledged"),
-        (ROWS_WAIT, forwarding.rows_waiting, "every row is in PostgreSQL"),
-        ("rows-left-behind", forwarding.rows_waiting, "every row is in PostgreSQL"),
-    )
     return [
-        Finding(name, "broken" if number else "well", 0.0, wrong="", well=said)
-        for name, number, said in left
+        Finding(
+            count.entry, "broken" if count.left else "well", 0.0, wrong="", well=count.none_left
+        )
+        for count in row_counts(forwarding)
     ]

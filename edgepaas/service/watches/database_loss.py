@@ -8,11 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DATABASE_LOST
 from edgepaas.decision.losses import mark_loss
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED
-from edgepaas.httpd.startup_responder import Front, Phase
+from edgepaas.httpd.startup_responder import Phase, StartupResponder
+from edgepaas.service.crash_loop import LONGEST_DELAY
 from edgepaas.service.shutdown import Control, Ending
+from edgepaas.timing.backoff import Backoff
+from edgepaas.timing.deadline import OutOfTime, Scope, within
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.database import Database
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.state import StateBoard
 
-#: The fingerprint of what is raised of a loss, until a service finds its database again.
-LOST = "database-lost"
 #: Seconds within which a suspected loss is confirmed.
 CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for; they have hung for
@@ -42,14 +44,14 @@ logger = logging.getLogger("edgepaas.service")
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class LossHandlers:
     """What a loss has consequences for."""
 
     contract: "DatabaseContract"
     paths: "Paths"
     state: "StateBoard"
     board: "HealthBoard"
-    front: Front
+    responder: StartupResponder
     control: Control
     #: Counts a failure; returns how many seconds to wait before ending.
     back_off: Callable[[], float]
@@ -60,47 +62,54 @@ class Surroundings:
 class LossWatch:
     """Looks at *database* whenever somebody suspects it, and every few seconds by itself."""
 
-    def __init__(self, database: "Database", around: Surroundings) -> None:
+    def __init__(self, database: "Database", handlers: LossHandlers) -> None:
         self._database = database
-        self._around = around
+        self._handlers = handlers
         self._suspected = threading.Event()
         self._lost_since: float | None = None
         self._failures = 0
+        self._looked = self._refreshed = time.monotonic()
+        busy = LOOK_EVERY_BUSY[database.dialect]
+        self.task = PeriodicTask(
+            "database-watch",
+            self._turn,
+            every=busy,
+            first_after=busy,
+            # It sleeps the back-off of the crash loop itself.
+            late_after=2 * LONGEST_DELAY,
+            backoff=Backoff(first=0.1, longest=RETRY_EVERY),
+            alert=TaskAlert(
+                "A lost database may go unnoticed meanwhile; the log has the traceback"
+            ),
+        )
         database.on_unavailable = self.suspect
 
     def suspect(self, error: BaseException) -> None:
         """Have the database looked at now; called by whoever could not use it."""
         logger.debug("the database is suspected: %s", error)
         self._suspected.set()
+        self.task.wake()
 
-    def start(self) -> None:
-        """Watch in a thread of its own until the service ends."""
-        threading.Thread(target=self._run, name="database-watch", daemon=True).start()
-
-    def _run(self) -> None:
-        control = self._around.control
-        refreshed = time.monotonic()
-        while not control.wait(0):
-            if self._lost_since is None:
-                self._wait_for_a_reason()
-            else:
-                control.wait(RETRY_EVERY)  # not hurried by those who fail meanwhile
-            self._suspected.clear()
-            if control.wait(0):
-                return
-            self.look()
-            if time.monotonic() - refreshed >= LOOK_EVERY[self._database.dialect]:
-                refreshed = time.monotonic()
-                self._around.board.refresh()  # or the state would only know what somebody asked
-
-    def _wait_for_a_reason(self) -> None:
-        """Return when somebody suspects the database, or it is time for a look."""
-        began = time.monotonic()
+    def _turn(self) -> float | None:
+        """Look if there is a reason to; returns the seconds until it is asked again."""
         usual = LOOK_EVERY[self._database.dialect]
-        busy = LOOK_EVERY_BUSY[self._database.dialect]
-        while (left := began + usual - time.monotonic()) > 0:
-            if self._suspected.wait(min(left, busy)) or self._around.busy():
-                return
+        passed = time.monotonic() - self._looked
+        if self._lost_since is not None:
+            if passed < RETRY_EVERY:  # not hurried by requests that fail meanwhile
+                return RETRY_EVERY - passed
+        elif not (self._suspected.is_set() or self._handlers.busy() or passed >= usual):
+            return min(usual - passed, LOOK_EVERY_BUSY[self._database.dialect])
+        self._suspected.clear()
+        try:
+            self.look()
+        except BaseException:
+            self._suspected.set()  # it is still not known whether the database answers
+            raise
+        self._looked = time.monotonic()
+        if self._looked - self._refreshed >= usual:
+            self._refreshed = self._looked
+            self._handlers.board.refresh()  # or the state would only know what a client asked for
+        return RETRY_EVERY if self._lost_since is not None else None
 
     def look(self) -> bool:
         """Ask the database once; act when it is lost, or back. Whether it answers."""
@@ -114,86 +123,77 @@ class LossWatch:
             self._lost_since = time.monotonic()
         if self._database.dialect == "sqlite":
             self._embedded_fails(trouble)
-        elif self._around.contract.fallback_armed:
+        elif self._handlers.contract.fallback_armed:
             self._decide_again(trouble)
         else:
             self._hold_out(trouble)
         return False
 
     def _ask(self) -> str | None:
-        """Return why the database does not answer, None when it does; bounded."""
-        found: list[str] = []
+        """Return why the database does not answer, None when it does; bounded.
 
-        def ping() -> None:
+        Raises RuntimeError where no thread can be started: that says nothing of the database.
+        """
+
+        def ping(_scope: Scope) -> str | None:
             try:
                 self._database.ping()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                found.append(str(error) or type(error).__name__)
-            else:
-                found.append("")
+                return str(error) or type(error).__name__
+            return None
 
-        thread = threading.Thread(target=ping, name="database-ping", daemon=True)
-        thread.start()
-        thread.join(CONFIRM_WITHIN)
-        if not found:
+        try:
+            return within(CONFIRM_WITHIN, ping, name="database-ping")
+        except OutOfTime:
             return f"no answer within {CONFIRM_WITHIN:g} s"
-        return found[0] or None
 
     def _decide_again(self, trouble: str) -> None:
-        around = self._around
+        handlers = self._handlers
         reason = f"PostgreSQL was lost: {trouble}"
-        around.front.close(Phase("degraded", reason))
-        around.state.note("database", reason)
-        raise_alert(
-            f"{reason}; deciding again, SQLite takes over if it stays away",
-            fingerprint=LOST,
-            origin="service",
+        handlers.responder.close(Phase("degraded", reason))
+        handlers.state.note("database", reason)
+        DATABASE_LOST.raise_alert(
+            f"{reason}; deciding again, SQLite takes over if it stays away", severity="warning"
         )
         try:
-            mark_loss(around.paths, reason)
+            mark_loss(handlers.paths, reason)
         except OSError as error:
             logger.error("the loss cannot be noted for the decision: %s", error)
-        around.control.end(Ending(EXIT_DECIDE_AGAIN, reason, LOSS_PATIENCE))
+        handlers.control.end(Ending(EXIT_DECIDE_AGAIN, reason, LOSS_PATIENCE))
 
     def _hold_out(self, trouble: str) -> None:
-        around = self._around
+        handlers = self._handlers
         reason = f"PostgreSQL is away and BOTH_DB=false allows no fallback: {trouble}"
-        around.front.close(Phase("degraded", reason))
-        around.board.forget()
+        handlers.responder.close(Phase("degraded", reason))
+        handlers.board.forget()
         if self._failures == 1:
-            around.state.note("database", reason)
-            raise_alert(
-                f"{reason}. Requests get 503 until it is back; BOTH_DB=true would let SQLite serve",
-                severity="critical",
-                fingerprint=LOST,
-                origin="service",
+            handlers.state.note("database", reason)
+            DATABASE_LOST.raise_alert(
+                reason,
+                what_to_do="Requests get 503 until it is back; BOTH_DB=true would let SQLite "
+                "serve.",
             )
 
     def _embedded_fails(self, trouble: str) -> None:
-        around = self._around
+        handlers = self._handlers
         reason = f"the SQLite file cannot be used: {trouble}"
-        around.state.note("database", reason)
+        handlers.state.note("database", reason)
         if self._failures < EMBEDDED_FAILURES:
             return
-        raise_alert(
-            f"{reason}; the chain starts again and checks it",
-            severity="critical",
-            fingerprint=LOST,
-            origin="service",
+        DATABASE_LOST.raise_alert(
+            reason, what_to_do="The boot chain starts again, examines it and mends what it can."
         )
-        around.front.close(Phase("degraded", reason))
-        around.control.wait(around.back_off())
-        around.control.end(Ending(EXIT_FAILED, reason, LOSS_PATIENCE))
+        handlers.responder.close(Phase("degraded", reason))
+        handlers.control.wait(handlers.back_off())
+        handlers.control.end(Ending(EXIT_FAILED, reason, LOSS_PATIENCE))
 
     def _back(self) -> None:
         if self._lost_since is None:
             return
         away = time.monotonic() - self._lost_since
         self._lost_since, self._failures = None, 0
-        self._around.state.withdraw("database")
-        self._around.board.forget()
-        self._around.front.reopen()
+        self._handlers.state.withdraw("database")
+        self._handlers.board.forget()
+        self._handlers.responder.reopen()
         logger.info("the database answers again after %.0f s", away)
-        resolve_alert(
-            f"the database answers again after {away:.0f} s", fingerprint=LOST, origin="service"
-        )
+        DATABASE_LOST.resolve_alert(f"the database answers again after {away:.0f} s")

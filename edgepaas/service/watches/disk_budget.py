@@ -3,14 +3,13 @@
 
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert, resolve_alert
+from edgepaas.alerts.catalogue import DISK_BUDGET, ROWS_SHED
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
@@ -18,6 +17,7 @@ from edgepaas.outbox.space import ballast, budget
 from edgepaas.outbox.space import vacuum as space
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks; sooner when a write found the disk full.
 LOOK_EVERY = 5.0
+#: Seconds that one look may take: it gives up rows on a slow card, with a vacuum after it.
+LATE_AFTER = 300.0
 #: Steps of making room in one look, each of some hundred to some thousand rows.
 _STEPS = 100
 _BUSY_TIMEOUT = 2.0
 #: Bytes that must stay free beside a ballast that is taken (again).
 _SPARE = 32 * 1024**2
 
-_FINGERPRINT = "disk-budget"
-_SHED = "rows-shed"
 _KEY = "budget"
 
 logger = logging.getLogger("edgepaas.service")
@@ -78,32 +78,30 @@ class BudgetWatch:
         self._state = state
         self._refuse = refuse
         self._level: budget.Level = "ok"
-        self._hurry = threading.Event()
         self._disk_full = False
         self._trouble = ""
+        self.task = PeriodicTask(
+            "disk-budget",
+            self._turn,
+            every=LOOK_EVERY,
+            late_after=LATE_AFTER,
+            alert=TaskAlert("DISK_BUDGET is not kept meanwhile: 'df -h' shows what is free"),
+        )
 
     def disk_full(self) -> None:
         """Have a look now: a write found no room on the disk."""
         self._disk_full = True
-        self._hurry.set()
+        self.task.wake()
 
-    def start(self, wait: Callable[[float], bool]) -> None:
-        """Watch in a thread of its own until ``wait(0)`` is true: the service ends."""
-
-        def run() -> None:
-            while not wait(0):
-                self.look()
-                self._hurry.wait(LOOK_EVERY)
-                self._hurry.clear()
-
-        threading.Thread(target=run, name="disk-budget", daemon=True).start()
+    def _turn(self) -> None:
+        self.look()
 
     def look(self) -> budget.Level:
         """Measure, make room where there is need of it, and say and do what follows."""
         if self._disk_full:
-            self._disk_full = False
             if ballast.give_up(self._ballast):
                 logger.warning("the disk is full: the ballast of %s is given up", self._ballast)
+            self._disk_full = False
         else:
             ballast.keep(self._ballast, self._limits.ballast, spare=_SPARE)
         try:
@@ -151,13 +149,9 @@ class BudgetWatch:
         return found
 
     def _tell_of_shedding(self, rows: int, found: budget.Usage) -> None:
-        raise_alert(
+        ROWS_SHED.raise_alert(
             f"{rows:,} waiting rows of LOW_VALUE were given up to make room: {found.text} of the "
-            f"disk budget are used; PostgreSQL is told of the gap. Bring the link back, or raise "
-            f"DISK_BUDGET",
-            severity="warning",
-            fingerprint=_SHED,
-            origin="service",
+            f"disk budget are used; the gap is reported to PostgreSQL"
         )
 
     def _settle(self, found: budget.Usage) -> None:
@@ -172,20 +166,13 @@ class BudgetWatch:
             self._refuse("")
             self._state.withdraw(_KEY)
         if self._level == "ok":
-            resolve_alert(
-                f"{found.text} of the disk budget are used",
-                fingerprint=_FINGERPRINT,
-                origin="service",
-            )
-            resolve_alert("no row is given up", fingerprint=_SHED, origin="service")
+            DISK_BUDGET.resolve_alert(f"{found.text} of the disk budget are used")
+            ROWS_SHED.resolve_alert("no row is given up any more")
             return
-        raise_alert(
+        DISK_BUDGET.raise_alert(
             f"{found.text} of the disk budget are used by {self._path}: "
-            f"{_CONSEQUENCE[self._level]}. Rows leave the box when "
-            f"PostgreSQL takes them; DISK_BUDGET sets the limit",
+            f"{_CONSEQUENCE[self._level]}",
             severity="critical" if self._level == "full" else "warning",
-            fingerprint=_FINGERPRINT,
-            origin="service",
         )
 
 

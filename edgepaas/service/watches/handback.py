@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL takes over: the drainer says so by a file, and the service ends for a new decision.
+"""PostgreSQL takes over: the drainer leaves a file, and the service ends for a new decision.
 
-Here as well: a fence whose drainer died is lifted once it has expired, or no write would
-pass until somebody came by.
+A fence whose drainer died is lifted here as well, once it has expired: no write would pass
+until the next start.
 """
 
-import contextlib
 import logging
 import sqlite3
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from edgepaas.errors import EXIT_DECIDE_AGAIN, EdgePaaSError
 from edgepaas.outbox import fence
 from edgepaas.service.shutdown import Control, Ending
 from edgepaas.sync.handback import hand_back_requested
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -35,7 +34,7 @@ logger = logging.getLogger("edgepaas.service")
 
 
 class HandBackWatch:
-    """Watches while SQLite serves and there is a hub; a thread of its own."""
+    """Watches while SQLite serves and there is a hub."""
 
     def __init__(
         self, contract: "DatabaseContract", paths: "Paths", control: Control, patience: float
@@ -46,33 +45,47 @@ class HandBackWatch:
         self._control = control
         self._patience = min(patience, PATIENCE)
         self._looked = float("-inf")
+        self._connection: sqlite3.Connection | None = None
 
-    def start(self) -> None:
-        """Begin to watch, where there is something to watch for."""
-        if self._contract.sqlite_active and self._contract.hub_url:
-            threading.Thread(target=self._run, name="hand-back", daemon=True).start()
+    def task(self) -> PeriodicTask | None:
+        """Return the task that watches; None where PostgreSQL has nothing to take over."""
+        if not (self._contract.sqlite_active and self._contract.hub_url):
+            return None
+        return PeriodicTask(
+            "hand-back",
+            self.look,
+            every=LOOK_EVERY,
+            first_after=LOOK_EVERY,
+            release=self._close,
+            alert=TaskAlert(
+                "PostgreSQL cannot take over meanwhile, and a fence that was left may stop writes"
+            ),
+        )
 
-    def _run(self) -> None:
-        with contextlib.ExitStack() as stack:
-            connection: sqlite3.Connection | None = None
-            while not self._control.wait(LOOK_EVERY):
-                if self.told():
-                    reason = "PostgreSQL takes over: no row waits, the chain decides again"
-                    self._control.end(Ending(EXIT_DECIDE_AGAIN, reason, self._patience))
-                    return
-                if time.monotonic() - self._looked < _FENCE_EVERY:
-                    continue
-                self._looked = time.monotonic()
-                try:
-                    if connection is None:
-                        connection = stack.enter_context(contextlib.closing(self._open()))
-                    lift_expired(connection)
-                except (sqlite3.Error, EdgePaaSError) as error:
-                    # The database has watches of its own; the fence is looked at again.
-                    logger.debug("the fence cannot be looked at: %s", error)
+    def look(self) -> None:
+        """End the service when it is handed back; every second, lift a fence that expired."""
+        if self.is_handed_back():
+            reason = "PostgreSQL takes over: no row waits, the chain decides again"
+            self._control.end(Ending(EXIT_DECIDE_AGAIN, reason, self._patience))
+            return
+        if time.monotonic() - self._looked < _FENCE_EVERY:
+            return
+        self._looked = time.monotonic()
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            lift_expired(self._connection)
+        except (sqlite3.Error, EdgePaaSError) as error:
+            # The database has watches of its own; the fence is looked at again.
+            logger.debug("the fence cannot be looked at: %s", error)
 
-    def told(self) -> bool:
-        """Whether the drainer handed the decision that this service runs on back."""
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def is_handed_back(self) -> bool:
+        """Whether the drainer handed back the decision that this service runs on."""
         return self._paths.hand_back.exists() and hand_back_requested(
             self._paths, self._contract.generation
         )
@@ -82,7 +95,7 @@ class HandBackWatch:
 
 
 def lift_expired(connection: sqlite3.Connection) -> bool:
-    """Lift a fence whose time is over, and say so; raises sqlite3.Error."""
+    """Lift a fence that has expired; returns whether there was one. Raises sqlite3.Error."""
     if not fence.lift_if_expired(connection):
         return False
     logger.warning("writes pass again: the fence of a drainer that is gone has expired")

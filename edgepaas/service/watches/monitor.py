@@ -4,7 +4,6 @@
 import faulthandler
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED, EdgePaaSError
 from edgepaas.sd_notify import Notifier
-from edgepaas.service.crash_backoff import HEALTHY_AFTER, Backoff
+from edgepaas.service.crash_loop import HEALTHY_AFTER, CrashLoop
 from edgepaas.service.shutdown import Control, Ending
+from edgepaas.timing.backoff import Backoff, no_jitter
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.health.state import StateBoard
@@ -29,7 +30,7 @@ logger = logging.getLogger("edgepaas.service")
 
 
 class Monitor:
-    """Runs in a thread of its own from the first moment to the end."""
+    """Watches from the first moment to the end."""
 
     def __init__(
         self,
@@ -39,18 +40,23 @@ class Monitor:
         notifier: Notifier,
         probe: Callable[[float], bool],
         generation: "GenerationWatch",
-        backoff: Backoff,
+        crash_loop: CrashLoop,
         patience: float,
-        leave_word: Callable[[], None] = lambda: None,
+        publish_state: Callable[[], None] = lambda: None,
+        check_tasks: Callable[[], None] = lambda: None,
     ) -> None:
-        """*leave_word* tells the processes beside this one (:class:`StateFile`)."""
+        """*publish_state* is for the processes beside this one (:class:`StateFile`).
+
+        *check_tasks* looks after the process's periodic tasks (:meth:`TaskRegistry.check`).
+        """
+        self._check_tasks = check_tasks
         self._state = state
-        self._leave_word = leave_word
+        self._publish_state = publish_state
         self._control = control
         self._notifier = notifier
         self._probe = probe
         self._generation = generation
-        self._backoff = backoff
+        self._crash_loop = crash_loop
         self._patience = patience
         self._began = time.monotonic()
         self._running_since: float | None = None
@@ -59,25 +65,26 @@ class Monitor:
         self._hung = False
         self._forgiven = False
 
-    def start(self) -> None:
-        """Begin to watch."""
-        threading.Thread(target=self._run, name="monitor", daemon=True).start()
-
-    def _run(self) -> None:
+    def task(self) -> PeriodicTask:
+        """Return the task that looks every second, or more often for a short watchdog."""
         tick = min(_TICK, self._notifier.watchdog / 4) if self._notifier.watchdog else _TICK
-        while not self._control.wait(tick):
-            try:
-                self.look()
-            except Exception:
-                # The watchdog speaks for the workers; a fault in here must not silence it.
-                logger.exception("the monitor failed and goes on")
+        return PeriodicTask(
+            "monitor",
+            self.look,
+            every=tick,
+            first_after=tick,
+            # The watchdog vouches for the workers; a fault in here must not silence it.
+            backoff=Backoff(first=tick, longest=tick, jitter=no_jitter),
+            alert=TaskAlert("The watchdog and the state's line may be late meanwhile"),
+        )
 
     def look(self) -> None:
         """Look once at everything."""
         now = time.monotonic()
         if self._notifier.watchdog and now - self._alive >= self._notifier.watchdog / 4:
             self._watch_workers()
-        self._leave_word()
+        self._check_tasks()
+        self._publish_state()
         if self._state.phase == "starting":
             self._watch_start(now)
             return
@@ -85,7 +92,7 @@ class Monitor:
             self._running_since = now
         if not self._forgiven and now - self._running_since >= HEALTHY_AFTER:
             self._forgiven = True
-            self._backoff.healthy()
+            self._crash_loop.healthy()
         self._notifier.status(status_line(self._state))
         if other := self._generation.changed():
             reason = f"a new decision was made ({other}); starting again on it"

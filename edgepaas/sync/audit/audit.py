@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger from both sides: is every row that the box accepted where it belongs?"""
+"""Comparing the ledgers of the box and of PostgreSQL (``edgepaas audit``)."""
 
 import sqlite3
 import time
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepaas.outbox.stream import Stream
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
-from edgepaas.sync.audit.hub import Compared, HubReader, HubStream, asking, compare_by_key
+from edgepaas.sync.audit.hub import HubReader, HubStream, KeyComparison, compare_by_key, hub_reader
 from edgepaas.sync.errors import HubError
 
 if TYPE_CHECKING:
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
 
-#: How often both sides are read again when a batch was committed between the two looks.
+#: How often both sides are read again, since a batch may be committed between the two reads.
 _ATTEMPTS = 5
 _PAUSE = 0.2
 
 
 @dataclass
 class Audit:
-    """What both sides say, and what of it does not agree."""
+    """The counters of both sides, and where they disagree."""
 
     box: BoxSide
-    #: Whether there is a PostgreSQL that rows are to go to.
+    #: Whether there is a PostgreSQL to deliver rows to.
     hub_configured: bool
-    #: Why the hub could not be asked; empty when it was.
-    unasked: str = ""
+    #: Why the hub could not be read; empty when it was.
+    hub_error: str = ""
     streams: list[HubStream] = field(default_factory=list)
-    compared: Compared | None = None
+    compared: KeyComparison | None = None
     discrepancies: list[str] = field(default_factory=list)
 
     @property
     def adds_up(self) -> bool:
-        """Whether nothing disagrees, as far as could be asked."""
+        """Whether nothing disagrees, as far as could be read."""
         return not self.discrepancies
 
     @property
     def complete(self) -> bool:
-        """Whether both sides were asked; a box without a hub has only one."""
-        return not self.unasked
+        """Whether both sides were read; a box without a hub has only one."""
+        return not self.hub_error
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for ``--json``."""
@@ -51,7 +51,7 @@ class Audit:
         return {
             "adds_up": self.adds_up,
             "complete": self.complete,
-            "unasked": self.unasked,
+            "hub_error": self.hub_error,
             "box": {
                 **self.box.counters,
                 "stream": None
@@ -89,76 +89,79 @@ def audit(
     paths: "Paths",
     *,
     deep: bool = False,
-    ask: Callable[..., Any] = asking,
+    open_reader: Callable[..., Any] = hub_reader,
 ) -> Audit:
-    """Read the box's file and the hub, and compare; *deep* compares every key as well.
+    """Read the box's file and the hub, and compare; *deep* also compares every key.
 
-    Nothing is changed on either side, and the box may go on working meanwhile. Raises
-    BoxUnreadable, LockHeld, sqlite3.Error; a hub that cannot be asked is in the result.
+    Changes nothing on either side, and the box may go on working. Raises BoxUnreadable,
+    LockHeld, sqlite3.Error; that the hub cannot be read is part of the result.
     """
     with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
         if not contract.hub_url:
-            return _box_alone(read_box(connection))
+            return _audit_box(read_box(connection))
         try:
-            with ask(settings, contract.hub_url) as hub:
-                return _both(connection, hub, lambda: ask(settings, contract.hub_url), deep=deep)
+            with open_reader(settings, contract.hub_url) as hub:
+                return _audit_both(
+                    connection, hub, lambda: open_reader(settings, contract.hub_url), deep=deep
+                )
         except HubError as error:
-            found = _box_alone(read_box(connection))
-            found.hub_configured, found.unasked = True, str(error)
+            found = _audit_box(read_box(connection))
+            found.hub_configured, found.hub_error = True, str(error)
             return found
 
 
-def _box_alone(box: BoxSide) -> Audit:
+def _audit_box(box: BoxSide) -> Audit:
     return Audit(box, hub_configured=False, discrepancies=box.discrepancies())
 
 
-def _both(
+def _audit_both(
     connection: sqlite3.Connection | None,
     hub: HubReader,
-    again: Callable[[], Any],
+    reopen: Callable[[], Any],
     *,
     deep: bool,
 ) -> Audit:
-    found = _look(connection, hub)
+    found = _compare(connection, hub)
     for _ in range(_ATTEMPTS):
         if found.adds_up:
             break
-        # The drainer may have committed a batch after the file was read: only what stays
-        # wrong when both are read anew is wrong.
+        # The drainer may have committed a batch after the file was read: only what is still
+        # wrong when both are read again is wrong.
         time.sleep(_PAUSE)
-        with again() as another:
-            found = _look(connection, another)
+        with reopen() as another:
+            found = _compare(connection, another)
     if deep and connection is not None and found.box.stream is not None:
-        # The file was read first: what it had delivered then has to be there by now.
-        with again() as another:
+        # The file was read first: what it had delivered by then has to be on the hub now.
+        with reopen() as another:
             found.compared = compare_by_key(connection, another, found.box.stream)
-        found.discrepancies += _of_comparison(found.compared)
+        found.discrepancies += _check_keys(found.compared)
     return found
 
 
-def _look(connection: sqlite3.Connection | None, hub: HubReader) -> Audit:
+def _compare(connection: sqlite3.Connection | None, hub: HubReader) -> Audit:
     box = read_box(connection)
     found = Audit(box, hub_configured=True, discrepancies=box.discrepancies())
     stream = box.stream
-    if not hub.forwards():
+    if not hub.has_sync_tables():
         if stream is not None and stream.confirmed_seq > stream.base_seq:
             found.discrepancies.append(
-                "the box delivered rows, but PostgreSQL has no sync_streams: is it the same one?"
+                "the box delivered rows, but PostgreSQL has no table sync_streams: is it the same "
+                "server?"
             )
         return found
     if stream is not None:
         found.streams = hub.streams(stream.node_id, stream.stream_id)
-        theirs = next((one for one in found.streams if one.stream_id == stream.stream_id), None)
-        if wrong := _of_marks(box, stream, theirs):
+        hub_stream = next((one for one in found.streams if one.stream_id == stream.stream_id), None)
+        if wrong := _check_marks(box, stream, hub_stream):
             found.discrepancies.append(wrong)
     for one in found.streams:
-        found.discrepancies += _of_counters(one)
+        found.discrepancies += _check_counters(one)
     return found
 
 
-def _of_marks(box: BoxSide, stream: Stream, theirs: HubStream | None) -> str:
+def _check_marks(box: BoxSide, stream: Stream, hub_stream: HubStream | None) -> str:
     """Compare the box's marks with the hub's row of the same stream; "" where they agree."""
-    if theirs is None:
+    if hub_stream is None:
         if stream.confirmed_seq == stream.base_seq:
             return ""
         return (
@@ -167,41 +170,50 @@ def _of_marks(box: BoxSide, stream: Stream, theirs: HubStream | None) -> str:
         )
     confirmed = (stream.confirmed_batch, stream.confirmed_seq)
     in_flight = (stream.inflight_batch, stream.inflight_seq)
-    if theirs.mark > theirs.base and (theirs.batch, theirs.mark) not in (confirmed, in_flight):
+    if hub_stream.mark > hub_stream.base and (hub_stream.batch, hub_stream.mark) not in (
+        confirmed,
+        in_flight,
+    ):
         return (
-            f"PostgreSQL's mark of the stream {stream.stream_id} is {theirs.mark} (batch "
-            f"{theirs.batch or 'none'}); the box confirmed {stream.confirmed_seq} (batch "
+            f"PostgreSQL's mark of the stream {stream.stream_id} is {hub_stream.mark} (batch "
+            f"{hub_stream.batch or 'none'}); the box confirmed {stream.confirmed_seq} (batch "
             f"{stream.confirmed_batch or 'none'}) and has {stream.inflight_seq or 'nothing'} "
-            "on its way"
+            "in flight"
         )
-    numbers = (theirs.base + 1, theirs.mark)
-    expected = theirs.mark - theirs.base - box.shed_between(*numbers) - box.absent_between(*numbers)
-    if theirs.rows + theirs.dead != expected:
+    numbers = (hub_stream.base + 1, hub_stream.mark)
+    expected = (
+        hub_stream.mark
+        - hub_stream.base
+        - box.shed_between(*numbers)
+        - box.missing_between(*numbers)
+    )
+    if hub_stream.rows + hub_stream.dead != expected:
         return (
-            f"up to {theirs.mark} the box sent {expected} rows; PostgreSQL counted {theirs.rows} "
-            f"taken and {theirs.dead} dead, {theirs.rows + theirs.dead} in all"
+            f"up to {hub_stream.mark} the box sent {expected} rows; PostgreSQL counted "
+            f"{hub_stream.rows} applied and {hub_stream.dead} dead, "
+            f"{hub_stream.rows + hub_stream.dead} in all"
         )
-    given_up = sum(gap.rows for gap in box.gaps if theirs.base < gap.seq <= theirs.mark)
-    if theirs.shed != given_up:
-        return f"the box gave up {given_up} rows and said so; PostgreSQL counted {theirs.shed}"
+    given_up = sum(gap.rows for gap in box.gaps if hub_stream.base < gap.seq <= hub_stream.mark)
+    if hub_stream.shed != given_up:
+        return f"the box reported {given_up} rows as given up; PostgreSQL counted {hub_stream.shed}"
     return ""
 
 
-def _of_counters(one: HubStream) -> list[str]:
-    """Compare the hub's counters of a stream with what is really in its tables."""
+def _check_counters(one: HubStream) -> list[str]:
+    """Compare the hub's counters of a stream with the rows of its tables."""
     pairs = (
         ("dead letters", one.dead, one.dead_letters),
         ("conflicts", one.conflicts, one.conflicts_counted),
         ("rows given up", one.shed, one.gap_rows),
     )
     return [
-        f"the stream {one.stream_id} counts {counted} {what} in PostgreSQL, where there are {there}"
-        for what, counted, there in pairs
-        if counted != there
+        f"PostgreSQL counts {counted} {what} of the stream {one.stream_id}, and has {present}"
+        for what, counted, present in pairs
+        if counted != present
     ]
 
 
-def _of_comparison(compared: Compared) -> list[str]:
+def _check_keys(compared: KeyComparison) -> list[str]:
     found = [
         f"PostgreSQL has no table {table}, of which the box delivered rows"
         for table in compared.no_table

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The box's side of the ledger: one look at the SQLite file, consistent in itself."""
+"""The box's side of the ledger, read from the SQLite file in one snapshot."""
 
 import json
 import sqlite3
@@ -12,23 +12,22 @@ from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
 from edgepaas.files.sqlite_file import not_to_be_opened
-from edgepaas.outbox import ledger, stream, tables
-from edgepaas.outbox import sequence_gaps as absent
+from edgepaas.outbox import ledger, sequence_gaps, stream, tables
 from edgepaas.outbox.stream import Stream
 
 _BUSY_TIMEOUT = 10.0
 _LOCK_TIMEOUT = 10.0
-#: Holes that are named one by one; a file that lost more is told by their number.
+#: Gaps that are listed one by one; of more, only the number is given.
 _NAMED = 5
 
 
 class BoxUnreadable(EdgePaaSError):
-    """The SQLite file cannot be audited; says why."""
+    """The SQLite file cannot be audited; the message says why."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Rows that were given up, counted: *ranges* are their numbers, *seq* the gap row's own."""
+    """Rows that were given up: ``ranges`` are their numbers, ``seq`` that of the gap row."""
 
     seq: int
     rows: int
@@ -37,29 +36,29 @@ class Gap:
 
 @dataclass(frozen=True)
 class BoxSide:
-    """What the file says; ``stream`` is None where nothing was ever captured."""
+    """The file's counters; ``stream`` is None where nothing was ever captured."""
 
     counters: dict[str, int]
     stream: Stream | None = None
     gaps: tuple[Gap, ...] = ()
     reclaimed_seq: int = 0
-    #: Ranges of numbers of rows that the hub lost and the box no longer has.
+    #: Ranges of numbers that the hub lost and the box no longer has.
     lost: tuple[tuple[int, int], ...] = ()
     #: Ranges of numbers that forks skipped.
     skipped: tuple[tuple[int, int], ...] = ()
-    #: Ranges of numbers that are neither here, nor delivered, nor given up.
+    #: Ranges of numbers that are neither waiting, nor delivered, nor given up.
     holes: tuple[tuple[int, int], ...] = field(default=())
 
     def shed_between(self, first: int, last: int) -> int:
-        """Return how many numbers from *first* to *last* are those of rows that were given up."""
-        return sum(absent.between(gap.ranges, first, last) for gap in self.gaps)
+        """Return how many numbers from *first* to *last* were given up."""
+        return sum(sequence_gaps.between(gap.ranges, first, last) for gap in self.gaps)
 
-    def absent_between(self, first: int, last: int) -> int:
+    def missing_between(self, first: int, last: int) -> int:
         """Return how many numbers from *first* to *last* the hub lost, or a fork skipped."""
-        return absent.between((*self.lost, *self.skipped), first, last)
+        return sequence_gaps.between((*self.lost, *self.skipped), first, last)
 
     def discrepancies(self) -> list[str]:
-        """Return what does not add up within the file itself, a sentence each."""
+        """Return what does not add up within the file, one sentence each."""
         found = []
         counters = self.counters
         settled = sum(counters[name] for name in ("delivered", "dead", "shed", "pending"))
@@ -97,7 +96,7 @@ def opened_for_audit(path: Path, lock: Path) -> Iterator[sqlite3.Connection | No
 
 
 def read_box(connection: sqlite3.Connection | None) -> BoxSide:
-    """Return what the file says at one moment, while others may go on writing to it."""
+    """Return the file's counters in one snapshot; others may go on writing."""
     if connection is None or not tables.exist(connection):
         return BoxSide({"accepted": 0, "pending": 0, **dict.fromkeys(ledger.COUNTERS, 0)})
     connection.execute("BEGIN")  # one snapshot for all that follows
@@ -109,14 +108,14 @@ def read_box(connection: sqlite3.Connection | None) -> BoxSide:
         gaps = tuple(_gaps(connection))
         (reclaimed,) = connection.execute(f"SELECT reclaimed_seq FROM {STATE}").fetchone()  # noqa: S608
         start = max(found.confirmed_seq, reclaimed) + 1
-        lost = tuple(absent.ranges(connection, lost=True))
-        skipped = tuple(absent.ranges(connection, lost=False))
-        # Counted row by row: that numbers alone would do is what is to be proved.
+        lost = tuple(sequence_gaps.ranges(connection, lost=True))
+        skipped = tuple(sequence_gaps.ranges(connection, lost=False))
+        # Counted row by row: the audit must not assume that no number is missing.
         (counters["pending"],) = connection.execute(
             f"SELECT count(*) FROM {OUTBOX} WHERE seq > ?",  # noqa: S608
             (found.confirmed_seq,),
         ).fetchone()
-        holes = tuple(absent.holes(connection, start, found.last_seq))
+        holes = tuple(sequence_gaps.holes(connection, start, found.last_seq))
         return BoxSide(counters, found, gaps, reclaimed, lost, skipped, holes)
     finally:
         connection.execute("ROLLBACK")

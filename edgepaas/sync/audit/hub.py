@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL's side of the ledger: marks, counters, and what is really there, counted."""
+"""PostgreSQL's side of the ledger: marks, counters, and the rows that are really there."""
 
 import json
 import sqlite3
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Keys that are compared in one statement.
 CHUNK = 2000
-#: Missing keys that are named.
+#: Missing keys that are listed.
 _NAMED = 5
 
 _TABLES = "SELECT to_regclass('sync_streams') IS NOT NULL"
@@ -36,7 +36,7 @@ SELECT s.stream_id::text, s.base, s.mark, coalesce(s.batch::text, ''), s.rows, s
 FROM sync_streams s WHERE s.node_id = $1::text::uuid OR s.stream_id = $2::text::uuid
 ORDER BY s.created_at, s.stream_id
 """
-#: Keys that are not in their table for a reason that stands in a table of the hub's own.
+#: Keys whose absence is explained by a dead letter, a tombstone or a conflict.
 _SETTLED = """
 SELECT w.k FROM json_array_elements_text($2::text::json) AS w(k)
 WHERE EXISTS (SELECT 1 FROM sync_dead_letters d WHERE d.tbl = $1::text AND d.row_key = w.k)
@@ -47,7 +47,7 @@ WHERE EXISTS (SELECT 1 FROM sync_dead_letters d WHERE d.tbl = $1::text AND d.row
 
 @dataclass(frozen=True)
 class HubStream:
-    """A stream as the hub has it: its own counters, and what was counted to check them."""
+    """A stream on the hub: its stored counters, and the rows counted to check them."""
 
     stream_id: str
     base: int
@@ -65,11 +65,11 @@ class HubStream:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a comparison by key found: delivered facts that the box still has."""
+class KeyComparison:
+    """The result of looking for every delivered fact that the box still has."""
 
     checked: int = 0
-    #: Not in their table, and accounted for: dead letter, conflict, deleted since.
+    #: Not in their table, and explained: dead letter, conflict, deleted since.
     settled: int = 0
     missing: int = 0
     #: The first few that are missing, as ``table key``.
@@ -79,17 +79,17 @@ class Compared:
 
 
 class HubReader:
-    """Asks the hub, in one snapshot, and changes nothing there; raises HubError."""
+    """Reads the hub in one snapshot and changes nothing there; raises HubError."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
     def streams(self, node_id: str, stream_id: str) -> list[HubStream]:
-        """Return the streams of *node_id*, and *stream_id* whosever it is."""
+        """Return the streams of *node_id*, and *stream_id* whichever node it belongs to."""
         return [HubStream(*row) for row in self._hub.query(_STREAMS, node_id, stream_id)]
 
-    def forwards(self) -> bool:
-        """Whether the hub has the tables of forwarding at all."""
+    def has_sync_tables(self) -> bool:
+        """Whether the hub has the tables that forwarding uses."""
         return bool(self._hub.query(_TABLES)[0][0])
 
     def missing_of(self, layout: Layout, keys: Sequence[tuple[Any, ...]]) -> list[int]:
@@ -115,43 +115,43 @@ class HubReader:
         return bool(self._hub.query("SELECT to_regclass($1::text) IS NOT NULL", quoted(name))[0][0])
 
     def settled(self, table: str, keys: Sequence[str]) -> set[str]:
-        """Return those *keys* of *table* whose absence the hub can account for."""
+        """Return those *keys* of *table* whose absence is explained on the hub."""
         return {str(row[0]) for row in self._hub.query(_SETTLED, table, json.dumps(list(keys)))}
 
 
 @contextmanager
-def asking(settings: "Settings", url: str) -> Iterator[HubReader]:
-    """Give a reader of the hub at *url*; raises HubError when it cannot be asked."""
+def hub_reader(settings: "Settings", url: str) -> Iterator[HubReader]:
+    """Give a reader of the hub at *url*; raises HubError."""
     with open_hub(settings, url, name="edgepaas-audit") as hub:
         hub.begin(snapshot=True)
         yield HubReader(hub)
         hub.rollback()
 
 
-def compare_by_key(connection: sqlite3.Connection, hub: HubReader, found: Stream) -> Compared:
-    """Look for every delivered fact that the box still holds in the hub's own table.
+def compare_by_key(connection: sqlite3.Connection, hub: HubReader, found: Stream) -> KeyComparison:
+    """Look in the hub's tables for every delivered fact that the box still holds.
 
-    Delivered rows stay in the outbox for RETENTION, and their facts as long: so far back
-    this looks. Raises HubError, sqlite3.Error.
+    Delivered rows and their facts stay on the box for RETENTION: that far back this looks.
+    Raises HubError, sqlite3.Error.
     """
     checked = settled = missing = 0
     examples: list[str] = []
     no_table = []
     for layout in known(connection).values():
-        if layout.kind != "facts" or not _is_here(connection, layout):
+        if layout.kind != "facts" or not _has_table(connection, layout):
             continue
         if not hub.has_table(layout.table):
             no_table.append(layout.table)
             continue
         for keys in _delivered(connection, layout, found.confirmed_seq):
             checked += len(keys)
-            absent = [key_text(keys[n]) for n in hub.missing_of(layout, keys)]
-            known_of = hub.settled(layout.table, absent) if absent else set()
-            settled += len(known_of)
-            gone = [key for key in absent if key not in known_of]
+            missing_keys = [key_text(keys[n]) for n in hub.missing_of(layout, keys)]
+            explained = hub.settled(layout.table, missing_keys) if missing_keys else set()
+            settled += len(explained)
+            gone = [key for key in missing_keys if key not in explained]
             missing += len(gone)
             examples += [f"{layout.table} {key}" for key in gone[: _NAMED - len(examples)]]
-    return Compared(checked, settled, missing, tuple(examples), tuple(no_table))
+    return KeyComparison(checked, settled, missing, tuple(examples), tuple(no_table))
 
 
 def _delivered(
@@ -174,13 +174,13 @@ def _delivered(
         yield [row[1:] for row in rows]
 
 
-def _is_here(connection: sqlite3.Connection, layout: Layout) -> bool:
+def _has_table(connection: sqlite3.Connection, layout: Layout) -> bool:
     rows = connection.execute("SELECT name FROM pragma_table_info(?)", (layout.table,))
     return set(layout.key) <= {row[0] for row in rows}
 
 
 def _text(part: Any) -> str | None:
-    """Return a key's value as PostgreSQL reads it from text."""
+    """Return the value of a key as text that PostgreSQL reads."""
     if part is None:
         return None
     if isinstance(part, bytes):

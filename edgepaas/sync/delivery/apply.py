@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applying a batch at full speed: everything is sent on, answers are looked at later.
+"""Applying a batch fast: chunks are sent without waiting for the results of earlier ones.
 
-Nothing is kept of a chunk that was sent. So whatever is out of the ordinary, a row that is
-refused or a fact that was there already, gives up the transaction; the batch is then read
-again and applied with care (:mod:`edgepaas.sync.delivery.bisect`).
+A chunk that was sent is not kept in memory. So the transaction is rolled back when a row is
+refused, or a fact exists already; the batch is then read again and applied row by row
+(:mod:`edgepaas.sync.delivery.bisect`).
 """
 
 from collections import deque
@@ -21,32 +21,31 @@ from edgepaas.sync.delivery.values import UnsendableValue
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
-#: Chunks on their way at a time: over a slow link the next ones are sent while the answer
-#: to the first travels.
+#: Chunks without a result at a time: on a slow link the next ones are sent meanwhile.
 WINDOW = 8
 
-#: What was sent together: templates, how many changes they applied, whether all must be new.
-_Part = tuple[Sequence[StatementTemplate], int, bool]
+#: Templates that were sent together, how many changes they apply, whether all must be new.
+_Sent = tuple[Sequence[StatementTemplate], int, bool]
 
 
 class NeedsRowByRow(Exception):
-    """The batch holds something that is to be looked at row by row."""
+    """The batch holds a row that has to be applied by the BisectingApplier."""
 
 
 class PipelinedApplier:
-    """Applies the chunks of one batch inside the hub's open transaction."""
+    """Applies the chunks of one batch inside the hub's open transaction, pipelined."""
 
     def __init__(self, hub: Hub, planner: Planner, origin: Origin) -> None:
-        self.tally = DeliveryCounts()
-        #: Nothing is ever cut out at this speed.
+        self.counts = DeliveryCounts()
+        #: Always empty: this applier never leaves a row out.
         self.refused: tuple[RefusedChange, ...] = ()
         self._hub = hub
         self._planner = planner
         self._origin = origin
-        self._sent: deque[list[_Part]] = deque()
+        self._sent: deque[list[_Sent]] = deque()
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Send *changes*; raises NeedsRowByRow, also about ones sent before, and HubError."""
+        """Send *changes*; raises NeedsRowByRow, also for changes sent before, and HubError."""
         try:
             statements, parts = self._statements(changes)
         except (UnsendableValue, TableDropped) as reason:
@@ -59,25 +58,25 @@ class PipelinedApplier:
             self._receive()
 
     def finish(self) -> DeliveryCounts:
-        """Wait for what was sent, and return what became of it; raises as ``apply`` does."""
+        """Wait for all results and return the counts; raises what ``apply`` raises."""
         while self._sent:
             self._receive()
-        return self.tally
+        return self.counts
 
-    def _statements(self, changes: Sequence[Change]) -> tuple[list[Statement], list[_Part]]:
+    def _statements(self, changes: Sequence[Change]) -> tuple[list[Statement], list[_Sent]]:
         statements: list[Statement] = []
-        parts: list[_Part] = []
+        parts: list[_Sent] = []
         runs = runs_of(changes, self._planner.tables)
         for run in runs:
             if run.op == "gap":
                 statements += [gap_statement(change, self._origin) for change in run.changes]
                 parts += [((), 1, False)] * len(run.changes)
-                self.tally.shed += sum(map(rows_shed, run.changes))
+                self.counts.shed += sum(map(rows_shed, run.changes))
                 continue
             templates = self._planner.templates_for(run, comparing=False)
             must_be_new = run.op == "insert" and run.layout.kind == "facts" and not run.resent
             if not templates:
-                self.tally.delivered += len(run.changes)
+                self.counts.delivered += len(run.changes)
                 continue
             for sent, rows in bind(templates, run.changes, self._origin):
                 statements += sent
@@ -92,8 +91,8 @@ class PipelinedApplier:
             raise NeedsRowByRow(str(reason)) from reason
         position = 0
         for templates, rows, must_be_new in parts:
-            taken = results[position : position + max(1, len(templates))]
-            position += len(taken)
-            if must_be_new and taken[0].count < rows:
-                raise NeedsRowByRow("facts that were there already")
-            self.tally.count(templates, taken[: len(templates)], rows)
+            own = results[position : position + max(1, len(templates))]
+            position += len(own)
+            if must_be_new and own[0].count < rows:
+                raise NeedsRowByRow("facts that exist already")
+            self.counts.add_results(templates, own[: len(templates)], rows)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applying a batch with care: what PostgreSQL will never take is found and cut out.
+"""Applying a batch row by row where needed: rows that PostgreSQL refuses are found and left out.
 
-Each run is tried whole under a savepoint, then in halves, down to the single row that is
-refused. In halves the changes are in their order again, so what a statement over many rows
-could not do (two rows that swap a unique value) comes right by itself.
+Each run is tried as a whole in a savepoint, then in halves, down to the single row that is
+refused. Halves are applied in the order of the changes, so that what one statement over many
+rows cannot do (two rows that swap a unique value) succeeds.
 """
 
 from collections.abc import Sequence
@@ -24,59 +24,60 @@ from edgepaas.sync.delivery.values import INVALID_CHARACTER
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
-#: No SQLSTATE: the row was not refused itself.
+#: The reason of a row that was not refused itself; it has no SQLSTATE.
 FOLLOWS = "an earlier change of this row was refused and waits here"
 
 
 class BisectingApplier:
-    """Applies the chunks of one batch inside the hub's open transaction, row by row if need be."""
+    """Applies the chunks of one batch inside the hub's open transaction, bisecting refused runs."""
 
     def __init__(
         self, hub: Hub, planner: Planner, origin: Origin, *, letters_waiting: bool
     ) -> None:
         """*letters_waiting*: dead letters of this node may wait on the hub."""
-        self.tally = DeliveryCounts()
-        #: The first rows that were cut out, for a message.
+        self.counts = DeliveryCounts()
+        #: The first rows that were left out, for a message.
         self.refused: list[RefusedChange] = []
         self._hub = hub
         self._planner = planner
         self._origin = origin
         self._letters_waiting = letters_waiting
-        self._cut: dict[tuple[str, str], None] = {}
+        #: Rows, by table and key, that wait as dead letters.
+        self._left_out: dict[tuple[str, str], None] = {}
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Apply *changes*, all but those that are refused; raises HubError."""
+        """Apply *changes* but for those that are refused; raises HubError."""
         refused: list[RefusedChange] = []
-        # Those of this very chunk; of earlier ones the hub knows.
-        self._cut.clear()
+        # Those of this chunk; earlier ones are on the hub already.
+        self._left_out.clear()
         if self._letters_waiting:
-            self._cut |= rows_with_waiting_letters(self._hub, self._origin.node_id, changes)
+            self._left_out |= rows_with_waiting_letters(self._hub, self._origin.node_id, changes)
         for run in runs_of(changes, self._planner.tables):
             if run.op == "gap":
                 self._hub.run([gap_statement(change, self._origin) for change in run.changes])
-                self.tally.delivered += len(run.changes)
-                self.tally.shed += sum(map(rows_shed, run.changes))
+                self.counts.delivered += len(run.changes)
+                self.counts.shed += sum(map(rows_shed, run.changes))
                 continue
-            landing = []
+            to_apply = []
             for change in run.changes:
-                if self._cut and (run.layout.table, row_key(change)) in self._cut:
+                if self._left_out and (run.layout.table, row_key(change)) in self._left_out:
                     refused.append(RefusedChange(change, "", FOLLOWS))
                 else:
-                    landing.append(change)
-            for one in self._land(run, landing):
+                    to_apply.append(change)
+            for one in self._apply_run(run, to_apply):
                 refused.append(one)
-                self._cut[run.layout.table, row_key(one.change)] = None
+                self._left_out[run.layout.table, row_key(one.change)] = None
         if refused:
             store_dead_letters(self._hub, refused, self._origin)
-            self.tally.dead += len(refused)
+            self.counts.dead += len(refused)
             self._letters_waiting = True
             self.refused += refused[: 10 - len(self.refused)]
 
     def finish(self) -> DeliveryCounts:
         """Return what became of the changes."""
-        return self.tally
+        return self.counts
 
-    def _land(self, run: Run, changes: Sequence[Change]) -> list[RefusedChange]:
+    def _apply_run(self, run: Run, changes: Sequence[Change]) -> list[RefusedChange]:
         """Apply *changes* of *run* and return those that are refused."""
         try:
             templates = self._planner.templates_for(run, comparing=True)
@@ -84,7 +85,7 @@ class BisectingApplier:
             reason = f"neither the hub nor this box's models have a table {run.layout.table}"
             return [RefusedChange(change, "42P01", reason) for change in changes]
         if not templates:
-            self.tally.delivered += len(changes)
+            self.counts.delivered += len(changes)
             return []
         refused = []
         sendable = []
@@ -100,22 +101,24 @@ class BisectingApplier:
         while parts:
             part = parts.pop(0)
             try:
-                self._try(templates, part)
+                self._apply_in_savepoint(templates, part)
             except RowRefused as error:
                 if len(part) == 1:
-                    refused.append(RefusedChange(part[0], error.sqlstate, error.said))
+                    refused.append(RefusedChange(part[0], error.sqlstate, error.server_message))
                 else:
                     middle = len(part) // 2
                     parts[:0] = [part[:middle], part[middle:]]
         return refused
 
-    def _try(self, templates: Sequence[StatementTemplate], changes: Sequence[Change]) -> None:
+    def _apply_in_savepoint(
+        self, templates: Sequence[StatementTemplate], changes: Sequence[Change]
+    ) -> None:
         statements: list[Statement] = []
         slices = []
         for sent, rows in bind(templates, changes, self._origin):
             statements += sent
             slices.append(len(rows))
         results = self._hub.savepoint(statements)
-        for number, landed in enumerate(slices):
+        for number, count in enumerate(slices):
             start = number * len(templates)
-            self.tally.count(templates, results[start : start + len(templates)], landed)
+            self.counts.add_results(templates, results[start : start + len(templates)], count)

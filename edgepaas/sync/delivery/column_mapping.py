@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a row can go into the hub's table: the columns that both sides have."""
+"""Which columns of the box's rows exist in the hub's table, and where each one stands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from edgepaas.sync.hub.catalog import HubColumn, HubTable
 
 @dataclass(frozen=True)
 class MappedColumn:
-    """One column: where it stands in the box's rows, and what the hub says of it."""
+    """One column: its position in the box's rows, and its description on the hub."""
 
     position: int
     column: HubColumn
     merge: Merge
-    #: The position of the column that this one equals where a box filled it in; -1: none.
+    #: The position of the column whose value this one has where a box filled it in; -1: none.
     filled_from: int
     in_key: bool
 
@@ -29,7 +29,7 @@ class MappedColumn:
 
     @property
     def is_content(self) -> bool:
-        """Whether another value in it makes a row another one."""
+        """Whether a row with another value in it counts as different."""
         return not self.merge and not self.in_key
 
 
@@ -51,7 +51,7 @@ class ColumnMapping:
         return tuple(mapped for mapped in self.columns if mapped.in_key)
 
     def at(self, position: int) -> MappedColumn | None:
-        """Return the column that stands at *position* of the box's rows, if the hub has it."""
+        """Return the column at *position* of the box's rows, if the hub has it."""
         return next((mapped for mapped in self.columns if mapped.position == position), None)
 
 
@@ -60,37 +60,37 @@ class TableDropped(Exception):
 
 
 def map_columns(layout: Layout, table: HubTable | None, models: Mapping[str, Any]) -> ColumnMapping:
-    """Return what of *layout*'s rows goes into *table*, as the hub has it.
+    """Return the columns of *layout* that the hub's *table* has.
 
-    A column that neither the hub nor the current *models* (``tables`` of tables.json) know
-    is left out. Raises SchemaDrift where the hub lacks what the models have, has another
-    key, or demands a value that these rows do not have; TableDropped.
+    A column that neither the hub nor the current *models* (``tables`` of tables.json) have is
+    left out. Raises SchemaDrift where the hub lacks a column of the models, has another key, or
+    requires a value that these rows do not have; TableDropped.
     """
     wanted = models.get(layout.table)
     if table is None:
         if wanted is None:
             raise TableDropped
-        raise SchemaDrift(f"the hub has no table {layout.table}; {_WAY_OUT}")
+        raise SchemaDrift(f"the hub has no table {layout.table}; {_REMEDY}")
     known = {column["name"] for column in wanted["columns"]} if wanted else set()
     missing = [name for name in layout.names if name not in table.columns]
     lacking = sorted(set(missing) & (known | set(layout.key)))
     if lacking:
-        raise SchemaDrift(f"the hub's table {layout.table} has no {lacking[0]}; {_WAY_OUT}")
+        raise SchemaDrift(f"the hub's table {layout.table} has no {lacking[0]}; {_REMEDY}")
     if set(table.key) != set(layout.key):
         raise SchemaDrift(
             f"the hub's table {layout.table} has the key ({', '.join(table.key)}), this box's "
-            f"({', '.join(layout.key)}); {_WAY_OUT}"
+            f"({', '.join(layout.key)}); {_REMEDY}"
         )
     for column in table.columns.values():
-        if column.demanded and not column.generated and column.name not in layout.names:
+        if column.required and not column.generated and column.name not in layout.names:
             raise SchemaDrift(
-                f"the hub's {layout.table}.{column.name} demands a value, and rows that wait "
-                f"here have none: give it a default there until they are delivered"
+                f"the hub's column {layout.table}.{column.name} requires a value, and rows that "
+                "wait here have none: give it a default there until they are delivered"
             )
     return ColumnMapping(layout, tuple(_mapped_columns(layout, table)))
 
 
-_WAY_OUT = "'edgepaas schema --hub' brings it to this box's models"
+_REMEDY = "run 'edgepaas schema --hub' to upgrade it to this box's models"
 
 
 def _mapped_columns(layout: Layout, table: HubTable) -> list[MappedColumn]:
@@ -109,6 +109,6 @@ def _mapped_columns(layout: Layout, table: HubTable) -> list[MappedColumn]:
 
 
 def literal(text: str) -> str:
-    """Return *text* as an SQL string, whatever standard_conforming_strings is."""
+    """Return *text* as an SQL string literal, whatever standard_conforming_strings is."""
     doubled = text.replace("'", "''")
     return "E'" + doubled.replace("\\", "\\\\") + "'" if "\\" in text else f"'{doubled}'"

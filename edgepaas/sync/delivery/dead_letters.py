@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that PostgreSQL refused: kept on the hub, whole, until a person decides."""
+"""Dead letters: changes that PostgreSQL refused, kept on the hub until an operator decides."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_rea
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
-#: Dead letters that one statement buries.
-_AT_ONCE = 200
+#: Dead letters that one statement stores.
+_CHUNK = 200
 
 _LISTED = "'edgepaas sync dead-letters' lists them"
 
-_BURY = """
+_STORE = """
 INSERT INTO sync_dead_letters
   (id, node_id, stream_id, seq, tbl, op, row_key, layout, new, old, sqlstate, message)
 SELECT gen_random_uuid(), $1::uuid, $2::uuid, r.* FROM unnest($3::bigint[], $4::text[],
   $5::text[], $6::text[], $7::jsonb[], $8::jsonb[], $9::jsonb[], $10::text[], $11::text[]) AS r
 ON CONFLICT (stream_id, seq) DO NOTHING"""
 
-_FOLLOWED = """
+_ROWS_WITH_LETTERS = """
 SELECT DISTINCT d.tbl, d.row_key
 FROM unnest($2::text[], $3::text[]) AS r(tbl, row_key)
 JOIN sync_dead_letters d ON d.node_id = $1::uuid AND d.state = 'waiting'
@@ -41,7 +41,7 @@ _COLUMNS = "id, node_id, stream_id, seq, tbl, op, row_key, state, new, old, layo
 
 @dataclass(frozen=True)
 class RefusedChange:
-    """A change that PostgreSQL will not take, and what it says of it."""
+    """A change that PostgreSQL refused, with its error."""
 
     change: Change
     sqlstate: str
@@ -50,11 +50,10 @@ class RefusedChange:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead letter of the hub.
+    """One dead letter of the hub, to be applied again.
 
-    ``new`` and ``old`` are the rows as :mod:`edgepaas.sync.delivery.values` keeps them.
-
-    What a person is shown of it is :class:`edgepaas.sync.inspect.Entry`.
+    ``new`` and ``old`` are stored as in :mod:`edgepaas.sync.delivery.values`. What an operator
+    sees of it is :class:`edgepaas.sync.inspect.Entry`.
     """
 
     id: UUID
@@ -65,12 +64,12 @@ class DeadLetter:
     op: Op
     row_key: str
     state: str
-    new: dict[str, values.Kept] | None
-    old: dict[str, values.Kept] | None
+    new: dict[str, values.Stored] | None
+    old: dict[str, values.Stored] | None
     layout: Mapping[str, Any]
 
     def change(self) -> Change:
-        """Return the change as it was captured; a number is the text that PostgreSQL reads."""
+        """Return the change as it was captured, with numbers as text."""
         (layout,) = forwarded({"tables": {self.table: self.layout}})
         return Change(
             self.seq,
@@ -85,21 +84,21 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class RetryResult:
-    """What a retry did: how many letters of the row landed, and what refused the next one."""
+    """How many dead letters of the row were applied, how many wait, and why the next one does."""
 
-    landed: int
+    applied: int
     waiting: int
     message: str = ""
 
 
 class DeadLetterNotFound(EdgePaaSError):
-    """There is no such dead letter, or it does not wait any more."""
+    """There is no such dead letter, or it is settled already."""
 
 
 def store_dead_letters(hub: Hub, refused: Sequence[RefusedChange], origin: Origin) -> None:
-    """Keep *refused* on the hub, inside its open transaction; raises HubError."""
-    for start in range(0, len(refused), _AT_ONCE):
-        part = refused[start : start + _AT_ONCE]
+    """Store *refused* on the hub, inside its open transaction; raises HubError."""
+    for start in range(0, len(refused), _CHUNK):
+        part = refused[start : start + _CHUNK]
         changes = [one.change for one in part]
         columns: tuple[list[Any], ...] = (
             [change.seq for change in changes],
@@ -112,33 +111,33 @@ def store_dead_letters(hub: Hub, refused: Sequence[RefusedChange], origin: Origi
             [one.sqlstate for one in part],
             [one.message.replace("\0", " ") for one in part],
         )
-        hub.query(_BURY, origin.node_id, origin.stream_id, *map(values.array, columns))
+        hub.query(_STORE, origin.node_id, origin.stream_id, *map(values.array, columns))
 
 
 def rows_with_waiting_letters(
     hub: Hub, node_id: str, changes: Iterable[Change]
 ) -> dict[tuple[str, str], None]:
-    """Return which rows of *changes*, by table and key, have a dead letter that waits."""
+    """Return those rows of *changes*, by table and key, that have a waiting dead letter."""
     keys = {(change.layout.table, row_key(change)) for change in changes if change.op != "gap"}
     if not keys:
         return {}
     names, texts = zip(*keys, strict=True)
-    found = hub.query(_FOLLOWED, node_id, values.array(names), values.array(texts))
+    found = hub.query(_ROWS_WITH_LETTERS, node_id, values.array(names), values.array(texts))
     return dict.fromkeys((table, key) for table, key in found)
 
 
 def discard(hub: Hub, letter: UUID | str) -> None:
-    """Give the letter up for good; it stays listed as discarded. DeadLetterNotFound, HubError."""
+    """Discard the letter; it stays listed as discarded. Raises DeadLetterNotFound, HubError."""
     with hub.transaction():
         found = _waiting(hub, letter)
         _settle(hub, [found.id], "discarded")
 
 
 def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = None) -> RetryResult:
-    """Apply the letter again, and those that follow it on the same row, in their order.
+    """Apply the letter again, and those after it on the same row, in their order.
 
-    In one transaction; those that are still refused go on waiting, with what PostgreSQL
-    says now. *models*: ``tables`` of tables.json. Raises DeadLetterNotFound for one that does not
+    In one transaction; from the first that is refused again on they go on waiting, with the
+    new error. *models*: ``tables`` of tables.json. Raises DeadLetterNotFound for one that does not
     wait or whose row has an earlier one, HubError (SchemaDrift among it).
     """
     with hub.transaction():
@@ -157,22 +156,22 @@ def retry(hub: Hub, letter: UUID | str, *, models: Mapping[str, Any] | None = No
                 f"dead letter {first.id} follows {chain[0].id} on the same row: retry that one, "
                 "and this one is applied after it"
             )
-        landed, said = _apply_chain(hub, chain, models or {})
-        _settle(hub, [one.id for one in chain[:landed]], "retried")
-        if said is not None:
+        applied, refusal = _apply_chain(hub, chain, models or {})
+        _settle(hub, [one.id for one in chain[:applied]], "retried")
+        if refusal is not None:
             hub.query(
                 "UPDATE sync_dead_letters SET sqlstate = $2::text, message = $3::text "
                 "WHERE id = $1::uuid",
-                str(chain[landed].id),
-                *said,
+                str(chain[applied].id),
+                *refusal,
             )
-    return RetryResult(landed, len(chain) - landed, said[1] if said else "")
+    return RetryResult(applied, len(chain) - applied, refusal[1] if refusal else "")
 
 
 def _apply_chain(
     hub: Hub, chain: Sequence[DeadLetter], models: Mapping[str, Any]
 ) -> tuple[int, tuple[str, str] | None]:
-    """Apply letters in order; how many landed, and why the next one did not."""
+    """Apply letters in order; returns how many were, and the SQLSTATE and error of the next."""
     planner = Planner(hub.tables, models, {chain[0].table})
     for number, letter in enumerate(chain):
         change = letter.change()
@@ -191,7 +190,7 @@ def _apply_chain(
             if statements:
                 hub.savepoint(statements)
         except RowRefused as error:
-            return number, (error.sqlstate, error.said)
+            return number, (error.sqlstate, error.server_message)
         except TableDropped:
             return number, ("42P01", f"there is no table {letter.table} any more")
     return len(chain), None
@@ -201,7 +200,7 @@ def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:
     try:
         identity = UUID(str(letter))
     except ValueError:
-        raise DeadLetterNotFound(f"{letter!r} is no dead letter's id; {_LISTED}") from None
+        raise DeadLetterNotFound(f"{letter!r} is not the id of a dead letter; {_LISTED}") from None
     rows = hub.query(
         f"SELECT {_COLUMNS} FROM sync_dead_letters WHERE id = $1::uuid FOR UPDATE",  # noqa: S608
         str(identity),
@@ -210,9 +209,7 @@ def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:
         raise DeadLetterNotFound(f"the hub has no dead letter {identity}; {_LISTED}")
     found = DeadLetter(*rows[0])
     if found.state != "waiting":
-        raise DeadLetterNotFound(
-            f"dead letter {identity} does not wait any more: it was {found.state}"
-        )
+        raise DeadLetterNotFound(f"dead letter {identity} is settled already: it was {found.state}")
     return found
 
 
@@ -226,14 +223,14 @@ def _settle(hub: Hub, letters: Sequence[UUID], state: str) -> None:
         )
 
 
-def _row(layout: Layout, kept: Mapping[str, values.Kept] | None) -> tuple[Any, ...] | None:
-    if kept is None:
+def _row(layout: Layout, stored: Mapping[str, values.Stored] | None) -> tuple[Any, ...] | None:
+    if stored is None:
         return None
-    return tuple(values.decode(kept.get(name)) for name in layout.names)
+    return tuple(values.decode(stored.get(name)) for name in layout.names)
 
 
 def describe(refused: Sequence[RefusedChange]) -> str:
-    """Return the first of *refused* for a message."""
+    """Return the first of *refused* as text for a message."""
     one = refused[0]
     state = f" (SQLSTATE {one.sqlstate})" if one.sqlstate else ""
     return (

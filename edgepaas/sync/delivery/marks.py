@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparing what the hub has of a stream with what the file believes it has."""
+"""The mark: up to which row the hub has a stream, read, compared with the file, advanced."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,31 +11,31 @@ from edgepaas.sync.hub.connection import Hub
 
 
 class StreamComparison(StrEnum):
-    """What the two marks say together."""
+    """How the hub's mark relates to what the file knows."""
 
-    #: Both know the same batch as the last.
+    #: Both have the same batch as the last one.
     IN_STEP = "in step"
     #: The batch whose COMMIT was not answered was committed.
-    LANDED = "landed"
+    COMMITTED = "committed"
     #: The hub has less than it had: it was restored from a backup, or is another one.
-    BEHIND = "behind"
-    #: The hub has a batch of which this file knows nothing: the file was cloned or rewound.
+    HUB_BEHIND = "hub behind"
+    #: The hub has a batch that this file does not know: the file was cloned or set back.
     FORKED = "forked"
 
 
 @dataclass(frozen=True)
 class HubStreamState:
-    """The stream's row on the hub, locked; ``last`` is what the batch ``batch`` did."""
+    """The stream's row on the hub, locked; ``last`` counts what the batch ``batch`` did."""
 
     mark: int
     batch: str
     last: DeliveryCounts
-    #: Dead letters of this node wait.
+    #: Whether dead letters of this node wait.
     letters_waiting: bool
-    #: The tables of which rows were deleted.
+    #: The tables with tombstones.
     tombstoned: frozenset[str]
-    #: The hub knew neither the stream nor the one that it was forked from.
-    stranger: bool = False
+    #: Whether the hub knew neither this stream nor the one that it was forked from.
+    unknown_to_hub: bool = False
 
 
 def compare_marks(stream: Stream, mark: int, batch: str) -> StreamComparison:
@@ -43,8 +43,8 @@ def compare_marks(stream: Stream, mark: int, batch: str) -> StreamComparison:
     if batch == stream.confirmed_batch and mark == stream.confirmed_seq:
         return StreamComparison.IN_STEP
     if batch and batch == stream.inflight_batch:
-        return StreamComparison.LANDED
-    return StreamComparison.BEHIND if mark < stream.confirmed_seq else StreamComparison.FORKED
+        return StreamComparison.COMMITTED
+    return StreamComparison.HUB_BEHIND if mark < stream.confirmed_seq else StreamComparison.FORKED
 
 
 _NEW_STREAM = """
@@ -57,7 +57,7 @@ SELECT mark, coalesce(batch::text, ''), batch_rows, batch_dead, batch_conflicts,
 FROM sync_streams WHERE stream_id = $1::uuid FOR UPDATE"""
 _LETTERS = """
 SELECT EXISTS (SELECT 1 FROM sync_dead_letters WHERE node_id = $1::uuid AND state = 'waiting')"""
-# Goes from table to table by the primary key, however many tombstones there are.
+# Steps from table to table along the primary key, so the number of tombstones does not matter.
 _TOMBSTONED = """
 WITH RECURSIVE t AS (
   SELECT min(tbl) AS tbl FROM sync_tombstones
@@ -74,9 +74,9 @@ WHERE stream_id = $1::uuid"""
 
 
 def lock_stream(hub: Hub, stream: Stream) -> HubStreamState:
-    """Lock the stream's row on the hub, made where it is missing; one round trip.
+    """Lock the stream's row on the hub, creating it where it is missing; one round trip.
 
-    Inside the hub's transaction. HubUnreachable after 3 s when somebody else holds it.
+    Inside the hub's transaction. HubUnreachable when another session holds it for 3 s.
     """
     made, found, letters, tombstoned = hub.run(
         [
@@ -96,20 +96,20 @@ def lock_stream(hub: Hub, stream: Stream) -> HubStreamState:
         DeliveryCounts(rows, dead, conflicts, shed),
         letters.rows[0][0],
         frozenset(row[0] for row in tombstoned.rows),
-        stranger=bool(made.rows and made.rows[0][0]),
+        unknown_to_hub=bool(made.rows and made.rows[0][0]),
     )
 
 
 def advance_statements(
-    stream: Stream, batch: str, mark: int, tally: DeliveryCounts
+    stream: Stream, batch: str, mark: int, counts: DeliveryCounts
 ) -> list[Statement]:
-    """Return what stores the new mark: to be sent with COMMIT.
+    """Return the statements that store the new mark, to be sent with COMMIT.
 
-    Constraints that are checked at the end are checked before it, so that their failure is
-    an answer and no broken transaction.
+    Deferred constraints are checked first, so that a violation is reported as an error of a
+    statement and not of COMMIT.
     """
-    counts = (tally.delivered, tally.dead, tally.conflicts, tally.shed)
+    counted = (counts.delivered, counts.dead, counts.conflicts, counts.shed)
     return [
         ("SET CONSTRAINTS ALL IMMEDIATE", ()),
-        (_ADVANCE, (stream.stream_id, mark, batch, *counts)),
+        (_ADVANCE, (stream.stream_id, mark, batch, *counted)),
     ]

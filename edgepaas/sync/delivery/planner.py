@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which statements a run of changes needs, in which order, and what their results say."""
+"""Choosing the statements that apply a run of changes, and counting their results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,10 @@ from edgepaas.sync.hub.catalog import HubTable
 
 @dataclass
 class DeliveryCounts:
-    """What became of rows; ``conflicts`` and ``shed`` beside ``delivered``, not in it.
+    """What became of the rows of a batch.
 
-    ``delivered`` + ``dead`` are the rows; ``shed`` are those that gap rows among them count.
+    ``delivered`` + ``dead`` is the number of rows. ``conflicts`` are among the delivered ones;
+    ``shed`` is how many rows the gap rows among them report as given up.
     """
 
     delivered: int = 0
@@ -29,10 +30,10 @@ class DeliveryCounts:
     conflicts: int = 0
     shed: int = 0
 
-    def count(
+    def add_results(
         self, templates: Sequence[StatementTemplate], results: Sequence[Result], rows: int
     ) -> None:
-        """Add *rows* that landed by *templates* with *results*."""
+        """Add *rows* that were applied by *templates* with *results*."""
         self.delivered += rows
         for template, result in zip(templates, results, strict=True):
             if template.counts:
@@ -42,12 +43,12 @@ class DeliveryCounts:
 
 
 class Planner:
-    """Makes templates and keeps them for a batch; the hub's *tables* are those of now."""
+    """Chooses templates and caches them for one batch; *tables* are the hub's current ones."""
 
     def __init__(
         self, tables: Mapping[str, HubTable], models: Mapping[str, Any], tombstoned: set[str]
     ) -> None:
-        """*models*: ``tables`` of tables.json; *tombstoned*: tables of which rows were deleted."""
+        """*models*: ``tables`` of tables.json; *tombstoned*: tables with tombstones."""
         self.tables = tables
         self._models = models
         self._tombstoned = tombstoned
@@ -55,10 +56,11 @@ class Planner:
         self._templates: dict[tuple[Any, ...], list[StatementTemplate]] = {}
 
     def templates_for(self, run: Run, *, comparing: bool) -> list[StatementTemplate]:
-        """Return what applies *run*; none where the hub has nothing that it changes.
+        """Return the templates that apply *run*; none where the hub lacks all changed columns.
 
-        *comparing*: facts that were there already are looked at as well. Without, the first
-        template inserts, and its count tells whether any was. Raises SchemaDrift, TableDropped.
+        *comparing*: facts that exist already are compared with the hub's. Without it, the first
+        template inserts, and its row count tells whether any existed. Raises SchemaDrift,
+        TableDropped.
         """
         table = run.layout.table
         if run.op == "delete":
@@ -67,10 +69,12 @@ class Planner:
         known = (run.layout, run.op, run.resent, run.changed, comparing, clearing)
         found = self._templates.get(known)
         if found is None:
-            found = self._templates[known] = self._made(run, comparing=comparing, clearing=clearing)
+            found = self._templates[known] = self._build(
+                run, comparing=comparing, clearing=clearing
+            )
         return found
 
-    def _made(self, run: Run, *, comparing: bool, clearing: bool) -> list[StatementTemplate]:
+    def _build(self, run: Run, *, comparing: bool, clearing: bool) -> list[StatementTemplate]:
         mapping = self._mappings.get(run.layout)
         if mapping is None:
             mapping = map_columns(run.layout, self.tables.get(run.layout.table), self._models)
@@ -99,7 +103,7 @@ VALUES ($1::uuid, $2::bigint, $3::uuid, $4::text, $5::bigint, $6::jsonb, $7::tex
 
 
 def gap_statement(change: Change, origin: Origin) -> Statement:
-    """Return what keeps the gap row *change* on the hub."""
+    """Return the statement that stores the gap row *change* on the hub."""
     gap = change.gap or {}
     return (
         _GAP,
@@ -118,5 +122,5 @@ def gap_statement(change: Change, origin: Origin) -> Statement:
 
 
 def rows_shed(change: Change) -> int:
-    """Return how many rows the gap row *change* says were given up."""
+    """Return how many rows the gap row *change* reports as given up."""
     return int((change.gap or {}).get("rows", 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From changes in order to runs: changes that one statement can apply together."""
+"""Grouping changes into runs, each of which one statement can apply."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ RowKey = tuple[Any, ...]
 
 @dataclass
 class Run:
-    """Changes of one kind to rows of one table, each of another row, in order."""
+    """Changes of one kind to one table, in order; at most one for each row."""
 
     layout: Layout
     op: Op
@@ -24,8 +24,8 @@ class Run:
     changes: list[Change] = field(default_factory=list)
     keys: set[RowKey] = field(default_factory=set)
 
-    def takes(self, change: Change, changed: tuple[int, ...]) -> bool:
-        """Whether *change* is of this run's kind."""
+    def accepts(self, change: Change, changed: tuple[int, ...]) -> bool:
+        """Whether *change* is of the kind of this run."""
         return (
             change.op == self.op
             and change.layout is self.layout
@@ -35,10 +35,10 @@ class Run:
 
 
 def runs_of(changes: Iterable[Change], tables: Mapping[str, HubTable]) -> list[Run]:
-    """Return *changes* as runs; applied one after the other they do the same.
+    """Return *changes* as runs that have the same effect when applied one after the other.
 
-    The changes of a row stay in order, those of tables that foreign keys join as well, but
-    for one liberty: a parent may be inserted earlier, before children of other parents.
+    The changes of one row stay in order, and so do those of tables with a foreign key between
+    them, with one exception: a parent may be inserted earlier, before other parents' children.
     """
     runs: list[Run] = []
     latest: dict[str, int] = {}
@@ -55,9 +55,9 @@ def runs_of(changes: Iterable[Change], tables: Mapping[str, HubTable]) -> list[R
         if index is not None:
             run = runs[index]
             if (
-                run.takes(change, changed)
+                run.accepts(change, changed)
                 and (key not in run.keys or change.op == "gap")
-                and _may_pass(change, runs[index + 1 :], tables)
+                and _may_precede(change, runs[index + 1 :], tables)
             ):
                 run.changes.append(change)
                 run.keys.add(key)
@@ -67,7 +67,7 @@ def runs_of(changes: Iterable[Change], tables: Mapping[str, HubTable]) -> list[R
     return runs
 
 
-def _may_pass(change: Change, later: Sequence[Run], tables: Mapping[str, HubTable]) -> bool:
+def _may_precede(change: Change, later: Sequence[Run], tables: Mapping[str, HubTable]) -> bool:
     """Whether *change* may be applied before the runs *later*, all of other tables."""
     table = change.layout.table
     for run in later:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a template and changes to statements of a bounded size."""
+"""Binding the values of changes to statement templates, in slices of a bounded size."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,30 +11,30 @@ from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.statement_template import Parameter, StatementTemplate
 
-#: Bytes of parameters that are sent at a time. The server's timers run while it waits for
-#: the end of a statement: 30 s for so many bytes are 70 kbit/s.
+#: Bytes of parameters of one statement. The server's time limits run while it receives them:
+#: so many bytes within 30 s take a link of 70 kbit/s.
 MAX_PARAMETER_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Whose changes they are."""
+    """The box and the stream that the changes come from."""
 
     node_id: str
     stream_id: str
 
 
-#: Bytes of a key that the hub's own tables keep; their indexes take less than 2704.
-_LONGEST_KEY = 1000
+#: The longest key, in bytes, in the hub's own tables: an index entry has less than 2704.
+_MAX_KEY_BYTES = 1000
 
 
 def row_key(change: Change) -> str:
-    """Return the key of *change*'s row as the hub's own tables have it; a long one as its hash."""
+    """Return the key of the row of *change* for the hub's own tables; a long one as its hash."""
     text = change.key_text
-    if len(text) <= _LONGEST_KEY // 4:
+    if len(text) <= _MAX_KEY_BYTES // 4:
         return text
     data = text.encode("utf-8")
-    return text if len(data) <= _LONGEST_KEY else f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return text if len(data) <= _MAX_KEY_BYTES else f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def bind(

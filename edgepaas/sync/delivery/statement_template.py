@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A statement and what its parameters are made of."""
+"""A statement of the delivery: its SQL, and what each of its parameters is made of."""
 # ruff: noqa: S608 - names come from the catalogue, quoted; every value is a parameter
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ Source = Literal["seq", "key", "new", "old", "node", "stream"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """What one parameter is made of: of all rows a value each, or one for the statement."""
+    """The source of one parameter: an array with a value of each row, or one value."""
 
     source: Source
     position: int = 0
@@ -22,9 +22,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class StatementTemplate:
-    """A statement; ``counts`` tells whether its one row holds the conflicts it recorded.
+    """A statement, and how its result counts.
 
-    Without, its command tag counts them where ``records``, else the rows it inserted.
+    ``counts``: its only row is the number of conflicts that it recorded. ``records``: its
+    command tag is. With neither, its command tag is the number of inserted rows.
     """
 
     sql: str
@@ -34,7 +35,7 @@ class StatementTemplate:
 
 
 class StatementBuilder:
-    """Numbers the parameters of one statement."""
+    """Builds one statement and numbers its parameters."""
 
     def __init__(self) -> None:
         self.parameters: list[Parameter] = []
@@ -45,7 +46,7 @@ class StatementBuilder:
         return f"${self.parameters.index(parameter) + 1}::{kind}"
 
     def rows(self, new: Iterable[MappedColumn] = (), old: Iterable[MappedColumn] = ()) -> str:
-        """Return the query of the rows as sent: numbers, keys, *new* and *old* values."""
+        """Return the query of the rows as sent: sequence numbers, keys, *new* and *old* values."""
         columns = [("s", "s", self.parameter(Parameter("seq"), "bigint[]"))]
         columns.append(("k", "k", self.parameter(Parameter("key"), "text[]")))
         sources: tuple[tuple[Source, str, Iterable[MappedColumn]], ...] = (
@@ -55,7 +56,9 @@ class StatementBuilder:
         for source, letter, mapped_columns in sources:
             for mapped in mapped_columns:
                 alias = f"{letter}{mapped.position}"
-                columns.append((alias, mapped.column.value(alias), self.values(source, mapped)))
+                columns.append(
+                    (alias, mapped.column.from_parameter(alias), self.values(source, mapped))
+                )
         selected = ", ".join(f"{value} AS {alias}" for alias, value, _ in columns)
         return (
             f"SELECT {selected} FROM unnest({', '.join(sent for _, _, sent in columns)}) "
@@ -63,12 +66,12 @@ class StatementBuilder:
         )
 
     def values(self, source: Source, mapped: MappedColumn) -> str:
-        """Return the parameter that holds the values of one column."""
+        """Return the parameter with the values of one column."""
         parameter = Parameter(source, mapped.position, mapped.column.is_bytes)
-        return self.parameter(parameter, f"{mapped.column.payload}[]")
+        return self.parameter(parameter, f"{mapped.column.parameter_type}[]")
 
     def origin(self) -> str:
-        """Return the first columns of a row in the hub's own tables: node and stream."""
+        """Return the first two values of a row in the hub's own tables: node and stream."""
         node = self.parameter(Parameter("node"), "uuid")
         return f"{node}, {self.parameter(Parameter('stream'), 'uuid')}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hub's tables look like, as its catalogue says."""
+"""The hub's tables, columns, keys and foreign keys, read from PostgreSQL's catalog."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Any
 from edgepaas.pgdriver.pipeline import Result, Statement
 
 # format_type(…, -1) is the type without its length or precision: an explicit cast to
-# varchar(5) would cut a text off in silence, where assigning it is refused (PostgreSQL
+# varchar(5) would silently truncate a text, where assigning it is refused (PostgreSQL
 # manual, 10.4 "Value Storage").
 _COLUMNS = """
 SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
@@ -46,32 +46,32 @@ class HubColumn:
     type: str
     base: str
     is_array: bool
-    #: Whether it holds text or bits, whose length may be limited.
+    #: Whether it holds text or bits, whose length the type may limit.
     is_text: bool
-    #: A row that does not name it is refused.
-    demanded: bool
-    #: PostgreSQL makes it; nobody may give it a value.
+    #: Whether a row without a value for it is refused.
+    required: bool
+    #: Whether PostgreSQL computes it, so that no value may be given.
     generated: bool
 
     @property
-    def payload(self) -> str:
-        """The type that a value is sent as: arrays of arrays would run into one another."""
+    def parameter_type(self) -> str:
+        """The type that a value is sent as: an array is sent as text, as arrays do not nest."""
         return "text" if self.is_array else self.base
 
-    def value(self, sent: str) -> str:
-        """Return the expression *sent*, of the payload's type, as one of the base type."""
+    def from_parameter(self, sent: str) -> str:
+        """Return *sent*, an SQL expression of the parameter's type, cast to the base type."""
         return f"{sent}::{self.base}" if self.is_array else sent
 
     def stored(self, value: str) -> str:
-        """Return the expression *value*, of the base type, as the column would store it.
+        """Return *value*, an SQL expression of the base type, as the column would store it.
 
-        A text is stored as it is or refused; a cast would cut it to the column's length.
+        A text is stored as it is or refused; a cast would truncate it to the column's length.
         """
         plain = self.type == self.base or self.is_text
         return value if plain else f"{value}::{self.type}"
 
     def comparable(self, expression: str) -> str:
-        """Return *expression*, of the column's type, so that it can be compared."""
+        """Return *expression*, of the column's type, in a form that PostgreSQL can compare."""
         return f"{expression}::text" if self.base in _WITHOUT_EQUALITY else expression
 
     @property
@@ -82,7 +82,7 @@ class HubColumn:
 
 @dataclass(frozen=True)
 class HubTable:
-    """One table: its columns by name, its primary key, the tables its foreign keys name."""
+    """One table: columns by name, primary key, and the tables that its foreign keys refer to."""
 
     name: str
     columns: Mapping[str, HubColumn]
@@ -94,7 +94,7 @@ Tables = Mapping[str, HubTable]
 
 
 def read_tables(run: Callable[[Sequence[Statement]], list[Result]]) -> Tables:
-    """Return the tables of the default schema, asked with *run* in one round trip."""
+    """Return the tables of the default schema, read with *run* in one round trip."""
     found_columns, found_keys, found_parents = run([(_COLUMNS, ()), (_KEYS, ()), (_PARENTS, ())])
     columns: dict[str, dict[str, HubColumn]] = {}
     for (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub: a bare connection to the PostgreSQL that every row is to reach.
+"""The connection to the hub, the PostgreSQL that every row has to reach; without SQLAlchemy.
 
-It works through PgBouncer in transaction pooling as well: what is set is set for one
-transaction, nothing is prepared, and what belongs together is sent under one Sync.
+It also works through PgBouncer in transaction pooling mode: settings last for one transaction,
+no statement is prepared, and statements that belong together are sent before one Sync.
 """
 
 import contextlib
@@ -17,28 +17,28 @@ from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.pipeline import Pipeline, Result, Statement
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
-from edgepaas.sync.errors import HubError, HubUnreachable, UnclassifiedHubError, translated
+from edgepaas.sync.errors import HubError, HubUnreachable, UnclassifiedHubError, as_hub_error
 from edgepaas.sync.hub.catalog import Tables, read_tables
 
 if TYPE_CHECKING:
     from edgepaas.settings import Settings
 
-#: Seconds that a statement waits for somebody else's lock.
+#: Seconds that a statement waits for a lock held by another session.
 LOCK_TIMEOUT = 3.0
-#: Seconds that PostgreSQL waits for the next statement of an open transaction: after a box
-#: is gone in mid-batch its stream is free again. A box on a slow link sends within it what
-#: belongs to one statement (edgepaas.sync.delivery.sending).
+#: Seconds that PostgreSQL waits for the next statement of an open transaction, so that the
+#: stream of a box that vanished in mid-batch is unlocked. A box on a slow link sends the
+#: parameters of one statement within this time (edgepaas.sync.delivery.sending).
 IDLE_TIMEOUT = 30.0
-#: A statement's longest time is at least this many seconds: its parameters' way counts.
+#: The least statement_timeout in seconds: the transfer of the parameters counts.
 LEAST_STATEMENT_TIMEOUT = 30.0
-#: Where DB_STATEMENT_TIMEOUT is off: a transaction that nobody ends holds its stream.
+#: Seconds used where DB_STATEMENT_TIMEOUT is off: a hung transaction would lock its stream.
 NO_STATEMENT_TIMEOUT = 600.0
-#: Seconds beyond a statement's longest time after which the server counts as silent.
+#: Seconds beyond the statement timeout after which the server counts as unreachable.
 _GRACE = 10.0
 
 
 class Hub:
-    """One connection; belongs to one thread, but for :meth:`abort`.
+    """One connection; only :meth:`abort` may be called from another thread.
 
     Every method that asks PostgreSQL raises the errors of :mod:`edgepaas.sync.errors`.
     """
@@ -49,17 +49,18 @@ class Hub:
         self.broken = False
         self._connection = connection
         self._pipeline = Pipeline(connection)
-        self._waiting: list[Statement] = []
+        self._unsent: list[Statement] = []
         self._open = False
-        #: How many results of each unanswered sending are nobody's business.
-        self._owed: deque[int] = deque()
+        #: For each :meth:`send` not received yet: how many results at its start to discard
+        #: (those of BEGIN and of the settings).
+        self._pending_results: deque[int] = deque()
         self._tables: Tables | None = None
         link = connection.link
         self._abort_socket = socket.socket(
             link.family, link.type, link.proto, os.dup(link.fileno())
         )
-        # Said anew in each transaction: a pooler may have another server for each. The
-        # TCP settings find a box that is gone between two statements of a transaction.
+        # Set in each transaction, since a pooler may use another server for each. The TCP
+        # settings let the server notice a box that vanished between two statements.
         self._begin: list[Statement] = [
             ("BEGIN", ()),
             (
@@ -91,32 +92,32 @@ class Hub:
     def run(self, statements: Sequence[Statement]) -> list[Result]:
         """Run *statements* in one round trip and return their results.
 
-        Their answers must be small together (some 100 KB) unless the one that gives more is
-        the last. A parameter of type bytes is text that is encoded already. After an error
-        in a transaction only :meth:`rollback_to` or its end helps.
+        Their results together have to be small (some 100 KB), but for that of the last one.
+        A parameter of type bytes is text that is encoded already. After an error in a
+        transaction only :meth:`rollback` is possible.
         """
         self.send(statements)
         return self.receive()
 
     def send(self, statements: Sequence[Statement]) -> None:
         """Send *statements* without waiting for their results; see :meth:`receive`."""
-        first, self._waiting = self._waiting, []
+        first, self._unsent = self._unsent, []
         with self._translated():
             self._pipeline.send([*first, *statements])
-        self._owed.append(len(first))
+        self._pending_results.append(len(first))
 
     def receive(self) -> list[Result]:
         """Return the results of the earliest :meth:`send` that is not answered yet."""
-        first = self._owed.popleft()
+        first = self._pending_results.popleft()
         with self._translated():
             return self._pipeline.receive()[first:]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Run the block in a transaction, which is sent with its first statement.
+        """Run the block in a transaction; BEGIN is sent with its first statement.
 
-        It is committed at the block's end; HubUnreachable there means that nobody knows
-        whether it was. An error in the block rolls it back.
+        It is committed at the end of the block. HubUnreachable there leaves open whether it
+        was committed. An error in the block rolls it back.
         """
         self.begin()
         try:
@@ -129,17 +130,17 @@ class Hub:
     def begin(self, *, snapshot: bool = False) -> None:
         """Begin a transaction with the next statement.
 
-        *snapshot*: it only reads, and sees the database as it is at its first statement.
+        *snapshot*: read-only, and every statement sees the database as of the first one.
         """
         how = " ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else ""
-        self._waiting = [(f"BEGIN{how}", ()), *self._begin[1:]]
+        self._unsent = [(f"BEGIN{how}", ()), *self._begin[1:]]
         self._open = True
 
     def commit(self, *last: Statement) -> list[Result]:
         """Run the statements *last*, commit, and return their results: one round trip."""
-        nothing_sent = bool(self._waiting)
+        nothing_sent = bool(self._unsent)
         if nothing_sent and not last:
-            self._waiting, self._open = [], False
+            self._unsent, self._open = [], False
             return []
         *results, ended = self.run([*last, ("COMMIT", ())])
         self._open = False
@@ -150,22 +151,24 @@ class Hub:
         return results
 
     def rollback(self) -> None:
-        """Give up the transaction, if one is open; says nothing where the link is gone."""
-        nothing_sent, self._waiting = bool(self._waiting), []
+        """Roll back the transaction, if one is open; never raises HubError."""
+        nothing_sent, self._unsent = bool(self._unsent), []
         opened, self._open = self._open, False
         if nothing_sent or not opened:
             return
-        while self._owed and not self.broken:
-            with contextlib.suppress(HubError):  # what broke the transaction was raised before
+        while self._pending_results and not self.broken:
+            with contextlib.suppress(
+                HubError
+            ):  # the error that broke the transaction has been raised already
                 self.receive()
         if not self.broken:
             with contextlib.suppress(HubError):
                 self.run([("ROLLBACK", ())])
 
     def savepoint(self, statements: Sequence[Statement]) -> list[Result]:
-        """Run *statements* as a part of the transaction that fails alone: one round trip.
+        """Run *statements* in a savepoint, in one round trip, and return their results.
 
-        After an error the transaction is as it was before them, at a second round trip.
+        After an error they are undone, with a second round trip, and the transaction goes on.
         """
         try:
             results = self.run(
@@ -179,17 +182,17 @@ class Hub:
 
     @property
     def tables(self) -> Tables:
-        """The tables of the default schema; asked once, and anew after :meth:`forget_tables`."""
+        """The tables of the default schema; read once, and again after :meth:`forget_tables`."""
         if self._tables is None:
             self._tables = read_tables(self.run)
         return self._tables
 
     def forget_tables(self) -> None:
-        """Ask for the tables anew when they are wanted next."""
+        """Read the tables again when they are used next."""
         self._tables = None
 
     def abort(self) -> None:
-        """Shut the link down, from any thread: whatever waits for the hub fails at once."""
+        """Shut the connection down, from any thread; a call that waits for it fails at once."""
         with contextlib.suppress(OSError):  # it was not connected any more
             self._abort_socket.shutdown(socket.SHUT_RDWR)
 
@@ -208,13 +211,13 @@ class Hub:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         if self.broken:
-            raise HubUnreachable(f"the connection to {self.place} is lost; a new one is needed")
+            raise HubUnreachable(f"the connection to {self.place} is lost; open a new one")
         try:
             yield
         except Exception as error:
-            # Without the server's answer nobody knows where the two sides stand.
+            # Without an answer of the server, the state of the protocol is unknown.
             self.broken = is_lost(error) or sqlstate(error) is None
-            raise translated(error, f"sending to {self.place}") from error
+            raise as_hub_error(error, f"sending to {self.place}") from error
         except BaseException:
             self.broken = True
             raise
@@ -258,7 +261,7 @@ def connect_hub(
             keep_timeout=longest + _GRACE,
         )
     except Exception as error:
-        raise translated(error, f"connecting to {place_of(address)}") from error
+        raise as_hub_error(error, f"connecting to {place_of(address)}") from error
     return Hub(connection, place_of(address), statement_timeout=longest)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The box's entry among the hub's ``nodes``: that it lives, how it is, and how its clock goes."""
+"""One heartbeat: this box's row in the hub's ``nodes``, and what the hub answers to it."""
 
 import logging
 import time
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts import raise_alert
+from edgepaas.alerts.catalogue import NODE_TWICE
 
 if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
 
 logger = logging.getLogger("edgepaas.sync")
 
-_LOOK = (
+_READ = (
     "SELECT extract(epoch FROM clock_timestamp())::float8, "
     "(SELECT boot_id FROM nodes WHERE node_id = $1::uuid), "
     "(SELECT count(*) FROM sync_dead_letters WHERE node_id = $1::uuid AND state = 'waiting'), "
     "(SELECT count(*) FROM sync_conflicts WHERE node_id = $1::uuid AND state = 'open')"
 )
-_BEAT = """
+_WRITE = """
 INSERT INTO nodes AS n (node_id, name, version, build, state, rows_waiting, oldest_waiting,
   clock_offset, boot_id, first_seen, last_seen)
 VALUES ($1::uuid, $2, $3, $4, $5, $6::bigint, $7::timestamptz, $8::float8, $9, now(), now())
@@ -30,9 +30,13 @@ ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, version = excluded.ver
   boot_id = excluded.boot_id, last_seen = excluded.last_seen"""
 
 
+#: After so many heartbeats in a row without one of another box, the node id is unique again.
+CHECKS_ALONE = 10
+
+
 @dataclass(frozen=True)
 class LocalNode:
-    """What does not change while this process runs; ``boot_id`` is the box's present start."""
+    """The identity of this box while the process runs; ``boot_id`` is that of the current boot."""
 
     node_id: str
     name: str
@@ -43,7 +47,7 @@ class LocalNode:
 
 @dataclass(frozen=True)
 class NodeState:
-    """What changes: the state's word, the rows that wait and (RFC 3339) since when."""
+    """The box's state, how many rows wait, and since when (RFC 3339)."""
 
     state: str
     rows_waiting: int
@@ -51,64 +55,85 @@ class NodeState:
 
 
 class Heartbeat:
-    """Beats, and notices another box that beats under the same name."""
+    """Sends heartbeats, and detects another box with the same node id.
+
+    *interval*: seconds between two heartbeats; some are sent earlier.
+    """
 
     def __init__(
         self,
         node: LocalNode,
+        interval: float,
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
+        self._interval = interval
         self._wall = wall
         self._clock = clock
-        self._said = False
-        self._others: dict[str, int] = {}
-        #: The hub's clock less ours, in seconds, as of the last beat.
+        self._sent_one = False
+        self._foreign_boots: dict[str, int] = {}
+        #: How many checks in a row, an interval apart, found no other box, and when the last was.
+        self._checks_alone = 0
+        self._checked_at = float("-inf")
+        #: The hub's clock less ours, in seconds, at the last heartbeat.
         self.clock_offset: float | None = None
-        #: This box's dead letters and conflicts that wait for a person; None: not known yet.
+        #: This box's dead letters and conflicts that wait for an operator; None: not known yet.
         self.open_dead_letters: int | None = None
         self.open_conflicts: int | None = None
 
-    def send(self, hub: "Hub", condition: NodeState) -> None:
-        """Write the entry, committed; raises what *hub* raises."""
+    def send(self, hub: "Hub", state: NodeState) -> None:
+        """Write the row, committed; raises what *hub* raises."""
         wall, began = self._wall(), self._clock()
-        ((there, boot_id, letters, conflicts),) = hub.query(_LOOK, self._node.node_id)
+        ((hub_time, boot_id, letters, conflicts),) = hub.query(_READ, self._node.node_id)
         self.open_dead_letters, self.open_conflicts = int(letters), int(conflicts)
-        # Half-way between question and answer, by the clock that nobody sets.
-        self.clock_offset = round(there - (wall + (self._clock() - began) / 2), 3)
+        # The middle between request and answer; the duration by the monotonic clock.
+        self.clock_offset = round(hub_time - (wall + (self._clock() - began) / 2), 3)
         self._detect_duplicate_node(boot_id)
         hub.query(
-            _BEAT,
+            _WRITE,
             self._node.node_id,
             self._node.name,
             self._node.version,
             self._node.build,
-            condition.state,
-            condition.rows_waiting,
-            condition.waiting_since,
+            state.state,
+            state.rows_waiting,
+            state.waiting_since,
             self.clock_offset,
             self._node.boot_id,
         )
-        self._said = True
+        self._sent_one = True
 
     def _detect_duplicate_node(self, found: str | None) -> None:
-        """Raise an alert when another start of a box writes under our id while we do.
+        """Raise an alert when another boot id writes under our node id while we do.
 
-        The one found first is our own last one. One that comes once after ours may be that
-        of a hub restored from a backup; a box that lives comes again.
+        Before our first heartbeat it is our own previous boot. Seen only once, it may come
+        from a hub restored from a backup; a second box writes again. The alert, also that of
+        an earlier process, is resolved when no other box was seen for a while.
         """
-        if not self._said or not found or found == self._node.boot_id:
+        if not self._sent_one or not found or found == self._node.boot_id:
+            self._count_check_alone()
             return
-        self._others[found] = self._others.get(found, 0) + 1
-        logger.warning("node %s was seen with another boot id, %s", self._node.node_id, found)
-        if self._others[found] == 2:
-            raise_alert(
-                f"two boxes send under the node id {self._node.node_id}: a card or a state folder "
-                f"was copied. On one of them, stop EdgePaaS, delete state/node.json and start "
-                f"it again: it gets an id of its own, and its rows go home under that",
-                severity="critical",
-                fingerprint="node-twice",
-                origin="edgepaas-sync",
+        self._checks_alone = 0
+        self._foreign_boots[found] = self._foreign_boots.get(found, 0) + 1
+        logger.warning("another process sends as node %s, boot id %s", self._node.node_id, found)
+        if self._foreign_boots[found] == 2:
+            NODE_TWICE.raise_alert(
+                f"two boxes use the node id {self._node.node_id}: a card or a state folder "
+                f"was copied"
+            )
+
+    def _count_check_alone(self) -> None:
+        now = self._clock()
+        # Counted and not timed: another box may be cut off together with this one.
+        if now - self._checked_at < self._interval / 2:
+            return
+        self._checked_at = now
+        self._checks_alone += 1
+        if self._checks_alone == CHECKS_ALONE:
+            self._foreign_boots.clear()
+            NODE_TWICE.resolve_alert(
+                f"no other box has used the node id {self._node.node_id} for "
+                f"{CHECKS_ALONE} heartbeats"
             )

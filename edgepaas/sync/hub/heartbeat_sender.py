@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the drainer tells the hub of its box now and then, and what it is told of the others."""
+"""Sends this box's heartbeat to the hub, and reads the list of all boxes with some of them."""
 
 import logging
 import time
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
     from edgepaas.sync.report import LiveStatus
 
-#: Seconds between two words of the service that are told before the next heartbeat is due.
+#: Seconds between two heartbeats that are sent early, because the state changed.
 MIN_INTERVAL = 2.0
-#: Seconds for which a drainer that ends waits for the service's word that it stops; well
-#: within what an end in order may take (edgepaas.sync.shutdown).
+#: Seconds for which a stopping drainer waits for the service to publish ``stopping``; well
+#: within what an orderly stop may take (edgepaas.sync.shutdown).
 STOPPING_WAIT = 0.2
 
 logger = logging.getLogger("edgepaas.sync")
 
 
 class HeartbeatSender:
-    """The box among the others; what PostgreSQL says of it goes into *report*."""
+    """Sends heartbeats; what PostgreSQL knows of this box goes into *report*."""
 
     def __init__(
         self,
@@ -42,43 +42,43 @@ class HeartbeatSender:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*interval*: seconds between two heartbeats."""
-        self._heartbeat = Heartbeat(node)
+        self._heartbeat = Heartbeat(node, interval)
         self._paths = paths
         self._contract = contract
         self._report = report
         self._clock = clock
-        self._seen: tuple[int, int] | None = None
-        self._at = float("-inf")
-        self._fleet = Due(HEARTBEATS_PER_FLEET_READ * interval)
+        self._state_version: tuple[int, int] | None = None
+        self._sent_at = float("-inf")
+        self._fleet_due = Due(HEARTBEATS_PER_FLEET_READ * interval)
 
     def send(self, hub: "Hub", *, alone: bool = False) -> None:
-        """Send the heartbeat and, unless *alone*, ask for the boxes where SQLite serves.
+        """Send a heartbeat; unless *alone*, also read the list of boxes when that is due.
 
-        Raises what *hub* raises.
+        The list is read only where SQLite serves. Raises what *hub* raises.
         """
         report, heartbeat = self._report, self._heartbeat
-        self._at, self._seen = self._clock(), self._version()
+        self._sent_at, self._state_version = self._clock(), self._read_state_version()
         heartbeat.send(hub, NodeState(self.node_state(), report.rows_waiting, report.waiting_since))
         report.clock_offset = heartbeat.clock_offset
         report.open_dead_letters = heartbeat.open_dead_letters
         report.open_conflicts = heartbeat.open_conflicts
-        if self._contract.sqlite_active and not alone and self._fleet.left <= 0:
-            self._keep_fleet(hub)
+        if self._contract.sqlite_active and not alone and self._fleet_due.left <= 0:
+            self._write_fleet(hub)
 
-    def _keep_fleet(self, hub: "Hub") -> None:
-        """Ask for the boxes, rarely: hundreds of them are a load for a line that is paid for."""
-        self._fleet.done()
+    def _write_fleet(self, hub: "Hub") -> None:
+        """Read the boxes; not with each heartbeat, as hundreds cost much on a metered link."""
+        self._fleet_due.done()
         try:
             write_fleet(hub, self._paths, self._contract.generation)
         except HubError as error:
             if hub.broken:
                 raise
-            logger.warning("the other boxes cannot be listed: %s", error)
+            logger.warning("the list of boxes cannot be read: %s", error)
 
     def send_final(self, hub: "Hub") -> None:
-        """Send the last heartbeat; a hub that does not take it is left alone.
+        """Send the last heartbeat before the process exits; a failure is only logged.
 
-        The service is mostly told to end at the same moment: it has a moment to say so.
+        The service is usually stopped at the same moment and gets STOPPING_WAIT to publish it.
         """
         until = self._clock() + STOPPING_WAIT
         while self.node_state() != "stopping" and self._clock() < until:
@@ -86,18 +86,20 @@ class HeartbeatSender:
         try:
             self.send(hub, alone=True)
         except (EdgePaaSError, OSError) as error:
-            logger.debug("the hub was not told of the end: %s", error)
+            logger.debug("the last heartbeat was not delivered: %s", error)
 
     def state_changed(self) -> bool:
-        """Whether the service has said another word since :meth:`tell`, a while ago."""
-        return self._clock() - self._at >= MIN_INTERVAL and self._version() != self._seen
+        """Whether the service published another state since a :meth:`send` MIN_INTERVAL ago."""
+        return (
+            self._clock() - self._sent_at >= MIN_INTERVAL
+            and self._read_state_version() != self._state_version
+        )
 
     def node_state(self) -> str:
-        """Return the word for the box's state: the service's, or what was decided.
+        """Return the box's state: the one that the service published, or the decision's.
 
-        That of a service which is gone holds only where it said that it stops. Whoever is
-        told knows that PostgreSQL is back: what is still ``fallback`` to the service is
-        ``draining``.
+        What a process that is gone published counts only if it was ``stopping``. A heartbeat
+        reaches a hub that is back: what the service still calls ``fallback`` is ``draining``.
         """
         said = read_word(self._paths)
         if said is not None and (said.living or said.word == "stopping"):
@@ -106,7 +108,7 @@ class HeartbeatSender:
             word = str(self._contract.db_state)
         return "draining" if word == "fallback" else word
 
-    def _version(self) -> tuple[int, int] | None:
+    def _read_state_version(self) -> tuple[int, int] | None:
         try:
             status = self._paths.state_word.stat()
         except OSError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bringing the hub's schema to head: ``edgepaas schema --hub``, a child of the drainer.
+"""Upgrading the hub's schema: runs ``edgepaas schema --hub`` as a child process.
 
-Migrations need Alembic and the application's models, which the drainer never loads; the
-child has them for as long as it takes.
+Migrations need Alembic and the application's models, which the drainer never loads; the child
+holds that memory only while it runs.
 """
 
 import logging
@@ -14,16 +14,16 @@ from edgepaas.sync.shutdown import StopRequest
 
 logger = logging.getLogger("edgepaas.sync")
 
-_LOOK_EVERY = 0.2
-_LONGEST_REASON = 500
+_POLL_INTERVAL = 0.2
+_MAX_REASON_LENGTH = 500
 
 
 class SchemaBlocked(HubError):
-    """The hub's schema does not fit and cannot be made to; the message says why."""
+    """The hub's schema does not fit and cannot be upgraded; the message says why."""
 
 
 class HubSchemaUpgrade:
-    """Knows whether the hub's schema was seen at head, and sees to it."""
+    """Remembers whether the hub's schema is at head, and upgrades it where it is not."""
 
     def __init__(
         self,
@@ -33,21 +33,21 @@ class HubSchemaUpgrade:
         *,
         at_head: bool,
     ) -> None:
-        """*command*: the program and ``schema --hub``; *at_head*: a stage has just seen to it."""
+        """*command*: runs ``schema --hub``; *at_head*: the schema stage has just upgraded it."""
         self._command = list(command)
         self._environ = dict(environ)
         self._stop = stop
         self.at_head = at_head
 
-    def bring(self) -> None:
+    def run(self) -> None:
         """Run the child and wait for it.
 
-        Raises SchemaBlocked when it fails, HubUnreachable when it wants a new decision,
-        Stopped when the end is asked for meanwhile: it is told to end then.
+        Raises SchemaBlocked when it fails, HubUnreachable when it exits with 75, Stopped when
+        a stop is requested meanwhile; the child is terminated then.
         """
         import subprocess
 
-        logger.info("bringing PostgreSQL's schema to head")
+        logger.info("upgrading PostgreSQL's schema")
         child = subprocess.Popen(
             self._command,
             env=self._environ,
@@ -59,30 +59,30 @@ class HubSchemaUpgrade:
         try:
             while True:
                 try:
-                    output, _ = child.communicate(timeout=_LOOK_EVERY)
+                    output, _ = child.communicate(timeout=_POLL_INTERVAL)
                     break
                 except subprocess.TimeoutExpired:
                     self._stop.raise_if_requested()
         finally:
             if child.poll() is None:
                 child.terminate()
-        said = _last_line(output)
+        message = _last_line(output)
         if child.returncode == EXIT_DONE:
-            logger.info("PostgreSQL's schema: %s", said)
+            logger.info("PostgreSQL's schema: %s", message)
             self.at_head = True
             return
         if child.returncode == EXIT_DECIDE_AGAIN:
-            raise HubUnreachable(f"'edgepaas schema --hub': {said}")
+            raise HubUnreachable(f"'edgepaas schema --hub': {message}")
         raise SchemaBlocked(
-            f"PostgreSQL's schema does not fit: {said or f'exit status {child.returncode}'}; "
-            f"'edgepaas schema --hub' tries again, by hand"
+            f"PostgreSQL's schema does not fit: {message or f'exit status {child.returncode}'}; "
+            f"run 'edgepaas schema --hub' to try again"
         )
 
 
 def _last_line(output: bytes) -> str:
-    """Return the last thing that was said, without the command's own name."""
+    """Return the last line of *output*, without the command's own name."""
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines()]
     last = next((line for line in reversed(lines) if line), "")
     return " ".join(last.removeprefix("edgepaas: ").removeprefix("schema ").split())[
-        :_LONGEST_REASON
+        :_MAX_REASON_LENGTH
     ]

@@ -13,38 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from edgepaas.errors import EXIT_DONE, EdgePaaSError, UsageError
-from edgepaas.files.contract import ContractMissing
-from edgepaas.files.paths import find_paths
-from edgepaas.terminal import print_json
+from edgepaas.app.commands import box_address, print_json
+from edgepaas.app.errors import EXIT_DONE, EdgePaaSError, UsageError
 
 if TYPE_CHECKING:
     from edgepaas.telemetry.importer.importer import Report
 
-DESCRIPTION = """\
-Import readings from a CSV file into a running box, over HTTP. Importing the same file
-again, or the rest of it after an interruption, doubles nothing.
-"""
-
-_EPILOG = "exit status: 0 done, 1 failed, 2 usage, 130 interrupted"
 #: Stands for standard input, as usual.
 _STANDARD_INPUT = Path("-")
-
-#: It works over HTTP and reads the caller's own files.
-NEEDS_SERVICE_USER = False
 
 _LARGEST_BATCH = 10_000
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-command's own sub-command, ``import``."""
-    parser.epilog = _EPILOG
-    commands = parser.add_subparsers(dest="verb", required=True, metavar="import")
-    importing = commands.add_parser(
-        "import", help="import readings from a CSV file", description=DESCRIPTION, epilog=_EPILOG
-    )
-    add = importing.add_argument
+    """Declare the command's arguments."""
+    parser.epilog = "exit status: 0 done, 1 failed, 2 usage, 130 interrupted"
+    add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="CSV file with a header line; - is standard input")
     add("--device", required=True, help="name of the device that took the readings")
     add("--metric", required=True, help="what was measured, such as temperature")
@@ -96,7 +81,7 @@ def _import(
     )
     display = ProgressDisplay(sys.stderr)
     send = HttpSender(
-        arguments.url or _this_box(),
+        arguments.url or box_address(),
         token=token,
         patience=arguments.patience,
         on_wait=display.note,
@@ -153,17 +138,6 @@ def _file(given: Path) -> Iterator[tuple[Path, str]]:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         kept.flush()
         yield Path(kept.name), "standard input"
-
-
-def _this_box() -> str:
-    """Return this box's own address: its PORT where its contract can be read, else 8080."""
-    from edgepaas.settings import Settings
-
-    try:
-        port = Settings.read(find_paths().env_contract).integer("PORT")
-    except (ContractMissing, OSError):
-        port = 8080  # not started yet, or another user's box: the default is the best guess
-    return f"http://127.0.0.1:{port}"
 
 
 def _zone(name: str) -> tzinfo:

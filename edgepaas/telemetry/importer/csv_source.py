@@ -10,7 +10,7 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TextIO
 
-from edgepaas.errors import EdgePaaSError
+from edgepaas.app.errors import EdgePaaSError
 from edgepaas.telemetry.times import as_utc, parse_moment
 from edgepaas.telemetry.words import counted
 

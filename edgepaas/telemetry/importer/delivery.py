@@ -2,7 +2,6 @@
 """Delivering batches of readings over HTTP: patient with a box that is away for a moment."""
 
 import json
-import random
 import re
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from edgepaas.app import jitter, pause_after
 from edgepaas.telemetry.importer.csv_source import ImportFailed
 from edgepaas.telemetry.importer.importer import BatchRefused
 
@@ -57,13 +57,16 @@ class HttpSender:
         """Deliver one batch; return (accepted, duplicates). Raises ImportFailed, BatchRefused."""
         body = json.dumps(readings, allow_nan=False).encode()
         give_up_at = self._clock() + self._patience
-        pause = _FIRST_PAUSE
+        failures = 0
         while True:
             answer, problem, wait = self._attempt(body)
             if answer is not None:
                 return self._counts(answer)
-            # Jitter: whoever lost the same box does not come back in the same instant.
-            wait = wait if wait is not None else pause * random.uniform(0.5, 1.0)  # noqa: S311
+            failures += 1
+            if wait is None:
+                pause = pause_after(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+                # Importers that lost the same box do not come back in the same instant.
+                wait = pause * jitter(0.5)
             if self._clock() + wait > give_up_at:
                 raise ImportFailed(
                     f"{self._base} took no readings for {self._patience:g} s: {problem}; see "
@@ -71,7 +74,6 @@ class HttpSender:
                 )
             self._on_wait(problem)
             self._sleep(wait)
-            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _attempt(self, body: bytes) -> tuple[requests.Response | None, str, float | None]:
         """Return the final answer, or why there is none yet and after how many seconds to retry."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from edgepaas.database.ids import content_id
+from edgepaas.app.models import content_id
 from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ImportFailed, Row
 from edgepaas.telemetry.times import format_moment
 from edgepaas.telemetry.words import counted

@@ -14,17 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, column, delete, insert, select
+from sqlalchemy import ColumnElement, column, delete, select
 from sqlalchemy.orm import Session
 
-from edgepaas.database.database import Database
-from edgepaas.database.ids import uuid7
-from edgepaas.telemetry.models import Rule, RuleFeed
+from edgepaas.app.facts import Row
+from edgepaas.app.models import Database, uuid7
+from edgepaas.telemetry.models import RULE_FEED, RULES
 from edgepaas.telemetry.rules.judging import SECOND, Watch
 from edgepaas.telemetry.times import EARLIEST
-
-RULES: Table = Rule.metadata.tables[Rule.__tablename__]
-FEED: Table = RuleFeed.metadata.tables[RuleFeed.__tablename__]
 
 #: Readings in one row of the feed, which is one piece of memory for who reads it.
 _READINGS_A_ROW = 1000
@@ -92,25 +89,21 @@ class RuleBook:
 _NOBODY: frozenset[str] = frozenset()
 
 
-def feed(session: Session, node: str, entries: Sequence[Entry]) -> None:
-    """Store *entries* for the rules of this box, the *node*."""
-    connection = session.connection()
-    on_sqlite = connection.dialect.name == "sqlite"
-    # Row by row: their numbers are their order.
-    for start in range(0, len(entries), _READINGS_A_ROW):
-        readings = json.dumps(entries[start : start + _READINGS_A_ROW])
-        if on_sqlite:  # as text at a third of the price, on the path of every request
-            row = (str(uuid7()), node, readings)
-            connection.exec_driver_sql(_SQLITE_INSERT, row)
-        else:
-            connection.execute(_INSERT, {"batch": uuid7(), "node": node, "readings": readings})
+def feed_rows(node: str, entries: Sequence[Entry]) -> list[Row]:
+    """Return the rows that hold *entries* for the rules of this box, the *node*, in order."""
+    return [
+        {
+            "batch": uuid7(),
+            "node": node,
+            "readings": json.dumps(entries[start : start + _READINGS_A_ROW]),
+        }
+        for start in range(0, len(entries), _READINGS_A_ROW)
+    ]
 
 
-_INSERT = insert(FEED).inline()
-_SQLITE_INSERT = "INSERT INTO rule_feed (batch, node, readings) VALUES (?, ?, ?)"
 #: Without their types, which would make an object of each batch's id.
 _COLUMNS: list[ColumnElement[Any]] = [column(name) for name in ("seq", "batch", "readings")]
-_ROWS = select(*_COLUMNS).select_from(FEED).order_by(column("seq")).limit(_ROWS_AT_ONCE)
+_ROWS = select(*_COLUMNS).select_from(RULE_FEED).order_by(column("seq")).limit(_ROWS_AT_ONCE)
 
 
 def take(session: Session, node: str) -> list[Fed]:
@@ -119,7 +112,8 @@ def take(session: Session, node: str) -> list[Fed]:
     A SQLite file is this box's own, whatever the box was called when a row was stored.
     """
     connection = session.connection()
-    statement = _ROWS if connection.dialect.name == "sqlite" else _ROWS.where(FEED.c.node == node)
+    on_sqlite = connection.dialect.name == "sqlite"
+    statement = _ROWS if on_sqlite else _ROWS.where(RULE_FEED.c.node == node)
     found: list[Fed] = []
     number = 0
     with connection.execute(statement) as rows:
@@ -133,7 +127,7 @@ def take(session: Session, node: str) -> list[Fed]:
 
 def drop(session: Session, fed: Sequence[Fed]) -> None:
     """Delete these rows of the feed."""
-    session.execute(delete(FEED).where(FEED.c.seq.in_([row.seq for row in fed])))
+    session.execute(delete(RULE_FEED).where(RULE_FEED.c.seq.in_([row.seq for row in fed])))
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:

@@ -3,24 +3,22 @@
 
 import logging
 import os
-import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.errors import DatabaseError, EdgePaaSError
-from edgepaas.files.locks import LockHeld, acquire, held
-from edgepaas.files.node_identity import node_identity
+from edgepaas.app import PeriodicTask, TaskAlert
+from edgepaas.app.errors import DatabaseError
+from edgepaas.app.facts import ids_in_own_file
+from edgepaas.app.storage import LockHeld, acquire
+from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.rules.engine import RuleEngine
 from edgepaas.telemetry.rules.feed import RULES_KEPT, Entry, Fed, RuleBook, drop, take
 from edgepaas.telemetry.rules.store import Notice, RuleStore
 
 if TYPE_CHECKING:
-    from edgepaas.app.application import Box
+    from edgepaas.app import Box
     from edgepaas.telemetry.rules.judging import Watch
 
 logger = logging.getLogger("edgepaas.rules")
@@ -31,8 +29,10 @@ PACE = 0.5
 TICK = RULES_KEPT
 #: Seconds of listening that a kill may forget.
 _METER_EVERY = 60.0
-#: Seconds without success after which a human is told.
-_TOLD_AFTER = 60.0
+#: Seconds without success after which an alert is raised.
+_ALERTED_AFTER = 60.0
+#: Seconds that one look may take: a file of readings was imported, and all are judged.
+_LATE_AFTER = 600.0
 _STUCK = "rules-stuck"
 
 
@@ -45,13 +45,29 @@ class RuleFollower:
 
     def __init__(self, box: "Box", *, clock: Callable[[], float] = time.monotonic) -> None:
         self.book = RuleBook(box.database, clock)
-        self.node = _node(box)
+        self.node = box.node_id
         self._box = box
         self._clock = clock
-        self._folder = box.paths.state / "rules"
-        self._woken = threading.Event()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock: int | None = None
+        self._store: RuleStore | None = None
+        self._judge: Judge | None = None
+        self.task = box.tasks.add(
+            PeriodicTask(
+                "rules",
+                self._run,
+                every=TICK,
+                gather=PACE,
+                late_after=_LATE_AFTER,
+                final_run=True,
+                release=self._release,
+                alert=TaskAlert(
+                    "Telemetry's rules are not judged meanwhile: readings are stored, and judged "
+                    "later; look at the disk and the log ('edgepaas doctor')",
+                    fingerprint=_STUCK,
+                    after=_ALERTED_AFTER,
+                ),
+            )
+        )
 
     # -- the requests' side --
 
@@ -60,70 +76,56 @@ class RuleFollower:
         return self.book.entries(rows)
 
     def wake(self) -> None:
-        """Say that something was stored for the rules."""
-        self._woken.set()
+        """Have the rules look: something was stored for them."""
+        self.task.wake()
 
     def rules_changed(self) -> None:
-        """Say that a rule was made, changed or deleted: the next reading is judged by it."""
+        """Have the next reading judged by a rule that was made, changed or deleted."""
         self.book.forget()
-        self._woken.set()
+        self.task.wake()
 
     # -- the thread --
 
     def start(self) -> None:
-        """Judge from now on, first of all what a predecessor left."""
-        self._thread = threading.Thread(target=self._run, name="rules", daemon=True)
-        self._thread.start()
+        """Judge from now on, first of all what the service before this one left."""
+        self.task.start()
 
     def stop(self, seconds: float) -> None:
         """Judge what is stored by now, for up to *seconds*, and end."""
-        self._stopping.set()
-        self._woken.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
+        self.task.stop(seconds)
 
-    def _run(self) -> None:
-        trouble = _Trouble(self._box, self._clock)
-        while not self._stopping.is_set():
-            try:
-                lock = acquire(self._folder / "lock", timeout=0.5)
-            except LockHeld:
-                continue  # the service before this one still drains
-            except OSError as error:
-                trouble.over_there(error)
-                self._stopping.wait(TICK)
-                continue
-            self._work_under(lock, trouble)
-
-    def _work_under(self, lock: int, trouble: "_Trouble") -> None:
+    def _run(self) -> float | None:
+        """Judge what is new; returns 0.0 where another service still judges."""
         try:
-            with closing(RuleStore(self._folder / "rules.db")) as store:
-                judge = Judge(self._box, self.book, self.node, store, self._clock)
-                self._work(judge, trouble)
-        except (sqlite3.Error, OSError) as error:
-            trouble.over_there(error)
-            self._stopping.wait(TICK)
-        finally:
-            os.close(lock)
+            if self._judge is None:
+                self._judge = self._take_over()
+        except LockHeld:
+            return 0.0  # the service before this one still drains; the lock was waited for
+        try:
+            self._judge.look()
+        except DatabaseError as error:
+            self._judge.forget()  # the watch of the database reports it
+            logger.debug("the rules wait for the database: %s", error)
+        return None
 
-    def _work(self, judge: "Judge", trouble: "_Trouble") -> None:
-        while True:
-            last = self._stopping.is_set()
-            self._woken.clear()
-            try:
-                judge.look()
-            except DatabaseError as error:
-                judge.forget()  # whoever watches the database tells of it
-                logger.debug("the rules wait for the database: %s", error)
-            except Exception as error:  # noqa: BLE001 - the next look may do better
-                judge.forget()
-                trouble.over_there(error)
-            else:
-                trouble.over()
-            if last:
-                return
-            self._woken.wait(TICK)
-            self._stopping.wait(PACE)
+    def _take_over(self) -> "Judge":
+        """Take the lock and open the store; raises LockHeld, OSError, sqlite3.Error."""
+        folder = self._box.folder("rules")
+        self._lock = acquire(folder / "lock", timeout=0.5)
+        self._store = RuleStore(folder / "rules.db")
+        return Judge(self._box, self.book, self.node, self._store, self._clock)
+
+    def _release(self) -> None:
+        """Close the store and give the lock up: the next run begins with what is stored."""
+        self._judge = None
+        store, self._store = self._store, None
+        lock, self._lock = self._lock, None
+        try:
+            if store is not None:
+                store.close()
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 class Judge:
@@ -142,7 +144,7 @@ class Judge:
         self._node = node
         self._store = store
         self._clock = clock
-        self._engine = RuleEngine(store, awaits_named=not box.contract.hub_url)
+        self._engine = RuleEngine(store, awaits_named=not box.forwards)
         self._watches: tuple[Watch, ...] | None = None
         #: Batches that count already: some may still be in the feed, some are gone from it.
         self._taken = store.taken(box.database.dialect)
@@ -241,74 +243,10 @@ class Judge:
         """
         if not fed or self._box.database.dialect == "sqlite":
             return frozenset()
-        wanted = [entry[0] for row in fed for entry in row.readings]
-        path, lock = self._box.contract.sqlite_path, self._box.paths.database_lock
-        if not path.exists():
-            return frozenset()
+        wanted = [uuid.UUID(entry[0]) for row in fed for entry in row.readings]
         try:
-            with (
-                held(lock, shared=True, timeout=1.0),
-                closing(open_sqlite(path, read_only=True)) as connection,
-            ):
-                return frozenset(_found(connection, wanted))
-        except (sqlite3.Error, OSError, EdgePaaSError) as error:
+            return frozenset(map(str, ids_in_own_file(self._box, READINGS, wanted)))
+        except DatabaseError as error:
             # Rather twice than never.
-            logger.warning("%s cannot be asked what it judged: %s", path, error)
+            logger.warning("what was judged while SQLite served is not known: %s", error)
             return frozenset()
-
-
-class _Trouble:
-    """Tells a human when the rules are judged no more, and when they are again."""
-
-    def __init__(self, box: "Box", clock: Callable[[], float]) -> None:
-        self._box = box
-        self._clock = clock
-        self._since: float | None = None
-        #: None: a service before this one may have told of it.
-        self._told: bool | None = None
-
-    def over_there(self, error: BaseException) -> None:
-        """Note that a look failed with *error*."""
-        now = self._clock()
-        if self._since is None:
-            self._since = now
-            logger.warning("the rules could not be judged, and are tried again: %r", error)
-        if self._told or now - self._since < _TOLD_AFTER:
-            return
-        self._told = True
-        logger.error("the rules are not judged", exc_info=error)
-        self._box.alert(
-            f"telemetry's rules have not been judged for {now - self._since:.0f} s ({error}): "
-            "readings are stored and will be judged later; look at the disk and the log "
-            "('edgepaas doctor')",
-            severity="critical",
-            fingerprint=_STUCK,
-            origin="rules",
-        )
-
-    def over(self) -> None:
-        """Note that a look succeeded."""
-        if self._told is not False:
-            self._box.resolve(
-                "telemetry's rules are judged again", fingerprint=_STUCK, origin="rules"
-            )
-        self._since, self._told = None, False
-
-
-def _node(box: "Box") -> str:
-    try:
-        return node_identity(box.paths).node_id
-    except (OSError, LockHeld) as error:
-        # The box serves, as with a full disk; a name of its own keeps it from others' readings.
-        logger.warning("this box has no id yet (%s): the rules use one for this run", error)
-        return str(uuid.uuid4())
-
-
-def _found(connection: sqlite3.Connection, wanted: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for start in range(0, len(wanted), 500):
-        some = wanted[start : start + 500]
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(f"SELECT id FROM readings WHERE id IN ({marks})", some)  # noqa: S608
-        found += [identity for (identity,) in rows]
-    return found

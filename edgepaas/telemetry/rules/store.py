@@ -4,19 +4,25 @@
 It lies beside the database, not in it: whichever database serves, and whenever that
 changes, an alert that was raised is resolved, and a duration goes on. One transaction
 takes the new states, the alerts that follow from them and the names of the batches that
-they were made of, so that a batch counts once, however often it is read.
+they
+were made of, so that a batch counts once, however often it is read.
+
+States and alerts are JSON objects, loaded by the names of their fields. A row that does not
+fit (another build's, or damaged) is moved to the table ``set_aside``, kept there and logged;
+its rule begins anew for that device, the others go on.
 """
 
 import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.app.storage import open_sqlite
 from edgepaas.telemetry.rules.judging import Series, Watch
 
 if TYPE_CHECKING:
@@ -24,8 +30,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("edgepaas.rules")
 
-#: Form of what is stored; another one is set aside and begun anew.
-_FORM = 1
+#: Version of the file (``user_version``). 1, which kept lists instead of objects, is migrated;
+#: a file of another one is set aside as a whole.
+_VERSION = 2
+#: Rows that are kept in ``set_aside``: the latest.
+_MOST_ASIDE = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (
     rule TEXT NOT NULL, device TEXT NOT NULL, watch TEXT NOT NULL, state TEXT NOT NULL,
@@ -36,8 +45,14 @@ CREATE TABLE IF NOT EXISTS taken (
     database TEXT NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (database, batch)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meter (one INTEGER PRIMARY KEY CHECK (one = 1), listened REAL NOT NULL);
-INSERT OR IGNORE INTO meter VALUES (1, 0);
+INSERT OR IGNORE INTO meter (one, listened) VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS set_aside (
+    n INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, problem TEXT NOT NULL,
+    content TEXT NOT NULL
+);
 """
+
+T = TypeVar("T")
 
 #: One rule's state about one device.
 Key = tuple[str, str]
@@ -62,6 +77,49 @@ class Known:
     series: Series
 
 
+class DoesNotFit(ValueError):
+    """A stored row has other fields, or other types, than this build stores; says which."""
+
+
+_TEXT, _NUMBER, _MOMENT = (str,), (int, float), (int, NoneType)
+#: What is stored of each, by name.
+_TYPES: dict[type, dict[str, tuple[type, ...]]] = {
+    Watch: {
+        "id": _TEXT,
+        "name": _TEXT,
+        "device": (str, NoneType),
+        "metric": _TEXT,
+        "condition": _TEXT,
+        "threshold": _NUMBER,
+        "for_seconds": (int,),
+        "severity": _TEXT,
+    },
+    Series: {
+        "newest": _MOMENT,
+        "newest_value": _NUMBER,
+        "last": _MOMENT,
+        "last_value": _NUMBER,
+        "since": _MOMENT,
+        "held": (int,),
+        "raised": (bool,),
+        "heard": _NUMBER,
+    },
+    Notice: {"raised": (bool,), "message": _TEXT, "severity": _TEXT, "fingerprint": _TEXT},
+}
+#: The order in which version 1 listed the values of each.
+_OF_VERSION_1: dict[type, tuple[str, ...]] = {
+    Watch: (
+        *("id", "name", "device", "metric"),
+        *("condition", "threshold", "for_seconds", "severity"),
+    ),
+    Series: (
+        *("newest", "newest_value", "last", "last_value"),
+        *("since", "held", "raised", "heard"),
+    ),
+    Notice: ("raised", "message", "severity", "fingerprint"),
+}
+
+
 class RuleStore:
     """The file *path*; for one thread at a time, and for one process (its follower's lock)."""
 
@@ -72,13 +130,16 @@ class RuleStore:
 
     def load(self) -> tuple[dict[Key, Known], float]:
         """Return every state, and for how long (seconds) the box has listened."""
-        rows = self._connection.execute("SELECT rule, device, watch, state FROM series")
-        known = {
-            (rule, device): Known(Watch(*json.loads(watch)), Series(*json.loads(state)))
-            for rule, device, watch, state in rows
-        }
-        (listened,) = self._connection.execute("SELECT listened FROM meter").fetchone()
-        return known, float(listened)
+        rows = self._connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
+        known: dict[Key, Known] = {}
+        for rule, device, watch, state in rows:
+            try:
+                known[rule, device] = Known(_load(Watch, watch), _load(Series, state))
+            except DoesNotFit as problem:
+                where = "rule = ? AND device = ?"
+                self._set_aside("series", where, (rule, device), [watch, state], problem)
+        row = self._connection.execute("SELECT listened FROM meter").fetchone()
+        return known, float(row[0]) if row is not None else 0.0
 
     def taken(self, database: str) -> set[str]:
         """Return the batches of *database* that count already and may still be there."""
@@ -102,9 +163,9 @@ class RuleStore:
         """
         with self._transaction() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO series VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO series (rule, device, watch, state) VALUES (?, ?, ?, ?)",
                 [
-                    (*key, json.dumps(_values(one.watch)), json.dumps(_values(one.series)))
+                    (*key, json.dumps(_fields(one.watch)), json.dumps(_fields(one.series)))
                     for key, one in known.items()
                     if one is not None
                 ],
@@ -115,21 +176,53 @@ class RuleStore:
             )
             connection.executemany(
                 "INSERT INTO notices (body) VALUES (?)",
-                [(json.dumps(_values(notice)[1:]),) for notice in notices],
+                [(json.dumps(_body(notice)),) for notice in notices],
             )
             connection.executemany(
                 "DELETE FROM taken WHERE database = ? AND batch = ?",
                 [(database, batch) for batch in gone],
             )
             connection.executemany(
-                "INSERT OR IGNORE INTO taken VALUES (?, ?)", [(database, one) for one in taken]
+                "INSERT OR IGNORE INTO taken (database, batch) VALUES (?, ?)",
+                [(database, one) for one in taken],
             )
-            connection.execute("UPDATE meter SET listened = ?", (listened,))
+            connection.execute(
+                "INSERT OR REPLACE INTO meter (one, listened) VALUES (1, ?)", (listened,)
+            )
 
     def next_notice(self) -> Notice | None:
         """Return the oldest alert that waits, None without one."""
-        row = self._connection.execute("SELECT n, body FROM notices ORDER BY n LIMIT 1").fetchone()
-        return None if row is None else Notice(row[0], *json.loads(row[1]))
+        rows = self._connection.execute("SELECT n, body FROM notices ORDER BY n").fetchall()
+        for n, body in rows:
+            try:
+                return _load(Notice, body, n=n)
+            except DoesNotFit as problem:
+                self._set_aside("notices", "n = ?", (n,), [body], problem)
+        return None
+
+    def _set_aside(
+        self, table: str, where: str, key: tuple[Any, ...], content: list[Any], problem: Exception
+    ) -> None:
+        """Move the row of *table* that *where* with *key* names to ``set_aside``, and log it."""
+        logger.error(
+            "%s: a row of %s cannot be used (%s): it is kept in the table set_aside, and its "
+            "rule begins anew (%s)",
+            self._path,
+            table,
+            problem,
+            ", ".join(str(part) for part in key),
+        )
+        kept = json.dumps([*key, *content], default=repr)
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO set_aside (source, problem, content) VALUES (?, ?, ?)",
+                (table, str(problem), kept),
+            )
+            connection.execute(f"DELETE FROM {table} WHERE {where}", key)  # noqa: S608 - ours
+            connection.execute(
+                "DELETE FROM set_aside WHERE n <= (SELECT max(n) FROM set_aside) - ?",
+                (_MOST_ASIDE,),
+            )
 
     def forget_notice(self, notice: Notice) -> None:
         """Drop *notice*: it was told."""
@@ -175,23 +268,105 @@ class RuleStore:
 def _opened(path: Path) -> sqlite3.Connection:
     connection = open_sqlite(path, create=True)
     try:
-        (form,) = connection.execute("PRAGMA user_version").fetchone()
-        if form not in (0, _FORM):
-            raise ValueError(f"its form is {form}, and this build knows {_FORM}")
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {_FORM}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, 1, _VERSION):
+            raise ValueError(f"its version is {version}, this build knows {_VERSION}")
         problem = _problem(connection)
         if problem != "ok":
             raise ValueError(problem)
+        connection.executescript(_SCHEMA)
+        _expect_columns(connection)
+        if version == 1:
+            _name_the_fields(connection)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _values(one: Watch | Series | Notice) -> list[Any]:
-    # dataclasses.astuple() copies deeply, at ten times the price.
-    return [getattr(one, name) for name in one.__slots__]
+def _expect_columns(connection: sqlite3.Connection) -> None:
+    """Raise ValueError where a table that is there has other columns than _SCHEMA makes."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        wanted = _columns(model)
+    for table, columns in _columns(connection).items():
+        if columns != wanted.get(table, columns):
+            raise ValueError(f"its table {table} has the columns {', '.join(sorted(columns))}")
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    rows = connection.execute(
+        "SELECT m.name, c.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c "
+        "WHERE m.type = 'table'"
+    )
+    found: dict[str, set[str]] = {}
+    for table, column in rows:
+        found.setdefault(table, set()).add(column)
+    return found
+
+
+def _name_the_fields(connection: sqlite3.Connection) -> None:
+    """Migrate version 1: its lists become objects. Those that do not fit stay, to be set aside."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        rows = connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
+        connection.executemany(
+            "UPDATE series SET watch = ?, state = ? WHERE rule = ? AND device = ?",
+            [(_named(Watch, w), _named(Series, s), rule, device) for rule, device, w, s in rows],
+        )
+        bodies = connection.execute("SELECT n, body FROM notices").fetchall()
+        connection.executemany(
+            "UPDATE notices SET body = ? WHERE n = ?", [(_named(Notice, b), n) for n, b in bodies]
+        )
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _named(kind: type[Watch | Series | Notice], text: str) -> str:
+    """Return the list *text* of version 1 as an object; what is no such list as it is."""
+    # Written out, not taken from the class: this is what version 1 was.
+    names = _OF_VERSION_1[kind]
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return text
+    if not isinstance(values, list) or len(values) != len(names):
+        return text
+    return json.dumps(dict(zip(names, values, strict=True)))
+
+
+def _load(kind: type[T], text: Any, **more: Any) -> T:
+    """Return the object that *text* describes; DoesNotFit unless it has each field, no other."""
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DoesNotFit(f"it is no JSON: {error}") from None
+    expected = _TYPES[kind]
+    if not isinstance(values, dict):
+        raise DoesNotFit(f"it is a {type(values).__name__}, not the fields of a {kind.__name__}")
+    if values.keys() != expected.keys():
+        odd = ", ".join(sorted(values.keys() ^ expected.keys()))
+        raise DoesNotFit(f"a {kind.__name__} lacks, or does not have: {odd}")
+    for name, types in expected.items():
+        # True is an int to Python, and nothing that a number was ever stored as.
+        if not isinstance(values[name], types) or (
+            isinstance(values[name], bool) and bool not in types
+        ):
+            raise DoesNotFit(f"{name} of a {kind.__name__} is {type(values[name]).__name__}")
+    return kind(**values, **more)
+
+
+def _fields(one: Watch | Series) -> dict[str, Any]:
+    # dataclasses.asdict() copies deeply, at ten times the price.
+    return {name: getattr(one, name) for name in one.__slots__}
+
+
+def _body(notice: Notice) -> dict[str, Any]:
+    return {name: getattr(notice, name) for name in _TYPES[Notice]}
 
 
 def _problem(connection: sqlite3.Connection) -> Any:

@@ -7,17 +7,22 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from edgepaas.apikit.blueprint import ApiBlueprint, Problem, current_caller, idempotency_key, wrong
-from edgepaas.app.application import Box
-from edgepaas.database.ids import content_id, uuid7
-from edgepaas.database.types import utc_now
+from edgepaas.app import Box
+from edgepaas.app.api import (
+    IDEMPOTENCY_KEY,
+    ApiBlueprint,
+    Problem,
+    current_caller,
+    idempotency_key,
+    wrong,
+)
+from edgepaas.app.facts import insert_new, rows_by_id
+from edgepaas.app.models import content_id, utc_now, uuid7
 from edgepaas.telemetry import rows
-from edgepaas.telemetry.bulk import insert_new, rows_by_id
+from edgepaas.telemetry.models import RULES
 from edgepaas.telemetry.pages import page
-from edgepaas.telemetry.rules.feed import RULES
 from edgepaas.telemetry.rules.follower import RuleFollower
 from edgepaas.telemetry.schemas import (
-    IDEMPOTENCY_KEY,
     RuleChangeSchema,
     RuleFields,
     RulePage,

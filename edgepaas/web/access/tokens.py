@@ -4,7 +4,6 @@
 import errno
 import hashlib
 import hmac
-import json
 import logging
 import secrets
 import threading
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.errors import EdgePaaSError
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
 from edgepaas.files.locks import held
+from edgepaas.files.records import NotThisRecord, RecordType
 
 #: Known to secret scanners and to people who find one in a file.
 PREFIX = "edgepaas_"
@@ -25,6 +25,27 @@ LONGEST_NAME = 100
 MOST_TOKENS = 1000
 #: Longer than any token, and short enough to hash for anybody who asks.
 LONGEST_TOKEN = 256
+
+#: ``state/tokens.json``. One that is not understood stays where it is and opens nothing: it
+#: may be mounted from elsewhere, and in its absence a token would be made beside it.
+RECORD = RecordType(
+    "tokens",
+    2,
+    {
+        "tokens": shapes.list_of(
+            shapes.object_of(
+                {
+                    "id": shapes.text,
+                    "name": shapes.text,
+                    "digest": shapes.text,
+                    "read_only": shapes.flag,
+                    "created_at": shapes.text,
+                }
+            )
+        )
+    },
+    {1: lambda old: {"tokens": old["tokens"]}},
+)
 
 logger = logging.getLogger("edgepaas.web.tokens")
 
@@ -141,9 +162,8 @@ class TokenStore:
         return _Writing(self._path)
 
     def _store(self, tokens: Sequence[Token]) -> None:
-        document = {"version": 1, "tokens": [asdict(token) for token in tokens]}
         try:
-            write_atomic(self._path, json.dumps(document, indent=2) + "\n", mode=0o600)
+            RECORD.write(self._path, {"tokens": [asdict(token) for token in tokens]})
         except OSError as error:
             way_out = ""
             if error.errno == errno.EBUSY:  # rename(2): the name is a mount point
@@ -184,34 +204,13 @@ class _Writing:
 def read_tokens(path: Path) -> tuple[Token, ...]:
     """Return the tokens in *path*, none when it is absent; TokenProblem when it is damaged."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError, RecursionError) as error:
+        found = RECORD.read(path)
+        tokens = () if found is None else tuple(Token(**entry) for entry in found["tokens"])
+        if not all(token.digest.isascii() for token in tokens):
+            raise NotThisRecord("a token's digest is hexadecimal")
+    except (OSError, NotThisRecord) as error:
         raise TokenProblem(f"{path} cannot be read ({error}): move it away to start anew") from None
-    try:
-        return tuple(_token(entry) for entry in document["tokens"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise TokenProblem(
-            f"{path} does not hold tokens ({type(error).__name__}: {error}): "
-            "move it away to start anew"
-        ) from None
-
-
-def _token(entry: dict[str, Any]) -> Token:
-    token = Token(
-        id=entry["id"],
-        name=entry["name"],
-        digest=entry["digest"],
-        read_only=entry["read_only"],
-        created_at=entry["created_at"],
-    )
-    texts = (token.id, token.name, token.digest, token.created_at)
-    if not all(isinstance(text, str) for text in texts) or not token.digest.isascii():
-        raise TypeError("a token's id, name, digest and created_at are texts")
-    if not isinstance(token.read_only, bool):
-        raise TypeError("a token's read_only is true or false")
-    return token
+    return tokens
 
 
 def _digest(secret: str) -> str:

@@ -11,8 +11,10 @@ import marshmallow as ma
 from edgepaas.alerts import counts, history
 from edgepaas.alerts.conditions.listing import list_conditions
 from edgepaas.alerts.spool.alert import SEVERITIES
-from edgepaas.apikit.blueprint import ApiBlueprint, PageQuery, Text, wrong
-from edgepaas.app.application import Box
+from edgepaas.apikit.blueprint import ApiBlueprint, PageQuery
+from edgepaas.apikit.fields import Text
+from edgepaas.apikit.problems import wrong
+from edgepaas.app import Box
 
 #: What ``state`` may be asked for, and the states that it stands for.
 _STATES: dict[str, tuple[str, ...]] = {

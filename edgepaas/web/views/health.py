@@ -10,7 +10,8 @@ import marshmallow as ma
 from flask import Response, jsonify
 
 from edgepaas.apikit.blueprint import ApiBlueprint
-from edgepaas.app.application import Box
+from edgepaas.apikit.forwarding import ForwardingSchema
+from edgepaas.app import Box
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.gate import DATABASE_CHECK
@@ -46,30 +47,6 @@ class CheckSchema(ma.Schema):
     required = ma.fields.Boolean(required=True)
     message = ma.fields.String(required=True)
     seconds = ma.fields.Float(required=True)
-
-
-class ForwardingSchema(ma.Schema):
-    """How the rows are on their way to PostgreSQL."""
-
-    state = ma.fields.String(
-        required=True,
-        metadata={"enum": ["idle", "draining", "held", "blocked", "no-hub", "unknown"]},
-    )
-    hub = ma.fields.String(
-        required=True, metadata={"enum": ["ok", "away", "misconfigured", "schema", "unknown"]}
-    )
-    rows_waiting = ma.fields.Integer(required=True)
-    reason = ma.fields.String(required=True)
-    waiting_since = ma.fields.String(required=True, allow_none=True)
-    last_delivery = ma.fields.String(required=True, allow_none=True)
-    dead_letters = ma.fields.Integer(required=True)
-    conflicts = ma.fields.Integer(required=True)
-    hub_lost = ma.fields.Integer(required=True)
-    hand_back = ma.fields.String(
-        required=True,
-        metadata={"description": "When PostgreSQL serves again, or why not yet; often empty."},
-    )
-    running = ma.fields.Boolean(required=True)
 
 
 class ReadySchema(ma.Schema):

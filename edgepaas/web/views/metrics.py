@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from edgepaas.app.application import Box, BoxState
+from edgepaas.app import Box, BoxState
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.state import STATES

@@ -11,7 +11,7 @@ from typing import Any
 import marshmallow as ma
 
 from edgepaas.apikit.blueprint import ApiBlueprint
-from edgepaas.app.application import Box
+from edgepaas.app import Box
 from edgepaas.build import build_version
 from edgepaas.files.locks import LockHeld
 from edgepaas.files.node_identity import node_identity

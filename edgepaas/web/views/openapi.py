@@ -16,7 +16,7 @@ from flask_smorest import Api
 
 from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import PROBLEMS
-from edgepaas.app.application import Application
+from edgepaas.app import Application
 from edgepaas.web.access.auth import AccessRules
 from edgepaas.web.probe_paths import PROBE_PATHS
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from edgepaas.app.application import BoxState
+from edgepaas.app import BoxState
 from edgepaas.health.checks import CheckResult
 
 #: Which colour a state has. What is not here is red: degraded, full, stopping.

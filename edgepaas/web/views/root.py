@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
-from edgepaas.app.application import Application, Box
+from edgepaas.app import Application, Box
 from edgepaas.health.checks import HealthBoard
 from edgepaas.web.views.page import page_policy, render_page
 

@@ -6,9 +6,15 @@ from datetime import datetime
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from edgepaas.database.ids import uuid7
-from edgepaas.database.model import KindedModel, new_metadata
-from edgepaas.database.types import Text, UtcDateTime, Uuid, utc_now
+from edgepaas.app.models import (
+    KindedModel,
+    Text,
+    UtcDateTime,
+    Uuid,
+    new_metadata,
+    utc_now,
+    uuid7,
+)
 
 
 class Model(KindedModel, DeclarativeBase):

@@ -6,9 +6,8 @@ from flask import Blueprint
 from sqlalchemy import select
 from sqlalchemy.orm import mapped_column
 
-from edgepaas.apikit import blueprint as web
-from edgepaas.app import Application, Box, SmokeRequest
-from edgepaas.database import Text, Uuid, new_model_base, uuid7
+from edgepaas.app import Application, Box, SmokeRequest, api
+from edgepaas.app.models import Text, Uuid, new_model_base, uuid7
 
 Model = new_model_base()
 
@@ -21,29 +20,29 @@ class Note(Model, kind="facts"):  # only ever added; the other kinds are "shared
 
 class NoteSchema(ma.Schema):
     id = ma.fields.UUID(dump_only=True)
-    text = web.Text(shortest=1, longest=200, required=True)
+    text = api.Text(shortest=1, longest=200, required=True)
 
 
 def blueprints(box: Box) -> list[Blueprint]:
-    api = web.ApiBlueprint("notes", __name__, url_prefix="/notes", description="Notes.")
+    notes = api.ApiBlueprint("notes", __name__, url_prefix="/notes", description="Notes.")
 
-    @api.route("")
-    @api.response(200, NoteSchema(many=True))
+    @notes.route("")
+    @notes.response(200, NoteSchema(many=True))
     def list_notes():
         """List the notes, the oldest first"""
         with box.database.read() as session:
             return session.scalars(select(Note).order_by(Note.id)).all()
 
-    @api.route("", methods=["POST"])
-    @api.arguments(NoteSchema)
-    @api.response(201, NoteSchema)
+    @notes.route("", methods=["POST"])
+    @notes.arguments(NoteSchema)
+    @notes.response(201, NoteSchema)
     def write_note(given):
         """Write a note down; answered once it is durable"""
         note = Note(**given)
         box.database.write(lambda session: session.add(note))
         return note
 
-    return [api]
+    return [notes]
 
 
 application = Application(

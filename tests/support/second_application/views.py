@@ -6,8 +6,8 @@ from typing import Any
 import marshmallow as ma
 from sqlalchemy import select
 
-from edgepaas.apikit import blueprint as web
 from edgepaas.app import Box
+from edgepaas.app import api as web
 from tests.support.second_application.models import Note
 
 

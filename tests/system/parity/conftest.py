@@ -4,7 +4,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +111,26 @@ def box(request: pytest.FixtureRequest, hub: Hub) -> Iterator[Box]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note what came of a test in a home; add what the home says to a failure."""
     report = yield
     callspec = getattr(item, "callspec", None)
     if callspec is None or "box" not in callspec.params:
         return report
     home = callspec.params["box"]
-    group = item.cls.__doc__.splitlines()[0] if getattr(item, "cls", None) else "other"
+    group = item.cls.__doc__ if isinstance(item, pytest.Function) and item.cls else None
+    group = group.splitlines()[0] if group else "other"
     name = f"{group}::{item.name.replace(home.replace(' ', '-'), '').strip('[]-')}"
     outcomes = _outcomes.setdefault(name, {})
     counts = report.when == "call" or report.outcome != "passed"
     if counts and outcomes.get(home) != "failed":
         outcomes[home] = report.outcome
-    if report.failed and "box" in getattr(item, "funcargs", {}):
-        report.sections.append((f"the home '{home}'", item.funcargs["box"].home.report()))
+    if report.failed and isinstance(item, pytest.Function) and "box" in item.funcargs:
+        box = item.funcargs["box"]
+        assert isinstance(box, Box)
+        report.sections.append((f"the home '{home}'", box.home.report()))
     return report
 
 

@@ -5,10 +5,14 @@ import sys
 
 from edgepaas import cli
 from edgepaas.supervisor import supervisor
+from edgepaas.supervisor.sidecars import SIDECARS
+from edgepaas.supervisor.stage_processes import CHAIN
 
 if __name__ == "__main__":
     left_out = sys.argv.pop(1)
-    supervisor.CHAIN = tuple(stage for stage in supervisor.CHAIN if stage != left_out)
+    chain = tuple(stage for stage in CHAIN if stage != left_out)
+    setattr(supervisor, "CHAIN", chain)  # noqa: B010
     defaults = supervisor.Supervisor.__init__.__kwdefaults__
-    defaults["sidecars"] = tuple(c for c in supervisor.SIDECARS if c[0] != left_out)
+    assert defaults is not None
+    defaults["sidecars"] = tuple(command for command in SIDECARS if command[0] != left_out)
     sys.exit(cli.main())

@@ -3,6 +3,6 @@
 
 from alembic import context
 
-from edgepaas.schema.environment import run
+from edgepaas.app.migrations import run
 
 run(context)

@@ -4,7 +4,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from edgepaas.database import types
+from edgepaas.app import models
 
 revision = "n1"
 down_revision = None
@@ -14,9 +14,9 @@ def upgrade() -> None:
     """Create the table."""
     op.create_table(
         "notes",
-        sa.Column("id", types.Uuid(), nullable=False),
-        sa.Column("text", types.Text(100), nullable=False),
-        sa.Column("written_at", types.UtcDateTime(), nullable=False),
+        sa.Column("id", models.Uuid(), nullable=False),
+        sa.Column("text", models.Text(100), nullable=False),
+        sa.Column("written_at", models.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_notes"),
     )
 

@@ -6,13 +6,14 @@ systemd's RestartSec= would delay the exit that asks for a new decision as well,
 a reboot starts afresh.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgepaas.files.atomic import write_atomic
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType, same_fields
+from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import current_moment
 
 FIRST_DELAY = 0.1
@@ -20,11 +21,18 @@ LONGEST_DELAY = 60.0
 #: Seconds of health after which earlier failures are forgotten.
 HEALTHY_AFTER = 600.0
 
+RECORD = RecordType(
+    "crash-loop",
+    2,
+    {"failures": shapes.whole, "at": shapes.number, "boot": shapes.text},
+    {1: same_fields},
+)
+
 logger = logging.getLogger("edgepaas.service")
 
 
-class Backoff:
-    """The crash-loop state in *path*; delays are in seconds.
+class CrashLoop:
+    """The failures of earlier processes, in the file *path*; delays are in seconds.
 
     *clock* is monotonic since the boot, which is what the file's times refer to.
     """
@@ -36,13 +44,13 @@ class Backoff:
     def failed(self) -> float:
         """Count a failure; returns how long to wait before ending."""
         failures = min(self._failures() + 1, 64)
-        delay: float = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1))
+        delay = pause_after(failures, first=FIRST_DELAY, longest=LONGEST_DELAY)
         boot_id = current_moment().boot_id
         state = {"failures": failures, "at": self._clock() + delay, "boot": boot_id}
         try:
-            write_atomic(self._path, json.dumps(state))
+            RECORD.write(self._path, state)
         except OSError as error:
-            # Uncounted, so the next failure would not wait longer: wait the longest now.
+            # Not counted, so the next failure would not wait longer: wait the longest now.
             logger.error("%s cannot be written: %s", self._path, error)
             return LONGEST_DELAY
         return delay
@@ -55,10 +63,9 @@ class Backoff:
             logger.error("%s cannot be removed: %s", self._path, error)
 
     def _failures(self) -> int:
-        try:
-            state = json.loads(self._path.read_text(encoding="ascii"))
-            failures, at, boot = int(state["failures"]), float(state["at"]), state["boot"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0  # no failure yet, or a file that says nothing: begin anew
-        counts = 0 <= self._clock() - at + LONGEST_DELAY <= HEALTHY_AFTER
-        return max(0, failures) if counts and boot == current_moment().boot_id else 0
+        found = RECORD.read_or_none(self._path)
+        if found is None:
+            return 0  # no failure yet, or a file that is not understood: begin anew
+        counts = 0 <= self._clock() - found["at"] + LONGEST_DELAY <= HEALTHY_AFTER
+        same_boot = found["boot"] == current_moment().boot_id
+        return max(0, found["failures"]) if counts and same_boot else 0

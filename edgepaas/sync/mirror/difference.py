@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing what the mirror found: put aside in a temporary table, applied in one transaction."""
+"""What differs between the hub and the box: kept in temporary tables, applied at once."""
 
 import logging
 import sqlite3
@@ -16,24 +16,24 @@ from edgepaas.sync.mirror.stored_values import StoredColumn
 logger = logging.getLogger("edgepaas.sync")
 
 _PAGE = 500
-#: So often are rows tried that are in each other's way, e.g. two that swap a unique name.
-_ROUNDS = 3
+#: How often rows are tried that conflict with each other, e.g. two that swap a unique name.
+_ATTEMPTS = 3
 
 Keys = set[tuple[str, tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
-class Table:
-    """A shared table: how its rows are read from the hub, in the key's order."""
+class MirroredTable:
+    """A shared table, and how its columns are read from the hub."""
 
     layout: Layout
     columns: tuple[StoredColumn, ...]
-    #: Tables that point to this one, directly or through others.
+    #: Tables with a foreign key to this one, directly or through others.
     children: frozenset[str]
 
     @property
     def name(self) -> str:
-        """Its name, on both sides."""
+        """Its name, the same on both sides."""
         return self.layout.table
 
     @property
@@ -43,50 +43,50 @@ class Table:
 
     @property
     def key_positions(self) -> tuple[int, ...]:
-        """Where the key's columns stand among ``names``."""
+        """The positions of the key's columns in ``names``."""
         return tuple(self.names.index(name) for name in self.layout.key)
 
 
 @dataclass
-class Applied:
-    """Rows written, deleted, and left for the next pass; the tables that lack some."""
+class ApplyResult:
+    """Rows written, deleted, and skipped; ``incomplete``: the tables with skipped rows."""
 
     written: int = 0
     deleted: int = 0
     skipped: int = 0
     incomplete: set[str] = field(default_factory=set)
 
-    def skip(self, table: Table) -> None:
+    def skip(self, table: MirroredTable) -> None:
         """Leave a row of *table* for the next pass."""
         self.skipped += 1
         self.incomplete.add(table.name)
 
 
-class Spool:
-    """What differs in one table: rows to write, keys to delete; in a file, not in memory."""
+class Difference:
+    """What differs in one table: rows to write and keys to delete, in a temporary table."""
 
-    def __init__(self, connection: sqlite3.Connection, number: int, table: Table) -> None:
-        """*number* tells this table's from those of the pass's others."""
+    def __init__(self, connection: sqlite3.Connection, number: int, table: MirroredTable) -> None:
+        """*number* makes the name of the temporary table unique within the pass."""
         self._connection = connection
         self._name = f"temp.mirror_{number}"
         self._width = len(table.columns)
         self._rows: list[tuple[Any, ...]] = []
         self._size = 0
         connection.execute(f"DROP TABLE IF EXISTS {self._name}")
-        # Untyped, so that values come out as they went in.
+        # Without column types, so that SQLite converts no value.
         columns = ", ".join(f"v{position}" for position in range(self._width))
         connection.execute(f"CREATE TABLE {self._name} (op, {columns})")
 
-    def put(self, row: tuple[Any, ...]) -> None:
-        """Have *row* written."""
+    def write(self, row: tuple[Any, ...]) -> None:
+        """Add a row to write."""
         self._add(("W", *row))
 
-    def drop(self, key: tuple[Any, ...]) -> None:
-        """Have the row of *key* deleted."""
+    def delete(self, key: tuple[Any, ...]) -> None:
+        """Add the key of a row to delete."""
         self._add(("D", *key, *(None,) * (self._width - len(key))))
 
     def rows(self, op: str) -> Iterator[tuple[Any, ...]]:
-        """Give the rows to write ("W") or keys to delete ("D", padded), a page at a time."""
+        """Give the rows to write ("W") or the keys to delete ("D", padded with None)."""
         after = 0
         while True:
             page = exact_rows(
@@ -103,7 +103,7 @@ class Spool:
                 yield row[2:]
 
     def flush(self) -> None:
-        """Put aside what is still in memory."""
+        """Store what is still in memory."""
         marks = ", ".join("?" * (self._width + 1))
         self._connection.execute("BEGIN")  # deferred: the file itself is not locked
         try:
@@ -120,7 +120,7 @@ class Spool:
         self._size = 0
 
     def discard(self) -> None:
-        """Drop it."""
+        """Drop the temporary table."""
         self._connection.execute(f"DROP TABLE {self._name}")
 
     def _add(self, row: tuple[Any, ...]) -> None:
@@ -132,40 +132,40 @@ class Spool:
 
 def apply(
     connection: sqlite3.Connection,
-    found: Sequence[tuple[Table, Spool]],
+    found: Sequence[tuple[MirroredTable, Difference]],
     waiting: Callable[[sqlite3.Connection], Keys],
-) -> Applied:
-    """Write what was *found*, parents first in its order; capture is off meanwhile.
+) -> ApplyResult:
+    """Apply the differences *found*, parents first, in one transaction with capture off.
 
-    *waiting* is asked inside the transaction for the keys that are not to be touched. Rows
-    point to each other only at the commit; where the box's own rows forbid that, each row
-    that can be written alone is. Raises sqlite3.Error.
+    *waiting* is called inside the transaction and returns the keys to leave alone. Foreign keys
+    are checked at the commit; where the box's own rows violate one then, the rows are applied
+    one by one, and those that cannot be are skipped. Raises sqlite3.Error.
     """
     try:
         return _transaction(connection, found, waiting, deferred=True)
     except sqlite3.IntegrityError as error:
-        logger.debug("the mirror goes row by row: %s", error)
+        logger.debug("the mirror applies row by row: %s", error)
     return _transaction(connection, found, waiting, deferred=False)
 
 
 def _transaction(
     connection: sqlite3.Connection,
-    found: Sequence[tuple[Table, Spool]],
+    found: Sequence[tuple[MirroredTable, Difference]],
     waiting: Callable[[sqlite3.Connection], Keys],
     *,
     deferred: bool,
-) -> Applied:
-    result = Applied()
+) -> ApplyResult:
+    result = ApplyResult()
     connection.execute("BEGIN IMMEDIATE")
     try:
         keys = waiting(connection)
         with capture.paused(connection):
             # Ends with the transaction (https://sqlite.org/pragma.html#pragma_defer_foreign_keys).
             connection.execute(f"PRAGMA defer_foreign_keys={'ON' if deferred else 'OFF'}")
-            for table, spool in reversed(found):
-                _delete(connection, table, spool, keys, result)
-            for table, spool in found:
-                _write(connection, table, spool, keys, result)
+            for table, difference in reversed(found):
+                _delete(connection, table, difference, keys, result)
+            for table, difference in found:
+                _write(connection, table, difference, keys, result)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -175,29 +175,37 @@ def _transaction(
 
 
 def _delete(
-    connection: sqlite3.Connection, table: Table, spool: Spool, keys: Keys, result: Applied
+    connection: sqlite3.Connection,
+    table: MirroredTable,
+    difference: Difference,
+    keys: Keys,
+    result: ApplyResult,
 ) -> None:
     condition = " AND ".join(f"{quoted(name)} IS ?" for name in table.layout.key)
     statement = f"DELETE FROM {quoted(table.name)} WHERE {condition}"  # noqa: S608
-    # A delete may cascade, also to a row that still waits to be sent.
+    # A delete may cascade to a row that still waits to be sent.
     held = bool(table.children & {name for name, _ in keys})
-    for row in spool.rows("D"):
+    for row in difference.rows("D"):
         key = row[: len(table.layout.key)]
         if held or (table.name, key) in keys:
             result.skip(table)
             continue
         try:
             result.deleted += connection.execute(statement, key).rowcount
-        except sqlite3.IntegrityError:  # a row of the box's own points to it
+        except sqlite3.IntegrityError:  # a row of the box refers to it
             result.skip(table)
 
 
 def _write(
-    connection: sqlite3.Connection, table: Table, spool: Spool, keys: Keys, result: Applied
+    connection: sqlite3.Connection,
+    table: MirroredTable,
+    difference: Difference,
+    keys: Keys,
+    result: ApplyResult,
 ) -> None:
     statement = _upsert(table)
-    todo: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]] = spool.rows("W")
-    for _ in range(_ROUNDS):
+    todo: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]] = difference.rows("W")
+    for _ in range(_ATTEMPTS):
         again = []
         for row in todo:
             key = tuple(row[position] for position in table.key_positions)
@@ -207,7 +215,9 @@ def _write(
             try:
                 connection.execute(statement, row)
                 result.written += 1
-            except sqlite3.IntegrityError:  # undone by SQLite alone; another row is in its way
+            except (
+                sqlite3.IntegrityError
+            ):  # this statement alone is undone; it conflicts with another row
                 again.append(row)
         todo = again
         if not again:
@@ -216,7 +226,7 @@ def _write(
         result.skip(table)
 
 
-def _upsert(table: Table) -> str:
+def _upsert(table: MirroredTable) -> str:
     columns = ", ".join(quoted(name) for name in table.names)
     marks = ", ".join("?" * len(table.names))
     key = ", ".join(quoted(name) for name in table.layout.key)

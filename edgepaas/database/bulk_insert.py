@@ -8,8 +8,22 @@ from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Insert, Select, Table, bindparam, column, func, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Dialect,
+    Insert,
+    Select,
+    Table,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.orm import Session
+
+from edgepaas.database.types import Uuid
 
 #: Keys a statement.
 _KEYS_AT_ONCE = 500
@@ -23,8 +37,9 @@ Row = Mapping[str, Any]
 def insert_new(session: Session, table: Table, rows: Sequence[Row]) -> int:
     """Insert the *rows* of *table* that are not there yet; return how many those were.
 
-    The rows name the same columns, and no id twice. Rows that are there already, by
-    their id or by another unique key, stay as they are.
+    For ``database.write``. The rows name the same columns, and no key twice; the table's
+    key is one column of type Uuid. Rows that are there already, by their key or by another
+    unique constraint, stay as they are.
     """
     if not rows:
         return 0
@@ -55,17 +70,34 @@ def _insert_into_sqlite(connection: Connection, table: Table, rows: Sequence[Row
     return connection.exec_driver_sql(statement, tuple(parameters)).rowcount
 
 
+def insert_in_order(session: Session, table: Table, rows: Sequence[Row]) -> None:
+    """Insert *rows* one by one: a number that the database gives out is their order."""
+    connection = session.connection()
+    on_sqlite = connection.dialect.name == "sqlite"
+    for row in rows:
+        if on_sqlite:  # as text at a third of the price, on the path of every request
+            head, values, processors = _sqlite_insert(table, tuple(row), connection.dialect)
+            parameters = [
+                process(row[name]) if process is not None else row[name]
+                for name, process in processors
+            ]
+            connection.exec_driver_sql(f"{head} {values}", tuple(parameters))
+        else:
+            connection.execute(_insert_one(table), dict(row))
+
+
 def rows_by_id(
     session: Session, table: Table, identities: Iterable[uuid.UUID], columns: Sequence[str] = ()
 ) -> dict[uuid.UUID, Row]:
-    """Return the stored rows with these *identities*: ``id`` and the *columns* named."""
+    """Return the stored rows with these *identities* by key: the key and the *columns* named."""
+    key = key_of(table).name
     found: dict[uuid.UUID, Row] = {}
     # The connection, not the session: there are no objects to keep, and this is asked at
     # every write.
     connection, statement = session.connection(), _select_by_id(table, tuple(columns))
     for some in _chunks(identities):
         rows = connection.execute(statement, {"identities": some}).mappings()
-        found.update((row["id"], dict(row)) for row in rows)
+        found.update((row[key], dict(row)) for row in rows)
     return found
 
 
@@ -80,16 +112,32 @@ def count_present(session: Session, table: Table, identities: Sequence[uuid.UUID
     return int(found or 0)
 
 
+@cache
+def _insert_one(table: Table) -> Insert:
+    return insert(table).inline()
+
+
+@cache
+def key_of(table: Table) -> Column[Any]:
+    """Return the table's key; raises TypeError where it is not one column of type Uuid."""
+    columns = list(table.primary_key.columns)
+    if len(columns) != 1 or not isinstance(columns[0].type, Uuid):
+        raise TypeError(f"the key of {table.name} is not one column of type Uuid")
+    return columns[0]
+
+
 @lru_cache(maxsize=64)
 def _sqlite_count(table: Table, number: int, dialect: Dialect) -> str:
     name = dialect.identifier_preparer.format_table(table)
-    return f"SELECT count(*) FROM {name} WHERE id IN ({', '.join('?' * number)})"  # noqa: S608
+    key = dialect.identifier_preparer.quote(key_of(table).name)
+    return f"SELECT count(*) FROM {name} WHERE {key} IN ({', '.join('?' * number)})"  # noqa: S608
 
 
 @cache
 def _select_by_id(table: Table, columns: tuple[str, ...]) -> Select[Any]:
-    wanted = [table.c.id, *(table.c[name] for name in columns)]
-    return select(*wanted).where(table.c.id.in_(bindparam("identities", expanding=True)))
+    key = key_of(table)
+    wanted = [key, *(table.c[name] for name in columns)]
+    return select(*wanted).where(key.in_(bindparam("identities", expanding=True)))
 
 
 @cache

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an application's ``alembic/env.py`` consists of: ``run(context)``."""
+"""Migrations: what ``env.py`` in an application's folder of migrations consists of.
+
+::
+
+    from alembic import context
+    from edgepaas.app.migrations import run
+    run(context)
+
+The revisions beside it are Alembic's; their column types are those of
+:mod:`edgepaas.app.models` (``models.Uuid()``). ``edgepaas schema`` runs them on both
+databases, in one transaction, with a copy or a lock as the database wants it.
+"""
 
 from types import ModuleType
 from typing import Any
 
-#: Autogenerate writes the project's own column types as ``types.Uuid()``.
-TYPES_PREFIX = "types."
+#: Autogenerate writes the platform's column types as ``models.Uuid()``.
+TYPES_PREFIX = "models."
 
 
 def run(context: ModuleType) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.service.crash_backoff import HEALTHY_AFTER, LONGEST_DELAY, Backoff
+from edgepaas.service.crash_loop import HEALTHY_AFTER, LONGEST_DELAY, CrashLoop
 
 
 class Clock:
@@ -29,7 +29,7 @@ def test_each_failure_waits_twice_as_long_up_to_the_cap(tmp_path: Path, clock: C
     """0.1 s to 60 s, counted across processes."""
     delays = []
     for _ in range(12):
-        delays.append(Backoff(tmp_path / "loop", clock=clock).failed())
+        delays.append(CrashLoop(tmp_path / "loop", clock=clock).failed())
         clock.now += delays[-1] + 1
     assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
     assert delays[-1] == LONGEST_DELAY
@@ -37,7 +37,7 @@ def test_each_failure_waits_twice_as_long_up_to_the_cap(tmp_path: Path, clock: C
 
 def test_health_forgets_earlier_failures(tmp_path: Path, clock: Clock) -> None:
     """So does a failure that is long ago."""
-    backoff = Backoff(tmp_path / "loop", clock=clock)
+    backoff = CrashLoop(tmp_path / "loop", clock=clock)
     backoff.failed()
     backoff.failed()
     backoff.healthy()
@@ -49,7 +49,7 @@ def test_health_forgets_earlier_failures(tmp_path: Path, clock: Clock) -> None:
 def test_another_boot_begins_anew(tmp_path: Path, clock: Clock) -> None:
     """Without systemd the file outlives a reboot."""
     path = tmp_path / "loop"
-    backoff = Backoff(path, clock=clock)
+    backoff = CrashLoop(path, clock=clock)
     backoff.failed()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot": "another"}))
     assert backoff.failed() == 0.1
@@ -60,10 +60,10 @@ def test_a_damaged_file_begins_anew(tmp_path: Path, clock: Clock, content: str) 
     """Whatever a power cut left there."""
     path = tmp_path / "loop"
     path.write_text(content)
-    assert Backoff(path, clock=clock).failed() == 0.1
+    assert CrashLoop(path, clock=clock).failed() == 0.1
 
 
 def test_a_file_that_cannot_be_written_waits_the_longest(tmp_path: Path, clock: Clock) -> None:
     """Otherwise a full disk would make a busy loop."""
     (tmp_path / "file").touch()
-    assert Backoff(tmp_path / "file" / "loop", clock=clock).failed() == LONGEST_DELAY
+    assert CrashLoop(tmp_path / "file" / "loop", clock=clock).failed() == LONGEST_DELAY

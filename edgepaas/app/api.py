@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API kit: blueprints that document and validate themselves, fields, the one error body.
+
+:class:`ApiBlueprint` is a Flask blueprint whose operations appear in ``/openapi.json`` with
+every status that they may answer; its example stands in :mod:`edgepaas.apikit.blueprint`.
+Bodies and query strings are described by marshmallow schemas; the fields here
+(:class:`Text`, :class:`Number`, :class:`Whole`, :class:`Flag`, :class:`Labels`) refuse what
+a database would refuse later. :class:`PageQuery` is ``limit`` and ``cursor`` of a list.
+
+A view refuses a request by raising :class:`Problem` (``Problem(404, "There is no …")``),
+:func:`wrong` for one field and :func:`invalid` for several; every error has the same body.
+:func:`current_caller` is whose token the request carries, :func:`idempotency_key` the
+header that makes a repeat harmless. :func:`read_json` and :func:`read_ndjson` read a body
+strictly where a view wants it itself; :func:`load` passes a value through a schema.
+"""
+
+from edgepaas.apikit.blueprint import (
+    IDEMPOTENCY_KEY,
+    ApiBlueprint,
+    PageQuery,
+    idempotency_key,
+    load,
+)
+from edgepaas.apikit.caller import Caller, current_caller
+from edgepaas.apikit.fields import Flag, Labels, Number, Text, Whole
+from edgepaas.apikit.forwarding import ForwardingSchema
+from edgepaas.apikit.json_body import NDJSON, is_ndjson, read_json, read_ndjson, unsupported
+from edgepaas.apikit.problems import Detail, Problem, invalid, printable, wrong
+
+__all__ = [
+    "IDEMPOTENCY_KEY",
+    "NDJSON",
+    "ApiBlueprint",
+    "Caller",
+    "Detail",
+    "Flag",
+    "ForwardingSchema",
+    "Labels",
+    "Number",
+    "PageQuery",
+    "Problem",
+    "Text",
+    "Whole",
+    "current_caller",
+    "idempotency_key",
+    "invalid",
+    "is_ndjson",
+    "load",
+    "printable",
+    "read_json",
+    "read_ndjson",
+    "unsupported",
+    "wrong",
+]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sub-commands of an application's own: ``edgepaas APPLICATION COMMAND``.
+
+::
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("file")
+
+    def run(arguments: argparse.Namespace) -> int:
+        print_json({"imported": arguments.file})
+        return EXIT_DONE
+
+    application = Application(
+        name="notes",
+        commands=(Command("import", "import notes from a file", run, add_arguments),),
+        …
+    )
+
+``edgepaas --help`` lists them, ``edgepaas notes import --help`` explains one. An expected
+failure is an :class:`edgepaas.app.errors.EdgePaaSError`: it is printed as one line. What is
+slow to import is imported in the functions.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgepaas.terminal import print_json, print_table
+
+__all__ = ["Command", "box_address", "print_json", "print_table"]
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take none."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: *name* as it is typed, *help* one line about it.
+
+    *run* is given the parsed arguments and returns the exit status; *add_arguments*
+    declares them. *description* stands at the top of its own help (*help* if empty). A
+    command that reads or writes files of the box *needs_service_user*: root becomes the
+    service's user before it runs, and any other user is refused on an installed box.
+    """
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
+    description: str = ""
+    needs_service_user: bool = True
+
+
+def box_address() -> str:
+    """Return the address of the service on this box, e.g. ``http://127.0.0.1:8080``.
+
+    The port is the setting's as far as this user may read it, else the default.
+    """
+    from edgepaas.files.contract import ContractMissing
+    from edgepaas.files.paths import find_paths
+    from edgepaas.settings import SETTINGS, Settings
+
+    try:
+        port = Settings.read(find_paths().env_contract).text("PORT")
+    except (ContractMissing, OSError):  # not started yet, or another user's box
+        port = SETTINGS["PORT"].default
+    return f"http://127.0.0.1:{port}"

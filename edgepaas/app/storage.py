@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of an application's own, beside its tables: in ``box.folder(NAME)``.
+
+:func:`open_sqlite` opens a small SQLite file as the platform opens the box's database
+(WAL, durable at every commit). :func:`write_atomic` replaces a file as a whole.
+:func:`acquire` and :func:`held` take a lock between processes, which a new service waits
+for while the one before it still drains; :class:`LockHeld` says that it was not given.
+"""
+
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.files.atomic import write_atomic
+from edgepaas.files.locks import LockHeld, acquire, held
+
+__all__ = ["LockHeld", "acquire", "held", "open_sqlite", "write_atomic"]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a request goes, and a socket that is connected there before the deadline."""
+
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from edgepaas.http_client.answers import HttpFailure
+from edgepaas.timing.deadline import OutOfTime, Scope
+
+_PORTS = {"http": 80, "https": 443}
+#: The least of the time left that one of several addresses is given, in seconds.
+_LEAST_EACH = 0.25
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a URL names: *path* with the query, *host* without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What two URLs have in common that name the same server."""
+        return self.scheme, self.host.lower(), self.port
+
+
+def target_of(url: str) -> Target:
+    """Return what *url* names; HttpFailure ("address") unless it is one of http or https."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+        host = parts.hostname or ""
+    except ValueError:  # a port that is no number, an unclosed bracket
+        raise HttpFailure("address", "is no address of a web server") from None
+    if not port or not host:
+        raise HttpFailure("address", "is no address of a web server (http://… or https://…)")
+    path = parts.path or "/"
+    return Target(parts.scheme, host, port, f"{path}?{parts.query}" if parts.query else path)
+
+
+def connect(host: str, port: int, scope: Scope) -> socket.socket:
+    """Return a socket that is connected to one of *host*'s addresses, guarded by *scope*.
+
+    Each address has its share of the time that is left, so that one which swallows packets
+    leaves some for the others. Raises OSError (of the last address), OutOfTime.
+    """
+    scope.enter("resolve the name")
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    last: OSError = OSError("the name has no address")
+    for position, (family, kind, protocol, _, address) in enumerate(found):
+        left = scope.enter("connect")
+        share = left / (len(found) - position)
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(share, min(left, _LEAST_EACH)))
+            scope.guard(sock)
+            sock.connect(address)
+            # Head and body are two writes; waiting for the first one's echo costs 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(scope.enter("connect"))
+            return sock
+        except OutOfTime:
+            sock.close()
+            raise
+        except OSError as error:
+            last = error
+            sock.close()
+    # The time of the last address is over with the deadline itself: that is what is reported.
+    scope.enter("connect")
+    raise last
+
+
+def trust(cafile: str = "") -> ssl.SSLContext:
+    """Return what servers are judged by: the system's authorities, or the one in *cafile*."""
+    return ssl.create_default_context(cafile=cafile or None)
+
+
+def secured(sock: socket.socket, host: str, context: ssl.SSLContext, scope: Scope) -> socket.socket:
+    """Return *sock* under TLS with *host*; raises ssl.SSLError, OSError, OutOfTime."""
+    scope.enter("agree on TLS")
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            sock.close()
+        raise

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service's checks of the alert catalogue: whether what was raised still holds.
+
+Each takes a fingerprint and returns how things are now where the condition holds no longer,
+None while it holds or where that cannot be known (:mod:`edgepaas.alerts.conditions.review`).
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgepaas.alerts.catalogue import (
+    ROWS_LEFT_BEHIND,
+    ROWS_NOT_IN_POSTGRES,
+    SYNC_CONFLICTS,
+    SYNC_DEAD_LETTERS,
+    SYNC_HUB_LOST,
+    UNIT,
+)
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
+from edgepaas.alerts.conditions.review import Check
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.errors import DatabaseError
+from edgepaas.files.locks import LockHeld, held
+from edgepaas.outbox.space import budget
+from edgepaas.schema.open_problems import trouble
+from edgepaas.schema.sqlite.quarantine import set_aside
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
+    from edgepaas.health.forwarding import Forwarding
+    from edgepaas.health.state import StateBoard
+    from edgepaas.settings import Settings
+
+NO_HUB = "no PostgreSQL is configured any more to which this box would send rows"
+
+_BUSY_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """How many rows of one kind are left, and what holds once there is none."""
+
+    entry: CatalogueEntry
+    left: int
+    none_left: str
+
+
+@dataclass(frozen=True)
+class ServiceChecks:
+    """The checks, with what they look at; *forwarding* returns None without a hub."""
+
+    paths: "Paths"
+    settings: "Settings"
+    contract: "DatabaseContract"
+    forwarding: "Callable[[], Forwarding | None]"
+    state: "StateBoard"
+
+    def by_name(self) -> dict[str, Check]:
+        """Return the checks by the names that the catalogue gives them."""
+        return {
+            "service-runs": lambda _: "the service runs",
+            "unit-works": self._unit_works,
+            "no-fallback": self._no_fallback,
+            "database-answers": self._database_answers,
+            "postgresql-usable": self._postgresql_usable,
+            "file-is-our-own": self._file_unused,
+            "file-at-head": self._file_unused,
+            "nothing-set-aside": self._nothing_set_aside,
+            "schema-stage-complete": self._schema_stage_complete,
+            "budget-kept": self._budget_kept,
+            "no-row-left": self._no_row_left,
+            "postgresql-takes-rows": self._postgresql_takes_rows,
+            "node-id-unique": self._node_id_unique,
+        }
+
+    def _unit_works(self, fingerprint: str) -> str | None:
+        unit = UNIT.subject(fingerprint)
+        if unit == "sync":
+            forwarding = self.forwarding()
+            if forwarding is None:
+                return NO_HUB
+            return None if forwarding.state == "unknown" else "the drainer runs again"
+        if unit == "serve":
+            return "the service runs again"
+        # A stage that fails leaves no contract.
+        contract = self.paths.env_contract if unit == "env" else self.paths.db_contract
+        return f"{contract} was written" if contract.exists() else None
+
+    def _no_fallback(self, _: str) -> str | None:
+        contract = self.contract
+        if contract.db_fallback:
+            return None
+        return f"no fallback since {contract.decided_at} ({contract.db_state}): {contract.reason}"
+
+    def _database_answers(self, _: str) -> str | None:
+        if self.contract.db_fallback or self.state.is_noted("database"):
+            return None
+        return f"the database answers ({self.contract.db_state})"
+
+    def _postgresql_usable(self, _: str) -> str | None:
+        if not self.contract.sqlite_active:
+            return "PostgreSQL serves"
+        return None if self.contract.db_fallback else "SQLite serves by choice"
+
+    def _file_unused(self, _: str) -> str | None:
+        """Where the file is used the schema stage asks, which has the migrations."""
+        if self.contract.sqlite_active or self.contract.fallback_armed:
+            return None
+        return f"{self.contract.sqlite_path} is not used any more"
+
+    def _nothing_set_aside(self, _: str) -> str | None:
+        found = set_aside(self.paths, self.contract.sqlite_path)
+        return None if found else "nothing is set aside any more"
+
+    def _schema_stage_complete(self, _: str) -> str | None:
+        return None if trouble(self.paths) else "the schema stage did all that it had to"
+
+    def _budget_kept(self, _: str) -> str | None:
+        """By the margin at which the watch, too, finds it kept: else it would not raise again."""
+        path = self.contract.sqlite_path
+        if not path.exists():
+            return f"{path} is not there any more"
+        size = budget.budget_of(path, self.settings.size("DISK_BUDGET"))
+        try:
+            with (
+                held(self.paths.database_lock, shared=True, timeout=0.0),
+                contextlib.closing(open_sqlite(path, busy_timeout=_BUSY_TIMEOUT)) as connection,
+            ):
+                found = budget.usage(connection, size)
+        except (LockHeld, sqlite3.Error, DatabaseError):
+            return None  # the file is being replaced, or is damaged: asked again in an hour
+        if budget.level(found.share, "full") != "ok":
+            return None
+        return f"{found.text} of the disk budget are used"
+
+    def _no_row_left(self, fingerprint: str) -> str | None:
+        forwarding = self.forwarding()
+        if forwarding is None:
+            return NO_HUB
+        counts = {count.entry.pattern: count for count in row_counts(forwarding)}
+        count = counts.get(fingerprint)
+        return count.none_left if count is not None and not count.left else None
+
+    def _postgresql_takes_rows(self, _: str) -> str | None:
+        forwarding = self.forwarding()
+        if forwarding is None:
+            return NO_HUB
+        well = forwarding.hub == "ok" and forwarding.state in ("idle", "draining")
+        return "PostgreSQL takes rows again" if well else None
+
+    def _node_id_unique(self, _: str) -> str | None:
+        """Where there is a hub the drainer asks, which sees the other's heartbeats."""
+        return NO_HUB if self.forwarding() is None else None
+
+
+def row_counts(forwarding: "Forwarding") -> Iterable[RowCount]:
+    """Return what is left of the rows that an operator has to see to, or the drainer to send.
+
+    Nothing where PostgreSQL, which counts them for every process and person that settles
+    some, was not asked.
+    """
+    if forwarding.hub != "ok":
+        return ()
+    in_postgres = "every row is in PostgreSQL"
+    return (
+        RowCount(SYNC_DEAD_LETTERS, forwarding.dead_letters, "no dead letter waits any more"),
+        RowCount(SYNC_CONFLICTS, forwarding.conflicts, "no conflict waits any more"),
+        RowCount(
+            SYNC_HUB_LOST,
+            forwarding.hub_lost,
+            "the rows that PostgreSQL lost are acknowledged",
+        ),
+        RowCount(ROWS_NOT_IN_POSTGRES, forwarding.rows_waiting, in_postgres),
+        RowCount(ROWS_LEFT_BEHIND, forwarding.rows_waiting, in_postgres),
+    )

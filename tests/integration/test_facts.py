@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgepaas.app.facts`` on both databases: each fact once, all of a call or nothing."""
+
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, Integer, Table, func, select
+from sqlalchemy.exc import StatementError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from edgepaas.app import Application, Box
+from edgepaas.app.facts import (
+    Appended,
+    FactsDiffer,
+    Row,
+    append_facts,
+    ids_in_own_file,
+    insert_new,
+    rows_by_id,
+)
+from edgepaas.app.models import (
+    KindedModel,
+    Text,
+    UtcDateTime,
+    Uuid,
+    name_id,
+    new_metadata,
+    uuid7,
+)
+from edgepaas.files.paths import Paths
+from tests.support.telemetry_box import open_box
+
+MORNING = datetime(2024, 5, 1, 6, tzinfo=UTC)
+
+
+class Model(KindedModel, DeclarativeBase):
+    """Base of these tests' tables."""
+
+    metadata = new_metadata()
+
+
+class Source(Model, kind="shared"):
+    """What events come from."""
+
+    __tablename__ = "sources"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    name: Mapped[str] = mapped_column(Text(50))
+
+
+class Event(Model, kind="facts"):
+    """Something that happened; ``at`` is ``seen_at`` where nothing else was given."""
+
+    __tablename__ = "events"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    what: Mapped[str] = mapped_column(Text(50))
+    at: Mapped[datetime] = mapped_column(UtcDateTime, info={"filled_from": "seen_at"})
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, info={"merge": "keep"})
+
+
+class Queued(Model, kind="local"):
+    """Events that are to be worked on, in order."""
+
+    __tablename__ = "queued"
+    seq: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True
+    )
+    event: Mapped[uuid.UUID] = mapped_column(Uuid)
+
+
+class Pair(Model, kind="local"):
+    """A table whose key is not one Uuid."""
+
+    __tablename__ = "pairs"
+    one: Mapped[int] = mapped_column(Integer, primary_key=True)
+    two: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
+EVENTS, SOURCES, QUEUED = (Model.metadata.tables[name] for name in ("events", "sources", "queued"))
+APPLICATION = Application(name="events", models=Model.metadata, wsgi=lambda box: lambda e, s: [])
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def box(request: pytest.FixtureRequest, paths: Paths) -> Iterator[Box]:
+    """A box whose database holds the tables above."""
+    sqlite = request.param == "sqlite"
+    url = None if sqlite else str(request.getfixturevalue("postgres_url"))
+    with open_box(paths, url, application=APPLICATION) as (_app, found):
+        yield found
+
+
+def event(what: str, *, at: datetime | None = None, seen: int = 0, **columns: Any) -> Row:
+    """Return a row that was seen *seen* seconds after six; *at* as given, or filled in."""
+    seen_at = MORNING + timedelta(seconds=seen)
+    return {"id": uuid7(), "what": what, "at": at or seen_at, "seen_at": seen_at, **columns}
+
+
+def queueing(asked: list[set[uuid.UUID]]) -> Callable[[Collection[uuid.UUID]], Mapping[Table, Any]]:
+    """Return what queues every new event, and notes what it was asked."""
+
+    def following(new: Collection[uuid.UUID]) -> Mapping[Table, Sequence[Row]]:
+        asked.append(set(new))
+        return {QUEUED: [{"event": identity} for identity in new]}
+
+    return following
+
+
+def count(box: Box, table: Table) -> int:
+    with box.database.read() as session:
+        return session.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def test_new_facts_are_stored_and_counted(box: Box) -> None:
+    """And a thousand of them in one call."""
+    rows = [event(f"e{number}") for number in range(1000)]
+    assert append_facts(box.database, EVENTS, rows) == Appended(1000, 0)
+    assert append_facts(box.database, EVENTS, []) == Appended(0, 0)
+    with box.database.read() as session:
+        stored = session.execute(select(EVENTS).order_by(EVENTS.c.id)).mappings().all()
+    assert [dict(row) for row in stored] == sorted(rows, key=lambda row: str(row["id"]))
+
+
+def test_a_repeat_is_a_duplicate_in_the_table_and_within_a_call(box: Box) -> None:
+    first, second, third = event("a"), event("b"), event("c")
+    assert append_facts(box.database, EVENTS, [first, second, first]) == Appended(2, 1)
+    assert append_facts(box.database, EVENTS, [second, third]) == Appended(1, 1)
+    assert count(box, EVENTS) == 3
+
+
+def test_other_content_under_the_same_key_stores_nothing_and_names_the_rows(box: Box) -> None:
+    first = event("a")
+    append_facts(box.database, EVENTS, [first])
+    rows = [event("new"), {**first, "what": "b"}, event("newer")]
+    with pytest.raises(FactsDiffer) as caught:
+        append_facts(box.database, EVENTS, rows, before={SOURCES: [source("s")]})
+    assert caught.value.positions == (1,)
+    assert (count(box, EVENTS), count(box, SOURCES)) == (1, 0)
+    twice = event("x")
+    with pytest.raises(FactsDiffer) as caught:
+        append_facts(box.database, EVENTS, [event("y"), twice, {**twice, "what": "z"}])
+    assert caught.value.positions == (2,)
+    assert count(box, EVENTS) == 1
+
+
+def test_what_the_box_filled_in_is_no_content(box: Box) -> None:
+    """Sent again, a fact without a moment is the same; with another moment it is not."""
+    filled = event("a")
+    given = event("b", at=MORNING - timedelta(hours=1))
+    append_facts(box.database, EVENTS, [filled, given])
+    later = [{**filled, "at": MORNING + timedelta(1), "seen_at": MORNING + timedelta(1)}]
+    assert append_facts(box.database, EVENTS, later) == Appended(0, 1)
+    assert append_facts(
+        box.database, EVENTS, [{**given, "seen_at": MORNING + timedelta(2)}]
+    ) == Appended(0, 1)
+    with pytest.raises(FactsDiffer):
+        append_facts(box.database, EVENTS, [{**given, "at": MORNING - timedelta(hours=2)}])
+
+
+def source(name: str) -> Row:
+    return {"id": name_id("sources", name), "name": name}
+
+
+def test_rows_before_are_made_where_they_are_missing_and_keep_what_they_hold(box: Box) -> None:
+    append_facts(box.database, EVENTS, [event("a")], before={SOURCES: [source("s"), source("t")]})
+    renamed = {**source("s"), "name": "renamed"}
+    append_facts(box.database, EVENTS, [event("b")], before={SOURCES: [renamed, source("u")]})
+    with box.database.read() as session:
+        names = session.execute(select(SOURCES.c.name)).scalars().all()
+    assert sorted(names) == ["s", "t", "u"]
+
+
+def test_rows_that_follow_are_stored_for_new_facts_alone_and_in_order(box: Box) -> None:
+    asked: list[set[uuid.UUID]] = []
+    first = [event(f"e{number}") for number in range(5)]
+    append_facts(box.database, EVENTS, first, stamp="seen_at", following=queueing(asked))
+    second = [event("n", seen=1), *({**row, "seen_at": MORNING + timedelta(1)} for row in first)]
+    second[0] = {**second[0], "seen_at": MORNING + timedelta(1)}
+    third = append_facts(box.database, EVENTS, second, stamp="seen_at", following=queueing(asked))
+    assert third == Appended(1, 5)
+    repeated = append_facts(
+        box.database,
+        EVENTS,
+        [{**row, "seen_at": MORNING + timedelta(2)} for row in second],
+        stamp="seen_at",
+        following=queueing(asked),
+    )
+    assert repeated == Appended(0, 6)
+    assert [len(new) for new in asked] == [5, 1]
+    with box.database.read() as session:
+        queued = session.execute(select(QUEUED.c.event).order_by(QUEUED.c.seq)).scalars().all()
+    assert queued == [*(row["id"] for row in first), second[0]["id"]]
+
+
+def test_a_call_that_cannot_be_is_refused_before_anything_is_written(box: Box) -> None:
+    with pytest.raises(ValueError, match="need a stamp"):
+        append_facts(box.database, EVENTS, [event("a")], following=queueing([]))
+    with pytest.raises(TypeError, match="the key of pairs is not one column of type Uuid"):
+        append_facts(box.database, Model.metadata.tables["pairs"], [{"one": 1, "two": 2}])
+    assert count(box, EVENTS) == 0
+
+
+def test_what_a_column_refuses_undoes_the_whole_call(box: Box) -> None:
+    """On SQLite the column's type refuses it, on PostgreSQL the server does."""
+    with pytest.raises((ValueError, StatementError)):
+        append_facts(box.database, EVENTS, [event("x" * 51)], before={SOURCES: [source("s")]})
+    assert (count(box, EVENTS), count(box, SOURCES)) == (0, 0)
+
+
+def test_rows_are_inserted_where_they_are_missing_and_looked_up_by_key(box: Box) -> None:
+    rows = [source(f"s{number}") for number in range(3)]
+    assert box.database.write(lambda session: insert_new(session, SOURCES, rows[:2])) == 2
+    assert box.database.write(lambda session: insert_new(session, SOURCES, rows)) == 1
+    wanted = [row["id"] for row in rows] + [uuid7()]
+    with box.database.read() as session:
+        found = rows_by_id(session, SOURCES, wanted, ["name"])
+    assert found == {row["id"]: row for row in rows}
+
+
+def test_the_boxs_own_file_can_be_asked_whichever_database_serves(box: Box) -> None:
+    rows = [event("a"), event("b")]
+    append_facts(box.database, EVENTS, rows)
+    wanted = [row["id"] for row in rows] + [uuid7()]
+    found = ids_in_own_file(box, EVENTS, wanted)
+    in_file = box.database.dialect == "sqlite"  # beside PostgreSQL there is no file yet
+    assert found == (frozenset(wanted[:2]) if in_file else frozenset())
