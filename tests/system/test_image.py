@@ -222,7 +222,7 @@ def test_a_killed_service_comes_back_in_the_same_container(
     container: Container,
 ) -> None:
     """What a unit's Restart= does on a box, PID 1 does here."""
-    first = container.pids()[0]
+    first = container.first_pid()
     serving = {pid for pid in container.pids() if b"serve" in cmdline(pid)}
     assert serving
     for pid in serving:
@@ -232,7 +232,7 @@ def test_a_killed_service_comes_back_in_the_same_container(
         assert time.monotonic() < deadline, container.logs()[-3000:]
         time.sleep(0.1)
     container.ready()
-    assert container.pids()[0] == first
+    assert container.first_pid() == first
 
 
 # -- with a PostgreSQL --
