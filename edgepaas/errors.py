@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every failure that a person is meant to read, with the exit status it leads to.
+"""The expected failures, each with its exit status.
 
 Each names what is wrong and the way out; the command line prints it without a
 traceback (:func:`edgepaas.cli.main`), the web layer turns it into the one error

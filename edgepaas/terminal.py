@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print: one line a stage, tables for people, JSON for programs."""
+"""Printing for commands: one line a stage, tables for people, JSON for programs."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def say(stage: str, text: str) -> None:
 def announce(stage: str, text: str) -> None:
     """Print a stage's one line as :func:`say` does, or as the log goes where that is JSON.
 
-    Whoever collects a container's output reads it as one stream of one format.
+    What collects a container's output reads it as one stream of one format.
     """
     from edgepaas.logs import as_json
 

@@ -2,14 +2,28 @@
 """The state of alerting, for all that show it; cheap enough to be read often."""
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType
+
+#: ``run/alerts.json``: what the delivery last knew.
+RECORD = RecordType(
+    "alerts-status",
+    2,
+    {
+        **dict.fromkeys(("open", "critical", "waiting", "silenced"), shapes.whole),
+        "channels": shapes.map_of(shapes.map_of(shapes.text)),
+        "told": shapes.map_of(shapes.map_of(shapes.whole)),
+        "next_in_seconds": shapes.optional(shapes.number),
+        "updated": shapes.moment,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -90,19 +104,13 @@ def delivered_since_start(status: Mapping[str, Any]) -> dict[str, dict[str, int]
 
 def read_status(paths: Paths) -> dict[str, Any]:
     """Return ``run/alerts.json``, empty before the first run since the box started."""
-    try:
-        found = json.loads(paths.alerts_status.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return RECORD.read_or_none(paths.alerts_status) or {}
 
 
 def write_status(paths: Paths, status: Mapping[str, Any]) -> None:
     """Write ``run/alerts.json``; where it cannot be written, it is as it was."""
-    from edgepaas.files.atomic import write_atomic
-
     with contextlib.suppress(OSError):
-        write_atomic(paths.alerts_status, json.dumps(status, indent=2, default=str) + "\n")
+        RECORD.write(paths.alerts_status, status)
 
 
 def mark_waiting(paths: Paths, *, waiting: bool) -> None:

@@ -1,28 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the API shows the delivery of rows to PostgreSQL."""
+"""How the API shows the forwarding state: a schema made from its declarations."""
+
+from collections.abc import Callable
+from typing import Any
 
 import marshmallow as ma
 
+from edgepaas.outbox.forwarding_state import DECLARATIONS, Declaration, Forwarding
 
-class ForwardingSchema(ma.Schema):
-    """How the rows are on their way to PostgreSQL."""
+_FIELDS: dict[str, Callable[..., Any]] = {
+    "text": ma.fields.String,
+    "word": ma.fields.String,
+    "moment": ma.fields.String,
+    "rows": ma.fields.Integer,
+    "flag": ma.fields.Boolean,
+}
 
-    state = ma.fields.String(
-        required=True,
-        metadata={"enum": ["idle", "draining", "held", "blocked", "no-hub", "unknown"]},
-    )
-    hub = ma.fields.String(
-        required=True, metadata={"enum": ["ok", "away", "misconfigured", "schema", "unknown"]}
-    )
-    rows_waiting = ma.fields.Integer(required=True)
-    reason = ma.fields.String(required=True)
-    waiting_since = ma.fields.String(required=True, allow_none=True)
-    last_delivery = ma.fields.String(required=True, allow_none=True)
-    dead_letters = ma.fields.Integer(required=True)
-    conflicts = ma.fields.Integer(required=True)
-    hub_lost = ma.fields.Integer(required=True)
-    hand_back = ma.fields.String(
-        required=True,
-        metadata={"description": "When PostgreSQL serves again, or why not yet; often empty."},
-    )
-    running = ma.fields.Boolean(required=True)
+
+def _field(one: Declaration) -> Any:
+    metadata: dict[str, object] = {"description": one.meaning}
+    if one.words is not None:
+        metadata["enum"] = list(one.words)
+    return _FIELDS[one.unit](required=True, allow_none=one.optional, metadata=metadata)
+
+
+#: How the rows are on their way to PostgreSQL.
+ForwardingSchema = ma.Schema.from_dict(
+    {one.name: _field(one) for one in DECLARATIONS}, name=f"{Forwarding.__name__}Schema"
+)

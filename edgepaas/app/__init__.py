@@ -10,6 +10,7 @@
 ``edgepaas.app.errors``    the errors that the platform raises and expects
 ``edgepaas.app.settings``  declaring settings of the application's own
 ``edgepaas.app.commands``  sub-commands of the application's own: ``edgepaas NAME COMMAND``
+``edgepaas.app.http``      requests to other servers, under a real deadline
 ``edgepaas.app.storage``   files beside the tables: a small SQLite file, a lock
 ``edgepaas.app.migrations``  what ``env.py`` and the revisions of a schema import
 =========================  ==================================================================

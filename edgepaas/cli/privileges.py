@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may run a command on an installed box: the service's user, or root who becomes it."""
+"""Who may run a command on an installed box: the service's user, or root, who becomes it."""
 
 import grp
 import os
@@ -16,10 +16,10 @@ class NotAllowed(EdgePaaSError):
 
 
 def become_service_user(command: str) -> None:
-    """Give up root for the service's user; refuse anybody else on an installed box.
+    """Give up root for the service's user; refuse any other user on an installed box.
 
     A file that root creates in the state folder locks the service out of it, so root
-    first becomes ``edgepaas``. In a developer's tree ($EDGEPAAS_HOME, XDG) everybody
+    first becomes ``edgepaas``. In a developer's tree ($EDGEPAAS_HOME, XDG) every user
     works on files of their own and nothing changes. A cluster may give a container any
     user (OpenShift's restricted-v2): where the state folder is for it to write, it is
     the service's user. Raises NotAllowed.
@@ -55,10 +55,10 @@ def become_service_user(command: str) -> None:
 
 
 def _is_ours(paths: Paths) -> bool:
-    """Whether this user may write the state folder, and nobody else has worked in it."""
+    """Whether this user may write the state folder, and no other user has worked in it."""
     if not os.access(paths.state, os.W_OK | os.X_OK):
         return False
     try:
         return paths.node.stat().st_uid == os.geteuid()
     except OSError:
-        return True  # nobody has served from it yet
+        return True  # no service has run from it yet

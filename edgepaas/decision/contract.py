@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from edgepaas.files.contract import ContractMissing, read_contract, write_contract
 
-#: The word of the common vocabulary that the decision can know.
+#: Those of the box's states that follow from the decision.
 DatabaseState = Literal["standalone", "local-first", "primary", "fallback", "draining"]
 #: postgres_only: no way back; try_postgres: fallback armed; sqlite_only: SQLite is active.
 FinalMode = Literal["postgres_only", "try_postgres", "sqlite_only"]
@@ -18,7 +18,7 @@ STAGE = "dbdecide"
 
 @dataclass(frozen=True)
 class DatabaseContract:
-    """The decision; attributes and the names in the file correspond one to one."""
+    """The decision; each attribute is one name in the file."""
 
     #: ``postgresql://…`` or ``sqlite:////absolute/path``; holds the password: never print it.
     database_url: str

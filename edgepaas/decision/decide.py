@@ -12,7 +12,7 @@ from edgepaas.alerts.catalogue import DATABASE_FALLBACK, ROWS_NOT_IN_POSTGRES
 from edgepaas.decision import losses
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import Hold, read_hold, write_hold
-from edgepaas.decision.matrix import Choice, Wishes, choose, effort
+from edgepaas.decision.matrix import Choice, DatabasePreferences, attempts_needed, choose
 from edgepaas.decision.probe import ProbeResult, probe
 from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.atomic import remove_durably
@@ -27,10 +27,10 @@ logger = logging.getLogger("edgepaas.decision")
 
 #: The one attempt after a loss, in seconds: requests wait for its outcome.
 AFTER_LOSS_TIMEOUT = 1.0
-#: An attempt with less time than this would fail for want of it alone.
+#: An attempt with less time than this would fail for that reason alone.
 _LEAST_ATTEMPT = 0.25
 _LONGEST_REASON = 500
-#: Masking shorter ones would mask half of the words, and tell what they are.
+#: Masking a shorter one would mask half of the text, and reveal what it is.
 _SHORTEST_SECRET = 4
 
 Probe = Callable[[Address, TLSPolicy, float], ProbeResult]
@@ -49,13 +49,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Decision:
-    """A contract that is not written yet, and what else is to be kept when it is."""
+    """A contract that is not written yet, and the hold that is written with it."""
 
     contract: DatabaseContract
     address: Address | None
     after_loss: bool
     moment: Moment
-    #: (reason, seconds): PostgreSQL is not to be chosen for so long.
+    #: (reason, seconds): PostgreSQL is not chosen for this long.
     hold: tuple[str, float] | None = None
 
     def masked(self, text: str) -> str:
@@ -73,7 +73,7 @@ def decide(
     clock: Clock | None = None,
     probe: Probe = probe,
 ) -> Decision:
-    """Decide which database serves; changes nothing (:func:`settle` does).
+    """Decide which database serves; changes nothing (:func:`store_decision` does).
 
     *after_loss*: the service lost PostgreSQL, so where a fallback is armed one attempt of
     at most 1 s is made; else as many as MAX_RETRIES within DECISION_DEADLINE. Raises
@@ -82,38 +82,42 @@ def decide(
     """
     clock = clock or Clock()
     now = clock.moment()
-    wishes = Wishes.of(settings, paths.state)
-    if wishes.without_address:
-        logger.warning("%s: PostgreSQL is asked for without an address", wishes.without_address)
-    waiting = rows_waiting(wishes.sqlite_path, paths.database_lock)
+    preferences = DatabasePreferences.of(settings, paths.state)
+    if preferences.without_address:
+        logger.warning(
+            "%s: PostgreSQL is asked for without an address", preferences.without_address
+        )
+    waiting = rows_waiting(preferences.sqlite_path, paths.database_lock)
     hold = read_hold(paths.postgres_hold, now)
     most = settings.integer("HANDBACK_PER_HOUR")
-    flapping = _flapping(paths, now, most) if after_loss and wishes.fallback else None
+    flapping = _flapping(paths, now, most) if after_loss and preferences.fallback else None
     hold = hold or flapping
     result = None
     # Requests wait for the outcome as well when PostgreSQL, found good, is handed back to.
     brief = after_loss or paths.hand_back.exists()
-    attempts = effort(wishes, hold, waiting, after_loss=brief)
-    if wishes.postgres is not None and attempts != "none":
-        policy = TLSPolicy.of(settings, wishes.postgres)
+    attempts = attempts_needed(preferences, hold, waiting, after_loss=brief)
+    if preferences.postgres is not None and attempts != "none":
+        policy = TLSPolicy.of(settings, preferences.postgres)
         if policy.warning:
             logger.warning("%s", policy.warning)
         # Over a slow link the examination takes longer than a second; what was just found good
         # gets the time for it, or it would be handed back to and given up again for ever.
         schedule = _Schedule.of(settings, single=attempts == "one", after_loss=after_loss)
-        result = schedule.run(wishes.postgres, policy, probe, clock, patient=not wishes.fallback)
-    choice = choose(wishes, result, hold, waiting)
+        result = schedule.run(
+            preferences.postgres, policy, probe, clock, patient=not preferences.fallback
+        )
+    choice = choose(preferences, result, hold, waiting)
     new_hold = None
     if flapping is not None:
         new_hold = (flapping.reason, flapping.remaining)
     elif after_loss and choice.state == "fallback" and hold is None:
         new_hold = (f"it was lost in service ({choice.reason})", settings.number("HANDBACK_AFTER"))
-    contract = _contract(wishes, choice, now, waiting)
-    return Decision(contract, wishes.postgres, after_loss, now, new_hold)
+    contract = _contract(preferences, choice, now, waiting)
+    return Decision(contract, preferences.postgres, after_loss, now, new_hold)
 
 
-def settle(decision: Decision, paths: Paths) -> None:
-    """Write the contract and whatever else the decision leaves behind; raises OSError."""
+def store_decision(decision: Decision, paths: Paths) -> None:
+    """Write the contract and the hold, and raise or resolve the alerts; raises OSError."""
     contract = decision.contract
     if decision.hold is not None and decision.hold[1] > 0:
         reason, seconds = decision.hold
@@ -122,9 +126,9 @@ def settle(decision: Decision, paths: Paths) -> None:
         except OSError as error:  # the fallback itself must not fail for it
             logger.warning("the hold on PostgreSQL could not be written: %s", error)
     if decision.after_loss and not contract.sqlite_active:
-        losses.note_return(paths, decision.moment)
+        losses.record_return(paths, decision.moment)
     contract.write(paths.db_contract)
-    losses.forget_loss(paths)
+    losses.clear_loss(paths)
     remove_durably(paths.hand_back)
     _tell(contract)
 
@@ -151,7 +155,7 @@ def _tell(contract: DatabaseContract) -> None:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """How often, for how long each, and how long altogether; in seconds."""
+    """How many attempts, and in seconds: for each, between them, and altogether."""
 
     attempts: int
     attempt_timeout: float
@@ -205,17 +209,19 @@ def _flapping(paths: Paths, now: Moment, most: int) -> Hold | None:
     return Hold(f"it came back and was lost {most} times within an hour", seconds)
 
 
-def _contract(wishes: Wishes, choice: Choice, now: Moment, waiting: Waiting) -> DatabaseContract:
-    address = wishes.postgres
+def _contract(
+    preferences: DatabasePreferences, choice: Choice, now: Moment, waiting: Waiting
+) -> DatabaseContract:
+    address = preferences.postgres
     hub_url = address.url() if address is not None else ""
     return DatabaseContract(
-        database_url=_sqlite_url(wishes.sqlite_path) if choice.sqlite else hub_url,
-        run_migrations=wishes.run_migrations and not choice.sqlite,
+        database_url=_sqlite_url(preferences.sqlite_path) if choice.sqlite else hub_url,
+        run_migrations=preferences.run_migrations and not choice.sqlite,
         final_db_mode=choice.mode,
         db_state=choice.state,
         db_fallback=choice.fallback,
         hub_url=hub_url,
-        sqlite_path=wishes.sqlite_path,
+        sqlite_path=preferences.sqlite_path,
         reason=_one_line(choice.reason, address),
         generation=secrets.token_hex(8),
         decided_at=rfc3339(now.wall),

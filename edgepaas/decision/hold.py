@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``state/postgres-hold``: why PostgreSQL is not to be chosen, and for how long.
+"""``state/postgres-hold``: the reason and the time for which PostgreSQL is not chosen.
 
 A box may start in 1970 and leap to the present, so a hold keeps time on the clock that
 runs since boot (it counts suspension, too) and falls back on the wall clock only across
@@ -69,7 +69,7 @@ def read_hold(path: Path, now: Moment | None = None) -> Hold | None:
 
 
 def clear_hold(path: Path) -> None:
-    """Let PostgreSQL be chosen again; raises OSError."""
+    """Remove the hold, so that PostgreSQL may be chosen; raises OSError."""
     remove_durably(path)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL lost in service: the mark that the service leaves, and the count that ends flapping.
+"""PostgreSQL lost in service: the mark that the service writes, and the limit on flapping.
 
 Falling back is never refused. Choosing PostgreSQL again after a loss is bounded, or a
 server that comes and goes would interrupt every request for as long as it does so.
@@ -18,7 +18,7 @@ from edgepaas.timing.moment import Moment
 #: unless HANDBACK_PER_HOUR says otherwise.
 MOST_RETURNS = 6
 RETURN_WINDOW = 3600.0
-#: More than any setting allows would only be kept for nothing.
+#: No setting allows more.
 _KEPT_RETURNS = 3600
 
 #: ``run/db-lost``.
@@ -38,7 +38,7 @@ def loss_mark(paths: Paths) -> Path:
 
 
 def mark_loss(paths: Paths, reason: str) -> None:
-    """Leave the mark, just before ending with exit status 75; raises OSError."""
+    """Write the mark, just before ending with exit status 75; raises OSError."""
     LOSS.write(loss_mark(paths), {"reason": " ".join(reason.split())})
 
 
@@ -53,13 +53,13 @@ def loss_reason(paths: Paths) -> str | None:
     return " ".join(found["reason"].split())[:300] or "lost in service"
 
 
-def forget_loss(paths: Paths) -> None:
-    """Remove the mark once it has been decided upon; raises OSError."""
+def clear_loss(paths: Paths) -> None:
+    """Remove the mark after the next decision; raises OSError."""
     remove_durably(loss_mark(paths))
 
 
 def seconds_until_return(paths: Paths, now: Moment, most: int = MOST_RETURNS) -> float:
-    """Return for how long PostgreSQL must not be chosen again; 0.0: it may be.
+    """Return for how many seconds PostgreSQL must not be chosen again; 0.0: it may be.
 
     *most*: how often it may be within RETURN_WINDOW seconds.
     """
@@ -69,7 +69,7 @@ def seconds_until_return(paths: Paths, now: Moment, most: int = MOST_RETURNS) ->
     return RETURN_WINDOW - (now.since_boot - returns[-most])
 
 
-def note_return(paths: Paths, now: Moment) -> None:
+def record_return(paths: Paths, now: Moment) -> None:
     """Count that PostgreSQL was chosen again after a loss, or is handed back to."""
     # Uncounted is better than not started: the count only spares interruptions.
     with contextlib.suppress(OSError):

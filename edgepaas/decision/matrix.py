@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of the decision: what is wished for and what was found make the choice. Pure."""
+"""The rules of the decision: preferences and findings make the choice. Pure."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +16,16 @@ from edgepaas.settings import Settings
 from edgepaas.settings.urls import Address, AddressError, split_url
 
 #: How many attempts can change the choice.
-Effort = Literal["none", "one", "many"]
+AttemptsNeeded = Literal["none", "one", "many"]
 
 
 class NoDatabase(EdgePaaSError):
-    """PostgreSQL alone was asked for, and it cannot be used."""
+    """PostgreSQL alone is to serve (BOTH_DB=false), and it cannot be used."""
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the operator wants, as far as the decision is concerned."""
+class DatabasePreferences:
+    """Which database the operator wants, from the settings."""
 
     #: The PostgreSQL to serve from or to forward to; None: there is none.
     postgres: Address | None
@@ -43,8 +43,8 @@ class Wishes:
     unreadable: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, state: Path) -> "Wishes":
-        """Read the wishes from *settings*; relative files lie in the folder *state*.
+    def of(cls, settings: Settings, state: Path) -> "DatabasePreferences":
+        """Read the preferences from *settings*; relative files lie in the folder *state*.
 
         Raises ConfigurationError where production asks for PostgreSQL alone and names none.
         """
@@ -60,7 +60,7 @@ class Wishes:
                 if settings.text("ENV") == "production":
                     raise ConfigurationError(
                         "ENV=production with BOTH_DB=false asks for PostgreSQL alone and "
-                        "DATABASE_URL is empty: set DATABASE_URL, or take BOTH_DB=false back"
+                        "DATABASE_URL is empty: set DATABASE_URL, or remove BOTH_DB=false"
                     )
                 asked.insert(0, "BOTH_DB=false")
             return cls(
@@ -99,44 +99,46 @@ class Choice:
     cause: str = "settings"
 
 
-def effort(wishes: Wishes, hold: Hold | None, waiting: Waiting, *, after_loss: bool) -> Effort:
-    """Return how many attempts at PostgreSQL can change what will be chosen."""
-    if wishes.postgres is None or wishes.local_first:
+def attempts_needed(
+    preferences: DatabasePreferences, hold: Hold | None, waiting: Waiting, *, after_loss: bool
+) -> AttemptsNeeded:
+    """Return how many attempts to reach PostgreSQL can change the choice."""
+    if preferences.postgres is None or preferences.local_first:
         return "none"
-    if not wishes.fallback:
+    if not preferences.fallback:
         return "many"
     if hold is not None:
         return "none"
-    # With rows waiting SQLite serves either way; the one attempt tells which word is true.
+    # With rows waiting SQLite serves either way; the one attempt tells which state is true.
     return "one" if waiting.any or after_loss else "many"
 
 
 def choose(
-    wishes: Wishes, probe: ProbeResult | None, hold: Hold | None, waiting: Waiting
+    preferences: DatabasePreferences, probe: ProbeResult | None, hold: Hold | None, waiting: Waiting
 ) -> Choice:
-    """Return the choice; *probe* is None where :func:`effort` asked for no attempt.
+    """Return the choice; *probe* is None where :func:`attempts_needed` asked for no attempt.
 
     Raises NoDatabase where PostgreSQL alone was asked for and cannot be used.
     """
-    if wishes.postgres is None:
-        return Choice(True, "standalone", "sqlite_only", _why_standalone(wishes))
-    if wishes.local_first:
+    if preferences.postgres is None:
+        return Choice(True, "standalone", "sqlite_only", _why_standalone(preferences))
+    if preferences.local_first:
         reason = (
-            f"USE_SQLITE=true: SQLite serves, and PostgreSQL at {endpoint_of(wishes.postgres)} "
-            "receives every row"
+            "USE_SQLITE=true: SQLite serves, and PostgreSQL at "
+            f"{endpoint_of(preferences.postgres)} receives every row"
         )
         choice = Choice(True, "local-first", "sqlite_only", reason)
     else:
-        choice = _with_postgres(wishes, probe, hold, waiting)
-    return replace(choice, reason=choice.reason + _unsent_text(waiting, wishes.sqlite_path))
+        choice = _with_postgres(preferences, probe, hold, waiting)
+    return replace(choice, reason=choice.reason + _unsent_text(waiting, preferences.sqlite_path))
 
 
 def _with_postgres(
-    wishes: Wishes, probe: ProbeResult | None, hold: Hold | None, waiting: Waiting
+    preferences: DatabasePreferences, probe: ProbeResult | None, hold: Hold | None, waiting: Waiting
 ) -> Choice:
     usable = probe is not None and probe.usable
     found = probe.reason if probe is not None else "PostgreSQL was not asked"
-    if not wishes.fallback:
+    if not preferences.fallback:
         return _postgres_alone(usable, found, waiting)
     if hold is not None:
         reason = f"PostgreSQL is on hold for another {hold.remaining:.0f} s: {hold.reason}"
@@ -160,13 +162,13 @@ def _postgres_alone(usable: bool, found: str, waiting: Waiting) -> Choice:
     return Choice(False, "primary", "postgres_only", reason, cause="usable")
 
 
-def _why_standalone(wishes: Wishes) -> str:
-    if wishes.sqlite_by_name:
+def _why_standalone(preferences: DatabasePreferences) -> str:
+    if preferences.sqlite_by_name:
         return "DATABASE_URL names an SQLite file"
-    if wishes.unreadable:
-        return "DATABASE_URL cannot be read ('edgepaas settings' says why)"
-    if wishes.without_address:
-        return f"{wishes.without_address} asks for PostgreSQL, but DATABASE_URL is empty"
+    if preferences.unreadable:
+        return "DATABASE_URL cannot be read ('edgepaas settings' gives the reason)"
+    if preferences.without_address:
+        return f"{preferences.without_address} asks for PostgreSQL, but DATABASE_URL is empty"
     return "no DATABASE_URL is set"
 
 

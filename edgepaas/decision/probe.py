@@ -41,7 +41,7 @@ _WRITE = (
     "CREATE TEMPORARY TABLE edgepaas_probe (n integer) ON COMMIT DROP; "
     "INSERT INTO edgepaas_probe VALUES (1)"
 )
-#: A hardened database takes TEMPORARY away from everybody: this logs a record without it.
+#: A hardened database grants TEMPORARY to no user: this logs a record without it.
 _WRITE_WITHOUT_TABLE = "SELECT pg_logical_emit_message(true, 'edgepaas', 'probe')"
 
 

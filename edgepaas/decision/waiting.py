@@ -13,7 +13,7 @@ from edgepaas.files.sqlite_file import not_to_be_opened
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
 
-#: Seconds to wait for whoever swaps or repairs the file.
+#: Seconds to wait for a process that swaps or repairs the file.
 _LOCK_TIMEOUT = 2.0
 _BUSY_TIMEOUT = 1.0
 #: In a larger file, counting would read for seconds: the highest row number has to do.
@@ -55,8 +55,8 @@ class Waiting:
 def rows_waiting(sqlite_path: Path, lock: Path | None = None) -> Waiting:
     """Count the rows that wait in *sqlite_path*, opened read-only.
 
-    No file and no table are no rows. *lock* is held shared meanwhile, as by everybody who
-    opens the file. Never raises: a file that cannot be read is reported as such, and the
+    No file and no table are no rows. *lock* is held shared meanwhile, as by every process
+    that opens the file. Never raises: a file that cannot be read is reported as such, and the
     schema stage deals with it.
     """
     try:

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -28,16 +29,28 @@ def write_unsynced(path: Path, content: bytes | str, *, mode: int = 0o600) -> No
     _replace(path, content, mode, synced=False)
 
 
-def _replace(path: Path, content: bytes | str, mode: int, *, synced: bool) -> None:
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+def replace_by(
+    path: Path,
+    temporary: Path,
+    fill: Callable[[int], object],
+    *,
+    mode: int = 0o600,
+    synced: bool = True,
+    create: bool = True,
+) -> None:
+    """Have *fill* write to a descriptor of *temporary*, sync that file and rename it to *path*.
+
+    *create*: whether *temporary* is made; else it is there and is overwritten in its own
+    blocks. The caller syncs the folder. Raises OSError, or what *fill* raises; *temporary* is
+    then gone and *path* as it was.
+    """
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+    descriptor = os.open(temporary, flags, mode)
     try:
         try:
-            os.fchmod(descriptor, mode)  # the umask may have taken bits away
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            if create:
+                os.fchmod(descriptor, mode)  # the umask may have taken bits away
+            fill(descriptor)
             if synced:
                 os.fsync(descriptor)
         finally:
@@ -47,6 +60,36 @@ def _replace(path: Path, content: bytes | str, mode: int, *, synced: bool) -> No
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write *data* to *descriptor*, however many calls that takes; raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def move_durably(finished: Path, path: Path) -> None:
+    """Rename *finished*, a file that is synced, to *path* and sync the folder; OSError."""
+    finished.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of *path* durable; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes | str, mode: int, *, synced: bool) -> None:
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    replace_by(
+        path, temporary, lambda descriptor: write_all(descriptor, data), mode=mode, synced=synced
+    )
 
 
 def remove_durably(path: Path) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.atomic import remove_durably, write_atomic
 
-#: No stage writes more; a file that somebody else blew up must not hold the boot.
+#: No stage writes more; a file that something else enlarged must not hold the boot.
 MOST_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

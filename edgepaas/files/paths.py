@@ -46,12 +46,12 @@ class Paths:
 
     @property
     def database_lock(self) -> Path:
-        """Held shared by whoever has the SQLite file open, exclusively to swap it."""
+        """Held shared by each process that has the SQLite file open, exclusively to swap it."""
         return self.state / "db.lock"
 
     @property
     def address(self) -> Path:
-        """``run/address``: where the service listens; no secret, anybody on the box may read it."""
+        """``run/address``: where the service listens; every user of the box may read it."""
         return self.runtime / "address"
 
     @property
@@ -76,17 +76,17 @@ class Paths:
 
     @property
     def sync_wake(self) -> Path:
-        """``run/sync.wake``: the datagram socket on which the drainer is told of new rows."""
+        """``run/sync.wake``: the datagram socket on which the drainer is notified of new rows."""
         return self.runtime / "sync.wake"
 
     @property
     def sync_status(self) -> Path:
-        """``run/sync.json``: what the drainer knows, for every surface that shows it."""
+        """``run/sync.json``: what the drainer knows (edgepaas.sync.status)."""
         return self.runtime / "sync.json"
 
     @property
-    def state_word(self) -> Path:
-        """``run/state.json``: the service's own word for the box's state."""
+    def published_state(self) -> Path:
+        """``run/state.json``: the state that the service published (files.published_state)."""
         return self.runtime / "state.json"
 
     @property
@@ -146,7 +146,7 @@ class Paths:
 
     @property
     def alerts_status(self) -> Path:
-        """``run/alerts.json``: what the deliverer last knew, for every surface that shows it."""
+        """``run/alerts.json``: what the delivery of alerts last knew (edgepaas.alerts.status)."""
         return self.runtime / "alerts.json"
 
     @property
@@ -218,7 +218,7 @@ def find_paths(environ: Mapping[str, str] | None = None) -> Paths:
 def _home(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
-    except (RuntimeError, OSError) as error:  # ~nobody-known, or below a folder that is gone
+    except (RuntimeError, OSError) as error:  # ~unknown, or below a folder that is gone
         raise ConfigurationError(
             f"EDGEPAAS_HOME={text}: that is no folder ({error}); set EDGEPAAS_HOME to an "
             "absolute path"

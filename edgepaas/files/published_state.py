@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``run/state.json``: the service's word for its box, for the processes beside it."""
+"""``run/state.json``: the state that the service published, for the processes beside it."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import current_moment
 
-#: What a word of the vocabulary looks like; the vocabulary itself is edgepaas.health.state's.
-_WORD = re.compile(r"[a-z][a-z-]{0,31}")
+#: The form of a state; the states themselves are in edgepaas.health.state.
+_STATE = re.compile(r"[a-z][a-z-]{0,31}")
 
 RECORD = RecordType(
     "service-state",
@@ -28,38 +28,38 @@ RECORD = RecordType(
 
 
 @dataclass(frozen=True)
-class StateWord:
-    """What the service said last, and whether the process that said so still runs."""
+class PublishedState:
+    """The state that a service published last, and whether its process still runs."""
 
-    word: str
-    living: bool
+    state: str
+    running: bool
 
 
-def leave_word(paths: Paths, word: str) -> None:
-    """Leave *word* as that of this process; raises OSError.
+def publish_state(paths: Paths, state: str) -> None:
+    """Write *state* as that of this process; raises OSError.
 
     It is not synced: what is true of a process need not outlive a power cut.
     """
     pid = os.getpid()
     entry = {
-        "state": word,
+        "state": state,
         "pid": pid,
         "started": _started(pid),
         "boot_id": current_moment().boot_id,
     }
-    RECORD.write_unsynced(paths.state_word, entry)
+    RECORD.write_unsynced(paths.published_state, entry)
 
 
-def read_word(paths: Paths) -> StateWord | None:
-    """Return what was left since this boot; None without anything that can be understood."""
-    found = RECORD.read_or_none(paths.state_word)
+def read_published_state(paths: Paths) -> PublishedState | None:
+    """Return what was published since this boot; None where nothing is understood."""
+    found = RECORD.read_or_none(paths.published_state)
     if found is None or found["boot_id"] != current_moment().boot_id:
         return None
-    word, pid, started = found["state"], found["pid"], found["started"]
-    if not _WORD.fullmatch(word):
+    state, pid, started = found["state"], found["pid"], found["started"]
+    if not _STATE.fullmatch(state):
         return None
-    # A process id alone is given out again: in a container that starts anew at once.
-    return StateWord(word, living=started > 0 and _started(pid) == started)
+    # A process id alone is reused, in a container that starts anew at once.
+    return PublishedState(state, running=started > 0 and _started(pid) == started)
 
 
 def _started(pid: int) -> int:

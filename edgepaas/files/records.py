@@ -204,7 +204,7 @@ def _free_name(path: Path) -> Path:
 def _content(path: Path) -> tuple[bytes, int] | None:
     """Return what *path* holds, one byte more than MOST_BYTES at most, and its inode."""
     try:
-        # Not blocking: a FIFO of that name must not hold whoever reads.
+        # Not blocking: a FIFO of that name must not block the reader.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None

@@ -75,6 +75,17 @@ def list_of(shape: Shape) -> Shape:
     return check
 
 
+def pair_of(first: Shape, second: Shape) -> Shape:
+    """Return the shape of a list of two, each with a shape of its own."""
+
+    def check(value: Any, path: str) -> None:
+        _expect(isinstance(value, list) and len(value) == 2, path, "a list of two", value)
+        first(value[0], f"{path}[0]")
+        second(value[1], f"{path}[1]")
+
+    return check
+
+
 def map_of(shape: Shape) -> Shape:
     """Return the shape of an object with any names, whose values *shape* accepts."""
 
@@ -101,6 +112,10 @@ def object_of(fields: Mapping[str, Shape]) -> Shape:
             shape(value[name], f"{path}.{name}" if path else name)
 
     return check
+
+
+#: The shape of :meth:`edgepaas.timing.moment.Moment.as_dict`.
+moment = object_of({"wall": number, "since_boot": number, "boot_id": text})
 
 
 def _expect(fits: bool, path: str, expected: str, value: Any) -> None:

@@ -56,7 +56,7 @@ def not_to_be_opened(path: Path) -> str:
 
 
 def note_damage(path: Path, why: object) -> None:
-    """Leave a note beside *path* for the schema stage: whoever uses it found it damaged.
+    """Leave a note beside *path* for the schema stage: a process that uses it found it damaged.
 
     The quick check of a boot is bounded in time, so a large file may be damaged all the
     same. Never raises: the disk may be what fails.
@@ -109,7 +109,7 @@ def forget_unclean_stop(path: Path) -> None:
 
 
 def note_due_check(path: Path) -> None:
-    """Have whoever uses *path* next check it to its end; never raises."""
+    """Have the next process that uses *path* check it to its end; never raises."""
     with contextlib.suppress(OSError):
         write_atomic(_due(path), "")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many alerts there are, as every surface shows it; cheap enough for every request."""
+"""How many alerts there are; cheap enough to be asked with every request."""
 
 import threading
 import time

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that cannot hang, pile up or load the box.
 
-A probe runs in a thread of its own, at most one for each check; whoever asks waits for
+A probe runs in a thread of its own, at most one for each check; the caller waits for
 it up to the check's timeout. Its result is kept for a moment, so that a storm of
 questions is one probe, and while a probe hangs, every later question is answered at once.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger("edgepaas.health")
 
 
 class CheckFailed(EdgePaaSError):
-    """A probe's finding; *consequence* is the state that the box is in by it.
+    """A failed probe; *consequence* is the state that the box is in because of it.
 
     *ready* True says that traffic may come all the same, e.g. with a full disk, on
     which reading still works.
@@ -39,7 +39,7 @@ class CheckFailed(EdgePaaSError):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to know. *probe* returns a line for a person, or raises why it is not so.
+    """One check. *probe* returns a line for a person, or raises the reason of a failure.
 
     *required* checks fail the gate; *timeout* and *keep* are in seconds, None takes
     the board's own.
@@ -79,10 +79,10 @@ class CheckResult:
 
 
 class HealthBoard:
-    """All checks of a process, asked through one place.
+    """All checks of a process.
 
     *cache_seconds* is for how long a result is kept, *timeout* how long a probe may
-    take; both in seconds, both per check where the check says so.
+    take; both in seconds, a check may set its own.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class _Probe:
                 seconds=time.perf_counter() - began,
                 required=self._check.required,
             )
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
             result = self._judge(error, time.perf_counter() - began)
         with self._changed:
             self._running_since = None

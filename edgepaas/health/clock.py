@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can the clock be trusted: a box without a clock battery boots in 1970, or in its image's year."""
+"""Whether the clock can be trusted: without a battery, a box boots in 1970 or its image's year."""
 
 import errno
 import time
@@ -42,13 +42,13 @@ def judge_clock(
     if state is None:
         return ClockFinding(None, "the year is plausible; who set the clock cannot be known here")
     if state == _TIME_ERROR:
-        return ClockFinding(False, "the kernel says that no time source keeps the clock")
-    return ClockFinding(True, "kept by a time source, says the kernel")
+        return ClockFinding(False, "no time source keeps the clock, according to the kernel")
+    return ClockFinding(True, "kept by a time source, according to the kernel")
 
 
 def _kernel_state() -> int | None:
     """Return what adjtimex(2) returns, None where it is not allowed (ProtectClock=)."""
-    import ctypes  # half a megabyte, wanted only where somebody asks for the machine
+    import ctypes  # half a megabyte, wanted only where the machine is asked about
 
     library = ctypes.CDLL(None, use_errno=True)
     # Only reading: modes, the first int, stays 0. The struct is 208 bytes on 64-bit

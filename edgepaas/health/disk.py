@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can the folders that the box lives in be written, and is there room."""
+"""Whether the folders of the box can be written and have room."""
 
 import errno
 import os

@@ -169,8 +169,8 @@ def _rows_on_their_way(watch: ForwardingWatch, contract: "DatabaseContract") -> 
     found = watch()
     if found is None:
         return "there is no PostgreSQL to forward to"
-    if found.trouble:
-        raise CheckFailed("; ".join(found.trouble), ready=True)
+    if found.problems:
+        raise CheckFailed("; ".join(found.problems), ready=True)
     if found.state == "unknown":
         rows = rows_not_in_postgres(contract)
         waiting = "unknown, how many rows wait" if rows is None else f"{rows:,} rows wait"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vocabulary of states, from one function; every surface shows what it says."""
+"""One vocabulary of states, from one function; API, metrics, pages and commands show it."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from edgepaas.logs.redact import redact
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.health.forwarding import Forwarding
+    from edgepaas.outbox.forwarding_state import Forwarding
 
 __all__ = ["STATES", "BoxState", "Facts", "Phase", "StateBoard", "box_state"]
 
@@ -39,15 +39,15 @@ class Facts:
 
     full: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
-    #: How the rows are on their way home; None where there is no hub, or nobody looks.
+    #: The forwarding state; None where there is no hub, or nothing watches it.
     forwarding: "Forwarding | None" = None
 
 
 def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxState:
-    """Return the box's state: the highest word that holds, the databases' mode, and why."""
+    """Return the box's state: the highest one that holds, the databases' mode, and why."""
     mode = contract.db_state
     forwarding = facts.forwarding
-    degraded = [*facts.degraded, *(forwarding.trouble if forwarding else ())]
+    degraded = [*facts.degraded, *(forwarding.problems if forwarding else ())]
     reasons = [*facts.full, *degraded]
     waiting = (forwarding.rows_waiting if forwarding else contract.rows_waiting) > 0
     if mode in ("fallback", "draining", "local-first") or waiting or not reasons:
@@ -61,7 +61,7 @@ def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxSt
     elif degraded:
         state = "degraded"
     else:
-        state = _on_the_way(mode, forwarding)
+        state = _mode_now(mode, forwarding)
     return BoxState(
         state=state,
         mode=mode,
@@ -70,11 +70,11 @@ def box_state(contract: "DatabaseContract", phase: Phase, facts: Facts) -> BoxSt
     )
 
 
-def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
+def _mode_now(mode: str, forwarding: "Forwarding | None") -> str:
     """Return what *mode* has become since the decision, as far as the drainer knows.
 
-    Nobody decides anew while SQLite serves: that PostgreSQL is back, or gone again, shows
-    only in how it takes the rows. Rows that PostgreSQL serves without are ``draining``, too.
+    The decision is not made anew while SQLite serves: that PostgreSQL is back, or gone again,
+    shows only in whether it takes rows. Rows that PostgreSQL serves without are ``draining``.
     """
     if forwarding is None or mode not in ("fallback", "draining", "primary"):
         return mode
@@ -86,7 +86,7 @@ def _on_the_way(mode: str, forwarding: "Forwarding | None") -> str:
 
 
 class StateBoard:
-    """The process's own state: its phase, what its checks found, what others noted.
+    """The state of the process: its phase, the results of its checks, and noted problems.
 
     :meth:`state` is cheap and probes nothing; it is what :class:`edgepaas.app.box.Box`
     hands to the application.
@@ -113,7 +113,7 @@ class StateBoard:
         self._lock = threading.Lock()
         self._phase: Phase = "starting"
         self._noted: dict[str, tuple[Literal["full", "degraded"], str]] = {}
-        self._word = "starting"
+        self._last_state = "starting"
         self._since = now()
 
     @property
@@ -157,14 +157,16 @@ class StateBoard:
                 forwarding=forwarding,
             )
             current = box_state(self.contract, self._phase, facts)
-            if current.state != self._word:
-                self._word, self._since = current.state, self._now()
+            if current.state != self._last_state:
+                self._last_state, self._since = current.state, self._now()
             return replace(current, since=self._since)
 
 
 def _lines(
-    noted: list[tuple[Literal["full", "degraded"], str]], found: list[CheckResult], word: str
+    noted: list[tuple[Literal["full", "degraded"], str]], found: list[CheckResult], wanted: str
 ) -> tuple[str, ...]:
-    lines = [reason for state, reason in noted if state == word]
-    lines += [f"{result.name}: {result.message}" for result in found if result.consequence == word]
+    lines = [reason for state, reason in noted if state == wanted]
+    lines += [
+        f"{result.name}: {result.message}" for result in found if result.consequence == wanted
+    ]
     return tuple(lines)

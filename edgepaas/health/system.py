@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine itself: processor, memory, disk, temperature, clock, against the thresholds.
 
-psutil is imported when somebody asks; what a hardened unit hides (ProcSubset=pid) is
+psutil is imported with the first question; what a hardened unit hides (ProcSubset=pid) is
 reported as unknown and breaks no threshold.
 """
 
@@ -129,7 +129,7 @@ class SystemMeter:
 
 
 def memory_percent(cgroups: Path = CGROUPS) -> float | None:
-    """Return how much of the memory is in use and could not be had, in percent.
+    """Return how much of the memory is in use and not available, in percent.
 
     In a container with a limit of its own: of the machine's or of the limit, whichever is
     nearer to its end.

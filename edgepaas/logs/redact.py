@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets never reach a log: they are taken out in the handlers' filter, not at call sites."""
+"""Secrets never reach a log: the filter of the handlers masks them, not each call site."""
 
 import logging
 import re
@@ -7,7 +7,7 @@ import traceback
 
 MASK = "****"
 
-#: Whatever stands between user and host of an address is taken for a password.
+#: What stands between user and host of an address is masked as a password.
 _URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#]*:)[^\s@]*@")
 _BEARER = re.compile(r"(?i)(\b(?:bearer|x-vault-token:?)\s+)[A-Za-z0-9._~+/=-]{6,}")
 _ASSIGNED = re.compile(
@@ -34,7 +34,7 @@ def redact(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Rewrites each record once: message and traceback, whoever logged it."""
+    """Rewrites each record once, message and traceback, from whichever logger it comes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "redacted", False):

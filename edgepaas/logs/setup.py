@@ -16,8 +16,8 @@ from edgepaas.logs.redact import RedactingFilter
 #: The request that the running code serves; ``-`` outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
-#: ``extra=SAID``: the line was printed for a person as well, so a terminal need not show it.
-SAID = {"said": True}
+#: ``extra=PRINTED``: the line was printed for a person as well, so a terminal need not show it.
+PRINTED = {"printed": True}
 
 LOG_FILE_BYTES = 5 * 1024 * 1024
 LOG_FILE_COUNT = 5
@@ -32,7 +32,7 @@ def configure_logging(
     """Send all logging to standard error and, where *file* is given, to a rotating file.
 
     *style* is ``text`` (key=value) or ``json``. A log file that cannot be opened is
-    said on standard error and done without: a full disk must not keep a box from
+    reported on standard error and not used: a full disk must not keep a box from
     starting. May be called again; the earlier handlers are replaced.
     """
     root = logging.getLogger()
@@ -44,13 +44,13 @@ def configure_logging(
     console.setFormatter(formatter)
     console.addFilter(RedactingFilter())
     if sys.stderr.isatty() and sys.stdout.isatty():
-        console.addFilter(lambda record: not getattr(record, "said", False))
+        console.addFilter(lambda record: not getattr(record, "printed", False))
     root.addHandler(console)
     root.setLevel(level)
     # Waitress reports a queue that is a few requests deep as a warning each time.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # SQLAlchemy logs a traceback for each lost connection that it cannot close in order; that
-    # the connection was lost is said in a line by edgepaas.database.
+    # SQLAlchemy logs a traceback for each lost connection that it cannot close in order; the
+    # loss of the connection is logged in a line by edgepaas.database.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     if file is None:
         return
@@ -68,7 +68,7 @@ def configure_logging(
 
 
 class ForgivingRotatingFileHandler(logging.handlers.RotatingFileHandler):
-    """A rotating file whose disk may be full: said once; the line is still on the console."""
+    """A rotating file whose disk may be full: reported once; the line is on the console, too."""
 
     _complained = False
 

@@ -5,7 +5,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from edgepaas.files.published_state import leave_word
+from edgepaas.files.published_state import publish_state
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
@@ -32,10 +32,10 @@ class StatePublisher:
             if state == self._published:
                 return
             try:
-                leave_word(self._paths, state)
+                publish_state(self._paths, state)
             except OSError as error:
                 if not self._failed:
-                    logger.warning("%s cannot be written: %s", self._paths.state_word, error)
+                    logger.warning("%s cannot be written: %s", self._paths.published_state, error)
                 self._failed = True
             else:
                 self._published, self._failed = state, False

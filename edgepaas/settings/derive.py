@@ -20,7 +20,7 @@ _WEAK_TLS = ("disable", "prefer", "require", "verify-ca")
 
 @dataclass(frozen=True)
 class Finding:
-    """What a person should know of the settings; *alert* when a human is to be called."""
+    """A problem of the settings, for a person; *alert*: an alert is raised for it."""
 
     severity: Literal["warning", "error"]
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass
 class Derived:
-    """The complete values, what had to be said, and why a value is what it is (by name)."""
+    """The complete values, the findings, and by name why a value is what it is."""
 
     values: dict[str, str]
     findings: list[Finding] = field(default_factory=list)
@@ -71,9 +71,9 @@ def derive(
     unreadable: Collection[str] = (),
     hostname: str = "",
 ) -> Derived:
-    """Complete *values* (canonical, the settings that are known) with all that follows.
+    """Complete *values* (canonical, the settings that are known) with what follows from them.
 
-    *nested* holds other services' NAME__HOST and NAME__PORT. *given* names what somebody
+    *nested* holds other services' NAME__HOST and NAME__PORT. *given* names what was
     set, *unreadable* what was set and could not be read; both matter where a
     contradiction is judged. Deriving what was derived
     changes nothing, so a contract can be read through the same rules.
@@ -130,7 +130,7 @@ def _compose_database(result: Derived, given: Collection[str]) -> None:
 
 
 def _checked(address: Address, result: Derived) -> str:
-    """Return the address's URL; where parts make none, say so and return an empty one."""
+    """Return the address's URL; where the parts make none, warn and return an empty one."""
     url = address.url()
     try:
         split_url(url)

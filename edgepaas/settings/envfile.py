@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tolerant reader of ``edgepaas.env``: whatever a person wrote or copied into it.
+"""A tolerant reader of ``edgepaas.env``, however it was written or copied.
 
-It never raises for what the file holds; what cannot be understood is remarked with its
+It never raises for what the file holds; what cannot be understood is reported with its
 line number, and never repeated, since it may be half of a password.
 """
 
@@ -24,7 +24,7 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u201e":
 
 @dataclass(frozen=True)
 class Entry:
-    """One assignment: the text as it is meant, its line, and what the reader took off."""
+    """One assignment: the value, its line, and what the reader removed."""
 
     name: str
     text: str
@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass
 class EnvFile:
-    """What a file of settings says; *remarks* are (name or empty, message) pairs."""
+    """The content of a file of settings; *remarks* are (name or empty, message) pairs."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     remarks: list[tuple[str, str]] = field(default_factory=list)

@@ -17,7 +17,7 @@ Groups = Mapping[str, tuple[Setting, ...]]
 
 
 def shown(setting: Setting, text: str) -> str:
-    """Return a value as anybody may see it: secrets masked, passwords taken out of URLs."""
+    """Return a value as every user may see it: secrets masked, passwords removed from URLs."""
     if not text:
         return ""
     if setting.kind == "database_url":

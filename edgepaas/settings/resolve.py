@@ -44,7 +44,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Resolution:
-    """The settings, each one's origin by name, and everything a person should know."""
+    """The settings, the origin of each by name, and all findings."""
 
     settings: Settings
     provenance: Mapping[str, Origin]
@@ -65,7 +65,7 @@ def resolve_box(paths: Paths, declare: Declare = declare_none) -> Resolution:
     (:func:`edgepaas.hosting.settings.declared_by`); without it the table's are resolved.
 
     On an installed box ENV is production also when its file of settings is gone or
-    unreadable: an accident must not open it to everybody.
+    unreadable: an accident must not open it to every user.
     """
     installed = paths.env_file.is_relative_to(SYSTEM_CONFIGURATION)
     fallback = {"ENV": "production"} if installed else {}
@@ -96,7 +96,7 @@ def resolve(
 ) -> Resolution:
     """Resolve all sources; never raises for what a person wrote in them.
 
-    *fallback* holds what the package says where no source does; *declare* is asked for the
+    *fallback* holds the package's values, where no source gives one; *declare* is asked for the
     settings of the application that the sources name. A value that cannot be read is
     reported and its default is used. What has no sane reading is a finding of severity
     ``error``; it is the caller's to stop at it.
@@ -180,7 +180,7 @@ def _application(chosen: Mapping[str, Candidate]) -> str:
 
 @dataclass
 class _Reading:
-    """The candidates read by their kinds, and what was said about each."""
+    """The candidates read by their kinds, and the findings about each."""
 
     values: dict[str, str] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
@@ -223,7 +223,7 @@ class _Reading:
 
 
 def _bounded(findings: list[Finding]) -> list[Finding]:
-    """Keep what counts, and so much of the rest that a journal can hold it."""
+    """Keep errors and alerts, and as many warnings as a journal can hold."""
     plain = [f for f in findings if f.severity == "warning" and not f.alert]
     left_out = {id(finding) for finding in plain[_MOST_WARNINGS:]}
     if not left_out:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services that the box is told to watch: ``name=address`` items, read and put in order."""
+"""Services that the box watches: ``name=address`` items, read and put in order."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -94,7 +94,7 @@ def read_services(items: Iterable[str], *, required: bool = False) -> list[Servi
 
 @dataclass
 class Services:
-    """The two lists as they are resolved, and what had to be said about them."""
+    """The two lists as they are resolved, and the problems that were found."""
 
     required: list[str] = field(default_factory=list)
     optional: list[str] = field(default_factory=list)

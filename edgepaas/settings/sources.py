@@ -22,7 +22,7 @@ _MOST_UNKNOWN = 20
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one source says of one name: *where* is for people, *source* for the contract."""
+    """The value that one source gives a name: *where* is for people, *source* for the contract."""
 
     text: str = field(repr=False)
     source: str
@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass
 class Layer:
-    """One source: candidates by name, and what had to be said about it."""
+    """One source: candidates by name, and the findings about it."""
 
     candidates: dict[str, Candidate] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)

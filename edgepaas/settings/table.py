@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table: every setting once. Parsing, errors, templates and references come from it."""
+"""The table: every setting, declared once. Parsing, errors, templates and the reference use it."""
 
 from types import MappingProxyType
 
@@ -16,32 +16,38 @@ _GENERAL = (
         "ENV",
         "choice",
         "development",
-        "What this box is for. Production asks for tokens and fails fast where development"
-        " goes on with a warning; the package and the image set production.",
+        "What this box is used for. In production, writes need a token, and a contradiction"
+        " in the settings stops the start; in development it is a warning. The package and"
+        " the image set production.",
         choices=("development", "staging", "production"),
         aliases=(("dev", "development"), ("prod", "production"), ("stage", "staging")),
-        if_malformed="production",  # a slip of the pen must not open a production box
+        if_malformed="production",  # a mistyped value must not open a production box
     ),
     Setting(
         "EDGEPAAS_APP",
         "text",
         "telemetry",
-        "The application: the name of an entry point of the group edgepaas.application, or"
-        " module:attribute.",
+        "The application that this box runs: the name of an entry point of the group"
+        " edgepaas.application, or module:attribute.",
     ),
     Setting(
         "NODE_NAME",
         "text",
         "",
-        "This box's name in logs, alerts and answers.",
+        "The name by which logs, alerts and answers call this box.",
         derived="the host name",
     ),
-    Setting("TZ", "timezone", "UTC", "The time zone of what people read; data is kept in UTC."),
+    Setting(
+        "TZ",
+        "timezone",
+        "UTC",
+        "Messages to people give times in this zone; data is stored in UTC.",
+    ),
     Setting(
         "LOG_LEVEL",
         "choice",
         "INFO",
-        "The least severe messages that are logged.",
+        "Messages below this severity are not logged.",
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         aliases=(("warn", "WARNING"), ("critical", "ERROR"), ("fatal", "ERROR")),
     ),
@@ -49,7 +55,7 @@ _GENERAL = (
         "LOG_FORMAT",
         "choice",
         "text",
-        "How a log line is written: key=value pairs or one JSON object.",
+        "A log line is written as key=value pairs (text) or as one JSON object (json).",
         choices=("text", "json"),
         aliases=(("keyvalue", "text"), ("logfmt", "text")),
     ),
@@ -57,7 +63,7 @@ _GENERAL = (
         "LOG_FILE",
         "log_file",
         "",
-        "The log file beside the console (rotated, 5 MB x 5).",
+        "The log is also written to this file, rotated at 5 MB, five files.",
         derived="edgepaas.log in the logs folder",
     ),
 )
@@ -67,41 +73,55 @@ _SERVICE = (
         "HOST",
         "host",
         "0.0.0.0",
-        "The address to listen on.",
+        "The service listens on this address.",
         derived="127.0.0.1 when ENV=development, else 0.0.0.0",
     ),
-    integer("PORT", 8080, 1, 65535, "The TCP port to listen on."),
-    integer("THREADS", 4, 1, 64, "Requests that are worked on at the same time."),
-    integer("CONNECTION_LIMIT", 100, 4, 10000, "Connections that are open at the same time."),
-    seconds("STOP_TIMEOUT", "20", 0, 3600, "How long open requests may take when it stops."),
-    size("REQUEST_MAX_BYTES", 8 * _MIB, 1024, _GIB, "The longest request body; beyond it, 413."),
+    integer("PORT", 8080, 1, 65535, "The service listens on this TCP port."),
+    integer("THREADS", 4, 1, 64, "So many requests are processed at the same time."),
+    integer(
+        "CONNECTION_LIMIT",
+        100,
+        4,
+        10000,
+        "So many client connections may be open at the same time.",
+    ),
+    seconds(
+        "STOP_TIMEOUT", "20", 0, 3600, "A stopping service waits this long for requests to end."
+    ),
+    size("REQUEST_MAX_BYTES", 8 * _MIB, 1024, _GIB, "A longer request body is refused with 413."),
 )
 
 _ACCESS = (
     flag(
         "AUTH_REQUIRED",
         "true",
-        "Whether writes, and reads from beyond loopback, need a token.",
+        "true: writes, and reads from beyond loopback, need a token.",
         derived="true unless ENV=development",
     ),
-    flag("HEALTH_AUTH", "false", "Whether /health and /ready need a token too."),
+    flag("HEALTH_AUTH", "false", "true: /health and /ready need a token, too."),
     Setting(
         "RATE_LIMIT",
         "number",
         "200",
-        "Requests a second that one client may make; loopback is not limited.",
+        "One client may make so many requests a second; loopback is not limited.",
         "requests/s",
         minimum=0,
         maximum=1_000_000,
         off=True,
     ),
-    integer("RATE_BURST", 400, 1, 1_000_000, "Requests at once before RATE_LIMIT counts."),
-    flag("CORS_ENABLED", "false", "Whether web pages of CORS_ORIGINS may call this box."),
+    integer(
+        "RATE_BURST",
+        400,
+        1,
+        1_000_000,
+        "One client may make so many requests at once before RATE_LIMIT applies.",
+    ),
+    flag("CORS_ENABLED", "false", "true: web pages of CORS_ORIGINS may call this box."),
     Setting(
         "CORS_ORIGINS",
         "list",
         "",
-        "Origins, e.g. https://console.example.org; * is any.",
+        "Web pages of these origins may call this box, e.g. https://console.example.org; * is any.",
         off=True,
     ),
 )
@@ -111,45 +131,49 @@ _DATABASE = (
         "DATABASE_URL",
         "database_url",
         "",
-        "The PostgreSQL to serve from or to forward to; empty: SQLite alone.",
+        "The box serves from this PostgreSQL, or forwards its rows to it; empty: SQLite alone.",
         secret=True,
         off=True,
     ),
-    Setting("DATABASE__HOST", "host", "", "PostgreSQL's host, where DATABASE_URL is not given."),
-    integer("DATABASE__PORT", 5432, 1, 65535, "PostgreSQL's port."),
-    Setting("DATABASE__DATABASE", "text", "edgepaas", "The database's name."),
-    Setting("DATABASE__USERNAME", "text", "edgepaas", "The user to log in as."),
+    Setting(
+        "DATABASE__HOST", "host", "", "The host of PostgreSQL, where DATABASE_URL is not given."
+    ),
+    integer("DATABASE__PORT", 5432, 1, 65535, "The port of PostgreSQL."),
+    Setting("DATABASE__DATABASE", "text", "edgepaas", "The name of the database in PostgreSQL."),
+    Setting(
+        "DATABASE__USERNAME", "text", "edgepaas", "The user by which the box logs in to PostgreSQL."
+    ),
     Setting(
         "DATABASE__PASSWORD",
         "text",
         "",
-        "The user's password, also where DATABASE_URL has none.",
+        "The password of that user; it is also used where DATABASE_URL holds none.",
         secret=True,
     ),
     Setting(
         "DATABASE_URL_SQLITE",
         "sqlite_url",
         "",
-        "The embedded database's file.",
+        "The file of the embedded database (SQLite).",
         derived="edgepaas.db in the state folder",
     ),
     flag(
         "USE_SQLITE",
         "false",
-        "true: SQLite serves although there is a DATABASE_URL, which receives every row.",
+        "true: SQLite serves although DATABASE_URL is set; PostgreSQL receives every row.",
     ),
     flag(
         "BOTH_DB",
         "false",
-        "true: SQLite takes over while PostgreSQL is away; false: PostgreSQL or nothing.",
+        "true: SQLite serves while PostgreSQL is away; false: only PostgreSQL serves.",
         derived="true when there is a PostgreSQL to use",
     ),
-    flag("RUN_MIGRATIONS", "true", "Whether this box migrates PostgreSQL's schema."),
+    flag("RUN_MIGRATIONS", "true", "true: this box migrates the schema of PostgreSQL."),
     Setting(
         "DB_SSLMODE",
         "choice",
         "auto",
-        "TLS to PostgreSQL; auto is verify-full off the box and disable on it.",
+        "TLS is used like this towards PostgreSQL; auto: verify-full, or disable on this box.",
         choices=("auto", "disable", "prefer", "require", "verify-ca", "verify-full"),
         aliases=(("allow", "prefer"), ("verify_ca", "verify-ca"), ("verify_full", "verify-full")),
     ),
@@ -157,43 +181,142 @@ _DATABASE = (
         "DB_SSLROOTCERT",
         "path",
         "",
-        "Certificates (PEM) of the authorities that may sign PostgreSQL's certificate.",
+        "A file of certificates (PEM): these authorities may sign PostgreSQL's certificate.",
         derived="the system's",
     ),
-    seconds("DB_CONNECT_TIMEOUT", "3", 0.1, 60, "One attempt: name, TCP, TLS, login together."),
-    integer("MAX_RETRIES", 6, 1, 100, "Attempts at boot, all within DECISION_DEADLINE."),
-    seconds("RETRY_INTERVAL", "3", 0, 300, "The pause between two attempts, with jitter."),
-    seconds("DECISION_DEADLINE", "10", 1, 600, "When the decision falls at the latest."),
-    integer("DB_POOL_SIZE", 5, 1, 200, "PostgreSQL connections that are kept open for a minute."),
-    integer("DB_MAX_OVERFLOW", 10, 0, 200, "PostgreSQL connections beyond DB_POOL_SIZE."),
-    seconds("DB_POOL_RECYCLE", "3600", 1, 7 * _DAY, "The age at which one is replaced."),
-    seconds("DB_STATEMENT_TIMEOUT", "10", 0, _DAY, "A statement's longest time.", off=True),
-    seconds("POSTGRES_HOLD", "60", 1, _DAY, "PostgreSQL is let be so long when found unusable."),
+    seconds(
+        "DB_CONNECT_TIMEOUT",
+        "3",
+        0.1,
+        60,
+        "One attempt to connect may take this long: name, TCP, TLS and login together.",
+    ),
+    integer(
+        "MAX_RETRIES",
+        6,
+        1,
+        100,
+        "The decision tries PostgreSQL so often at boot, all within DECISION_DEADLINE.",
+    ),
+    seconds(
+        "RETRY_INTERVAL",
+        "3",
+        0,
+        300,
+        "The decision waits this long between two attempts, give or take some jitter.",
+    ),
+    seconds(
+        "DECISION_DEADLINE",
+        "10",
+        1,
+        600,
+        "The decision between PostgreSQL and SQLite is made within this time.",
+    ),
+    integer(
+        "DB_POOL_SIZE",
+        5,
+        1,
+        200,
+        "So many connections to PostgreSQL stay open for a minute after their last use.",
+    ),
+    integer(
+        "DB_MAX_OVERFLOW",
+        10,
+        0,
+        200,
+        "So many connections to PostgreSQL may be opened beyond DB_POOL_SIZE.",
+    ),
+    seconds(
+        "DB_POOL_RECYCLE",
+        "3600",
+        1,
+        7 * _DAY,
+        "A connection to PostgreSQL is replaced when it is this old.",
+    ),
+    seconds(
+        "DB_STATEMENT_TIMEOUT",
+        "10",
+        0,
+        _DAY,
+        "PostgreSQL cancels a statement that takes longer.",
+        off=True,
+    ),
+    seconds(
+        "POSTGRES_HOLD",
+        "60",
+        1,
+        _DAY,
+        "PostgreSQL is not retried for this long after it was found unusable.",
+    ),
 )
 
 _FORWARDING = (
-    seconds("HANDBACK_AFTER", "30", 0, _DAY, "PostgreSQL must be good so long to serve again."),
-    integer("HANDBACK_ROWS", 100, 0, 100_000, "It serves again when no more rows wait than this."),
-    integer("HANDBACK_PER_HOUR", 6, 1, 3600, "Handing back more often in an hour is flapping."),
-    seconds("FENCE_DEADLINE", "3", 0.1, 60, "Writes wait so long at most while it takes over."),
-    seconds("MIRROR_INTERVAL", "10", 0.1, _DAY, "The pause between two looks at shared tables."),
-    seconds("HEARTBEAT_INTERVAL", "15", 1, _DAY, "The pause between two entries in nodes."),
-    integer("SYNC_BATCH", 5000, 1, 100_000, "Rows sent to PostgreSQL in one transaction."),
-    seconds("RETENTION", "1209600", 0, 3650 * _DAY, "Delivered facts stay on the box so long."),
+    seconds(
+        "HANDBACK_AFTER",
+        "30",
+        0,
+        _DAY,
+        "PostgreSQL serves again after it has taken writes for this long.",
+    ),
+    integer(
+        "HANDBACK_ROWS",
+        100,
+        0,
+        100_000,
+        "PostgreSQL serves again only while no more rows than this wait.",
+    ),
+    integer(
+        "HANDBACK_PER_HOUR", 6, 1, 3600, "PostgreSQL is handed back to at most so often in an hour."
+    ),
+    seconds(
+        "FENCE_DEADLINE",
+        "3",
+        0.1,
+        60,
+        "Writes are refused for at most this long while PostgreSQL takes over.",
+    ),
+    seconds(
+        "MIRROR_INTERVAL", "10", 0.1, _DAY, "Shared tables are compared with PostgreSQL this often."
+    ),
+    seconds(
+        "HEARTBEAT_INTERVAL",
+        "15",
+        1,
+        _DAY,
+        "The box reports itself to PostgreSQL (table nodes) this often.",
+    ),
+    integer(
+        "SYNC_BATCH", 5000, 1, 100_000, "One transaction sends at most so many rows to PostgreSQL."
+    ),
+    seconds(
+        "RETENTION",
+        "1209600",
+        0,
+        3650 * _DAY,
+        "Facts that PostgreSQL has confirmed stay on the box for this long.",
+    ),
     size(
         "DISK_BUDGET",
         0,
         0,
         1024 * _GIB,
-        "What the SQLite file may take: an alert at 70 %, shedding at 85 %, 507 at 95 %;"
-        " 0: 1 GiB or 20 % of the file system, the smaller.",
+        "The SQLite file may take this much of the disk: an alert is raised at 70 % of it,"
+        " LOW_VALUE rows are shed at 85 %, writes are refused with 507 at 95 %; 0: 1 GiB or"
+        " 20 % of the file system, the smaller.",
     ),
-    size("BALLAST", 8 * _MIB, 0, _GIB, "Kept back, to be given up on a full disk.", off=True),
+    size(
+        "BALLAST",
+        8 * _MIB,
+        0,
+        _GIB,
+        "This much of the disk is kept back and given up when the disk is full.",
+        off=True,
+    ),
     Setting(
         "LOW_VALUE",
         "list",
         "",
-        "What may be shed unsent when the budget is nearly used up: table, or"
+        "These rows may be deleted unsent when DISK_BUDGET is nearly used up: a table, or"
         " table:column=value, e.g. readings:metric=debug.",
         off=True,
     ),
@@ -204,7 +327,7 @@ _ALERTS = (
         "ALERT_WEBHOOK_URL",
         "http_url",
         "",
-        "Where alerts are posted first.",
+        "Alerts are posted to this address first.",
         secret=True,
         off=True,
     ),
@@ -212,48 +335,78 @@ _ALERTS = (
         "ALERT_WEBHOOK_FORMAT",
         "choice",
         "auto",
-        "The body's form; auto tells it by the address.",
+        "The body of an alert has this format; auto: the address tells which.",
         choices=("auto", "json", "slack", "discord", "teams"),
     ),
     Setting(
         "ALERT_WEBHOOK_SECRET",
         "text",
         "",
-        "Signs the body (HMAC-SHA256) in the header X-EdgePaaS-Signature.",
+        "This secret signs the body (HMAC-SHA256) in the header X-EdgePaaS-Signature.",
         secret=True,
     ),
     Setting(
         "ALERT_EMAIL_TO",
         "list",
         "",
-        "Whom to write to when the webhook takes nothing.",
+        "Alerts are mailed to these addresses when the webhook takes none.",
         off=True,
     ),
-    Setting("ALERT_EMAIL_FROM", "text", "", "The sender.", derived="edgepaas@ the node's name"),
-    Setting("SMTP__HOST", "host", "", "The mail server that takes alerts."),
-    integer("SMTP__PORT", 587, 1, 65535, "Its port."),
+    Setting(
+        "ALERT_EMAIL_FROM",
+        "text",
+        "",
+        "The address from which alerts are mailed.",
+        derived="edgepaas@ the node's name",
+    ),
+    Setting("SMTP__HOST", "host", "", "Alerts are mailed through this server."),
+    integer("SMTP__PORT", 587, 1, 65535, "The port of the mail server."),
     Setting(
         "SMTP__SECURITY",
         "choice",
         "starttls",
-        "How the way to it is secured; its certificate is verified.",
+        "TLS is used like this towards the mail server, whose certificate is verified.",
         choices=("starttls", "tls", "none"),
     ),
-    Setting("SMTP__USERNAME", "text", "", "The user to log in as; empty: no login."),
-    Setting("SMTP__PASSWORD", "text", "", "Its password.", secret=True),
-    seconds("ALERT_TIMEOUT", "10", 0.1, 300, "How long one delivery may take."),
-    seconds("ALERT_WINDOW", "600", 0, _DAY, "The same alert within it is one, with a count."),
-    integer("ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "Alerts that may wait in the spool."),
-    size("ALERT_SPOOL_SIZE", 64 * _MIB, _MIB, 64 * _GIB, "What they may take on the disk."),
+    Setting(
+        "SMTP__USERNAME",
+        "text",
+        "",
+        "The user by which the box logs in to the mail server; empty: no login.",
+    ),
+    Setting("SMTP__PASSWORD", "text", "", "The password of that user.", secret=True),
+    seconds("ALERT_TIMEOUT", "10", 0.1, 300, "One delivery of an alert may take this long."),
+    seconds(
+        "ALERT_WINDOW",
+        "600",
+        0,
+        _DAY,
+        "The same alert, raised again within this time, is counted and not sent again.",
+    ),
+    integer("ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "So many alerts may wait in the spool."),
+    size(
+        "ALERT_SPOOL_SIZE",
+        64 * _MIB,
+        _MIB,
+        64 * _GIB,
+        "The alerts that wait may take this much of the disk.",
+    ),
     Setting(
         "ALERT_HEARTBEAT_URL",
         "http_url",
         "",
-        "Asked for regularly while the box is well: whoever misses it notices a silent box.",
+        "The box requests this address regularly while it is well; a service that misses the"
+        " request notices a silent box.",
         secret=True,
         off=True,
     ),
-    seconds("ALERT_HEARTBEAT_INTERVAL", "300", 10, _DAY, "The pause between two heartbeats."),
+    seconds(
+        "ALERT_HEARTBEAT_INTERVAL",
+        "300",
+        10,
+        _DAY,
+        "The box requests ALERT_HEARTBEAT_URL this often.",
+    ),
 )
 
 _THRESHOLDS = (
@@ -264,17 +417,24 @@ _THRESHOLDS = (
         "TEMPERATURE_THRESHOLD",
         "number",
         "85",
-        "Temperature above which /health/system is 503.",
+        "/health/system is 503 above this temperature.",
         "°C",
         minimum=1,
         maximum=150,
     ),
-    size("DISK_MIN_FREE", 16 * _MIB, 0, 1024 * _GIB, "Less is not ready for traffic.", off=True),
+    size(
+        "DISK_MIN_FREE",
+        16 * _MIB,
+        0,
+        1024 * _GIB,
+        "The box is full while less of the disk than this is free.",
+        off=True,
+    ),
 )
 
 _HEALTH = (
-    seconds("HEALTH_CACHE", "1.5", 0, 60, "How long a check's result is given again."),
-    seconds("HEALTH_TIMEOUT", "2", 0.1, 60, "A check that takes longer has failed."),
+    seconds("HEALTH_CACHE", "1.5", 0, 60, "The result of a check is used again for this long."),
+    seconds("HEALTH_TIMEOUT", "2", 0.1, 60, "A check that takes longer than this has failed."),
 )
 
 _SERVICES = (
@@ -282,41 +442,53 @@ _SERVICES = (
         "REQUIRED_SERVICES",
         "services",
         "",
-        "Services without which this box is not ready: name=address, or the name of one"
-        " that NAME__HOST and NAME__PORT give.",
+        "The box is not ready while one of these services does not answer: name=address, or"
+        " the name of a service that NAME__HOST and NAME__PORT declare.",
         off=True,
     ),
     Setting(
         "OPTIONAL_SERVICES",
         "services",
         "",
-        "Services that are watched and reported, no more. NAME__HOST and NAME__PORT add one.",
+        "These services are watched and reported; NAME__HOST and NAME__PORT declare another one.",
         off=True,
     ),
-    seconds("SERVICE_TIMEOUT", "2", 0.1, 60, "How long a service may take to answer."),
-    Setting("REDIS__HOST", "host", "", "A Redis to watch, as the service redis."),
-    integer("REDIS__PORT", 6379, 1, 65535, "Its port."),
-    Setting("REDIS__PASSWORD", "text", "", "Its password.", secret=True),
+    seconds(
+        "SERVICE_TIMEOUT", "2", 0.1, 60, "A service that does not answer within this time is away."
+    ),
+    Setting(
+        "REDIS__HOST", "host", "", "The host of a Redis, which is watched as the service redis."
+    ),
+    integer("REDIS__PORT", 6379, 1, 65535, "The port of that Redis."),
+    Setting("REDIS__PASSWORD", "text", "", "The password of that Redis.", secret=True),
 )
 
 _VAULT = (
-    flag("VAULT__ENABLED", "false", "Whether settings are read from Vault or OpenBao."),
-    Setting("VAULT__URL", "http_url", "", "Its address, e.g. https://vault.example.org:8200."),
-    Setting("VAULT__TOKEN", "text", "", "The token that may read the path.", secret=True),
+    flag("VAULT__ENABLED", "false", "true: settings are read from Vault or OpenBao, too."),
+    Setting(
+        "VAULT__URL", "http_url", "", "The address of Vault, e.g. https://vault.example.org:8200."
+    ),
+    Setting("VAULT__TOKEN", "text", "", "This token may read VAULT__PATH.", secret=True),
     Setting(
         "VAULT__PATH",
         "text",
         "secret/data/edgepaas",
-        "The secret (KV version 2) whose keys are settings' names; secret/edgepaas is understood.",
+        "The keys of this secret (KV version 2) are settings; secret/edgepaas is understood.",
     ),
     Setting(
         "VAULT__CACERT",
         "path",
         "",
-        "Certificates (PEM) of the authorities that may sign its certificate.",
+        "A file of certificates (PEM): these authorities may sign Vault's certificate.",
         derived="the system's",
     ),
-    seconds("VAULT__TIMEOUT", "3", 0.1, 60, "How long it may take to answer."),
+    seconds(
+        "VAULT__TIMEOUT",
+        "3",
+        0.1,
+        60,
+        "Vault is given up when it does not answer within this time.",
+    ),
 )
 
 #: Section's title → its settings, in the order of the references.

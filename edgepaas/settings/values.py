@@ -14,7 +14,7 @@ from edgepaas.settings.services import ServiceAddress, read_services
 from edgepaas.settings.table import SETTINGS
 from edgepaas.settings.urls import split_url
 
-#: Entries of the contract that are no settings: the names that somebody set, from where, and
+#: Entries of the contract that are no settings: the names that were set, from where, and
 #: those that were set to what cannot be read.
 GIVEN = "EDGEPAAS_SETTINGS_GIVEN"
 SOURCES = "EDGEPAAS_SETTINGS_SOURCES"
@@ -110,7 +110,7 @@ class Settings:
         return name in self._given
 
     def is_unreadable(self, name: str) -> bool:
-        """Whether somebody set it to what cannot be read, so that it was left out."""
+        """Whether it was set to what cannot be read, so that it was left out."""
         return name in self._unreadable
 
     def values(self) -> Mapping[str, str]:

@@ -161,7 +161,7 @@ class HandBack:
             if self._clock() >= until:
                 raise TakeoverFailed(f"it took longer than FENCE_DEADLINE={self._deadline:g} s")
             self._extend_fence(connection)
-            losses.note_return(self._paths, current_moment())
+            losses.record_return(self._paths, current_moment())
             clear_hold(self._paths.postgres_hold)
             self._written_at = self._clock()
             write_atomic(self._paths.hand_back, RECORD.render({"generation": self._generation}))

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType
+from edgepaas.outbox.forwarding_state import DeliveryState
 from edgepaas.timing.moment import current_moment, rfc3339
 
 #: idle: nothing waits; draining: rows are on their way; held: they wait for PostgreSQL;
@@ -36,27 +37,18 @@ class Mirrored:
 
 
 @dataclass
-class SyncStatus:
-    """The status of forwarding; times are RFC 3339 in UTC."""
+class SyncStatus(DeliveryState):
+    """What the drainer of this box knows; times are RFC 3339 in UTC.
+
+    Here *dead_letters*, *conflicts* and *hub_lost* count over the life of the file, from its
+    ledger.
+    """
 
     state: SyncState = "idle"
-    #: One line for an operator; empty when there is nothing to explain.
-    reason: str = ""
     hub: HubState = "away"
-    rows_waiting: int = 0
-    #: Since when at least one row has waited all the time; None while none does.
-    waiting_since: str | None = None
-    #: When a batch was last committed by PostgreSQL.
-    last_delivery: str | None = None
-    #: Over the life of the file, from its ledger.
-    dead_letters: int = 0
-    conflicts: int = 0
-    hub_lost: int = 0
-    #: Those of this box that wait for an operator, as PostgreSQL last reported; None: unknown.
+    #: Those of this box that wait for a person, as PostgreSQL said last; None: it never did.
     open_dead_letters: int | None = None
     open_conflicts: int | None = None
-    #: "in 12 s", or why PostgreSQL is not handed back to yet; empty where no hand-back is due.
-    handback: str = ""
     mirror: Mirrored | None = None
     #: PostgreSQL's clock less the box's, in seconds; None while unknown.
     clock_offset: float | None = None
@@ -102,7 +94,7 @@ RECORD = RecordType(
         "hub_lost": shapes.whole,
         "open_dead_letters": shapes.optional(shapes.whole),
         "open_conflicts": shapes.optional(shapes.whole),
-        "handback": shapes.text,
+        "hand_back": shapes.text,
         "mirror": shapes.optional(shapes.object_of({"at": shapes.text, "rows": shapes.whole})),
         "clock_offset": shapes.optional(shapes.number),
         "node_id": shapes.text,

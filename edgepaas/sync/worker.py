@@ -124,7 +124,7 @@ class SyncWorker:
             self._handle_failure(error)
         if self._file is not None:
             self._handback.enforce_deadline(self._file.connection)
-        self.report.handback = self._handback.status_text(self.report.rows_waiting)
+        self.report.hand_back = self._handback.status_text(self.report.rows_waiting)
         self._publisher.publish()
 
     def _handle_failure(self, error: Exception) -> None:

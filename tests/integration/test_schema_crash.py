@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgepaas.files import atomic
 from edgepaas.files.paths import Paths
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.stage import prepare_database
@@ -29,9 +30,10 @@ from tests.support.outbox import ops
 
 #: What changes names or contents on the disk.
 _STEPS: tuple[tuple[Any, str], ...] = (
-    (files, "copy_database"), (files, "check_copy"), (files, "_sync"), (files, "_settle"),
-    (files, "sync_folder"), (files, "_prune"), (files, "discard"), (os, "link"),
-    (os, "replace"), (os, "rename"), (os, "unlink"), (Path, "replace"), (Path, "rename"),
+    (files, "copy_database"), (files, "check_copy"), (files, "sync_file"), (files, "_settle"),
+    (files, "sync_folder"), (atomic, "sync_folder"), (files, "move_durably"), (files, "_prune"),
+    (files, "discard"), (os, "link"), (os, "replace"), (os, "rename"), (os, "unlink"),
+    (Path, "replace"), (Path, "rename"),
 )  # fmt: skip
 _KILLED, _FINISHED, _FAILED = 9, 0, 1
 

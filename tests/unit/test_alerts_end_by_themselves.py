@@ -20,12 +20,12 @@ from edgepaas.alerts.conditions.review import find_ended
 from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract, FinalMode
-from edgepaas.decision.decide import Decision, settle
+from edgepaas.decision.decide import Decision, store_decision
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckResult
-from edgepaas.health.forwarding import Forwarding
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
+from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.schema.open_problems import clear_problem, record_problem
 from edgepaas.schema.stage import prepare_database
 from edgepaas.schema.table_contract import note_user
@@ -106,7 +106,7 @@ class Box:
         prepare_database(self.contract, Settings.of(), self.paths, telemetry)
 
     def run_decision(self) -> None:
-        settle(Decision(self.contract, None, False, current_moment()), self.paths)
+        store_decision(Decision(self.contract, None, False, current_moment()), self.paths)
 
     def run_environment_stage(self) -> None:
         assert main(["env"]) == 0

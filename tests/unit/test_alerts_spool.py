@@ -79,14 +79,14 @@ def test_what_is_accepted_is_synced_before_it_gets_its_name_and_its_folder_after
         steps.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().parent.name)
         sync(descriptor)
 
-    rename = Path.rename
+    rename = Path.replace
     monkeypatch.setattr(os, "fsync", note_sync)
 
     def note_rename(path: Path, target: Path) -> Path:
         steps.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(Path, "replace", note_rename)
     box.accept()
     assert steps == ["sync tmp", "rename", "sync alerts"]
 

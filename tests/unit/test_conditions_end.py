@@ -11,7 +11,7 @@ from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract
-from edgepaas.decision.decide import Decision, settle
+from edgepaas.decision.decide import Decision, store_decision
 from edgepaas.files.paths import Paths
 from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
@@ -29,7 +29,7 @@ def decided(paths: Paths, state: str, *, rows: int = 0) -> None:
     sqlite = state not in ("primary",)
     contract = contract_for(paths, None if sqlite else "postgresql://hub/edge", state)
     found: DatabaseContract = replace(contract, rows_waiting=rows)
-    settle(Decision(found, None, False, current_moment()), paths)
+    store_decision(Decision(found, None, False, current_moment()), paths)
 
 
 def test_a_fallback_is_over_when_postgresql_serves_again_with_every_row(paths: Paths) -> None:

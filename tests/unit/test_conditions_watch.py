@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from edgepaas.health.checks import CheckResult
-from edgepaas.health.forwarding import Forwarding
 from edgepaas.health.system import Measure, SystemReport
+from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.service.watches.conditions import (
     CLOCK_FOR,
     LOOK_EVERY,

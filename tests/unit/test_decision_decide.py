@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from edgepaas.decision.contract import DatabaseContract
-from edgepaas.decision.decide import AFTER_LOSS_TIMEOUT, Clock, decide, settle
+from edgepaas.decision.decide import AFTER_LOSS_TIMEOUT, Clock, decide, store_decision
 from edgepaas.decision.hold import read_hold, write_hold
 from edgepaas.decision.losses import MOST_RETURNS, loss_reason, mark_loss
 from edgepaas.decision.matrix import NoDatabase
@@ -68,7 +68,7 @@ def run(
     decision = decide(
         settings, paths, after_loss=after_loss, clock=world.clock(), probe=world.probe
     )
-    settle(decision, paths)
+    store_decision(decision, paths)
     written = DatabaseContract.read(paths.db_contract)
     assert written == decision.contract
     return written, world.time - begin
@@ -231,7 +231,7 @@ def _leaky(text: str) -> Callable[[Address, TLSPolicy, float], ProbeResult]:
 def test_the_reason_is_one_clean_line_whatever_a_server_says(paths: Paths, text: str) -> None:
     """No control character, no password, no novel."""
     decision = decide(Settings.of(DATABASE_URL=URL), paths, probe=_leaky(text))
-    settle(decision, paths)
+    store_decision(decision, paths)
     reason = DatabaseContract.read(paths.db_contract).reason
     assert reason.isprintable() and len(reason) <= 500
     assert "tr0ub4dor" not in reason

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgepaas.decision.hold import Hold
-from edgepaas.decision.matrix import NoDatabase, Wishes, choose, effort
+from edgepaas.decision.matrix import DatabasePreferences, NoDatabase, attempts_needed, choose
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import EXIT_FAILED, ConfigurationError
@@ -25,7 +25,7 @@ NOTHING = Waiting()
 ROWS = Waiting(rows=12)
 UNREADABLE = Waiting(readable=False, problem="file is not a database")
 
-#: settings; probe, hold, waiting; effort, state, mode, SQLite active, fallback
+#: settings; probe, hold, waiting; attempts_needed, state, mode, SQLite active, fallback
 TABLE: list[tuple[dict[str, str], ProbeResult | None, Hold | None, Waiting, tuple[Any, ...]]] = [
     ({}, None, None, NOTHING, ("none", "standalone", "sqlite_only", True, False)),
     ({"USE_SQLITE": "true"}, None, None, NOTHING,
@@ -76,21 +76,24 @@ def test_rows_that_nothing_sends_change_no_choice_and_are_named(
     given: dict[str, str], probe: ProbeResult | None, state: str
 ) -> None:
     """They would be forgotten otherwise."""
-    wishes = Wishes.of(Settings.of(**given), STATE)
-    choice = choose(wishes, probe, None, UNSENT)
-    plain = choose(wishes, probe, None, NOTHING)
+    preferences = DatabasePreferences.of(Settings.of(**given), STATE)
+    choice = choose(preferences, probe, None, UNSENT)
+    plain = choose(preferences, probe, None, NOTHING)
     assert choice.state == plain.state == state
     assert choice.reason == (
         f"{plain.reason}; 45,000 rows in /var/lib/edgepaas/edgepaas.db are not in PostgreSQL"
     )
-    assert effort(wishes, None, UNSENT, after_loss=False) == effort(
-        wishes, None, NOTHING, after_loss=False
+    assert attempts_needed(preferences, None, UNSENT, after_loss=False) == attempts_needed(
+        preferences, None, NOTHING, after_loss=False
     )
 
 
 def test_without_a_postgresql_nothing_waits() -> None:
     """The box is where the rows belong."""
-    assert "rows" not in choose(Wishes.of(Settings.of(), STATE), None, None, UNSENT).reason
+    assert (
+        "rows"
+        not in choose(DatabasePreferences.of(Settings.of(), STATE), None, None, UNSENT).reason
+    )
 
 
 @pytest.mark.parametrize(("given", "probe", "hold", "waiting", "expected"), TABLE)
@@ -101,11 +104,11 @@ def test_the_table_of_the_decision(
     waiting: Waiting,
     expected: tuple[Any, ...],
 ) -> None:
-    """Each row of the table, and that the effort fits what the choice needs."""
-    wishes = Wishes.of(Settings.of(**given), STATE)
-    choice = choose(wishes, probe, hold, waiting)
+    """Each row of the table, and that the attempts_needed fits what the choice needs."""
+    preferences = DatabasePreferences.of(Settings.of(**given), STATE)
+    choice = choose(preferences, probe, hold, waiting)
     found = (
-        effort(wishes, hold, waiting, after_loss=False),
+        attempts_needed(preferences, hold, waiting, after_loss=False),
         choice.state,
         choice.mode,
         choice.sqlite,
@@ -119,9 +122,9 @@ def test_the_table_of_the_decision(
 @pytest.mark.parametrize("waiting", [NOTHING, ROWS, UNREADABLE])
 def test_postgresql_alone_never_falls_back(waiting: Waiting) -> None:
     """BOTH_DB=false: the failure names the setting, why, and what waits."""
-    wishes = Wishes.of(Settings.of(DATABASE_URL=URL, BOTH_DB="false"), STATE)
+    preferences = DatabasePreferences.of(Settings.of(DATABASE_URL=URL, BOTH_DB="false"), STATE)
     with pytest.raises(NoDatabase, match=r"BOTH_DB=false.*refuses the connection") as caught:
-        choose(wishes, BAD, None, waiting)
+        choose(preferences, BAD, None, waiting)
     assert caught.value.exit_code == EXIT_FAILED
     if waiting.rows:
         assert "12 rows wait" in str(caught.value)
@@ -129,24 +132,24 @@ def test_postgresql_alone_never_falls_back(waiting: Waiting) -> None:
 
 def test_after_a_loss_one_attempt_is_made_where_a_fallback_is_armed() -> None:
     """Without a fallback every attempt counts."""
-    armed = Wishes.of(Settings.of(DATABASE_URL=URL), STATE)
-    alone = Wishes.of(Settings.of(DATABASE_URL=URL, BOTH_DB="false"), STATE)
-    assert effort(armed, None, NOTHING, after_loss=True) == "one"
-    assert effort(alone, None, NOTHING, after_loss=True) == "many"
+    armed = DatabasePreferences.of(Settings.of(DATABASE_URL=URL), STATE)
+    alone = DatabasePreferences.of(Settings.of(DATABASE_URL=URL, BOTH_DB="false"), STATE)
+    assert attempts_needed(armed, None, NOTHING, after_loss=True) == "one"
+    assert attempts_needed(alone, None, NOTHING, after_loss=True) == "many"
 
 
 def test_the_reasons_say_what_a_person_needs() -> None:
     """The rows that wait, the hold with its time, the setting that asked in vain."""
-    wishes = Wishes.of(Settings.of(DATABASE_URL=URL), STATE)
-    assert "12 rows wait" in choose(wishes, GOOD, None, ROWS).reason
-    assert "1 row waits" in choose(wishes, GOOD, None, Waiting(rows=1)).reason
-    assert "not a database" in choose(wishes, GOOD, None, UNREADABLE).reason
-    held = choose(wishes, None, HOLD, NOTHING).reason
+    preferences = DatabasePreferences.of(Settings.of(DATABASE_URL=URL), STATE)
+    assert "12 rows wait" in choose(preferences, GOOD, None, ROWS).reason
+    assert "1 row waits" in choose(preferences, GOOD, None, Waiting(rows=1)).reason
+    assert "not a database" in choose(preferences, GOOD, None, UNREADABLE).reason
+    held = choose(preferences, None, HOLD, NOTHING).reason
     assert "42 s" in held and "later revision" in held
-    in_vain = Wishes.of(Settings.of(BOTH_DB="true"), STATE)
+    in_vain = DatabasePreferences.of(Settings.of(BOTH_DB="true"), STATE)
     assert "BOTH_DB=true" in choose(in_vain, None, None, NOTHING).reason
     garbled = resolve({"DATABASE_URL": "garbage"}, STATE / "none", None, hostname="box").settings
-    reason = choose(Wishes.of(garbled, STATE), None, None, NOTHING).reason
+    reason = choose(DatabasePreferences.of(garbled, STATE), None, None, NOTHING).reason
     assert "DATABASE_URL cannot be read" in reason
 
 
@@ -154,8 +157,8 @@ def test_production_asking_for_postgresql_alone_without_naming_one_is_an_error()
     """Both settings are named; development goes on with a warning."""
     asked = {"BOTH_DB": "false"}
     with pytest.raises(ConfigurationError, match=r"BOTH_DB=false.*DATABASE_URL"):
-        Wishes.of(Settings.of(ENV="production", **asked), STATE)
-    assert Wishes.of(Settings.of(ENV="development", **asked), STATE).without_address
+        DatabasePreferences.of(Settings.of(ENV="production", **asked), STATE)
+    assert DatabasePreferences.of(Settings.of(ENV="development", **asked), STATE).without_address
 
 
 @pytest.mark.parametrize(
@@ -170,4 +173,4 @@ def test_production_asking_for_postgresql_alone_without_naming_one_is_an_error()
 )
 def test_the_embedded_file_is_the_one_that_is_named(given: dict[str, str], path: str) -> None:
     """An SQLite DATABASE_URL names the file itself; relative ones lie in the state folder."""
-    assert str(Wishes.of(Settings.of(**given), STATE).sqlite_path) == path
+    assert str(DatabasePreferences.of(Settings.of(**given), STATE).sqlite_path) == path

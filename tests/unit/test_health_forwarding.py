@@ -65,7 +65,7 @@ def test_what_waits_and_until_when_is_among_the_reasons(paths: Paths) -> None:
     """Rows, since when, the countdown."""
     _, reasons = word(
         paths, "fallback", rows_waiting=1234, waiting_since="2026-01-01T00:00:00Z",
-        handback="in 12 s",
+        hand_back="in 12 s",
     )  # fmt: skip
     assert reasons == (
         "decided so",
@@ -140,7 +140,7 @@ def test_without_a_hub_there_is_nothing_to_say(paths: Paths) -> None:
 
 def test_readiness_the_page_and_the_status_line_say_the_same(paths: Paths) -> None:
     """One function, every surface."""
-    written(paths, state="draining", rows_waiting=42, handback="in 9 s")
+    written(paths, state="draining", rows_waiting=42, hand_back="in 9 s")
     box = make_box(paths)
     decided = contract(paths, hub_url=HUB, db_state="fallback")
     board = StateBoard(decided, forwarding=ForwardingWatch(paths, decided))

@@ -165,7 +165,7 @@ def is_of_the_platform(module: str, *, own: str = "") -> bool:
 #: What the public interface stands on: each of these it offers, whole or in part.
 OFFERED = {
     *("alerts", "apikit", "database", "decision", "errors", "files", "settings", "terminal"),
-    "timing",
+    *("http_client", "timing"),
 }
 
 

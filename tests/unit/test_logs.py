@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.logs import SAID, configure_logging, register_secret, request_id
+from edgepaas.logs import PRINTED, configure_logging, register_secret, request_id
 from edgepaas.logs.redact import redact
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
 from edgepaas.terminal import announce
@@ -139,7 +139,7 @@ def test_what_was_printed_is_not_logged_to_the_same_terminal_as_well(
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr("sys.stdout", stream)
     configure_logging(file=tmp_path / "log")
-    logging.getLogger("x").info("ready", extra=SAID)
+    logging.getLogger("x").info("ready", extra=PRINTED)
     logging.getLogger("x").info("other")
     assert ("ready" in stream.getvalue()) is not terminal
     assert "other" in stream.getvalue()

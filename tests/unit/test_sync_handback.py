@@ -11,7 +11,7 @@ import pytest
 
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold, write_hold
-from edgepaas.decision.losses import note_return
+from edgepaas.decision.losses import record_return
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
 from edgepaas.outbox.ledger import pending
@@ -126,7 +126,7 @@ def test_coming_back_too_often_is_flapping(box: FallbackBox) -> None:
     box.clock.now += 30
     for _ in range(6):
         assert box.handback.status_text(0) == "now"
-        note_return(box.paths, current_moment())
+        record_return(box.paths, current_moment())
     assert "came back 6 times in an hour" in box.handback.status_text(0)
 
 

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from edgepaas.files.paths import Paths
-from edgepaas.files.published_state import leave_word
+from edgepaas.files.published_state import publish_state
 from edgepaas.sync.errors import HubUnreachable
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.heartbeat import LocalNode
@@ -55,18 +55,18 @@ class Clock:
     def __call__(self) -> float:
         self._looks += 1
         if self._looks == 3:
-            leave_word(self._paths, "stopping")
+            publish_state(self._paths, "stopping")
         return 0.0
 
 
 def end_the_service(paths: Paths) -> None:
     """Have the word left by a process that is not there any more."""
-    entry = json.loads(paths.state_word.read_text())
-    paths.state_word.write_text(json.dumps(entry | {"pid": 2**31 - 1}))
+    entry = json.loads(paths.published_state.read_text())
+    paths.published_state.write_text(json.dumps(entry | {"pid": 2**31 - 1}))
 
 
 def test_the_state_is_the_one_that_the_service_published(paths: Paths) -> None:
-    leave_word(paths, "degraded")
+    publish_state(paths, "degraded")
     assert heartbeat_sender(paths, "local-first").node_state() == "degraded"
 
 
@@ -75,30 +75,30 @@ def test_the_state_is_the_one_that_the_service_published(paths: Paths) -> None:
 )
 def test_without_a_service_it_is_what_was_decided(paths: Paths, state: str, word: str) -> None:
     assert heartbeat_sender(paths, state).node_state() == word
-    leave_word(paths, "degraded")
+    publish_state(paths, "degraded")
     end_the_service(paths)
     assert heartbeat_sender(paths, state).node_state() == word
 
 
 def test_a_service_that_was_stopped_in_order_is_believed(paths: Paths) -> None:
-    leave_word(paths, "stopping")
+    publish_state(paths, "stopping")
     end_the_service(paths)
     assert heartbeat_sender(paths, "local-first").node_state() == "stopping"
 
 
 def test_a_hub_that_accepts_the_state_is_back_whatever_the_service_knows(paths: Paths) -> None:
-    leave_word(paths, "fallback")
+    publish_state(paths, "fallback")
     assert heartbeat_sender(paths, "fallback").node_state() == "draining"
 
 
 def test_another_state_is_sent_early_after_a_while(paths: Paths) -> None:
     clock = [100.0]
     found = heartbeat_sender(paths, "local-first", clock)
-    leave_word(paths, "starting")
+    publish_state(paths, "starting")
     assert found.state_changed()
     found.send(cast(Hub, RecordingHub()))
     assert not found.state_changed()
-    leave_word(paths, "local-first")
+    publish_state(paths, "local-first")
     assert not found.state_changed()
     clock[0] += MIN_INTERVAL
     assert found.state_changed()
@@ -109,7 +109,7 @@ def test_another_state_is_sent_early_after_a_while(paths: Paths) -> None:
 
 def test_the_last_state_is_that_of_a_service_that_stops_at_the_same_moment(paths: Paths) -> None:
     clock = Clock(paths)
-    leave_word(paths, "primary")
+    publish_state(paths, "primary")
     hub = RecordingHub()
     contract = contract_for(paths, "postgresql://hub/x")
     HeartbeatSender(ME, paths, contract, LiveStatus(), 15.0, clock=clock).send_final(cast(Hub, hub))
@@ -118,7 +118,7 @@ def test_the_last_state_is_that_of_a_service_that_stops_at_the_same_moment(paths
 
 def test_a_service_that_goes_on_is_not_waited_for_at_the_end(paths: Paths) -> None:
     """'systemctl restart edgepaas-sync': the box is as it was."""
-    leave_word(paths, "local-first")
+    publish_state(paths, "local-first")
     hub = RecordingHub()
     contract = contract_for(paths, None, "local-first")
     HeartbeatSender(ME, paths, contract, LiveStatus(), 15.0).send_final(cast(Hub, hub))
@@ -127,7 +127,7 @@ def test_a_service_that_goes_on_is_not_waited_for_at_the_end(paths: Paths) -> No
 
 
 def test_an_unreachable_hub_keeps_no_drainer_from_stopping(paths: Paths) -> None:
-    leave_word(paths, "stopping")
+    publish_state(paths, "stopping")
     hub = RecordingHub(away=True)
     heartbeat_sender(paths, "local-first").send_final(cast(Hub, hub))
     assert hub.tried == 1

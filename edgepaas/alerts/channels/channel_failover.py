@@ -12,8 +12,10 @@ from edgepaas.alerts.channels.answers import Answer, Outcome
 from edgepaas.alerts.channels.channel import Channel
 from edgepaas.alerts.channels.config import AlertConfig
 from edgepaas.alerts.channels.notification import Notification
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_record, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType
 from edgepaas.timing.backoff import pause_after
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
@@ -60,6 +62,30 @@ class ChannelState:
             "delivered": _entry(self.delivered),
             "settings": self.settings,
         }
+
+
+#: ``channels.json``: :meth:`ChannelState.as_dict`, by the channel's name.
+RECORD = RecordType(
+    "alert-channels",
+    2,
+    {
+        "channels": shapes.map_of(
+            shapes.object_of(
+                {
+                    "words": shapes.text,
+                    "failures": shapes.whole,
+                    "pause": shapes.number,
+                    "tried_time": shapes.optional(shapes.text),
+                    **dict.fromkeys(
+                        ("tried", "failing_since", "delivered"), shapes.optional(shapes.moment)
+                    ),
+                    "settings": shapes.text,
+                }
+            )
+        )
+    },
+    {1: lambda old: {"channels": old}},
+)
 
 
 class ChannelFailover:
@@ -185,14 +211,16 @@ class ChannelFailover:
             self._save()
 
     def _save(self) -> None:
-        content = checksummed_json({name: state.as_dict() for name, state in self.states.items()})
+        states = {name: state.as_dict() for name, state in self.states.items()}
+        content = checksummed_record(RECORD, {"channels": states})
         with contextlib.suppress(OSError):  # the pauses only spare attempts
             self._folders.put(_file(self._folders), content)
 
 
 def _read(folders: SpoolFolders) -> dict[str, ChannelState]:
     try:
-        return {name: _state(entry) for name, entry in read_checksummed(_file(folders)).items()}
+        found = RECORD.fields_of(read_checksummed(_file(folders)))["channels"]
+        return {name: _state(entry) for name, entry in found.items()}
     except (OSError, Damaged, KeyError, TypeError, ValueError, AttributeError):
         return {}  # what is forgotten is an attempt that was to be spared
 

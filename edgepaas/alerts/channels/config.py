@@ -2,7 +2,6 @@
 """The settings of alerting, also when the box's settings cannot be resolved."""
 
 import contextlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +12,20 @@ from edgepaas.alerts.spool.alert import clean_word
 from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.build import build_version
 from edgepaas.errors import EdgePaaSError
+from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType
 from edgepaas.settings import Settings
 
 #: What is remembered for when the settings cannot be resolved: nothing else of them.
 _REMEMBERED = ("ALERT_", "SMTP__", "NODE_NAME", "TZ")
+
+RECORD = RecordType(
+    "alert-settings",
+    2,
+    {"settings": shapes.map_of(shapes.text)},
+    {1: lambda old: {"settings": old}},
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def _remember(paths: Paths, settings: Settings) -> None:
         for name in settings.values()
         if name.startswith(_REMEMBERED) and settings.is_given(name)
     }
-    content = (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+    content = RECORD.render({"settings": dict(sorted(values.items()))}, indent=2).encode()
     file = _memory(paths)
     with contextlib.suppress(OSError):  # the disk is full: the older ones are still there
         if not file.exists() or file.read_bytes() != content:
@@ -102,9 +110,9 @@ def _remember(paths: Paths, settings: Settings) -> None:
 
 def _remembered(paths: Paths) -> Settings:
     try:
-        values = json.loads(_memory(paths).read_text(encoding="utf-8"))
-        return Settings.of(**{str(name): str(text) for name, text in values.items()})
-    except (OSError, ValueError, AttributeError, TypeError, EdgePaaSError):
+        found = RECORD.read(_memory(paths))
+        return Settings.of(**({} if found is None else found["settings"]))
+    except (OSError, ValueError, TypeError, EdgePaaSError):
         return Settings.of()
 
 

@@ -7,10 +7,12 @@ until a channel took it; what has happened since goes into the next notification
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgepaas.alerts.channels.answers import Outcome
 from edgepaas.alerts.spool.alert import SEVERITIES, Severity, clean_text
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 What = Literal[
@@ -127,8 +129,45 @@ class Notification:
         }
 
 
-def read_notification(entry: Mapping[str, Any]) -> Notification:
-    """Return what :meth:`Notification.as_dict` wrote; raises KeyError, TypeError, ValueError."""
+_NOTIFIED = shapes.object_of(
+    {
+        "state": shapes.text,
+        "total": shapes.whole,
+        "severity": shapes.one_of(*SEVERITIES),
+        "flapping": shapes.flag,
+        "reminders": shapes.whole,
+        "at": shapes.optional(shapes.moment),
+    }
+)
+#: A file of ``dead/``, the digest's, and a part of a condition's: :meth:`Notification.as_dict`.
+RECORD = RecordType(
+    "alert-notification",
+    2,
+    {
+        **dict.fromkeys(("key", "fingerprint", "origin", "message", "condition"), shapes.text),
+        "what": shapes.one_of(*get_args(What)),
+        "severity": shapes.one_of(*SEVERITIES),
+        "details": shapes.list_of(shapes.text),
+        **dict.fromkeys(("since", "last", "ended", "duration", "not_before"), shapes.number),
+        **dict.fromkeys(("count", "new", "suppressed", "changes", "attempts"), shapes.whole),
+        "clock_trusted": shapes.optional(shapes.flag),
+        "after": _NOTIFIED,
+        "covers": shapes.list_of(shapes.object_of({"condition": shapes.text, "after": _NOTIFIED})),
+        "reached": shapes.flag,
+        "tried": shapes.optional(shapes.moment),
+        "refused": shapes.map_of(shapes.text),
+        "time": shapes.optional(shapes.text),
+    },
+    {1: same_fields},
+)
+#: The shapes of both, for the record of a condition, which holds them.
+NOTIFICATION_SHAPE = shapes.object_of(RECORD.fields)
+NOTIFIED_SHAPE = _NOTIFIED
+
+
+def read_notification(content: Mapping[str, Any]) -> Notification:
+    """Return what :meth:`Notification.as_dict` wrote; raises ValueError for anything else."""
+    entry = RECORD.fields_of(dict(content))
     if entry["severity"] not in SEVERITIES:
         raise ValueError("severity")
     return Notification(

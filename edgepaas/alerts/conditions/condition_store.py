@@ -5,9 +5,9 @@ import contextlib
 import logging
 from contextlib import AbstractContextManager
 
-from edgepaas.alerts.conditions.fold import Condition, read_condition
+from edgepaas.alerts.conditions.fold import RECORD, Condition, read_condition
 from edgepaas.alerts.spool.accept import Spool
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_record, read_checksummed
 from edgepaas.files.locks import held
 
 logger = logging.getLogger("edgepaas.alerts")
@@ -63,7 +63,8 @@ class ConditionStore:
         """Write a condition durably; False when the disk would not take it."""
         try:
             self.spool.folders.put(
-                self.spool.condition_file(condition.name), checksummed_json(condition.as_dict())
+                self.spool.condition_file(condition.name),
+                checksummed_record(RECORD, condition.as_dict()),
             )
         except OSError as error:
             # Sent from memory: the disk that is full may be the very thing to notify of.
@@ -89,7 +90,7 @@ class ConditionStore:
             return
         path = self.spool.condition_file(condition.name)
         with contextlib.suppress(OSError):
-            self.spool.folders.overwrite(path, checksummed_json(condition.as_dict()))
+            self.spool.folders.overwrite(path, checksummed_record(RECORD, condition.as_dict()))
             self.unwritten.pop(condition.name, None)
 
     def delete(self, condition: Condition) -> None:

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepaas.alerts.channels.notification import Covered, Notification, What, read_notification
+from edgepaas.alerts.channels.notification import (
+    RECORD,
+    Covered,
+    Notification,
+    What,
+    read_notification,
+)
 from edgepaas.alerts.channels.wording import BoxIdentity, line, span
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.conditions.notification_policy import compose, wall_of
 from edgepaas.alerts.spool.alert import SEVERITIES
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_record, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.timing.moment import Moment
 
@@ -77,7 +83,7 @@ def read_pending(folders: SpoolFolders) -> Notification | None:
 
 def write_pending(folders: SpoolFolders, notification: Notification) -> None:
     """Keep a digest before it is sent; raises OSError."""
-    folders.put(_file(folders), checksummed_json(notification.as_dict()))
+    folders.put(_file(folders), checksummed_record(RECORD, notification.as_dict()))
 
 
 def forget_pending(folders: SpoolFolders) -> None:

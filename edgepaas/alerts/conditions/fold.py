@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgepaas.alerts.channels.notification import (
+    NOTIFICATION_SHAPE,
+    NOTIFIED_SHAPE,
     Notification,
     NotifiedState,
     read_notification,
@@ -17,6 +19,8 @@ from edgepaas.alerts.channels.notification import (
 )
 from edgepaas.alerts.spool.alert import SEVERITIES, Alert, Severity, clean_text
 from edgepaas.alerts.spool.checksummed_json import Damaged
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 State = Literal["raised", "resolved", "event"]
@@ -111,9 +115,37 @@ class Condition:
         }
 
 
-def read_condition(entry: Mapping[str, Any]) -> Condition:
+#: A file of ``conditions/``: the fields of :meth:`Condition.as_dict`.
+RECORD = RecordType(
+    "alert-condition",
+    2,
+    {
+        "state": shapes.one_of("raised", "resolved", "event"),
+        "severity": shapes.one_of(*SEVERITIES),
+        **dict.fromkeys(("message", "origin", "fingerprint", "box", "ended_by"), shapes.text),
+        **dict.fromkeys(("since_time", "last_time", "name", "id"), shapes.text),
+        "ended_time": shapes.optional(shapes.text),
+        **dict.fromkeys(("count", "not_told", "total", "suppressed", "serial"), shapes.whole),
+        "details": shapes.list_of(shapes.text),
+        "evicted": shapes.pair_of(shapes.text, shapes.whole),
+        "clock_trusted": shapes.optional(shapes.flag),
+        "silenced": shapes.flag,
+        "since": shapes.moment,
+        "last": shapes.moment,
+        "ended": shapes.optional(shapes.moment),
+        "changes": shapes.list_of(shapes.moment),
+        "told": NOTIFIED_SHAPE,
+        "sending": shapes.optional(NOTIFICATION_SHAPE),
+        "folded": shapes.list_of(shapes.text),
+    },
+    {1: same_fields},
+)
+
+
+def read_condition(content: Mapping[str, Any]) -> Condition:
     """Return what :meth:`Condition.as_dict` wrote; raises Damaged."""
     try:
+        entry = RECORD.fields_of(dict(content))
         if entry["severity"] not in SEVERITIES:
             raise ValueError("severity")
         if entry["state"] not in ("raised", "resolved", "event"):

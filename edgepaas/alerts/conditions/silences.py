@@ -10,12 +10,31 @@ from typing import Any
 
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.spool.alert import clean_text
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.checksummed_json import checksummed_record, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 #: A box that is silent for longer was forgotten, not silenced.
 LONGEST = 7 * 86400.0
+
+RECORD = RecordType(
+    "alert-silences",
+    2,
+    {
+        "silences": shapes.list_of(
+            shapes.object_of(
+                {
+                    **dict.fromkeys(("id", "pattern", "until", "reason"), shapes.text),
+                    "seconds": shapes.number,
+                    "at": shapes.moment,
+                }
+            )
+        )
+    },
+    {1: same_fields},
+)
 
 
 @dataclass(frozen=True)
@@ -54,20 +73,24 @@ class Silence:
 
 
 def read_silences(folders: SpoolFolders, now: Moment) -> list[Silence]:
-    """Return the silences that hold; a file that cannot be read silences nothing."""
+    """Return the silences that hold; a file that is not understood is set aside."""
     try:
-        entries = read_checksummed(_file(folders))["silences"]
+        entries = RECORD.fields_of(read_checksummed(_file(folders)))["silences"]
         found = [
             Silence(
-                str(entry["id"]),
-                str(entry["pattern"]),
-                min(float(entry["seconds"]), LONGEST),
+                entry["id"],
+                entry["pattern"],
+                min(entry["seconds"], LONGEST),
                 read_moment(entry["at"]),
-                str(entry["reason"]),
+                entry["reason"],
             )
             for entry in entries
         ]
-    except (OSError, Damaged, KeyError, TypeError, ValueError):
+    except OSError:
+        return []
+    except ValueError:  # Damaged, another version, or a moment that is none
+        with contextlib.suppress(OSError):
+            folders.set_corrupt(_file(folders))
         return []
     return [silence for silence in found if silence.remaining(now) > 0]
 
@@ -97,7 +120,8 @@ def silence_of(condition: Condition, silences: list[Silence], now: Moment) -> fl
 
 def _write(folders: SpoolFolders, silences: list[Silence]) -> None:
     if silences:
-        folders.put(_file(folders), checksummed_json({"silences": [s.as_dict() for s in silences]}))
+        fields = {"silences": [s.as_dict() for s in silences]}
+        folders.put(_file(folders), checksummed_record(RECORD, fields))
     else:
         with contextlib.suppress(FileNotFoundError):
             folders.remove(_file(folders))

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgepaas.alerts.channels.notification import Notification, read_notification
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.channels.notification import RECORD, Notification, read_notification
+from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_record, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
 
 
@@ -15,7 +15,8 @@ def keep_dead(
 ) -> Path:
     """Keep *notification* in ``dead/`` with what each channel answered; raises OSError."""
     path = folders.dead / f"{notification.key}.json"
-    folders.put(path, checksummed_json(replace(notification, refused=dict(refused)).as_dict()))
+    kept = replace(notification, refused=dict(refused))
+    folders.put(path, checksummed_record(RECORD, kept.as_dict()))
     return path
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import AlertConfig
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.checksummed_json import checksummed_record, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
+from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
+from edgepaas.files.records import RecordType, same_fields
 from edgepaas.timing.moment import Moment, read_moment
 
 logger = logging.getLogger("edgepaas.alerts")
@@ -20,6 +22,9 @@ logger = logging.getLogger("edgepaas.alerts")
 #: The timer comes by once a minute: a little early is better than most of a minute late.
 _EARLY = 30.0
 _WELL_TIMEOUT = 5.0
+
+#: ``heartbeat.json``: when the last one was sent.
+RECORD = RecordType("heartbeat", 2, {"at": shapes.moment}, {1: same_fields})
 
 AskFor = Callable[[str, float], Answer]
 
@@ -31,10 +36,9 @@ def seconds_until_heartbeat(
     if not config.heartbeat_url:
         return None
     try:
-        passed = now.seconds_since(
-            read_moment(read_checksummed(folders.root / "heartbeat.json")["at"])
-        )
-    except (OSError, Damaged, KeyError, TypeError, ValueError):
+        last = RECORD.fields_of(read_checksummed(folders.root / "heartbeat.json"))
+        passed = now.seconds_since(read_moment(last["at"]))
+    except (OSError, ValueError):  # none yet, or one that is not understood
         return 0.0
     if passed is None:
         return 0.0
@@ -61,7 +65,10 @@ def beat(
         logger.warning("the heartbeat was not taken: %s", answer.words)
         return False
     with contextlib.suppress(OSError):  # once more than needed does no harm
-        folders.put(folders.root / "heartbeat.json", checksummed_json({"at": now.as_dict()}))
+        folders.put(
+            folders.root / "heartbeat.json",
+            checksummed_record(RECORD, {"at": now.as_dict()}),
+        )
     return True
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 
 from edgepaas.alerts.spool.alert import (
+    RECORD,
     Alert,
     Severity,
     clean_text,
@@ -16,7 +17,7 @@ from edgepaas.alerts.spool.alert import (
     clock_trusted,
     condition_name,
 )
-from edgepaas.alerts.spool.checksummed_json import checksummed_json
+from edgepaas.alerts.spool.checksummed_json import checksummed_record
 from edgepaas.alerts.spool.spool_paths import SpoolPaths
 from edgepaas.errors import EdgePaaSError
 from edgepaas.timing.moment import Moment, current_moment
@@ -84,7 +85,10 @@ class Spool(SpoolPaths):
         if any(name.condition == condition for name in self.waiting_names()):
             return True
         try:
-            from edgepaas.alerts.spool.checksummed_json import Damaged, read_checksummed
+            from edgepaas.alerts.spool.checksummed_json import (
+                Damaged,
+                read_checksummed,
+            )
 
             found = read_checksummed(self.condition_file(condition))
             return str(found.get("state")) == "raised"
@@ -113,7 +117,10 @@ class Spool(SpoolPaths):
         return names[-1].sequence if names else 0
 
     def _put(self, alert: Alert) -> None:
-        path, content = self.folders.new / alert.name, checksummed_json(alert.as_dict())
+        path, content = (
+            self.folders.new / alert.name,
+            checksummed_record(RECORD, alert.as_dict()),
+        )
         try:
             self.folders.put(path, content)
         except OSError:

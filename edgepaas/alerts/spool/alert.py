@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgepaas.alerts.spool.checksummed_json import Damaged
+from edgepaas.files import shapes
+from edgepaas.files.records import RecordType
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 Severity = Literal["info", "warning", "critical"]
@@ -95,30 +97,47 @@ def read_name(name: str) -> AlertName | None:
     return AlertName(int(match["sequence"]), match["kind"], match["condition"], match["id"])
 
 
-def read_alert(entry: Mapping[str, Any]) -> Alert:
+#: A file of ``new/``: the fields of :meth:`Alert.as_dict`.
+RECORD = RecordType(
+    "alert",
+    2,
+    {
+        **dict.fromkeys(("what", "severity", "message", "origin", "fingerprint"), shapes.text),
+        "event": shapes.flag,
+        **dict.fromkeys(("box", "time", "condition", "id"), shapes.text),
+        "clock_trusted": shapes.optional(shapes.flag),
+        "at": shapes.moment,
+        "sequence": shapes.whole,
+    },
+    # What an earlier release accepted says nothing of being an event.
+    {1: lambda old: {"event": False, **old}},
+)
+
+
+def read_alert(content: Mapping[str, Any]) -> Alert:
     """Return the alert in a file's content; raises Damaged."""
     try:
+        entry = RECORD.fields_of(dict(content))
         severity = entry["severity"]
         if severity not in SEVERITIES or entry["what"] not in ("raised", "resolved"):
             raise ValueError("severity")
         return Alert(
-            id=str(entry["id"]),
-            sequence=int(entry["sequence"]),
-            condition=str(entry["condition"]),
+            id=entry["id"],
+            sequence=entry["sequence"],
+            condition=entry["condition"],
             named=bool(entry["fingerprint"]),
             resolved=entry["what"] == "resolved",
-            # A file of an earlier release has no such field.
-            event=entry.get("event") is True,
+            event=entry["event"],
             severity=severity,
-            fingerprint=str(entry["fingerprint"]),
-            message=clean_text(str(entry["message"])),
-            origin=str(entry["origin"]),
-            box=str(entry["box"]),
+            fingerprint=entry["fingerprint"],
+            message=clean_text(entry["message"]),
+            origin=entry["origin"],
+            box=entry["box"],
             at=read_moment(entry["at"]),
             clock_trusted=entry["clock_trusted"],
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise Damaged("it is no alert") from None
+    except (ValueError, OverflowError) as problem:
+        raise Damaged(f"it is no alert: {problem}") from None
 
 
 def condition_name(fingerprint: str, origin: str, message: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgepaas.files.records import RecordType
+
 #: No file of the spool is larger but digests; a foreign file may be.
 MOST_BYTES = 1024 * 1024
 
@@ -27,6 +29,15 @@ def checksummed_json(entry: Mapping[str, Any]) -> bytes:
     """Return *entry* as the bytes of a file, ``checksum`` being its last line."""
     body = json.dumps(entry, indent=2, ensure_ascii=False)
     return f"{body[:-2]}{_MARK}{_checksum(body)}{_END}".encode()
+
+
+def checksummed_record(record: RecordType, fields: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a file that holds the *record* of *fields*.
+
+    Its name and version come last: what a person looks for is in front.
+    """
+    named = record.document(fields)
+    return checksummed_json({**fields, "record": named["record"], "version": named["version"]})
 
 
 def parse_checksummed(content: bytes) -> dict[str, Any]:

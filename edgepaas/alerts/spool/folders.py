@@ -11,7 +11,7 @@ import errno
 import os
 from pathlib import Path
 
-from edgepaas.files.atomic import sync_folder
+from edgepaas.files.atomic import replace_by, sync_folder, write_all
 
 FOLDERS = ("tmp", "new", "conditions", "dead", "corrupt", "reserve")
 
@@ -129,12 +129,8 @@ class SpoolFolders:
                     Path(entry.path).unlink()
 
     def _put(self, path: Path, content: bytes) -> None:
-        temporary = self._temporary(path)
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        self._fill(descriptor, temporary, content)
-        self._into_place(temporary, path)
+        replace_by(path, self._temporary(path), lambda descriptor: write_all(descriptor, content))
+        sync_folder(path.parent)
 
     def _put_from_reserve(self, path: Path, content: bytes) -> bool:
         """Overwrite a file of the reserve, which needs no new block; False when none is left."""
@@ -146,41 +142,18 @@ class SpoolFolders:
                 slot.rename(temporary)
             except FileNotFoundError:
                 continue  # another writer took it
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if os.fstat(descriptor).st_size < len(content):
-                os.close(descriptor)
+            if temporary.stat(follow_symlinks=False).st_size < len(content):
                 temporary.unlink()
                 continue
-            self._fill(descriptor, temporary, content)
-            self._into_place(temporary, path)
+
+            def fill(descriptor: int) -> None:
+                write_all(descriptor, content)
+                os.ftruncate(descriptor, len(content))
+
+            replace_by(path, temporary, fill, create=False)
+            sync_folder(path.parent)
             return True
         return False
-
-    @staticmethod
-    def _fill(descriptor: int, temporary: Path, content: bytes) -> None:
-        try:
-            try:
-                view = memoryview(content)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                os.ftruncate(descriptor, len(content))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-
-    @staticmethod
-    def _into_place(temporary: Path, path: Path) -> None:
-        try:
-            temporary.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(path.parent)
 
     def _temporary(self, path: Path) -> Path:
         return self.root / "tmp" / f"{path.name[:180]}.{os.getpid()}.{os.urandom(4).hex()}"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.alerts.spool.alert import AlertName
-from edgepaas.alerts.spool.checksummed_json import Damaged, checksummed_json, read_checksummed
+from edgepaas.alerts.spool.checksummed_json import checksummed_record, read_checksummed
 from edgepaas.alerts.spool.spool_paths import SpoolPaths
 from edgepaas.errors import EdgePaaSError
+from edgepaas.files import shapes
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.records import RecordType, same_fields
 
 #: What a file takes at most, so that bytes need to be added up only where they might matter.
 _LARGEST = 8 * 1024
@@ -36,6 +38,21 @@ class Suppressed:
     condition: str
     count: int
     epoch: str
+
+
+#: ``suppressed.json``: how many alerts of each condition were evicted, and the files of those
+#: whose deletion has begun.
+RECORD = RecordType(
+    "alerts-suppressed",
+    2,
+    {
+        "conditions": shapes.map_of(
+            shapes.object_of({"count": shapes.whole, "epoch": shapes.text})
+        ),
+        "evicting": shapes.list_of(shapes.text),
+    },
+    {1: same_fields},
+)
 
 
 def read_quota(spool: SpoolPaths) -> Quota:
@@ -147,14 +164,10 @@ def _finish(spool: SpoolPaths, state: dict[str, Any]) -> None:
 
 def _read(spool: SpoolPaths) -> dict[str, Any]:
     try:
-        found = read_checksummed(_file(spool))
-        for entry in found["conditions"].values():
-            if not isinstance(entry["count"], int) or not isinstance(entry["epoch"], str):
-                raise TypeError("count")
-        return {"conditions": dict(found["conditions"]), "evicting": list(found["evicting"])}
+        return RECORD.fields_of(read_checksummed(_file(spool)))
     except FileNotFoundError:
         pass
-    except (Damaged, OSError, KeyError, TypeError, ValueError, AttributeError):
+    except (OSError, ValueError):  # Damaged, or another version
         with contextlib.suppress(OSError):
             spool.folders.set_corrupt(_file(spool))
     return {"conditions": {}, "evicting": []}
@@ -162,7 +175,7 @@ def _read(spool: SpoolPaths) -> dict[str, Any]:
 
 def _write(spool: SpoolPaths, state: dict[str, Any]) -> None:
     if state["conditions"] or state["evicting"]:
-        spool.folders.put(_file(spool), checksummed_json(state))
+        spool.folders.put(_file(spool), checksummed_record(RECORD, state))
     else:
         spool.folders.remove(_file(spool))
 

@@ -30,7 +30,7 @@ In force is what run/env holds. Where the environment stage has not run, the val
 resolved as it would, and the last line says so.
 """
 
-NEEDS_SERVICE_USER = False  # the documents are anybody's; the values are asked for below
+NEEDS_SERVICE_USER = False  # the documents are public; the values are guarded below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +95,7 @@ def _values(paths: Paths) -> tuple[Settings, dict[str, str], Groups, bool]:
 
 
 def _in_force(setting: Setting, settings: Settings, paths: Paths) -> str:
-    """Return the value as anybody may see it; where it is blank, the path that it leads to."""
+    """Return the value as every user may see it; where it is blank, the path that it leads to."""
     text = shown(setting, settings.text(setting.name))
     if text:
         return text

@@ -34,20 +34,6 @@ _FAILURES = {
     "protocol": _NOT_OURS,
 }
 
-#: The state of PostgreSQL as the drainer sees it, in words.
-_HUB_TEXTS = {
-    "ok": "accepts rows",
-    "away": "unreachable",
-    "misconfigured": "refuses rows until an operator corrects it",
-    "schema": "has a schema that does not fit the rows",
-    "unknown": "unknown: edgepaas sync does not run",
-}
-_NEEDS_OPERATOR = (
-    ("dead_letters", "dead letters", "dead-letters"),
-    ("conflicts", "conflicts", "conflicts"),
-    ("hub_lost", "lost there", "acknowledge"),
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -214,22 +200,16 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:
+    from edgepaas.outbox.forwarding_state import shown
+
     found = document.get("forwarding")
     if not found:
         # Without a hub no rows wait.
         if document.get("rows_waiting"):
             say("waiting", f"{document['rows_waiting']:,} rows to be sent")
         return
-    since = f" since {found['waiting_since']}" if found["waiting_since"] else ""
-    say("waiting", f"{found['rows_waiting']:,} rows to be sent{since}")
-    say(
-        "PostgreSQL", _HUB_TEXTS[found["hub"]] + (f": {found['reason']}" if found["reason"] else "")
-    )
-    if found["hand_back"]:
-        say("hand-back", found["hand_back"])
-    for key, words, command in _NEEDS_OPERATOR:
-        if found[key]:
-            say(words, f"{found[key]:,}; 'edgepaas sync {command}'")
+    for label, text in shown(found):
+        say(label, text)
 
 
 def _show_alerts(found: dict[str, Any]) -> None:

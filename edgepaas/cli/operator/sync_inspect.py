@@ -101,6 +101,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
     from edgepaas.health.forwarding import current_forwarding
+    from edgepaas.outbox.forwarding_state import shown
     from edgepaas.sync import status as sync_status
     from edgepaas.terminal import print_json, say
 
@@ -120,10 +121,8 @@ def _status(arguments: argparse.Namespace) -> int:
         say("sync", "there is no PostgreSQL to forward to (DATABASE_URL is empty)")
     else:
         say("sync", f"{found.state}{f': {found.reason}' if found.reason else ''}")
-        say("PostgreSQL", found.hub)
-        say("rows", found.line)
-        if found.last_delivery:
-            say("delivered", f"last at {found.last_delivery}")
+        for label, text in shown({**found.as_dict(), "reason": ""}):
+            say(label, text)
         if status is not None and status.mirror is not None:
             say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")
         if status is not None and status.clock_offset is not None:
@@ -131,9 +130,9 @@ def _status(arguments: argparse.Namespace) -> int:
         if counters is not None:
             figures = ("accepted", "delivered", "pending", "dead", "shed", "conflicts", "hub_lost")
             say("ledger", ", ".join(f"{name} {counters[name]:,}" for name in figures))
-        for line in found.trouble:
+        for line in found.problems:
             say("to do", line)
-    return EXIT_FAILED if found is not None and found.trouble else EXIT_DONE
+    return EXIT_FAILED if found is not None and found.problems else EXIT_DONE
 
 
 def _ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:

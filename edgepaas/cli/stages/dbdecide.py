@@ -3,7 +3,7 @@
 
 import argparse
 
-from edgepaas.decision.decide import Decision, decide, settle
+from edgepaas.decision.decide import Decision, decide, store_decision
 from edgepaas.decision.losses import loss_reason
 from edgepaas.errors import EXIT_DONE
 from edgepaas.files.contract import withdraw_contract
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the service lost PostgreSQL: one attempt of at most 1 s (run/db-lost says the same)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be decided, write nothing"
+        "--dry-run", action="store_true", help="print what would be decided, write nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the contract, passwords masked")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Decide, write the contract, and say so in a line."""
+    """Decide, write the contract, and print the result in a line."""
     paths = find_paths()
     if not arguments.dry_run:
         withdraw_contract(paths.db_contract)
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     lost = loss_reason(paths)
     decision = decide(settings, paths, after_loss=arguments.after_loss or lost is not None)
     if not arguments.dry_run:
-        settle(decision, paths)
+        store_decision(decision, paths)
     if arguments.json:
         values = decision.contract.values()
         print_json({name: decision.masked(value) for name, value in values.items()})

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     verbs = parser.add_mutually_exclusive_group()
     verbs.add_argument(
-        "--check", action="store_true", help="only say whether it is at head (exit status 0 or 1)"
+        "--check", action="store_true", help="only check whether it is at head (exit status 0 or 1)"
     )
     verbs.add_argument(
         "--hub",
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
-    """Bring home what the box took while SQLite served, before PostgreSQL alone serves."""
+    """Send the rows that SQLite took to PostgreSQL, before PostgreSQL alone serves."""
     from edgepaas.alerts.catalogue import ROWS_LEFT_BEHIND
     from edgepaas.decision.waiting import rows_waiting
     from edgepaas.schema.stage import extended_start_timeout
@@ -106,7 +106,7 @@ def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
             reason = _drain_once()
         found = rows_waiting(contract.sqlite_path, paths.database_lock)
     if not found.any:
-        say("schema", f"{contract.sqlite_path}: what waited is in PostgreSQL")
+        say("schema", f"{contract.sqlite_path}: every row that waited is in PostgreSQL")
         return
     rows = f"{found.rows:,} rows" if found.readable else "rows that cannot be counted"
     ROWS_LEFT_BEHIND.raise_alert(
@@ -115,7 +115,7 @@ def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
 
 
 def _drain_once() -> str:
-    """Run ``edgepaas sync --once`` for a while; return what it said last."""
+    """Run ``edgepaas sync --once`` for up to DRAIN_SECONDS; return the last line it printed."""
     import os
     import subprocess
 
@@ -141,7 +141,7 @@ def _drain_once() -> str:
             child.communicate()
         return f"it was not done within {DRAIN_SECONDS:g} s"
     lines = [line for line in said.splitlines() if line.strip()]
-    return " ".join(lines[-1].removeprefix("sync").split()) if lines else "it said nothing"
+    return " ".join(lines[-1].removeprefix("sync").split()) if lines else "it printed nothing"
 
 
 def _tell(report: "SchemaReport", *, as_json: bool) -> None:

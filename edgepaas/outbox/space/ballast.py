@@ -5,12 +5,11 @@ In WAL mode deleting rows writes first: on a disk without a free byte nothing ca
 deleted, so nothing would ever become free by itself.
 """
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
 
-from edgepaas.files.atomic import remove_durably, sync_folder
+from edgepaas.files.atomic import remove_durably, replace_by, sync_folder
 
 
 def reserve(path: Path, size: int, *, spare: int) -> bool:
@@ -44,16 +43,6 @@ def release(path: Path) -> bool:
 
 def _allocate(path: Path, size: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    temporary.unlink(missing_ok=True)  # of a run that was killed
+    replace_by(path, temporary, lambda descriptor: os.posix_fallocate(descriptor, 0, size))
     sync_folder(path.parent)

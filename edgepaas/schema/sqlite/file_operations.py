@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.files.atomic import sync_folder, write_atomic
+from edgepaas.files.atomic import move_durably, sync_file, sync_folder, write_atomic
 from edgepaas.files.sqlite_file import sidecars
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.sqlite.quarantine import SALVAGE, describe, quarantine_of, write_note
@@ -108,14 +108,13 @@ def swap_in(finished: Path, path: Path, backups: Path | None, label: str) -> Pat
     The file as it was stays in *backups* (None: nothing was there) under a name with
     *label*; its path is returned. A kill at any point leaves *path* whole, old or new.
     """
-    _sync(finished)
+    sync_file(finished)
     kept = None
     if path.exists():
         _settle(path)
         if backups is not None:
             kept = _keep(path, backups, label)
-    finished.replace(path)
-    sync_folder(path.parent)
+    move_durably(finished, path)
     if kept is not None:
         _prune(kept.parent)
     return kept
@@ -127,7 +126,7 @@ def back_up(path: Path, backups: Path, label: str) -> Path:
     copy = _next_name(backups, label, path.name)
     os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     copy_database(path, copy)
-    _sync(copy)
+    sync_file(copy)
     sync_folder(backups)
     _prune(backups)
     return copy
@@ -199,14 +198,6 @@ def _next_name(folder: Path, label: str, name: str) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     parts = (f"{max(numbers, default=0) + 1:06d}", stamp, label, name)
     return folder / ".".join(part for part in parts if part)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _prune(folder: Path) -> None:

@@ -31,8 +31,8 @@ from edgepaas.schema.sqlite.quarantine import set_aside
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
-    from edgepaas.health.forwarding import Forwarding
     from edgepaas.health.state import StateBoard
+    from edgepaas.outbox.forwarding_state import Forwarding
     from edgepaas.settings import Settings
 
 NO_HUB = "no PostgreSQL is configured any more to which this box would send rows"

@@ -35,7 +35,7 @@ from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.app.box import RaiseAlert, ResolveAlert
-    from edgepaas.health.forwarding import Forwarding
+    from edgepaas.outbox.forwarding_state import Forwarding
 
 #: Seconds between two looks.
 LOOK_EVERY = 10.0
@@ -171,7 +171,7 @@ class ConditionWatch:
             self.look,
             every=LOOK_EVERY,
             first_after=LOOK_EVERY,
-            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile."),
         )
 
     def look(self) -> None:

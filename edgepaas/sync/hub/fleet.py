@@ -34,7 +34,6 @@ FROM (SELECT node_id, name, version, build, state, rows_waiting, oldest_waiting,
        first_seen, last_seen, extract(epoch FROM now() - last_seen)::float8 AS age
   FROM nodes ORDER BY name, node_id LIMIT $1::int) AS n"""
 
-_MOMENT_READ = {"wall": shapes.number, "since_boot": shapes.number, "boot_id": shapes.text}
 _NODE = {
     **dict.fromkeys(("node_id", "name", "version", "build", "state"), shapes.text),
     "rows_waiting": shapes.whole,
@@ -49,9 +48,7 @@ RECORD = RecordType(
     "fleet",
     2,
     {
-        "read": shapes.object_of(
-            {"generation": shapes.text, "moment": shapes.object_of(_MOMENT_READ)}
-        ),
+        "read": shapes.object_of({"generation": shapes.text, "moment": shapes.moment}),
         "found": shapes.object_of(
             {"all": shapes.whole, "nodes": shapes.list_of(shapes.object_of(_NODE))}
         ),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgepaas.errors import EdgePaaSError
-from edgepaas.files.published_state import read_word
+from edgepaas.files.published_state import read_published_state
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.hub.fleet import HEARTBEATS_PER_FLEET_READ, write_fleet
 from edgepaas.sync.hub.heartbeat import Heartbeat, LocalNode, NodeState
@@ -101,16 +101,16 @@ class HeartbeatSender:
         What a process that is gone published counts only if it was ``stopping``. A heartbeat
         reaches a hub that is back: what the service still calls ``fallback`` is ``draining``.
         """
-        said = read_word(self._paths)
-        if said is not None and (said.living or said.word == "stopping"):
-            word = said.word
+        published = read_published_state(self._paths)
+        if published is not None and (published.running or published.state == "stopping"):
+            state = published.state
         else:
-            word = str(self._contract.db_state)
-        return "draining" if word == "fallback" else word
+            state = str(self._contract.db_state)
+        return "draining" if state == "fallback" else state
 
     def _read_state_version(self) -> tuple[int, int] | None:
         try:
-            status = self._paths.state_word.stat()
+            status = self._paths.published_state.stat()
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns

@@ -5,20 +5,20 @@ import json
 import re
 import time
 from collections.abc import Callable
+from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from edgepaas.app import jitter, pause_after
+from edgepaas.app.http import HttpAnswer, HttpFailure, HttpSession
 from edgepaas.telemetry.importer.csv_source import ImportFailed
 from edgepaas.telemetry.importer.importer import BatchRefused
 
 #: Answers that a later attempt may change: limited, away behind a proxy, unavailable.
 _TEMPORARY = frozenset({429, 502, 503, 504})
 _PATH = "/api/v1/readings"
-#: Seconds to connect, and between two bytes of an answer.
-_TIMEOUT = (5.0, 60.0)
+#: Seconds for one attempt: a busy box may take its time over 10,000 readings.
+_DEADLINE = 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 #: How much of an answer that is no JSON is quoted.
 _QUOTED = 200
@@ -47,11 +47,12 @@ class HttpSender:
         self._base = url.rstrip("/")
         self._patience = patience
         self._clock, self._sleep, self._on_wait = clock, sleep, on_wait
-        self._session = requests.Session()
-        # Proxies of the environment are for the network beyond; and an auth object keeps
-        # requests from putting a password out of ~/.netrc in the token's place.
-        self._session.trust_env = _host(url) not in ("127.0.0.1", "::1", "localhost")
-        self._session.auth = _Bearer(token)
+        # Proxies of the environment are for the network beyond.
+        beyond = _host(url) not in ("127.0.0.1", "::1", "localhost")
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._session = HttpSession(proxies=beyond, headers=headers)
 
     def __call__(self, readings: list[dict[str, Any]]) -> tuple[int, int]:
         """Deliver one batch; return (accepted, duplicates). Raises ImportFailed, BatchRefused."""
@@ -75,42 +76,38 @@ class HttpSender:
             self._on_wait(problem)
             self._sleep(wait)
 
-    def _attempt(self, body: bytes) -> tuple[requests.Response | None, str, float | None]:
+    def _attempt(self, body: bytes) -> tuple[HttpAnswer | None, str, float | None]:
         """Return the final answer, or why there is none yet and after how many seconds to retry."""
         try:
-            answer = self._session.post(
-                f"{self._base}{_PATH}",
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=_TIMEOUT,
-                allow_redirects=False,
+            answer = self._session.request(
+                "POST", f"{self._base}{_PATH}", deadline=_DEADLINE, body=body
             )
-        except (requests.exceptions.InvalidURL, requests.exceptions.SSLError) as error:
-            raise ImportFailed(f"{self._base}: {error}") from error
-        except requests.RequestException as error:
-            return None, f"no answer ({_reason(error)})", None
-        if answer.status_code in _TEMPORARY:
-            return None, f"answered {answer.status_code} ({_message(answer)})", _retry_after(answer)
+        except HttpFailure as failure:
+            if failure.kind in ("address", "tls"):
+                raise ImportFailed(f"{self._base}: {failure}") from failure
+            return None, f"no answer ({failure})", None
+        if answer.status in _TEMPORARY:
+            return None, f"answered {answer.status} ({_message(answer)})", _retry_after(answer)
         return answer, "", None
 
-    def _counts(self, answer: requests.Response) -> tuple[int, int]:
-        if answer.status_code == 201:
+    def _counts(self, answer: HttpAnswer) -> tuple[int, int]:
+        if answer.status == 201:
             try:
-                body = answer.json()
+                body = json.loads(answer.body)
                 return int(body["accepted"]), int(body["duplicates"])
             except (ValueError, KeyError, TypeError) as error:
                 raise self._another("its answer 201 counts no readings") from error
-        said = f"{self._base} answered {answer.status_code}: {_message(answer)}"
-        if answer.status_code in (401, 403):
+        said = f"{self._base} answered {answer.status}: {_message(answer)}"
+        if answer.status in (401, 403):
             raise ImportFailed(
                 f"{said}; make a token with 'edgepaas token create NAME', put it into a file "
                 "and name that file with --token-file"
             )
-        if answer.status_code in (409, 422):
+        if answer.status in (409, 422):
             raise BatchRefused(said, _problems(answer))
-        if answer.status_code in (404, 405):
-            raise self._another(f"it answered {answer.status_code} to POST {_PATH}")
-        if answer.status_code == 413:
+        if answer.status in (404, 405):
+            raise self._another(f"it answered {answer.status} to POST {_PATH}")
+        if answer.status == 413:
             raise ImportFailed(f"{said}; send less at a time with --batch")
         raise ImportFailed(said)
 
@@ -131,34 +128,25 @@ def _host(url: str) -> str:
     raise ImportFailed(f"--url {url}: give the box's address, as in http://127.0.0.1:8080")
 
 
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def _retry_after(answer: requests.Response) -> float | None:
+def _retry_after(answer: HttpAnswer) -> float | None:
     """Return the Retry-After of *answer* in seconds; None for none, or for the date form."""
-    text = answer.headers.get("Retry-After", "").strip()
+    text = answer.headers.get("retry-after", "").strip()
     return max(float(text), _FIRST_PAUSE) if text.isascii() and text.isdigit() else None
 
 
-def _message(answer: requests.Response) -> str:
+def _message(answer: HttpAnswer) -> str:
     try:
-        return str(answer.json()["message"]).rstrip(".")  # our own sentence goes on
-    except (ValueError, KeyError, TypeError):
-        return ascii(answer.text[:_QUOTED].strip()) if answer.text else answer.reason
+        return str(json.loads(answer.body)["message"]).rstrip(".")  # our own sentence goes on
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = answer.body[:_QUOTED].decode("utf-8", "replace").strip()
+        return ascii(text) if text else responses.get(answer.status, "no reason")
 
 
-def _problems(answer: requests.Response) -> dict[int, str]:
+def _problems(answer: HttpAnswer) -> dict[int, str]:
     """Return what the answer's details say, by position in the batch."""
     problems: dict[int, str] = {}
     try:
-        details = answer.json()["details"]
+        details = json.loads(answer.body)["details"]
         for detail in details:
             position = _POSITION.match(str(detail["path"]))
             if position:
@@ -168,13 +156,3 @@ def _problems(answer: requests.Response) -> dict[int, str]:
     except (ValueError, KeyError, TypeError):
         return problems
     return problems
-
-
-def _reason(error: requests.RequestException) -> str:
-    """Return the innermost reason: urllib3 wraps "Connection refused" three times over."""
-    inner: BaseException = error
-    while True:
-        following = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
-        if not isinstance(following, BaseException):
-            return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
-        inner = following

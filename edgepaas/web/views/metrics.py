@@ -17,6 +17,7 @@ from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.state import STATES
 from edgepaas.health.system import SystemMeter
+from edgepaas.outbox.forwarding_state import DECLARATIONS
 from edgepaas.sync import status as sync_status
 from edgepaas.web.request_meter import RequestMeter
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from edgepaas.timing.periodic_task import PeriodicTask
-
-#: What PostgreSQL looked like to the drainer.
-_HUB = ("ok", "away", "misconfigured", "schema", "unknown")
 
 
 class MetricsPage:
@@ -242,27 +240,18 @@ def _about_forwarding(state: BoxState) -> Iterator["Metric"]:
     known = state.forwarding
     if known is None:
         return
-    yield _gauge("sync_running", "Whether the drainer runs.", bool(known["running"]))
-    yield _gauge(
-        "sync_hub",
-        "1 for what PostgreSQL looked like at the last attempt.",
-        [({"hub": word}, word == known["hub"]) for word in _HUB],
-    )
-    numbers = {
-        "rows_waiting": "Rows on the box that PostgreSQL does not have.",
-        "dead_letters": "Rows that PostgreSQL refused, to be settled by an operator.",
-        "conflicts": "Overwritten values that were recorded, not yet settled.",
-        "hub_lost": "Rows that PostgreSQL had confirmed and lost, not yet acknowledged.",
-    }
-    for name, help_text in numbers.items():
-        yield _gauge(f"sync_{name}", help_text, float(str(known[name])))
-    for name, key, help_text in (
-        ("waiting_since", "waiting_since", "Since when something waits; absent: nothing does."),
-        ("last_delivery", "last_delivery", "When PostgreSQL last took rows."),
-    ):
-        moment = _seconds(str(known[key] or ""))
-        if moment is not None:
-            yield _gauge(f"sync_{name}_timestamp_seconds", help_text, moment)
+    for one in DECLARATIONS:
+        value = known[one.name]
+        if not one.metric:
+            continue
+        if one.words is not None:
+            # One series a word: 1 for the one that holds.
+            each = [({one.name: word}, float(word == value)) for word in one.words]
+            yield _gauge(f"sync_{one.name}", f"1 for: {one.meaning}", each)
+        elif isinstance(value, int):  # rows, or a flag
+            yield _gauge(f"sync_{one.name}", one.meaning, value)
+        elif (moment := _seconds(str(value or ""))) is not None:
+            yield _gauge(f"sync_{one.name}_timestamp_seconds", one.meaning, moment)
 
 
 def _gauge(

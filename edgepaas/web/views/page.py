@@ -13,6 +13,7 @@ from html import escape
 
 from edgepaas.app import BoxState
 from edgepaas.health.checks import CheckResult
+from edgepaas.outbox.forwarding_state import shown
 
 #: Which colour a state has. What is not here is red: degraded, full, stopping.
 _CALM = frozenset({"standalone", "primary", "local-first"})
@@ -112,14 +113,11 @@ programs get this page as JSON: <code>Accept: application/json</code></footer>
 
 
 def _forwarding(found: Mapping[str, object] | None) -> str:
-    """Return the card about the rows' way to PostgreSQL; nothing where there is none."""
+    """Return the card about the forwarding state; nothing where there is none."""
     if found is None:
         return ""
-    shown = [(name, found.get(key)) for key, name in _FORWARDING]
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in shown
-        if value not in (None, "")
+        f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in shown(found)
     )
     return f'<h2>Rows on their way</h2>\n<div class="card wide"><table>{rows}</table></div>'
 
@@ -153,18 +151,6 @@ def _endpoint_rows(endpoints: Iterable[tuple[str, str, str]]) -> str:
         )
     return "".join(rows)
 
-
-_FORWARDING = (
-    ("rows_waiting", "to be sent"),
-    ("waiting_since", "waiting since"),
-    ("hub", "PostgreSQL"),
-    ("reason", "because"),
-    ("last_delivery", "last delivery"),
-    ("hand_back", "hand-back"),
-    ("dead_letters", "dead letters"),
-    ("conflicts", "conflicts"),
-    ("hub_lost", "lost by PostgreSQL"),
-)
 
 _MEANING = {
     "starting": "not serving yet",
