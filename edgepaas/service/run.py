@@ -89,7 +89,7 @@ class Service:
         self._forwarding = ForwardingWatch(paths, contract)
         self._state = StateBoard(contract, forwarding=self._forwarding, tasks=self._tasks.problems)
         self._state.alerts = AlertWatch(paths).line
-        self._state_file = StatePublisher(paths, self._state)
+        self._publisher = StatePublisher(paths, self._state)
         self._responder = StartupResponder(NotReady("starting", "the application is being loaded"))
         self._server = HTTPServer(
             self._responder,
@@ -109,14 +109,14 @@ class Service:
         gc.disable()
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._install_signals()
-        self._state_file.publish()
+        self._publisher.publish()
         if self._environment.lifeline >= 0:
             Lifeline(self._environment.lifeline, self._server, self._parent_died)
         self._monitor = self._watches.start_monitor(
             server=self._server,
             notifier=self._notifier,
             crash_loop=self._crash_loop,
-            state_file=self._state_file,
+            publisher=self._publisher,
         )
         try:
             threading.Thread(target=self._start, name="loader", daemon=True).start()
@@ -155,7 +155,7 @@ class Service:
         )
         self._responder.open(loaded.wsgi)
         self._state.phase = "running"
-        self._state_file.publish()
+        self._publisher.publish()
         for task in start_workers(loaded.workers, self._tasks):
             self._control.at_end(task.request_stop)
         waited = self._server.dispatcher.open()
@@ -178,7 +178,6 @@ class Service:
 
     def _resolve_alerts_of_the_start(self) -> None:
         """End the alerts that this start shows to be over."""
-
         SERVICE_START.resolve_alert("the service started")
         # Raised by systemd/ended when the service ended otherwise than it should.
         UNIT.resolve_alert("the service runs again", subject="serve")
@@ -240,7 +239,7 @@ class Service:
         assert ending is not None  # noqa: S101 - the loop ends on nothing else
         logger.info("ending with status %d: %s", ending.status, ending.reason)
         self._state.phase = "stopping"
-        self._state_file.publish()
+        self._publisher.publish()
         self._notifier.stopping(f"stopping: {ending.reason}")
         if self._loaded is None:
             self._responder.close(NotReady("stopping", ending.reason))

@@ -37,7 +37,7 @@ class TaskAlert:
     lasted *after* seconds, under *fingerprint* (default: ``task:NAME``).
     """
 
-    consequence: str = "'edgepaas doctor' looks for causes, and the log has the traceback"
+    consequence: str = "'edgepaas doctor' looks for causes, and the log has the traceback."
     severity: Severity = "critical"
     fingerprint: str = ""
     after: float = 0.0

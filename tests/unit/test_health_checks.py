@@ -103,7 +103,7 @@ def test_a_hanging_check_is_answered_for_and_holds_one_thread_only() -> None:
 
 
 def test_while_a_probe_hangs_later_questions_do_not_wait_again() -> None:
-    """A probe storm on a hanging database does not hold the health lane."""
+    """A probe storm on a hanging database does not hold the health pool."""
     release = threading.Event()
     board = HealthBoard([Check("a", lambda: str(release.wait(30)))], cache_seconds=0, timeout=0.2)
     try:

@@ -86,7 +86,7 @@ def test_requests_for_the_application_wait_for_the_gate(dispatcher: RequestDispa
 
 
 def test_what_finds_the_park_full_is_answered_at_once(dispatcher: RequestDispatcher) -> None:
-    """By the health lane, whose responder says 503."""
+    """By the health pool, where the startup responder answers 503."""
     requests = [Request("/api") for _ in range(3)]
     for request in requests:
         dispatcher.add_task(request)

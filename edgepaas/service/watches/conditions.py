@@ -171,7 +171,7 @@ class ConditionWatch:
             self.look,
             every=LOOK_EVERY,
             first_after=LOOK_EVERY,
-            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile"),
+            alert=TaskAlert("A full disk or memory may go unnoticed meanwhile."),
         )
 
     def look(self) -> None:

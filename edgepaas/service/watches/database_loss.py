@@ -78,9 +78,7 @@ class LossWatch:
             # It sleeps the back-off of the crash loop itself.
             late_after=2 * LONGEST_DELAY,
             backoff=Backoff(first=0.1, longest=RETRY_EVERY),
-            alert=TaskAlert(
-                "A lost database may go unnoticed meanwhile; the log has the traceback"
-            ),
+            alert=TaskAlert("A lost database may go unnoticed meanwhile."),
         )
         database.on_unavailable = self.suspect
 

@@ -85,7 +85,7 @@ class BudgetWatch:
             self._turn,
             every=LOOK_EVERY,
             late_after=LATE_AFTER,
-            alert=TaskAlert("DISK_BUDGET is not kept meanwhile: 'df -h' shows what is free"),
+            alert=TaskAlert("DISK_BUDGET is not kept meanwhile: 'df -h' shows what is free."),
         )
 
     def disk_full(self) -> None:
@@ -110,7 +110,7 @@ class BudgetWatch:
                 held(self._lock, shared=True, timeout=0.0),
                 closing(open_sqlite(self._path, busy_timeout=_BUSY_TIMEOUT)) as connection,
             ):
-                found = self._made_room(connection, size)
+                found = self._make_room(connection, size)
         except LockHeld:
             return self._level  # the service ends: another process swaps the file
         except (OSError, sqlite3.Error, DatabaseError) as error:
@@ -120,10 +120,10 @@ class BudgetWatch:
             self._trouble = str(error)
             return self._level
         self._trouble = ""
-        self._settle(found)
+        self._apply_level(found)
         return self._level
 
-    def _made_room(self, connection: sqlite3.Connection, size: int) -> budget.Usage:
+    def _make_room(self, connection: sqlite3.Connection, size: int) -> budget.Usage:
         """Return what is used after delivered rows went, and low-value ones where it must be."""
         found = budget.usage(connection, size)
         if budget.level(found.share) == "ok":
@@ -144,17 +144,17 @@ class BudgetWatch:
             given_up += rows
             found = budget.usage(connection, size)
         if given_up:
-            self._tell_of_shedding(given_up, found)
+            self._alert_shedding(given_up, found)
         vacuum.release(connection)
         return found
 
-    def _tell_of_shedding(self, rows: int, found: budget.Usage) -> None:
+    def _alert_shedding(self, rows: int, found: budget.Usage) -> None:
         ROWS_SHED.raise_alert(
             f"{rows:,} waiting rows of LOW_VALUE were given up to make room: {found.text} of the "
             f"disk budget are used; the gap is reported to PostgreSQL"
         )
 
-    def _settle(self, found: budget.Usage) -> None:
+    def _apply_level(self, found: budget.Usage) -> None:
         before, self._level = self._level, budget.level(found.share, self._level)
         if self._level == before:
             return

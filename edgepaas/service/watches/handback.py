@@ -58,7 +58,7 @@ class HandBackWatch:
             first_after=LOOK_EVERY,
             release=self._close,
             alert=TaskAlert(
-                "PostgreSQL cannot take over meanwhile, and a fence that was left may stop writes"
+                "PostgreSQL cannot take over meanwhile, and a fence that was left may stop writes."
             ),
         )
 

@@ -75,7 +75,7 @@ class Monitor:
             first_after=tick,
             # The watchdog vouches for the workers; a fault in here must not silence it.
             backoff=Backoff(first=tick, longest=tick, jitter=no_jitter),
-            alert=TaskAlert("The watchdog and the state's line may be late meanwhile"),
+            alert=TaskAlert("The watchdog and the state's line may be late meanwhile."),
         )
 
     def look(self) -> None:

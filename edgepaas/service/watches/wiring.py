@@ -43,7 +43,7 @@ class Watches:
         server: "HTTPServer",
         notifier: "Notifier",
         crash_loop: "CrashLoop",
-        state_file: "StatePublisher",
+        publisher: "StatePublisher",
     ) -> "PeriodicTask":
         """Watch over the service itself, from the first moment on; returns the task."""
         monitor = Monitor(
@@ -54,7 +54,7 @@ class Watches:
             generation=GenerationWatch(self.paths.db_contract, self.contract.generation),
             crash_loop=crash_loop,
             patience=self.settings.number("STOP_TIMEOUT"),
-            publish_state=state_file.publish,
+            publish_state=publisher.publish,
             check_tasks=self.tasks.check,
         )
         return self._start(monitor.task())

@@ -62,7 +62,7 @@ class RuleFollower:
                 release=self._release,
                 alert=TaskAlert(
                     "Telemetry's rules are not judged meanwhile: readings are stored, and judged "
-                    "later; look at the disk and the log ('edgepaas doctor')",
+                    "later; look at the disk and the log ('edgepaas doctor').",
                     fingerprint=_STUCK,
                     after=_ALERTED_AFTER,
                 ),
