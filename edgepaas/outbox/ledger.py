@@ -74,7 +74,7 @@ def pending(connection: sqlite3.Connection) -> int:
 
 
 def missing(connection: sqlite3.Connection, first: int, last: int) -> int:
-    """Return how many numbers from *first* to *last* were shed, or are absent."""
+    """Return how many numbers from *first* to *last* were shed, or are sequence gaps."""
     rows = connection.execute(
         f"SELECT v0 FROM {OUTBOX} WHERE op = 'G' AND seq >= ?",  # noqa: S608
         (first,),

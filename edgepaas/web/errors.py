@@ -42,7 +42,7 @@ def install_errors(app: Flask, *, debug: bool = False) -> None:
 
 
 def answer_problem(problem: Problem) -> Response:
-    """Answer what a view said in so many words."""
+    """Answer a Problem that a view raised."""
     response = Response(
         problem.encoded(request_id.get()), status=problem.status, mimetype="application/json"
     )
@@ -99,7 +99,7 @@ def _no_uuid() -> str:
 
 
 def answer_bug(error: Exception) -> Response:
-    """Answer 500 for what nobody expected; the log has all of it under the request's id."""
+    """Answer 500 for an unexpected error; the log has its traceback under the request's id."""
     logger.error("%s %s failed", request.method, request.path, exc_info=error)
     return answer_problem(Problem(500))
 

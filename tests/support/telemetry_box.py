@@ -19,7 +19,6 @@ from edgepaas.hosting.box import make_box
 from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.settings.own import own_settings
-from edgepaas.telemetry import application as telemetry
 from edgepaas.web.app import create_app
 
 #: A piece of a machine's readings in which the clock steps back: 45 of them, 12 times occur twice.
@@ -50,11 +49,18 @@ def open_box(
     paths: Paths,
     url: str | None = None,
     *,
-    application: Application = telemetry,
+    application: Application | None = None,
     state: str = "",
     **settings: str,
 ) -> Iterator[tuple[Flask, Box]]:
-    """Give an application and its box, the schema at head; on SQLite unless *url* is given."""
+    """Give an application and its box, the schema at head; on SQLite unless *url* is given.
+
+    The application is the built-in one unless another is given.
+    """
+    if application is None:
+        from edgepaas.telemetry import application as built_in
+
+        application = built_in
     resolved = Settings.of(own_settings(application.settings), **settings)
     contract = contract_for(paths, url, state)
     prepare_database(contract, resolved, paths, application)

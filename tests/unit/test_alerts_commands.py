@@ -107,7 +107,7 @@ class TestAlerts:
         deliver_once(paths)
         assert main(["alerts", "show", "disk"]) == 0
         said = capsys.readouterr().out
-        assert "told raised" in said
+        assert "delivered raised" in said
         assert '"state": "raised"' in said
         assert main(["alerts", "show", "nothing"]) == 2
 

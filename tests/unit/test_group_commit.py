@@ -355,7 +355,9 @@ def test_a_commit_of_unknown_outcome_is_not_repeated(
     database.write(adding(reading(9.0)))
 
 
-@pytest.mark.parametrize("make", [MemoryError, NoText, lambda: SystemExit(4)])
+@pytest.mark.parametrize(
+    "make", [MemoryError, NoText, UnavailableWithoutText, lambda: SystemExit(4)]
+)
 def test_what_fails_after_the_commit_does_not_store_anything_twice(
     database: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch, make: Callable[[], BaseException]
 ) -> None:

@@ -22,7 +22,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.sqlite import error_classes as judgement
+from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import inspection as looking
 from edgepaas.schema.sqlite import migrate as embedded
@@ -320,7 +320,7 @@ def test_a_full_disk_never_costs_the_file(
     old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a migration that does not fit nor a file that cannot be opened counts as damage."""
-    monkeypatch.setattr(judgement, "disk_is_full", lambda _path: True)
+    monkeypatch.setattr(error_classes, "disk_is_full", lambda _path: True)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -45,7 +45,7 @@ def find_ended(
         if entry is None:
             continue
         if entry.kind == "event":
-            yield Ended(fingerprint, "it happened once, and nothing of it holds")
+            yield Ended(fingerprint, f"{fingerprint} happened once, and nothing of it holds")
         elif entry.check in checks:
             holds_now = _asked(checks[entry.check], fingerprint)
             if holds_now:

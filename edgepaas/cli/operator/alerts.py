@@ -111,7 +111,7 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
         for path, n in dead
     ]
     if rows:
-        print_table(("STATE", "SEVERITY", "SINCE", "COUNT", "TOLD", "NAME", "MESSAGE"), rows)
+        print_table(("STATE", "SEVERITY", "SINCE", "COUNT", "DELIVERED", "NAME", "MESSAGE"), rows)
     # As listed: the deliverer's own counts are those of its last run that ended.
     holding = [entry for entry in found if entry["state"] == "raised"]
     now = replace(
@@ -170,7 +170,7 @@ def _print_history(entries: list[dict[str, object]]) -> None:
         [
             (
                 entry.get("time", ""),
-                f"{entry.get('what')} {entry.get('notice', '')}".strip(),
+                _what(entry),
                 entry.get("severity", ""),
                 entry.get("count", ""),
                 entry.get("via", ""),
@@ -180,6 +180,12 @@ def _print_history(entries: list[dict[str, object]]) -> None:
             for entry in entries
         ],
     )
+
+
+def _what(entry: dict[str, object]) -> str:
+    """Return what happened, as people read it: the history's ``told`` is a delivery."""
+    what = "delivered" if entry.get("what") == "told" else entry.get("what")
+    return f"{what} {entry.get('notice', '')}".strip()
 
 
 def _deliver(paths: Paths, arguments: argparse.Namespace) -> int:

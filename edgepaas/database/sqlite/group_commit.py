@@ -5,8 +5,8 @@ SQLite has one writer at a time and each commit waits for the disk. Requests tha
 for themselves fight over the lock with growing back-off; here they queue, and while one
 group is being synced the next one gathers. A lone job pays for nothing but its own commit.
 
-Failures take one path. A transaction ends as an :class:`_Outcome`, which records how far
-it came: no job is answered before it is known whether the transaction was stored. A job
+Failures take one path. A transaction ends as an ``Outcome`` (write_job.py), which records how
+far it came: no job is answered before it is known whether the transaction was stored. A job
 that fails alone gets the exception that it raised. In a group nothing is stored when one
 job fails, and each job is run again by itself; the failure then shows at the job that
 causes it, and the others are stored. Only two kinds of failure belong to every job: a
@@ -15,7 +15,6 @@ must not be repeated.
 """
 
 import contextlib
-import contextvars
 import logging
 import queue
 import re
@@ -23,18 +22,15 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
+from edgepaas.database.sqlite.write_job import Job, Outcome, Step, own_exception
 from edgepaas.database.write_session import WriteSession
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -71,61 +67,6 @@ class GroupSizes:
         self.jobs += jobs
 
 
-class _Job:
-    __slots__ = ("context", "future", "result", "work")
-
-    def __init__(self, work: Callable[[Session], Any]) -> None:
-        self.work = work
-        self.context = contextvars.copy_context()
-        self.future: Future[Any] = Future()
-        self.result: Any = None
-
-    def run(self, session: WriteSession) -> None:
-        """Run the work up to its last statement, and keep its objects from the next one's."""
-        self.result = self.context.run(self.work, session)
-        session.flush()
-        session.expunge_all()
-
-
-class _Step(IntEnum):
-    """How far a transaction came; each step begins where the one before it is done."""
-
-    BEGIN = 0
-    JOBS = 1
-    COMMIT = 2
-    CHECK = 3
-    DONE = 4
-
-
-@dataclass
-class _Outcome:
-    """How a transaction of *jobs* ended: at which step, and by which exception, if any."""
-
-    jobs: list[_Job]
-    step: _Step = _Step.BEGIN
-    error: BaseException | None = None
-    #: Whether SQLite still had the transaction open when the error came.
-    open: bool = False
-    #: Rows captured for the hub.
-    captured: int = 0
-
-    @property
-    def not_begun(self) -> bool:
-        """Whether the database takes no transaction now: the next one would not begin either."""
-        return self.step is _Step.BEGIN and isinstance(self.error, DatabaseError)
-
-    @property
-    def unknown(self) -> bool:
-        """Whether the jobs may be stored nevertheless, so that they must not run again."""
-        if self.step < _Step.COMMIT or self.error is None:
-            return False
-        if self.step is _Step.CHECK or isinstance(self.error, DatabaseUnavailable):
-            return True
-        # SQLite undoes what it refuses to commit. Any other exception does not tell whether
-        # it came before COMMIT or after it; that the transaction is open does.
-        return not self.open and not isinstance(self.error, DBAPIError | DatabaseError)
-
-
 class GroupCommitWriter:
     """Runs jobs on one connection of *engine*, whose transactions begin IMMEDIATE."""
 
@@ -151,7 +92,7 @@ class GroupCommitWriter:
         self.sizes = GroupSizes()
         #: Whether the last transaction failed because the database cannot be written.
         self.failing = False
-        self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUE_LENGTH)
+        self._queue: queue.Queue[Job | None] = queue.Queue(QUEUE_LENGTH)
         self._connection: Connection | None = None
         self._stamp: TransactionStamp | None = None
         self._closing = False
@@ -168,7 +109,7 @@ class GroupCommitWriter:
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("Database.write was called inside Database.write")
-        job = _Job(work)
+        job = Job(work)
         until = None if self._patience is None else time.monotonic() + self._patience
         try:
             if self._closing:
@@ -217,7 +158,7 @@ class GroupCommitWriter:
         if self._connection is not None:
             self._connection.close()
 
-    def _run(self, first: _Job) -> None:
+    def _run(self, first: Job) -> None:
         """Run *first* and what waits by then, and answer each of them; never raises.
 
         There are no savepoints: each would cost as much as a job's own statements, and
@@ -236,16 +177,16 @@ class GroupCommitWriter:
                 return
             self._answer(alone)
 
-    def _transaction(self, job: _Job, *, gather: bool) -> _Outcome:
+    def _transaction(self, job: Job, *, gather: bool) -> Outcome:
         """Run *job* and, with *gather*, what waits by then, in one transaction; never raises."""
-        outcome = _Outcome([job])
+        outcome = Outcome([job])
         session: WriteSession | None = None
         try:
             self._check()
             session = WriteSession(self._connect())
             connection = session.connection()
             stamp = self._begin_stamp(connection)
-            outcome.step = _Step.JOBS
+            outcome.step = Step.JOBS
             until = time.monotonic() + GROUP_SECONDS
             job.run(session)
             _check_transaction(connection)
@@ -255,12 +196,12 @@ class GroupCommitWriter:
                 another.run(session)
                 _check_transaction(connection)
                 stamp.mark()
-            outcome.step = _Step.COMMIT
+            outcome.step = Step.COMMIT
             session.finish()
-            outcome.step = _Step.CHECK
+            outcome.step = Step.CHECK
             self._check()
             session.release()
-            outcome.step = _Step.DONE
+            outcome.step = Step.DONE
             outcome.captured = stamp.captured
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
             outcome.error = error
@@ -269,7 +210,7 @@ class GroupCommitWriter:
         self.failing = isinstance(outcome.error, DatabaseUnavailable)
         return outcome
 
-    def _answer(self, outcome: _Outcome) -> None:
+    def _answer(self, outcome: Outcome) -> None:
         """Give each job of *outcome* its result or an exception of its own."""
         error, jobs = outcome.error, outcome.jobs
         if error is None:
@@ -282,7 +223,7 @@ class GroupCommitWriter:
             jobs[0].future.set_exception(error)
         else:
             for job in jobs:
-                job.future.set_exception(_own_exception(error))
+                job.future.set_exception(own_exception(error))
 
     def _tell_commit(self) -> None:
         try:
@@ -308,7 +249,7 @@ class GroupCommitWriter:
         ):
             self._disconnect()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         while True:
             try:
                 job = self._queue.get_nowait()
@@ -381,22 +322,3 @@ def _check_transaction(connection: Connection) -> None:
     """Raise when a work has ended the transaction behind the session's back."""
     if not _in_transaction(connection):
         raise RuntimeError(_ENDED)
-
-
-def _own_exception(error: BaseException) -> DatabaseError:
-    """Return a new exception for one of several callers: each adds its own traceback.
-
-    *error* is its cause. An exception cannot be copied in general: its constructor may take
-    other arguments than it keeps.
-    """
-    kinds = (DatabaseBusy, DatabaseFull, DatabaseUnavailable)
-    kind = next((each for each in kinds if isinstance(error, each)), None)
-    if kind is None:
-        own: DatabaseError = DatabaseUnavailable(
-            f"{type(error).__name__} after the write was handed to the disk; "
-            f"whether it was stored is unknown"
-        )
-    else:
-        own = kind(str(error))
-    own.__cause__ = error
-    return own

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may do what: tokens, and what the loopback may do without one.
+"""Access: which requests need a token, and what a token may do.
 
 In production every write needs a token, and so does every read from beyond the box.
 In development (AUTH_REQUIRED not given, ENV=development) the loopback is open.
@@ -28,7 +28,7 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgepaas"'}
 
 @dataclass(frozen=True)
 class AccessRules:
-    """What is open without a token: reads and writes of the box itself, of everybody."""
+    """What is open without a token: reads and writes from loopback, health routes from anywhere."""
 
     local_writes: bool
     everybody: bool
@@ -53,13 +53,13 @@ class Guard:
         self._tokens = tokens
 
     def admit(self, given: Request) -> Caller:
-        """Return who sends *given*; Problem 401 without a valid token, 403 with too small a one."""
+        """Return the caller of *given*; Problem 401 without a valid token, 403 for a reader."""
         writes = given.method not in SAFE_METHODS
         presented = _presented(given)
         if presented is not None:
             token = self._tokens.find(presented)
             if token is None:
-                raise Problem(401, "This token is not valid (any more).", headers=_CHALLENGE)
+                raise Problem(401, "This token is not valid, or was revoked.", headers=_CHALLENGE)
             if writes and token.read_only:
                 raise Problem(403, f"The token {token.name} may only read.")
             return Caller(id=token.id, name=token.name, read_only=token.read_only)
@@ -77,7 +77,7 @@ def is_platform_view(app: Flask) -> bool:
 
 
 def is_platform_probe(app: Flask) -> bool:
-    """Tell whether a health route of the platform answers the request, and nobody else.
+    """Tell whether a health route of the platform, and no other view, answers the request.
 
     What counts is where the request was routed to, not what its path looks like: below
     ``/health/`` an application may have routes of its own.

@@ -143,7 +143,7 @@ class HealthReporter:
 
 def health_blueprint(reporter: HealthReporter) -> ApiBlueprint:
     """Return the health routes."""
-    api = ApiBlueprint("health", __name__, description="Is the box alive, ready, well?")
+    api = ApiBlueprint("health", __name__, description="Is the box up, ready, and well?")
 
     def alive() -> Response:
         return jsonify(status="ok")

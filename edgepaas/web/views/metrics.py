@@ -107,7 +107,7 @@ class MetricsPage:
             return
         family = CounterMetricFamily(
             "edgepaas_ledger_rows",
-            "Rows that SQLite took for PostgreSQL, by what became of them.",
+            "Rows that SQLite accepted for PostgreSQL, by outcome.",
             labels=("outcome",),
         )
         for name, count in sorted(status.ledger.items()):
@@ -117,7 +117,7 @@ class MetricsPage:
         if status.clock_offset is not None:
             yield _gauge(
                 "clock_offset_seconds",
-                "PostgreSQL's clock less the box's.",
+                "PostgreSQL's clock minus the clock of the box, in seconds.",
                 status.clock_offset,
             )
 
@@ -127,7 +127,7 @@ class MetricsPage:
         found = self._alerts()
         told = CounterMetricFamily(
             "edgepaas_alert_notices",
-            "Notices that a channel took since the box started.",
+            "Notifications that a channel accepted since the box started.",
             labels=("channel", "severity"),
         )
         for channel, severities in sorted(found.told.items()):
@@ -146,7 +146,11 @@ class MetricsPage:
         yield _gauge("alerts_dead", "Alerts that every channel refused.", found.dead)
         failing = [({"channel": name}, float(bool(why))) for name, why in found.channels.items()]
         if failing:
-            yield _gauge("alert_channel_failing", "Whether the channel refused last.", failing)
+            yield _gauge(
+                "alert_channel_failing",
+                "1 while the channel fails.",
+                failing,
+            )
 
     def _about_commits(self) -> Iterator["Metric"]:
         from prometheus_client.core import HistogramMetricFamily
@@ -205,12 +209,12 @@ class MetricsPage:
 def _about_the_state(state: BoxState) -> Iterator["Metric"]:
     yield _gauge(
         "state",
-        "1 for the word that holds: the highest of all that do.",
+        "1 for the state of the box: the highest of those that hold.",
         [({"state": word}, word == state.state) for word in STATES],
     )
     if state.since is not None:
         since = state.since.timestamp()
-        yield _gauge("state_since_timestamp_seconds", "Since when that word holds.", since)
+        yield _gauge("state_since_timestamp_seconds", "Since when the box is in that state.", since)
 
 
 def _about_threads(tasks: "Iterable[PeriodicTask]") -> Iterator["Metric"]:
@@ -282,7 +286,7 @@ def metrics_blueprint(page: MetricsPage) -> Blueprint:
 
     @blueprint.route("/metrics")
     def metrics() -> Response:
-        """What Prometheus reads"""
+        """Metrics in the text format of Prometheus"""
         return page.view()
 
     return blueprint
