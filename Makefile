@@ -9,7 +9,7 @@ CONSTRAINTS := packaging/python/constraints.txt
 # WORKERS=0 runs them one by one. More than two cores: the tests wait more than they count.
 WORKERS ?= 4
 # Those of the integration tests come first: what takes longest is not left for the end.
-IN_PARALLEL = -n $(WORKERS) --dist loadgroup
+IN_PARALLEL = -n $(WORKERS) --dist loadscope
 # How many workers share the system tests, each with boxes of its own; a file stays with one.
 BOXES ?= 3
 SIDE_BY_SIDE = -n $(BOXES) --dist loadfile

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 
 search.set_up()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal the tests out in our own way where 'make test' says ``--dist loadscope``."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from tests.support.dealing import OneByOne
+
+    return OneByOne(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -150,8 +150,8 @@ def container_memory_percent(cgroups: Path = CGROUPS) -> float | None:
     """Return how much of the container's memory limit is in use; None where there is none.
 
     The files at the top are a container's own (cgroup-v2.rst: memory.max, absent from the
-    machine's root; cgroup-v1/memory.rst). What the kernel may drop at once, files that nobody
-    looked at lately, is not in use.
+    machine's root; cgroup-v1/memory.rst). What the kernel may drop at once, files that were
+    not read lately, is not in use.
     """
     for limit, usage, inactive in (
         ("memory.max", "memory.current", "inactive_file"),

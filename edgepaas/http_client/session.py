@@ -7,12 +7,13 @@ the same server, connections that are kept from one request to the next.
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from edgepaas.build import build_version
 from edgepaas.http_client.answers import CUT_SHORT, HttpAnswer, HttpFailure, failure_of
-from edgepaas.http_client.connecting import connect, target_of, trust
+from edgepaas.http_client.connecting import connect, target_of
+from edgepaas.http_client.urllib3_adapter import library_errors, requests_adapter
 from edgepaas.timing.deadline import OutOfTime, Scope, within
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class HttpSession:
         self._session.headers["User-Agent"] = f"EdgePaaS/{build_version()}"
         self._session.headers.update(headers or {})
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _adapter(self._progress))
+            self._session.mount(scheme, requests_adapter(self._progress))
 
     def __enter__(self) -> "HttpSession":
         return self
@@ -108,8 +109,8 @@ class HttpSession:
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, most_bytes: int
     ) -> HttpAnswer:
         import requests
-        from urllib3.exceptions import HTTPError
 
+        failures: tuple[type[Exception], ...] = (OSError, ValueError, *library_errors())
         try:
             # stream: an answer without an end is given up at the bound. Read to its end, its
             # connection goes back to the pool; else closing it ends the connection.
@@ -126,7 +127,7 @@ class HttpSession:
         except requests.exceptions.InvalidHeader:
             # Its message would repeat the header, which may be a token.
             raise HttpFailure("address", "a header holds a character that none may") from None
-        except (requests.RequestException, OSError, ValueError, HTTPError) as error:
+        except failures as error:
             raise _failure(error, self._progress) from None
         return HttpAnswer(
             status=response.status_code,
@@ -169,64 +170,6 @@ class _Progress:
         if self.scope is None:
             raise RuntimeError("no request is under way")
         return self.scope
-
-
-def _adapter(progress: _Progress) -> Any:
-    """Return requests' adapter that connects by this module's rules and tells *progress*.
-
-    It trusts what the system trusts beside the authorities that requests brings along. The
-    one thing used of urllib3's insides is ``_new_conn``, which makes a connection's socket;
-    a test finds out when a version does not call it.
-    """
-    from requests.adapters import HTTPAdapter
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> "socket":
-            return progress.connect(self.host, self.port)
-
-        def connect(self) -> None:
-            super().connect()
-            progress.connected()
-
-        def putrequest(self, *args: Any, **more: Any) -> None:
-            if self.sock is not None:
-                progress.reuse(self.sock)
-            super().putrequest(*args, **more)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> "socket":
-            return progress.connect(self.host, self.port or 443)
-
-        def connect(self) -> None:
-            super().connect()
-            progress.connected()
-
-        def putrequest(self, *args: Any, **more: Any) -> None:
-            if self.sock is not None:
-                progress.reuse(self.sock)
-            super().putrequest(*args, **more)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    pools = {"http": PlainPool, "https": SecurePool}
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **more: Any) -> None:
-            super().init_poolmanager(*args, **more, ssl_context=trust())
-            self.poolmanager.pool_classes_by_scheme = pools
-
-        def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
-            manager = super().proxy_manager_for(*args, **more)
-            manager.pool_classes_by_scheme = pools
-            return manager
-
-    return Adapter()
 
 
 def _same(url: str, other: str) -> bool:

@@ -15,7 +15,7 @@ from edgepaas.httpd.port_holder import port_holder
 
 #: The first descriptor that is handed down (SD_LISTEN_FDS_START).
 FIRST_DESCRIPTOR = 3
-#: Callers that may wait in the kernel while the chain goes round; bounded by net.core.somaxconn.
+#: Connections that may wait in the kernel while the chain goes round (at most net.core.somaxconn).
 BACKLOG = 1024
 #: Seconds to wait for a port: the process before this one closes it within moments.
 BIND_PATIENCE = 1.0

@@ -161,7 +161,7 @@ class Forwarding(DeliveryState):
             )
         elif self.state == "blocked" or self.hub in ("misconfigured", "schema"):
             why = f": {self.reason}" if self.reason else ""
-            lines.append(f"rows cannot go to PostgreSQL until somebody acts{why}")
+            lines.append(f"rows cannot go to PostgreSQL until an operator acts{why}")
         if self.dead_letters:
             lines.append(
                 f"{_count(self.dead_letters, 'dead letter')}; 'edgepaas sync dead-letters' "

@@ -20,9 +20,6 @@ from edgepaas.files.paths import Paths
 from edgepaas.service.instance_locks import claim_serving
 from tests.support.postgres_server import PostgresServer
 
-# One worker makes what they share.
-pytestmark = pytest.mark.xdist_group("drill")
-
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 240.0
 

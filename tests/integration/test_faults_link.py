@@ -88,7 +88,9 @@ def test_every_row_arrives_once_and_in_order_over_a_link_that(
         spoil(relay)
         writer = threading.Thread(target=write)
         writer.start()
-        node.drain(1800 if SOAK else 60, until=lambda: not writer.is_alive() and not node.waiting())
+        node.drain(
+            1800 if SOAK else 240, until=lambda: not writer.is_alive() and not node.waiting()
+        )
         writer.join()
         relay.calm()
         found = hub_database.witness.look()

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads of a real service that fail: it serves, is degraded by their names, and recovers."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgepaas.alerts.catalogue import SERVICE_START
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.files.paths import Paths
 from tests.support.service_process import (
@@ -60,6 +62,25 @@ def wsgi(box):
 application = Application(name="probe", wsgi=wsgi, guarded=False)
 """
 
+#: 'edgepaas serve' on a box that has no thread left once the service runs.
+NO_THREADS = """
+import sys, threading
+
+from edgepaas.cli import main
+from edgepaas.service.run import Service
+
+run = Service.run
+
+
+def run_without_threads(self):
+    threading.stack_size(1 << 47)
+    return run(self)
+
+
+Service.run = run_without_threads
+sys.exit(main(["serve"]))
+"""
+
 
 @pytest.fixture
 def service(paths: Paths, tmp_path: Path) -> Iterator[tuple[Process, int, Path]]:
@@ -95,3 +116,17 @@ def test_failing_threads_leave_the_box_ready_and_degraded_by_their_names(
     until(lambda: ready_document(port)["state"] == "standalone", "both threads to work")
     until(lambda: not raised_fingerprints(paths, "task:"), "the end of the alerts")
     assert process.running
+
+
+def test_a_service_that_cannot_start_a_thread_ends_with_1_and_an_alert(
+    paths: Paths, tmp_path: Path
+) -> None:
+    write_contracts(paths, PORT=str(free_port()))
+    process = Process([sys.executable, "-c", NO_THREADS], tmp_path, child_environ(tmp_path))
+    try:
+        assert process.wait() == 1
+    finally:
+        process.close()
+    assert "the application cannot be loaded: can't start new thread" in process.output
+    assert "Traceback" not in process.output
+    assert raised_fingerprints(paths, SERVICE_START.pattern) == [SERVICE_START.pattern]

@@ -50,9 +50,6 @@ from tests.support.forwarding import (
 )
 from tests.support.postgres_server import PostgresServer
 
-# One worker makes what they share.
-pytestmark = pytest.mark.xdist_group("mirror")
-
 KINDS = new_metadata()
 EVERYTHING = Table(
     'every "kind"',

@@ -34,9 +34,8 @@ def resident(pid: int) -> int:
 
 
 def state_of(paths: Paths) -> sync_status.SyncStatus:
-    """The status that a drainer wrote."""
-    found = sync_status.read(paths)
-    assert found is not None
+    """The status that a drainer wrote, or soon will have written."""
+    found: sync_status.SyncStatus = until(lambda: sync_status.read(paths), "the drainer's status")
     return found
 
 

@@ -19,9 +19,6 @@ from tests.support.answers import json_of
 from tests.support.postgres_server import PostgresServer
 from tests.support.telemetry_box import open_box
 
-# One worker makes what they share.
-pytestmark = pytest.mark.xdist_group("telemetry api")
-
 READINGS = "/api/v1/readings"
 DEVICES = "/api/v1/devices"
 RULES = "/api/v1/rules"

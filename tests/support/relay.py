@@ -200,7 +200,11 @@ class Relay:
         self.heal()
 
     def flap(self, every: float, end: End = "reset") -> None:
-        """Cut and heal in turns, each for *every* seconds, until ``heal``."""
+        """Cut and heal in turns, each for *every* seconds, until ``heal``.
+
+        Each turn is a little longer than the one before, so that a slow machine gets
+        something through as well.
+        """
         self._call(self._start_flapping(every, end))
 
     # -- in its thread --
@@ -259,11 +263,13 @@ class Relay:
 
     async def _start_flapping(self, every: float, end: End) -> None:
         async def flap() -> None:
+            turn = every
             while True:
                 await self._cut(end)
-                await asyncio.sleep(every)
+                await asyncio.sleep(turn)
                 await self._open()
-                await asyncio.sleep(every)
+                await asyncio.sleep(turn)
+                turn = min(turn * 1.02, 20 * every)
 
         await self._heal()
         self._flapping = asyncio.create_task(flap())

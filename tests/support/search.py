@@ -3,7 +3,7 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
 #: Tries of a search that says nothing else.
@@ -17,5 +17,11 @@ def tries(here: int = TRIES, soak: int = 0) -> int:
 
 def set_up() -> None:
     """Have every search of Hypothesis that says nothing else try as many."""
-    settings.register_profile("edgepaas", max_examples=tries())
+    # How fast an example is made says more of what else the machine does than of the test.
+    settings.register_profile(
+        "edgepaas",
+        max_examples=tries(),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.load_profile("edgepaas")

@@ -251,10 +251,14 @@ class Container:
         done = run(*PODMAN, "logs", self.name, check=False)
         return done.stdout + done.stderr
 
+    def first_pid(self) -> int:
+        """Its PID 1, as this machine numbers it."""
+        (found,) = json.loads(podman("inspect", self.name))
+        return int(found["State"]["Pid"])
+
     def pids(self) -> list[int]:
         """The processes in it, as this machine numbers them."""
-        (first,) = json.loads(podman("inspect", self.name))
-        inside = Path(f"/proc/{first['State']['Pid']}/ns/pid").readlink()
+        inside = Path(f"/proc/{self.first_pid()}/ns/pid").readlink()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:

@@ -34,7 +34,7 @@ def base_root(suite: str, arch: str = "") -> Path:
             partial = tarball.with_suffix(f".{os.getpid()}.tar")
             run(
                 "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                *other_cpu, suite, str(partial), timeout=900,
+                *other_cpu, suite, str(partial), timeout=1500,
             )  # fmt: skip
             partial.rename(tarball)
         unpacked = folder.with_suffix(f".{os.getpid()}")

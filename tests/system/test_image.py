@@ -222,7 +222,7 @@ def test_a_killed_service_comes_back_in_the_same_container(
     container: Container,
 ) -> None:
     """What a unit's Restart= does on a box, PID 1 does here."""
-    first = container.pids()[0]
+    first = container.first_pid()
     serving = {pid for pid in container.pids() if b"serve" in cmdline(pid)}
     assert serving
     for pid in serving:
@@ -232,7 +232,7 @@ def test_a_killed_service_comes_back_in_the_same_container(
         assert time.monotonic() < deadline, container.logs()[-3000:]
         time.sleep(0.1)
     container.ready()
-    assert container.pids()[0] == first
+    assert container.first_pid() == first
 
 
 # -- with a PostgreSQL --
@@ -243,7 +243,7 @@ def test_postgres_lost_and_back_it_goes_round_and_every_write_is_home(
 ) -> None:
     """Exit 75 twice in one container: to SQLite, and back after the rows are delivered."""
     with on_postgres(image, server, tmp_path) as box:
-        first = box.pids()[0]
+        first = box.first_pid()
         with Writers(box.writer, patient=True, pause=0.02) as writers:
             writers.wait_for(20)
             lost = time.monotonic()
@@ -260,7 +260,7 @@ def test_postgres_lost_and_back_it_goes_round_and_every_write_is_home(
               f"{writers.longest:.1f} s")  # fmt: skip
         stored = {str(row[0]) for row in server.execute("SELECT id::text FROM readings")}
         assert set(writers.acknowledged) <= stored
-        assert box.pids()[0] == first, "it went round inside"
+        assert box.first_pid() == first, "it went round inside"
         assert "status 75" in box.logs()
         box.exec("edgepaas", "audit")
         podman_stop(box)

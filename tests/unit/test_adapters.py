@@ -24,13 +24,17 @@ ADAPTERS = {
     "flask_smorest": "apikit/smorest_adapter.py",
     "webargs": "apikit/smorest_adapter.py",
     "werkzeug": "apikit/werkzeug_adapter.py",
+    "urllib3": "http_client/urllib3_adapter.py",
 }
 #: What has no documented subclasses, by its module: only the adapter makes one.
 SUBCLASSED = {"QueuePool": "database/postgresql/pool_adapter.py"}
 #: What a library documents in spite of its underscore.
 DOCUMENTED = {"os._exit"}
 #: The distributions with an upper bound, which is what the contract tests were not run with.
-BOUNDED = ("waitress", "pg8000", "sqlalchemy", "flask-smorest", "webargs", "werkzeug")
+BOUNDED = (
+    *("waitress", "pg8000", "sqlalchemy", "flask-smorest"),
+    *("webargs", "werkzeug", "urllib3"),
+)
 
 
 def modules() -> list[Path]:

@@ -79,9 +79,9 @@ def test_what_waits_and_until_when_is_among_the_reasons(paths: Paths) -> None:
         ({"open_dead_letters": 1, "dead_letters": 5}, "1 dead letter; 'edgepaas sync dead-letters"),
         ({"dead_letters": 2}, "2 dead letters"),
         ({"hub_lost": 3}, "PostgreSQL lost 3 rows"),
-        ({"state": "blocked", "reason": "no column"}, "until somebody acts: no column"),
-        ({"hub": "misconfigured", "reason": "no rights"}, "until somebody acts: no rights"),
-        ({"hub": "schema"}, "until somebody acts"),
+        ({"state": "blocked", "reason": "no column"}, "until an operator acts: no column"),
+        ({"hub": "misconfigured", "reason": "no rights"}, "until an operator acts: no rights"),
+        ({"hub": "schema"}, "until an operator acts"),
     ],
 )
 def test_what_needs_a_person_is_degraded(paths: Paths, values: Any, said: str) -> None:

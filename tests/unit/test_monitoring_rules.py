@@ -11,10 +11,14 @@ import pytest
 import yaml
 
 from edgepaas.cli import COMMANDS
+from edgepaas.outbox.forwarding_state import DECLARATIONS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MONITORING = REPOSITORY / "packaging" / "monitoring"
-METRICS = (REPOSITORY / "edgepaas/web/views/metrics.py").read_text(encoding="utf-8")
+#: The page's source, and the names of the metrics that it makes of declarations.
+METRICS = (REPOSITORY / "edgepaas/web/views/metrics.py").read_text(encoding="utf-8") + "".join(
+    f'"sync_{one.name}"' for one in DECLARATIONS if one.metric
+)
 
 Rule = dict[str, Any]
 

@@ -19,9 +19,6 @@ from edgepaas.outbox.salvage.salvage import Salvaged, salvage
 from edgepaas.outbox.tables import transaction
 from tests.support.outbox import captured_file, changes, document, exact
 
-# One worker makes what they share.
-pytestmark = pytest.mark.xdist_group("salvage")
-
 _PAGE = 4096
 #: Of so many facts the first ones are confirmed.
 _FACTS, _CONFIRMED = 2000, 200

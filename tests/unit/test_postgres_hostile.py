@@ -77,7 +77,9 @@ def test_a_server_that_will_not_do_is_told_apart_within_the_deadline(
 ) -> None:
     """The reason names the place, and never the password."""
     with HostileServer(behaviour) as server, in_time():
-        result = probe(split_url(server.url()), tls, DEADLINE)
+        # A server that answers is given time to: the machine may be slow.
+        deadline = DEADLINE if kind is Failure.SILENT else LIMIT / 2
+        result = probe(split_url(server.url()), tls, deadline)
     assert (result.usable, result.kind) == (False, kind), result.reason
     assert "tr0ub4dor" not in result.reason
     assert result.reason

@@ -27,7 +27,7 @@ DESCRIPTION = """\
 List every setting with the value in force and where it came from; secrets are masked.
 
 In force is what run/env holds. Where the environment stage has not run, the values are
-resolved as it would, and the last line says so.
+resolved as it would, and the last line notes that.
 """
 
 NEEDS_SERVICE_USER = False  # the documents are public; the values are guarded below
