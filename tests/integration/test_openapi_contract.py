@@ -101,7 +101,7 @@ def test_a_batch_is_documented_in_each_of_its_forms(document: dict[str, Any]) ->
 
 def test_the_document_says_how_rules_are_judged(document: dict[str, Any]) -> None:
     tags = {tag["name"]: tag["description"] for tag in document["tags"]}
-    assert "judged as readings come in" in tags["rules"]
+    assert "judged in the order in which they come in" in tags["rules"]
     assert "`recorded_at`" in document["paths"]["/api/v1/rules"]["post"]["description"]
 
 
