@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the box hands to its application: settings, the database, its state, alerts."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 #: In these states the SQLite file holds what this box has seen, not all that PostgreSQL holds.
 _PARTIAL = frozenset({"fallback", "draining"})
+
+_FOLDER = re.compile(r"[a-z][a-z0-9-]{0,63}\Z")
+#: What the platform has in the state folder (:class:`edgepaas.files.paths.Paths`).
+_PLATFORM_FOLDERS = frozenset({"backups", "ballast", "drill", "postgres-hold", "quarantine"})
 
 
 class RaiseAlert(Protocol):
@@ -136,8 +141,11 @@ class Box:
 
         For files of the application's own (:mod:`edgepaas.app.storage`): they survive
         restarts and upgrades, belong to the service's user, and are not forwarded. *name*
-        is one plain word. Raises OSError where it cannot be made.
+        is one word of small letters, digits and hyphens. Raises ValueError for another one
+        and for a name that the platform uses, OSError where it cannot be made.
         """
+        if not _FOLDER.match(name) or name in _PLATFORM_FOLDERS:
+            raise ValueError(f"{name!r} is no folder of an application's own: choose another name")
         folder = self.paths.state / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder

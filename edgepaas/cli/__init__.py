@@ -161,7 +161,7 @@ def _overview() -> str:
         "and keeps every write that it has acknowledged.\n\ncommands:\n",
     ]
     lines += [f"  {name:<10} {help_text}\n" for name, (_, help_text) in COMMANDS.items()]
-    brought = list(overview(find_paths(), trusted_only=os.geteuid() == 0))
+    brought = list(overview(find_paths(), trusted_only=os.geteuid() == 0, taken=COMMANDS))
     if brought:
         lines.append("\ncommands of applications:\n")
     lines += [f"  {name:<20} {help_text}\n" for name, help_text in brought]

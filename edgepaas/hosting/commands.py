@@ -3,7 +3,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from edgepaas.app import Application
 from edgepaas.app.commands import Command
@@ -57,11 +57,14 @@ def parse(application: Application, arguments: list[str]) -> tuple[Command, argp
     return chosen[parsed.application_command], parsed
 
 
-def overview(paths: Paths, *, trusted_only: bool) -> Iterator[tuple[str, str]]:
+def overview(
+    paths: Paths, *, trusted_only: bool, taken: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
     """Yield ("APPLICATION COMMAND", one line) of every command that applications bring.
 
-    *trusted_only* leaves out what lies outside of the installed packages. An application
-    that cannot be loaded has a line that says why.
+    *trusted_only* leaves out what lies outside of the installed packages; *taken* are the
+    platform's own commands. An application that cannot be loaded, or whose commands cannot
+    be called, has a line with the reason.
     """
     names = sorted(installed_applications())
     if not trusted_only and (configured := configured_application(paths)):
@@ -71,6 +74,9 @@ def overview(paths: Paths, *, trusted_only: bool) -> Iterator[tuple[str, str]]:
             application = load_application(name)
         except ConfigurationError as error:
             yield name, str(error)
+            continue
+        if application.commands and application.name in taken:
+            yield application.name, "is a command of the platform: rename the application"
             continue
         for command in application.commands:
             yield f"{application.name} {command.name}", command.help

@@ -152,3 +152,11 @@ def test_one_that_cannot_be_loaded_has_a_line_that_says_why(
     listed = dict(commands.overview(paths, trusted_only=False))
     assert "no module no_such_module" in listed["no_such_module:application"]
     assert "no_such_module:application" not in dict(commands.overview(paths, trusted_only=True))
+
+
+@pytest.mark.usefixtures("notes")
+def test_one_that_is_called_as_a_command_of_the_platform_is_reported(paths: Paths) -> None:
+    """``edgepaas NAME`` is the platform's then."""
+    listed = dict(commands.overview(paths, trusted_only=False, taken={"notes"}))
+    assert listed["notes"] == "is a command of the platform: rename the application"
+    assert "notes import" not in listed

@@ -15,9 +15,11 @@ from sqlalchemy import Column, MetaData, String, Table
 from edgepaas.app import Application, BoxState
 from edgepaas.database.model import new_metadata
 from edgepaas.errors import EXIT_CONFIGURATION, ConfigurationError, DatabaseUnavailable
+from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import load_application, metadata_of
 from edgepaas.hosting.refusal import blamed
 from edgepaas.telemetry.models import Model
+from tests.support.boxes import make_box
 
 
 class Holder:
@@ -215,3 +217,32 @@ def test_a_state_shows_the_same_keys_everywhere() -> None:
     assert state.as_dict() == {**said, "forwarding": None}
     waiting = BoxState("fallback", "fallback", ("refused",), forwarding={"rows_waiting": 3})
     assert waiting.as_dict() == {**said, "forwarding": {"rows_waiting": 3}}
+
+
+def test_an_application_has_folders_of_its_own(paths: Paths) -> None:
+    """Beside the platform's, which it cannot be given; made when they are asked for."""
+    box = make_box(paths).box
+    folder = box.folder("archive-2")
+    assert folder == paths.state / "archive-2"
+    assert folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert box.folder("archive-2") == folder
+    for name in ("../away", "Archive", "", "a/b", "a.b", "-a"):
+        with pytest.raises(ValueError, match="choose another name"):
+            box.folder(name)
+
+
+def test_the_platforms_own_folders_are_no_applications(paths: Paths) -> None:
+    """Every name in the state folder that could be taken for one word."""
+    box = make_box(paths).box
+    names = {
+        path.name
+        for name in vars(Paths)
+        if isinstance(vars(Paths)[name], property)
+        and isinstance(path := getattr(paths, name), Path)
+        and path.parent == paths.state
+    }
+    assert {"backups", "quarantine"} <= names
+    for name in names | {"drill"}:
+        with pytest.raises(ValueError, match="choose another name"):
+            box.folder(name)
