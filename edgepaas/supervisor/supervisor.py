@@ -2,7 +2,7 @@
 """``edgepaas up``: the boot chain without systemd, in one process that may be PID 1.
 
 Runs the stages in their order. Exit status 75 of any of them runs all of them again,
-on the same listening socket, so that callers wait instead of failing. Beside the service
+on the same listening socket, so that clients wait instead of failing. Beside the service
 run the sidecars, which forward rows and deliver alerts.
 """
 

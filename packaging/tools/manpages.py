@@ -34,7 +34,7 @@ FILES = (
     ("/etc/edgepaas/edgepaas.env", "the settings; see edgepaas.env(5)"),
     ("/run/edgepaas/env", "the settings as the first stage resolved them"),
     ("/run/edgepaas/db.env", "which database was decided on, and why"),
-    ("/run/edgepaas/state.json", "the service's word for the state of the box"),
+    ("/run/edgepaas/state.json", "the state of the box, as the service published it"),
     ("/run/edgepaas/sync.json", "how rows are on their way to PostgreSQL"),
     ("/run/edgepaas/nodes.json", "the boxes that PostgreSQL knows, where SQLite serves"),
     ("/var/lib/edgepaas", "the SQLite file with the rows that wait, tokens, backups, quarantine"),

@@ -10,7 +10,7 @@ import sys
 DESCRIPTION = """\
 Run the boot chain in the foreground: env, dbdecide, schema, serve; again whenever one
 of them asks for it by exit status 75. One listening socket is handed down from service
-to service, so that callers wait instead of failing. For developers and containers; an
+to service, so that clients wait instead of failing. For developers and containers; an
 installed box has systemd for it.
 
 A stage that fails before the service was ready once ends this command with the stage's
