@@ -362,7 +362,8 @@ def _load(kind: type[T], text: Any, **more: Any) -> T:
             isinstance(values[name], bool) and bool not in types
         ):
             raise DoesNotFit(f"{name} of a {kind.__name__} is {type(values[name]).__name__}")
-    return kind(**{_LOADED_AS.get(name, name): value for name, value in values.items()}, **more)
+    named: dict[str, Any] = {_LOADED_AS.get(name, name): values[name] for name in expected}
+    return kind(**named, **more)
 
 
 def _fields(one: ActiveRule | Series) -> dict[str, Any]:
