@@ -85,7 +85,7 @@ def _put_in_order(connection: sqlite3.Connection, layout: Layout, own: Sequence[
     )
     for generation in range(_GENERATIONS):
         cursor = connection.execute(
-            f"INSERT INTO {_ORDER} SELECT {key}, ? FROM {table} t "  # noqa: S608
+            f"INSERT INTO {_ORDER} ({', '.join(names)}, n) SELECT {key}, ? FROM {table} t "  # noqa: S608
             f"WHERE NOT EXISTS (SELECT 1 FROM {_ORDER} o WHERE {_placed(layout, 't')}) AND {ahead}",
             (generation,),
         )

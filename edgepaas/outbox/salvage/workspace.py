@@ -80,7 +80,8 @@ class SalvageWorkspace:
     def keep_layout(self, identity: int, values: Values) -> None:
         """Keep a record of the layouts."""
         self.connection.execute(
-            f"INSERT OR IGNORE INTO main.{LAYOUTS} VALUES (?, ?, ?, ?)",  # noqa: S608
+            f"INSERT OR IGNORE INTO main.{LAYOUTS} (id, tbl, revision, definition) "  # noqa: S608
+            "VALUES (?, ?, ?, ?)",
             (identity, *values[1:]),
         )
 

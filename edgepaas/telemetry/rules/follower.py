@@ -112,8 +112,12 @@ class RuleFollower:
         """Take the lock and open the store; raises LockHeld, OSError, sqlite3.Error."""
         folder = self._box.folder("rules")
         self._lock = acquire(folder / "lock", timeout=0.5)
-        self._store = RuleStore(folder / "rules.db")
+        self._store = RuleStore(folder / "rules.db", self._report)
         return Judge(self._box, self.rules, self.node, self._store, self._clock)
+
+    def _report(self, message: str) -> None:
+        """Notify an operator of what the store set aside: an event, which nothing resolves."""
+        self._box.alert(message, severity="warning", origin="rules")
 
     def _release(self) -> None:
         """Close the store and give the lock up: the next run begins with what is stored."""
