@@ -40,7 +40,7 @@ class HttpSession:
         redirects: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        import requests  # here: what makes no request does not pay for it
+        import requests  # imported late: slow, and not every process makes a request
 
         self._redirects = redirects
         self._progress = _Progress()

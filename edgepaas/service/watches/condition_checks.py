@@ -132,7 +132,7 @@ class ServiceChecks:
             ):
                 found = budget.usage(connection, size)
         except (LockHeld, sqlite3.Error, DatabaseError):
-            return None  # the file is being replaced, or is damaged: asked again in an hour
+            return None  # the file is being replaced, or is damaged: checked again in an hour
         if budget.level(found.share, "full") != "ok":
             return None
         return f"{found.text} of the disk budget are used"
