@@ -161,7 +161,7 @@ class _Progress:
         self.sent = True
 
     def reuse(self, sock: "socket") -> None:
-        """Take *sock*, kept from the request before, under this one's deadline; OutOfTime."""
+        """Put *sock*, kept from an earlier request, under this deadline; raises OutOfTime."""
         self._current.guard(sock)
         self.connected()
 

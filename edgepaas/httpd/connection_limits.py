@@ -20,9 +20,10 @@ RESERVE = 16
 #: or has sent much of a body (PROVEN_PATIENCE), may be far away or between two requests.
 PATIENCE = 0.1
 PROVEN_PATIENCE = 0.5
-#: A request's head has this long, in seconds; so has each MIN_PROGRESS bytes of its body.
+#: Seconds within which a request's head has to arrive, and each MIN_PROGRESS bytes of its body.
 REQUEST_PATIENCE = 10.0
-#: A remote address that has more than this part of the connections loses some first.
+#: Where connections have to be closed, those of a remote address that holds more than this
+#: fraction of them come first.
 FAIR_SHARE = 0.25
 
 _TICK = 1.0

@@ -16,9 +16,9 @@ from edgepaas.httpd.waitress_adapter import (
     TransferEncodingNotImplemented,
 )
 
-#: A body that has not brought so many bytes more makes no progress.
+#: A body makes progress with each further so many bytes.
 MIN_PROGRESS = 5000
-#: Bytes of a chunk's size and extensions, or of the trailer: read again with each packet.
+#: Maximum bytes of a chunk's size line or of the trailer, which is parsed anew with each packet.
 LONGEST_LINE = 8192
 
 

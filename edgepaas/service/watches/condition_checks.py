@@ -86,7 +86,7 @@ class ServiceChecks:
             return None if forwarding.state == "unknown" else "the drainer runs again"
         if unit == "serve":
             return "the service runs again"
-        # A stage that fails leaves no contract.
+        # A stage that fails removes its contract: one that exists shows that the stage succeeded.
         contract = self.paths.env_contract if unit == "env" else self.paths.db_contract
         return f"{contract} was written" if contract.exists() else None
 
