@@ -14,7 +14,7 @@ from typing import Any
 from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.outbox import baseline, stream, tables, versions
-from edgepaas.outbox.layout import Layout, forwarded, known, registered
+from edgepaas.outbox.layout import Layout, forwarded_layouts, registered, stored_layouts
 from edgepaas.outbox.references import references
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import PREFIX, triggers_for
@@ -46,7 +46,7 @@ def install(
     Raises CaptureError when a table or a column of *document* is not in the file,
     UnknownOutbox, sqlite3.Error.
     """
-    layouts = forwarded(document)
+    layouts = forwarded_layouts(document)
     versions.bring_to_current(connection)
     if _in_place(connection, layouts, node_id):
         return Installed(changed=False, baseline_rows=0, new_stream=False)
@@ -106,9 +106,9 @@ def problems(connection: sqlite3.Connection, document: Mapping[str, Any]) -> lis
     if state is None:
         return [f"{STATE} has no row"]
     found = [] if state[0] == 1 else ["capture is switched off"]
-    ids = {(one.table, one.definition()): one.id for one in known(connection).values()}
+    ids = {(one.table, one.definition()): one.id for one in stored_layouts(connection).values()}
     expected: dict[str, str] = {}
-    for layout in forwarded(document):
+    for layout in forwarded_layouts(document):
         identity = ids.get((layout.table, layout.definition()))
         if identity is None:
             found.append(f"the table {layout.table} is captured in another layout or not at all")
@@ -157,7 +157,7 @@ def _in_place(connection: sqlite3.Connection, layouts: Sequence[Layout], node_id
     ).fetchone()
     if state is None or tuple(state[:3]) != (tables.VERSION, 1, node_id):
         return False
-    ids = {(one.table, one.definition()): one.id for one in known(connection).values()}
+    ids = {(one.table, one.definition()): one.id for one in stored_layouts(connection).values()}
     expected: dict[str, str] = {}
     for layout in layouts:
         identity = ids.get((layout.table, layout.definition()))

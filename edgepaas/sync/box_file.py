@@ -11,7 +11,7 @@ from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import acquire
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import forget_use, not_to_be_opened, note_use
+from edgepaas.files.sqlite_file import forget_use, note_use, open_refusal_reason
 from edgepaas.outbox import capture, versions
 from edgepaas.outbox.versions import UnknownOutbox
 from edgepaas.sync.wakeups import ForeignWriteDetector
@@ -83,7 +83,7 @@ def open_box_file(path: Path, paths: Paths) -> BoxFile | None:
 
     Raises what BoxFile raises.
     """
-    problem = not_to_be_opened(path)
+    problem = open_refusal_reason(path)
     if problem or not path.exists():
         if problem:
             logger.warning("%s is not opened: %s", path, problem)

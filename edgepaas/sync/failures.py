@@ -53,7 +53,7 @@ _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
     (SchemaDrift, FailureClass("blocked", "schema", HUB_SCHEMA)),
     (HubUnreachable, FailureClass("held", "away")),
     (HubMisconfigured, FailureClass("blocked", "misconfigured", HUB_MISCONFIGURED)),
-    (HubError, FailureClass("blocked", "misconfigured", HUB_TROUBLE)),
+    (HubError, FailureClass("blocked", "error", HUB_TROUBLE)),
     (UnknownOutbox, FailureClass("blocked", None, SYNC_FILE)),
 )
 

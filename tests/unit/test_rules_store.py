@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edgepaas.telemetry.rules.judging import Series, Watch
+from edgepaas.telemetry.rules.judging import ActiveRule, Series
 from edgepaas.telemetry.rules.store import Known, Notice, RuleStore
 
-WATCH = Watch("r1", "too warm", None, "temperature", "above", 30.0, 0, "warning")
+WATCH = ActiveRule("r1", "too warm", None, "temperature", "above", 30.0, 0, "warning")
 SERIES = Series(5, 31.5, 5, 31.5, 4, 1, True, 2.5)
 NOTICE = Notice(0, True, "too warm", "warning", "rule:r1:d1")
 WATCH_1 = ["r1", "too warm", None, "temperature", "above", 30.0, 0, "warning"]
@@ -78,7 +78,7 @@ def test_a_state_that_does_not_fit_is_set_aside_alone(
     """Its neighbours, the alerts that wait and the time of listening are as they were."""
     filled(path)
     edit(path, "INSERT INTO series (rule, device, watch, state) VALUES ('r2', 'd', ?, ?)",
-         json.dumps({name: getattr(WATCH, name) for name in Watch.__slots__}), text)  # fmt: skip
+         json.dumps({name: getattr(WATCH, name) for name in WATCH.__slots__}), text)  # fmt: skip
     with closing(RuleStore(path)) as store:
         assert store.load() == ({("r1", "d1"): Known(WATCH, SERIES)}, 12.5)
         assert store.load() == ({("r1", "d1"): Known(WATCH, SERIES)}, 12.5)

@@ -14,7 +14,7 @@ from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.rules import follower as module
 from edgepaas.telemetry.rules.follower import RuleFollower
-from edgepaas.telemetry.rules.judging import Watch
+from edgepaas.telemetry.rules.judging import ActiveRule
 from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.service_process import until
 from tests.support.telemetry_box import open_box
@@ -49,7 +49,7 @@ def test_what_reading_its_file_raises_does_not_end_the_thread_for_good(
 ) -> None:
     follower = follower_of(box)
     with monkeypatch.context() as broken:
-        broken.setattr(RuleStore, "load", lambda _: Watch(*range(9)))
+        broken.setattr(RuleStore, "load", lambda _: ActiveRule(*range(9)))
         follower.start()
         until(box.tasks.problems, "the problem", limit=10)
         assert "the thread rules fails again and again: TypeError" in box.tasks.problems()[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgepaas.database.reserved_names import LAYOUTS, OUTBOX, STATE, TRANSACTIONS
-from edgepaas.files.sqlite_file import not_to_be_opened
+from edgepaas.files.sqlite_file import open_refusal_reason
 from edgepaas.outbox import versions
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.salvage.page_file import Values
@@ -75,7 +75,7 @@ class _Reader:
 
     def read(self, layouts: Sequence[Layout]) -> DamagedOutbox:
         # SQLite deletes the -wal beside a file of no bytes.
-        attached = not not_to_be_opened(self._damaged) and self._attach()
+        attached = not open_refusal_reason(self._damaged) and self._attach()
         captured = not attached or self._has_outbox()
         lost, uncertain = 0, False
         if captured:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
 from edgepaas.outbox import ledger, tables
-from edgepaas.outbox.layout import forwarded, known, registered
+from edgepaas.outbox.layout import forwarded_layouts, registered, stored_layouts
 from edgepaas.outbox.salvage.damaged_outbox import DamagedOutbox, read_damaged
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
@@ -87,8 +87,8 @@ def salvage(
     if not damaged.is_file():
         return Salvaged(0, 0, 0, False)
     with _workspace_beside(connection) as workspace:
-        layouts = forwarded(document)
-        spare = known(connection)
+        layouts = forwarded_layouts(document)
+        spare = stored_layouts(connection)
         contents = read_damaged(
             damaged, workspace, layouts, spare, until=time.monotonic() + seconds
         )

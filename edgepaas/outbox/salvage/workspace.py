@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgepaas.database.reserved_names import LAYOUTS
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.salvage.page_file import Undecodable, Values
 from edgepaas.outbox.triggers import values_of
 
@@ -89,7 +89,7 @@ class SalvageWorkspace:
         """Return the layouts that were found, and the spare ones of the other ids."""
         own: dict[int, Layout] = {}
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            own = known(self.connection)
+            own = stored_layouts(self.connection)
         return {**self._spare, **own}
 
     def drop_implausible(self) -> None:

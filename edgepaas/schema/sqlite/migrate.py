@@ -236,7 +236,7 @@ def _after(chain: Chain, before: Revisions | None) -> Revisions:
 
 
 def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str) -> SchemaReport:
-    folder = files.set_aside(path, paths.quarantine, reason, salvage=True)
+    folder = files.move_to_quarantine(path, paths.quarantine, reason, salvage=True)
     forget_damage(path)
     forget_due_check(path)
     forget_unclean_stop(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
-from edgepaas.files.sqlite_file import not_to_be_opened
+from edgepaas.files.sqlite_file import open_refusal_reason
 from edgepaas.outbox import ledger, sequence_gaps, stream, tables, versions
 from edgepaas.outbox.stream import Stream
 
@@ -86,7 +86,7 @@ def opened_for_audit(path: Path, lock: Path) -> Iterator[sqlite3.Connection | No
         yield None
         return
     with held(lock, shared=True, timeout=_LOCK_TIMEOUT):
-        if trouble := not_to_be_opened(path):
+        if trouble := open_refusal_reason(path):
             raise BoxUnreadable(f"{path} cannot be audited: {trouble}; see 'edgepaas schema'")
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(

@@ -19,7 +19,7 @@ from edgepaas.telemetry.rules.store import Notice, RuleStore
 
 if TYPE_CHECKING:
     from edgepaas.app import Box
-    from edgepaas.telemetry.rules.judging import Watch
+    from edgepaas.telemetry.rules.judging import ActiveRule
 
 logger = logging.getLogger("edgepaas.rules")
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("edgepaas.rules")
 PACE = 0.5
 #: Seconds between two looks when nothing comes in: for silence, and for rules that others change.
 TICK = RULES_KEPT
-#: Seconds of listening that a kill may forget.
+#: Seconds of readiness that a kill may forget.
 _METER_EVERY = 60.0
 #: Seconds without success after which an alert is raised.
 _ALERTED_AFTER = 60.0
@@ -149,7 +149,7 @@ class Judge:
         self._store = store
         self._clock = clock
         self._engine = RuleEngine(store, awaits_named=not box.forwards)
-        self._watches: tuple[Watch, ...] | None = None
+        self._watches: tuple[ActiveRule, ...] | None = None
         #: Batches that count already: some may still be in the feed, some are gone from it.
         self._taken = store.taken(box.database.dialect)
         self._gone: set[str] = set()

@@ -23,7 +23,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgepaas.app.storage import open_sqlite, set_aside_sqlite
-from edgepaas.telemetry.rules.judging import Series, Watch
+from edgepaas.telemetry.rules.judging import ActiveRule, Series
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Notice:
 class Known:
     """A state as it is stored, with the rule that it was made by."""
 
-    watch: Watch
+    watch: ActiveRule
     series: Series
 
 
@@ -86,7 +86,7 @@ class DoesNotFit(ValueError):
 _TEXT, _NUMBER, _MOMENT = (str,), (int, float), (int, NoneType)
 #: What is stored of each, by name.
 _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
-    Watch: {
+    ActiveRule: {
         "id": _TEXT,
         "name": _TEXT,
         "device": (str, NoneType),
@@ -108,9 +108,12 @@ _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
     },
     Notice: {"raised": (bool,), "message": _TEXT, "severity": _TEXT, "fingerprint": _TEXT},
 }
+#: Fields that have another name in the file, and that name.
+_STORED_AS = {"ready_seconds": "heard"}
+_LOADED_AS = {stored: name for name, stored in _STORED_AS.items()}
 #: The order in which version 1 listed the values of each.
 _OF_VERSION_1: dict[type, tuple[str, ...]] = {
-    Watch: (
+    ActiveRule: (
         *("id", "name", "device", "metric"),
         *("condition", "threshold", "for_seconds", "severity"),
     ),
@@ -136,13 +139,13 @@ class RuleStore:
         self._connection = self._open()
 
     def load(self) -> tuple[dict[Key, Known], float]:
-        """Return every state, and for how long (seconds) the box has listened."""
+        """Return every state, and for how many seconds the box was ready for readings."""
         rows = self._connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
         known: dict[Key, Known] = {}
         problems: list[str] = []
         for rule, device, watch, state in rows:
             try:
-                known[rule, device] = Known(_load(Watch, watch), _load(Series, state))
+                known[rule, device] = Known(_load(ActiveRule, watch), _load(Series, state))
             except DoesNotFit as problem:
                 where = "rule = ? AND device = ?"
                 self._set_aside("series", where, (rule, device), [watch, state], problem)
@@ -160,7 +163,7 @@ class RuleStore:
         self,
         known: Mapping[Key, Known | None],
         notices: Iterable[Notice],
-        listened: float,
+        ready_seconds: float,
         *,
         database: str = "",
         taken: Iterable[str] = (),
@@ -197,7 +200,7 @@ class RuleStore:
                 [(database, one) for one in taken],
             )
             connection.execute(
-                "INSERT OR REPLACE INTO meter (one, listened) VALUES (1, ?)", (listened,)
+                "INSERT OR REPLACE INTO meter (one, listened) VALUES (1, ?)", (ready_seconds,)
             )
 
     def next_notice(self) -> Notice | None:
@@ -329,7 +332,10 @@ def _name_the_fields(connection: sqlite3.Connection) -> None:
         rows = connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
         connection.executemany(
             "UPDATE series SET watch = ?, state = ? WHERE rule = ? AND device = ?",
-            [(_named(Watch, w), _named(Series, s), rule, device) for rule, device, w, s in rows],
+            [
+                (_named(ActiveRule, w), _named(Series, s), rule, device)
+                for rule, device, w, s in rows
+            ],
         )
         bodies = connection.execute("SELECT n, body FROM notices").fetchall()
         connection.executemany(
@@ -342,7 +348,7 @@ def _name_the_fields(connection: sqlite3.Connection) -> None:
         raise
 
 
-def _named(kind: type[Watch | Series | Notice], text: str) -> str:
+def _named(kind: type[ActiveRule | Series | Notice], text: str) -> str:
     """Return the list *text* of version 1 as an object; what is no such list as it is."""
     # Written out, not taken from the class: this is what version 1 was.
     names = _OF_VERSION_1[kind]
@@ -373,12 +379,13 @@ def _load(kind: type[T], text: Any, **more: Any) -> T:
             isinstance(values[name], bool) and bool not in types
         ):
             raise DoesNotFit(f"{name} of a {kind.__name__} is {type(values[name]).__name__}")
-    return kind(**values, **more)
+    named: dict[str, Any] = {_LOADED_AS.get(name, name): values[name] for name in expected}
+    return kind(**named, **more)
 
 
-def _fields(one: Watch | Series) -> dict[str, Any]:
+def _fields(one: ActiveRule | Series) -> dict[str, Any]:
     # dataclasses.asdict() copies deeply, at ten times the price.
-    return {name: getattr(one, name) for name in one.__slots__}
+    return {_STORED_AS.get(name, name): getattr(one, name) for name in one.__slots__}
 
 
 def _body(notice: Notice) -> dict[str, Any]:
