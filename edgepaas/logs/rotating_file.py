@@ -64,7 +64,8 @@ class RotatingLogFile(logging.FileHandler):
                 self._numbered(number).replace(self._numbered(number + 1))
         self._file.replace(self._numbered(1))
         full, self.stream = self.stream, self._open()
-        full.close()
+        if full is not None:
+            full.close()
 
     def _numbered(self, number: int) -> Path:
         return self._file.with_name(f"{self._file.name}.{number}")

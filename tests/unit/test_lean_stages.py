@@ -57,13 +57,16 @@ QUICK = LIBRARIES | COSTLY | SERVICE
 STAGES = {
     "env": QUICK | NETWORK | {"sqlite3"},
     "settings": QUICK | NETWORK | {"sqlite3"},
-    "alerts list": QUICK | (NETWORK - {"_hashlib"}) | {"sqlite3"},
+    "alerts list": (QUICK - {"edgepaas.alerts.delivery"})
+    | (NETWORK - {"_hashlib"})
+    | {"sqlite3", "edgepaas.app"},
     "alert text": QUICK | (NETWORK - {"_hashlib"}) | {"sqlite3"},
-    "dbdecide": (QUICK - {"random"}) | {"ssl", "pg8000", "http.client", "edgepaas.app"},
+    "dbdecide": QUICK | {"ssl", "pg8000", "http.client", "edgepaas.app"},
     "status": (QUICK - {"email.message", "random"}) | {"pg8000", "edgepaas.app"},
-    "sync --once": QUICK | {"pg8000", "http.client", "edgepaas.app"},
-    "alerts deliver": (QUICK - {"edgepaas.alerts.delivery", "email.message", "random"})
-    | {"pg8000", "sqlite3", "edgepaas.app"},
+    "sync --once": QUICK | NETWORK | {"sqlite3", "edgepaas.app"},
+    "alerts deliver": (QUICK - {"edgepaas.alerts.delivery"})
+    | (NETWORK - {"_hashlib"})
+    | {"sqlite3", "edgepaas.app"},
 }
 
 CODE = """
