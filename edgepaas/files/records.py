@@ -186,12 +186,36 @@ def set_aside(path: Path, name: str, problem: object, *, inode: int | None = Non
     return aside
 
 
+def set_aside_sqlite(path: Path, name: str, problem: object) -> Path | None:
+    """Rename the SQLite file *path*, which is closed, with its ``-wal`` and ``-shm``; log it.
+
+    Returns its new path, None where it could not be renamed. Never raises.
+    """
+    aside = _free_name(path)
+    try:
+        for suffix in ("-shm", "-wal"):
+            old, new = _beside(path, suffix), _beside(aside, suffix)
+            if aside.exists():
+                new.unlink(missing_ok=True)  # it belongs to the one that is replaced
+            # Before the file itself: SQLite would take a -wal that stays for the next file's.
+            if old.exists():
+                old.replace(new)
+    except OSError as error:
+        logger.error("what lies beside %s cannot be set aside with it: %s", path, error)
+        return None
+    return set_aside(path, name, problem)
+
+
 def files_set_aside(folder: Path) -> list[Path]:
     """Return the files in *folder* that were set aside, by name; none where it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if ASIDE in path.name)
     except OSError:
         return []
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _free_name(path: Path) -> Path:

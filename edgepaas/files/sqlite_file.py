@@ -27,7 +27,7 @@ def sidecars(path: Path) -> Iterator[Path]:
     return (path.with_name(path.name + suffix) for suffix in _SIDECARS)
 
 
-def odd_kind(path: Path) -> str:
+def wrong_file_type(path: Path) -> str:
     """Return what lies at *path* in a file's place; empty for a file and for nothing."""
     try:
         mode = path.stat().st_mode
@@ -36,7 +36,7 @@ def odd_kind(path: Path) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "")
 
 
-def not_to_be_opened(path: Path) -> str:
+def open_refusal_reason(path: Path) -> str:
     """Return why SQLite must not open *path*; empty when it may. Raises OSError.
 
     Opening a FIFO may wait for ever. Opening a database of no bytes deletes the -wal beside
@@ -44,7 +44,7 @@ def not_to_be_opened(path: Path) -> str:
     that a power cut left nowhere else.
     """
     for file in (path, *sidecars(path)):
-        kind = odd_kind(file)
+        kind = wrong_file_type(file)
         if kind:
             return f"{file.name} is {kind}, no file"
     if path.exists() and path.stat().st_size == 0:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgepaas.app import Application
 from edgepaas.errors import ConfigurationError
 from edgepaas.hosting.installed import find_installed, installed_applications, load_target
-from edgepaas.hosting.refusal import blamed, refusal
+from edgepaas.hosting.refusal import as_application_error, refusal
 from edgepaas.settings.own import own_settings
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def metadata_of(application: Application) -> "MetaData | None":
     Raises ConfigurationError where they cannot be imported, and for a table that could not
     be forwarded as its kind promises.
     """
-    with blamed(application, "its models"):
+    with as_application_error(application, "its models"):
         found = application.models() if callable(application.models) else application.models
         if found is None:
             return None

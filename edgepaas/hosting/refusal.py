@@ -26,7 +26,7 @@ logger = logging.getLogger("edgepaas.application")
 
 
 @contextlib.contextmanager
-def blamed(application: Application, part: str) -> Iterator[None]:
+def as_application_error(application: Application, part: str) -> Iterator[None]:
     """Turn what the *application*'s own code raises into one ConfigurationError.
 
     It names EDGEPAAS_APP and *part*, the piece of the application that the block runs.

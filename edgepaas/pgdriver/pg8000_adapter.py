@@ -24,6 +24,7 @@ Imports pg8000 where it is needed, so that a process that never connects does no
 
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ _PASSWORD_WANTED = "requesting"  # noqa: S105 - a word in an error's text
 _METHOD_UNKNOWN = "Authentication method"
 
 
-class Answer:
+class Answer(ABC):
     """What pg8000's message handlers fill; one for all statements of a pipeline.
 
     ``rows`` are those of the statement whose CommandComplete comes next: :meth:`complete`
@@ -52,9 +53,9 @@ class Answer:
         self.statement = ""
         self.error: Exception | None = None
 
+    @abstractmethod
     def complete(self, tag: str) -> None:
         """A statement is done; *tag* is the server's, such as ``INSERT 0 5``."""
-        raise NotImplementedError
 
 
 def load_driver() -> Any:

@@ -34,7 +34,7 @@ from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.status import Mirrored
 from edgepaas.sync.wakeups import WakeupSocket
-from edgepaas.timing.due import Due
+from edgepaas.timing.due import Interval
 from edgepaas.timing.moment import rfc3339
 
 if TYPE_CHECKING:
@@ -81,9 +81,11 @@ class SyncWorker:
         self._mirror = Mirror(self.context.table_document(), self.context.stop.raise_if_requested)
         self._failures = FailureTracker(self.report, contract.db_state == "local-first")
         self._reclaimer = Reclaimer(settings.number("RETENTION"))
-        self._heartbeat_due = Due(interval)
-        self._mirror_due = Due(settings.number("MIRROR_INTERVAL"))
-        self._poll_due = Due(POLL_INTERVAL if contract.sqlite_active else POLL_INTERVAL_IN_PRIMARY)
+        self._heartbeat_due = Interval(interval)
+        self._mirror_due = Interval(settings.number("MIRROR_INTERVAL"))
+        self._poll_due = Interval(
+            POLL_INTERVAL if contract.sqlite_active else POLL_INTERVAL_IN_PRIMARY
+        )
 
     def run(self) -> int:
         """Drain until a stop is requested; returns the exit status."""
@@ -242,7 +244,7 @@ class SyncWorker:
             hub = self.context.connect(self._schema)
             self._hub = hub
             self._dirty = True
-            self._heartbeat_due = Due(self._heartbeat_due.every)
+            self._heartbeat_due = Interval(self._heartbeat_due.every)
             logger.info("connected to %s", hub.server_name)
         return self._hub
 

@@ -239,7 +239,7 @@ def test_postgresql_alone_serves_after_what_waits_is_home(
         assert edgepaas(stage, BOTH_DB="false").returncode == 0
     done = edgepaas("schema")
     assert done.returncode == 0, done.stderr
-    assert "what waited is in PostgreSQL" in done.stdout, done.stdout + done.stderr
+    assert "every row that waited is in PostgreSQL" in done.stdout, done.stdout + done.stderr
     assert execute(postgres_url, "SELECT count(*) FROM readings") == [(3,)]
     assert "waited" not in edgepaas("schema").stdout
 

@@ -61,7 +61,7 @@ STAGES = {
     | (NETWORK - {"_hashlib"})
     | {"sqlite3", "edgepaas.app"},
     "alert text": QUICK | (NETWORK - {"_hashlib"}) | {"sqlite3"},
-    "dbdecide": QUICK | {"ssl", "pg8000", "http.client", "edgepaas.app"},
+    "dbdecide": QUICK | {"_hashlib", "ssl", "pg8000", "http.client", "edgepaas.app"},
     "status": (QUICK - {"email.message", "random"}) | {"pg8000", "edgepaas.app"},
     "sync --once": QUICK | NETWORK | {"sqlite3", "edgepaas.app"},
     "alerts deliver": (QUICK - {"edgepaas.alerts.delivery"})

@@ -2,29 +2,21 @@
 """The e-mail channel: which mail server, and whom to write to."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.mail_settings import MailSettings
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.settings import Settings
 
 
 @dataclass(frozen=True)
-class EmailChannel:
-    """Sends by SMTP; *timeout* in seconds."""
+class EmailChannel(MailSettings):
+    """Sends by SMTP."""
 
     name: ClassVar[str] = "email"
-
-    host: str
-    port: int
-    security: str
-    username: str
-    password: str = field(repr=False)
-    sender: str
-    to: tuple[str, ...]
-    timeout: float
 
     @classmethod
     def configured(cls, settings: Settings) -> Self | None:

@@ -12,7 +12,7 @@ from email.policy import SMTP
 from email.utils import formatdate
 
 from edgepaas.alerts.channels.answers import Answer
-from edgepaas.alerts.channels.email_channel import EmailChannel
+from edgepaas.alerts.channels.mail_settings import MailSettings
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.wording import BoxIdentity, text, title
 from edgepaas.timing.deadline import OutOfTime, within
@@ -33,7 +33,7 @@ class _Progress:
             self.connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def send(config: EmailChannel, notification: Notification, box: BoxIdentity) -> Answer:
+def send(config: MailSettings, notification: Notification, box: BoxIdentity) -> Answer:
     """Send *notification* and return what the server answered; never raises for the network."""
     try:
         message = compose_mail(config, notification, box).as_bytes(policy=SMTP)
@@ -58,7 +58,7 @@ def send(config: EmailChannel, notification: Notification, box: BoxIdentity) -> 
 
 
 def compose_mail(
-    config: EmailChannel, notification: Notification, box: BoxIdentity
+    config: MailSettings, notification: Notification, box: BoxIdentity
 ) -> EmailMessage:
     """Return the message; raises ValueError for an address that is none.
 
@@ -87,7 +87,7 @@ def _address(text: str, name: str = "") -> Address:
     return Address(name, addr_spec=text)
 
 
-def _deliver(config: EmailChannel, message: bytes, progress: _Progress) -> Answer:
+def _deliver(config: MailSettings, message: bytes, progress: _Progress) -> Answer:
     connection = _connect(config, progress)
     try:
         if config.username:
@@ -111,7 +111,7 @@ def _deliver(config: EmailChannel, message: bytes, progress: _Progress) -> Answe
         connection.close()
 
 
-def _connect(config: EmailChannel, progress: _Progress) -> smtplib.SMTP:
+def _connect(config: MailSettings, progress: _Progress) -> smtplib.SMTP:
     context = ssl.create_default_context()
     # Its own guess asks the name service for this box's name, which may take the whole time.
     name = socket.gethostname()

@@ -6,6 +6,7 @@ and a test compares the two.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from edgepaas.alerts.channels.wording import BoxIdentity, text, title
 from edgepaas.timing.moment import rfc3339
 
 
-class WebhookFormat:
+class WebhookFormat(ABC):
     """A form of the body; compared by its name."""
 
     name: ClassVar[str]
@@ -25,9 +26,9 @@ class WebhookFormat:
         """Whether an address of *host* (lower case) and *path* takes this form."""
         return False
 
+    @abstractmethod
     def document(self, notification: Notification, box: BoxIdentity) -> dict[str, Any]:
         """Return the body before it is written as JSON."""
-        raise NotImplementedError
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         """Return what the receiver's answer means; *body* is its beginning."""
