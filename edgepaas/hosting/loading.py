@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading an application: what EDGEPAAS_APP names, imported and checked."""
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -101,6 +100,8 @@ def _current_folder() -> str:
 
 
 def _no_attribute(holder: object, name: str) -> str:
+    import difflib
+
     called = getattr(holder, "__name__", type(holder).__name__)
     has = sorted(key for key, value in vars(holder).items() if isinstance(value, Application))
     near = has or difflib.get_close_matches(name, vars(holder), n=3)

@@ -2,7 +2,6 @@
 """What an application's own code raises, in one line that names EDGEPAAS_APP and the way out."""
 
 import contextlib
-import difflib
 import logging
 import os
 import traceback
@@ -75,6 +74,8 @@ def _cause(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     if not isinstance(error, TypeError) or "Application.__init__()" not in str(error):
         return ""
+    import difflib
+
     takes = [each.name for each in fields(Application) if each.init]
     wrong = str(error).rpartition("argument ")[2].strip("'")
     near = ["models"] if wrong == "metadata" else difflib.get_close_matches(wrong, takes, n=1)

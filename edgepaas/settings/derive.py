@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from edgepaas.settings.kinds import Malformed
 from edgepaas.settings.services import settle_services
@@ -18,8 +18,7 @@ _OWN_NAME = re.compile(r"APP_[A-Za-z0-9_]+\Z")
 _WEAK_TLS = ("disable", "prefer", "require", "verify-ca")
 
 
-@dataclass(frozen=True)
-class SettingProblem:
+class SettingProblem(NamedTuple):
     """A problem of the settings, for a person; *alert*: an alert is raised for it."""
 
     severity: Literal["warning", "error"]

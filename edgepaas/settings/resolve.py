@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from edgepaas.files.paths import SYSTEM_CONFIGURATION, Paths
 from edgepaas.settings.derive import Derived, SettingProblem, derive, nested_names
@@ -138,8 +139,7 @@ def resolve(
     return Resolution(settings, provenance, _bounded(findings), own)
 
 
-@dataclass(frozen=True)
-class _Files:
+class _Files(NamedTuple):
     """The sources on this box."""
 
     environ: Mapping[str, str]
@@ -156,8 +156,7 @@ class _Files:
         ]
 
 
-@dataclass(frozen=True)
-class _Secret:
+class _Secret(NamedTuple):
     """What Vault holds; None where it is not asked or did not answer."""
 
     content: Mapping[str, str] | None = None
