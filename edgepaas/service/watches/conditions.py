@@ -119,7 +119,7 @@ class Hysteresis:
 
 
 @dataclass(frozen=True)
-class Finding:
+class MeasuredCondition:
     """The status of one thing, and what an alert of it would say."""
 
     entry: CatalogueEntry
@@ -188,7 +188,7 @@ class ConditionWatch:
             self._next_review = now + (SECOND_REVIEW if self._reviews == 1 else REVIEW_EVERY)
             self._review({finding.fingerprint for finding in found}.union(self.tasks()))
 
-    def _judge(self, finding: Finding, now: float) -> None:
+    def _judge(self, finding: MeasuredCondition, now: float) -> None:
         hysteresis = self._known.setdefault(
             finding.fingerprint, Hysteresis(raise_after=finding.raise_after)
         )
@@ -226,7 +226,7 @@ def _subject(fingerprint: str) -> str:
     return (entry.subject(fingerprint) if entry else "") or fingerprint
 
 
-def _of_measure(measure: Measure) -> Finding:
+def _of_measure(measure: Measure) -> MeasuredCondition:
     unit = _UNITS[measure.unit]
     value = "unknown" if measure.value is None else f"{measure.value:g}{unit}"
     threshold = f"{measure.name.upper()}_THRESHOLD={measure.threshold:g}"
@@ -239,7 +239,7 @@ def _of_measure(measure: Measure) -> Finding:
         status = "well"
     thing, entry = _MEASURES[measure.name]
     busy = "at" if measure.unit == "celsius" else "used to" if measure.name != "cpu" else "busy to"
-    return Finding(
+    return MeasuredCondition(
         entry=entry,
         status=status,
         raise_after=MEASURE_FOR[measure.name],
@@ -248,9 +248,9 @@ def _of_measure(measure: Measure) -> Finding:
     )
 
 
-def _of_clock(report: SystemReport) -> Finding:
+def _of_clock(report: SystemReport) -> MeasuredCondition:
     statuses: dict[bool | None, Status] = {True: "well", False: "broken", None: "unknown"}
-    return Finding(
+    return MeasuredCondition(
         entry=CLOCK_UNTRUSTED,
         status=statuses[report.clock_trusted],
         raise_after=CLOCK_FOR,
@@ -263,10 +263,10 @@ def _is_watched(result: CheckResult) -> bool:
     return result.required and result.name not in _RAISED_ELSEWHERE
 
 
-def _of_check(result: CheckResult) -> Finding:
+def _of_check(result: CheckResult) -> MeasuredCondition:
     if result.name.startswith(SERVICE_PREFIX):
         name = result.name.removeprefix(SERVICE_PREFIX)
-        return Finding(
+        return MeasuredCondition(
             entry=REQUIRED_SERVICE,
             subject=name,
             status="well" if result.ok else "broken",
@@ -274,7 +274,7 @@ def _of_check(result: CheckResult) -> Finding:
             wrong=f"the required service {name} has been away {{}}: {result.message}",
             well=f"the required service {name} is back: {result.message}",
         )
-    return Finding(
+    return MeasuredCondition(
         entry=HEALTH_CHECK,
         subject=result.name,
         status="well" if result.ok else "broken",
@@ -284,7 +284,7 @@ def _of_check(result: CheckResult) -> Finding:
     )
 
 
-def _of_rows(forwarding: "Forwarding | None") -> list[Finding]:
+def _of_rows(forwarding: "Forwarding | None") -> list[MeasuredCondition]:
     """Return what ends the alerts of rows that an operator had to see to, or sync to send.
 
     The drainer and the decision raise them at once; that nothing is left is found here.
@@ -292,7 +292,7 @@ def _of_rows(forwarding: "Forwarding | None") -> list[Finding]:
     if forwarding is None:
         return []
     return [
-        Finding(
+        MeasuredCondition(
             count.entry, "broken" if count.left else "well", 0.0, wrong="", well=count.none_left
         )
         for count in row_counts(forwarding)
