@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgepaas.alerts.catalogue import SYNC_FILE
+from edgepaas.decision.waiting import is_sound_and_empty, rows_waiting
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture, fence, tables, versions
 from edgepaas.outbox.ledger import pending
@@ -193,6 +194,19 @@ def test_a_box_that_went_back_a_release_serves_its_newer_schema(
     assert "which a newer build made" in message
     assert NAMED in message
     assert outbox_of(captured.sqlite) == before
+
+
+def test_rows_of_a_newer_file_keep_the_box_on_sqlite(captured: Paths) -> None:
+    """The decision counts them by name; what has another name may be rows that wait."""
+    of_newer_release(captured.sqlite)
+    found = rows_waiting(captured.sqlite, captured.database_lock)
+    assert (found.readable, found.rows, found.may_hold_unsent_rows) == (True, 6, True)
+    assert not is_sound_and_empty(captured.sqlite)
+    with connected(captured.sqlite) as connection:
+        connection.execute("ALTER TABLE outbox_state RENAME COLUMN confirmed_seq TO delivered_seq")
+    found = rows_waiting(captured.sqlite, captured.database_lock)
+    assert (found.readable, found.may_hold_unsent_rows) == (False, True)
+    assert "confirmed_seq" in found.problem
 
 
 def test_the_drainer_opens_no_newer_file(captured: Paths) -> None:
