@@ -231,8 +231,12 @@ def _content(path: Path) -> tuple[bytes, int] | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(MOST_BYTES + 1) or b""
+    # os.fdopen refuses a directory and leaves its descriptor open; this one is closed anyhow.
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MOST_BYTES + 1) or b""
         if len(data) > MOST_BYTES:
             data = b""  # no JSON document, so it is not understood
         return data, os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)

@@ -428,7 +428,10 @@ def test_a_fifo_holds_no_reader_and_a_folder_is_an_error(tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="directory"):
         SIMPLE.read_or_set_aside(tmp_path / "folder")
-    assert SIMPLE.read_or_none(tmp_path / "folder") is None
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(10):
+        assert SIMPLE.read_or_none(tmp_path / "folder") is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before  # none is left open
 
 
 def test_fields_of_another_shape_are_not_written(tmp_path: Path) -> None:
