@@ -21,10 +21,11 @@ from pathlib import Path
 COMMAND = Path("/usr/bin/edgepaas")
 #: Where byte-code is looked for; Python's own place for it is beside the sources.
 TREES = tuple(map(Path, (sys.prefix + "/lib", "/usr/share/edgepaas/lib", "/usr/share/python3")))
-#: Tests of Python and of libraries, the texts of help(), turtle graphics, a
-#: translator of Python 2, what stands in for modules in C, the time zones, which Debian's tzdata
-#: has as well, databases that no driver is here for, NIS, and the documents, which are read in
-#: the repository. Modules that an application may use stay, whether or not EdgePaaS does.
+#: Tests of Python and of libraries, the texts of help(), turtle graphics, a translator of
+#: Python 2, what stands in for modules in C, the time zones, which Debian's tzdata has as well,
+#: those that count leap seconds (Python's time does not), databases that no driver is here for,
+#: NIS, and the documents, which are read in the repository. Modules that an application may use
+#: stay, whether or not EdgePaaS does.
 NOT_NEEDED = (
     "lib/python3*/test", "lib/python3*/lib-dynload/_test*.so", "lib/python3*/pydoc_data",
     "lib/python3*/turtle.py", "lib/python3*/lib2to3", "lib/python3*/_pydecimal.py",
@@ -33,7 +34,7 @@ NOT_NEEDED = (
     "share/edgepaas/lib/sqlalchemy/ext/mypy", "share/edgepaas/lib/sqlalchemy/testing",
     "share/edgepaas/lib/sqlalchemy/dialects/mssql", "share/edgepaas/lib/sqlalchemy/dialects/mysql",
     "share/edgepaas/lib/sqlalchemy/dialects/oracle", "share/edgepaas/lib/alembic/testing",
-    "share/edgepaas/lib/tzdata/zoneinfo", "share/doc/edgepaas/docs",
+    "share/edgepaas/lib/tzdata/zoneinfo", "share/zoneinfo/right", "share/doc/edgepaas/docs",
 )  # fmt: skip
 #: Packages whose libraries nothing loads but Python's module for NIS: that and Kerberos under it.
 ONLY_FOR_NIS = (
