@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from edgepaas.database.json_values import Converter, is_sent_as_text, json_converters
+from edgepaas.database.postgresql.json_values import Converter, is_sent_as_text, json_converters
 from edgepaas.database.types import Uuid
 
 #: Keys a statement.

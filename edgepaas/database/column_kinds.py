@@ -9,8 +9,9 @@ To forward another column type, in this order:
 3. :mod:`edgepaas.database.exact_columns`: nothing, unless values of the type or of a related
    one of SQLAlchemy's change on the way. Such a type is listed there and refused when the model
    is declared, with what to use instead; take it off the list when step 1 makes it exact.
-4. :mod:`edgepaas.database.json_values`: how a value travels in the statement that inserts many
-   rows on PostgreSQL, if the type of Python that a driver is given has no entry there yet.
+4. :mod:`edgepaas.database.postgresql.json_values`: how a value travels in the statement of
+   :mod:`edgepaas.database.bulk_insert` that inserts many rows on PostgreSQL, if what a driver is
+   given of it is of a Python type that has no form there yet.
 5. :mod:`edgepaas.outbox`: nothing. Triggers copy values as SQLite has them, by storage class.
 6. :mod:`edgepaas.sync.delivery.values`: how a value of SQLite becomes PostgreSQL's input, if
    its text or number is not read by the type's input function as it is (only BYTES differs).
