@@ -55,7 +55,7 @@ def raise_alert(
             message, severity=severity, fingerprint=fingerprint, origin=origin, event=event
         )
     except Exception as error:  # noqa: BLE001 - what calls for help must not fail of it
-        logger.error("this alert is in the log alone: %s", error)
+        logger.error("the alert above could not be stored and is only in this log: %s", error)
 
 
 def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -> None:

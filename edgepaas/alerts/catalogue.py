@@ -287,9 +287,11 @@ SYNC_FILE = _entry(
     "sync-file",
     origin="edgepaas-sync",
     severity="critical",
-    what_happened="Rows cannot be delivered: the SQLite file is damaged.",
-    what_to_do="The next start examines it and brings what can be read into a fresh file; "
-    "'edgepaas doctor' looks for causes.",
+    what_happened="Rows cannot be delivered: the SQLite file is damaged, or a newer release "
+    "wrote its outbox.",
+    what_to_do="The next start examines a damaged one and brings what can be read into a fresh "
+    "file; 'edgepaas doctor' looks for causes. One of a newer release keeps its rows, and the "
+    "box takes writes: install that release again, which sends them.",
     check="postgresql-takes-rows",
 )
 SYNC_FAILED = _entry(

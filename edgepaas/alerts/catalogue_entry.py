@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One entry of the alert catalogue, and raising or resolving an alert through it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from edgepaas.alerts import Severity, raise_alert, resolve_alert
 
@@ -12,8 +11,7 @@ Kind = Literal["event", "condition"]
 _SUBJECT = "*"
 
 
-@dataclass(frozen=True)
-class CatalogueEntry:
+class CatalogueEntry(NamedTuple):
     """An alert that the platform can raise.
 
     *pattern* is its fingerprint; a ``*`` at its end stands for a subject, e.g. a setting's

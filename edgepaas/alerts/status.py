@@ -31,7 +31,7 @@ class AlertCounts:
     """*open*: conditions that hold (warning, critical), of which *critical*; *waiting*: what
     was not delivered yet; *dead*: what every channel refused; *corrupt*: damaged files;
     *silenced*: conditions under a silence; *channels*: what is wrong with each, "" when nothing
-    is; *told*: notifications delivered since the box started, by channel and severity.
+    is; *delivered*: notifications delivered since the box started, by channel and severity.
     """
 
     open: int = 0
@@ -41,7 +41,7 @@ class AlertCounts:
     corrupt: int = 0
     silenced: int = 0
     channels: Mapping[str, str] = field(default_factory=dict)
-    told: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    delivered: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -86,18 +86,18 @@ def read_counts(paths: Paths) -> AlertCounts:
         dead=_files(paths.alerts / "dead"),
         corrupt=_files(paths.alerts / "corrupt"),
         channels=failing,
-        told=delivered_since_start(status),
+        delivered=delivered_since_start(status),
     )
 
 
 def delivered_since_start(status: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Return from ``run/alerts.json`` how many notifications each channel took, by severity."""
-    told = status.get("told")
+    delivered = status.get("told")
     return {
         str(channel): {
             str(severity): count for severity, count in counts.items() if isinstance(count, int)
         }
-        for channel, counts in (told.items() if isinstance(told, dict) else ())
+        for channel, counts in (delivered.items() if isinstance(delivered, dict) else ())
         if isinstance(counts, dict)
     }
 

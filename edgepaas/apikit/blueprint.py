@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import marshmallow as ma
 from flask import request
 
-from edgepaas.apikit.fields import Text, Whole, flatten
+from edgepaas.apikit.fields import IntegerField, TextField, flatten
 from edgepaas.apikit.json_body import read_json
 from edgepaas.apikit.problems import invalid, wrong
 from edgepaas.apikit.smorest_adapter import AdaptedBlueprint, FlaskParser, noting
@@ -42,7 +42,8 @@ IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
     "required": False,
-    "description": "Makes a repeat harmless: what has no id gets it from token, key and position.",
+    "description": "Idempotency: a repeat with the same key stores nothing twice. Items without an "
+    "id get one derived from token, key and position.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
 }
 _KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
@@ -51,10 +52,10 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
 class PageQuery(ma.Schema):
     """``limit`` and ``cursor`` of every list; inherit to add filters."""
 
-    limit = Whole(
+    limit = IntegerField(
         least=1, most=1000, load_default=100, metadata={"description": "At most so many items."}
     )
-    cursor = Text(
+    cursor = TextField(
         longest=500,
         load_default=None,
         metadata={

@@ -14,7 +14,7 @@ from edgepaas.apikit.smorest_adapter import from_address
 INT64 = (-(2**63), 2**63 - 1)
 
 
-class Text(ma.fields.String):
+class TextField(ma.fields.String):
     """A string without NUL and lone surrogates, *shortest* to *longest* characters long.
 
     With *visible*, a blank text and one with blanks at its ends are refused.
@@ -38,7 +38,7 @@ class Text(ma.fields.String):
         return text
 
 
-class Number(ma.fields.Float):
+class NumberField(ma.fields.Float):
     """A finite JSON number; a string or a boolean is refused, so that nothing is guessed."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ class Number(ma.fields.Float):
         return number
 
 
-class Whole(ma.fields.Integer):
+class IntegerField(ma.fields.Integer):
     """A whole number between *least* and *most*, within 64 bits; nothing is guessed."""
 
     def __init__(self, *, least: int = INT64[0], most: int = INT64[1], **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ class Whole(ma.fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class Flag(ma.fields.Boolean):
+class BooleanField(ma.fields.Boolean):
     """true or false; in JSON nothing else is."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ class Flag(ma.fields.Boolean):
         raise self.make_error("invalid", input=value)
 
 
-class Labels(ma.fields.Field[dict[str, str]]):
+class LabelsField(ma.fields.Field[dict[str, str]]):
     """A small object of strings, e.g. ``{"room": "boiler"}``."""
 
     default_error_messages: dict[str, str | list[Any] | dict[Any, Any]] = {  # noqa: RUF012

@@ -21,11 +21,11 @@ application's name, its settings and its migrations must not pay for them. An ap
 keeps to that by importing its models and views in functions (``models=``, ``blueprints=``).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from edgepaas import __version__ as PLATFORM_VERSION
 from edgepaas.app.application import Application, SmokeRequest, WSGIApplication
-from edgepaas.app.box import Box, BoxState, RaiseAlert, ResolveAlert, Worker
-from edgepaas.timing.backoff import jitter, pause_after
-from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 __all__ = [
     "PLATFORM_VERSION",
@@ -42,3 +42,25 @@ __all__ = [
     "jitter",
     "pause_after",
 ]
+
+if TYPE_CHECKING:
+    from edgepaas.app.box import Box, BoxState, RaiseAlert, ResolveAlert, Worker
+    from edgepaas.timing.backoff import jitter, pause_after
+    from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
+else:
+    #: What a running box needs is imported when it is first asked for: most stages of the boot
+    #: chain ask an application for its settings and its migrations alone.
+    _IMPORTED_WHEN_USED = {
+        **dict.fromkeys(
+            ("Box", "BoxState", "RaiseAlert", "ResolveAlert", "Worker"), "edgepaas.app.box"
+        ),
+        **dict.fromkeys(("jitter", "pause_after"), "edgepaas.timing.backoff"),
+        **dict.fromkeys(("PeriodicTask", "TaskAlert"), "edgepaas.timing.periodic_task"),
+    }
+
+    def __getattr__(name: str) -> object:
+        module = _IMPORTED_WHEN_USED.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(module), name)
+        return value

@@ -4,8 +4,9 @@
 :class:`ApiBlueprint` is a Flask blueprint whose operations appear in ``/openapi.json`` with
 every status that they may answer; its example stands in :mod:`edgepaas.apikit.blueprint`.
 Bodies and query strings are described by marshmallow schemas; the fields here
-(:class:`Text`, :class:`Number`, :class:`Whole`, :class:`Flag`, :class:`Labels`) refuse what
-a database would refuse later. :class:`PageQuery` is ``limit`` and ``cursor`` of a list.
+(:class:`TextField`, :class:`NumberField`, :class:`IntegerField`, :class:`BooleanField`,
+:class:`LabelsField`) refuse what a database would refuse later.
+:class:`PageQuery` is ``limit`` and ``cursor`` of a list.
 
 A view refuses a request by raising :class:`Problem` (``Problem(404, "There is no …")``),
 :func:`wrong` for one field and :func:`invalid` for several; every error has the same body.
@@ -23,7 +24,7 @@ from edgepaas.apikit.blueprint import (
     load,
 )
 from edgepaas.apikit.caller import Caller, current_caller
-from edgepaas.apikit.fields import Flag, Labels, Number, Text, Whole
+from edgepaas.apikit.fields import BooleanField, IntegerField, LabelsField, NumberField, TextField
 from edgepaas.apikit.forwarding import ForwardingSchema
 from edgepaas.apikit.json_body import (
     NDJSON,
@@ -39,16 +40,16 @@ __all__ = [
     "IDEMPOTENCY_KEY",
     "NDJSON",
     "ApiBlueprint",
+    "BooleanField",
     "Caller",
     "Detail",
-    "Flag",
     "ForwardingSchema",
-    "Labels",
-    "Number",
+    "IntegerField",
+    "LabelsField",
+    "NumberField",
     "PageQuery",
     "Problem",
-    "Text",
-    "Whole",
+    "TextField",
     "current_caller",
     "idempotency_key",
     "invalid",

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from flask import Blueprint
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-@dataclass(frozen=True)
-class SmokeRequest:
+class SmokeRequest(NamedTuple):
     """A request that a sound build of the application answers with the status *expect*."""
 
     method: str

@@ -132,7 +132,7 @@ class Box:
         return bool(self.contract.hub_url)
 
     @property
-    def is_partial(self) -> bool:
+    def may_lack_rows(self) -> bool:
         """Whether rows may be missing here that only PostgreSQL has, as in ``fallback``."""
         return self.contract.db_state in _PARTIAL
 

@@ -23,7 +23,7 @@ slow to import is imported in the functions.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgepaas.terminal import print_json, print_table
 
@@ -34,8 +34,7 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
     """Take none."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One sub-command: *name* as it is typed, *help* one line about it.
 
     *run* is given the parsed arguments and returns the exit status; *add_arguments*

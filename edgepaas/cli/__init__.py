@@ -6,7 +6,6 @@ next to nothing before it knows which sub-command is wanted. A sub-command's mod
 holds ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments) -> exit status``.
 """
 
-import argparse
 import importlib
 import os
 import signal
@@ -14,7 +13,6 @@ import sys
 from collections.abc import Sequence
 
 from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
-from edgepaas.terminal import discard_output
 
 #: Sub-command: (module below ``edgepaas``, one line for --help).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -55,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # A reader that goes away (| head) ends us quietly, like any other Unix tool. SIGPIPE
         # itself stays ignored: it would also end us when a database server hangs up.
+        from edgepaas.terminal import discard_output
+
         discard_output()
         return 128 + signal.SIGPIPE
     except EdgePaaSError as error:
@@ -74,6 +74,8 @@ def _complain(message: str) -> None:
     try:
         sys.stdout.flush()
     except OSError:
+        from edgepaas.terminal import discard_output
+
         discard_output()  # or the interpreter would fail once more at its end
     priority = ""
     if "JOURNAL_STREAM" in os.environ:
@@ -97,8 +99,12 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         status = _run_of_application(name, arguments[1:])
         return _no_command(name) if status is None else status
+    import argparse
+
+    from edgepaas.terminal import CommandParser
+
     module = importlib.import_module(f"edgepaas.{COMMANDS[name][0]}")
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"edgepaas {name}",
         description=module.DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

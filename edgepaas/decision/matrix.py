@@ -110,7 +110,7 @@ def attempts_needed(
     if hold is not None:
         return "none"
     # With rows waiting SQLite serves either way; the one attempt tells which state is true.
-    return "one" if waiting.any or after_loss else "many"
+    return "one" if waiting.may_hold_unsent_rows or after_loss else "many"
 
 
 def choose(
@@ -146,7 +146,7 @@ def _with_postgres(
     if not usable:
         kind = probe.kind if probe is not None and probe.kind is not None else Failure.OTHER
         return Choice(True, "fallback", "sqlite_only", found, fallback=True, cause=kind.value)
-    if waiting.any:
+    if waiting.may_hold_unsent_rows:
         reason = f"{found}, but{_rows_text(waiting, ' ')}"
         return Choice(True, "draining", "sqlite_only", reason, fallback=True, cause="rows-waiting")
     return Choice(False, "primary", "try_postgres", found, cause="usable")

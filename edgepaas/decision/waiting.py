@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.files.locks import LockHeld, held
-from edgepaas.files.sqlite_file import not_to_be_opened
+from edgepaas.files.sqlite_file import open_refusal_reason
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -42,7 +42,7 @@ class Waiting:
     estimated: bool = False
 
     @property
-    def any(self) -> bool:
+    def may_hold_unsent_rows(self) -> bool:
         """Whether the file may hold rows that are still to be sent."""
         return self.rows > 0 or not self.readable
 
@@ -70,10 +70,10 @@ def rows_waiting(sqlite_path: Path, lock: Path | None = None) -> Waiting:
         return Waiting(readable=False, problem=" ".join(str(error).split()))
 
 
-def holds_nothing(path: Path) -> bool:
+def is_sound_and_empty(path: Path) -> bool:
     """Whether the file *path* is known to be sound and without a row, of whatever table."""
     try:
-        if not_to_be_opened(path):
+        if open_refusal_reason(path):
             return False
         with closing(_opened(path)) as connection:
             if _in_outbox(connection):
@@ -99,7 +99,7 @@ def rows_not_in_postgres(contract: "DatabaseContract") -> int | None:
 
 
 def _count(path: Path) -> Waiting:
-    problem = not_to_be_opened(path)
+    problem = open_refusal_reason(path)
     if problem:
         return Waiting(readable=False, problem=f"{path} cannot be read: {problem}")
     with closing(_opened(path)) as connection:

@@ -13,7 +13,7 @@ from edgepaas.files.contract import ContractMissing
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import files_set_aside
-from edgepaas.files.sqlite_file import not_to_be_opened
+from edgepaas.files.sqlite_file import open_refusal_reason
 from edgepaas.health.services import probe_service
 from edgepaas.settings import Address, Settings, split_url
 
@@ -75,7 +75,7 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
     if not path.exists():
         return Finding("SQLite", "ok", f"{path} does not exist yet; the schema stage creates it")
     advice = "'edgepaas schema --repair' after 'systemctl stop edgepaas'; copies are in backups/"
-    if trouble := not_to_be_opened(path):
+    if trouble := open_refusal_reason(path):
         return Finding("SQLite", "fail", f"{path}: {trouble}", advice)
     with held(paths.database_lock, shared=True), _opened(path) as connection:
         try:
@@ -124,9 +124,9 @@ def spool(paths: Paths) -> Finding:
 
 def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
     """Whether SQLite files were set aside that hold rows."""
-    from edgepaas.schema.sqlite.quarantine import set_aside
+    from edgepaas.schema.sqlite.quarantine import list_quarantined
 
-    found = set_aside(paths, settings.sqlite_file(paths.state))
+    found = list_quarantined(paths, settings.sqlite_file(paths.state))
     if not found:
         return [Finding("quarantine", "ok", "no file is set aside")]
     advice = "copy the rows that are needed, then move the file away or delete it"

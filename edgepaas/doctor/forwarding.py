@@ -129,7 +129,7 @@ def _state_of(status: sync_status.SyncStatus) -> Finding:
     message = f"{status.state}, PostgreSQL {status.hub}, {status.rows_waiting:,} rows waiting"
     if status.reason:
         message += f": {status.reason}"
-    if status.state == "blocked" or status.hub in ("misconfigured", "schema"):
+    if status.state == "blocked" or status.hub in ("misconfigured", "schema", "error"):
         return Finding("sync", "fail", message, "see 'edgepaas sync status'")
     open_letters = status.open_dead_letters or 0
     if open_letters:

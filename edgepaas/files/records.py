@@ -17,9 +17,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgepaas.files.atomic import sync_folder, write_atomic, write_unsynced
 from edgepaas.files.shapes import Misshapen, Shape, object_of
@@ -31,6 +30,7 @@ Fields = dict[str, Any]
 #: holds, unchecked, so it may raise what wrong types raise: the file is then not understood.
 Migration = Callable[[Any], Any]
 
+_NO_MIGRATIONS: Mapping[int, Migration] = {}
 #: The version of a file that does not name itself.
 UNNAMED = 1
 #: No record of a box is larger; a file that something else blew up must not hold a boot.
@@ -50,8 +50,7 @@ def same_fields(content: Any) -> Any:
     return content
 
 
-@dataclass(frozen=True)
-class RecordType:
+class RecordType(NamedTuple):
     """One kind of state file: its name, its version, its fields and how older ones are read.
 
     *migrations* has, by version, what leads to the next one; a version that is not in it is
@@ -61,7 +60,7 @@ class RecordType:
     name: str
     version: int
     fields: Mapping[str, Shape]
-    migrations: Mapping[int, Migration] = field(default_factory=dict)
+    migrations: Mapping[int, Migration] = _NO_MIGRATIONS
 
     def document(self, fields: Mapping[str, Any]) -> Fields:
         """Return *fields* as the object that a file holds; Misshapen for wrong ones."""
@@ -187,12 +186,36 @@ def set_aside(path: Path, name: str, problem: object, *, inode: int | None = Non
     return aside
 
 
+def set_aside_sqlite(path: Path, name: str, problem: object) -> Path | None:
+    """Rename the SQLite file *path*, which is closed, with its ``-wal`` and ``-shm``; log it.
+
+    Returns its new path, None where it could not be renamed. Never raises.
+    """
+    aside = _free_name(path)
+    try:
+        for suffix in ("-shm", "-wal"):
+            old, new = _beside(path, suffix), _beside(aside, suffix)
+            if aside.exists():
+                new.unlink(missing_ok=True)  # it belongs to the one that is replaced
+            # Before the file itself: SQLite would take a -wal that stays for the next file's.
+            if old.exists():
+                old.replace(new)
+    except OSError as error:
+        logger.error("what lies beside %s cannot be set aside with it: %s", path, error)
+        return None
+    return set_aside(path, name, problem)
+
+
 def files_set_aside(folder: Path) -> list[Path]:
     """Return the files in *folder* that were set aside, by name; none where it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if ASIDE in path.name)
     except OSError:
         return []
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _free_name(path: Path) -> Path:
@@ -208,8 +231,12 @@ def _content(path: Path) -> tuple[bytes, int] | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(MOST_BYTES + 1) or b""
+    # os.fdopen refuses a directory and leaves its descriptor open; this one is closed anyhow.
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MOST_BYTES + 1) or b""
         if len(data) > MOST_BYTES:
             data = b""  # no JSON document, so it is not understood
         return data, os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)

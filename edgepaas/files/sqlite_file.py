@@ -4,7 +4,6 @@
 import contextlib
 import glob
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ def sidecars(path: Path) -> Iterator[Path]:
     return (path.with_name(path.name + suffix) for suffix in _SIDECARS)
 
 
-def odd_kind(path: Path) -> str:
+def wrong_file_type(path: Path) -> str:
     """Return what lies at *path* in a file's place; empty for a file and for nothing."""
     try:
         mode = path.stat().st_mode
@@ -37,7 +36,7 @@ def odd_kind(path: Path) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "")
 
 
-def not_to_be_opened(path: Path) -> str:
+def open_refusal_reason(path: Path) -> str:
     """Return why SQLite must not open *path*; empty when it may. Raises OSError.
 
     Opening a FIFO may wait for ever. Opening a database of no bytes deletes the -wal beside
@@ -45,7 +44,7 @@ def not_to_be_opened(path: Path) -> str:
     that a power cut left nowhere else.
     """
     for file in (path, *sidecars(path)):
-        kind = odd_kind(file)
+        kind = wrong_file_type(file)
         if kind:
             return f"{file.name} is {kind}, no file"
     if path.exists() and path.stat().st_size == 0:
@@ -81,7 +80,8 @@ def note_use(path: Path) -> Path:
     Whatever stops the box uncleanly leaves it there. Not synced on its own: the first commit
     to the file takes it along on a file system with a journal. Never raises.
     """
-    mark = path.with_name(f"{path.name}{_IN_USE}{os.getpid()}.{secrets.token_hex(4)}")
+    # Random as ``secrets`` is, which loads OpenSSL: 4 ms of each stage.
+    mark = path.with_name(f"{path.name}{_IN_USE}{os.getpid()}.{os.urandom(4).hex()}")
     with contextlib.suppress(OSError):
         mark.write_text(current_moment().boot_id, encoding="ascii")
     return mark

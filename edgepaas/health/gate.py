@@ -14,7 +14,7 @@ from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.open_problems import open_problem
-from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ def build_checks(
         watch = ForwardingWatch(paths, contract)
         probe = partial(_rows_on_their_way, watch, contract)
         checks.append(Check("forwarding", probe, required=False, raised_elsewhere=True))
-    if set_aside(paths, contract.sqlite_path):
+    if list_quarantined(paths, contract.sqlite_path):
         # Only the schema stage sets a file aside, and the service starts anew after it.
         probe = partial(_nothing_set_aside, paths, contract.sqlite_path)
         checks.append(Check("quarantine", probe, raised_elsewhere=True))
@@ -183,7 +183,7 @@ def _rows_on_their_way(watch: ForwardingWatch, contract: "DatabaseContract") -> 
 
 
 def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
-    found = set_aside(paths, sqlite_path)
+    found = list_quarantined(paths, sqlite_path)
     if found:
         raise CheckFailed("; ".join(entry.line for entry in found), ready=True)
     return "nothing is set aside any more"

@@ -14,6 +14,7 @@ from edgepaas.hosting.installed import find_installed, installed_applications
 from edgepaas.hosting.loading import load_application
 from edgepaas.settings import Settings
 from edgepaas.settings.envfile import read_env_file
+from edgepaas.terminal import CommandParser
 
 
 def is_installed(name: str) -> bool:
@@ -38,7 +39,7 @@ def parse(application: Application, arguments: list[str]) -> tuple[Command, argp
 
     Ends the process, as argparse does, for ``--help`` and for arguments that are wrong.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"edgepaas {application.name}",
         description=f"Commands of the application {application.name}.",
         epilog="exit status: 0 done, 1 failed, 2 usage; a command's --help says more",

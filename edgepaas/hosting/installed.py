@@ -8,6 +8,7 @@ it knows more places (zip files, importers of their own).
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ ENTRY_POINT_GROUP = "edgepaas.application"
 def find_installed(name: str) -> str:
     """Return ``module:attribute`` of the installed application *name*, empty for none."""
     for folder in sys.path:
-        for found, target in _announced(Path(folder)):
+        for found, target in _announced(folder):
             if found == name:
                 return target
     return installed_applications().get(name, "")
@@ -41,18 +42,24 @@ def load_target(target: str) -> object:
     return value
 
 
-def _announced(folder: Path) -> Iterator[tuple[str, str]]:
+def _announced(folder: str) -> Iterator[tuple[str, str]]:
     """Yield (name, module:attribute) of the distributions that lie in *folder*."""
-    for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
-        for file in folder.glob(pattern):
-            try:
-                text = file.read_text(encoding="utf-8")
-            except (OSError, ValueError):
-                continue  # importlib.metadata is asked next, and reports it
-            section = ""
-            for line in map(str.strip, text.splitlines()):
-                if line.startswith("["):
-                    section = line.strip("[]").strip()
-                elif section == ENTRY_POINT_GROUP and "=" in line and not line.startswith("#"):
-                    found, _, target = line.partition("=")
-                    yield found.strip(), target.partition("[")[0].strip()  # without extras
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = [entry.name for entry in entries]
+    except OSError:  # a zip file, or a folder that is not there
+        return
+    for name in names:
+        if not name.endswith((".dist-info", ".egg-info")):
+            continue
+        try:
+            text = Path(folder, name, "entry_points.txt").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue  # most have none; importlib.metadata is asked next, and reports others
+        section = ""
+        for line in map(str.strip, text.splitlines()):
+            if line.startswith("["):
+                section = line.strip("[]").strip()
+            elif section == ENTRY_POINT_GROUP and "=" in line and not line.startswith("#"):
+                found, _, target = line.partition("=")
+                yield found.strip(), target.partition("[")[0].strip()  # without extras

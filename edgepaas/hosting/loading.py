@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading an application: what EDGEPAAS_APP names, imported and checked."""
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgepaas.app import Application
 from edgepaas.errors import ConfigurationError
 from edgepaas.hosting.installed import find_installed, installed_applications, load_target
-from edgepaas.hosting.refusal import blamed, refusal
+from edgepaas.hosting.refusal import as_application_error, refusal
 from edgepaas.settings.own import own_settings
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ def _current_folder() -> str:
 
 
 def _no_attribute(holder: object, name: str) -> str:
+    import difflib
+
     called = getattr(holder, "__name__", type(holder).__name__)
     has = sorted(key for key, value in vars(holder).items() if isinstance(value, Application))
     near = has or difflib.get_close_matches(name, vars(holder), n=3)
@@ -114,7 +115,7 @@ def metadata_of(application: Application) -> "MetaData | None":
     Raises ConfigurationError where they cannot be imported, and for a table that could not
     be forwarded as its kind promises.
     """
-    with blamed(application, "its models"):
+    with as_application_error(application, "its models"):
         found = application.models() if callable(application.models) else application.models
         if found is None:
             return None

@@ -2,7 +2,6 @@
 """What an application's own code raises, in one line that names EDGEPAAS_APP and the way out."""
 
 import contextlib
-import difflib
 import logging
 import os
 import traceback
@@ -27,7 +26,7 @@ logger = logging.getLogger("edgepaas.application")
 
 
 @contextlib.contextmanager
-def blamed(application: Application, part: str) -> Iterator[None]:
+def as_application_error(application: Application, part: str) -> Iterator[None]:
     """Turn what the *application*'s own code raises into one ConfigurationError.
 
     It names EDGEPAAS_APP and *part*, the piece of the application that the block runs.
@@ -75,6 +74,8 @@ def _cause(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     if not isinstance(error, TypeError) or "Application.__init__()" not in str(error):
         return ""
+    import difflib
+
     takes = [each.name for each in fields(Application) if each.init]
     wrong = str(error).rpartition("argument ")[2].strip("'")
     near = ["models"] if wrong == "metadata" else difflib.get_close_matches(wrong, takes, n=1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.errors import ConfigurationError
 from edgepaas.hosting.loading import load_application
-from edgepaas.settings.derive import Finding
+from edgepaas.settings.derive import SettingProblem
 from edgepaas.settings.kinds import Setting
 from edgepaas.settings.own import own_settings
 from edgepaas.settings.table import SETTINGS
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgepaas.settings.render import Groups
 
 
-def declared_by(application: str) -> tuple[Mapping[str, Setting], Sequence[Finding]]:
+def declared_by(application: str) -> tuple[Mapping[str, Setting], Sequence[SettingProblem]]:
     """Return the settings that the *application* (as EDGEPAAS_APP names it) declares.
 
     For :func:`edgepaas.settings.resolve.resolve_box`. One that cannot be loaded is no reason
@@ -26,7 +26,7 @@ def declared_by(application: str) -> tuple[Mapping[str, Setting], Sequence[Findi
         return own_settings(load_application(application).settings), ()
     except ConfigurationError as error:
         message = f"settings of the application's own are not read: {error}"
-        return {}, (Finding("warning", ("EDGEPAAS_APP",), message),)
+        return {}, (SettingProblem("warning", ("EDGEPAAS_APP",), message),)
 
 
 def documented_sections() -> "Groups":

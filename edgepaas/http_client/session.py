@@ -7,7 +7,7 @@ the same server, connections that are kept from one request to the next.
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from edgepaas.build import build_version
@@ -48,6 +48,9 @@ class HttpSession:
         self._session.trust_env = proxies
         # An object of our own keeps requests from looking into ~/.netrc for a login.
         self._session.auth = lambda prepared: prepared
+        # It would read the whole body of a redirect, without a bound, and look for the next one.
+        replaceable: Any = self._session
+        replaceable.get_redirect_target = lambda _response: None
         self._session.headers["User-Agent"] = f"EdgePaaS/{build_version()}"
         self._session.headers.update(headers or {})
         for scheme in ("http://", "https://"):
@@ -97,8 +100,10 @@ class HttpSession:
     ) -> HttpAnswer:
         for _ in range(_MOST_REDIRECTS + 1):
             answer = self._ask(method, url, headers, body, most_bytes)
-            target = urljoin(url, answer.headers.get("location", ""))
-            if not (self._redirects and answer.status in _REPEATING and _same(target, url)):
+            if not (self._redirects and answer.status in _REPEATING):
+                return answer
+            target = _same_server(answer.headers.get("location", ""), url)
+            if target is None:
                 return answer
             url = target
         raise HttpFailure(
@@ -172,11 +177,13 @@ class _Progress:
         return self.scope
 
 
-def _same(url: str, other: str) -> bool:
+def _same_server(location: str, url: str) -> str | None:
+    """Return where *location* leads from *url*; None for another server, or no address."""
     try:
-        return target_of(url).origin == target_of(other).origin
-    except HttpFailure:
-        return False
+        target = urljoin(url, location)
+        return target if target_of(target).origin == target_of(url).origin else None
+    except (ValueError, HttpFailure):
+        return None
 
 
 #: Exceptions of the standard library; those of requests are an OSError, too.

@@ -3,7 +3,6 @@
 
 import json
 import logging
-import logging.handlers
 import os
 import sys
 import time
@@ -12,15 +11,13 @@ from pathlib import Path
 from typing import TextIO
 
 from edgepaas.logs.redact import RedactingFilter
+from edgepaas.logs.rotating_file import RotatingLogFile
 
 #: The request that the running code serves; ``-`` outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 #: ``extra=PRINTED``: the line was printed for a person as well, so a terminal need not show it.
 PRINTED = {"printed": True}
-
-LOG_FILE_BYTES = 5 * 1024 * 1024
-LOG_FILE_COUNT = 5
 
 #: sd-daemon(3): the journal reads a line's priority from this prefix.
 _PRIORITY = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -56,27 +53,13 @@ def configure_logging(
         return
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        rotating = ForgivingRotatingFileHandler(
-            file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILE_COUNT, encoding="utf-8"
-        )
+        rotating = RotatingLogFile(file)
     except OSError as error:
         root.warning("the log file cannot be written (%s); logging to the console alone", error)
         return
     rotating.setFormatter(formatter)
     rotating.addFilter(RedactingFilter())
     root.addHandler(rotating)
-
-
-class ForgivingRotatingFileHandler(logging.handlers.RotatingFileHandler):
-    """A rotating file whose disk may be full: reported once; the line is on the console, too."""
-
-    _complained = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self._complained:
-            self._complained = True
-            error = sys.exc_info()[1]
-            sys.stderr.write(f"edgepaas: the log file cannot be written: {error}\n")
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from edgepaas.database.reserved_names import OUTBOX
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.references import Reference, references
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
@@ -49,7 +49,7 @@ def queue_shared(connection: sqlite3.Connection) -> int:
     where they are missing and were not deleted. Inside the caller's transaction.
     """
     present: dict[str, Layout] = {}
-    for _, layout in sorted(known(connection).items()):
+    for _, layout in sorted(stored_layouts(connection).items()):
         rows = connection.execute("SELECT name FROM pragma_table_info(?)", (layout.table,))
         if set(layout.names) <= {str(row[0]) for row in rows}:
             present[layout.table] = layout  # the newest that fits
@@ -85,7 +85,7 @@ def _put_in_order(connection: sqlite3.Connection, layout: Layout, own: Sequence[
     )
     for generation in range(_GENERATIONS):
         cursor = connection.execute(
-            f"INSERT INTO {_ORDER} SELECT {key}, ? FROM {table} t "  # noqa: S608
+            f"INSERT INTO {_ORDER} ({', '.join(names)}, n) SELECT {key}, ? FROM {table} t "  # noqa: S608
             f"WHERE NOT EXISTS (SELECT 1 FROM {_ORDER} o WHERE {_placed(layout, 't')}) AND {ahead}",
             (generation,),
         )

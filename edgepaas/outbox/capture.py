@@ -13,8 +13,8 @@ from typing import Any
 
 from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
-from edgepaas.outbox import baseline, stream, tables
-from edgepaas.outbox.layout import Layout, forwarded, known, registered
+from edgepaas.outbox import baseline, stream, tables, versions
+from edgepaas.outbox.layout import Layout, forwarded_layouts, registered, stored_layouts
 from edgepaas.outbox.references import references
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import PREFIX, triggers_for
@@ -44,9 +44,10 @@ def install(
     the file's makes a new stream: the file comes from another box.
 
     Raises CaptureError when a table or a column of *document* is not in the file,
-    sqlite3.Error.
+    UnknownOutbox, sqlite3.Error.
     """
-    layouts = forwarded(document)
+    layouts = forwarded_layouts(document)
+    versions.bring_to_current(connection)
     if _in_place(connection, layouts, node_id):
         return Installed(changed=False, baseline_rows=0, new_stream=False)
     with tables.transaction(connection):
@@ -65,7 +66,9 @@ def remove(connection: sqlite3.Connection) -> bool:
     """Capture nothing any more, at no cost to a write; whether there was anything to do.
 
     What waits stays, and so do the counters. One transaction, of its own unless one is open.
+    Raises UnknownOutbox, sqlite3.Error.
     """
+    versions.require_known(connection)
     if not is_installed(connection):
         return False
     with tables.transaction(connection):
@@ -97,13 +100,15 @@ def problems(connection: sqlite3.Connection, document: Mapping[str, Any]) -> lis
     """Return what keeps the file from capturing as *document* says; empty: nothing does."""
     if not tables.exist(connection):
         return ["the file has no outbox"]
+    if unknown := versions.problem(connection):
+        return [unknown]
     state = connection.execute(f"SELECT capture, triggers FROM {STATE}").fetchone()  # noqa: S608
     if state is None:
         return [f"{STATE} has no row"]
     found = [] if state[0] == 1 else ["capture is switched off"]
-    ids = {(one.table, one.definition()): one.id for one in known(connection).values()}
+    ids = {(one.table, one.definition()): one.id for one in stored_layouts(connection).values()}
     expected: dict[str, str] = {}
-    for layout in forwarded(document):
+    for layout in forwarded_layouts(document):
         identity = ids.get((layout.table, layout.definition()))
         if identity is None:
             found.append(f"the table {layout.table} is captured in another layout or not at all")
@@ -127,12 +132,14 @@ def paused(connection: sqlite3.Connection) -> Iterator[None]:
 
     For what must not travel: the mirror, retention, salvage. Others are not affected: they
     cannot write until the transaction ends. A file without an outbox captures nothing anyway.
+    Raises UnknownOutbox, sqlite3.Error.
     """
     if not connection.in_transaction:
         raise RuntimeError("capture is paused only inside a transaction")
     if not tables.exist(connection):
         yield
         return
+    versions.require_known(connection)
     (before,) = connection.execute(f"SELECT capture FROM {STATE}").fetchone()  # noqa: S608
     connection.execute(f"UPDATE {STATE} SET capture = 0")  # noqa: S608
     try:
@@ -150,7 +157,7 @@ def _in_place(connection: sqlite3.Connection, layouts: Sequence[Layout], node_id
     ).fetchone()
     if state is None or tuple(state[:3]) != (tables.VERSION, 1, node_id):
         return False
-    ids = {(one.table, one.definition()): one.id for one in known(connection).values()}
+    ids = {(one.table, one.definition()): one.id for one in stored_layouts(connection).values()}
     expected: dict[str, str] = {}
     for layout in layouts:
         identity = ids.get((layout.table, layout.definition()))

@@ -72,6 +72,7 @@ class DeliveryState:
             "away": "away",
             "misconfigured": "refuses rows until an operator corrects it",
             "schema": "has a schema that does not fit the rows",
+            "error": "answers with an error",
             "unknown": "unknown: edgepaas sync does not run",
         },
     )
@@ -159,7 +160,7 @@ class Forwarding(DeliveryState):
                 "edgepaas sync does not run: rows stay on this box; 'systemctl status "
                 "edgepaas-sync' says why ('edgepaas up' runs it by itself)"
             )
-        elif self.state == "blocked" or self.hub in ("misconfigured", "schema"):
+        elif self.state == "blocked" or self.hub in ("misconfigured", "schema", "error"):
             why = f": {self.reason}" if self.reason else ""
             lines.append(f"rows cannot go to PostgreSQL until an operator acts{why}")
         if self.dead_letters:
@@ -203,7 +204,7 @@ def words_of(name: str) -> tuple[str, ...]:
     return tuple(found or ())
 
 
-def shown(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def display_lines(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Give label and text of what *values*, a forwarding state as a dict, tell a person.
 
     What is empty, or counts nothing, is left out; the rows that wait are always there.

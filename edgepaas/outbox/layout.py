@@ -158,7 +158,7 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def forwarded(document: Mapping[str, Any]) -> list[Layout]:
+def forwarded_layouts(document: Mapping[str, Any]) -> list[Layout]:
     """Return the layouts of the forwarded tables in *document* (tables.json), parents first."""
     revision = ",".join(document.get("revision", ()))
     return [
@@ -168,7 +168,7 @@ def forwarded(document: Mapping[str, Any]) -> list[Layout]:
     ]
 
 
-def known(connection: sqlite3.Connection) -> dict[int, Layout]:
+def stored_layouts(connection: sqlite3.Connection) -> dict[int, Layout]:
     """Return every layout that the file has rows of, by id."""
     rows = connection.execute(f"SELECT id, tbl, revision, definition FROM {LAYOUTS}")  # noqa: S608
     return {

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.triggers import values_of
 
 Values = tuple[Any, ...] | None
@@ -99,9 +99,14 @@ class Batch:
             "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
         )
         rows = exact_rows(self.connection, statement, (after, self.last_seq, size), CHUNK_BYTES)
-        return list(self._changes(rows)) if rows else []
+        return list(self._decode_rows(rows)) if rows else []
 
-    def _changes(self, rows: list[tuple[Any, ...]]) -> Iterator[Change]:
+    def _decode_rows(self, rows: list[tuple[Any, ...]]) -> Iterator[Change]:
+        """Yield the change of each of *rows* (seq, layout, op, resent, v0, v1, …), in their order.
+
+        A row's values are the new ones, followed by the old ones where op is ``U``; those of
+        ``D`` are the old ones. A row of op ``G`` holds a gap as JSON.
+        """
         shapes = {
             identity: (layout, 4 + len(layout.columns), 4 + 2 * len(layout.columns))
             for identity, layout in self._layouts.items()
@@ -128,7 +133,7 @@ class Batch:
 
     @cached_property
     def _layouts(self) -> dict[int, Layout]:
-        return known(self.connection)
+        return stored_layouts(self.connection)
 
     @cached_property
     def _width(self) -> int:

@@ -33,8 +33,9 @@ def references(connection: sqlite3.Connection) -> list[Reference]:
     found = []
     for child in names:
         keys: dict[int, list[tuple[str, str, str | None]]] = {}
-        for number, _, parent, column, target, *_ in connection.execute(
-            "SELECT * FROM pragma_foreign_key_list(?) ORDER BY id, seq", (child,)
+        for number, parent, column, target in connection.execute(
+            'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(?) ORDER BY id, seq',
+            (child,),
         ):
             keys.setdefault(number, []).append((parent, column, target))
         for parts in keys.values():

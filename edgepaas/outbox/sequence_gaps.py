@@ -85,7 +85,7 @@ def record_renumbering(connection: sqlite3.Connection, above: int, last: int) ->
 
 
 def _put(connection: sqlite3.Connection, found: Iterable[Range], *, lost: bool) -> None:
-    tables.create(connection)  # a file that was made before has no such table
+    tables.create(connection)  # a file that an older release created lacks this table
     connection.executemany(
         f"INSERT INTO {SEQUENCE_GAPS} (first, last, lost) VALUES (?, ?, ?)",  # noqa: S608
         [(a, b, int(lost)) for a, b in found],

@@ -2,8 +2,9 @@
 """The outbox's own tables, and the transactions in which they change."""
 
 import contextlib
+import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from edgepaas.database.reserved_names import (
     BATCHES,
@@ -16,9 +17,12 @@ from edgepaas.database.reserved_names import (
 )
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
 
-#: How these tables are made; a file of another version is brought to it by ``create``.
+#: How these tables are made; what becomes of a file of another version: ``outbox.versions``.
 VERSION = 1
+#: These tables.
+NAMES = (OUTBOX, LAYOUTS, TRANSACTIONS, STATE, BATCHES, LEDGER, SEQUENCE_GAPS)
 
+_COLUMNS_OF = "SELECT name FROM pragma_table_info(?, ?)"
 _TABLES = (
     # Values lie in untyped columns v0, v1, …, as SQLite itself holds them: to the last bit.
     # AUTOINCREMENT: no number is ever given out twice, and a rolled-back transaction takes
@@ -86,8 +90,13 @@ def widen(connection: sqlite3.Connection, columns: int) -> None:
 
 def width(connection: sqlite3.Connection) -> int:
     """Return how many columns of values the outbox has."""
-    found = connection.execute("SELECT count(*) FROM pragma_table_info(?)", (OUTBOX,)).fetchone()
-    return int(found[0]) - 4
+    return width_of(row[0] for row in connection.execute(_COLUMNS_OF, (OUTBOX, "main")))
+
+
+def width_of(names: Iterable[str]) -> int:
+    """Return how many columns of values, v0, v1, … without a gap, are among *names*."""
+    present = set(names)
+    return next(n for n in itertools.count() if f"v{n}" not in present)
 
 
 def last_seq(connection: sqlite3.Connection) -> int:

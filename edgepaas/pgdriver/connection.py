@@ -146,7 +146,7 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
         return error
     place = endpoint_of(address)
     if sqlstate(error) is not None:
-        return _refused_by_server(address, error)
+        return _connect_failure_of(address, error)
     if isinstance(error, TimeoutError):
         return wire.silent_failure(place, LOGIN, seconds)
     if is_lost(error):
@@ -179,7 +179,7 @@ def close_quietly(connection: Any) -> None:
         connection.close()
 
 
-def _refused_by_server(address: Address, error: BaseException) -> ConnectFailure:
+def _connect_failure_of(address: Address, error: BaseException) -> ConnectFailure:
     kind = classify(error)
     said = server_message(error)
     place = endpoint_of(address)

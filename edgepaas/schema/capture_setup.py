@@ -34,15 +34,18 @@ class NotCaptured(SchemaError):
 def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     """Have every change of *path* captured for the hub; return what was done, for a person.
 
-    *document* is tables.json's. A fence that a hand-over left is lifted. Raises NotCaptured
-    that says what is missing, sqlite3.Error, OSError, LockHeld.
+    *document* is tables.json's. A fence that a hand-over left is lifted, whatever release put
+    it. Raises NotCaptured that says what is missing, sqlite3.Error, OSError, LockHeld.
     """
     from edgepaas.files.node_identity import node_identity
     from edgepaas.outbox import capture as outbox
-    from edgepaas.outbox import fence
+    from edgepaas.outbox import fence, versions
     from edgepaas.outbox.space import vacuum
 
     with _opened(path, paths) as connection:
+        if unknown := versions.problem(connection):
+            _lift_unknown_fence(path, connection)
+            raise NotCaptured(f"{path}: {unknown}")
         vacuum.convert(connection, seconds=_CONVERTING)
         if fence.lift(connection):
             # Each hand-back leaves one, so that nothing is written until this.
@@ -84,6 +87,17 @@ def _opened(path: Path, paths: Paths) -> Iterator[sqlite3.Connection]:
         contextlib.closing(open_sqlite(path)) as connection,
     ):
         yield connection
+
+
+def _lift_unknown_fence(path: Path, connection: sqlite3.Connection) -> None:
+    """Lift the fence that a newer release left: no process of that release runs any more."""
+    from edgepaas.outbox import fence
+
+    try:
+        if fence.lift(connection):
+            logger.info("a fence of a newer release was left in %s: writes are taken again", path)
+    except sqlite3.OperationalError as error:
+        logger.error("%s may refuse writes: its fence cannot be lifted (%s)", path, error)
 
 
 def _salvage(

@@ -13,7 +13,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 
 #: What :func:`edgepaas.schema.open_problems.record_problem` is called with.
 PROBLEMS = (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)
@@ -28,7 +28,7 @@ def resolve_alerts(contract: DatabaseContract, paths: Paths, report: SchemaRepor
     if not open_problem(paths):
         for entry in PROBLEMS:
             entry.resolve_alert("the schema stage did all that it had to")
-    if not set_aside(paths, contract.sqlite_path):
+    if not list_quarantined(paths, contract.sqlite_path):
         SQLITE_REPLACED.resolve_alert("nothing is set aside any more")
 
 

@@ -21,7 +21,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import damage_noted, not_to_be_opened, note_damage
+from edgepaas.files.sqlite_file import damage_noted, note_damage, open_refusal_reason
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing
@@ -199,7 +199,7 @@ def _report_if_at_head(
         # A check to the end of a file, or anything to be moved, is for the exclusive lock.
         if chain.unwritten or not path.is_file() or path.stat().st_size == 0:
             return None
-        if not_to_be_opened(path) or damage_noted(path):
+        if open_refusal_reason(path) or damage_noted(path):
             return None
         with held(paths.database_lock, shared=True):
             found = inspect_file(path, chain, check=check)

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from edgepaas.settings.kinds import Malformed
 from edgepaas.settings.services import settle_services
@@ -18,8 +18,7 @@ _OWN_NAME = re.compile(r"APP_[A-Za-z0-9_]+\Z")
 _WEAK_TLS = ("disable", "prefer", "require", "verify-ca")
 
 
-@dataclass(frozen=True)
-class Finding:
+class SettingProblem(NamedTuple):
     """A problem of the settings, for a person; *alert*: an alert is raised for it."""
 
     severity: Literal["warning", "error"]
@@ -33,14 +32,14 @@ class Derived:
     """The complete values, the findings, and by name why a value is what it is."""
 
     values: dict[str, str]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[SettingProblem] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
     def warn(self, *names: str, message: str, alert: bool = False) -> None:
-        self.findings.append(Finding("warning", names, message, alert))
+        self.findings.append(SettingProblem("warning", names, message, alert))
 
     def fail(self, *names: str, message: str) -> None:
-        self.findings.append(Finding("error", names, message))
+        self.findings.append(SettingProblem("error", names, message))
 
 
 def is_own_name(name: str) -> bool:

@@ -10,6 +10,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 #: More than this is no file of settings; the rest is not read.
 LONGEST_FILE = 16 * 1024 * 1024
@@ -22,8 +23,7 @@ _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u201e": "\u201c"}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One assignment: the value, its line, and what the reader removed."""
 
     name: str

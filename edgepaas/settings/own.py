@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgepaas.errors import ConfigurationError
-from edgepaas.settings.derive import Finding
+from edgepaas.settings.derive import SettingProblem
 from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.table import SETTINGS
 
@@ -19,10 +19,10 @@ _TAKEN_SUFFIX = "_FILE"
 _TAKEN_PREFIXES = ("EDGEPAAS_", "APP_")
 
 #: Given EDGEPAAS_APP: the settings that this application declares, and why they are not known.
-Declare = Callable[[str], tuple[Mapping[str, Setting], Sequence[Finding]]]
+Declare = Callable[[str], tuple[Mapping[str, Setting], Sequence[SettingProblem]]]
 
 
-def declare_none(_application: str) -> tuple[Mapping[str, Setting], Sequence[Finding]]:
+def declare_none(_application: str) -> tuple[Mapping[str, Setting], Sequence[SettingProblem]]:
     """Know no application: the table's settings alone."""
     return {}, ()
 

@@ -16,7 +16,7 @@ _WIDTH = 96
 Groups = Mapping[str, tuple[Setting, ...]]
 
 
-def shown(setting: Setting, text: str) -> str:
+def masked_value(setting: Setting, text: str) -> str:
     """Return a value as every user may see it: secrets masked, passwords removed from URLs."""
     if not text:
         return ""
@@ -35,7 +35,7 @@ def explain_rows(resolution: Resolution) -> list[tuple[str, str, str, str]]:
     """Return (name, value, source, what was changed) for each setting and own name."""
     values, known = resolution.settings.values(), {**SETTINGS, **resolution.own}
     rows = [
-        (name, shown(known[name], values[name]), origin.source, redact(origin.changed))
+        (name, masked_value(known[name], values[name]), origin.source, redact(origin.changed))
         for name, origin in resolution.provenance.items()
     ]
     # The application's own variables may hold anything, secrets too.

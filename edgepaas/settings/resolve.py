@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from edgepaas.files.paths import SYSTEM_CONFIGURATION, Paths
-from edgepaas.settings.derive import Derived, Finding, derive, nested_names
+from edgepaas.settings.derive import Derived, SettingProblem, derive, nested_names
 from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.own import Declare, declare_none
 from edgepaas.settings.sources import (
@@ -48,12 +49,12 @@ class Resolution:
 
     settings: Settings
     provenance: Mapping[str, Origin]
-    findings: Sequence[Finding]
+    findings: Sequence[SettingProblem]
     #: The settings that the application declares, by name.
     own: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
-    def errors(self) -> list[Finding]:
+    def errors(self) -> list[SettingProblem]:
         """The findings with which the chain cannot go on."""
         return [finding for finding in self.findings if finding.severity == "error"]
 
@@ -138,8 +139,7 @@ def resolve(
     return Resolution(settings, provenance, _bounded(findings), own)
 
 
-@dataclass(frozen=True)
-class _Files:
+class _Files(NamedTuple):
     """The sources on this box."""
 
     environ: Mapping[str, str]
@@ -156,8 +156,7 @@ class _Files:
         ]
 
 
-@dataclass(frozen=True)
-class _Secret:
+class _Secret(NamedTuple):
     """What Vault holds; None where it is not asked or did not answer."""
 
     content: Mapping[str, str] | None = None
@@ -185,7 +184,7 @@ class _Reading:
     values: dict[str, str] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[SettingProblem] = field(default_factory=list)
 
     def take(self, setting: Setting, candidate: Candidate) -> None:
         """Read one value; a malformed one is reported, and its default is left to be filled in."""
@@ -215,21 +214,21 @@ class _Reading:
             default = f"the default, {setting.derived}," if setting.derived else instead
             rest = f"{default or 'nothing'} is used; allowed: {setting.allowed}"
         message = f"{shown} {error} ({candidate.where}); {rest}"
-        self.findings.append(Finding("warning", (name,), message))
+        self.findings.append(SettingProblem("warning", (name,), message))
         self.unreadable.add(name)
         self.notes[name] = f"cannot be read: {MASK if setting.secret else shown}"
         if setting.if_malformed:
             self.values[name] = setting.if_malformed
 
 
-def _bounded(findings: list[Finding]) -> list[Finding]:
+def _bounded(findings: list[SettingProblem]) -> list[SettingProblem]:
     """Keep errors and alerts, and as many warnings as a journal can hold."""
     plain = [f for f in findings if f.severity == "warning" and not f.alert]
     left_out = {id(finding) for finding in plain[_MOST_WARNINGS:]}
     if not left_out:
         return findings
     kept = [finding for finding in findings if id(finding) not in left_out]
-    return [*kept, Finding("warning", (), f"{len(left_out)} more warnings like these")]
+    return [*kept, SettingProblem("warning", (), f"{len(left_out)} more warnings like these")]
 
 
 def _choose(layers: Sequence[Layer]) -> dict[str, Candidate]:
@@ -242,7 +241,7 @@ def _choose(layers: Sequence[Layer]) -> dict[str, Candidate]:
     return chosen
 
 
-def _ask_vault(layers: Sequence[Layer], vault: ReadVault) -> tuple[_Secret, list[Finding]]:
+def _ask_vault(layers: Sequence[Layer], vault: ReadVault) -> tuple[_Secret, list[SettingProblem]]:
     """Return Vault's secret when it is enabled; what its own settings lack is reported by name."""
     reading = _Reading()
     for name, candidate in _choose(layers).items():
@@ -272,10 +271,12 @@ def _ask_vault(layers: Sequence[Layer], vault: ReadVault) -> tuple[_Secret, list
     return _Secret(secret, f"Vault {path}"), []
 
 
-def _vault_finding(env: str, names: tuple[str, ...], message: str) -> Finding:
+def _vault_finding(env: str, names: tuple[str, ...], message: str) -> SettingProblem:
     if env == "development":
-        return Finding("warning", names, f"{message}; going on without, since ENV=development")
-    return Finding("error", names, f"{message}; ENV={env} does not go on without")
+        return SettingProblem(
+            "warning", names, f"{message}; going on without, since ENV=development"
+        )
+    return SettingProblem("error", names, f"{message}; ENV={env} does not go on without")
 
 
 def _provenance(

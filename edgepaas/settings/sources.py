@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgepaas.settings.derive import Finding, is_own_name, nested_names
+from edgepaas.settings.derive import SettingProblem, is_own_name, nested_names
 from edgepaas.settings.envfile import (
     UnreadableFile,
     decode_text,
@@ -35,10 +35,10 @@ class Layer:
     """One source: candidates by name, and the findings about it."""
 
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[SettingProblem] = field(default_factory=list)
 
     def warn(self, *names: str, message: str) -> None:
-        self.findings.append(Finding("warning", names, message))
+        self.findings.append(SettingProblem("warning", names, message))
 
 
 def from_environment(environ: Mapping[str, str], known: Collection[str] = SETTINGS) -> Layer:
@@ -196,7 +196,7 @@ def _report_unknown(layer: Layer, names: Iterable[str], where: str, known: Colle
         layer.warn(message=f"{rest} more names in {where} are not settings")
 
 
-def own_values(layers: Iterable[Layer]) -> tuple[dict[str, str], list[Finding]]:
+def own_values(layers: Iterable[Layer]) -> tuple[dict[str, str], list[SettingProblem]]:
     """Return the application's own names (APP_…), untouched, the highest source first.
 
     What no contract can carry (a control character, too much of it) is left out and said.
@@ -213,7 +213,7 @@ def own_values(layers: Iterable[Layer]) -> tuple[dict[str, str], list[Finding]]:
             if unfit or len(candidate.text) > LONGEST_VALUE or room < 0:
                 reason = f"it holds the control character {unfit}" if unfit else "it is too long"
                 message = f"is not handed on from {candidate.where}: {reason}"
-                findings.append(Finding("warning", (name,), message))
+                findings.append(SettingProblem("warning", (name,), message))
                 continue
             found[name] = candidate.text
     return found, findings

@@ -77,13 +77,13 @@ _SERVICE = (
         derived="127.0.0.1 when ENV=development, else 0.0.0.0",
     ),
     integer("PORT", 8080, 1, 65535, "The service listens on this TCP port."),
-    integer("THREADS", 4, 1, 64, "So many requests are processed at the same time."),
+    integer("THREADS", 4, 1, 64, "Number of requests processed at the same time."),
     integer(
         "CONNECTION_LIMIT",
         100,
         4,
         10000,
-        "So many client connections may be open at the same time.",
+        "Number of client connections that may be open at the same time.",
     ),
     seconds(
         "STOP_TIMEOUT", "20", 0, 3600, "A stopping service waits this long for requests to end."
@@ -103,7 +103,7 @@ _ACCESS = (
         "RATE_LIMIT",
         "number",
         "200",
-        "One client may make so many requests a second; loopback is not limited.",
+        "Number of requests per second that one client may make; loopback is not limited.",
         "requests/s",
         minimum=0,
         maximum=1_000_000,
@@ -114,7 +114,7 @@ _ACCESS = (
         400,
         1,
         1_000_000,
-        "One client may make so many requests at once before RATE_LIMIT applies.",
+        "Number of requests that one client may make at once before RATE_LIMIT applies.",
     ),
     flag("CORS_ENABLED", "false", "true: web pages of CORS_ORIGINS may call this box."),
     Setting(
@@ -217,14 +217,14 @@ _DATABASE = (
         5,
         1,
         200,
-        "So many connections to PostgreSQL stay open for a minute after their last use.",
+        "Number of connections to PostgreSQL that stay open for a minute after their last use.",
     ),
     integer(
         "DB_MAX_OVERFLOW",
         10,
         0,
         200,
-        "So many connections to PostgreSQL may be opened beyond DB_POOL_SIZE.",
+        "Number of connections to PostgreSQL that may be opened beyond DB_POOL_SIZE.",
     ),
     seconds(
         "DB_POOL_RECYCLE",
@@ -286,7 +286,11 @@ _FORWARDING = (
         "The box reports itself to PostgreSQL (table nodes) this often.",
     ),
     integer(
-        "SYNC_BATCH", 5000, 1, 100_000, "One transaction sends at most so many rows to PostgreSQL."
+        "SYNC_BATCH",
+        5000,
+        1,
+        100_000,
+        "Maximum number of rows that one transaction sends to PostgreSQL.",
     ),
     seconds(
         "RETENTION",
@@ -383,7 +387,9 @@ _ALERTS = (
         _DAY,
         "The same alert, raised again within this time, is counted and not sent again.",
     ),
-    integer("ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "So many alerts may wait in the spool."),
+    integer(
+        "ALERT_SPOOL_FILES", 10_000, 10, 1_000_000, "Number of alerts that may wait in the spool."
+    ),
     size(
         "ALERT_SPOOL_SIZE",
         64 * _MIB,

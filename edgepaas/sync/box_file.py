@@ -3,6 +3,7 @@
 
 import logging
 import os
+import sqlite3
 from pathlib import Path
 
 from edgepaas.database.sqlite.connection import open_sqlite
@@ -10,8 +11,9 @@ from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import acquire
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import forget_use, not_to_be_opened, note_use
-from edgepaas.outbox import capture
+from edgepaas.files.sqlite_file import forget_use, note_use, open_refusal_reason
+from edgepaas.outbox import capture, versions
+from edgepaas.outbox.versions import UnknownOutbox
 from edgepaas.sync.wakeups import ForeignWriteDetector
 
 #: Seconds to wait for a process that swaps the file, and for another writer's transaction.
@@ -34,13 +36,14 @@ class BoxFile:
     """
 
     def __init__(self, path: Path, paths: Paths) -> None:
-        """Raises LockHeld, OSError, sqlite3.Error, DatabaseUnavailable."""
+        """Raises LockHeld, OSError, sqlite3.Error, DatabaseUnavailable, UnknownOutbox."""
         self.path = path
         self._lock = acquire(paths.database_lock, shared=True, timeout=_LOCK_TIMEOUT)
         try:
             self.connection = open_sqlite(path, busy_timeout=_BUSY_TIMEOUT)
             try:
                 self.connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+                _migrate(self.connection, path)
                 self.captures = capture.is_installed(self.connection)
                 self._foreign_writes = ForeignWriteDetector(self.connection)
                 self._files = OpenFiles(path)
@@ -65,12 +68,22 @@ class BoxFile:
         os.close(self._lock)
 
 
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the outbox of an older release to this one's; raises UnknownOutbox for a newer one."""
+    try:
+        migrated = versions.bring_to_current(connection)
+    except UnknownOutbox as error:
+        raise UnknownOutbox(f"{path}: {error}") from error
+    if migrated:
+        logger.info("the outbox of %s was brought to this release", path)
+
+
 def open_box_file(path: Path, paths: Paths) -> BoxFile | None:
     """Open the file *path*; None while there is no file that may be opened.
 
     Raises what BoxFile raises.
     """
-    problem = not_to_be_opened(path)
+    problem = open_refusal_reason(path)
     if problem or not path.exists():
         if problem:
             logger.warning("%s is not opened: %s", path, problem)

@@ -17,6 +17,7 @@ from edgepaas.alerts.catalogue import (
 )
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.database.failures import is_damaged
+from edgepaas.outbox.versions import UnknownOutbox
 from edgepaas.sync.errors import HubError, HubMisconfigured, HubUnreachable, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import SchemaBlocked
 from edgepaas.sync.report import LiveStatus
@@ -52,7 +53,8 @@ _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
     (SchemaDrift, FailureClass("blocked", "schema", HUB_SCHEMA)),
     (HubUnreachable, FailureClass("held", "away")),
     (HubMisconfigured, FailureClass("blocked", "misconfigured", HUB_MISCONFIGURED)),
-    (HubError, FailureClass("blocked", "misconfigured", HUB_TROUBLE)),
+    (HubError, FailureClass("blocked", "error", HUB_TROUBLE)),
+    (UnknownOutbox, FailureClass("blocked", None, SYNC_FILE)),
 )
 
 

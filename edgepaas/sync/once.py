@@ -58,7 +58,7 @@ def drain_once(context: SyncContext, progress: Callable[[str], None]) -> Outcome
 
     Where a drainer runs already, it is woken and waited for. *progress* gets a line now and
     then. Raises Stopped, sqlite3.Error, OSError; that PostgreSQL does not accept the rows is
-    an Outcome, not an error.
+    an Outcome, not an error. Raises UnknownOutbox for a file of a newer release.
     """
     try:
         lock = acquire(context.paths.sync_lock, timeout=0.0)

@@ -5,7 +5,7 @@ import logging
 import sqlite3
 
 from edgepaas.outbox.space.retention import reclaim
-from edgepaas.timing.due import Due
+from edgepaas.timing.due import Interval
 
 #: Seconds between two attempts while there is nothing to delete, and rows of one transaction.
 INTERVAL = 60.0
@@ -22,7 +22,7 @@ class Reclaimer:
     def __init__(self, older_than: float) -> None:
         """*older_than*: RETENTION, in seconds."""
         self._older_than = older_than
-        self.due = Due(INTERVAL)
+        self.due = Interval(INTERVAL)
         self.due.done()
 
     def run(self, connection: sqlite3.Connection, clock_offset: float | None) -> bool:

@@ -20,7 +20,7 @@ from edgepaas.timing.moment import current_moment, rfc3339
 #: blocked: they wait for an operator; no-hub: there is no PostgreSQL to send them to.
 SyncState = Literal["idle", "draining", "held", "blocked", "no-hub"]
 #: What PostgreSQL looked like at the last attempt.
-HubState = Literal["ok", "away", "misconfigured", "schema"]
+HubState = Literal["ok", "away", "misconfigured", "schema", "error"]
 
 #: Seconds after which a status that is not renewed is out of date.
 STALE_AFTER = 30.0

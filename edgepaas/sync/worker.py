@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgepaas.database.failures import is_damaged, is_full
+from edgepaas.decision.waiting import rows_waiting
 from edgepaas.errors import EXIT_DONE, EdgePaaSError
 from edgepaas.files.sqlite_file import note_damage
 from edgepaas.outbox import fence, ledger
 from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.space import ballast
 from edgepaas.outbox.stream import read_stream
+from edgepaas.outbox.versions import UnknownOutbox
 from edgepaas.sync.box_file import BoxFile, open_box_file
 from edgepaas.sync.context import SyncContext
 from edgepaas.sync.errors import HubError, SchemaDrift
@@ -34,7 +36,7 @@ from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.status import Mirrored
 from edgepaas.sync.wakeups import WakeupSocket
-from edgepaas.timing.due import Due
+from edgepaas.timing.due import Interval
 from edgepaas.timing.moment import rfc3339
 
 if TYPE_CHECKING:
@@ -81,9 +83,11 @@ class SyncWorker:
         self._mirror = Mirror(self.context.table_document(), self.context.stop.raise_if_requested)
         self._failures = FailureTracker(self.report, contract.db_state == "local-first")
         self._reclaimer = Reclaimer(settings.number("RETENTION"))
-        self._heartbeat_due = Due(interval)
-        self._mirror_due = Due(settings.number("MIRROR_INTERVAL"))
-        self._poll_due = Due(POLL_INTERVAL if contract.sqlite_active else POLL_INTERVAL_IN_PRIMARY)
+        self._heartbeat_due = Interval(interval)
+        self._mirror_due = Interval(settings.number("MIRROR_INTERVAL"))
+        self._poll_due = Interval(
+            POLL_INTERVAL if contract.sqlite_active else POLL_INTERVAL_IN_PRIMARY
+        )
 
     def run(self) -> int:
         """Drain until a stop is requested; returns the exit status."""
@@ -171,7 +175,12 @@ class SyncWorker:
     def _work(self) -> None:
         """Do everything that is due, rows first."""
         hub = self._connected_hub()
-        file = self._polled_file()
+        try:
+            file = self._polled_file()
+        except UnknownOutbox:
+            # The box is there and serves: PostgreSQL is to know, and how many rows it keeps.
+            self._send_heartbeat(hub, alone=True)
+            raise
         if file is not None:
             self._drain(file, hub)
         if self._heartbeat_due.left <= 0 or self._heartbeat.state_changed():
@@ -203,7 +212,7 @@ class SyncWorker:
         """Return the file, open; polls for other writers when that is due."""
         if self._file is None and (self._dirty or self._poll_due.left <= 0):
             self._poll_due.done()
-            self._file = open_box_file(self.context.contract.sqlite_path, self.context.paths)
+            self._file = self._opened_file()
             if self._file is not None and self._file.captures:
                 lift_leftover_fence(
                     self._file.connection, self.context.paths, self.context.contract
@@ -216,6 +225,17 @@ class SyncWorker:
             if not self._handback.in_progress and self._file.captures:
                 fence.lift_if_expired(self._file.connection)
         return self._file
+
+    def _opened_file(self) -> BoxFile | None:
+        """Open the file; counts the rows in one of a newer release, which is refused."""
+        path, paths = self.context.contract.sqlite_path, self.context.paths
+        try:
+            return open_box_file(path, paths)
+        except UnknownOutbox:
+            found = rows_waiting(path, paths.database_lock)
+            if found.readable:
+                self.report.set_waiting(found.rows, time.time())
+            raise
 
     def _count_waiting(self) -> None:
         """While the hub is unreachable: count the rows that wait, with each poll."""
@@ -242,7 +262,7 @@ class SyncWorker:
             hub = self.context.connect(self._schema)
             self._hub = hub
             self._dirty = True
-            self._heartbeat_due = Due(self._heartbeat_due.every)
+            self._heartbeat_due = Interval(self._heartbeat_due.every)
             logger.info("connected to %s", hub.server_name)
         return self._hub
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.app import PLATFORM_VERSION, Application, Box, SmokeRequest
+from edgepaas.app import PLATFORM_VERSION, Application, SmokeRequest
 from edgepaas.app.commands import Command
 from edgepaas.telemetry.limits import READINGS_MAX
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from flask import Blueprint
     from sqlalchemy import MetaData
+
+    from edgepaas.app import Box
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: What a wheel carries, and the checkout's folder. Beside an installed package there is a
@@ -36,7 +38,7 @@ def _models() -> "MetaData":
     return Model.metadata
 
 
-def _blueprints(box: Box) -> "Sequence[Blueprint]":
+def _blueprints(box: "Box") -> "Sequence[Blueprint]":
     from edgepaas.telemetry.devices import devices_blueprint
     from edgepaas.telemetry.readings import readings_blueprint
     from edgepaas.telemetry.rules.follower import RuleFollower

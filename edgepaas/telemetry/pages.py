@@ -38,7 +38,7 @@ def page(
     return {
         "items": rows[:limit],
         "next_cursor": _cursor(rows[limit - 1], moment) if len(rows) > limit else None,
-        **({"partial": True} if box.is_partial else {}),
+        **({"partial": True} if box.may_lack_rows else {}),
     }
 
 

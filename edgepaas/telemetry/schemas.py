@@ -8,13 +8,13 @@ from typing import Any
 import marshmallow as ma
 
 from edgepaas.app.api import (
-    Flag,
+    BooleanField,
     ForwardingSchema,
-    Labels,
-    Number,
+    IntegerField,
+    LabelsField,
+    NumberField,
     PageQuery,
-    Text,
-    Whole,
+    TextField,
     printable,
 )
 from edgepaas.telemetry.models import (
@@ -85,8 +85,8 @@ class MomentInAddress(Moment):
         return f"{found[1]}+{found[2]}" if found else text
 
 
-def _name(**kwargs: Any) -> Text:
-    return Text(shortest=1, longest=NAME_LENGTH, visible=True, **kwargs)
+def _name(**kwargs: Any) -> TextField:
+    return TextField(shortest=1, longest=NAME_LENGTH, visible=True, **kwargs)
 
 
 class DeviceSchema(ma.Schema):
@@ -94,8 +94,8 @@ class DeviceSchema(ma.Schema):
 
     id = ma.fields.UUID(dump_only=True, metadata={"description": "Derived from the name."})
     name = _name(required=True)
-    description = Text(longest=DESCRIPTION_LENGTH, allow_none=True, load_default=None)
-    labels = Labels(load_default=dict, metadata=_LABELS)
+    description = TextField(longest=DESCRIPTION_LENGTH, allow_none=True, load_default=None)
+    labels = LabelsField(load_default=dict, metadata=_LABELS)
     created_at = Moment(dump_only=True)
     updated_at = Moment(dump_only=True)
 
@@ -113,8 +113,8 @@ class DeviceChangeSchema(ma.Schema):
             )
         return data
 
-    description = Text(longest=DESCRIPTION_LENGTH, allow_none=True)
-    labels = Labels(metadata=_LABELS)
+    description = TextField(longest=DESCRIPTION_LENGTH, allow_none=True)
+    labels = LabelsField(metadata=_LABELS)
 
 
 class RuleFields(ma.Schema):
@@ -128,7 +128,7 @@ class RuleFields(ma.Schema):
     )
     metric = _name(required=True)
     condition = ma.fields.String(required=True, validate=ma.validate.OneOf(CONDITIONS))
-    threshold = Number(
+    threshold = NumberField(
         allow_none=True,
         load_default=None,
         metadata={
@@ -136,7 +136,7 @@ class RuleFields(ma.Schema):
             "'rate'; not for 'absent'."
         },
     )
-    for_seconds = Whole(
+    for_seconds = IntegerField(
         least=0,
         most=_LONGEST_SECONDS,
         load_default=0,
@@ -145,7 +145,7 @@ class RuleFields(ma.Schema):
         },
     )
     severity = ma.fields.String(load_default="warning", validate=ma.validate.OneOf(SEVERITIES))
-    enabled = Flag(load_default=True)
+    enabled = BooleanField(load_default=True)
 
 
 class RuleSchema(RuleFields):
@@ -164,12 +164,15 @@ class ReadingFields(ma.Schema):
     """One measured value, as a device posts it."""
 
     id = ma.fields.UUID(
-        metadata={"description": "Makes a repeat harmless; made by the box where it is missing."}
+        metadata={
+            "description": "Idempotency: a repeat with the same id stores nothing twice. A reading "
+            "without one gets it derived from token, Idempotency-Key and position."
+        }
     )
     device = _name(required=True, metadata={"description": "Registers itself when it is new."})
     metric = _name(required=True)
-    value = Number(required=True)
-    unit = Text(longest=UNIT_LENGTH, allow_none=True, load_default=None)
+    value = NumberField(required=True)
+    unit = TextField(longest=UNIT_LENGTH, allow_none=True, load_default=None)
     recorded_at = Moment(metadata={"description": "When it was measured; the default is now."})
 
 
@@ -208,7 +211,7 @@ class RuleQuery(PageQuery):
 
     device = _name(load_default=None)
     metric = _name(load_default=None)
-    enabled = Flag(load_default=None)
+    enabled = BooleanField(load_default=None)
 
 
 class ReadingQuery(PageQuery):
@@ -240,7 +243,7 @@ class PageFields(ma.Schema):
         allow_none=True,
         metadata={"description": "Give it as cursor for the next page; null on the last one."},
     )
-    is_partial = ma.fields.Boolean(
+    may_lack_rows = ma.fields.Boolean(
         data_key="partial",
         attribute="partial",
         metadata={"description": "true while rows may be missing that only PostgreSQL has."},

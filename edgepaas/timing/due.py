@@ -4,7 +4,7 @@
 import time
 
 
-class Due:
+class Interval:
     """Something that is due every so many seconds of a monotonic clock; at first at once."""
 
     def __init__(self, every: float) -> None:

@@ -249,11 +249,14 @@ class PeriodicTask:
             return
         try:
             self._release()
-        except Exception:
+        except BaseException:  # as the work's: not even SystemExit may end the thread
             logger.exception("the thread %s could not give back what it held", self.name)
 
 
 def describe(error: BaseException) -> str:
     """Return *error* in one line: its type and its message."""
-    text = " ".join(str(error).split())[:_LONGEST_ERROR]
+    try:
+        text = " ".join(str(error).split())[:_LONGEST_ERROR]
+    except Exception:  # noqa: BLE001 - its class has no text, and its type says enough
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from edgepaas.app import Application, Box, WSGIApplication
 from edgepaas.errors import ConfigurationError
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
-from edgepaas.hosting.refusal import blamed
+from edgepaas.hosting.refusal import as_application_error
 from edgepaas.web.access.auth import AccessRules, install_guard
 from edgepaas.web.access.rate_limits import install_rate_limit
 from edgepaas.web.access.tokens import TokenStore
@@ -92,14 +92,14 @@ def _register(
         app.register_blueprint(ours)
     given: Sequence[Blueprint] = ()
     if application.blueprints is not None:
-        with blamed(application, "its blueprints"):
+        with as_application_error(application, "its blueprints"):
             given = tuple(application.blueprints(box))
             for blueprint in given:
                 app.register_blueprint(blueprint)
     for ours in platform:
         _mark_platform(app, ours.name)
     if application.wsgi is not None:
-        with blamed(application, "its WSGI callable"):
+        with as_application_error(application, "its WSGI callable"):
             mounted = application.wsgi(box)
         _mount(app, mounted)
     elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):

@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 if TYPE_CHECKING:
     from edgepaas.settings import Settings
 
-#: An API's answer is nothing to show, frame, sniff or run.
+#: Responses are data: browsers must not render, frame, content-sniff or run them.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

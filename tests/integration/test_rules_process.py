@@ -189,7 +189,7 @@ def test_a_file_of_states_that_is_damaged_is_set_aside(paths: Paths) -> None:
     file.write_bytes(b"this is no database" * 1000)
     with contextlib.closing(RuleStore(file)) as store:
         assert store.load() == ({}, 0.0)
-    assert file.with_name("rules.db.damaged").read_bytes().startswith(b"this is no database")
+    assert file.with_name("rules.db.set-aside-1").read_bytes().startswith(b"this is no database")
 
 
 def test_a_service_that_is_killed_judges_every_reading_once(paths: Paths, tmp_path: Path) -> None:

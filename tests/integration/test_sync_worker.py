@@ -10,11 +10,12 @@ import uuid
 from pathlib import Path
 
 from edgepaas.files.paths import Paths
+from edgepaas.outbox import tables
 from edgepaas.sync import status as sync_status
 from tests.support.hub_database import HubDatabase
 from tests.support.live_box import LiveBox, request
 from tests.support.relay import Relay
-from tests.support.service_process import Process, edgepaas, until, write_contracts
+from tests.support.service_process import Process, edgepaas, get, until, write_contracts
 
 #: What a drainer may have resident, in KiB: 40 MiB.
 MOST_RESIDENT = 40 * 1024
@@ -137,6 +138,56 @@ def test_once_says_how_many_rows_are_left_and_why(
             [sys.executable, "-c", lean], env=box._environ, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rows_of_a_newer_release_wait_for_it_while_the_box_serves(
+    tmp_path: Path, hub_database: HubDatabase
+) -> None:
+    """After a downgrade: degraded, reported by name, nothing sent and nothing lost."""
+
+    def set_version(version: int) -> None:
+        with contextlib.closing(sqlite3.connect(box.paths.sqlite)) as connection, connection:
+            connection.execute("UPDATE outbox_state SET version = ?", (version,))
+
+    named = f"is of version {tables.VERSION + 1}, and this build knows {tables.VERSION}"
+    with Relay(hub_database.server.port, seed=1) as relay:
+        box = LiveBox(tmp_path, DATABASE_URL=relay.reroute(hub_database.url), USE_SQLITE="true")
+        with box:
+            post(box, 1)
+            until(lambda: state_of(box.paths).state == "idle" and not box.waiting(), "rest")
+            relay.cut()
+            post(box, 2)
+        kept = box.waiting()
+        set_version(tables.VERSION + 1)
+        relay.heal()
+        with box:
+            assert box.state() == "degraded"
+            post(box, 3)
+            until(lambda: named in state_of(box.paths).reason, "the drainer's report")
+            assert state_of(box.paths).state == "blocked"
+            assert state_of(box.paths).rows_waiting >= kept
+            until(
+                lambda: hub_database.number("SELECT max(rows_waiting) FROM nodes") >= kept,
+                "the heartbeat",
+            )
+            assert hub_database.number("SELECT count(*) FROM readings") == 1
+            _, ready = get(box.port, "/health/ready")
+            assert named in ready.decode()
+            code, text = box.run("audit")
+            assert (code != 0, named in text) == (True, True), text
+            code, text = box.run("alerts", "list")
+            assert "sync-file" in text
+            assert "not-captured" in text
+        assert box.waiting() == kept + 3
+        code, text = box.run("sync", "--once")
+        assert (code != 0, named in text) == (True, True), text
+        set_version(tables.VERSION)
+        with box:
+            box.wait_drained()
+            until(
+                lambda: hub_database.number("SELECT count(*) FROM readings") == 6,
+                "every row at the hub",
+            )
 
 
 def test_without_a_hub_it_says_so_and_ends(paths: Paths, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class AlertBox:
         from edgepaas.alerts.conditions.listing import list_conditions
 
         return sum(
-            entry["not_told"]
+            entry["undelivered"]
             for entry in list_conditions(self.paths, everything=True)
             if entry["fingerprint"] == fingerprint
         )

@@ -13,11 +13,11 @@ from flask import Flask, jsonify
 from edgepaas.app import Application, Box
 from edgepaas.app.api import (
     ApiBlueprint,
-    Labels,
-    Number,
+    IntegerField,
+    LabelsField,
+    NumberField,
     PageQuery,
-    Text,
-    Whole,
+    TextField,
     current_caller,
     is_ndjson,
     load,
@@ -61,10 +61,10 @@ class FakeDatabase(Database):
 class ThingSchema(ma.Schema):
     """Something to post."""
 
-    name = Text(longest=20, shortest=1, visible=True, required=True)
-    size = Number(load_default=None, allow_none=True)
-    count = Whole(load_default=0)
-    labels = Labels(load_default=dict)
+    name = TextField(longest=20, shortest=1, visible=True, required=True)
+    size = NumberField(load_default=None, allow_none=True)
+    count = IntegerField(load_default=0)
+    labels = LabelsField(load_default=dict)
 
 
 def things(box: Box) -> list[ApiBlueprint]:

@@ -18,7 +18,7 @@ from edgepaas.database.model import KindedModel, new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Json, Number, Text, Uuid
 from edgepaas.outbox import capture
-from edgepaas.outbox.layout import forwarded
+from edgepaas.outbox.layout import forwarded_layouts
 from edgepaas.outbox.reading import Change, exact_rows, next_batch
 from edgepaas.outbox.tables import quoted
 from edgepaas.schema.table_contract import describe
@@ -129,7 +129,7 @@ def ops(connection: sqlite3.Connection, after: int = 0) -> list[tuple[str, str]]
 def contents(connection: sqlite3.Connection, metadata: MetaData = Model.metadata) -> dict[str, Any]:
     """Return the forwarded tables' rows, with each value's type, to the bit."""
     found = {}
-    for layout in forwarded(document(metadata)):
+    for layout in forwarded_layouts(document(metadata)):
         columns = ", ".join(quoted(name) for name in layout.names)
         rows = exact_rows(connection, f"SELECT {columns} FROM {quoted(layout.table)}", ())
         found[layout.table] = sorted([tuple(map(exact, row)) for row in rows], key=repr)

@@ -88,7 +88,7 @@ def test_three_days_without_a_network_lose_no_alert(box: Appliance, far_end: Out
         said |= raise_one(box, f"said on a full disk, {number}", f"full {number}", "critical")
     wait_for_alert(box, "system:disk", 90)
 
-    waiting = [entry for entry in conditions(box) if entry["not_told"] or entry["sending"]]
+    waiting = [entry for entry in conditions(box) if entry["undelivered"] or entry["sending"]]
     known = {entry["fingerprint"] for entry in waiting}
     assert {"unit serve", "unit env", "system:disk", *said} <= known
     assert far_end.keys() == []
@@ -293,7 +293,7 @@ def settle(box: Appliance) -> None:
 def wait_until_told(box: Appliance, limit: float = 120.0) -> None:
     """Wait until nothing waits to be told."""
     deadline = time.monotonic() + limit
-    while left := [entry for entry in conditions(box) if entry["not_told"] or entry["sending"]]:
+    while left := [entry for entry in conditions(box) if entry["undelivered"] or entry["sending"]]:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not told after {limit:g} s: {left}")
         time.sleep(1)

@@ -104,7 +104,7 @@ class TestAlerts:
         deliver_once(paths)
         assert main(["alerts", "list", "--json"]) == 0
         (entry,) = json.loads(capsys.readouterr().out)["conditions"]
-        assert (entry["state"], entry["count"], entry["not_told"]) == ("raised", 1, 0)
+        assert (entry["state"], entry["count"], entry["undelivered"]) == ("raised", 1, 0)
 
     def test_show_tells_all_with_the_history(self, paths: Paths, capsys: Output) -> None:
         raise_alert("the disk is full", fingerprint="disk")
@@ -250,21 +250,24 @@ class TestHistory:
         first = history.read(box.paths, limit=4)
         second = history.read(box.paths, limit=1000, before=first[-1]["id"])
         assert first + second == everything
-        assert [e["what"] for e in history.read(box.paths, fingerprint="f3")] == ["told", "raised"]
+        assert [e["what"] for e in history.read(box.paths, fingerprint="f3")] == [
+            "delivered",
+            "raised",
+        ]
 
     def test_torn_and_repeated_lines_are_passed_over(self, box: AlertBox) -> None:
         box.accept(fingerprint="x")
         box.deliver()
         file = box.paths.alerts / "history.jsonl"
         lines = file.read_bytes()
-        file.write_bytes(lines + lines + b'{"what": "told", "id": 3, \xff')
+        file.write_bytes(lines + lines + b'{"what": "delivered", "id": 3, \xff')
         box.clock.forward(60)
         box.resolve("x")
         box.deliver()
         assert [e["what"] for e in history.read(box.paths)] == [
-            "told",
+            "delivered",
             "resolved",
-            "told",
+            "delivered",
             "raised",
         ]
 
@@ -459,8 +462,8 @@ def test_a_new_channel_is_a_class_and_a_line_in_the_table(
     raise_alert("it broke", fingerprint="x")
     deliver_once(paths, linger=0.0)
     assert Pigeon.carried == ["box-7: it broke"]
-    assert [entry["via"] for entry in history.read(paths, what="told")] == ["pigeon"]
-    assert counts(paths).told == {"pigeon": {"warning": 1}}
+    assert [entry["via"] for entry in history.read(paths, what="delivered")] == ["pigeon"]
+    assert counts(paths).delivered == {"pigeon": {"warning": 1}}
 
 
 def test_a_channel_is_set_up_by_the_settings_that_it_names_and_by_no_fewer() -> None:

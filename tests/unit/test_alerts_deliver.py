@@ -407,5 +407,5 @@ def test_channels_that_come_and_go_lose_nothing_and_double_nothing(box: AlertBox
     forever(box, lambda: all(box.waiting(f"f{i}") == 0 for i in range(7)))
     dead = sum(e["new"] for e in history.read(box.paths, limit=10**6) if e["what"] == "dead")
     assert sum(n.new for n in received.values()) + dead >= 150
-    told = sum(e["new"] for e in history.read(box.paths, limit=10**6) if e["what"] == "told")
+    told = sum(e["new"] for e in history.read(box.paths, limit=10**6) if e["what"] == "delivered")
     assert told + dead == 150

@@ -247,7 +247,7 @@ SCENARIOS = [
     *counted("sync-hub-lost", hub_lost=3),
     *undeliverable("hub-misconfigured", state="blocked", hub="misconfigured"),
     *undeliverable("hub-schema", state="blocked", hub="schema"),
-    *undeliverable("hub-trouble", state="blocked", hub="misconfigured"),
+    *undeliverable("hub-trouble", state="blocked", hub="error"),
     *undeliverable("hub-away", state="held", hub="away"),
     *undeliverable("sync-file", state="blocked", hub="ok"),
     *undeliverable("sync-failed", state="unknown", hub="unknown"),

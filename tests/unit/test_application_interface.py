@@ -17,7 +17,7 @@ from edgepaas.database.model import new_metadata
 from edgepaas.errors import EXIT_CONFIGURATION, ConfigurationError, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import load_application, metadata_of
-from edgepaas.hosting.refusal import blamed
+from edgepaas.hosting.refusal import as_application_error
 from edgepaas.telemetry.models import Model
 from tests.support.boxes import make_box
 
@@ -169,7 +169,10 @@ def test_models_that_cannot_be_used_are_told_in_one_line(
 
 def test_what_the_box_says_itself_is_not_blamed_on_the_application() -> None:
     """A database that is lost while an application starts is no configuration."""
-    with pytest.raises(DatabaseUnavailable), blamed(Application(name="x"), "its blueprints"):
+    with (
+        pytest.raises(DatabaseUnavailable),
+        as_application_error(Application(name="x"), "its blueprints"),
+    ):
         raise DatabaseUnavailable("lost")
 
 

@@ -51,7 +51,7 @@ def test_without_an_outbox_the_rows_of_the_application_are_unsent(tmp_path: Path
     fill(path)
     found = rows_waiting(path)
     assert found == Waiting(unsent=5)
-    assert (found.any, found.total) == (False, 5)
+    assert (found.may_hold_unsent_rows, found.total) == (False, 5)
 
 
 def test_the_rows_of_a_large_file_are_estimated(
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_left_as_it_is(tmp_path: Path
     garbage = tmp_path / "garbage.db"
     garbage.write_bytes(b"this is not a database" * 500)
     found = rows_waiting(garbage)
-    assert (found.readable, found.any) == (False, True)
+    assert (found.readable, found.may_hold_unsent_rows) == (False, True)
     assert "not a database" in found.problem
     assert garbage.read_bytes() == b"this is not a database" * 500
     assert not rows_waiting(tmp_path).readable

@@ -26,6 +26,7 @@ from edgepaas.files.records import (
     RecordType,
     files_set_aside,
     same_fields,
+    set_aside_sqlite,
 )
 from edgepaas.health import forwarding
 from edgepaas.outbox import layout
@@ -427,7 +428,10 @@ def test_a_fifo_holds_no_reader_and_a_folder_is_an_error(tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="directory"):
         SIMPLE.read_or_set_aside(tmp_path / "folder")
-    assert SIMPLE.read_or_none(tmp_path / "folder") is None
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(10):
+        assert SIMPLE.read_or_none(tmp_path / "folder") is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before  # none is left open
 
 
 def test_fields_of_another_shape_are_not_written(tmp_path: Path) -> None:
@@ -487,3 +491,36 @@ def test_an_upgraded_box_keeps_what_its_old_files_say(paths: Paths) -> None:
         pytest.approx(crash_loop.FIRST_DELAY * 2**4)
     )
     assert files_set_aside(paths.state) == []
+
+
+def test_an_sqlite_file_is_set_aside_with_what_lies_beside_it(tmp_path: Path) -> None:
+    """No -wal is left for the next file; the last name is taken again, whole."""
+    path = tmp_path / "rules.db"
+    for number in range(1, MOST_ASIDE + 3):
+        path.write_text(f"file {number}")
+        path.with_name("rules.db-wal").write_text(f"wal {number}")
+        if number <= MOST_ASIDE:
+            path.with_name("rules.db-shm").write_text(f"shm {number}")
+        aside = set_aside_sqlite(path, "rules", "it is another's")
+        assert aside == tmp_path / f"rules.db{ASIDE}{min(number, MOST_ASIDE)}"
+        assert aside.read_text() == f"file {number}"
+        assert aside.with_name(f"{aside.name}-wal").read_text() == f"wal {number}"
+        assert aside.with_name(f"{aside.name}-shm").exists() == (number <= MOST_ASIDE)
+        assert not list(tmp_path.glob("rules.db")) + list(tmp_path.glob("rules.db-*"))
+
+
+def test_an_sqlite_file_that_cannot_be_renamed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller does not go on as if it were gone."""
+    path = tmp_path / "rules.db"
+    path.write_text("file")
+    path.with_name("rules.db-wal").write_text("wal")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert set_aside_sqlite(path, "rules", "it is another's") is None
+    assert path.exists()
+    assert "cannot be set aside with it: read-only" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 
 from edgepaas.apikit.forwarding import ForwardingSchema
 from edgepaas.app import BoxState
-from edgepaas.outbox.forwarding_state import DECLARATIONS, Forwarding, shown, words_of
+from edgepaas.outbox.forwarding_state import DECLARATIONS, Forwarding, display_lines, words_of
 from edgepaas.sync.status import RECORD, SyncStatus
 from edgepaas.web.views import metrics, page
 
@@ -62,7 +62,7 @@ def test_the_metrics_have_the_names_that_dashboards_know() -> None:
         "edgepaas_sync_last_delivery_timestamp_seconds",
     }
     hub = {sample.labels["hub"]: sample.value for sample in found["edgepaas_sync_hub"].samples}
-    assert hub == {"ok": 0, "away": 1, "misconfigured": 0, "schema": 0, "unknown": 0}
+    assert hub == {"ok": 0, "away": 1, "misconfigured": 0, "schema": 0, "error": 0, "unknown": 0}
     assert found["edgepaas_sync_running"].samples[0].value == 1
     assert found["edgepaas_sync_rows_waiting"].samples[0].value == 1234
     idle = BoxState("primary", "primary", forwarding=Forwarding("idle", "ok").as_dict())
@@ -72,14 +72,14 @@ def test_the_metrics_have_the_names_that_dashboards_know() -> None:
 
 def test_page_and_commands_show_the_same_to_a_person() -> None:
     """With the way out; what counts nothing is left out, the rows that wait are not."""
-    lines = dict(shown(FULL.as_dict()))
+    lines = dict(display_lines(FULL.as_dict()))
     assert lines["waiting"] == "1,234 rows to be sent"
     assert lines["dead letters"] == "2; 'edgepaas sync dead-letters'"
     assert lines["lost there"] == "4; 'edgepaas sync acknowledge'"
     written = page._forwarding(FULL.as_dict())
     for label, text in lines.items():
         assert f"<th>{label}</th>" in written and text.replace("'", "&#x27;") in written
-    assert dict(shown(Forwarding("idle", "ok").as_dict())) == {
+    assert dict(display_lines(Forwarding("idle", "ok").as_dict())) == {
         "PostgreSQL": "accepts rows",
         "waiting": "0 rows to be sent",
     }

@@ -262,7 +262,8 @@ def test_work_that_breaks_the_writers_connection_harms_itself_alone(
 
 
 @pytest.mark.parametrize(
-    "statement", ["COMMIT", " end transaction", "/* now */ COMMIT", "-- x\nEND"]
+    "statement",
+    ["COMMIT", " end transaction", "/* now */ COMMIT", "-- x\nEND", ";COMMIT", "\ufeffCOMMIT"],
 )
 def test_work_that_commits_by_raw_sql_stores_nothing(
     database: EmbeddedDatabase, statement: str
@@ -277,6 +278,58 @@ def test_work_that_commits_by_raw_sql_stores_nothing(
     assert (errors[0], errors[2]) == (None, None)
     assert isinstance(errors[1], RuntimeError)
     assert values_in(database) == [1.0, 3.0]
+
+
+def _commits_connection(session: Session) -> None:
+    session.connection().commit()
+
+
+def _commits_transaction(session: Session) -> None:
+    transaction = session.get_transaction()
+    assert transaction is not None
+    transaction.commit()
+
+
+def _commits_as_any_session(session: Session) -> None:
+    Session.commit(session)
+    adding(reading(2.5))(session)
+
+
+def _rolls_connection_back(session: Session) -> None:
+    session.connection().rollback()
+
+
+def _rolls_back_as_any_session(session: Session) -> None:
+    Session.rollback(session)
+    adding(reading(2.5))(session)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        _commits_connection,
+        _commits_transaction,
+        _commits_as_any_session,
+        _rolls_connection_back,
+        _rolls_back_as_any_session,
+    ],
+)
+def test_work_that_ends_the_transaction_past_its_session_harms_itself_alone(
+    database: EmbeddedDatabase, work: Callable[[Session], object]
+) -> None:
+    """Neither is a neighbour's row stored twice nor one lost that was acknowledged."""
+    database.write(lambda session: session.execute(text("CREATE TABLE marks (mark TEXT)")) and None)
+    errors = in_one_group(
+        database,
+        lambda session: session.execute(text("INSERT INTO marks (mark) VALUES ('first')")) and None,
+        lambda session: [adding(reading(2.0))(session), work(session)],
+        adding(reading(3.0)),
+    )
+    assert (errors[0], errors[2]) == (None, None)
+    assert isinstance(errors[1], RuntimeError)
+    assert values_in(database) == [3.0]
+    marks = database.write(lambda session: session.execute(text("SELECT mark FROM marks")).all())
+    assert [tuple(mark) for mark in marks] == [("first",)]
 
 
 def test_savepoints_are_the_works_own_affair(database: EmbeddedDatabase) -> None:

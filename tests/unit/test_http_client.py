@@ -303,6 +303,30 @@ def test_a_redirect_is_not_followed_unasked(ask: Ask, serving: Callable[..., Ser
     assert other.received == []
 
 
+def _redirecting_without_end(location: str) -> Callable[[Server, socket.socket], None]:
+    """Return what answers with a redirect to *location* whose body does not end."""
+
+    def script(server: Server, connection: socket.socket) -> None:
+        server.read(connection)
+        head = f"HTTP/1.1 307 There\r\nLocation: {location}\r\n\r\n"
+        connection.sendall(head.encode("latin-1"))
+        while not server.over.is_set():
+            connection.sendall(b"x" * 65536)
+
+    return script
+
+
+@both
+@pytest.mark.parametrize("location", ["/again", "http://[::1", "http://\xff\xfe\x80:x/"])
+def test_a_redirects_body_is_read_up_to_the_bound_and_no_further(
+    ask: Ask, serving: Callable[..., Server], location: str
+) -> None:
+    """Whatever it points to: what requests looks up by itself reads all of it first."""
+    url = serving(_redirecting_without_end(location)).url
+    answer = ask("GET", url, deadline=5, most_bytes=1000)
+    assert (answer.status, len(answer.body), answer.complete) == (307, 1000, False)
+
+
 @both
 def test_proxies_and_netrc_of_the_environment_do_not_count(
     ask: Ask, serving: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

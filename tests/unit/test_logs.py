@@ -10,6 +10,7 @@ import pytest
 
 from edgepaas.logs import PRINTED, configure_logging, register_secret, request_id
 from edgepaas.logs.redact import redact
+from edgepaas.logs.rotating_file import RotatingLogFile
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
 from edgepaas.terminal import announce
 
@@ -144,3 +145,49 @@ def test_what_was_printed_is_not_logged_to_the_same_terminal_as_well(
     assert ("ready" in stream.getvalue()) is not terminal
     assert "other" in stream.getvalue()
     assert "ready" in (tmp_path / "log").read_text()
+
+
+def test_a_full_log_file_is_begun_anew_and_the_last_few_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "box.log"
+    handler = RotatingLogFile(file, full_at=10, kept=2)
+    for number in range(5):
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, f"line {number} ….", None, None))
+    handler.close()
+    kept = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert kept == {
+        "box.log": "line 4 ….\n",
+        "box.log.1": "line 3 ….\n",
+        "box.log.2": "line 2 ….\n",
+    }
+
+
+def test_a_log_file_that_another_process_filled_is_begun_anew(tmp_path: Path) -> None:
+    file = tmp_path / "box.log"
+    handler = RotatingLogFile(file, full_at=10)
+    file.write_text("filled by another process\n")
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "mine", None, None))
+    handler.close()
+    assert file.read_text() == "mine\n"
+    assert (tmp_path / "box.log.1").read_text() == "filled by another process\n"
+
+
+def test_a_log_file_that_cannot_be_rotated_is_written_on_and_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "box.log"
+    handler = RotatingLogFile(file, full_at=1, kept=1)
+    (tmp_path / "box.log.1" / "in the way").mkdir(parents=True)
+    for number in range(3):
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, f"line {number}", None, None))
+    handler.close()
+    assert file.read_text() == "line 0\nline 1\nline 2\n"
+    assert capsys.readouterr().err.count("the log file cannot be written") == 1
+
+
+def test_a_log_file_that_is_a_device_is_never_rotated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handler = RotatingLogFile(Path("/dev/full"), full_at=0)
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "line", None, None))
+    assert "No space left" in capsys.readouterr().err
+    assert Path("/dev/full").is_char_device()

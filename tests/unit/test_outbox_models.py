@@ -34,7 +34,7 @@ from sqlalchemy.orm import mapped_column
 
 from edgepaas.database.model import check_metadata, new_metadata, new_model_base
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid
-from edgepaas.outbox.layout import forwarded
+from edgepaas.outbox.layout import forwarded_layouts
 from edgepaas.schema.table_contract import describe
 from edgepaas.telemetry.models import Model as Telemetry
 
@@ -143,7 +143,7 @@ def test_a_key_is_never_merged() -> None:
 def test_the_telemetry_tables_say_how_their_stamps_merge() -> None:
     """All the way into the layouts that the drainer reads."""
     check_metadata(Telemetry.metadata)
-    layouts = forwarded({"revision": ["r"], "tables": describe(Telemetry.metadata)})
+    layouts = forwarded_layouts({"revision": ["r"], "tables": describe(Telemetry.metadata)})
     rules = {
         f"{layout.table}.{column.name}": column.merge or column.filled_from
         for layout in layouts

@@ -11,7 +11,7 @@ import pytest
 
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision import waiting as decision_waiting
-from edgepaas.decision.waiting import holds_nothing, rows_waiting
+from edgepaas.decision.waiting import is_sound_and_empty, rows_waiting
 from edgepaas.outbox import ledger, sequence_gaps, stream, tables
 from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.retention import reclaim
@@ -87,16 +87,16 @@ def test_an_outbox_that_waits_for_nobody_is_not_content(
     path: Path, file: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the decision: an empty file with capture holds nothing; what waits is counted."""
-    assert holds_nothing(path)
+    assert is_sound_and_empty(path)
     fill(file, 5)
     file.execute("DELETE FROM facts")
-    assert not holds_nothing(path)
+    assert not is_sound_and_empty(path)
     assert rows_waiting(path).rows == 10
     monkeypatch.setattr(decision_waiting, "_COUNTED_ROWS", 3)
     assert rows_waiting(path).rows == 10
     stream.confirm(file, "b1", 10, Counts(10))
     assert rows_waiting(path) == decision_waiting.Waiting()
-    assert holds_nothing(path)
+    assert is_sound_and_empty(path)
 
 
 def test_many_rows_are_counted_by_their_numbers(

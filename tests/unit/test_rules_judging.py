@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepaas.telemetry.rules.alert_texts import sentence, span
-from edgepaas.telemetry.rules.judging import SECOND, Flip, Series, Watch, advance, fall_silent
+from edgepaas.telemetry.rules.judging import (
+    SECOND,
+    ActiveRule,
+    ConditionChange,
+    Series,
+    advance,
+    fall_silent,
+)
 from edgepaas.telemetry.times import EARLIEST
 from tests.support.rule_episodes import Row, episodes_below, gaps
 from tests.support.search import tries
@@ -18,14 +25,16 @@ from tests.support.search import tries
 MINUTE = 60
 
 
-def watch(condition: str, threshold: float = 0.0, for_seconds: int = 0, **more: Any) -> Watch:
+def watch(condition: str, threshold: float = 0.0, for_seconds: int = 0, **more: Any) -> ActiveRule:
     values = {"id": "r", "name": "a rule", "device": None, "metric": "m", "severity": "warning"}
-    return Watch(
+    return ActiveRule(
         condition=condition, threshold=threshold, for_seconds=for_seconds, **(values | more)
     )
 
 
-def judged(rule: Watch, *readings: tuple[float, float]) -> list[tuple[bool, float | None, float]]:
+def judged(
+    rule: ActiveRule, *readings: tuple[float, float]
+) -> list[tuple[bool, float | None, float]]:
     """Feed (seconds, value); return (raised, since, at) of each flip, in seconds."""
     series, found = Series(), []
     for seconds, value in readings:
@@ -102,12 +111,12 @@ def test_a_gap_is_an_episode_even_when_it_is_over_before_anybody_noticed() -> No
 def test_silence_is_told_by_the_time_of_listening_and_over_with_the_next_reading() -> None:
     rule, series = watch("absent", for_seconds=60), Series()
     assert list(advance(rule, series, 5 * SECOND, 1.0)) == []
-    series.heard = 100.0
+    series.ready_seconds = 100.0
     assert list(fall_silent(rule, series, 159.9)) == []
-    assert list(fall_silent(rule, series, 160.0)) == [Flip(True, 5 * SECOND, None)]
+    assert list(fall_silent(rule, series, 160.0)) == [ConditionChange(True, 5 * SECOND, None)]
     assert list(fall_silent(rule, series, 500.0)) == []
     assert list(advance(rule, series, 900 * SECOND, 2.0)) == [
-        Flip(False, 5 * SECOND, 900 * SECOND, 2.0)
+        ConditionChange(False, 5 * SECOND, 900 * SECOND, 2.0)
     ]
     assert not series.raised
 
@@ -129,7 +138,7 @@ def test_episodes_are_those_that_another_way_of_counting_finds(steps: list[Any])
     assert found_in(watch("absent", 0, 60 * MINUTE), rows) == gaps(rows, 3600)
 
 
-def found_in(rule: Watch, rows: list[Row]) -> list[Any]:
+def found_in(rule: ActiveRule, rows: list[Row]) -> list[Any]:
     """Judge *rows* with a state that is written down and read again after each of them."""
     state, found = astuple(Series()), []
     for moment, value in rows:
@@ -151,32 +160,32 @@ def found_in(rule: Watch, rows: list[Row]) -> list[Any]:
     [
         (
             watch("below", 60, 1800),
-            Flip(True, 0, 1800 * SECOND, 58.25),
+            ConditionChange(True, 0, 1800 * SECOND, 58.25),
             "press: m is below 60 for 30 min, since 1970-01-01T00:00:00Z; 58.25 at "
             "1970-01-01T00:30:00Z (rule 'a rule'): look at press; GET /api/v1/rules/r is the rule",
         ),
         (
             watch("above", 0.5),
-            Flip(False, 0, 90 * SECOND, 0.25),
+            ConditionChange(False, 0, 90 * SECOND, 0.25),
             "press: m is above 0.5 no longer, as it was since 1970-01-01T00:00:00Z, after "
             "1 min 30 s; 0.25 at 1970-01-01T00:01:30Z (rule 'a rule')",
         ),
         (
             watch("absent", for_seconds=3600),
-            Flip(True, None, None),
+            ConditionChange(True, None, None),
             "press: no reading of m for 1 h: none that the rule knows of (rule 'a rule'): look at "
             "press; GET /api/v1/rules/r is the rule",
         ),
         (
             watch("rate", 0.125),
-            Flip(True, 0, SECOND, 9.0),
+            ConditionChange(True, 0, SECOND, 9.0),
             "press: m changes by more than 0.125 a second, since 1970-01-01T00:00:00Z; 9 at "
             "1970-01-01T00:00:01Z (rule 'a rule'): look at press; GET /api/v1/rules/r is the rule",
         ),
     ],
 )
 def test_an_alert_says_what_happened_since_when_and_what_to_do(
-    rule: Watch, flip: Flip, said: str
+    rule: ActiveRule, flip: ConditionChange, said: str
 ) -> None:
     assert sentence(rule, "press", flip) == said
 

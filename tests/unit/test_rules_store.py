@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edgepaas.telemetry.rules.judging import Series, Watch
+from edgepaas.telemetry.rules.judging import ActiveRule, Series
 from edgepaas.telemetry.rules.store import Known, Notice, RuleStore
 
-WATCH = Watch("r1", "too warm", None, "temperature", "above", 30.0, 0, "warning")
+WATCH = ActiveRule("r1", "too warm", None, "temperature", "above", 30.0, 0, "warning")
 SERIES = Series(5, 31.5, 5, 31.5, 4, 1, True, 2.5)
 NOTICE = Notice(0, True, "too warm", "warning", "rule:r1:d1")
 WATCH_1 = ["r1", "too warm", None, "temperature", "above", 30.0, 0, "warning"]
@@ -78,7 +78,7 @@ def test_a_state_that_does_not_fit_is_set_aside_alone(
     """Its neighbours, the alerts that wait and the time of listening are as they were."""
     filled(path)
     edit(path, "INSERT INTO series (rule, device, watch, state) VALUES ('r2', 'd', ?, ?)",
-         json.dumps({name: getattr(WATCH, name) for name in Watch.__slots__}), text)  # fmt: skip
+         json.dumps({name: getattr(WATCH, name) for name in WATCH.__slots__}), text)  # fmt: skip
     with closing(RuleStore(path)) as store:
         assert store.load() == ({("r1", "d1"): Known(WATCH, SERIES)}, 12.5)
         assert store.load() == ({("r1", "d1"): Known(WATCH, SERIES)}, 12.5)
@@ -147,7 +147,7 @@ def test_a_file_of_another_version_is_set_aside_as_a_whole(path: Path, statement
     with closing(RuleStore(path)) as store:
         assert store.load() == ({}, 0.0)
         assert store.next_notice() is None
-    with closing(sqlite3.connect(path.with_name("rules.db.damaged"))) as connection:
+    with closing(sqlite3.connect(path.with_name("rules.db.set-aside-1"))) as connection:
         assert connection.execute("SELECT count(*) FROM series").fetchone() == (1,)
 
 
@@ -157,7 +157,7 @@ def test_a_truncated_file_is_set_aside(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with closing(RuleStore(path)) as store:
         assert store.load() == ({}, 0.0)
-    assert path.with_name("rules.db.damaged").stat().st_size == 5000
+    assert path.with_name("rules.db.set-aside-1").stat().st_size == 5000
 
 
 def test_rows_set_aside_do_not_pile_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +169,52 @@ def test_rows_set_aside_do_not_pile_up(path: Path, monkeypatch: pytest.MonkeyPat
         with closing(RuleStore(path)) as store:
             store.load()
     assert [json.loads(content)[1] for _, content in aside(path)] == ["2", "3", "4"]
+
+
+def test_a_file_set_aside_replaces_no_earlier_one(path: Path) -> None:
+    """Each has a name of its own, and is reported."""
+    reported: list[str] = []
+    for number in (1, 2):
+        filled(path)
+        edit(path, f"PRAGMA user_version = {number + 7}")
+        with closing(RuleStore(path, reported.append)) as store:
+            assert store.load() == ({}, 0.0)
+        with closing(sqlite3.connect(path.with_name(f"rules.db.set-aside-{number}"))) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (number + 7,)
+        path.unlink()
+    assert [message.split(": it was")[0] for message in reported] == [
+        f"{path} cannot be used (its version is {version}, this build knows 2)"
+        for version in (8, 9)
+    ]
+    assert "rules.db.set-aside-2, and every rule begins anew" in reported[1]
+
+
+def test_a_file_that_cannot_be_set_aside_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task fails, is reported and tries again."""
+    filled(path)
+    edit(path, "PRAGMA user_version = 3")
+    monkeypatch.setattr("edgepaas.telemetry.rules.store.set_aside_sqlite", lambda *_: None)
+    with pytest.raises(ValueError, match="its version is 3"):
+        RuleStore(path)
+
+
+def test_rows_set_aside_are_reported_together(path: Path) -> None:
+    """One message for all that a look found, and none for a look that found nothing."""
+    reported: list[str] = []
+    filled(path)
+    for number in range(5):
+        edit(path, "INSERT INTO series (rule, device, watch, state) VALUES ('r', ?, 'x', 'x')",
+             str(number))  # fmt: skip
+    edit(path, "DELETE FROM notices")
+    edit(path, "INSERT INTO notices (body) VALUES ('[]')")
+    with closing(RuleStore(path, reported.append)) as store:
+        for _ in range(2):
+            store.load()
+            assert store.next_notice() is None
+    assert len(reported) == 2
+    assert reported[0].startswith(f"5 rows of series in {path} cannot be used")
+    assert "rule r, device 2: it is no JSON" in reported[0]
+    assert "device 3" not in reported[0]
+    assert reported[1].startswith(f"1 row of notices in {path} cannot be used")

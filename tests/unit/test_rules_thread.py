@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from edgepaas.app import Box
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.rules import follower as module
 from edgepaas.telemetry.rules.follower import RuleFollower
-from edgepaas.telemetry.rules.judging import Watch
+from edgepaas.telemetry.rules.judging import ActiveRule
 from edgepaas.telemetry.rules.store import RuleStore
 from tests.support.service_process import until
 from tests.support.telemetry_box import open_box
@@ -48,7 +49,7 @@ def test_what_reading_its_file_raises_does_not_end_the_thread_for_good(
 ) -> None:
     follower = follower_of(box)
     with monkeypatch.context() as broken:
-        broken.setattr(RuleStore, "load", lambda _: Watch(*range(9)))
+        broken.setattr(RuleStore, "load", lambda _: ActiveRule(*range(9)))
         follower.start()
         until(box.tasks.problems, "the problem", limit=10)
         assert "the thread rules fails again and again: TypeError" in box.tasks.problems()[0]
@@ -83,3 +84,27 @@ def test_a_row_of_another_form_is_set_aside_and_the_rules_are_judged(
     follower.stop(10)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM series").fetchone() == (0,)
+
+
+def test_what_is_set_aside_is_an_event_of_the_application(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file as a whole, and rows of its successor: without a fingerprint nothing stays open."""
+    raised: list[tuple[str, dict[str, str]]] = []
+    follower = follower_of(box)
+    recorded = replace(box, alert=lambda message, **named: raised.append((message, named)))
+    monkeypatch.setattr(follower, "_box", recorded)
+    path = store_file(box)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO series (rule, device, watch, state) VALUES ('r', 'd', '{}', '{}')"
+        )
+    follower._run()
+    follower._release()
+    path.write_bytes(b"this is no database" * 1000)
+    follower._run()
+    follower._release()
+    rows, whole = raised
+    assert rows[0].startswith(f"1 row of series in {path} cannot be used")
+    assert f"it was set aside as {path}.set-aside-1" in whole[0]
+    assert [named for _, named in raised] == [{"severity": "warning", "origin": "rules"}] * 2

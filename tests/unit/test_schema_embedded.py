@@ -26,7 +26,7 @@ from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import inspection as looking
 from edgepaas.schema.sqlite import migrate as embedded
-from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.settings import Settings
 from tests.support.chains import (
     REPOSITORY,
@@ -480,12 +480,12 @@ def test_a_quarantine_with_rows_is_seen_until_it_is_removed(old: Paths, tmp_path
     assert application.migrations is not None
     write_revision(application.migrations, "0002", "0001", upgrade_body('raise ValueError("bug")'))
     bring(old, application)
-    (found,) = set_aside(old, old.sqlite)
+    (found,) = list_quarantined(old, old.sqlite)
     assert found.rows == 6
     assert "bug" in found.reason
     assert str(found.folder) in found.line
     (found.folder / "edgepaas.db").rename(tmp_path / "taken.db")
-    assert set_aside(old, old.sqlite) == []
+    assert list_quarantined(old, old.sqlite) == []
 
 
 def test_a_quarantine_without_a_note_may_hold_rows(old: Paths) -> None:
@@ -493,10 +493,10 @@ def test_a_quarantine_without_a_note_may_hold_rows(old: Paths) -> None:
     folder = old.quarantine / "000001.x"
     folder.mkdir(parents=True)
     (folder / "edgepaas.db").touch()
-    (found,) = set_aside(old, old.sqlite)
+    (found,) = list_quarantined(old, old.sqlite)
     assert found.rows is None
     (folder / "why.json").write_text('{"rows": 0, "reason": "x"}')
-    assert set_aside(old, old.sqlite) == []
+    assert list_quarantined(old, old.sqlite) == []
 
 
 def test_another_application_on_the_same_file_is_warned_about(

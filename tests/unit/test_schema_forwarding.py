@@ -18,7 +18,7 @@ from edgepaas.outbox import capture, fence, ledger, stream
 from edgepaas.outbox.space import vacuum
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from tests.support.chains import (
@@ -220,7 +220,7 @@ def test_a_file_whose_last_page_is_damaged_loses_nothing_that_waits(
         file.write(b"\xff" * 4096)
     report = bring_with_hub(captured, shop(tmp_path, "0001"))
     assert "6 rows that wait for the hub were saved" in report.message
-    assert set_aside(captured, captured.sqlite) == []
+    assert list_quarantined(captured, captured.sqlite) == []
     assert report.kept is not None
     assert (report.kept / "edgepaas.db").exists()
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgepaas.database import open_database
 from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.decision.waiting import holds_nothing, rows_waiting
+from edgepaas.decision.waiting import is_sound_and_empty, rows_waiting
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import damage_noted, note_damage
@@ -24,7 +24,7 @@ from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import housekeeping
 from edgepaas.schema.sqlite import inspection as looking
 from edgepaas.schema.sqlite.housekeeping import tidy
-from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.settings import Settings
 from tests.support.chains import (
     bring,
@@ -87,7 +87,7 @@ def test_of_files_without_a_row_the_newest_two_are_kept(paths: Paths, tmp_path: 
     application = shop(tmp_path, "0001")
     for _ in range(4):
         bring(paths, application)
-        files.set_aside(paths.sqlite, paths.quarantine, "a test")
+        files.move_to_quarantine(paths.sqlite, paths.quarantine, "a test")
     tidy(paths, paths.sqlite)
     assert [folder.name[:6] for folder in quarantined(paths)] == ["000003", "000004"]
 
@@ -106,7 +106,7 @@ def test_a_full_disk_costs_those_with_the_fewest_rows_and_says_so(
                     "INSERT INTO items(id, name) VALUES (?, 'x')",
                     [(f"x{number}",) for number in range(extra + 1)],
                 )
-        files.set_aside(old.sqlite, old.quarantine, "a test")
+        files.move_to_quarantine(old.sqlite, old.quarantine, "a test")
         bring(old, application)
     tidy(old, old.sqlite, least_free=1)
     assert len(quarantined(old)) == 3
@@ -124,11 +124,11 @@ def test_a_file_whose_rows_were_all_sent_is_not_empty(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY)")
         connection.execute("CREATE TABLE readings (id INTEGER PRIMARY KEY)")
         connection.commit()
-        assert holds_nothing(path)
+        assert is_sound_and_empty(path)
         connection.execute("INSERT INTO readings VALUES (1)")
         connection.commit()
     assert rows_waiting(path).total == 0
-    assert not holds_nothing(path)
+    assert not is_sound_and_empty(path)
 
 
 def io_error() -> sqlite3.OperationalError:
@@ -184,7 +184,7 @@ def test_a_file_of_no_bytes_is_set_aside_with_its_filled_wal(
     (folder,) = quarantined(old)
     assert (folder / "edgepaas.db-wal").read_bytes() == content
     assert "sqlite-replaced" in caplog.text
-    assert [found.rows for found in set_aside(old, old.sqlite)] == [None]
+    assert [found.rows for found in list_quarantined(old, old.sqlite)] == [None]
 
 
 def test_a_repair_does_not_open_a_file_of_no_bytes_either(old: Paths, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_fifo_is_never_opened_and_moved_away(old: Paths, tmp_path: Path, name:
     assert report.action == ("replaced" if own else "nothing")
     assert len(rows_in(old.sqlite, "sales")) == (0 if own else 3)
     assert (quarantined(old)[0] / name).is_fifo()
-    assert set_aside(old, old.sqlite) == []
+    assert list_quarantined(old, old.sqlite) == []
 
 
 @pytest.mark.parametrize("name", ["edgepaas.db-wal", "edgepaas.db-shm", "db.lock", "backups"])
@@ -251,7 +251,7 @@ def test_a_file_in_the_place_of_the_quarantine_leads_to_another_name(
     report = bring(old, shop(tmp_path, "0001"))
     assert report.kept is not None
     assert report.kept.parent == old.state / "quarantine-2"
-    assert [found.folder for found in set_aside(old, old.sqlite)] == [report.kept]
+    assert [found.folder for found in list_quarantined(old, old.sqlite)] == [report.kept]
     assert old.quarantine.read_text() == "a file"
 
 

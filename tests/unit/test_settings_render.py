@@ -10,8 +10,8 @@ from edgepaas.settings.render import (
     explain_json,
     explain_rows,
     markdown_reference,
+    masked_value,
     readable_size,
-    shown,
 )
 from edgepaas.settings.resolve import resolve
 
@@ -64,7 +64,7 @@ def test_nothing_that_is_shown_holds_a_secret(tmp_path: Path) -> None:
 
 def test_each_item_of_a_list_is_masked_by_itself() -> None:
     text = "a=tcp://x:1,b=redis://:pw@y:2"
-    assert shown(SETTINGS["OPTIONAL_SERVICES"], text) == "a=tcp://x:1,b=redis://:****@y:2"
+    assert masked_value(SETTINGS["OPTIONAL_SERVICES"], text) == "a=tcp://x:1,b=redis://:****@y:2"
 
 
 def test_sizes_are_written_as_people_write_them() -> None:
@@ -80,5 +80,6 @@ def test_sizes_are_written_as_people_write_them() -> None:
 def test_every_default_can_be_shown() -> None:
     settings = Settings.of()
     assert all(
-        isinstance(shown(setting, settings.text(name)), str) for name, setting in SETTINGS.items()
+        isinstance(masked_value(setting, settings.text(name)), str)
+        for name, setting in SETTINGS.items()
     )

@@ -16,7 +16,7 @@ from edgepaas.sync.report import LiveStatus
     [
         (HubUnreachable("x"), "held", "away", False),
         (HubMisconfigured("x"), "blocked", "misconfigured", True),
-        (UnclassifiedHubError("x"), "blocked", "misconfigured", True),
+        (UnclassifiedHubError("x"), "blocked", "error", True),
         (SchemaDrift("x"), "held", "schema", False),
         (SchemaBlocked("x"), "blocked", "schema", True),
         (sqlite3.OperationalError("database is locked"), "held", None, False),

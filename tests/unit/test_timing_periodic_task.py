@@ -298,3 +298,37 @@ def test_an_alert_may_wait_and_has_the_words_of_its_task(recorder: Recorder) -> 
         "the thread rules fails again and again: OSError: the disk is gone. Nothing is judged."
     )
     task.stop(5)
+
+
+def test_a_release_that_asks_for_the_end_ends_no_thread() -> None:
+    """The back-off goes on, and the end is an end in order."""
+
+    def fail() -> None:
+        raise OSError("no")
+
+    def release() -> None:
+        raise SystemExit(3)
+
+    quick = Backoff(first=SOON, longest=SOON)
+    task = PeriodicTask("a-task", fail, every=SOON, backoff=quick, release=release)
+    task.start()
+    until(lambda: task.failures > 5, "more failures")
+    assert task.problem() == "fails again and again: OSError: no"
+    task.stop(5)
+    assert not task.alive
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_error_without_a_text_is_named_by_its_type(run: Callable[..., PeriodicTask]) -> None:
+    """It is tried again after the back-off, as any other."""
+
+    def fail() -> None:
+        raise NoText
+
+    task = run(fail)
+    until(lambda: task.failures > 5, "more failures")
+    assert task.problem() == "fails again and again: NoText"

@@ -58,7 +58,7 @@ def test_what_holds_is_listed_the_worst_first(client: FlaskClient) -> None:
         "critical",
         "raised",
     )
-    assert (second["fingerprint"], second["count"], second["not_told"]) == ("heat", 2, 2)
+    assert (second["fingerprint"], second["count"], second["undelivered"]) == ("heat", 2, 2)
     assert second["since"].endswith("Z")
     assert second["ended"] is None
 

@@ -135,7 +135,7 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
     told = {
         labels: value
         for (name, labels), value in found.items()
-        if name == "edgepaas_alert_notices_total"
+        if name == "edgepaas_alert_notifications_delivered_total"
     }
     assert told == {
         (("channel", "log"), ("severity", "critical")): 2,

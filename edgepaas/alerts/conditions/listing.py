@@ -16,7 +16,8 @@ def list_conditions(paths: Paths, *, everything: bool = False) -> list[dict[str,
     """Return the conditions that hold or of which a notification waits, the worst first.
 
     *everything*: also those that are over and delivered, as long as they are remembered.
-    Each is what its file holds, and ``silenced_for`` in seconds. What waits in ``new/`` is
+    Each is what its file holds, its ``not_told`` under the API's word ``undelivered`` and its
+    ``told`` as ``delivered``, and ``silenced_for`` in seconds. What waits in ``new/`` is
     counted in. Damaged files are left out; the deliverer sets them aside.
     """
     folders, now = SpoolFolders(paths.alerts), current_moment()
@@ -24,7 +25,7 @@ def list_conditions(paths: Paths, *, everything: bool = False) -> list[dict[str,
     _fold_waiting(folders, conditions)
     silences = read_silences(folders, now)
     found = [
-        {**condition.as_dict(), "silenced_for": round(silence_of(condition, silences, now), 3)}
+        {**_entry(condition), "silenced_for": round(silence_of(condition, silences, now), 3)}
         for condition in conditions.values()
         if everything or _matters(condition)
     ]
@@ -44,6 +45,12 @@ def summary(folders: SpoolFolders, conditions: list[Condition], now: Moment) -> 
         "waiting": sum(c.new > 0 or c.sending is not None for c in conditions),
         "silenced": len(silent),
     }
+
+
+def _entry(condition: Condition) -> dict[str, Any]:
+    entry = condition.as_dict()
+    entry["undelivered"], entry["delivered"] = entry.pop("not_told"), entry.pop("told")
+    return entry
 
 
 def _matters(condition: Condition) -> bool:

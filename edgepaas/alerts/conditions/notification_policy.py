@@ -23,7 +23,7 @@ _LONGEST_WINDOWS = 36
 
 
 @dataclass(frozen=True)
-class Due:
+class DueKind:
     """The kind of notification that is due *wait* seconds from now (0.0: now)."""
 
     what: What
@@ -32,27 +32,27 @@ class Due:
 
 def what_is_due(  # noqa: PLR0911 - a table of cases
     condition: Condition, now: Moment, window: float
-) -> Due | None:
+) -> DueKind | None:
     """Return what is due of *condition*, None for nothing; *window* in seconds."""
     notified = condition.notified
     if notified.flapping:
         quiet = _since(condition.changes[-1], now) if condition.changes else float("inf")
-        return Due("settled", max(0.0, window - quiet))
+        return DueKind("settled", max(0.0, window - quiet))
     if condition.new and recent_changes(condition, now, window) >= FLAPPING_CHANGES:
-        return Due("flapping")
+        return DueKind("flapping")
     if condition.state == "raised":
         if notified.state != "raised":
-            return Due("raised")
+            return DueKind("raised")
         if SEVERITIES.index(condition.severity) > SEVERITIES.index(notified.severity):
-            return Due("worse")
-        return Due("still", _pause(notified, now, window)) if condition.new else None
+            return DueKind("worse")
+        return DueKind("still", _pause(notified, now, window)) if condition.new else None
     if condition.state == "resolved":
         if notified.state == "raised":
-            return Due("resolved")
-        return Due("passed") if condition.new else None
+            return DueKind("resolved")
+        return DueKind("passed") if condition.new else None
     if not condition.new:
         return None
-    return Due("event", _pause(notified, now, window) if notified.at else 0.0)
+    return DueKind("event", _pause(notified, now, window) if notified.at else 0.0)
 
 
 def recent_changes(condition: Condition, now: Moment, window: float) -> int:

@@ -258,7 +258,7 @@ def record_notification(
     """Record in the history what became of a notification."""
     history.record(
         folders.root,
-        "dead" if outcome.kind == "refused" else "told",
+        "dead" if outcome.kind == "refused" else "delivered",
         now,
         notification.key,
         notice=notification.what,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgepaas.alerts.spool.checksummed_json import Damaged
 from edgepaas.files import shapes
@@ -79,8 +79,7 @@ class Alert:
         }
 
 
-@dataclass(frozen=True)
-class AlertName:
+class AlertName(NamedTuple):
     """What is known from the name of an alert file; *kind* is the severity, or ``resolved``."""
 
     sequence: int

@@ -41,6 +41,16 @@ class SpoolFolders:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 sync_folder(folder.parent)
 
+    def is_without_conditions(self) -> bool:
+        """Whether no cause was ever kept; False where that cannot be seen."""
+        try:
+            with os.scandir(self.conditions) as entries:
+                return next(entries, None) is None
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
     def put(self, path: Path, content: bytes) -> None:
         """Have *path*, below the root, hold *content*, durably; raises OSError.
 

@@ -100,7 +100,7 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
             entry["severity"],
             entry["since_time"],
             entry["count"],
-            "silenced" if entry["silenced_for"] else "waits" if entry["not_told"] else "yes",
+            "silenced" if entry["silenced_for"] else "waits" if entry["undelivered"] else "yes",
             entry["name"],
             entry["message"].split("\n")[0][:80],
         )
@@ -118,7 +118,7 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
         counts(paths),
         open=len(holding),
         critical=sum(entry["severity"] == "critical" for entry in holding),
-        waiting=sum(bool(entry["not_told"] or entry["sending"]) for entry in found),
+        waiting=sum(bool(entry["undelivered"] or entry["sending"]) for entry in found),
     )
     print(now.line() or "nothing is raised and nothing waits")
     return EXIT_DONE
@@ -183,9 +183,8 @@ def _print_history(entries: list[dict[str, object]]) -> None:
 
 
 def _what(entry: dict[str, object]) -> str:
-    """Return what happened, as people read it: the history's ``told`` is a delivery."""
-    what = "delivered" if entry.get("what") == "told" else entry.get("what")
-    return f"{what} {entry.get('notice', '')}".strip()
+    """Return what happened, as people read it."""
+    return f"{entry.get('what')} {entry.get('notice', '')}".strip()
 
 
 def _deliver(paths: Paths, arguments: argparse.Namespace) -> int:

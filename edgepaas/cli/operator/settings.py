@@ -16,9 +16,9 @@ from edgepaas.settings.render import (
     default_of,
     env_file_template,
     markdown_reference,
+    masked_value,
     readable_size,
     sections,
-    shown,
 )
 from edgepaas.settings.resolve import resolve_box
 from edgepaas.terminal import print_json, print_table
@@ -30,7 +30,8 @@ In force is what run/env holds. Where the environment stage has not run, the val
 resolved as it would, and the last line notes that.
 """
 
-NEEDS_SERVICE_USER = False  # the documents are public; the values are guarded below
+#: --markdown and --env-file-template hold no values; run() guards the values.
+NEEDS_SERVICE_USER = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +97,7 @@ def _values(paths: Paths) -> tuple[Settings, dict[str, str], Groups, bool]:
 
 def _in_force(setting: Setting, settings: Settings, paths: Paths) -> str:
     """Return the value as every user may see it; where it is blank, the path that it leads to."""
-    text = shown(setting, settings.text(setting.name))
+    text = masked_value(setting, settings.text(setting.name))
     if text:
         return text
     if setting.name == "LOG_FILE":

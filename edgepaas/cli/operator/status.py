@@ -162,7 +162,7 @@ def _show(document: dict[str, Any]) -> None:
     for check in document.get("checks", []):
         if check["name"] == "forwarding":
             continue  # printed by _show_forwarding
-        word = "ok" if check["ok"] else "FAILED" if check["required"] else "away"
+        word = "ok" if check["ok"] else "FAILED" if check["required"] else "warning"
         say("check", f"{check['name']}: {word}: {check['message']}")
     if "database" in document:
         say("database", f"{document['database']} ({document.get('mode', '')})")
@@ -180,7 +180,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:
-    from edgepaas.outbox.forwarding_state import shown
+    from edgepaas.outbox.forwarding_state import display_lines
 
     found = document.get("forwarding")
     if not found:
@@ -188,7 +188,7 @@ def _show_forwarding(document: dict[str, Any]) -> None:
         if document.get("rows_waiting"):
             say("waiting", f"{document['rows_waiting']:,} rows to be sent")
         return
-    for label, text in shown(found):
+    for label, text in display_lines(found):
         say(label, text)
 
 

@@ -101,7 +101,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
     from edgepaas.health.forwarding import current_forwarding
-    from edgepaas.outbox.forwarding_state import shown
+    from edgepaas.outbox.forwarding_state import display_lines
     from edgepaas.sync import status as sync_status
     from edgepaas.terminal import print_json, say
 
@@ -121,7 +121,7 @@ def _status(arguments: argparse.Namespace) -> int:
         say("sync", "there is no PostgreSQL to forward to (DATABASE_URL is empty)")
     else:
         say("sync", f"{found.state}{f': {found.reason}' if found.reason else ''}")
-        for label, text in shown({**found.as_dict(), "reason": ""}):
+        for label, text in display_lines({**found.as_dict(), "reason": ""}):
             say(label, text)
         if status is not None and status.mirror is not None:
             say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")

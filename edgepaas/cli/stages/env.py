@@ -13,7 +13,7 @@ from edgepaas.files.paths import Paths, find_paths
 from edgepaas.hosting.settings import declared_by
 from edgepaas.logs.redact import redact
 from edgepaas.service.instance_locks import serving_process
-from edgepaas.settings.derive import Finding
+from edgepaas.settings.derive import SettingProblem
 from edgepaas.settings.logs import start_logging
 from edgepaas.settings.resolve import Resolution, resolve_box
 from edgepaas.terminal import announce, print_json, print_table
@@ -69,14 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _report(finding: Finding) -> None:
+def _report(finding: SettingProblem) -> None:
     if not finding.alert:
         logger.warning("%s", _sentence(finding))
     else:
         SETTING.raise_alert(_sentence(finding), subject=_subject(finding))
 
 
-def _subject(finding: Finding) -> str:
+def _subject(finding: SettingProblem) -> str:
     return ",".join(finding.names)
 
 
@@ -90,7 +90,7 @@ def _resolve_others(resolution: Resolution, paths: Paths) -> None:
             SETTING.resolve_alert(f"{names}: in order again", subject=subject)
 
 
-def _sentence(finding: Finding) -> str:
+def _sentence(finding: SettingProblem) -> str:
     names = " and ".join(finding.names)
     return f"{names}: {finding.message}" if names else finding.message
 

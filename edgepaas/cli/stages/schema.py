@@ -98,14 +98,14 @@ def _send_what_waits(contract: "DatabaseContract", paths: Paths) -> None:
     from edgepaas.schema.stage import extended_start_timeout
 
     found = rows_waiting(contract.sqlite_path, paths.database_lock)
-    if not found.any:
+    if not found.may_hold_unsent_rows:
         return
     reason = found.problem
     if found.readable:
         with extended_start_timeout():
             reason = _drain_once()
         found = rows_waiting(contract.sqlite_path, paths.database_lock)
-    if not found.any:
+    if not found.may_hold_unsent_rows:
         say("schema", f"{contract.sqlite_path}: every row that waited is in PostgreSQL")
         return
     rows = f"{found.rows:,} rows" if found.readable else "rows that cannot be counted"

@@ -44,7 +44,7 @@ GROUP_SECONDS = 0.02
 
 #: A statement that ends a transaction; ROLLBACK TO a savepoint does not.
 _ENDS_TRANSACTION = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
+    r"(?:[\s;\ufeff]|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
     r"(?:COMMIT|END|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO\b))\b",
     re.IGNORECASE,
 )
@@ -96,7 +96,13 @@ class GroupCommitWriter:
         self._connection: Connection | None = None
         self._stamp: TransactionStamp | None = None
         self._closing = False
+        #: Whether a job runs now, to whom the transaction's end does not belong.
+        self._in_job = False
+        #: Whether the transaction was rolled back during the last job.
+        self._rolled_back = False
         event.listen(engine, "before_cursor_execute", _refuse_end_of_transaction)
+        event.listen(engine, "commit", self._refuse_commit)
+        event.listen(engine, "rollback", self._note_rollback)
         self._thread = threading.Thread(target=self._loop, name="database-writer", daemon=True)
         self._thread.start()
 
@@ -188,14 +194,10 @@ class GroupCommitWriter:
             stamp = self._begin_stamp(connection)
             outcome.step = Step.JOBS
             until = time.monotonic() + GROUP_SECONDS
-            job.run(session)
-            _check_transaction(connection)
-            stamp.mark()
+            self._run_job(job, session, connection, stamp)
             while gather and time.monotonic() < until and (another := self._next()) is not None:
                 outcome.jobs.append(another)
-                another.run(session)
-                _check_transaction(connection)
-                stamp.mark()
+                self._run_job(another, session, connection, stamp)
             outcome.step = Step.COMMIT
             session.finish()
             outcome.step = Step.CHECK
@@ -209,6 +211,31 @@ class GroupCommitWriter:
             self._undo(session, error)
         self.failing = isinstance(outcome.error, DatabaseUnavailable)
         return outcome
+
+    def _run_job(
+        self, job: Job, session: WriteSession, connection: Connection, stamp: TransactionStamp
+    ) -> None:
+        """Run *job* in the open transaction; raises what it raises, and where it ended that."""
+        self._in_job, self._rolled_back = True, False
+        try:
+            job.run(session)
+        finally:
+            self._in_job = False
+        # Another transaction may be open by now, without what the jobs before this one wrote.
+        if self._rolled_back:
+            raise RuntimeError(_ENDED)
+        _check_transaction(connection)
+        stamp.mark()
+
+    def _refuse_commit(self, connection: Connection) -> None:
+        """Raise before a job's ``session.connection().commit()`` stores half of a group."""
+        if self._in_job and connection is self._connection:
+            raise RuntimeError(_ENDED)
+
+    def _note_rollback(self, connection: Connection) -> None:
+        """Take note of a rollback; it is not refused, for a flush that fails begins with it."""
+        if connection is self._connection:
+            self._rolled_back = True
 
     def _answer(self, outcome: Outcome) -> None:
         """Give each job of *outcome* its result or an exception of its own."""

@@ -8,11 +8,13 @@ one of its own, on the public interface: a table of facts, and a shared one that
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgepaas.app import PLATFORM_VERSION, Application, Box, SmokeRequest
+from edgepaas.app import PLATFORM_VERSION, Application, SmokeRequest
 
 if TYPE_CHECKING:
     from flask import Blueprint
     from sqlalchemy import MetaData
+
+    from edgepaas.app import Box
 
 
 def _models() -> "MetaData":
@@ -21,7 +23,7 @@ def _models() -> "MetaData":
     return Model.metadata
 
 
-def _blueprints(box: Box) -> "Sequence[Blueprint]":
+def _blueprints(box: "Box") -> "Sequence[Blueprint]":
     from edgepaas.drill.hosted.views import blueprint
 
     return [blueprint(box)]

@@ -10,9 +10,9 @@ from sqlalchemy import func, select, update
 from edgepaas.app import Box
 from edgepaas.app.api import (
     ApiBlueprint,
+    IntegerField,
     Problem,
-    Text,
-    Whole,
+    TextField,
     current_caller,
     idempotency_key,
 )
@@ -24,9 +24,9 @@ from edgepaas.drill.hosted.models import DEVICES, NAME_LENGTH, PADDING_LENGTH, R
 class ReadingSchema(ma.Schema):
     """A number that a device sends."""
 
-    device = Text(shortest=1, longest=NAME_LENGTH, required=True)
-    value = Whole(least=1, required=True)
-    padding = Text(longest=PADDING_LENGTH, load_default="")
+    device = TextField(shortest=1, longest=NAME_LENGTH, required=True)
+    value = IntegerField(least=1, required=True)
+    padding = TextField(longest=PADDING_LENGTH, load_default="")
 
 
 class AppendedSchema(ma.Schema):
@@ -45,7 +45,7 @@ class CountSchema(ma.Schema):
 class DeviceSchema(ma.Schema):
     """What can be changed of a device."""
 
-    description = Text(longest=NAME_LENGTH, required=True)
+    description = TextField(longest=NAME_LENGTH, required=True)
 
 
 def blueprint(box: Box) -> ApiBlueprint:

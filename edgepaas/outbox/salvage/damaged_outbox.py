@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from edgepaas.database.reserved_names import LAYOUTS, OUTBOX, STATE, TRANSACTIONS
-from edgepaas.files.sqlite_file import not_to_be_opened
+from edgepaas.files.sqlite_file import open_refusal_reason
+from edgepaas.outbox import versions
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.salvage.page_file import Values
 from edgepaas.outbox.salvage.page_recovery import recovered_records, wal_is_damaged
-from edgepaas.outbox.salvage.workspace import HEAD, SalvageWorkspace
-from edgepaas.outbox.tables import quoted
+from edgepaas.outbox.salvage.workspace import SalvageWorkspace
+from edgepaas.outbox.tables import quoted, width_of
 
 logger = logging.getLogger("edgepaas.outbox")
 
@@ -57,8 +58,9 @@ def read_damaged(
     """Read *damaged* into the new file *workspace*, until ``time.monotonic()`` is *until*.
 
     *layouts* are those of the forwarded tables now; *spare* by the ids of the new file, for
-    rows whose own layout is lost: those of one build are alike. Raises OSError,
-    sqlite3.Error where the workspace cannot be written.
+    rows whose own layout is lost: those of one build are alike. Raises UnknownOutbox where
+    *damaged* was written by a newer release, OSError, sqlite3.Error where the workspace cannot
+    be written.
     """
     with contextlib.closing(SalvageWorkspace(workspace, spare)) as opened:
         return _Reader(opened, damaged, until).read(layouts)
@@ -73,11 +75,12 @@ class _Reader:
 
     def read(self, layouts: Sequence[Layout]) -> DamagedOutbox:
         # SQLite deletes the -wal beside a file of no bytes.
-        attached = not not_to_be_opened(self._damaged) and self._attach()
+        attached = not open_refusal_reason(self._damaged) and self._attach()
         captured = not attached or self._has_outbox()
         lost, uncertain = 0, False
         if captured:
             if attached:
+                self._require_known_version()
                 self._read_outbox()
                 self._note_damage_of_the_wal()
             self._workspace.drop_implausible()
@@ -118,8 +121,7 @@ class _Reader:
         workspace = self._workspace
         workspace.confirmed = self._query(f"SELECT confirmed_seq FROM damaged.{STATE}")  # noqa: S608
         workspace.last = self._greatest()
-        columns = self._query(f"SELECT count(*) FROM pragma_table_info('{OUTBOX}', 'damaged')")  # noqa: S608
-        workspace.widen((columns or HEAD) - HEAD)
+        workspace.widen(self._width())
         for table, columns_of_it, key in (
             (LAYOUTS, "id, tbl, revision, definition", "id"),
             (TRANSACTIONS, "first, last", "first"),
@@ -139,6 +141,23 @@ class _Reader:
             low,
             max(low, workspace.last or self._most_rows()),
         )
+
+    def _width(self) -> int:
+        try:
+            rows = self._connection.execute(
+                "SELECT name FROM pragma_table_info(?, 'damaged')", (OUTBOX,)
+            ).fetchall()
+        except sqlite3.Error as error:
+            _raise_unless_damage(error)
+            return 0
+        return width_of(name for (name,) in rows)
+
+    def _require_known_version(self) -> None:
+        """Raise UnknownOutbox for another release's; where it cannot be read, go on."""
+        try:
+            versions.require_known(self._connection, "damaged")
+        except sqlite3.Error as error:
+            _raise_unless_damage(error)
 
     def _greatest(self) -> int | None:
         """Return the greatest number that was given out."""
@@ -234,7 +253,7 @@ class _Reader:
         confirmed: list[int] = []
         last: list[int] = []
         keep: dict[str, Callable[[int, Values], object]] = {
-            "state": lambda _row, values: confirmed.append(values[8]),
+            "state": lambda _row, values: confirmed.append(_confirmed_in(values)),
             "sequence": lambda _row, values: last.append(values[1]),
             "layout": self._workspace.keep_layout,
             "outbox": self._workspace.keep_row,
@@ -251,6 +270,12 @@ class _Reader:
             self._workspace.confirmed = min(confirmed)
         if self._workspace.last is None and last:
             self._workspace.last = max(last)
+
+
+def _confirmed_in(state: Values) -> int:
+    """Return ``confirmed_seq`` of a record of the state; raises UnknownOutbox for a newer one."""
+    versions.require_known_version(state[1])
+    return int(state[8])
 
 
 def _raise_unless_damage(error: sqlite3.Error) -> None:

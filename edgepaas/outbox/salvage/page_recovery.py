@@ -3,6 +3,7 @@
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ Kind = Literal["outbox", "layout", "state", "sequence"]
 
 #: How many cells are looked at before a page counts as none of ours.
 _MOST_FOREIGN_CELLS: Final = 3
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OPS: Final = ("I", "U", "D", "G")
 
 
@@ -71,7 +73,16 @@ def _kind(row: int, values: Values) -> Kind | None:
     if count == 4:
         words = all(isinstance(value, str) for value in values[1:])
         return "layout" if words and values[3].startswith("{") else None
-    # Columns as outbox.tables makes them.
+    # Columns as outbox.tables makes them: version, capture, node_id, stream_id, confirmed_seq.
+    # A release may add some behind them, so that a newer one's is known for what it is.
     words = count > 8 and isinstance(values[4], str) and isinstance(values[5], str)
-    ours = words and row == 1 and values[1] == tables.VERSION and isinstance(values[8], int)
-    return "state" if ours else None
+    ours = words and row == 1 and values[2] in (0, 1) and isinstance(values[8], int)
+    version = values[1]
+    if not ours or not isinstance(version, int):
+        return None
+    known = 0 <= version <= tables.VERSION
+    return "state" if known or _is_uuid(values[5]) else None
+
+
+def _is_uuid(text: object) -> bool:
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None

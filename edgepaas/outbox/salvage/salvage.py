@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
 from edgepaas.outbox import ledger, tables
-from edgepaas.outbox.layout import forwarded, known, registered
+from edgepaas.outbox.layout import forwarded_layouts, registered, stored_layouts
 from edgepaas.outbox.salvage.damaged_outbox import DamagedOutbox, read_damaged
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
@@ -68,8 +68,9 @@ def salvage(
     """Bring what *damaged* holds for the hub into *connection*, which captures already.
 
     *document* is tables.json's. Takes about *seconds* at most; *damaged* and what lies
-    beside it stay as they are. Done twice for one file it counts once. Raises OSError,
-    sqlite3.Error, which concern the new file.
+    beside it stay as they are. Done twice for one file it counts once. Raises UnknownOutbox
+    where *damaged* was written by a newer release, and OSError, sqlite3.Error, which concern the
+    new file; nothing was brought in then.
     """
     name = f"{damaged.parent.name}/{damaged.name}"
     with tables.transaction(connection):
@@ -86,8 +87,8 @@ def salvage(
     if not damaged.is_file():
         return Salvaged(0, 0, 0, False)
     with _workspace_beside(connection) as workspace:
-        layouts = forwarded(document)
-        spare = known(connection)
+        layouts = forwarded_layouts(document)
+        spare = stored_layouts(connection)
         contents = read_damaged(
             damaged, workspace, layouts, spare, until=time.monotonic() + seconds
         )
@@ -120,7 +121,8 @@ def _bring_in(
             ledger.add(connection, "lost_in_damage", contents.lost)
             found = Salvaged(rows, again, contents.lost, contents.uncertain)
             connection.execute(
-                f"INSERT INTO {_DONE} VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT INTO {_DONE} (source, rows, again, lost, uncertain, at) "  # noqa: S608
+                "VALUES (?, ?, ?, ?, ?, ?)",
                 (name, rows, again, found.lost, found.uncertain, _now()),
             )
     finally:
@@ -132,7 +134,9 @@ def _bring_outbox(connection: sqlite3.Connection, contents: DamagedOutbox) -> in
     before = tables.last_seq(connection)
     for old, layout in contents.layouts.items():
         (known_here,) = registered(connection, [layout])
-        connection.execute("INSERT INTO workspace.ids VALUES (?, ?)", (old, known_here.id))
+        connection.execute(
+            "INSERT INTO workspace.ids (old, new) VALUES (?, ?)", (old, known_here.id)
+        )
     _close_gaps(connection)
     values = values_of(contents.width)
     cursor = connection.execute(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgepaas.database.reserved_names import LAYOUTS
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.salvage.page_file import Undecodable, Values
 from edgepaas.outbox.triggers import values_of
 
@@ -80,7 +80,8 @@ class SalvageWorkspace:
     def keep_layout(self, identity: int, values: Values) -> None:
         """Keep a record of the layouts."""
         self.connection.execute(
-            f"INSERT OR IGNORE INTO main.{LAYOUTS} VALUES (?, ?, ?, ?)",  # noqa: S608
+            f"INSERT OR IGNORE INTO main.{LAYOUTS} (id, tbl, revision, definition) "  # noqa: S608
+            "VALUES (?, ?, ?, ?)",
             (identity, *values[1:]),
         )
 
@@ -88,7 +89,7 @@ class SalvageWorkspace:
         """Return the layouts that were found, and the spare ones of the other ids."""
         own: dict[int, Layout] = {}
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            own = known(self.connection)
+            own = stored_layouts(self.connection)
         return {**self._spare, **own}
 
     def drop_implausible(self) -> None:

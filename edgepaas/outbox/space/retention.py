@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.outbox import ledger, tables
 from edgepaas.outbox.capture import paused
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import exact_rows
 from edgepaas.outbox.references import Remover, references
 from edgepaas.outbox.space import vacuum
@@ -89,7 +89,7 @@ def _range(connection: sqlite3.Connection, moment: datetime | None, limit: int) 
 
 
 def _delete_facts(connection: sqlite3.Connection, first: int, last: int) -> int:
-    layouts = known(connection)
+    layouts = stored_layouts(connection)
     facts = {
         identity: layout
         for identity, layout in layouts.items()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.outbox import capture, ledger, tables
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.references import references, unreferenced
 from edgepaas.outbox.tables import quoted
 
@@ -59,7 +59,7 @@ def shed(connection: sqlite3.Connection, wanted: Sequence[LowValue]) -> int:
     if not wanted or not tables.exist(connection):
         return 0
     with tables.transaction(connection):
-        for layout in known(connection).values():
+        for layout in stored_layouts(connection).values():
             if layout.kind != "facts":
                 continue
             for entry in wanted:

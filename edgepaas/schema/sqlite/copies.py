@@ -23,7 +23,8 @@ def finished_copy(path: Path, source: Path | None) -> "Iterator[tuple[Path, Conn
     Foreign keys are off: batch mode drops the parent table, and cascades would empty the
     children. So is capture, without its triggers: SQLite drops no column that one names; what
     waits in the outbox stays as it was captured. The transaction is committed and the file
-    closed at the block's end; on an exception it is removed.
+    closed at the block's end; on an exception it is removed. Raises UnknownOutbox at the block's
+    end where a newer release wrote *source*: the copy may be looked at, and takes no change.
     """
     from edgepaas.schema.migrations import migration_engine
 
@@ -54,14 +55,29 @@ def _open_for_migration(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _without_capture(connection: "Connection") -> Iterator[None]:
+    from edgepaas.outbox import versions
     from edgepaas.outbox.capture import drop_triggers, paused
 
     driver = connection.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
         raise TypeError(f"{driver!r} is no connection to an SQLite file")
+    if unknown := versions.problem(driver):
+        yield  # its triggers could not be put back afterwards
+        raise versions.UnknownOutbox(unknown)
     drop_triggers(driver)
     with paused(driver):
         yield
+
+
+def outbox_problem(path: Path) -> str:
+    """Return why this build cannot use the outbox in the file *path*; empty when it can.
+
+    Raises sqlite3.Error.
+    """
+    from edgepaas.outbox import versions
+
+    with contextlib.closing(open_sqlite(path)) as connection:
+        return versions.problem(connection)
 
 
 def incompatibility(path: Path, chain: Chain, metadata: "MetaData | None") -> str:

@@ -46,7 +46,7 @@ def sweep(path: Path) -> None:
     if not path.exists() and any(map(Path.exists, sidecars(path))):
         # A fresh file of this name would swallow it; it may hold committed rows.
         logger.warning("%s is gone but its -wal is there: it goes into quarantine", path)
-        set_aside(path, path.parent / "quarantine", "its -wal was there without the file")
+        move_to_quarantine(path, path.parent / "quarantine", "its -wal was there without the file")
 
 
 def discard(temporary: Path) -> None:
@@ -132,7 +132,7 @@ def back_up(path: Path, backups: Path, label: str) -> Path:
     return copy
 
 
-def set_aside(path: Path, quarantine: Path, reason: str, *, salvage: bool = False) -> Path:
+def move_to_quarantine(path: Path, quarantine: Path, reason: str, *, salvage: bool = False) -> Path:
     """Move *path* with its -wal and -shm into a folder of its own and return that folder.
 
     A note in it says why, and how many rows there are. *salvage*: what it holds for the hub

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgepaas.alerts.catalogue import QUARANTINE_PRUNED
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import odd_kind, sidecars
+from edgepaas.files.sqlite_file import sidecars, wrong_file_type
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite.quarantine import Content, content_of, quarantines
 
@@ -41,7 +41,7 @@ def tidy(paths: Paths, sqlite_path: Path, *, least_free: int = 0) -> None:
     """
     for folder in {paths.runtime, paths.state}:
         _sweep_temporaries(folder)
-    if odd_kind(paths.database_lock) == "a directory":
+    if wrong_file_type(paths.database_lock) == "a directory":
         _move_away(paths.database_lock, paths, "a directory was in the place of the lock file")
     for quarantine in quarantines(paths, sqlite_path):
         try:
@@ -56,9 +56,9 @@ def clear_reserved_paths(path: Path, paths: Paths) -> None:
 
     Only beside a sound file: with an unsound one they are set aside together.
     """
-    if path.exists() and not odd_kind(path):
+    if path.exists() and not wrong_file_type(path):
         for file in sidecars(path):
-            kind = odd_kind(file)
+            kind = wrong_file_type(file)
             if kind:
                 _move_away(file, paths, f"{kind} was in its place")
     if paths.backups.exists() and not paths.backups.is_dir():
@@ -66,7 +66,7 @@ def clear_reserved_paths(path: Path, paths: Paths) -> None:
 
 
 def _move_away(thing: Path, paths: Paths, reason: str) -> None:
-    folder = files.set_aside(thing, paths.quarantine, reason)
+    folder = files.move_to_quarantine(thing, paths.quarantine, reason)
     logger.warning("%s was moved to %s: %s", thing, folder, reason)
 
 

@@ -14,8 +14,8 @@ from edgepaas.files.sqlite_file import (
     forget_damage,
     forget_due_check,
     forget_unclean_stop,
-    not_to_be_opened,
     note_due_check,
+    open_refusal_reason,
     stopped_uncleanly,
 )
 from edgepaas.schema.chain import Chain, Revisions
@@ -98,7 +98,7 @@ def examine(path: Path, paths: Paths, chain: Chain) -> Revisions | EmptyFile | N
 
     Raises what :func:`inspect_file` does.
     """
-    problem = not_to_be_opened(path)
+    problem = open_refusal_reason(path)
     if not problem and path.exists() and path.stat().st_size == 0:
         user = last_user(paths, path)
         if user or any(paths.backups.glob(f"*.{glob.escape(path.name)}")):

@@ -22,7 +22,12 @@ from edgepaas.schema.errors import ChainIncomplete, SchemaError, brief
 from edgepaas.schema.report import Action, SchemaReport
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
-from edgepaas.schema.sqlite.copies import finished_copy, incompatibility, missing_tables
+from edgepaas.schema.sqlite.copies import (
+    finished_copy,
+    incompatibility,
+    missing_tables,
+    outbox_problem,
+)
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths
 from edgepaas.schema.sqlite.inspection import EmptyFile, examine_with_retry
@@ -204,6 +209,9 @@ def _without_migration(
         return _report("unmigrated", before, chain, message, after=before or frozenset())
     if isinstance(failed.error, ChainIncomplete):
         raise failed.error
+    if unknown := outbox_problem(path):
+        # A fresh file would leave its unsent rows where no process of this build sends them.
+        raise SchemaError(f"{path} is left as it is: {unknown} ({reason})") from failed.error
     if not before or before == chain.heads:
         # No migration ever ran on it, so none of what they do to rows can be missed.
         try:
@@ -228,7 +236,7 @@ def _after(chain: Chain, before: Revisions | None) -> Revisions:
 
 
 def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str) -> SchemaReport:
-    folder = files.set_aside(path, paths.quarantine, reason, salvage=True)
+    folder = files.move_to_quarantine(path, paths.quarantine, reason, salvage=True)
     forget_damage(path)
     forget_due_check(path)
     forget_unclean_stop(path)

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepaas.decision.waiting import holds_nothing, rows_waiting
+from edgepaas.decision.waiting import is_sound_and_empty, rows_waiting
 from edgepaas.files import shapes
 from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import NotThisRecord, RecordType
-from edgepaas.files.sqlite_file import odd_kind, sidecars
+from edgepaas.files.sqlite_file import sidecars, wrong_file_type
 from edgepaas.timing.moment import rfc3339
 
 #: Beside each file in quarantine: what it was, and why it is there.
@@ -96,8 +96,10 @@ def describe(path: Path, reason: str) -> dict[str, object]:
     """Return the note on *path*, made while it is still in its place."""
     counted = rows_waiting(path) if path.is_file() else None
     rows = counted.total if counted is not None and counted.readable else None
-    empty = path.is_file() and holds_nothing(path)
-    if odd_kind(path) not in ("", "a directory") and not any(map(Path.exists, sidecars(path))):
+    empty = path.is_file() and is_sound_and_empty(path)
+    if wrong_file_type(path) not in ("", "a directory") and not any(
+        map(Path.exists, sidecars(path))
+    ):
         rows, empty = 0, True  # a FIFO or its like: there is nothing in it to be lost
     return {
         "file": path.name,
@@ -137,7 +139,7 @@ def note_salvaged(folder: Path, rows: int | None) -> None:
     remove_durably(folder / SALVAGE)
 
 
-def set_aside(paths: Paths, sqlite_path: Path) -> list[SetAside]:
+def list_quarantined(paths: Paths, sqlite_path: Path) -> list[SetAside]:
     """Return the files in quarantine that hold rows, or may; newest first. Never raises."""
     found = []
     for quarantine in quarantines(paths, sqlite_path):

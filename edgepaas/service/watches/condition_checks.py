@@ -26,7 +26,7 @@ from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox.space import budget
 from edgepaas.schema.open_problems import open_problem
-from edgepaas.schema.sqlite.quarantine import set_aside
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -113,7 +113,7 @@ class ServiceChecks:
         return f"{self.contract.sqlite_path} is not used any more"
 
     def _nothing_set_aside(self, _: str) -> str | None:
-        found = set_aside(self.paths, self.contract.sqlite_path)
+        found = list_quarantined(self.paths, self.contract.sqlite_path)
         return None if found else "nothing is set aside any more"
 
     def _schema_stage_complete(self, _: str) -> str | None:

@@ -116,7 +116,7 @@ class Hysteresis:
 
 
 @dataclass(frozen=True)
-class Finding:
+class MeasuredCondition:
     """The status of one thing, and what an alert of it would say."""
 
     entry: CatalogueEntry
@@ -185,7 +185,7 @@ class ConditionWatch:
             self._next_review = now + (SECOND_REVIEW if self._reviews == 1 else REVIEW_EVERY)
             self._review({finding.fingerprint for finding in found}.union(self.tasks()))
 
-    def _judge(self, finding: Finding, now: float) -> None:
+    def _judge(self, finding: MeasuredCondition, now: float) -> None:
         hysteresis = self._known.setdefault(
             finding.fingerprint, Hysteresis(raise_after=finding.raise_after)
         )
@@ -223,7 +223,7 @@ def _subject(fingerprint: str) -> str:
     return (entry.subject(fingerprint) if entry else "") or fingerprint
 
 
-def _of_measure(measure: Measure) -> Finding:
+def _of_measure(measure: Measure) -> MeasuredCondition:
     unit = _UNITS[measure.unit]
     value = "unknown" if measure.value is None else f"{measure.value:g}{unit}"
     threshold = f"{measure.name.upper()}_THRESHOLD={measure.threshold:g}"
@@ -236,7 +236,7 @@ def _of_measure(measure: Measure) -> Finding:
         status = "well"
     thing, entry = _MEASURES[measure.name]
     busy = "at" if measure.unit == "celsius" else "used to" if measure.name != "cpu" else "busy to"
-    return Finding(
+    return MeasuredCondition(
         entry=entry,
         status=status,
         raise_after=MEASURE_FOR[measure.name],
@@ -245,9 +245,9 @@ def _of_measure(measure: Measure) -> Finding:
     )
 
 
-def _of_clock(report: SystemReport) -> Finding:
+def _of_clock(report: SystemReport) -> MeasuredCondition:
     statuses: dict[bool | None, Status] = {True: "well", False: "broken", None: "unknown"}
-    return Finding(
+    return MeasuredCondition(
         entry=CLOCK_UNTRUSTED,
         status=statuses[report.clock_trusted],
         raise_after=CLOCK_FOR,
@@ -260,10 +260,10 @@ def _is_watched(result: CheckResult) -> bool:
     return result.required and not result.raised_elsewhere
 
 
-def _of_check(result: CheckResult) -> Finding:
+def _of_check(result: CheckResult) -> MeasuredCondition:
     if result.name.startswith(SERVICE_PREFIX):
         name = result.name.removeprefix(SERVICE_PREFIX)
-        return Finding(
+        return MeasuredCondition(
             entry=REQUIRED_SERVICE,
             subject=name,
             status="well" if result.ok else "broken",
@@ -271,7 +271,7 @@ def _of_check(result: CheckResult) -> Finding:
             wrong=f"the required service {name} has been away {{}}: {result.message}",
             well=f"the required service {name} is back: {result.message}",
         )
-    return Finding(
+    return MeasuredCondition(
         entry=HEALTH_CHECK,
         subject=result.name,
         status="well" if result.ok else "broken",
@@ -281,7 +281,7 @@ def _of_check(result: CheckResult) -> Finding:
     )
 
 
-def _of_rows(forwarding: "Forwarding | None") -> list[Finding]:
+def _of_rows(forwarding: "Forwarding | None") -> list[MeasuredCondition]:
     """Return what ends the alerts of rows that an operator had to see to, or sync to send.
 
     The drainer and the decision raise them at once; that nothing is left is found here.
@@ -289,7 +289,7 @@ def _of_rows(forwarding: "Forwarding | None") -> list[Finding]:
     if forwarding is None:
         return []
     return [
-        Finding(
+        MeasuredCondition(
             count.entry, "broken" if count.left else "well", 0.0, wrong="", well=count.none_left
         )
         for count in row_counts(forwarding)

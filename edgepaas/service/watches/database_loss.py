@@ -84,7 +84,7 @@ class LossWatch:
 
     def suspect(self, error: BaseException) -> None:
         """Have the database looked at now; called where it could not be used."""
-        logger.debug("the database is suspected: %s", error)
+        logger.debug("the database may be lost, checking it now: %s", error)
         self._suspected.set()
         self.task.wake()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
-from edgepaas.files.sqlite_file import not_to_be_opened
-from edgepaas.outbox import ledger, sequence_gaps, stream, tables
+from edgepaas.files.sqlite_file import open_refusal_reason
+from edgepaas.outbox import ledger, sequence_gaps, stream, tables, versions
 from edgepaas.outbox.stream import Stream
 
 _BUSY_TIMEOUT = 10.0
@@ -86,7 +86,7 @@ def opened_for_audit(path: Path, lock: Path) -> Iterator[sqlite3.Connection | No
         yield None
         return
     with held(lock, shared=True, timeout=_LOCK_TIMEOUT):
-        if trouble := not_to_be_opened(path):
+        if trouble := open_refusal_reason(path):
             raise BoxUnreadable(f"{path} cannot be audited: {trouble}; see 'edgepaas schema'")
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(
@@ -96,9 +96,14 @@ def opened_for_audit(path: Path, lock: Path) -> Iterator[sqlite3.Connection | No
 
 
 def read_box(connection: sqlite3.Connection | None) -> BoxSide:
-    """Return the file's counters in one snapshot; others may go on writing."""
+    """Return the file's counters in one snapshot; others may go on writing.
+
+    Raises BoxUnreadable for a file of a newer release, sqlite3.Error.
+    """
     if connection is None or not tables.exist(connection):
         return BoxSide({"accepted": 0, "pending": 0, **dict.fromkeys(ledger.COUNTERS, 0)})
+    if unknown := versions.problem(connection):
+        raise BoxUnreadable(f"the SQLite file cannot be audited: {unknown}")
     connection.execute("BEGIN")  # one snapshot for all that follows
     try:
         counters = ledger.read(connection)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import OUTBOX
-from edgepaas.outbox.layout import Layout, known
+from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import exact_rows, key_text
 from edgepaas.outbox.stream import Stream
 from edgepaas.outbox.tables import quoted
@@ -137,7 +137,7 @@ def compare_by_key(connection: sqlite3.Connection, hub: HubReader, found: Stream
     checked = settled = missing = 0
     examples: list[str] = []
     no_table = []
-    for layout in known(connection).values():
+    for layout in stored_layouts(connection).values():
         if layout.kind != "facts" or not _has_table(connection, layout):
             continue
         if not hub.has_table(layout.table):

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from edgepaas.errors import EdgePaaSError
-from edgepaas.outbox.layout import Layout, forwarded
+from edgepaas.outbox.layout import Layout, forwarded_layouts
 from edgepaas.outbox.reading import Change, Op
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery import values
@@ -70,7 +70,7 @@ class DeadLetter:
 
     def change(self) -> Change:
         """Return the change as it was captured, with numbers as text."""
-        (layout,) = forwarded({"tables": {self.table: self.layout}})
+        (layout,) = forwarded_layouts({"tables": {self.table: self.layout}})
         return Change(
             self.seq,
             self.seq,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS
-from edgepaas.outbox.layout import known
+from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.reading import Batch, next_batch
 from edgepaas.outbox.stream import Stream, read_stream, set_inflight
@@ -157,7 +157,7 @@ def _newest_layouts(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return the file's newest layout of each table, in the form of tables.json."""
     return {
         layout.table: {"columns": [{"name": name} for name in layout.names]}
-        for _, layout in sorted(known(connection).items())
+        for _, layout in sorted(stored_layouts(connection).items())
     }
 
 

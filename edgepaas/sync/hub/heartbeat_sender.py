@@ -11,7 +11,7 @@ from edgepaas.files.published_state import read_published_state
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.hub.fleet import HEARTBEATS_PER_FLEET_READ, write_fleet
 from edgepaas.sync.hub.heartbeat import Heartbeat, LocalNode, NodeState
-from edgepaas.timing.due import Due
+from edgepaas.timing.due import Interval
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -49,7 +49,7 @@ class HeartbeatSender:
         self._clock = clock
         self._state_version: tuple[int, int] | None = None
         self._sent_at = float("-inf")
-        self._fleet_due = Due(HEARTBEATS_PER_FLEET_READ * interval)
+        self._fleet_due = Interval(HEARTBEATS_PER_FLEET_READ * interval)
 
     def send(self, hub: "Hub", *, alone: bool = False) -> None:
         """Send a heartbeat; unless *alone*, also read the list of boxes when that is due.

@@ -74,8 +74,9 @@ class Difference:
         self._size = 0
         connection.execute(f"DROP TABLE IF EXISTS {self._name}")
         # Without column types, so that SQLite converts no value.
-        columns = ", ".join(f"v{position}" for position in range(self._width))
-        connection.execute(f"CREATE TABLE {self._name} (op, {columns})")
+        values = (f"v{position}" for position in range(self._width))
+        self._columns = ", ".join(("op", *values))
+        connection.execute(f"CREATE TABLE {self._name} ({self._columns})")
 
     def write(self, row: tuple[Any, ...]) -> None:
         """Add a row to write."""
@@ -91,7 +92,7 @@ class Difference:
         while True:
             page = exact_rows(
                 self._connection,
-                f"SELECT rowid, * FROM {self._name} "  # noqa: S608
+                f"SELECT rowid, {self._columns} FROM {self._name} "  # noqa: S608
                 "WHERE op = ? AND rowid > ? ORDER BY rowid LIMIT ?",
                 (op, after, _PAGE),
                 CHUNK_BYTES,
@@ -108,7 +109,7 @@ class Difference:
         self._connection.execute("BEGIN")  # deferred: the file itself is not locked
         try:
             self._connection.executemany(
-                f"INSERT INTO {self._name} VALUES ({marks})",  # noqa: S608
+                f"INSERT INTO {self._name} ({self._columns}) VALUES ({marks})",  # noqa: S608
                 self._rows,
             )
             self._connection.execute("COMMIT")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import OUTBOX
-from edgepaas.outbox.layout import forwarded, known
+from edgepaas.outbox.layout import forwarded_layouts, stored_layouts
 from edgepaas.outbox.reading import next_batch
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.tables import quoted
@@ -68,7 +68,7 @@ class Mirror:
 
     def run(self, connection: sqlite3.Connection, hub: "Hub") -> PassResult:
         """Make a pass. Raises what *hub* raises, MirrorPostponed, sqlite3.Error."""
-        if not any(layout.kind == "shared" for layout in forwarded(self.document)):
+        if not any(layout.kind == "shared" for layout in forwarded_layouts(self.document)):
             return PassResult()
         self._check_own_deliveries(connection)
         # The temporary tables lie in a file: a large difference must not take memory.
@@ -114,7 +114,7 @@ class Mirror:
         stream = read_stream(connection)
         if stream is None:
             return
-        shared = [i for i, layout in known(connection).items() if layout.kind == "shared"]
+        shared = [i for i, layout in stored_layouts(connection).items() if layout.kind == "shared"]
         changed = (
             stream.stream_id != self._stream
             or connection.execute(
@@ -152,7 +152,7 @@ class Mirror:
 
 def shared_tables(document: Mapping[str, Any], hub: "Hub") -> list[MirroredTable]:
     """Return the shared tables that the hub has, parents first, with the columns that it has."""
-    layouts = [layout for layout in forwarded(document) if layout.kind == "shared"]
+    layouts = [layout for layout in forwarded_layouts(document) if layout.kind == "shared"]
     foreign = {name: set(table.get("foreign", ())) for name, table in document["tables"].items()}
     found = []
     for layout in layouts:

@@ -136,7 +136,9 @@ def _retry_after(answer: HttpAnswer) -> float | None:
 
 def _message(answer: HttpAnswer) -> str:
     try:
-        return str(json.loads(answer.body)["message"]).rstrip(".")  # our own sentence goes on
+        return str(json.loads(answer.body)["message"]).rstrip(
+            "."
+        )  # without its full stop: our message continues after it
     except (ValueError, KeyError, TypeError, RecursionError):
         text = answer.body[:_QUOTED].decode("utf-8", "replace").strip()
         return ascii(text) if text else responses.get(answer.status, "no reason")

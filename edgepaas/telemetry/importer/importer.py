@@ -144,7 +144,9 @@ def import_file(
         try:
             accepted, duplicates = send([reading for _, reading in batch])
         except BatchRefused as error:
-            raise ImportFailed(_where(source, progress, _named(error, batch))) from error
+            raise ImportFailed(
+                _where(source, progress, _refusal_with_line_numbers(error, batch))
+            ) from error
         except ImportFailed as error:
             raise ImportFailed(_where(source, progress, str(error))) from error
         progress.accepted += accepted
@@ -203,7 +205,7 @@ def describe_position(source: CsvSource, progress: Progress) -> str:
     )
 
 
-def _named(error: BatchRefused, batch: list[tuple[int, dict[str, Any]]]) -> str:
+def _refusal_with_line_numbers(error: BatchRefused, batch: list[tuple[int, dict[str, Any]]]) -> str:
     """Return what the box said, with lines of the file for positions in the batch."""
     lines = [
         f"  line {batch[position][0]}: {problem}"

@@ -3,7 +3,7 @@
 
 from datetime import timedelta
 
-from edgepaas.telemetry.rules.judging import SECOND, Flip, Watch
+from edgepaas.telemetry.rules.judging import SECOND, ActiveRule, ConditionChange
 from edgepaas.telemetry.times import EARLIEST, format_moment
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -14,7 +14,7 @@ def fingerprint(watch_id: str, device: str) -> str:
     return f"rule:{watch_id}:{device}"
 
 
-def sentence(watch: Watch, device: str, flip: Flip) -> str:
+def sentence(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
     """Return the message of the alert, or of its end."""
     said = _raised(watch, device, flip) if flip.raised else _over(watch, device, flip)
     return f"{device}: {said} (rule '{watch.name}')" + (
@@ -22,7 +22,7 @@ def sentence(watch: Watch, device: str, flip: Flip) -> str:
     )
 
 
-def no_longer_watched(watch: Watch, device: str) -> str:
+def no_longer_watched(watch: ActiveRule, device: str) -> str:
     """Return the message for an alert whose rule went away, was switched off or changed."""
     return (
         f"{device}: {watch.metric} is watched no longer by the rule '{watch.name}' as it was: "
@@ -41,7 +41,7 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def _raised(watch: Watch, device: str, flip: Flip) -> str:
+def _raised(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
     if watch.condition != "absent":
         lasting = f" for {span(watch.for_seconds)}" if watch.for_seconds else ""
         since = "" if flip.since is None else f", since {_moment(flip.since)}"
@@ -51,7 +51,7 @@ def _raised(watch: Watch, device: str, flip: Flip) -> str:
     return f"no reading of {watch.metric} for {span(watch.for_seconds)}: none {since}{until}"
 
 
-def _over(watch: Watch, device: str, flip: Flip) -> str:
+def _over(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
     lasted = ""
     if flip.since is not None and flip.at is not None and flip.at > flip.since:
         lasted = f", after {span((flip.at - flip.since) / SECOND)}"
@@ -63,13 +63,13 @@ def _over(watch: Watch, device: str, flip: Flip) -> str:
     return f"{watch.metric} {_demand(watch)} no longer, as it was{since}{lasted}; {_reading(flip)}"
 
 
-def _demand(watch: Watch) -> str:
+def _demand(watch: ActiveRule) -> str:
     if watch.condition == "rate":
         return f"changes by more than {abs(watch.threshold):g} a second"
     return f"is {watch.condition} {watch.threshold:g}"
 
 
-def _reading(flip: Flip) -> str:
+def _reading(flip: ConditionChange) -> str:
     if flip.at is None or flip.value is None:
         return "no reading"
     return f"{flip.value:g} at {_moment(flip.at)}"

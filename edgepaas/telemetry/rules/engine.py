@@ -4,7 +4,13 @@
 from collections.abc import Iterable
 
 from edgepaas.telemetry.rules.alert_texts import fingerprint, no_longer_watched, sentence
-from edgepaas.telemetry.rules.judging import Flip, Series, Watch, advance, fall_silent
+from edgepaas.telemetry.rules.judging import (
+    ActiveRule,
+    ConditionChange,
+    Series,
+    advance,
+    fall_silent,
+)
 from edgepaas.telemetry.rules.store import Key, Known, Notice, RuleStore
 
 #: A reading as the rules see it: device, metric, value, recorded_at in microseconds since 1970.
@@ -21,20 +27,20 @@ class RuleEngine:
     def __init__(self, store: RuleStore, *, awaits_named: bool) -> None:
         self._store = store
         self._awaits_named = awaits_named
-        self._watches: dict[str, Watch] = {}
-        self._by_metric: dict[str, list[Watch]] = {}
+        self._watches: dict[str, ActiveRule] = {}
+        self._by_metric: dict[str, list[ActiveRule]] = {}
         self._known: dict[Key, Known] = {}
-        self._listened = 0.0
+        self._ready_seconds = 0.0
         self._changed: set[Key] = set()
         self._notices: list[Notice] = []
         self.reload()
 
     def reload(self) -> None:
         """Go back to what is stored, as after a start."""
-        self._known, self._listened = self._store.load()
+        self._known, self._ready_seconds = self._store.load()
         self._changed, self._notices = set(), []
 
-    def use(self, watches: Iterable[Watch]) -> None:
+    def use(self, watches: Iterable[ActiveRule]) -> None:
         """Have these rules from now on; what others found is over."""
         self._watches = {watch.id: watch for watch in watches}
         self._by_metric = {}
@@ -66,27 +72,27 @@ class RuleEngine:
                 series = self._of(watch, device).series
                 for flip in advance(watch, series, moment, value):
                     self._notice(key, watch, flip)
-                series.heard = self._listened
+                series.ready_seconds = self._ready_seconds
                 self._changed.add(key)
 
     def listen(self, seconds: float) -> None:
         """Count *seconds* in which the box was ready for readings, and judge the silent devices."""
-        self._listened += seconds
+        self._ready_seconds += seconds
         for key, known in self._known.items():
             if known.watch.condition != "absent":
                 continue
-            for flip in fall_silent(known.watch, known.series, self._listened):
+            for flip in fall_silent(known.watch, known.series, self._ready_seconds):
                 self._notice(key, known.watch, flip)
                 self._changed.add(key)
 
     @property
     def watches_silence(self) -> bool:
-        """Whether any rule wants to know how long the box listened."""
+        """Whether any rule needs to know how long the box was ready for readings."""
         return any(watch.condition == "absent" for watch in self._watches.values())
 
     @property
     def has_news(self) -> bool:
-        """Whether there is anything to keep beside the time of listening."""
+        """Whether there is anything to keep beside the seconds of readiness."""
         return bool(self._changed or self._notices)
 
     def keep(
@@ -96,22 +102,22 @@ class RuleEngine:
         self._store.keep(
             {key: self._known.get(key) for key in self._changed},
             self._notices,
-            self._listened,
+            self._ready_seconds,
             database=database,
             taken=taken,
             gone=gone,
         )
         self._changed, self._notices = set(), []
 
-    def _of(self, watch: Watch, device: str) -> Known:
+    def _of(self, watch: ActiveRule, device: str) -> Known:
         key = (watch.id, device)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = Known(watch, Series(heard=self._listened))
+            known = self._known[key] = Known(watch, Series(ready_seconds=self._ready_seconds))
             self._changed.add(key)
         return known
 
-    def _notice(self, key: Key, watch: Watch, flip: Flip | None) -> None:
+    def _notice(self, key: Key, watch: ActiveRule, flip: ConditionChange | None) -> None:
         """Have an alert raised or resolved; no *flip*: the rule is gone as it was."""
         if flip is None:
             raised, message = False, no_longer_watched(watch, key[1])

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from edgepaas.app.facts import Row
 from edgepaas.app.models import Database, uuid7
 from edgepaas.telemetry.models import RULE_FEED, RULES
-from edgepaas.telemetry.rules.judging import SECOND, Watch
+from edgepaas.telemetry.rules.judging import SECOND, ActiveRule
 from edgepaas.telemetry.times import EARLIEST
 
 #: Readings in one row of the feed; a row is read into memory as a whole.
@@ -52,10 +52,10 @@ class RuleCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._read_at = float("-inf")
-        self._watches: tuple[Watch, ...] = ()
+        self._watches: tuple[ActiveRule, ...] = ()
         self._wanted: dict[str, frozenset[str] | None] = {}
 
-    def watches(self, *, kept: float = RULES_KEPT) -> tuple[Watch, ...]:
+    def watches(self, *, kept: float = RULES_KEPT) -> tuple[ActiveRule, ...]:
         """Return the rules, read again when what is known is older than *kept* seconds."""
         with self._lock:
             if self._clock() - self._read_at >= kept:
@@ -136,12 +136,12 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     return (str(row["id"]), row["device"], row["metric"], row["value"], microseconds)
 
 
-def _read_rules(database: Database) -> tuple[Watch, ...]:
+def _read_rules(database: Database) -> tuple[ActiveRule, ...]:
     statement = select(RULES).where(RULES.c.enabled.is_(True)).order_by(RULES.c.id)
     with database.read() as session:
         rows = session.execute(statement).mappings().all()
     return tuple(
-        Watch(
+        ActiveRule(
             id=str(row["id"]),
             name=row["name"],
             device=row["device"],
@@ -155,7 +155,7 @@ def _read_rules(database: Database) -> tuple[Watch, ...]:
     )
 
 
-def _wanted(watches: Iterable[Watch]) -> dict[str, frozenset[str] | None]:
+def _wanted(watches: Iterable[ActiveRule]) -> dict[str, frozenset[str] | None]:
     """Return by metric which devices' readings a rule looks at; None: every device's."""
     found: dict[str, frozenset[str] | None] = {}
     for watch in watches:

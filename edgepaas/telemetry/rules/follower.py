@@ -19,7 +19,7 @@ from edgepaas.telemetry.rules.store import Notice, RuleStore
 
 if TYPE_CHECKING:
     from edgepaas.app import Box
-    from edgepaas.telemetry.rules.judging import Watch
+    from edgepaas.telemetry.rules.judging import ActiveRule
 
 logger = logging.getLogger("edgepaas.rules")
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("edgepaas.rules")
 PACE = 0.5
 #: Seconds between two looks when nothing comes in: for silence, and for rules that others change.
 TICK = RULES_KEPT
-#: Seconds of listening that a kill may forget.
+#: Seconds of readiness that a kill may forget.
 _METER_EVERY = 60.0
 #: Seconds without success after which an alert is raised.
 _ALERTED_AFTER = 60.0
@@ -112,8 +112,12 @@ class RuleFollower:
         """Take the lock and open the store; raises LockHeld, OSError, sqlite3.Error."""
         folder = self._box.folder("rules")
         self._lock = acquire(folder / "lock", timeout=0.5)
-        self._store = RuleStore(folder / "rules.db")
+        self._store = RuleStore(folder / "rules.db", self._report)
         return Judge(self._box, self.rules, self.node, self._store, self._clock)
+
+    def _report(self, message: str) -> None:
+        """Notify an operator of what the store set aside: an event, which nothing resolves."""
+        self._box.alert(message, severity="warning", origin="rules")
 
     def _release(self) -> None:
         """Close the store and give the lock up: the next run begins with what is stored."""
@@ -145,7 +149,7 @@ class Judge:
         self._store = store
         self._clock = clock
         self._engine = RuleEngine(store, awaits_named=not box.forwards)
-        self._watches: tuple[Watch, ...] | None = None
+        self._watches: tuple[ActiveRule, ...] | None = None
         #: Batches that count already: some may still be in the feed, some are gone from it.
         self._taken = store.taken(box.database.dialect)
         self._gone: set[str] = set()

@@ -15,7 +15,7 @@ readings there is no rate, and what held goes on. Such a condition holds from th
 reading that shows it, is raised by the first one by which it has held for ``for_seconds``,
 and is over with the first one that does not show it. ``absent`` is raised when more than
 ``for_seconds`` passed between two readings, and when none came for so long while the box
-listened; it is over with the next reading.
+was ready for readings; it is over with the next reading.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class ActiveRule:
     """An enabled rule; *threshold* is 0.0 where the condition looks at no value."""
 
     id: str
@@ -40,12 +40,12 @@ class Watch:
     for_seconds: int
     severity: str
 
-    def judges_as(self, other: "Watch") -> bool:
+    def judges_as(self, other: "ActiveRule") -> bool:
         """Tell whether what was found by *other* still holds: both demand the same."""
         return _demand(self) == _demand(other)
 
 
-def _demand(watch: Watch) -> tuple[Any, ...]:
+def _demand(watch: ActiveRule) -> tuple[Any, ...]:
     return (watch.device, watch.metric, watch.condition, watch.threshold, watch.for_seconds)
 
 
@@ -61,12 +61,12 @@ class Series:
     since: int | None = None
     held: int = 0
     raised: bool = False
-    #: What the meter of listening showed (seconds) when the last reading came.
-    heard: float = 0.0
+    #: The box's count of ready seconds when the last reading came.
+    ready_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
+class ConditionChange:
     """A condition was raised, or is over: since when it held, and the reading that showed it.
 
     *since* is None where no reading ever came, *at* where none came at last.
@@ -78,10 +78,12 @@ class Flip:
     value: float | None = None
 
 
-def advance(watch: Watch, series: Series, moment: int, value: float) -> Iterable[Flip]:
+def advance(
+    watch: ActiveRule, series: Series, moment: int, value: float
+) -> Iterable[ConditionChange]:
     """Judge the next reading and keep in *series* what the one after it needs."""
     passed, base = _passed(series, moment)
-    flips: Iterable[Flip]
+    flips: Iterable[ConditionChange]
     if watch.condition == "absent":
         flips = _heard_from(watch, series, moment, value, passed)
     elif (holds := _holds(watch, value, base, passed)) is None:
@@ -96,12 +98,14 @@ def advance(watch: Watch, series: Series, moment: int, value: float) -> Iterable
     return flips
 
 
-def fall_silent(watch: Watch, series: Series, listened: float) -> Iterable[Flip]:
-    """Judge that no reading came, *listened* being what the meter of listening shows (seconds)."""
-    if series.raised or listened - series.heard < watch.for_seconds:
+def fall_silent(
+    watch: ActiveRule, series: Series, ready_seconds: float
+) -> Iterable[ConditionChange]:
+    """Judge that no reading came; *ready_seconds*: how long the box was ready for one so far."""
+    if series.raised or ready_seconds - series.ready_seconds < watch.for_seconds:
         return ()
     series.raised, series.since = True, series.last
-    return (Flip(True, series.last, None),)
+    return (ConditionChange(True, series.last, None),)
 
 
 def _passed(series: Series, moment: int) -> tuple[int | None, float]:
@@ -113,7 +117,7 @@ def _passed(series: Series, moment: int) -> tuple[int | None, float]:
     return max(0, moment - series.last), series.last_value
 
 
-def _holds(watch: Watch, value: float, base: float, passed: int | None) -> bool | None:
+def _holds(watch: ActiveRule, value: float, base: float, passed: int | None) -> bool | None:
     """Return whether the condition holds; None where this reading does not tell."""
     if watch.condition == "above":
         return value > watch.threshold
@@ -125,8 +129,8 @@ def _holds(watch: Watch, value: float, base: float, passed: int | None) -> bool 
 
 
 def _held(
-    watch: Watch, series: Series, moment: int, value: float, passed: int | None
-) -> Iterable[Flip]:
+    watch: ActiveRule, series: Series, moment: int, value: float, passed: int | None
+) -> Iterable[ConditionChange]:
     if series.since is None:
         series.since, series.held = moment, 0
     else:
@@ -134,23 +138,23 @@ def _held(
     if series.raised or series.held < watch.for_seconds * SECOND:
         return ()
     series.raised = True
-    return (Flip(True, series.since, moment, value),)
+    return (ConditionChange(True, series.since, moment, value),)
 
 
-def _ended(series: Series, moment: int, value: float) -> Iterable[Flip]:
+def _ended(series: Series, moment: int, value: float) -> Iterable[ConditionChange]:
     since, was_raised = series.since, series.raised
     series.since, series.held, series.raised = None, 0, False
-    return (Flip(False, since, moment, value),) if was_raised else ()
+    return (ConditionChange(False, since, moment, value),) if was_raised else ()
 
 
 def _heard_from(
-    watch: Watch, series: Series, moment: int, value: float, passed: int | None
-) -> Iterable[Flip]:
-    over = Flip(False, series.last, moment, value)
+    watch: ActiveRule, series: Series, moment: int, value: float, passed: int | None
+) -> Iterable[ConditionChange]:
+    over = ConditionChange(False, series.last, moment, value)
     if series.raised:
         series.raised, series.since = False, None
         return (over,)
     if passed is not None and passed > watch.for_seconds * SECOND:
         # Nobody noticed while it lasted, as when a file is imported: it was, all the same.
-        return (Flip(True, series.last, moment, value), over)
+        return (ConditionChange(True, series.last, moment, value), over)
     return ()

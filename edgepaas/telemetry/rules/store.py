@@ -7,22 +7,23 @@ takes the new states, the alerts that follow from them and the names of the batc
 they were made of, so that a batch counts once, however often it is read.
 
 States and alerts are JSON objects, loaded by the names of their fields. A row that does not
-fit (another build's, or damaged) is moved to the table ``set_aside``, kept there and logged;
-its rule begins anew for that device, the others go on.
+fit (another build's, or damaged) is moved to the table ``set_aside``, kept there and reported;
+its rule begins anew for that device, the others go on. A file that cannot be used as a whole
+is renamed beside its place, under a name of its own, and reported as well.
 """
 
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgepaas.app.storage import open_sqlite
-from edgepaas.telemetry.rules.judging import Series, Watch
+from edgepaas.app.storage import open_sqlite, set_aside_sqlite
+from edgepaas.telemetry.rules.judging import ActiveRule, Series
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,8 @@ logger = logging.getLogger("edgepaas.rules")
 #: Version of the file (``user_version``). 1, which kept lists instead of objects, is migrated;
 #: a file of another one is set aside as a whole.
 _VERSION = 2
+#: Rows that a report names one by one.
+_NAMED = 3
 #: Rows that are kept in ``set_aside``: the latest.
 _MOST_ASIDE = 1000
 _SCHEMA = """
@@ -72,7 +75,7 @@ class Notice:
 class Known:
     """A state as it is stored, with the rule that it was made by."""
 
-    watch: Watch
+    watch: ActiveRule
     series: Series
 
 
@@ -83,7 +86,7 @@ class DoesNotFit(ValueError):
 _TEXT, _NUMBER, _MOMENT = (str,), (int, float), (int, NoneType)
 #: What is stored of each, by name.
 _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
-    Watch: {
+    ActiveRule: {
         "id": _TEXT,
         "name": _TEXT,
         "device": (str, NoneType),
@@ -105,9 +108,12 @@ _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
     },
     Notice: {"raised": (bool,), "message": _TEXT, "severity": _TEXT, "fingerprint": _TEXT},
 }
+#: Fields that have another name in the file, and that name.
+_STORED_AS = {"ready_seconds": "heard"}
+_LOADED_AS = {stored: name for name, stored in _STORED_AS.items()}
 #: The order in which version 1 listed the values of each.
 _OF_VERSION_1: dict[type, tuple[str, ...]] = {
-    Watch: (
+    ActiveRule: (
         *("id", "name", "device", "metric"),
         *("condition", "threshold", "for_seconds", "severity"),
     ),
@@ -122,21 +128,29 @@ _OF_VERSION_1: dict[type, tuple[str, ...]] = {
 class RuleStore:
     """The file *path*; for one thread at a time, and for one process (its follower's lock)."""
 
-    def __init__(self, path: Path) -> None:
-        """Open *path*, made when it is not there; one that cannot be used is set aside."""
+    def __init__(self, path: Path, report: Callable[[str], None] = logger.error) -> None:
+        """Open *path*, made when it is not there; one that cannot be used is set aside.
+
+        *report* gets a message for an operator where a file or rows are set aside. Raises
+        sqlite3.Error, ValueError, OSError where the file can be neither used nor set aside.
+        """
         self._path = path
+        self._report = report
         self._connection = self._open()
 
     def load(self) -> tuple[dict[Key, Known], float]:
-        """Return every state, and for how long (seconds) the box has listened."""
+        """Return every state, and for how many seconds the box was ready for readings."""
         rows = self._connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
         known: dict[Key, Known] = {}
+        problems: list[str] = []
         for rule, device, watch, state in rows:
             try:
-                known[rule, device] = Known(_load(Watch, watch), _load(Series, state))
+                known[rule, device] = Known(_load(ActiveRule, watch), _load(Series, state))
             except DoesNotFit as problem:
                 where = "rule = ? AND device = ?"
                 self._set_aside("series", where, (rule, device), [watch, state], problem)
+                problems.append(f"rule {rule}, device {device}: {problem}")
+        self._report_rows("series", problems, "their rules begin anew for these devices")
         row = self._connection.execute("SELECT listened FROM meter").fetchone()
         return known, float(row[0]) if row is not None else 0.0
 
@@ -149,7 +163,7 @@ class RuleStore:
         self,
         known: Mapping[Key, Known | None],
         notices: Iterable[Notice],
-        listened: float,
+        ready_seconds: float,
         *,
         database: str = "",
         taken: Iterable[str] = (),
@@ -186,31 +200,40 @@ class RuleStore:
                 [(database, one) for one in taken],
             )
             connection.execute(
-                "INSERT OR REPLACE INTO meter (one, listened) VALUES (1, ?)", (listened,)
+                "INSERT OR REPLACE INTO meter (one, listened) VALUES (1, ?)", (ready_seconds,)
             )
 
     def next_notice(self) -> Notice | None:
         """Return the oldest alert that waits, None without one."""
         rows = self._connection.execute("SELECT n, body FROM notices ORDER BY n").fetchall()
+        problems: list[str] = []
+        found = None
         for n, body in rows:
             try:
-                return _load(Notice, body, n=n)
+                found = _load(Notice, body, n=n)
+                break
             except DoesNotFit as problem:
                 self._set_aside("notices", "n = ?", (n,), [body], problem)
-        return None
+                problems.append(f"number {n}: {problem}")
+        self._report_rows("notices", problems, "these alerts were neither raised nor resolved")
+        return found
+
+    def _report_rows(self, table: str, problems: list[str], consequence: str) -> None:
+        """Report, in one message, the rows of *table* that were set aside for *problems*."""
+        if not problems:
+            return
+        rows = "1 row" if len(problems) == 1 else f"{len(problems):,} rows"
+        more = "; …" if len(problems) > _NAMED else ""
+        self._report(
+            f"{rows} of {table} in {self._path} cannot be used and were moved to its table "
+            f"set_aside: {consequence}. Discard an alert of such a rule that does not hold any "
+            f"more by hand. {'; '.join(problems[:_NAMED])}{more}"
+        )
 
     def _set_aside(
         self, table: str, where: str, key: tuple[Any, ...], content: list[Any], problem: Exception
     ) -> None:
-        """Move the row of *table* that *where* with *key* names to ``set_aside``, and log it."""
-        logger.error(
-            "%s: a row of %s cannot be used (%s): it is kept in the table set_aside, and its "
-            "rule begins anew (%s)",
-            self._path,
-            table,
-            problem,
-            ", ".join(str(part) for part in key),
-        )
+        """Move the row of *table* that *where* with *key* names to ``set_aside``."""
         kept = json.dumps([*key, *content], default=repr)
         with self._transaction() as connection:
             connection.execute(
@@ -250,18 +273,15 @@ class RuleStore:
         except (sqlite3.DatabaseError, ValueError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise  # the disk's fault, or a lock's: what is stored is not to blame
-            logger.error(
-                "%s cannot be used (%s): it is set aside as %s.damaged, and every rule begins "
-                "anew; alerts of rules that are raised now are to be discarded by hand",
-                self._path,
-                error,
-                self._path,
+            aside = set_aside_sqlite(self._path, "rules", error)
+            if aside is None:
+                raise
+            opened = _opened(self._path)
+            self._report(
+                f"{self._path} cannot be used ({error}): it was set aside as {aside}, and every "
+                f"rule begins anew. Discard alerts of rules that do not hold any more by hand"
             )
-            for suffix in ("", "-wal", "-shm"):
-                beside = self._path.with_name(self._path.name + suffix)
-                if beside.exists():
-                    beside.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
-            return _opened(self._path)
+            return opened
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -312,7 +332,10 @@ def _name_the_fields(connection: sqlite3.Connection) -> None:
         rows = connection.execute("SELECT rule, device, watch, state FROM series").fetchall()
         connection.executemany(
             "UPDATE series SET watch = ?, state = ? WHERE rule = ? AND device = ?",
-            [(_named(Watch, w), _named(Series, s), rule, device) for rule, device, w, s in rows],
+            [
+                (_named(ActiveRule, w), _named(Series, s), rule, device)
+                for rule, device, w, s in rows
+            ],
         )
         bodies = connection.execute("SELECT n, body FROM notices").fetchall()
         connection.executemany(
@@ -325,7 +348,7 @@ def _name_the_fields(connection: sqlite3.Connection) -> None:
         raise
 
 
-def _named(kind: type[Watch | Series | Notice], text: str) -> str:
+def _named(kind: type[ActiveRule | Series | Notice], text: str) -> str:
     """Return the list *text* of version 1 as an object; what is no such list as it is."""
     # Written out, not taken from the class: this is what version 1 was.
     names = _OF_VERSION_1[kind]
@@ -356,12 +379,13 @@ def _load(kind: type[T], text: Any, **more: Any) -> T:
             isinstance(values[name], bool) and bool not in types
         ):
             raise DoesNotFit(f"{name} of a {kind.__name__} is {type(values[name]).__name__}")
-    return kind(**values, **more)
+    named: dict[str, Any] = {_LOADED_AS.get(name, name): values[name] for name in expected}
+    return kind(**named, **more)
 
 
-def _fields(one: Watch | Series) -> dict[str, Any]:
+def _fields(one: ActiveRule | Series) -> dict[str, Any]:
     # dataclasses.asdict() copies deeply, at ten times the price.
-    return {name: getattr(one, name) for name in one.__slots__}
+    return {_STORED_AS.get(name, name): getattr(one, name) for name in one.__slots__}
 
 
 def _body(notice: Notice) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from edgepaas.alerts import counts, history
 from edgepaas.alerts.conditions.listing import list_conditions
 from edgepaas.alerts.spool.alert import SEVERITIES
 from edgepaas.apikit.blueprint import ApiBlueprint, PageQuery
-from edgepaas.apikit.fields import Text
+from edgepaas.apikit.fields import TextField
 from edgepaas.apikit.problems import wrong
 from edgepaas.app import Box
 
@@ -23,12 +23,12 @@ _STATES: dict[str, tuple[str, ...]] = {
     "event": ("event",),
     "all": ("raised", "resolved", "event"),
 }
-_HISTORY = ("raised", "resolved", "told", "dead", "discarded", "silenced")
+_HISTORY = ("raised", "resolved", "delivered", "dead", "discarded", "silenced")
 #: More lines than two files of history hold.
 _EVERYTHING = 1_000_000
 _LONGEST = 400
 
-_FINGERPRINT = {"description": "Of one cause, e.g. settings:PORT; an application has its own."}
+_FINGERPRINT = {"description": "Identifies the cause, e.g. settings:PORT."}
 
 
 class AlertSchema(ma.Schema):
@@ -51,7 +51,7 @@ class AlertSchema(ma.Schema):
     count = ma.fields.Integer(
         required=True, metadata={"description": "How often it was raised in this episode."}
     )
-    not_told = ma.fields.Integer(
+    undelivered = ma.fields.Integer(
         required=True,
         metadata={"description": "Of these, those not delivered yet."},
     )
@@ -88,7 +88,7 @@ class AlertQuery(PageQuery):
         metadata={"description": "open: what holds; event: what was delivered and has no end."},
     )  # fmt: skip
     severity = ma.fields.String(load_default=None, validate=ma.validate.OneOf(SEVERITIES))
-    fingerprint = Text(longest=_LONGEST, load_default=None, metadata=_FINGERPRINT)
+    fingerprint = TextField(longest=_LONGEST, load_default=None, metadata=_FINGERPRINT)
 
 
 class HistoryEntrySchema(ma.Schema):
@@ -122,8 +122,8 @@ class HistoryQuery(PageQuery):
 
     what = ma.fields.String(load_default="", validate=ma.validate.OneOf(_HISTORY))
     severity = ma.fields.String(load_default=None, validate=ma.validate.OneOf(SEVERITIES))
-    fingerprint = Text(longest=_LONGEST, load_default="", metadata=_FINGERPRINT)
-    condition = Text(
+    fingerprint = TextField(longest=_LONGEST, load_default="", metadata=_FINGERPRINT)
+    condition = TextField(
         longest=_LONGEST, load_default="", metadata={"description": "An alert's name."}
     )
 

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 #: Seconds after which a probe asks again: starting takes about one.
 _RETRY_AFTER = "2"
 
+#: Of a route: its summary, what 200 means, what 503 means ("": it is never answered).
+_LIVE = ("Liveness; checks no dependency", "The process runs", "")
+_READY = ("Readiness: may this box get traffic?", "Ready for traffic", "Not ready for traffic")
+_DATABASE = (
+    "Whether the database answers",
+    "The database answers",
+    "The database does not answer",
+)
+_SYSTEM = (
+    "Processor, memory, disk, temperature and clock",
+    "Every measure is within its threshold",
+    "A measure is beyond its threshold",
+)
+
 
 class StatusSchema(ma.Schema):
     """A single word."""
@@ -158,19 +172,17 @@ def health_blueprint(reporter: HealthReporter) -> ApiBlueprint:
         return _answer(*reporter.system())
 
     routes = (
-        ("/health", "health", alive, StatusSchema, "The process runs"),
-        ("/health/live", "live", alive, StatusSchema, "The process runs; touches nothing"),
-        ("/health/ready", "ready", ready, ReadySchema, "Traffic may come"),
-        ("/ready", "ready_short", ready, ReadySchema, "Traffic may come"),
-        ("/health/db", "database", database, DatabaseHealthSchema, "The database answers"),
-        ("/health/system", "system", system, SystemSchema, "The machine is within its thresholds"),
+        ("/health", "health", alive, StatusSchema, _LIVE),
+        ("/health/live", "live", alive, StatusSchema, _LIVE),
+        ("/health/ready", "ready", ready, ReadySchema, _READY),
+        ("/ready", "ready_short", ready, ReadySchema, _READY),
+        ("/health/db", "database", database, DatabaseHealthSchema, _DATABASE),
+        ("/health/system", "system", system, SystemSchema, _SYSTEM),
     )
-    for path, endpoint, view, schema, summary in routes:
-        documented = api.response(200, schema, description=summary)(view)
-        if view is not alive:
-            documented = api.alt_response(503, schema=schema, description=f"Not so: {summary}")(
-                documented
-            )
+    for path, endpoint, view, schema, (summary, good, bad) in routes:
+        documented = api.response(200, schema, description=good)(view)
+        if bad:
+            documented = api.alt_response(503, schema=schema, description=bad)(documented)
         documented = api.doc(summary=summary, operationId=endpoint)(documented)
         api.add_url_rule(path, endpoint, documented)
     return api

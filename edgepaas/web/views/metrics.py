@@ -125,15 +125,15 @@ class MetricsPage:
         from prometheus_client.core import CounterMetricFamily
 
         found = self._alerts()
-        told = CounterMetricFamily(
-            "edgepaas_alert_notices",
+        delivered = CounterMetricFamily(
+            "edgepaas_alert_notifications_delivered",
             "Notifications that a channel accepted since the box started.",
             labels=("channel", "severity"),
         )
-        for channel, severities in sorted(found.told.items()):
+        for channel, severities in sorted(found.delivered.items()):
             for severity, count in sorted(severities.items()):
-                told.add_metric((channel, severity), count)
-        yield told
+                delivered.add_metric((channel, severity), count)
+        yield delivered
         yield _gauge(
             "alerts_open",
             "Conditions that are raised, by severity.",

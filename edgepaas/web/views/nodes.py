@@ -64,7 +64,7 @@ class NodesSchema(ma.Schema):
     """The boxes that report to this PostgreSQL."""
 
     items = ma.fields.List(ma.fields.Nested(NodeSchema), required=True)
-    is_partial = ma.fields.Boolean(  # "partial" is a word of marshmallow's own
+    may_lack_rows = ma.fields.Boolean(  # "partial" is a word of marshmallow's own
         data_key="partial",
         attribute="partial",
         required=True,

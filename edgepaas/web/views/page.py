@@ -13,7 +13,7 @@ from html import escape
 
 from edgepaas.app import BoxState
 from edgepaas.health.checks import CheckResult
-from edgepaas.outbox.forwarding_state import shown
+from edgepaas.outbox.forwarding_state import display_lines
 
 #: Which colour a state has. What is not here is red: degraded, full, stopping.
 _CALM = frozenset({"standalone", "primary", "local-first"})
@@ -80,7 +80,7 @@ def render_page(
     """Return the page; *endpoints* are (methods, path, what it is for), *example* a command."""
     tone = "good" if state.state in _CALM else "busy" if state.state in _BUSY else "bad"
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in state.reasons)
-    shown = f'<h2>Try it</h2>\n<div class="card"><pre><code>{escape(example)}</code></pre></div>'
+    attempt = f'<h2>Try it</h2>\n<div class="card"><pre><code>{escape(example)}</code></pre></div>'
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -101,7 +101,7 @@ def render_page(
 {_forwarding(state.forwarding)}
 <h2>Checks</h2>
 <div class="card wide"><table>{_check_rows(checks)}</table></div>
-{shown if example else ""}
+{attempt if example else ""}
 <h2>Where to go on</h2>
 <div class="card wide"><table>{_endpoint_rows(endpoints)}</table></div>
 <footer class="soft">Build <code>{escape(build_version)}</code> &middot;
@@ -117,7 +117,8 @@ def _forwarding(found: Mapping[str, object] | None) -> str:
     if found is None:
         return ""
     rows = "".join(
-        f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in shown(found)
+        f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>"
+        for label, text in display_lines(found)
     )
     return f'<h2>Rows on their way</h2>\n<div class="card wide"><table>{rows}</table></div>'
 
@@ -136,17 +137,17 @@ def _mark(check: CheckResult) -> str:
         return '<span class="state good">ok</span>'
     if check.required:
         return '<span class="state bad">failed</span>'
-    return '<span class="state busy">away</span>'
+    return '<span class="state busy">warning</span>'
 
 
 def _endpoint_rows(endpoints: Iterable[tuple[str, str, str]]) -> str:
     rows = []
     for methods, path, purpose in endpoints:
-        shown = f'<code class="path">{escape(path)}</code>'
+        link = f'<code class="path">{escape(path)}</code>'
         if "GET" in methods.split() and "{" not in path:
-            shown = f'<a href="{escape(path, quote=True)}">{shown}</a>'
+            link = f'<a href="{escape(path, quote=True)}">{link}</a>'
         rows.append(
-            f"<tr><td>{shown}</td><td><code>{escape(methods)}</code></td>"
+            f"<tr><td>{link}</td><td><code>{escape(methods)}</code></td>"
             f'<td class="soft">{escape(purpose)}</td></tr>'
         )
     return "".join(rows)

@@ -20,7 +20,7 @@ class Note(Model, kind="facts"):  # only ever added; the other kinds are "shared
 
 class NoteSchema(ma.Schema):
     id = ma.fields.UUID(dump_only=True)
-    text = api.Text(shortest=1, longest=200, required=True)
+    text = api.TextField(shortest=1, longest=200, required=True)
 
 
 def blueprints(box: Box) -> list[Blueprint]:

@@ -13,7 +13,7 @@ from tests.support.second_application.models import Note
 
 class NoteSchema(ma.Schema):
     id = ma.fields.UUID(dump_only=True)
-    text = web.Text(shortest=1, longest=100, required=True)
+    text = web.TextField(shortest=1, longest=100, required=True)
 
 
 def notes_blueprint(box: Box) -> web.ApiBlueprint:
