@@ -8,6 +8,7 @@ that they share is found here. It is no measure of time: ``make bench`` is.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,12 +97,18 @@ def loaded_by(command: str, home: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A box on which the settings are resolved and SQLite was decided for."""
     home = tmp_path_factory.mktemp("box")
     loaded_by("env", home)
     loaded_by("dbdecide", home)
     return home
+
+
+@pytest.fixture
+def box(decided: Path, tmp_path: Path) -> Path:
+    """A copy of it: what one command leaves behind, another one would read."""
+    return Path(shutil.copytree(decided, tmp_path / "box"))
 
 
 @pytest.mark.parametrize("command", STAGES)
