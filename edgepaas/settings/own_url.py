@@ -49,5 +49,5 @@ def _settings(paths: Paths) -> "Settings":
 
     try:
         return Settings.read(paths.env_contract)
-    except (EdgePaaSError, OSError):  # not started yet, or another user's box: the defaults
+    except (EdgePaaSError, OSError):  # not readable for this user, or none yet: the defaults
         return Settings.of()
