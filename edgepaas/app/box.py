@@ -110,7 +110,7 @@ class Box:
     node_id: str = ""
     alert: RaiseAlert = raise_alert
     resolve: ResolveAlert = resolve_alert
-    #: What the application's *blueprints* or *wsgi* adds is started and stopped with the box.
+    #: Workers that the application's *blueprints* or *wsgi* adds; started and stopped with the box.
     workers: list[Worker] = field(default_factory=list)
     #: The periodic tasks of the process: those that do not do their work are reported.
     tasks: TaskRegistry = field(

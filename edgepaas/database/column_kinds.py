@@ -43,7 +43,7 @@ class ColumnKind(Enum):
     TEXT = auto()
 
 
-#: PostgreSQL's names, without length and precision; the first that a type begins with counts.
+#: PostgreSQL's names of types and their kinds; the first name that a type begins with applies.
 _NAMES: Final[tuple[tuple[str, ColumnKind], ...]] = (
     ("BOOL", ColumnKind.BOOLEAN),
     ("SMALLINT", ColumnKind.INTEGER),

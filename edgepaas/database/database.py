@@ -33,7 +33,7 @@ class Database(ABC):
 
     @abstractmethod
     def read(self) -> "AbstractContextManager[Session]":
-        """Give a session for reading; what it writes is refused or rolled back.
+        """Yield a session for reading; what it writes is refused or rolled back.
 
         On SQLite the whole block sees one snapshot, on PostgreSQL each statement its own.
         Objects stay usable after the block as far as they were loaded.

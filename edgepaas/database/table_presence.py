@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
-#: They read the catalogue alone, so a locked table does not hold them up. No row: nothing is
-#: missing; else one row: the table, and the column if the table is there.
+#: Queries for the first table or column that is missing. They read the catalogue alone, so that
+#: no locked table delays them. They return no row where nothing is missing, else one: the table,
+#: and the column if the table exists.
 _QUERIES = {
     "postgresql": (
         "SELECT t, CASE WHEN to_regclass(quote_ident(t)) IS NOT NULL THEN c END "

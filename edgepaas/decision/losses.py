@@ -77,7 +77,7 @@ def record_return(paths: Paths, now: Moment) -> None:
 
 
 def _file(paths: Paths) -> Path:
-    # In run/, which a reboot empties: the clock that it counts by starts anew, too.
+    # In run/, which a reboot empties: the monotonic clock that it uses starts anew then, too.
     return paths.runtime / "db-returns.json"
 
 

@@ -103,7 +103,7 @@ def forwarding_of(
 
 
 def acknowledged(paths: "Paths") -> int:
-    """Return how many rows that the hub lost an operator has acknowledged."""
+    """Return how many of the rows that PostgreSQL lost were acknowledged by an operator."""
     try:
         found = ACKNOWLEDGED.read_or_set_aside(paths.acknowledged)
     except OSError:

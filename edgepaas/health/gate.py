@@ -81,8 +81,8 @@ def build_checks(
         database.require_tables(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)
-        # Several questions, the first on a new connection: over a slow link that takes as
-        # long as a login may, and a gate that never passes would send the box round and round.
+        # Several queries, the first on a new connection: over a slow link they take as long as
+        # a login may. A gate that never passes would restart the boot chain for ever.
         patience = settings.number("HEALTH_TIMEOUT") + (
             settings.number("DB_CONNECT_TIMEOUT") if database.dialect == "postgresql" else 0.0
         )

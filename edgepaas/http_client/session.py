@@ -40,7 +40,7 @@ class HttpSession:
         redirects: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        import requests  # here: what makes no request does not pay for it
+        import requests  # imported late: slow, and not every process makes a request
 
         self._redirects = redirects
         self._progress = _Progress()
@@ -166,7 +166,7 @@ class _Progress:
         self.sent = True
 
     def reuse(self, sock: "socket") -> None:
-        """Take *sock*, kept from the request before, under this one's deadline; OutOfTime."""
+        """Put *sock*, kept from an earlier request, under this deadline; raises OutOfTime."""
         self._current.guard(sock)
         self.connected()
 

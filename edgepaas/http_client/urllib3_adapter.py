@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 def library_errors() -> tuple[type[Exception], ...]:
-    """Return what urllib3 raises while an answer's body is read, past requests."""
+    """Return urllib3's errors, which reading a response's body raises unwrapped by requests."""
     from urllib3.exceptions import HTTPError
 
     return (HTTPError,)

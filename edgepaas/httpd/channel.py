@@ -207,7 +207,7 @@ def _send_problem(sock: socket.socket, problem: Problem) -> None:
 
 
 class _Lingering(LoopDispatcher):
-    """Reads and forgets what a refused client still sends, so that it reads its answer."""
+    """Reads and discards what a refused client still sends, so that it reads its response."""
 
     def __init__(self, sock: socket.socket, loop_map: LoopMap) -> None:
         self._until = time.monotonic() + LINGER_SECONDS

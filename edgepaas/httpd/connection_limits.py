@@ -15,14 +15,15 @@ from typing import Any
 #: Connections beyond CONNECTION_LIMIT: half of them for clients that wait until another
 #: connection is closed, the other half for programs of the box itself, such as its probes.
 RESERVE = 16
-#: Where the limit is reached, a connection may be closed after this without progress, in
-#: seconds. A client's first request follows its connection within moments; one that was
-#: answered, or is well into a body, may be far away or between two requests.
+#: Where the limit is reached, a connection may be closed after so many seconds without
+#: progress. A new client sends its first request within moments; a client that was answered,
+#: or has sent much of a body (PROVEN_PATIENCE), may be far away or between two requests.
 PATIENCE = 0.1
 PROVEN_PATIENCE = 0.5
-#: A request's head has this long, in seconds; so has each MIN_PROGRESS bytes of its body.
+#: Seconds within which a request's head has to arrive, and each MIN_PROGRESS bytes of its body.
 REQUEST_PATIENCE = 10.0
-#: A remote address that has more than this part of the connections loses some first.
+#: Where connections have to be closed, those of a remote address that holds more than this
+#: fraction of them come first.
 FAIR_SHARE = 0.25
 
 _TICK = 1.0

@@ -16,9 +16,9 @@ from edgepaas.httpd.waitress_adapter import (
     TransferEncodingNotImplemented,
 )
 
-#: A body that has not brought so many bytes more makes no progress.
+#: A body makes progress with each further so many bytes.
 MIN_PROGRESS = 5000
-#: Bytes of a chunk's size and extensions, or of the trailer: read again with each packet.
+#: Maximum bytes of a chunk's size line or of the trailer, which is parsed anew with each packet.
 LONGEST_LINE = 8192
 
 
@@ -32,7 +32,8 @@ class Parser(AdaptedParser):
         try:
             super().parse_header(header_plus)
         except TransferEncodingNotImplemented as error:
-            # RFC 9112, 6.1 asks for 501; nothing that a client sends is our failure.
+            # RFC 9112, 6.1 asks for 501. A 5xx would count as an error of the box, and it is the
+            # client's.
             raise ParsingError(str(error)) from None
         except ValueError:  # int() on thousands of digits, a broken address
             raise ParsingError("the request's address or Content-Length is invalid") from None

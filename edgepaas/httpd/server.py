@@ -85,7 +85,7 @@ class HTTPServer:
             run_once(self._loop_map, self._limits.enforce())
 
     def wake(self) -> None:
-        """Have the loop call *ended* now; from any thread, or a signal handler."""
+        """Have the loop call *ended* now; callable from any thread and from a signal handler."""
         self._listeners[0].pull_trigger()
 
     def watch(self, watcher: Any) -> None:
@@ -141,7 +141,7 @@ class _Listening:
     """What both kinds of listening socket have in common; mixed in before Waitress' own."""
 
     channel_class = Channel
-    #: Whether answers are to have ``Connection: close``.
+    #: Whether each response carries ``Connection: close``.
     draining = False
     limits: ConnectionLimits
 

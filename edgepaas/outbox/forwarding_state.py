@@ -148,7 +148,7 @@ class Forwarding(DeliveryState):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What needs a person, one line each with the way out; any of it is ``degraded``.
+        """What needs an operator, one line each with what to do; any of it is ``degraded``.
 
         Conflicts are not among it: nothing of them is lost, and boxes that share rows
         have some in every outage. PostgreSQL being away is not, either.

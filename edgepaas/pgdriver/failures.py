@@ -38,7 +38,7 @@ class Failure(StrEnum):
     OTHER = "other"
 
 
-#: What a second attempt a moment later cannot mend: an operator has to change something.
+#: Failures that another attempt cannot mend: an operator has to change something.
 PERMANENT = frozenset(
     {
         Failure.TLS,

@@ -37,7 +37,7 @@ CACHE_RECORD = RecordType(
             shapes.object_of({"file": shapes.text, "application": shapes.text})
         ),
     },
-    # Only whose the file is cannot be made again.
+    # Version 1: its owner alone is kept; everything else can be computed again.
     {1: lambda old: {**_EMPTY_CACHE, "owner": old.get("owner")}},
 )
 _EMPTY_CACHE: dict[str, Any] = {"made_for": None, "sources": {}, "document": None, "owner": None}

@@ -60,7 +60,10 @@ def claim_state(paths: Paths) -> int | None:
         why = f"cannot be written ({error.strerror or error})"
         raise paths.unusable(paths.state, why) from error
     except OSError as error:
-        logger.warning("%s: %s; going on without it", paths.state_lock, error.strerror or error)
+        why = error.strerror or str(error)
+        logger.warning(
+            "%s cannot be locked: %s; continuing without the lock", paths.state_lock, why
+        )
         return None
 
 

@@ -94,7 +94,7 @@ def read_services(items: Iterable[str], *, required: bool = False) -> list[Servi
 
 @dataclass
 class Services:
-    """The two lists as they are resolved, and the problems that were found."""
+    """The resolved REQUIRED_SERVICES and OPTIONAL_SERVICES, and the problems that were found."""
 
     required: list[str] = field(default_factory=list)
     optional: list[str] = field(default_factory=list)

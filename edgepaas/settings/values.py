@@ -110,7 +110,7 @@ class Settings:
         return name in self._given
 
     def is_unreadable(self, name: str) -> bool:
-        """Whether it was set to what cannot be read, so that it was left out."""
+        """Whether its given value could not be parsed and was left out."""
         return name in self._unreadable
 
     def values(self) -> Mapping[str, str]:

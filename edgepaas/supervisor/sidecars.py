@@ -19,9 +19,9 @@ SIDECARS = (("sync",), ("alerts", "deliver", "--watch"))
 #: systemd's RestartSec= in their units, and the longest pause; seconds.
 PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-#: One that ran for so long did not fail at its start.
+#: A sidecar that ran for so many seconds did not fail at its start.
 STEADY = 30.0
-#: Seconds that one has to end by itself.
+#: Seconds that a sidecar has to end by itself before it is killed.
 KILL_AFTER = 5.0
 
 logger = logging.getLogger("edgepaas.up")
@@ -69,7 +69,7 @@ class Sidecars:
         self.enforce_deadlines(time.monotonic())
 
     def end(self, *, besides: str = "") -> None:
-        """Ask them to end, all but *besides*; :meth:`enforce_deadlines` sees to it that they do."""
+        """Ask all but *besides* to end; :meth:`enforce_deadlines` kills those that do not."""
         self._wanted = False
         now = time.monotonic()
         for sidecar in self._all:

@@ -31,7 +31,7 @@ LONGEST_PAUSE = 60.0
 STEADY = 60.0
 #: Seconds beyond its own drain after which a stage is killed.
 KILL_AFTER = 10.0
-#: Seconds of silence after which a service that was ready is taken for hung.
+#: Seconds without a watchdog message after which a service that was ready counts as hung.
 WATCHDOG = 30.0
 _LOOK_AT_SOURCES = 0.7
 _LONGEST_WAIT = 60.0

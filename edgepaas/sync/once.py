@@ -18,7 +18,7 @@ from edgepaas.sync.wakeups import send_wakeup
 
 #: Seconds between two progress lines.
 _PROGRESS_INTERVAL = 2.0
-#: Seconds without progress after which a drainer that runs already is not waited for.
+#: A drainer that runs already is waited for until it made no progress for so many seconds.
 _STALL_TIMEOUT = 5.0
 _POLL_INTERVAL = 0.1
 

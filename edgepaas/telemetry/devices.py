@@ -20,6 +20,9 @@ from edgepaas.telemetry.schemas import (
     DeviceSchema,
 )
 
+#: How the API's description names the parameter of a path.
+_PATH = [{"in": "path", "name": "device_id", "description": "The device's id."}]
+
 
 def devices_blueprint(box: Box) -> ApiBlueprint:
     """Return the devices' endpoints on *box*."""
@@ -45,14 +48,14 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
         conditions = [] if named is None else [DEVICES.c.name == named]
         return page(box, DEVICES, "created_at", conditions, query)
 
-    @api.route("/<uuid:device_id>")
+    @api.route("/<uuid:device_id>", parameters=_PATH)
     @api.response(200, DeviceSchema)
     @api.may_answer(404)
     def get_device(device_id: uuid.UUID) -> Any:
         """Return one device"""
         return rows.get(database, DEVICES, device_id)
 
-    @api.route("/<uuid:device_id>", methods=["PATCH"])
+    @api.route("/<uuid:device_id>", methods=["PATCH"], parameters=_PATH)
     @api.arguments(DeviceChangeSchema)
     @api.response(200, DeviceSchema)
     @api.may_answer(404)
@@ -60,7 +63,7 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
         """Change the given fields of a device"""
         return rows.change(database, DEVICES, device_id, lambda stored: changes)
 
-    @api.route("/<uuid:device_id>", methods=["DELETE"])
+    @api.route("/<uuid:device_id>", methods=["DELETE"], parameters=_PATH)
     @api.response(204)
     @api.may_answer(404)
     def delete_device(device_id: uuid.UUID) -> None:

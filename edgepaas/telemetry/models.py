@@ -30,7 +30,7 @@ SEVERITIES = ("info", "warning", "critical")
 #: turns NaN into NULL, so one CHECK keeps both databases finite.
 _FINITE = "{0} BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
 
-#: What becomes of a stamp when a row meets itself on the hub (edgepaas.database.model).
+#: How PostgreSQL merges a time of a row that several boxes wrote (edgepaas.database.model).
 _EARLIEST = {"merge": "least"}
 _LATEST = {"merge": "greatest"}
 _FIRST_SEEN = {"merge": "keep"}

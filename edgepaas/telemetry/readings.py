@@ -48,6 +48,10 @@ _BODY = {
 }
 
 
+#: How the API's description names the parameter of a path.
+_PATH = [{"in": "path", "name": "reading_id", "description": "The reading's id."}]
+
+
 def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
     """Return the readings' endpoints on *box*; *rules* judge what is stored."""
     api = ApiBlueprint(
@@ -85,7 +89,7 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
         # As ReadingPage would dump it, in half the time; a thousand rows are asked for often.
         return jsonify({**found, "items": [as_json(row) for row in found["items"]]})
 
-    @api.route("/<uuid:reading_id>")
+    @api.route("/<uuid:reading_id>", parameters=_PATH)
     @api.response(200, ReadingSchema)
     @api.may_answer(404)
     def get_reading(reading_id: uuid.UUID) -> Any:

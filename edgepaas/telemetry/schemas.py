@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the API takes and gives, as marshmallow schemas; /openapi.json is made from them."""
 
-import re
-from datetime import datetime
 from typing import Any
 
 import marshmallow as ma
@@ -15,7 +13,6 @@ from edgepaas.app.api import (
     NumberField,
     PageQuery,
     TextField,
-    printable,
 )
 from edgepaas.telemetry.models import (
     CONDITIONS,
@@ -24,65 +21,20 @@ from edgepaas.telemetry.models import (
     SEVERITIES,
     UNIT_LENGTH,
 )
-from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
+from edgepaas.telemetry.moment_fields import Moment, MomentInAddress
 
 #: 100 years: what is longer is a typing error, and it stays far inside a 32-bit column.
 _LONGEST_SECONDS = 3_155_760_000 // 2
 
 #: What the field demands, in the words of JSON Schema.
 _LABELS = {
+    "description": "Names and values of the application's choice.",
     "type": "object",
     "maxProperties": 64,
     "propertyNames": {"minLength": 1, "maxLength": 100},
     "additionalProperties": {"type": "string", "maxLength": 500},
     "example": {"room": "boiler"},
 }
-
-
-#: In a query string + is a blank: a moment whose + was not written %2B.
-_LOST_PLUS = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d\S*) (\d\d:\d\d)", re.ASCII)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-
-
-class Moment(ma.fields.DateTime):
-    """A date-time of RFC 3339 in the years 1970 to 9999; without a zone it is UTC."""
-
-    #: What the message for a wrong one ends with.
-    advice = ""
-
-    def __init__(self, **kwargs: Any) -> None:
-        metadata = {"example": EXAMPLE, **kwargs.pop("metadata", {})}
-        super().__init__(metadata=metadata, **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
-        try:
-            return as_utc(parse_moment(self.meant(value) if isinstance(value, str) else ""))
-        except ValueError as error:
-            shown = f"'{printable(value)}': " if isinstance(value, str) else ""
-            said = str(error) if shown else f"{str(error)[:1].upper()}{str(error)[1:]}"
-            raise ma.ValidationError(f"{shown}{said}{self.advice}.") from None
-
-    def meant(self, text: str) -> str:
-        """Return the date-time that *text* stands for."""
-        return text
-
-    def _serialize(
-        self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
-    ) -> str | None:
-        return None if value is None else format_moment(value)
-
-
-class MomentInAddress(Moment):
-    """As above, in a query string: a + may have become a blank; a date is its midnight (UTC)."""
-
-    advice = " (in an address + is written %2B)"
-
-    def meant(self, text: str) -> str:
-        """Return the date-time that *text* stands for."""
-        if _DATE.fullmatch(text):
-            return f"{text}T00:00:00Z"
-        found = _LOST_PLUS.fullmatch(text)
-        return f"{found[1]}+{found[2]}" if found else text
 
 
 def _name(**kwargs: Any) -> TextField:
@@ -93,11 +45,20 @@ class DeviceSchema(ma.Schema):
     """Something that posts readings."""
 
     id = ma.fields.UUID(dump_only=True, metadata={"description": "Derived from the name."})
-    name = _name(required=True)
-    description = TextField(longest=DESCRIPTION_LENGTH, allow_none=True, load_default=None)
+    name = _name(
+        required=True, metadata={"description": "Identifies the device; cannot be changed."}
+    )
+    description = TextField(
+        longest=DESCRIPTION_LENGTH,
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "For people."},
+    )
     labels = LabelsField(load_default=dict, metadata=_LABELS)
-    created_at = Moment(dump_only=True)
-    updated_at = Moment(dump_only=True)
+    created_at = Moment(dump_only=True, metadata={"description": "When the device was first seen."})
+    updated_at = Moment(
+        dump_only=True, metadata={"description": "When the device was last changed."}
+    )
 
 
 class DeviceChangeSchema(ma.Schema):
@@ -113,21 +74,30 @@ class DeviceChangeSchema(ma.Schema):
             )
         return data
 
-    description = TextField(longest=DESCRIPTION_LENGTH, allow_none=True)
+    description = TextField(
+        longest=DESCRIPTION_LENGTH, allow_none=True, metadata={"description": "For people."}
+    )
     labels = LabelsField(metadata=_LABELS)
 
 
 class RuleFields(ma.Schema):
     """The fields of a rule."""
 
-    name = _name(required=True)
+    name = _name(required=True, metadata={"description": "For people; stands in the alert."})
     device = _name(
         allow_none=True,
         load_default=None,
         metadata={"description": "A device's name; null is any device."},
     )
-    metric = _name(required=True)
-    condition = ma.fields.String(required=True, validate=ma.validate.OneOf(CONDITIONS))
+    metric = _name(required=True, metadata={"description": "The metric whose readings are judged."})
+    condition = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(CONDITIONS),
+        metadata={
+            "description": "above or below: of the threshold; rate: the value changes faster than "
+            "the threshold; absent: no reading comes."
+        },
+    )
     threshold = NumberField(
         allow_none=True,
         load_default=None,
@@ -144,16 +114,22 @@ class RuleFields(ma.Schema):
             "description": "Seconds that it has to hold; for 'absent', seconds without a reading."
         },
     )
-    severity = ma.fields.String(load_default="warning", validate=ma.validate.OneOf(SEVERITIES))
-    enabled = BooleanField(load_default=True)
+    severity = ma.fields.String(
+        load_default="warning",
+        validate=ma.validate.OneOf(SEVERITIES),
+        metadata={"description": "The severity of the alert."},
+    )
+    enabled = BooleanField(
+        load_default=True, metadata={"description": "Whether readings are judged by this rule."}
+    )
 
 
 class RuleSchema(RuleFields):
     """When readings raise an alert."""
 
-    id = ma.fields.UUID(dump_only=True)
-    created_at = Moment(dump_only=True)
-    updated_at = Moment(dump_only=True)
+    id = ma.fields.UUID(dump_only=True, metadata={"description": "Made by the box."})
+    created_at = Moment(dump_only=True, metadata={"description": "When the rule was created."})
+    updated_at = Moment(dump_only=True, metadata={"description": "When the rule was last changed."})
 
 
 class RuleChangeSchema(RuleFields):
@@ -170,16 +146,25 @@ class ReadingFields(ma.Schema):
         }
     )
     device = _name(required=True, metadata={"description": "Registers itself when it is new."})
-    metric = _name(required=True)
-    value = NumberField(required=True)
-    unit = TextField(longest=UNIT_LENGTH, allow_none=True, load_default=None)
+    metric = _name(required=True, metadata={"description": "What was measured, e.g. temperature."})
+    value = NumberField(required=True, metadata={"description": "The measured value, in the unit."})
+    unit = TextField(
+        longest=UNIT_LENGTH,
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "The unit of the value, e.g. °C; null: none was given."},
+    )
     recorded_at = Moment(metadata={"description": "When it was measured; the default is now."})
 
 
 class ReadingBatch(ma.Schema):
     """Many readings in an object."""
 
-    readings = ma.fields.List(ma.fields.Nested(ReadingFields), required=True)
+    readings = ma.fields.List(
+        ma.fields.Nested(ReadingFields),
+        required=True,
+        metadata={"description": "The readings to store, all of them or none."},
+    )
 
 
 class ReadingSchema(ReadingFields):
@@ -203,22 +188,38 @@ class AcceptedSchema(ma.Schema):
 class DeviceQuery(PageQuery):
     """Which devices."""
 
-    name = _name(load_default=None)
+    name = _name(
+        load_default=None,
+        metadata={"description": "The device of this name alone; all without it."},
+    )
 
 
 class RuleQuery(PageQuery):
     """Which rules."""
 
-    device = _name(load_default=None)
-    metric = _name(load_default=None)
-    enabled = BooleanField(load_default=None)
+    device = _name(
+        load_default=None, metadata={"description": "Rules of this device alone; all without it."}
+    )
+    metric = _name(
+        load_default=None, metadata={"description": "Rules of this metric alone; all without it."}
+    )
+    enabled = BooleanField(
+        load_default=None,
+        metadata={"description": "Rules that are, or are not, enabled; all without it."},
+    )
 
 
 class ReadingQuery(PageQuery):
     """Which readings, by the moment at which they were recorded."""
 
-    device = _name(load_default=None)
-    metric = _name(load_default=None)
+    device = _name(
+        load_default=None,
+        metadata={"description": "Readings of this device alone; all without it."},
+    )
+    metric = _name(
+        load_default=None,
+        metadata={"description": "Readings of this metric alone; all without it."},
+    )
     since = MomentInAddress(
         data_key="from",
         load_default=None,
@@ -253,27 +254,46 @@ class PageFields(ma.Schema):
 class DevicePage(PageFields):
     """Devices in the order in which they were first seen."""
 
-    items = ma.fields.List(ma.fields.Nested(DeviceSchema), required=True)
+    items = ma.fields.List(
+        ma.fields.Nested(DeviceSchema),
+        required=True,
+        metadata={"description": "The devices of this page."},
+    )
 
 
 class RulePage(PageFields):
     """Rules in the order in which they were created."""
 
-    items = ma.fields.List(ma.fields.Nested(RuleSchema), required=True)
+    items = ma.fields.List(
+        ma.fields.Nested(RuleSchema),
+        required=True,
+        metadata={"description": "The rules of this page."},
+    )
 
 
 class ReadingPage(PageFields):
     """Readings in the order in which they were recorded."""
 
-    items = ma.fields.List(ma.fields.Nested(ReadingSchema), required=True)
+    items = ma.fields.List(
+        ma.fields.Nested(ReadingSchema),
+        required=True,
+        metadata={"description": "The readings of this page."},
+    )
 
 
 class CountsSchema(ma.Schema):
     """How much is stored."""
 
-    devices = ma.fields.Integer(required=True)
-    rules = ma.fields.Integer(required=True)
-    readings = ma.fields.Integer(required=True)
+    devices = ma.fields.Integer(
+        required=True, metadata={"description": "Devices that are stored here."}
+    )
+    rules = ma.fields.Integer(
+        required=True, metadata={"description": "Rules that are stored here."}
+    )
+    readings = ma.fields.Integer(
+        required=True,
+        metadata={"description": "Readings that are stored here; counted up to a limit."},
+    )
     readings_exact = ma.fields.Boolean(
         required=True,
         metadata={"description": "false: there are more readings than were counted."},
@@ -283,17 +303,27 @@ class CountsSchema(ma.Schema):
 class BoxStatusSchema(ma.Schema):
     """The box's state and what is stored on it."""
 
-    state = ma.fields.String(required=True)
-    mode = ma.fields.String(required=True)
-    reasons = ma.fields.List(ma.fields.String(), required=True)
+    state = ma.fields.String(
+        required=True, metadata={"description": "The state of the box, as in /health/ready."}
+    )
+    mode = ma.fields.String(
+        required=True, metadata={"description": "Which databases serve, e.g. primary or fallback."}
+    )
+    reasons = ma.fields.List(
+        ma.fields.String(),
+        required=True,
+        metadata={"description": "Why the box is in this state and this mode."},
+    )
     forwarding = ma.fields.Nested(
         ForwardingSchema,
         required=True,
         allow_none=True,
         metadata={"description": "How rows are delivered to PostgreSQL; null where there is none."},
     )
-    build = ma.fields.String(required=True)
-    counts = ma.fields.Nested(CountsSchema, required=True)
+    build = ma.fields.String(required=True, metadata={"description": "The build that runs."})
+    counts = ma.fields.Nested(
+        CountsSchema, required=True, metadata={"description": "How much is stored here."}
+    )
     last_recorded_at = Moment(
         required=True,
         allow_none=True,

@@ -16,7 +16,7 @@ from flask import Flask, Response, request
 
 #: Upper bounds in seconds; the last bucket is infinity.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: The label of what no route answers: paths that clients make up must not become series.
+#: The label of requests that match no route: a client's invented paths must not become series.
 UNMATCHED = "none"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ROUTE = "edgepaas.route"

@@ -25,7 +25,7 @@ starts, always answers, keeps every write that it has acknowledged, and says wha
 wrong. A chain of stages, each a command and a systemd unit, resolves the settings (env),
 decides between PostgreSQL and SQLite (dbdecide), brings the schema to head (schema) and
 serves (serve). What was written to SQLite while PostgreSQL was away goes home to it (sync),
-and what needs a person is told by webhook or mail (alerts).
+and what needs a person is notified by webhook or mail (alerts).
 
 Commands that read or write the box's own files run as the user edgepaas; root becomes
 that user first. 'edgepaas status' needs no privilege.
@@ -39,7 +39,7 @@ FILES = (
     ("/run/edgepaas/nodes.json", "the boxes that PostgreSQL knows, where SQLite serves"),
     ("/var/lib/edgepaas", "the SQLite file with the rows that wait, tokens, backups, quarantine"),
     ("/var/log/edgepaas/edgepaas.log", "the log, beside the journal"),
-    ("/var/spool/edgepaas/alerts", "alerts, until somebody was told, and their history"),
+    ("/var/spool/edgepaas/alerts", "alerts, until they were delivered, and their history"),
     ("/usr/share/edgepaas/alembic", "the migrations"),
 )
 EXIT_STATUS = (

@@ -120,7 +120,7 @@ def describe(
     document: dict[str, Any], method: str, path: str, operation: dict[str, Any]
 ) -> Iterator[str]:
     """Yield the section of one operation."""
-    yield from ("", f"### {method.upper()} {path}", "", f"{operation['summary']}.")
+    yield from ("", f"### {method.upper()} {path}", "", sentence(operation["summary"]))
     if operation.get("description"):
         yield from ("", *operation["description"].splitlines())
     yield ""
@@ -143,6 +143,11 @@ def describe(
             yield f"- {status}: {shown}"
     errors = [status for status in sorted(operation["responses"]) if status >= "300"]
     yield f"- Errors: {', '.join(errors)}"
+
+
+def sentence(text: str) -> str:
+    """Return *text* with the mark at its end."""
+    return text if text.endswith("?") else f"{text}."
 
 
 def who(operation: dict[str, Any]) -> str:

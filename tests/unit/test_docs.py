@@ -117,6 +117,28 @@ def test_every_endpoint_stands_in_the_reference(paths: Paths) -> None:
     assert not missing
 
 
+def test_every_field_and_parameter_of_the_api_has_a_description(paths: Paths) -> None:
+    """Of the platform and of the built-in application."""
+    with open_box(paths) as (app, _):
+        document = app.test_client().get("/openapi.json").get_json()
+    fields = {
+        f"{schema}.{name}": field
+        for schema, content in document["components"]["schemas"].items()
+        for name, field in content.get("properties", {}).items()
+    }
+    parameters = {
+        f"{path} {parameter['name']}": parameter
+        for path, item in document["paths"].items()
+        for holder in (item, *(item[method] for method in item if method != "parameters"))
+        for parameter in holder.get("parameters", ())
+    }
+    assert {"Alert.ended", "Ready.checks", "Reading.value"} <= fields.keys()
+    assert "/api/v1/readings device" in parameters
+    described = {**fields, **parameters}
+    missing = sorted(at for at, one in described.items() if not one.get("description", "").strip())
+    assert not missing
+
+
 def test_every_state_is_explained() -> None:
     from edgepaas.health.state import STATES
 

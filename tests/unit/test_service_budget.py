@@ -171,7 +171,7 @@ def test_what_cannot_be_measured_is_logged_once_and_refuses_nothing(
         refuse=database.refuse_writes,
     )
     assert [made.look(), made.look()] == ["ok", "ok"]
-    assert sum("budget cannot be looked at" in line for line in caplog.messages) == 1
+    assert sum("budget cannot be measured" in line for line in caplog.messages) == 1
 
 
 def test_entries_of_low_value_that_cannot_be_read_are_left_out(

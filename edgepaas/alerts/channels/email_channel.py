@@ -20,7 +20,7 @@ class EmailChannel(MailSettings):
 
     @classmethod
     def configured(cls, settings: Settings) -> Self | None:
-        """Return the channel where a server and a recipient are set."""
+        """Return the e-mail channel if a server and a recipient are set, else None."""
         node = settings.text("NODE_NAME")
         found = cls(
             host=settings.text("SMTP__HOST"),

@@ -80,7 +80,7 @@ class Spool(SpoolPaths):
 
     def is_raised(self, fingerprint: str) -> bool:
         """Whether anything is raised under *fingerprint*, or was accepted and not looked at."""
-        # In this order: what is taken out of new/ in between has reached the condition's file.
+        # new/ is read first: what is taken out of it meanwhile is in the condition's file.
         waiting = self.waiting_names()
         if not waiting and self.folders.is_without_conditions():
             return False  # the usual case, in which nothing has to be hashed
@@ -127,8 +127,8 @@ class Spool(SpoolPaths):
         try:
             self.folders.put(path, content)
         except OSError:
-            # Renamed, yet its folder was not synced: taken back, or it would be delivered though
-            # its writer was answered that it was not accepted.
+            # The file may be renamed already while the sync of its folder failed: remove it, or an
+            # alert that its writer took for refused would be delivered.
             with contextlib.suppress(OSError):
                 path.unlink()
             raise

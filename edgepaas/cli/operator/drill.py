@@ -206,7 +206,7 @@ def _clear(server: "Server", home: Path, progress: Callable[[str], None]) -> Non
         progress(f"{home} is kept: {scratch.label} is on {where}; run a drill there to remove it")
         return
     if scratch is not None:
-        drop_scratch_database(server, scratch)  # first: only the folder knows its name
+        drop_scratch_database(server, scratch)  # before the folder, which alone holds its name
     _remove(home)
 
 

@@ -92,7 +92,7 @@ def _address(paths: Paths) -> str:
     try:
         settings = Settings.read(paths.env_contract)
     except EdgePaaSError:
-        # A contract of another user, or none yet: the defaults.
+        # The contract is not readable for this user, or does not exist yet: take the defaults.
         settings = Settings.of()
     host = settings.text("HOST")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -29,7 +29,7 @@ _FAREWELL = 3.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    # A pipe's descriptor: it closes at its other end when 'edgepaas up' dies.
+    # The read end of a pipe; its write end is closed when 'edgepaas up' dies.
     parser.add_argument("--lifeline", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument(
         "--inherit",

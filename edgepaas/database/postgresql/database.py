@@ -122,8 +122,8 @@ class ServerDatabase(Database):
             result = work(session)
             session.finish()
         except BaseException:
-            # Closing alone would leave added objects detached: run again, they would
-            # be taken for rows that are there.
+            # Closing alone would leave added objects detached; when *work* is run again, the
+            # session would take them for rows that exist.
             with contextlib.suppress(DatabaseError, exc.SQLAlchemyError):
                 session.undo()
             raise

@@ -109,7 +109,9 @@ class _OwnConnections:
                 # Of several that are refused at once the last one is alone.
                 some = len(self._open) + self._under_way
             if error.full and some:
-                raise NoFurtherConnection(f"{error}; this box goes on with {some}") from error
+                raise NoFurtherConnection(
+                    f"{error}; this box continues with the {some} that it has"
+                ) from error
             raise
         except BaseException:
             with self._lock:

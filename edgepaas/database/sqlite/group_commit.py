@@ -54,7 +54,7 @@ _ENDED = "a write ended the transaction that it is a part of"
 class GroupSizes:
     """How many jobs went into a commit: a histogram that one thread writes and others read."""
 
-    #: Upper bounds; the last bucket is infinity.
+    #: Upper bounds of the histogram's buckets; one without a bound follows.
     BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
 
     def __init__(self) -> None:

@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def not_begun(self) -> bool:
-        """Whether the database takes no transaction now: the next one would not begin either."""
+        """Whether its transaction could not begin; that of the next job could not either."""
         return self.step is Step.BEGIN and isinstance(self.error, DatabaseError)
 
     @property

@@ -24,28 +24,45 @@ from edgepaas.drill.hosted.models import DEVICES, NAME_LENGTH, PADDING_LENGTH, R
 class ReadingSchema(ma.Schema):
     """A number that a device sends."""
 
-    device = TextField(shortest=1, longest=NAME_LENGTH, required=True)
-    value = IntegerField(least=1, required=True)
-    padding = TextField(longest=PADDING_LENGTH, load_default="")
+    device = TextField(
+        shortest=1,
+        longest=NAME_LENGTH,
+        required=True,
+        metadata={"description": "The name of the device."},
+    )
+    value = IntegerField(
+        least=1, required=True, metadata={"description": "The number that the device sends."}
+    )
+    padding = TextField(
+        longest=PADDING_LENGTH,
+        load_default="",
+        metadata={"description": "Text that makes the row larger."},
+    )
 
 
 class AppendedSchema(ma.Schema):
     """What became of the readings that were posted."""
 
-    accepted = ma.fields.Integer(required=True)
-    duplicates = ma.fields.Integer(required=True)
+    accepted = ma.fields.Integer(required=True, metadata={"description": "New readings."})
+    duplicates = ma.fields.Integer(
+        required=True, metadata={"description": "Readings that were there already."}
+    )
 
 
 class CountSchema(ma.Schema):
     """How much is stored here."""
 
-    readings = ma.fields.Integer(required=True)
+    readings = ma.fields.Integer(
+        required=True, metadata={"description": "Readings that are stored here."}
+    )
 
 
 class DeviceSchema(ma.Schema):
     """What can be changed of a device."""
 
-    description = TextField(longest=NAME_LENGTH, required=True)
+    description = TextField(
+        longest=NAME_LENGTH, required=True, metadata={"description": "For people."}
+    )
 
 
 def blueprint(box: Box) -> ApiBlueprint:

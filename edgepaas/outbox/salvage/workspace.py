@@ -86,7 +86,7 @@ class SalvageWorkspace:
         )
 
     def layouts(self) -> dict[int, Layout]:
-        """Return the layouts that were found, and the spare ones of the other ids."""
+        """Return the layouts by id: those that were found, else the spare ones."""
         own: dict[int, Layout] = {}
         with contextlib.suppress(ValueError, KeyError, TypeError):
             own = stored_layouts(self.connection)

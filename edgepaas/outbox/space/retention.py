@@ -69,7 +69,7 @@ def _correct_times(connection: sqlite3.Connection, now: datetime) -> None:
 
 
 def _range(connection: sqlite3.Connection, moment: datetime | None, limit: int) -> tuple[int, int]:
-    """Return the first and the last number that may go: those of whole batches."""
+    """Return the first and last sequence number that may be deleted, on batch boundaries."""
     reclaimed, confirmed = connection.execute(
         f"SELECT reclaimed_seq, confirmed_seq FROM {STATE}"  # noqa: S608
     ).fetchone()

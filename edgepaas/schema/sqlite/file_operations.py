@@ -44,7 +44,7 @@ def sweep(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
         leftover.unlink(missing_ok=True)
     if not path.exists() and any(map(Path.exists, sidecars(path))):
-        # A fresh file of this name would swallow it; it may hold committed rows.
+        # The -wal may hold committed rows; SQLite would discard it with a new file of this name.
         logger.warning("%s is gone but its -wal is there: it goes into quarantine", path)
         move_to_quarantine(path, path.parent / "quarantine", "its -wal was there without the file")
 

@@ -113,7 +113,7 @@ def describe(path: Path, reason: str) -> dict[str, object]:
 
 
 def write_note(folder: Path, note: dict[str, object]) -> None:
-    """Leave *note* in *folder*; raises OSError."""
+    """Write *note* into *folder*; raises OSError."""
     RECORD.write(folder / NOTE, note)
 
 

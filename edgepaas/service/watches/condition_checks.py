@@ -86,7 +86,7 @@ class ServiceChecks:
             return None if forwarding.state == "unknown" else "the drainer runs again"
         if unit == "serve":
             return "the service runs again"
-        # A stage that fails leaves no contract.
+        # A stage that fails removes its contract: one that exists shows that the stage succeeded.
         contract = self.paths.env_contract if unit == "env" else self.paths.db_contract
         return f"{contract} was written" if contract.exists() else None
 
@@ -132,7 +132,7 @@ class ServiceChecks:
             ):
                 found = budget.usage(connection, size)
         except (LockHeld, sqlite3.Error, DatabaseError):
-            return None  # the file is being replaced, or is damaged: asked again in an hour
+            return None  # the file is being replaced, or is damaged: checked again in an hour
         if budget.level(found.share, "full") != "ok":
             return None
         return f"{found.text} of the disk budget are used"

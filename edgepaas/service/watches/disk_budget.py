@@ -113,11 +113,11 @@ class BudgetWatch:
             ):
                 found = self._make_room(connection, size)
         except LockHeld:
-            return self._level  # the service ends: another process swaps the file
+            return self._level  # another process replaces the file, and this service ends
         except (OSError, sqlite3.Error, DatabaseError) as error:
-            # The file's own faults are found where it is used; here only the measure fails.
+            # Damage of the file is handled where the file is used; here only measuring fails.
             if str(error) != self._trouble:
-                logger.warning("the disk budget cannot be looked at: %s", error)
+                logger.warning("the disk budget cannot be measured: %s", error)
             self._trouble = str(error)
             return self._level
         self._trouble = ""

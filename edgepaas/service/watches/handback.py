@@ -77,7 +77,7 @@ class HandBackWatch:
             lift_expired(self._connection)
         except (sqlite3.Error, EdgePaaSError) as error:
             # The database has watches of its own; the fence is looked at again.
-            logger.debug("the fence cannot be looked at: %s", error)
+            logger.debug("the fence cannot be read: %s", error)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -121,7 +121,7 @@ class HubReader:
 
 @contextmanager
 def hub_reader(settings: "Settings", url: str) -> Iterator[HubReader]:
-    """Give a reader of the hub at *url*; raises HubError."""
+    """Yield a reader of the hub at *url*, within one snapshot; raises HubError."""
     with open_hub(settings, url, name="edgepaas-audit") as hub:
         hub.begin(snapshot=True)
         yield HubReader(hub)

@@ -109,7 +109,7 @@ def _result(totals: Totals, remaining: int) -> DrainResult:
 
 @dataclass(frozen=True)
 class _Sending:
-    """From where and to where a batch is sent; *row_by_row*: with the BisectingApplier."""
+    """The box's file and the hub that a batch is sent between; *row_by_row*: bisected on errors."""
 
     connection: sqlite3.Connection
     hub: Hub

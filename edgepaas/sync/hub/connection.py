@@ -60,7 +60,7 @@ class Hub:
             link.family, link.type, link.proto, os.dup(link.fileno())
         )
         # Set in each transaction, since a pooler may use another server for each. The TCP
-        # settings let the server notice a box that vanished between two statements.
+        # settings let the server detect a box that vanished between two statements.
         self._begin: list[Statement] = [
             ("BEGIN", ()),
             (

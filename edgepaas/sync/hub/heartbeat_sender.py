@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
     from edgepaas.sync.report import LiveStatus
 
-#: Seconds between two heartbeats that are sent early, because the state changed.
+#: Minimum seconds between heartbeats that are sent early because the state changed.
 MIN_INTERVAL = 2.0
 #: Seconds for which a stopping drainer waits for the service to publish ``stopping``; well
 #: within what an orderly stop may take (edgepaas.sync.shutdown).

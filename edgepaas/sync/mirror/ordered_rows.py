@@ -41,7 +41,8 @@ class HubRows:
     ) -> None:
         self._hub, self.table, self._check = hub, table, check
         self._sized = largest * PAGE > CHUNK_BYTES
-        #: Sort keys of rows that the box cannot hold; its own rows with them stay as they are.
+        #: Sort keys of PostgreSQL's rows that the box cannot store; its own rows of these keys
+        #: are left unchanged.
         self.unreadable: set[Row] = set()
         columns = ", ".join(f"{column.select} AS c{n}" for n, column in enumerate(table.columns))
         order = ", ".join(table.columns[position].order for position in table.key_positions)

@@ -350,7 +350,7 @@ def _name_the_fields(connection: sqlite3.Connection) -> None:
 
 def _named(kind: type[ActiveRule | Series | Notice], text: str) -> str:
     """Return the list *text* of version 1 as an object; what is no such list as it is."""
-    # Written out, not taken from the class: this is what version 1 was.
+    # Fixed here, not taken from the class, which may change: these were the fields of version 1.
     names = _OF_VERSION_1[kind]
     try:
         values = json.loads(text)

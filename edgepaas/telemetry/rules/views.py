@@ -30,6 +30,9 @@ from edgepaas.telemetry.schemas import (
     RuleSchema,
 )
 
+#: How the API's description names the parameter of a path.
+_PATH = [{"in": "path", "name": "rule_id", "description": "The rule's id."}]
+
 
 def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
     """Return the rules' endpoints on *box*; the *follower* is notified of every change."""
@@ -57,7 +60,7 @@ def _add_reading(api: ApiBlueprint, box: Box) -> None:
         ]
         return page(box, RULES, "created_at", conditions, query)
 
-    @api.route("/<uuid:rule_id>")
+    @api.route("/<uuid:rule_id>", parameters=_PATH)
     @api.response(200, RuleSchema)
     @api.may_answer(404)
     def get_rule(rule_id: uuid.UUID) -> Any:
@@ -90,7 +93,7 @@ def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
         """
         return after_change(_create(box, given))
 
-    @api.route("/<uuid:rule_id>", methods=["PATCH"])
+    @api.route("/<uuid:rule_id>", methods=["PATCH"], parameters=_PATH)
     @api.arguments(RuleChangeSchema(partial=True))
     @api.response(200, RuleSchema)
     @api.may_answer(404)
@@ -106,7 +109,7 @@ def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
 
         return after_change(rows.change(database, RULES, rule_id, changed))
 
-    @api.route("/<uuid:rule_id>", methods=["DELETE"])
+    @api.route("/<uuid:rule_id>", methods=["DELETE"], parameters=_PATH)
     @api.response(204)
     @api.may_answer(404)
     def delete_rule(rule_id: uuid.UUID) -> None:

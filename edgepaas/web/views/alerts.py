@@ -34,20 +34,57 @@ _FINGERPRINT = {"description": "Identifies the cause, e.g. settings:PORT."}
 class AlertSchema(ma.Schema):
     """One cause: whether it holds, since when, how often it was raised."""
 
-    name = ma.fields.String(required=True)
-    state = ma.fields.String(required=True, metadata={"enum": ["raised", "resolved", "event"]})
-    severity = ma.fields.String(required=True, metadata={"enum": list(SEVERITIES)})
-    message = ma.fields.String(required=True)
-    origin = ma.fields.String(required=True)
-    fingerprint = ma.fields.String(required=True)
-    box = ma.fields.String(required=True)
+    name = ma.fields.String(
+        required=True,
+        metadata={"description": "Identifies the alert on this box; made from its fingerprint."},
+    )
+    state = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "raised: it holds; resolved: it is over; event: it happened once.",
+            "enum": ["raised", "resolved", "event"],
+        },
+    )
+    severity = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "The severity with which it was raised last.",
+            "enum": list(SEVERITIES),
+        },
+    )
+    message = ma.fields.String(
+        required=True,
+        metadata={"description": "What is wrong, for a person; as it was raised last."},
+    )
+    origin = ma.fields.String(
+        required=True, metadata={"description": "The part of the box that raised it."}
+    )
+    fingerprint = ma.fields.String(
+        required=True, metadata={"description": "Identifies the cause, e.g. settings:PORT."}
+    )
+    box = ma.fields.String(required=True, metadata={"description": "The name of the box."})
     since = ma.fields.String(
         required=True, metadata={"description": "RFC 3339; by a clock that may not be right."}
     )
-    last = ma.fields.String(required=True)
-    ended = ma.fields.String(required=True, allow_none=True)
-    ended_by = ma.fields.String(required=True)
-    clock_trusted = ma.fields.Boolean(required=True, allow_none=True)
+    last = ma.fields.String(
+        required=True, metadata={"description": "When it was raised last, RFC 3339."}
+    )
+    ended = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When it was resolved, RFC 3339; null where it was not."},
+    )
+    ended_by = ma.fields.String(
+        required=True,
+        metadata={"description": "The message with which it was resolved; empty where it was not."},
+    )
+    clock_trusted = ma.fields.Boolean(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Whether the clock was right when the episode began; null: unknown."
+        },
+    )
     count = ma.fields.Integer(
         required=True, metadata={"description": "How often it was raised in this episode."}
     )
@@ -58,26 +95,55 @@ class AlertSchema(ma.Schema):
     silenced_for = ma.fields.Float(
         required=True, metadata={"description": "Seconds left of a silence; 0 without one."}
     )
-    details = ma.fields.List(ma.fields.String(), required=True)
+    details = ma.fields.List(
+        ma.fields.String(),
+        required=True,
+        metadata={"description": "Earlier messages of this episode, at most four."},
+    )
 
 
 class AlertCountsSchema(ma.Schema):
     """How many alerts hold, wait for delivery, or cannot be delivered."""
 
-    open = ma.fields.Integer(required=True)
-    critical = ma.fields.Integer(required=True)
-    waiting = ma.fields.Integer(required=True)
-    dead = ma.fields.Integer(required=True)
-    corrupt = ma.fields.Integer(required=True)
-    silenced = ma.fields.Integer(required=True)
+    open = ma.fields.Integer(
+        required=True,
+        metadata={"description": "Conditions that hold, of severity warning or critical."},
+    )
+    critical = ma.fields.Integer(
+        required=True, metadata={"description": "Of these, the critical ones."}
+    )
+    waiting = ma.fields.Integer(
+        required=True, metadata={"description": "Alerts and notifications that wait for delivery."}
+    )
+    dead = ma.fields.Integer(
+        required=True, metadata={"description": "Notifications that every channel refused."}
+    )
+    corrupt = ma.fields.Integer(
+        required=True, metadata={"description": "Damaged files of the spool, kept apart."}
+    )
+    silenced = ma.fields.Integer(
+        required=True, metadata={"description": "Conditions under a silence."}
+    )
 
 
 class AlertPage(ma.Schema):
     """Alerts, the worst first, then the oldest."""
 
-    items = ma.fields.List(ma.fields.Nested(AlertSchema), required=True)
-    next_cursor = ma.fields.String(required=True, allow_none=True)
-    counts = ma.fields.Nested(AlertCountsSchema, required=True)
+    items = ma.fields.List(
+        ma.fields.Nested(AlertSchema),
+        required=True,
+        metadata={"description": "The alerts of this page."},
+    )
+    next_cursor = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Give it as cursor for the next page; null on the last one."},
+    )
+    counts = ma.fields.Nested(
+        AlertCountsSchema,
+        required=True,
+        metadata={"description": "Over all alerts of the box, whatever the filters."},
+    )
 
 
 class AlertQuery(PageQuery):
@@ -87,41 +153,97 @@ class AlertQuery(PageQuery):
         load_default="open", validate=ma.validate.OneOf(list(_STATES)),
         metadata={"description": "open: what holds; event: what was delivered and has no end."},
     )  # fmt: skip
-    severity = ma.fields.String(load_default=None, validate=ma.validate.OneOf(SEVERITIES))
+    severity = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.OneOf(SEVERITIES),
+        metadata={"description": "Alerts of this severity alone; all without it."},
+    )
     fingerprint = TextField(longest=_LONGEST, load_default=None, metadata=_FINGERPRINT)
 
 
 class HistoryEntrySchema(ma.Schema):
     """One thing that happened to an alert; what it does not tell is null."""
 
-    time = ma.fields.String(required=True)
-    what = ma.fields.String(required=True, metadata={"enum": list(_HISTORY)})
-    id = ma.fields.String(required=True)
-    severity = ma.fields.String(required=True, allow_none=True)
-    message = ma.fields.String(required=True, allow_none=True)
-    origin = ma.fields.String(required=True, allow_none=True)
-    fingerprint = ma.fields.String(required=True, allow_none=True)
+    time = ma.fields.String(required=True, metadata={"description": "When it happened, RFC 3339."})
+    what = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "An alert was raised or resolved; a notification was delivered, refused "
+            "by every channel (dead) or discarded by an operator; an episode passed under a "
+            "silence (silenced).",
+            "enum": list(_HISTORY),
+        },
+    )
+    id = ma.fields.String(
+        required=True, metadata={"description": "Identifies the entry; the cursor of a page."}
+    )
+    severity = ma.fields.String(
+        required=True, allow_none=True, metadata={"description": "The severity of the alert."}
+    )
+    message = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The message of the alert or the notification."},
+    )
+    origin = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The part of the box that raised it."},
+    )
+    fingerprint = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Identifies the cause, e.g. settings:PORT."},
+    )
     condition = ma.fields.String(
         required=True, allow_none=True, metadata={"description": "The name of the alert."}
     )
-    count = ma.fields.Integer(required=True, allow_none=True)
-    duration_seconds = ma.fields.Float(required=True, allow_none=True)
-    via = ma.fields.String(required=True, allow_none=True)
-    why = ma.fields.String(required=True, allow_none=True)
+    count = ma.fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How often it had been raised in its episode."},
+    )
+    duration_seconds = ma.fields.Float(
+        required=True, allow_none=True, metadata={"description": "For how long the condition held."}
+    )
+    via = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The channel that took, or refused, the notification."},
+    )
+    why = ma.fields.String(
+        required=True, allow_none=True, metadata={"description": "Why it was refused."}
+    )
 
 
 class HistoryPage(ma.Schema):
     """What happened, the newest first."""
 
-    items = ma.fields.List(ma.fields.Nested(HistoryEntrySchema), required=True)
-    next_cursor = ma.fields.String(required=True, allow_none=True)
+    items = ma.fields.List(
+        ma.fields.Nested(HistoryEntrySchema),
+        required=True,
+        metadata={"description": "The entries of this page."},
+    )
+    next_cursor = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Give it as cursor for the next page; null on the last one."},
+    )
 
 
 class HistoryQuery(PageQuery):
     """Which of it."""
 
-    what = ma.fields.String(load_default="", validate=ma.validate.OneOf(_HISTORY))
-    severity = ma.fields.String(load_default=None, validate=ma.validate.OneOf(SEVERITIES))
+    what = ma.fields.String(
+        load_default="",
+        validate=ma.validate.OneOf(_HISTORY),
+        metadata={"description": "Entries of this kind alone; all without it."},
+    )
+    severity = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.OneOf(SEVERITIES),
+        metadata={"description": "Entries of this severity alone; all without it."},
+    )
     fingerprint = TextField(longest=_LONGEST, load_default="", metadata=_FINGERPRINT)
     condition = TextField(
         longest=_LONGEST, load_default="", metadata={"description": "An alert's name."}

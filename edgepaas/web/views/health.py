@@ -42,68 +42,167 @@ _SYSTEM = (
 class StatusSchema(ma.Schema):
     """A single word."""
 
-    status = ma.fields.String(required=True)
+    status = ma.fields.String(required=True, metadata={"description": "Always ok."})
 
 
 class DatabaseHealthSchema(ma.Schema):
     """Whether the database answers."""
 
-    status = ma.fields.String(required=True, metadata={"enum": ["ok", "unavailable"]})
-    database = ma.fields.String(required=True, metadata={"enum": ["connected", "disconnected"]})
-    message = ma.fields.String(required=True)
+    status = ma.fields.String(
+        required=True,
+        metadata={"description": "ok while the database answers.", "enum": ["ok", "unavailable"]},
+    )
+    database = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "Whether the last check reached the database.",
+            "enum": ["connected", "disconnected"],
+        },
+    )
+    message = ma.fields.String(
+        required=True, metadata={"description": "What the check found, for a person."}
+    )
 
 
 class CheckSchema(ma.Schema):
     """One check, its result and how long it took."""
 
-    name = ma.fields.String(required=True)
-    ok = ma.fields.Boolean(required=True)
-    required = ma.fields.Boolean(required=True)
-    message = ma.fields.String(required=True)
-    seconds = ma.fields.Float(required=True)
+    name = ma.fields.String(
+        required=True, metadata={"description": "What is checked, e.g. database."}
+    )
+    ok = ma.fields.Boolean(required=True, metadata={"description": "Whether the check passed."})
+    required = ma.fields.Boolean(
+        required=True,
+        metadata={"description": "Whether the verification gate fails with this check."},
+    )
+    message = ma.fields.String(
+        required=True, metadata={"description": "What the check found, for a person."}
+    )
+    seconds = ma.fields.Float(
+        required=True, metadata={"description": "How long the check took, in seconds."}
+    )
 
 
 class ReadySchema(ma.Schema):
     """The box's state, why, and every check behind it."""
 
-    status = ma.fields.String(required=True, metadata={"enum": ["ok", "unavailable"]})
-    state = ma.fields.String(required=True)
-    mode = ma.fields.String(required=True)
-    reasons = ma.fields.List(ma.fields.String(), required=True)
-    forwarding = ma.fields.Nested(ForwardingSchema, required=True, allow_none=True)
-    since = ma.fields.DateTime(required=True, allow_none=True)
-    alerts = ma.fields.Nested(AlertCountsSchema, required=True)
-    database = ma.fields.String(required=True)
-    build_version = ma.fields.String(required=True)
-    uptime_seconds = ma.fields.Float(required=True)
-    checks = ma.fields.List(ma.fields.Nested(CheckSchema), required=True)
+    status = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "ok where traffic may be sent to this box.",
+            "enum": ["ok", "unavailable"],
+        },
+    )
+    state = ma.fields.String(
+        required=True, metadata={"description": "The state of the box: the highest one that holds."}
+    )
+    mode = ma.fields.String(
+        required=True, metadata={"description": "Which databases serve, e.g. primary or fallback."}
+    )
+    reasons = ma.fields.List(
+        ma.fields.String(),
+        required=True,
+        metadata={"description": "Why the box is in this state and this mode."},
+    )
+    forwarding = ma.fields.Nested(
+        ForwardingSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "How rows are delivered to PostgreSQL; null where there is none."},
+    )
+    since = ma.fields.DateTime(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Since when the box is in this state."},
+    )
+    alerts = ma.fields.Nested(
+        AlertCountsSchema,
+        required=True,
+        metadata={"description": "How many alerts hold, wait or cannot be delivered."},
+    )
+    database = ma.fields.String(
+        required=True, metadata={"description": "The database that serves."}
+    )
+    build_version = ma.fields.String(
+        required=True, metadata={"description": "The build that runs."}
+    )
+    uptime_seconds = ma.fields.Float(
+        required=True, metadata={"description": "Seconds since the service started."}
+    )
+    checks = ma.fields.List(
+        ma.fields.Nested(CheckSchema),
+        required=True,
+        metadata={"description": "The last result of each check."},
+    )
 
 
 class MeasureSchema(ma.Schema):
     """A measured value against its threshold; null where the machine does not tell."""
 
-    value = ma.fields.Float(required=True, allow_none=True)
-    unit = ma.fields.String(required=True)
-    threshold = ma.fields.Float(required=True)
-    ok = ma.fields.Boolean(required=True, allow_none=True)
+    value = ma.fields.Float(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The measured value; null where the machine does not report one."},
+    )
+    unit = ma.fields.String(
+        required=True, metadata={"description": "The unit of value and threshold."}
+    )
+    threshold = ma.fields.Float(
+        required=True, metadata={"description": "The value beyond which the measure is not ok."}
+    )
+    ok = ma.fields.Boolean(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Whether the value is within the threshold; null: it is unknown."},
+    )
 
 
 class ClockSchema(ma.Schema):
     """Whether the clock can be trusted; null: it cannot be known."""
 
-    trusted = ma.fields.Boolean(required=True, allow_none=True)
-    message = ma.fields.String(required=True)
+    trusted = ma.fields.Boolean(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Whether the clock is known to be right; null: it cannot be known."
+        },
+    )
+    message = ma.fields.String(
+        required=True, metadata={"description": "What is known of the clock, for a person."}
+    )
 
 
 class SystemSchema(ma.Schema):
     """The machine: processor, memory, disk, temperature, clock."""
 
-    status = ma.fields.String(required=True, metadata={"enum": ["ok", "degraded"]})
-    cpu = ma.fields.Nested(MeasureSchema, required=True)
-    memory = ma.fields.Nested(MeasureSchema, required=True)
-    disk = ma.fields.Nested(MeasureSchema, required=True)
-    temperature = ma.fields.Nested(MeasureSchema, required=True)
-    clock = ma.fields.Nested(ClockSchema, required=True)
+    status = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "ok while every measure is within its threshold.",
+            "enum": ["ok", "degraded"],
+        },
+    )
+    cpu = ma.fields.Nested(
+        MeasureSchema,
+        required=True,
+        metadata={"description": "How busy the processors were since the last measurement."},
+    )
+    memory = ma.fields.Nested(
+        MeasureSchema, required=True, metadata={"description": "How much of the memory is in use."}
+    )
+    disk = ma.fields.Nested(
+        MeasureSchema,
+        required=True,
+        metadata={"description": "How full the file system is that holds the box's data."},
+    )
+    temperature = ma.fields.Nested(
+        MeasureSchema,
+        required=True,
+        metadata={"description": "The hottest thermal zone of the machine."},
+    )
+    clock = ma.fields.Nested(
+        ClockSchema, required=True, metadata={"description": "Whether the clock can be trusted."}
+    )
 
 
 @dataclass

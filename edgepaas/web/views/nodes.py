@@ -39,19 +39,37 @@ class NodeSchema(ma.Schema):
         allow_none=True,
         metadata={"description": "Made once for each box; null where it cannot be kept."},
     )
-    name = ma.fields.String(required=True)
-    version = ma.fields.String(required=True)
-    build = ma.fields.String(required=True)
+    name = ma.fields.String(required=True, metadata={"description": "The name of the box."})
+    version = ma.fields.String(
+        required=True, metadata={"description": "The version of EdgePaaS on it."}
+    )
+    build = ma.fields.String(required=True, metadata={"description": "The build that runs on it."})
     state = ma.fields.String(required=True, metadata={"description": "As in its own status."})
-    rows_waiting = ma.fields.Integer(required=True)
-    oldest_waiting = ma.fields.DateTime(required=True, allow_none=True)
+    rows_waiting = ma.fields.Integer(
+        required=True, metadata={"description": "Rows that it has not delivered to PostgreSQL yet."}
+    )
+    oldest_waiting = ma.fields.DateTime(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "When the oldest of these rows was written; null where none waits."
+        },
+    )
     clock_offset = ma.fields.Float(
         required=True,
         allow_none=True,
         metadata={"description": "PostgreSQL's clock less the box's, in seconds."},
     )
-    first_seen = ma.fields.DateTime(required=True, allow_none=True)
-    last_seen = ma.fields.DateTime(required=True, allow_none=True)
+    first_seen = ma.fields.DateTime(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When its first heartbeat arrived, by PostgreSQL's clock."},
+    )
+    last_seen = ma.fields.DateTime(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When its last heartbeat arrived, by PostgreSQL's clock."},
+    )
     stale = ma.fields.Boolean(
         required=True, metadata={"description": "Its last heartbeats are missing."}
     )
@@ -63,7 +81,9 @@ class NodeSchema(ma.Schema):
 class NodesSchema(ma.Schema):
     """The boxes that report to this PostgreSQL."""
 
-    items = ma.fields.List(ma.fields.Nested(NodeSchema), required=True)
+    items = ma.fields.List(
+        ma.fields.Nested(NodeSchema), required=True, metadata={"description": "The boxes, by name."}
+    )
     may_lack_rows = ma.fields.Boolean(  # "partial" is a word of marshmallow's own
         data_key="partial",
         attribute="partial",

@@ -26,17 +26,40 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 class DetailSchema(ma.Schema):
     """One wrong field of the request."""
 
-    path = ma.fields.String(required=True, metadata={"example": "readings[3].value"})
-    message = ma.fields.String(required=True)
+    path = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "Where the field is in the request.",
+            "example": "readings[3].value",
+        },
+    )
+    message = ma.fields.String(required=True, metadata={"description": "What is wrong with it."})
 
 
 class ErrorSchema(ma.Schema):
     """What every error is answered with."""
 
-    error = ma.fields.String(required=True, metadata={"example": "invalid"})
-    message = ma.fields.String(required=True)
-    request_id = ma.fields.String(required=True)
-    details = ma.fields.List(ma.fields.Nested(DetailSchema), required=True)
+    error = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "A word for programs; the same for the same kind of error.",
+            "example": "invalid",
+        },
+    )
+    message = ma.fields.String(
+        required=True, metadata={"description": "What is wrong, for a person."}
+    )
+    request_id = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "Identifies the request in the log; also in the header X-Request-ID."
+        },
+    )
+    details = ma.fields.List(
+        ma.fields.Nested(DetailSchema),
+        required=True,
+        metadata={"description": "The wrong fields; empty where the error is not about one."},
+    )
 
 
 class LateApi(AdaptedApi):
