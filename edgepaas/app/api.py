@@ -12,7 +12,8 @@ A view refuses a request by raising :class:`Problem` (``Problem(404, "There is n
 :func:`wrong` for one field and :func:`invalid` for several; every error has the same body.
 :func:`current_caller` is whose token the request carries, :func:`idempotency_key` the
 header that makes a repeat harmless. :func:`read_json` and :func:`read_ndjson` read a body
-strictly where a view wants it itself; :func:`load` passes a value through a schema.
+strictly where a view wants it itself, :func:`parse_json` a text that came another way;
+:func:`load` passes a value through a schema.
 """
 
 from edgepaas.apikit.blueprint import (
@@ -25,7 +26,14 @@ from edgepaas.apikit.blueprint import (
 from edgepaas.apikit.caller import Caller, current_caller
 from edgepaas.apikit.fields import BooleanField, IntegerField, LabelsField, NumberField, TextField
 from edgepaas.apikit.forwarding import ForwardingSchema
-from edgepaas.apikit.json_body import NDJSON, is_ndjson, read_json, read_ndjson, unsupported
+from edgepaas.apikit.json_body import (
+    NDJSON,
+    is_ndjson,
+    parse_json,
+    read_json,
+    read_ndjson,
+    unsupported,
+)
 from edgepaas.apikit.problems import Detail, Problem, invalid, printable, wrong
 
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "invalid",
     "is_ndjson",
     "load",
+    "parse_json",
     "printable",
     "read_json",
     "read_ndjson",

@@ -54,14 +54,10 @@ class Command(NamedTuple):
 def box_address() -> str:
     """Return the address of the service on this box, e.g. ``http://127.0.0.1:8080``.
 
-    The port is the setting's as far as this user may read it, else the default.
+    It is the one that the service published, else that of the settings as far as this user may
+    read them, else of the defaults.
     """
-    from edgepaas.files.contract import ContractMissing
     from edgepaas.files.paths import find_paths
-    from edgepaas.settings import SETTINGS, Settings
+    from edgepaas.settings.own_url import own_url
 
-    try:
-        port = Settings.read(find_paths().env_contract).text("PORT")
-    except (ContractMissing, OSError):  # not started yet, or another user's box
-        port = SETTINGS["PORT"].default
-    return f"http://127.0.0.1:{port}"
+    return own_url(find_paths())

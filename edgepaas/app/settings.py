@@ -13,8 +13,9 @@
 They have the platform's sources (process environment, systemd credentials, the file of
 settings, Vault or OpenBao, the default; ``NAME_FILE=/path`` for each), its errors, and its
 place in ``edgepaas settings``. A value that cannot be read is reported by the environment
-stage and takes the default. A name that the platform has is refused when the application
-is loaded; a name is capitals and digits with single underscores.
+stage and takes the default. A name that the platform has, or that the system acts upon
+(PATH, LD_PRELOAD, NOTIFY_SOCKET, …), is refused when the application is loaded; a name is
+capitals and digits with single underscores.
 
 *help* is one sentence for an operator. Values are read with the method of their kind:
 ``box.settings.text``, ``integer``, ``number`` (also for :func:`seconds`), ``flag``,

@@ -3,7 +3,6 @@
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
@@ -16,13 +15,16 @@ from sqlalchemy import (
     Select,
     Table,
     bindparam,
+    cast,
     column,
     func,
     insert,
     select,
+    types,
 )
 from sqlalchemy.orm import Session
 
+from edgepaas.database.postgresql.json_values import Converter, is_sent_as_text, json_converters
 from edgepaas.database.types import Uuid
 
 #: Keys a statement.
@@ -46,9 +48,11 @@ def insert_new(session: Session, table: Table, rows: Sequence[Row]) -> int:
     connection = session.connection()
     if connection.dialect.name == "sqlite":
         return sum(_insert_into_sqlite(connection, table, some) for some in _slices(rows))
+    names = tuple(rows[0])
+    converters = json_converters(table, names, connection.dialect)
     result = connection.execute(
-        _insert_from_json(table, tuple(rows[0])),
-        {"rows": [{name: _plain(value) for name, value in row.items()} for row in rows]},
+        _insert_from_json(table, names, connection.dialect),
+        {"rows": [_as_json(row, converters) for row in rows]},
         execution_options={"preserve_rowcount": True},
     )
     return result.rowcount
@@ -155,7 +159,7 @@ def _sqlite_insert(
 
 
 @cache
-def _insert_from_json(table: Table, names: tuple[str, ...]) -> Insert:
+def _insert_from_json(table: Table, names: tuple[str, ...], dialect: Dialect) -> Insert:
     """Return one statement for any number of rows.
 
     They travel as one JSON parameter: pg8000 sends executemany's rows one by one, and
@@ -163,20 +167,28 @@ def _insert_from_json(table: Table, names: tuple[str, ...]) -> Insert:
     """
     from sqlalchemy.dialects import postgresql
 
-    columns = [column(name, table.c[name].type) for name in names]
+    as_text = {name for name in names if is_sent_as_text(table.c[name].type, dialect)}
+    columns = [
+        column(name, types.Text() if name in as_text else table.c[name].type) for name in names
+    ]
     rows = (
         func.jsonb_to_recordset(bindparam("rows", type_=postgresql.JSONB))
         .table_valued(*columns)
         .render_derived(with_types=True)
     )
-    selected = select(*(rows.c[name] for name in names))
+    selected = select(
+        *(
+            cast(rows.c[name], table.c[name].type) if name in as_text else rows.c[name]
+            for name in names
+        )
+    )
     return postgresql.insert(table).from_select(list(names), selected).on_conflict_do_nothing()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    return value.isoformat() if isinstance(value, datetime) else value
+def _as_json(row: Row, converters: Sequence[tuple[str, Converter | None]]) -> dict[str, Any]:
+    return {
+        name: row[name] if convert is None else convert(row[name]) for name, convert in converters
+    }
 
 
 def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -6,15 +6,24 @@ To forward another column type, in this order:
 1. :mod:`edgepaas.database.types`: the SQLAlchemy type, if SQLAlchemy's own does not hold the
    same value on SQLite and on PostgreSQL. It decides how SQLite stores a value.
 2. :class:`ColumnKind` here, and ``_NAMES``: by which name of PostgreSQL the kind is known.
-3. :mod:`edgepaas.database.exact_columns`: nothing, unless a related type of SQLAlchemy's
-   changes values on the way; then it is refused there, with what to use instead.
-4. :mod:`edgepaas.outbox`: nothing. Triggers copy values as SQLite has them, by storage class.
-5. :mod:`edgepaas.sync.delivery.values`: how a value of SQLite becomes PostgreSQL's input, if
+3. :mod:`edgepaas.database.exact_columns`: nothing, unless values of the type or of a related
+   one of SQLAlchemy's change on the way. Such a type is listed there and refused when the model
+   is declared, with what to use instead; take it off the list when step 1 makes it exact.
+4. :mod:`edgepaas.database.postgresql.json_values`: how a value travels in the statement of
+   :mod:`edgepaas.database.bulk_insert` that inserts many rows on PostgreSQL, if what a driver is
+   given of it is of a Python type that has no form there yet.
+5. :mod:`edgepaas.outbox`: nothing. Triggers copy values as SQLite has them, by storage class.
+6. :mod:`edgepaas.sync.delivery.values`: how a value of SQLite becomes PostgreSQL's input, if
    its text or number is not read by the type's input function as it is (only BYTES differs).
-6. :mod:`edgepaas.sync.mirror.stored_values`: how the hub's value becomes what SQLite stores,
+   Where an input function depends on a setting of the session, as dates do on DateStyle,
+   :mod:`edgepaas.sync.hub.connection` sets it.
+7. :mod:`edgepaas.sync.mirror.stored_values`: how the hub's value becomes what SQLite stores,
    to the bit what step 1 writes; one entry for each kind.
-7. ``Everything`` in ``tests/support/forwarding.py``: a column of the type, which the tests of
-   delivery, mirror and audit then send both ways.
+8. :mod:`edgepaas.app.models`: a type of ours is offered to applications there, and named in
+   its docstring and in docs/applications.md.
+9. ``Everything`` in ``tests/support/forwarding.py``: a column of the type, which the tests of
+   delivery, mirror and audit then send both ways; ``Kinds`` in
+   ``tests/integration/test_facts.py`` the same for inserting.
 
 ``tests/unit/test_column_kinds.py`` fails when a kind is missing from one of them. Imports no
 SQLAlchemy: the sync process uses it.

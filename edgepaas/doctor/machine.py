@@ -14,6 +14,7 @@ from edgepaas.http_client import HttpFailure, fetch
 from edgepaas.httpd.listen import ListenError, bind
 from edgepaas.service.instance_locks import serving_process
 from edgepaas.settings import Settings
+from edgepaas.settings.own_url import url_at
 
 #: Available memory below which the service becomes slow (a box needs 512 MB in all).
 LEAST_MEMORY = 256 * 1024 * 1024
@@ -117,10 +118,9 @@ def port(paths: Paths, settings: Settings) -> Finding:
 
 
 def _is_edgepaas(host: str, number: int) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    place = f"[{host}]" if ":" in host else host
+    url = f"{url_at(host, number)}/health/live"
     try:
-        answer = fetch("GET", f"http://{place}:{number}/health/live", deadline=2.0, most_bytes=1000)
+        answer = fetch("GET", url, deadline=2.0, most_bytes=1000)
     except HttpFailure:
         return False
     return answer.status == 200 and b"status" in answer.body

@@ -19,6 +19,7 @@ from edgepaas.files.contract import render_contract
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.http_client import HttpFailure, fetch
 from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.settings.own_url import url_at
 from edgepaas.settings.urls import Address
 from edgepaas.sync import status as sync_status
 
@@ -169,7 +170,7 @@ class ScratchBox:
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Idempotency-Key"] = key
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"{url_at('127.0.0.1', self.port)}{path}"
         try:
             answer = fetch(
                 method, url, deadline=timeout, headers=headers, body=sent, most_bytes=_MOST_BYTES

@@ -238,5 +238,7 @@ def _content(path: Path) -> tuple[bytes, int] | None:
         if len(data) > MOST_BYTES:
             data = b""  # no JSON document, so it is not understood
         return data, os.fstat(descriptor).st_ino
+    except OSError as error:  # which names the descriptor's number instead of the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)

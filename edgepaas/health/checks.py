@@ -41,8 +41,10 @@ class CheckFailed(EdgePaaSError):
 class Check:
     """One check. *probe* returns a line for a person, or raises the reason of a failure.
 
-    *required* checks fail the gate; *timeout* and *keep* are in seconds, None takes
-    the board's own.
+    *required* checks fail the gate and decide the box's state; the others are only shown.
+    *timeout* and *keep* are in seconds, None takes the board's own. *raised_elsewhere* says that
+    what finds the same problem first raises an alert of its own; otherwise a required check
+    that keeps failing raises one (:mod:`edgepaas.service.watches.conditions`).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Check:
     required: bool = True
     timeout: float | None = None
     keep: float | None = None
+    raised_elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class CheckResult:
     ready: bool = True
     #: False where the probe took longer than it may, and still runs.
     answered: bool = True
+    #: As the check declares it.
+    raised_elsewhere: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """Return the result as the health routes show it."""
@@ -197,6 +202,7 @@ class _Probe:
                 message=redact(message),
                 seconds=time.perf_counter() - began,
                 required=self._check.required,
+                raised_elsewhere=self._check.raised_elsewhere,
             )
         except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
             result = self._judge(error, time.perf_counter() - began)
@@ -228,6 +234,7 @@ class _Probe:
             required=self._check.required,
             consequence=consequence if self._check.required else "",
             ready=ready or not self._check.required,
+            raised_elsewhere=self._check.raised_elsewhere,
         )
 
     def _store(self, result: CheckResult) -> None:

@@ -73,7 +73,10 @@ def build_checks(
     """Return the checks of a box: database, schema, disk, spool, the operator's services."""
     least_free = settings.size("DISK_MIN_FREE")
     checks = [
-        Check(DATABASE_CHECK, partial(_database_answers, database, contract)),
+        # Its loss is raised at once, by the database watch.
+        Check(
+            DATABASE_CHECK, partial(_database_answers, database, contract), raised_elsewhere=True
+        ),
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
     ]
@@ -90,15 +93,16 @@ def build_checks(
     if contract.hub_url:
         watch = ForwardingWatch(paths, contract)
         probe = partial(_rows_on_their_way, watch, contract)
-        checks.append(Check("forwarding", probe, required=False))
+        checks.append(Check("forwarding", probe, required=False, raised_elsewhere=True))
     if list_quarantined(paths, contract.sqlite_path):
         # Only the schema stage sets a file aside, and the service starts anew after it.
         probe = partial(_nothing_set_aside, paths, contract.sqlite_path)
-        checks.append(Check("quarantine", probe))
+        checks.append(Check("quarantine", probe, raised_elsewhere=True))
     if files_set_aside(paths.state):
         checks.append(Check("state files", partial(_state_files_understood, paths)))
     if open_problem(paths):
-        checks.append(Check("capture", partial(_captured, paths)))
+        # The schema stage raises the problem's own alert where it records it.
+        checks.append(Check("capture", partial(_captured, paths), raised_elsewhere=True))
     return [*checks, *_service_checks(settings)]
 
 

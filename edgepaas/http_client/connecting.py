@@ -4,7 +4,7 @@
 import contextlib
 import socket
 import ssl
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from edgepaas.http_client.answers import HttpFailure
@@ -15,8 +15,7 @@ _PORTS = {"http": 80, "https": 443}
 _LEAST_EACH = 0.25
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a URL names: *path* with the query, *host* without brackets."""
 
     scheme: str

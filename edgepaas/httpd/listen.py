@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.httpd.port_holder import port_holder
+from edgepaas.settings.own_url import url_at
 
 #: The first descriptor that is handed down (SD_LISTEN_FDS_START).
 FIRST_DESCRIPTOR = 3
@@ -210,7 +211,4 @@ def _url(sock: socket.socket) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
-    host, port = name[0], name[1]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"  # every address: this one can be opened on the box itself
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return url_at(name[0], name[1])

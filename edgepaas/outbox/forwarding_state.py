@@ -8,15 +8,14 @@ drainer's own record (``run/sync.json``) has the same fields and some more.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 #: text: for a person; rows: a number of rows; moment: RFC 3339 in UTC; word: one of a few;
 #: flag: true or false.
 Unit = Literal["text", "rows", "moment", "word", "flag"]
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(NamedTuple):
     """One field of the state, for everything that shows it.
 
     *meaning* is a sentence. *label* stands before the value where a person reads it; empty:

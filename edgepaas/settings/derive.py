@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from edgepaas.settings.kinds import Malformed
 from edgepaas.settings.services import settle_services
-from edgepaas.settings.table import SETTINGS
+from edgepaas.settings.table import CHANNEL_SETTINGS, SETTINGS
 from edgepaas.settings.urls import Address, AddressError, split_url
 
 _NESTED = re.compile(r"([A-Z][A-Z0-9_]*?)__(?:HOST|PORT)\Z")
@@ -319,12 +319,14 @@ def _judge_vault(result: Derived) -> None:
 
 def _judge_alerts(result: Derived) -> None:
     values = result.values
-    if values["ALERT_EMAIL_TO"] and not values["SMTP__HOST"]:
-        result.warn(
-            "ALERT_EMAIL_TO",
-            "SMTP__HOST",
-            message="no alert is sent by e-mail: SMTP__HOST, the mail server, is not given",
-        )
+    for channel, (first, *others) in CHANNEL_SETTINGS.items():
+        missing = [name for name in others if not values[name]]
+        if values[first] and missing:
+            result.warn(
+                first,
+                *missing,
+                message=f"no alert is sent by {channel}: {' and '.join(missing)} is not given",
+            )
     if values["SMTP__HOST"] and values["SMTP__PASSWORD"] and values["SMTP__SECURITY"] == "none":
         result.warn("SMTP__SECURITY", message="none sends SMTP__PASSWORD over the network as it is")
 

@@ -17,6 +17,13 @@ _NAME = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*\Z")
 #: NAME_FILE=/path gives NAME; the other two are the platform's and passed through untouched.
 _TAKEN_SUFFIX = "_FILE"
 _TAKEN_PREFIXES = ("EDGEPAAS_", "APP_")
+#: Names that systemd, the loader, Python or a shell act upon: ``run/env`` is the service's
+#: environment, and a setting there would take the place of what they were given.
+_OF_THE_SYSTEM = re.compile(
+    r"(?:PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|TMPDIR|IFS|NOTIFY_SOCKET|MAINPID|"
+    r"MANAGERPID|INVOCATION_ID|JOURNAL_STREAM|LD_.*|LC_.*|PYTHON.*|LISTEN_.*|WATCHDOG_.*|"
+    r"(?:RUNTIME|STATE|CACHE|LOGS|CONFIGURATION|CREDENTIALS)_DIRECTORY)\Z"
+)
 
 #: Given EDGEPAAS_APP: the settings that this application declares, and why they are not known.
 Declare = Callable[[str], tuple[Mapping[str, Setting], Sequence[SettingProblem]]]
@@ -49,6 +56,8 @@ def own_settings(declared: Iterable[Setting]) -> dict[str, Setting]:
                 f"its setting {name!r} cannot be set: a name is CAPITALS_AND_DIGITS with single "
                 "underscores, and neither begins with EDGEPAAS_ or APP_ nor ends with _FILE"
             )
+        if _OF_THE_SYSTEM.match(name):
+            raise ConfigurationError(f"its setting {name} is the system's: choose another name")
         try:
             canonical = setting.read(setting.default) if setting.default else ""
         except Malformed as error:

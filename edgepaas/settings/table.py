@@ -497,6 +497,11 @@ _VAULT = (
     ),
 )
 
+#: Channel of alerts → the settings without which it is not set up; who sets the first wants it.
+CHANNEL_SETTINGS = MappingProxyType(
+    {"webhook": ("ALERT_WEBHOOK_URL",), "email": ("ALERT_EMAIL_TO", "SMTP__HOST")}
+)
+
 #: Section's title → its settings, in the order of the references.
 SECTIONS = MappingProxyType(
     {

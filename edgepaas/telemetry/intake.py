@@ -1,18 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a posted batch to durable rows: all of it or nothing, and nothing twice."""
+"""From a received body to durable rows: all of it or nothing, and nothing twice.
+
+:class:`ReadingIntake` is the one way in, whatever protocol brought the readings: the view of
+``POST /api/v1/readings`` uses it, and so does a worker that takes them from anywhere else.
+"""
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepaas.app import Box
-from edgepaas.app.api import Detail, Problem
+from edgepaas.app.api import Detail, Problem, load
 from edgepaas.app.facts import Appended, FactsDiffer, Row, append_facts
-from edgepaas.app.models import content_id, name_id, uuid7
+from edgepaas.app.models import content_id, name_id, utc_now, uuid7
+from edgepaas.telemetry.limits import READINGS_MAX
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from edgepaas.telemetry.rules.feed import Entry, feed_rows
+from edgepaas.telemetry.schemas import ReadingBatch, ReadingFields
+
+if TYPE_CHECKING:
+    from edgepaas.telemetry.rules.follower import RuleFollower
+
+_FIELDS = ReadingFields()
+_BATCH = ReadingBatch()
+
+
+class ReadingIntake:
+    """Takes readings into *box* and wakes the *rules* that want to judge them."""
+
+    def __init__(self, box: Box, rules: "RuleFollower") -> None:
+        self._box, self._rules = box, rules
+        #: How many readings one body may hold.
+        self.most = box.settings.integer(READINGS_MAX.name)
+
+    def take(self, body: Any, *, caller: str, key: str | None = None) -> Appended:
+        """Validate and store *body*; return, once they are durable, how many readings are new.
+
+        *body* is parsed JSON (``edgepaas.app.api.parse_json``): one reading, a list, or
+        ``{"readings": […]}``. *caller* is who sent it, as a token's id. *key* is the sender's
+        name for this body, as an Idempotency-Key or the id of a message: the same again from
+        the same caller stores nothing twice. For any thread. Raises Problem, whose status and
+        details say what is wrong: 413 and 422 for the body, 409 where a reading or a key came
+        with other content before; DatabaseError as ``database.write`` does.
+        """
+        loaded, paths = _validated(body, self.most)
+        now = utc_now()
+        batch = prepare(loaded, paths, Key(caller, key), now)
+        wanted = self._rules.wanted(one.row for one in batch)
+        stored = store(self._box, batch, now, wanted=wanted)
+        if stored.accepted and wanted:
+            self._rules.wake()
+        return stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +81,27 @@ class Key:
         if self._key is None:
             return uuid7()
         return content_id(self._caller, self._key, position)
+
+
+def _validated(body: Any, most: int) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return the readings in *body*, and the path of each; raises Problem."""
+    if isinstance(body, dict) and "readings" in body:
+        _bounded(body["readings"], most)
+        readings, below = load(_BATCH, body)["readings"], "readings"
+    elif isinstance(body, list):
+        _bounded(body, most)
+        readings, below = load(_FIELDS, body, many=True), ""
+    else:
+        return [load(_FIELDS, body)], [""]
+    return readings, [f"{below}[{position}]" for position in range(len(readings))]
+
+
+def _bounded(values: Any, most: int) -> None:
+    # Before they are looked at: a client must not buy minutes of work with one request.
+    if isinstance(values, list) and len(values) > most:
+        raise Problem(
+            413, f"{len(values):,} readings in one request; {READINGS_MAX.name} allows {most:,}."
+        )
 
 
 def device_id(name: str) -> uuid.UUID:

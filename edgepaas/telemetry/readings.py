@@ -17,13 +17,10 @@ from edgepaas.app.api import (
     current_caller,
     idempotency_key,
     is_ndjson,
-    load,
     read_json,
     read_ndjson,
 )
-from edgepaas.app.models import utc_now
-from edgepaas.telemetry.intake import Key, prepare, store
-from edgepaas.telemetry.limits import READINGS_MAX
+from edgepaas.telemetry.intake import ReadingIntake
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.pages import page
 from edgepaas.telemetry.rules.follower import RuleFollower
@@ -36,9 +33,6 @@ from edgepaas.telemetry.schemas import (
     ReadingSchema,
 )
 from edgepaas.telemetry.times import format_moment
-
-_FIELDS = ReadingFields()
-_BATCH = ReadingBatch()
 
 _BODY = {
     "application/json": {
@@ -57,10 +51,12 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
     api = ApiBlueprint(
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
-    most = box.settings.integer(READINGS_MAX.name)
+    intake = ReadingIntake(box, rules)
 
     @api.route("", methods=["POST"])
-    @api.takes_body(_BODY, description=f"One reading, up to {most:,}, or one a line (NDJSON).")
+    @api.takes_body(
+        _BODY, description=f"One reading, up to {intake.most:,}, or one a line (NDJSON)."
+    )
     @api.doc(parameters=[IDEMPOTENCY_KEY])
     @api.response(201, AcceptedSchema)
     @api.may_answer(409)
@@ -70,13 +66,8 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
         Answered once they are durable. A device that is not known registers itself. An
         empty list is nothing to store: 201 with 0 accepted.
         """
-        now = utc_now()
-        key = Key(current_caller().id, idempotency_key())
-        batch = prepare(*_posted(most), key, now)
-        wanted = rules.wanted(one.row for one in batch)
-        stored = store(box, batch, now, wanted=wanted)
-        if stored.accepted and wanted:
-            rules.wake()
+        key = idempotency_key()
+        stored = intake.take(_body(intake.most), caller=current_caller().id, key=key)
         # As AcceptedSchema would dump it; this is the request that is sent most.
         return jsonify(accepted=stored.accepted, duplicates=stored.duplicates), 201
 
@@ -118,26 +109,8 @@ def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _posted(most: int) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Return the posted readings, validated, and the path of each in the body."""
-    body = read_ndjson(most=most) if is_ndjson() else read_json(also=(NDJSON,))
-    if isinstance(body, dict) and "readings" in body:
-        _bounded(body["readings"], most)
-        readings, below = load(_BATCH, body)["readings"], "readings"
-    elif isinstance(body, list):
-        _bounded(body, most)
-        readings, below = load(_FIELDS, body, many=True), ""
-    else:
-        return [load(_FIELDS, body)], [""]
-    return readings, [f"{below}[{position}]" for position in range(len(readings))]
-
-
-def _bounded(values: Any, most: int) -> None:
-    # Before they are looked at: a client must not buy minutes of work with one request.
-    if isinstance(values, list) and len(values) > most:
-        raise Problem(
-            413, f"{len(values):,} readings in one request; {READINGS_MAX.name} allows {most:,}."
-        )
+def _body(most: int) -> Any:
+    return read_ndjson(most=most) if is_ndjson() else read_json(also=(NDJSON,))
 
 
 def _conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:

@@ -55,7 +55,7 @@ def create_app(
     developing = settings.text("ENV") == "development" and settings.text("LOG_LEVEL") == "DEBUG"
     install_errors(app, debug=developing)
     install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
-    _install_sanity(app)
+    _install_address_check(app)
     install_cors(app, settings)
     install_guard(
         app,
@@ -146,7 +146,7 @@ def _mount(app: Flask, wsgi: WSGIApplication) -> None:
     app.add_url_rule("/<path:path>", "application", catch_all, **options)
 
 
-def _install_sanity(app: Flask) -> None:
+def _install_address_check(app: Flask) -> None:
     """Refuse addresses that no text column, log or view can take."""
 
     @app.before_request

@@ -1,13 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """``edgepaas.app.facts`` on both databases: each fact once, all of a call or nothing."""
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Integer, Table, func, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    Table,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -22,7 +36,9 @@ from edgepaas.app.facts import (
     rows_by_id,
 )
 from edgepaas.app.models import (
+    Json,
     KindedModel,
+    Number,
     Text,
     UtcDateTime,
     Uuid,
@@ -30,7 +46,10 @@ from edgepaas.app.models import (
     new_metadata,
     uuid7,
 )
+from edgepaas.database.column_kinds import ColumnKind, column_kind
 from edgepaas.files.paths import Paths
+from tests.support.databases import table_of
+from tests.support.forwarding import Everything, Mood
 from tests.support.telemetry_box import open_box
 
 MORNING = datetime(2024, 5, 1, 6, tzinfo=UTC)
@@ -68,6 +87,39 @@ class Queued(Model, kind="local"):
         BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True
     )
     event: Mapped[uuid.UUID] = mapped_column(Uuid)
+
+
+class Kinds(Model, kind="facts"):
+    """A column of every type that is forwarded."""
+
+    __tablename__ = "kinds"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    other: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    text: Mapped[str | None] = mapped_column(Text())
+    short: Mapped[str | None] = mapped_column(String(20))
+    small: Mapped[int | None] = mapped_column(Integer)
+    big: Mapped[int | None] = mapped_column(BigInteger)
+    real: Mapped[float | None] = mapped_column()
+    number: Mapped[float | None] = mapped_column(Number)
+    flag: Mapped[bool | None] = mapped_column(Boolean)
+    blob: Mapped[bytes | None] = mapped_column(LargeBinary)
+    doc: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    plain: Mapped[Any] = mapped_column(JSON, nullable=True)
+    moment: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    local: Mapped[datetime | None] = mapped_column()
+    day: Mapped[date | None] = mapped_column()
+    hour: Mapped[time | None] = mapped_column()
+    mood: Mapped[Mood | None] = mapped_column()
+
+
+class Stay(Model, kind="local"):
+    """Types that are not forwarded, in a table that never leaves the box."""
+
+    __tablename__ = "stays"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    price: Mapped[Decimal | None] = mapped_column(Numeric(12, 2))
+    lasted: Mapped[timedelta | None] = mapped_column()
+    ident: Mapped[uuid.UUID | None] = mapped_column()
 
 
 class Pair(Model, kind="local"):
@@ -206,6 +258,107 @@ def test_what_a_column_refuses_undoes_the_whole_call(box: Box) -> None:
     with pytest.raises((ValueError, StatementError)):
         append_facts(box.database, EVENTS, [event("x" * 51)], before={SOURCES: [source("s")]})
     assert (count(box, EVENTS), count(box, SOURCES)) == (0, 0)
+
+
+EMPTY: Row = {
+    column.name: None for column in table_of(Kinds).columns if column.name not in ("id", "plain")
+}
+KINDS: list[Row] = [
+    {
+        "other": uuid.UUID(int=1),
+        "text": "a\\x00 'b' \"c\"\n\u00e9\U0001f600",
+        "short": "",
+        "small": -(2**31),
+        "big": 2**63 - 1,
+        "real": 0.1 + 0.2,
+        "number": 5e-324,
+        "flag": True,
+        "blob": bytes(range(256)),
+        "doc": {"b": [1, None, 1.5], "a": {"\u00e9": "x"}},
+        "plain": None,
+        "moment": datetime(2024, 2, 29, 23, 59, 59, 999999, timezone(timedelta(hours=5.5))),
+        "local": datetime(1, 1, 1, 0, 0, 0, 1),
+        "day": date(1, 1, 1),
+        "hour": time(23, 59, 59, 999999),
+        "mood": Mood.wild,
+    },
+    {
+        **EMPTY,
+        "big": -(2**63),
+        "real": -0.0,
+        "number": -0.0,
+        "flag": False,
+        "blob": b"",
+        "doc": {},
+        "plain": {"a": [-1, "1"]},
+        "moment": datetime(9999, 12, 31, tzinfo=UTC),
+        "local": datetime(9999, 12, 31, 23, 59, 59, 999999),
+        "day": date(9999, 12, 31),
+        "hour": time(0),
+    },
+    {**EMPTY, "real": math.inf, "number": 1.7976931348623157e308, "plain": "text"},
+    {**EMPTY, "plain": 0},
+]
+
+
+def bits(values: Row) -> Row:
+    """Return *values* with floats in hexadecimal: the two zeros are equal, and are not."""
+    return {n: v.hex() if isinstance(v, float) else v for n, v in values.items()}
+
+
+@pytest.mark.parametrize("row", KINDS, ids=lambda row: str(row["plain"]))
+def test_a_value_of_every_type_that_is_forwarded_is_stored_to_the_bit(box: Box, row: Row) -> None:
+    """And sent again it is the same fact."""
+    table = table_of(Kinds)
+    given = {"id": uuid7(), **row}
+    assert append_facts(box.database, table, [given]) == Appended(1, 0)
+    with box.database.read() as session:
+        stored = dict(session.execute(select(table)).mappings().one())
+    sqlite = box.database.dialect == "sqlite"  # which has no negative zero
+    expected = {n: v + 0.0 if sqlite and isinstance(v, float) else v for n, v in given.items()}
+    assert bits(stored) == bits(expected)
+    assert append_facts(box.database, table, [given]) == Appended(0, 1)
+    with box.database.read() as session:
+        nulls = session.execute(select(func.count(table.c.plain))).scalar_one()
+    assert nulls == 1, "None in a column of SQLAlchemy's JSON is the document null, not NULL"
+
+
+def test_the_table_of_every_type_has_every_type() -> None:
+    """Also those that the tests of delivery send."""
+    columns = table_of(Kinds).columns
+    assert {type(c.type) for c in table_of(Everything).columns} <= {type(c.type) for c in columns}
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    assert {column_kind(str(c.type.compile(dialect))) for c in columns} == set(ColumnKind)
+
+
+def test_a_type_that_is_not_forwarded_may_stand_in_a_local_table(box: Box) -> None:
+    table = table_of(Stay)
+    row = {
+        "id": uuid7(),
+        "price": Decimal("1234.50"),
+        "lasted": timedelta(days=2, seconds=3, microseconds=4),
+        "ident": uuid.UUID(int=7),
+    }
+    empty = {"id": uuid7(), "price": None, "lasted": None, "ident": None}
+    assert box.database.write(lambda session: insert_new(session, table, [row, empty])) == 2
+    found = rows_of(box, table)
+    assert found == {row["id"]: row, empty["id"]: empty}
+
+
+def rows_of(box: Box, table: Table) -> dict[Any, Row]:
+    with box.database.read() as session:
+        return {row["id"]: dict(row) for row in session.execute(select(table)).mappings()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("number", math.nan), ("moment", datetime(2024, 5, 1)), ("text", "a\0b")]
+)
+def test_a_value_that_its_type_refuses_is_refused_on_both(box: Box, name: str, value: Any) -> None:
+    """On SQLite SQLAlchemy hands the ValueError on within its own."""
+    row = {"id": uuid7(), **EMPTY, "plain": 0, name: value}
+    with pytest.raises((ValueError, StatementError)):
+        append_facts(box.database, table_of(Kinds), [row])
+    assert count(box, table_of(Kinds)) == 0
 
 
 def test_rows_are_inserted_where_they_are_missing_and_looked_up_by_key(box: Box) -> None:

@@ -19,6 +19,7 @@ from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import load_config, read_config
 from edgepaas.alerts.channels.email_channel import EmailChannel
 from edgepaas.alerts.channels.notification import Notification
+from edgepaas.alerts.channels.table import CHANNELS
 from edgepaas.alerts.channels.webhook import WebhookChannel
 from edgepaas.alerts.channels.webhook_formats import FORMATS, find_format
 from edgepaas.alerts.channels.wording import BoxIdentity
@@ -27,8 +28,11 @@ from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
 from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.alerts.status import mark_waiting
 from edgepaas.cli import main
+from edgepaas.errors import EXIT_FAILED
 from edgepaas.files.paths import Paths
 from edgepaas.settings import SETTINGS, Settings
+from edgepaas.settings.derive import derive
+from edgepaas.settings.table import CHANNEL_SETTINGS
 from tests.support.alert_box import REFUSED, TAKEN, AlertBox, make_config
 from tests.support.receivers import closed_port, receiving
 
@@ -460,3 +464,42 @@ def test_a_new_channel_is_a_class_and_a_line_in_the_table(
     assert Pigeon.carried == ["box-7: it broke"]
     assert [entry["via"] for entry in history.read(paths, what="delivered")] == ["pigeon"]
     assert counts(paths).delivered == {"pigeon": {"warning": 1}}
+
+
+def test_a_channel_is_set_up_by_the_settings_that_it_names_and_by_no_fewer() -> None:
+    """The commands' texts and the warnings about half a channel come of the same table."""
+    values = {
+        "ALERT_WEBHOOK_URL": "http://127.0.0.1:9/",
+        "ALERT_EMAIL_TO": "a@b.example",
+        "SMTP__HOST": "mail.example",
+    }
+    assert [channel.name for channel in CHANNELS] == list(CHANNEL_SETTINGS)
+    for channel in CHANNELS:
+        given = {name: values[name] for name in channel.needs}
+        assert channel.configured(Settings.of(**given)) is not None
+        for name in channel.needs:
+            fewer = {other: value for other, value in given.items() if other != name}
+            assert channel.configured(Settings.of(**fewer)) is None
+
+
+def test_what_a_test_of_the_channels_says_without_any_names_what_sets_each_up(
+    box: AlertBox, capsys: Output
+) -> None:
+    assert main(["alerts", "test"]) == EXIT_FAILED
+    assert "set ALERT_WEBHOOK_URL, or ALERT_EMAIL_TO and SMTP__HOST" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ALERT_EMAIL_TO": "a@b.example"}, ["no alert is sent by email: SMTP__HOST is not given"]),
+        ({"ALERT_EMAIL_TO": "a@b.example", "SMTP__HOST": "mail.example"}, []),
+        ({"SMTP__HOST": "mail.example"}, []),
+    ],
+)
+def test_half_a_channel_is_a_warning_that_names_what_is_missing(
+    given: dict[str, str], said: list[str]
+) -> None:
+    values = {name: setting.default for name, setting in SETTINGS.items()}
+    found = derive({**values, **given}, {}, given=given)
+    assert [one.message for one in found.findings if "no alert" in one.message] == said

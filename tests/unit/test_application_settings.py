@@ -121,6 +121,9 @@ def test_a_contract_of_an_older_build_is_completed(tmp_path: Path) -> None:
     ("name", "says"),
     [
         ("PORT", "its setting PORT is the platform's: choose another name"),
+        ("HOME", "its setting HOME is the system's: choose another name"),
+        ("LD_PRELOAD", "its setting LD_PRELOAD is the system's: choose another name"),
+        ("NOTIFY_SOCKET", "its setting NOTIFY_SOCKET is the system's: choose another name"),
         ("notes_max", "'notes_max' cannot be set"),
         ("MQTT__HOST", "'MQTT__HOST' cannot be set"),
         ("APP_KEY", "'APP_KEY' cannot be set"),

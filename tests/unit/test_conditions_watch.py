@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from edgepaas.alerts.catalogue import NOT_CAPTURED
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
+from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
+from edgepaas.schema.open_problems import record_problem
 from edgepaas.service.watches.conditions import (
     CLOCK_FOR,
     LOOK_EVERY,
@@ -17,6 +21,8 @@ from edgepaas.service.watches.conditions import (
     ConditionWatch,
     Hysteresis,
 )
+from tests.support.boxes import FakeDatabase
+from tests.unit.test_health_gate import board_of
 
 
 @dataclass
@@ -142,8 +148,23 @@ def test_a_clock_without_a_time_source_is_told_after_a_while_not_at_every_boot()
     assert scene.pass_by(WELL_FOR + LOOK_EVERY) == [("resolved", "system:clock")]
 
 
-def result(name: str, *, ok: bool, required: bool = True) -> CheckResult:
-    return CheckResult(name, ok, "said by the check", 0.1, required)
+def result(
+    name: str, *, ok: bool, required: bool = True, raised_elsewhere: bool = False
+) -> CheckResult:
+    return CheckResult(
+        name, ok, "said by the check", 0.1, required, raised_elsewhere=raised_elsewhere
+    )
+
+
+def test_a_problem_that_the_schema_stage_raised_is_raised_once(paths: Paths) -> None:
+    """One alert of each: the gate's check of the same problem raises no second one."""
+    record_problem(paths, "the triggers could not be installed", NOT_CAPTURED)
+    assert raised_fingerprints(paths, "") == [NOT_CAPTURED.fingerprint()]
+    board = board_of(FakeDatabase(), paths, HEALTH_CACHE="0")
+    scene = Scene(results=board.results())
+    failed = [found.name for found in scene.results if not found.ok]
+    assert failed == ["capture"]
+    assert [one for one in scene.pass_by(60) if one[0] == "raised"] == []
 
 
 def test_a_required_service_that_is_away_is_told_and_an_optional_one_is_not() -> None:
@@ -152,7 +173,7 @@ def test_a_required_service_that_is_away_is_told_and_an_optional_one_is_not() ->
             result("service broker", ok=False),
             result("service extra", ok=False, required=False),
             result("spool", ok=False),
-            result("database", ok=False),
+            result("database", ok=False, raised_elsewhere=True),
         ]
     )
     said = [one for one in scene.pass_by(60) if one[0] == "raised"]

@@ -426,7 +426,7 @@ def test_a_fifo_holds_no_reader_and_a_folder_is_an_error(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "fifo")
     assert SIMPLE.read_or_none(tmp_path / "fifo") is None
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path / "folder"))):
         SIMPLE.read_or_set_aside(tmp_path / "folder")
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(10):

@@ -2,6 +2,7 @@
 """The health routes, the page at / and the API's description."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from flask import Blueprint
 from edgepaas.app import Application, BoxState
 from edgepaas.errors import ConfigurationError, DatabaseUnavailable
 from edgepaas.files.paths import Paths
-from edgepaas.health.checks import Check, CheckFailed
+from edgepaas.health.checks import Check, CheckFailed, CheckResult
 from edgepaas.web.views.page import page_policy, render_page
 from tests.support.boxes import THINGS, TestBox, make_box
 
@@ -144,6 +145,18 @@ def test_people_get_the_root_as_a_page_under_a_strict_policy(paths: Paths) -> No
     assert "https://" not in page
     assert "degraded" in page
     assert "/api/things" in page
+
+
+@pytest.mark.parametrize(("required", "shown"), [(True, "failed"), (False, "warning")])
+def test_a_failed_check_is_a_failure_or_a_warning_on_the_page(required: bool, shown: str) -> None:
+    page = render_page(
+        name="things",
+        build_version="1",
+        state=BoxState("degraded", "primary"),
+        checks=[CheckResult("printer", False, "out of paper", 0.1, required)],
+        endpoints=(),
+    )
+    assert re.findall(r'<span class="state \w+">(\w+)</span></td>', page) == [shown]
 
 
 def test_the_page_shows_the_applications_example_with_this_boxs_address(paths: Paths) -> None:

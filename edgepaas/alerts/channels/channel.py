@@ -12,12 +12,16 @@ from edgepaas.settings import Settings
 class Channel(Protocol):
     """One way to an operator; a frozen dataclass whose fields are what it is set up with.
 
-    A new one is a class in this folder and a line in edgepaas.alerts.channels.table. Its
-    settings begin with ``ALERT_``: these are remembered for when no settings can be read.
+    A new one is a class in this folder and a line in edgepaas.alerts.channels.table; its
+    settings are in edgepaas.settings.table, and those that it cannot do without in
+    ``CHANNEL_SETTINGS`` there. They begin with ``ALERT_``: these are remembered for when no
+    settings can be read.
     """
 
     #: What status, history and metrics call it.
     name: ClassVar[str]
+    #: The settings without which it is not set up, from ``CHANNEL_SETTINGS`` by its name.
+    needs: ClassVar[tuple[str, ...]]
 
     @classmethod
     def configured(cls, settings: Settings) -> Self | None:

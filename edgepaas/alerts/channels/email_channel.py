@@ -10,6 +10,7 @@ from edgepaas.alerts.channels.mail_settings import MailSettings
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.settings import Settings
+from edgepaas.settings.table import CHANNEL_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class EmailChannel(MailSettings):
     """Sends by SMTP."""
 
     name: ClassVar[str] = "email"
+    needs: ClassVar[tuple[str, ...]] = CHANNEL_SETTINGS["email"]
 
     @classmethod
     def configured(cls, settings: Settings) -> Self | None:

@@ -14,6 +14,7 @@ from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.webhook_formats import WebhookFormat, find_format
 from edgepaas.alerts.channels.wording import BoxIdentity
 from edgepaas.settings import Settings
+from edgepaas.settings.table import CHANNEL_SETTINGS
 
 if TYPE_CHECKING:
     from edgepaas.http_client import HttpFailure
@@ -24,6 +25,7 @@ class WebhookChannel:
     """Posts to *url* in *format*; *timeout* in seconds."""
 
     name: ClassVar[str] = "webhook"
+    needs: ClassVar[tuple[str, ...]] = CHANNEL_SETTINGS["webhook"]
 
     url: str = field(repr=False)
     format: WebhookFormat

@@ -15,6 +15,7 @@ from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files import shapes
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType, same_fields
+from edgepaas.settings.own_url import published_url
 from edgepaas.timing.moment import Moment, read_moment
 
 logger = logging.getLogger("edgepaas.alerts")
@@ -76,10 +77,10 @@ def is_well(paths: Paths) -> bool:
     """Whether the service reports on loopback that it is ready."""
     from edgepaas.http_client import HttpFailure, fetch
 
+    url = published_url(paths)
     try:
-        url = paths.address.read_text(encoding="ascii").strip()
         answer = fetch("GET", f"{url}/health/ready", deadline=_WELL_TIMEOUT, most_bytes=0)
-    except (OSError, ValueError, HttpFailure):
+    except HttpFailure:  # also where nothing is published
         return False
     return answer.status == 200
 

@@ -221,12 +221,13 @@ def _discard(paths: Paths, arguments: argparse.Namespace) -> int:
 
 
 def _test(paths: Paths, _: argparse.Namespace) -> int:
+    from edgepaas.alerts.channels.table import CHANNELS
     from edgepaas.alerts.delivery.operator_actions import try_channels
 
     answers = try_channels(paths)
     if not answers:
-        say("alerts", "no channel is configured: alerts are in the log alone; set "
-            "ALERT_WEBHOOK_URL, or ALERT_EMAIL_TO and SMTP__HOST")  # fmt: skip
+        ways = ", or ".join(" and ".join(channel.needs) for channel in CHANNELS)
+        say("alerts", f"no channel is configured: alerts are in the log alone; set {ways}")
         return EXIT_FAILED
     for name, answer in answers.items():
         say(name, f"{'ok' if answer.kind == 'taken' else 'FAILED'}: {answer.words}")

@@ -2,7 +2,6 @@
 """``edgepaas status``: the state of the box and the reasons; for every user of the box."""
 
 import argparse
-import contextlib
 import json
 import urllib.parse
 from typing import Any
@@ -43,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state; 0 when the box is ready."""
+    from edgepaas.settings.own_url import own_url
+
     paths = find_paths()
-    url = _given(arguments.url) or _address(paths)
+    url = _given(arguments.url) or own_url(paths)
     document: dict[str, Any] = {"url": url, "answers": False, "ready": False}
     try:
         status, found = _ask(url)
@@ -80,27 +81,6 @@ def _given(text: str) -> str:
         raise UsageError(_NO_URL.format(text))
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"http://{host}:{port}" if port else f"http://{host}"
-
-
-def _address(paths: Paths) -> str:
-    from edgepaas.settings import Settings
-
-    with contextlib.suppress(OSError, ValueError):  # it has never served
-        address = paths.address.read_text(encoding="ascii").strip()
-        if address.startswith("http://"):
-            return address
-    try:
-        settings = Settings.read(paths.env_contract)
-    except EdgePaaSError:
-        # The contract is not readable for this user, or does not exist yet: take the defaults.
-        settings = Settings.of()
-    host = settings.text("HOST")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return (
-        f"http://[{host}]:{settings.text('PORT')}"
-        if ":" in host
-        else (f"http://{host}:{settings.text('PORT')}")
-    )
 
 
 class _NoState(Exception):

@@ -28,7 +28,7 @@ from edgepaas.alerts.catalogue import (
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.review import Check, find_ended
 from edgepaas.health.checks import CheckResult
-from edgepaas.health.gate import DATABASE_CHECK, SERVICE_PREFIX
+from edgepaas.health.gate import SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.service.watches.condition_checks import row_counts
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
@@ -55,9 +55,6 @@ MARGIN = {"percent": 5.0, "celsius": 5.0}
 #: A box that has just started needs this long to be given the time by a server.
 CLOCK_FOR = 900.0
 CHECK_FOR = 30.0
-
-#: Raised elsewhere: by the database watch, the drainer, the schema stage.
-_RAISED_ELSEWHERE = frozenset({DATABASE_CHECK, "forwarding", "quarantine"})
 
 #: What a measure is called in a sentence, and its entry in the catalogue.
 _MEASURES = {
@@ -260,7 +257,7 @@ def _of_clock(report: SystemReport) -> MeasuredCondition:
 
 
 def _is_watched(result: CheckResult) -> bool:
-    return result.required and result.name not in _RAISED_ELSEWHERE
+    return result.required and not result.raised_elsewhere
 
 
 def _of_check(result: CheckResult) -> MeasuredCondition:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readings that come in another way than HTTP: what a worker of the application calls."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from edgepaas.app import Box
+from edgepaas.app.api import Problem, parse_json
+from edgepaas.app.facts import Appended
+from edgepaas.files.paths import Paths
+from edgepaas.telemetry.intake import ReadingIntake
+from edgepaas.telemetry.models import READINGS, RULE_FEED, RULES
+from edgepaas.telemetry.rules.follower import RuleFollower
+from tests.support.telemetry_box import open_box
+
+READING = '{"device": "press-1", "metric": "temperature", "value": 71.5}'
+
+
+def count(box: Box, table: Any) -> int:
+    with box.database.read() as session:
+        return session.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def test_a_message_is_validated_stored_once_and_wakes_the_rules(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_box(paths, READINGS_MAX="2") as (app, box):
+        rule = {"name": "hot", "metric": "temperature", "condition": "above", "threshold": 70}
+        assert app.test_client().post("/api/v1/rules", json=rule).status_code == 201
+        assert count(box, RULES) == 1
+        (follower,) = box.workers
+        assert isinstance(follower, RuleFollower)
+        woken: list[int] = []
+        monkeypatch.setattr(follower, "wake", lambda: woken.append(count(box, RULE_FEED)))
+        intake = ReadingIntake(box, follower)
+
+        assert intake.take(parse_json(READING), caller="broker", key="m-1") == Appended(1, 0)
+        assert woken == [1], "woken once there is something to judge"
+        assert intake.take(parse_json(READING), caller="broker", key="m-1") == Appended(0, 1)
+        assert intake.take([parse_json(READING)] * 2, caller="other", key="m-1") == Appended(2, 0)
+        assert len(woken) == 2
+
+        refused = {
+            413: [parse_json(READING)] * 3,
+            422: {"device": "press-1", "metric": "temperature", "value": "warm"},
+            409: {"device": "press-2", "metric": "temperature", "value": 71.5},
+        }
+        for status, body in refused.items():
+            with pytest.raises(Problem) as caught:
+                intake.take(body, caller="broker", key="m-1")
+            assert caught.value.status == status
+        assert count(box, READINGS) == 3
