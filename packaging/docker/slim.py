@@ -23,9 +23,9 @@ COMMAND = Path("/usr/bin/edgepaas")
 TREES = tuple(map(Path, (sys.prefix + "/lib", "/usr/share/edgepaas/lib", "/usr/share/python3")))
 #: Tests of Python and of libraries, the texts of help(), turtle graphics, a translator of
 #: Python 2, what stands in for modules in C, the time zones, which Debian's tzdata has as well,
-#: those that count leap seconds (Python's time does not), databases that no driver is here for,
-#: NIS, and the documents, which are read in the repository. Modules that an application may use
-#: stay, whether or not EdgePaaS does.
+#: databases that no driver is here for, SQLAlchemy for asyncio, which greenlet is missing for,
+#: NIS, what developers use, and the documents, which are read in the repository. Modules that an
+#: application may use stay, whether or not EdgePaaS does.
 NOT_NEEDED = (
     "lib/python3*/test", "lib/python3*/lib-dynload/_test*.so", "lib/python3*/pydoc_data",
     "lib/python3*/turtle.py", "lib/python3*/lib2to3", "lib/python3*/_pydecimal.py",
@@ -34,7 +34,8 @@ NOT_NEEDED = (
     "share/edgepaas/lib/sqlalchemy/ext/mypy", "share/edgepaas/lib/sqlalchemy/testing",
     "share/edgepaas/lib/sqlalchemy/dialects/mssql", "share/edgepaas/lib/sqlalchemy/dialects/mysql",
     "share/edgepaas/lib/sqlalchemy/dialects/oracle", "share/edgepaas/lib/alembic/testing",
-    "share/edgepaas/lib/tzdata/zoneinfo", "share/zoneinfo/right", "share/doc/edgepaas/docs",
+    "share/edgepaas/lib/tzdata/zoneinfo", "share/doc/edgepaas/docs",
+    "share/edgepaas/lib/sqlalchemy/ext/asyncio", "bin/pygettext3*", "share/pixmaps", "lib/valgrind",
 )  # fmt: skip
 #: Packages whose libraries nothing loads but Python's module for NIS: that and Kerberos under it.
 ONLY_FOR_NIS = (
@@ -43,8 +44,9 @@ ONLY_FOR_NIS = (
 )  # fmt: skip
 #: Packages of one source each, which repeat its licences; Debian's names.
 ONE_SOURCE = ("*python3*", "lib*k[r5]*")
-#: Loaded with Flask for a command line of its own, which nobody calls: 0.4 MB for 0.1 s.
-NOT_KEPT = frozenset({"click"})
+#: Loaded with Flask for a command line of its own, which nobody calls: 0.4 MB for 0.1 s. And with
+#: SQLAlchemy, where a service has a stand-in for it (edgepaas.database.lean_import): 0.6 MB.
+NOT_KEPT = frozenset({"click", "asyncio"})
 #: Loaded only where there is a PostgreSQL. Without Alembic: 2.6 MB that save a stage 0.2 s.
 MODULES = (
     "edgepaas.decision.probe", "edgepaas.pgdriver.connection", "edgepaas.sync.delivery.drain",
@@ -159,7 +161,8 @@ def check_modules() -> None:
     folder = next(Path(sys.prefix).glob("lib/python3*/lib-dynload"))
     names = sorted(path.name.partition(".")[0] for path in folder.glob("*.so"))
     loading = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    subprocess.run([sys.executable, "-I", "-c", loading, *names], check=True)
+    # -B: the byte-code of what only this loads is not wanted.
+    subprocess.run([sys.executable, "-IB", "-c", loading, *names], check=True)
 
 
 def once(files: list[Path]) -> None:
