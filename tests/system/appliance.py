@@ -75,16 +75,6 @@ class Appliance(Box):
         """The service's process id inside the box; 0 while there is none."""
         return int(self.show("edgepaas.service", "MainPID") or 0)
 
-    def wait_until_inactive(self, unit: str, limit: float = 60.0) -> None:
-        """Wait until *unit* has ended and left no process; AssertionError after *limit* seconds."""
-        deadline = time.monotonic() + limit
-        while (found := (self.show(unit, "ActiveState"), self.show(unit, "MainPID"))) != (
-            "inactive",
-            "0",
-        ):
-            assert time.monotonic() < deadline, f"{unit}: {found}\n{self.journal('-b', '-u', unit)}"
-            time.sleep(0.2)
-
     def wait_for_other_pid(self, old: int, limit: float = 60.0) -> int:
         """Wait until another process serves, and is ready."""
         deadline = time.monotonic() + limit
