@@ -143,7 +143,8 @@ def _run_of_application(name: str, arguments: list[str]) -> int | None:
     command, parsed = parse(application, arguments)
     if command.needs_service_user:
         become_service_user(f"{name} {command.name}")
-    return command.run(parsed)
+    # A command that returns nothing has done its work.
+    return command.run(parsed) or 0
 
 
 def _no_command(name: str) -> int:

@@ -25,6 +25,9 @@ from edgepaas.files.shapes import Misshapen, Shape, object_of
 
 logger = logging.getLogger("edgepaas.files")
 
+#: What was logged of files that stay where they are; once a process.
+_reported: set[str] = set()
+
 Fields = dict[str, Any]
 #: What turns the fields of one version into those of the next one. It gets what the file
 #: holds, unchecked, so it may raise what wrong types raise: the file is then not understood.
@@ -174,10 +177,10 @@ def set_aside(path: Path, name: str, problem: object, *, inode: int | None = Non
     except FileNotFoundError:
         return None  # another process was first
     except OSError as error:
-        logger.error(
-            "%s is not understood as %s (%s) and cannot be set aside (%s): it counts as absent",
-            path, name, problem, error,
-        )  # fmt: skip
+        said = f"{path} is not understood as {name} ({problem}) and cannot be set aside ({error})"
+        if said not in _reported:  # such a file is read again and again
+            _reported.add(said)
+            logger.error("%s: it counts as absent", said)
         return None
     logger.error(
         "%s is not understood as %s (%s): it was set aside as %s, and the box goes on without it",

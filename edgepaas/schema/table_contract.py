@@ -8,6 +8,7 @@ with nothing new copies it.
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ from edgepaas.schema.chain import Chain
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
+
+logger = logging.getLogger("edgepaas.schema")
 
 CACHE = "tables-cache.json"
 #: ``state/tables-cache.json``: tables.json's content, what it was made from, and which
@@ -81,7 +84,7 @@ def make(
         "sources": sources,
         "document": document,
     }
-    CACHE_RECORD.write(paths.state / CACHE, cache)
+    _keep(paths, cache)
     return document
 
 
@@ -95,7 +98,7 @@ def note_user(paths: Paths, file: Path, application: str) -> None:
     """Remember that *application* uses the SQLite *file*."""
     if last_user(paths, file) != application:
         owner = {"file": str(file), "application": application}
-        CACHE_RECORD.write(paths.state / CACHE, {**_cache(paths), "owner": owner})
+        _keep(paths, {**_cache(paths), "owner": owner})
 
 
 def describe(metadata: "MetaData") -> dict[str, Any]:
@@ -134,6 +137,14 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
 def _cache(paths: Paths) -> dict[str, Any]:
     # A cache: what is wrong with it is mended by making it again.
     return CACHE_RECORD.read_or_none(paths.state / CACHE) or dict(_EMPTY_CACHE)
+
+
+def _keep(paths: Paths, cache: dict[str, Any]) -> None:
+    """Write the cache; a full disk is no reason for the schema stage to fail."""
+    try:
+        CACHE_RECORD.write(paths.state / CACHE, cache)
+    except OSError as error:
+        logger.warning("%s is not written, and is made again: %s", paths.state / CACHE, error)
 
 
 def _identity(application: str, chain: Chain) -> list[object]:

@@ -107,13 +107,13 @@ class TaskRegistry:
             entry.since = now if entry.since is None else entry.since
             if entry.raised is True or now - entry.since < entry.task.alert.after:
                 return
-            entry.raised = True
             self._alert(
                 f"{_line(entry.task, problem)}. {entry.task.alert.consequence}",
                 severity=entry.task.alert.severity,
                 fingerprint=_fingerprint(entry.task),
                 origin=self._origin,
             )
+            entry.raised = True  # not before: an alert that could not be raised is tried again
 
 
 def _fingerprint(task: PeriodicTask) -> str:

@@ -34,6 +34,7 @@ application = Application(
     commands=(
         Command("import", "import notes", run, add_arguments, description="Import notes."),
         Command("list", "list notes", lambda arguments: 3, needs_service_user=False),
+        Command("tidy", "tidy notes", lambda arguments: None, needs_service_user=False),
     ),
 )
 """
@@ -57,6 +58,8 @@ def test_a_command_is_found_by_the_applications_name(capsys: pytest.CaptureFixtu
     assert main(["notes", "import", "a.txt"]) == 0
     assert '"imported": "a.txt"' in capsys.readouterr().out
     assert main(["notes", "list"]) == 3
+    assert main(["notes", "tidy"]) == 0  # it returns nothing, so it has done its work
+    assert "there is no command" not in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("notes")

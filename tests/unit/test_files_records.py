@@ -416,8 +416,9 @@ def test_a_folder_that_takes_no_rename_changes_nothing(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    assert SIMPLE.read_or_set_aside(path) is None
-    assert "cannot be set aside" in caplog.text
+    for _ in range(20):
+        assert SIMPLE.read_or_set_aside(path) is None
+    assert caplog.text.count("cannot be set aside") == 1  # however often it is read
     assert path.read_text() == "torn"
 
 

@@ -154,6 +154,18 @@ def test_a_torn_cache_or_tables_json_is_made_again(old: Paths, tmp_path: Path) -
         assert old.tables.read_text() == good
 
 
+def test_a_cache_that_cannot_be_written_does_not_fail_the_stage(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk refuses it as well; the tables are made from the models instead."""
+    cache = old.state / "tables-cache.json"
+    cache.unlink()
+    cache.mkdir()
+    bring(old, shop(tmp_path, "0002"))
+    assert "price" in old.tables.read_text()
+    assert "tables-cache.json is not written" in caplog.text
+
+
 def test_an_older_file_is_migrated_and_keeps_its_rows(old: Paths, tmp_path: Path) -> None:
     """Batch mode drops the parent table: its children's rows must not cascade away."""
     report = bring(old, shop(tmp_path, "0002"))

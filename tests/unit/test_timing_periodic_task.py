@@ -111,6 +111,26 @@ def test_no_error_ends_the_thread(
     assert {name for _, name, _ in recorder.said} == {"task:a-task"}
 
 
+def test_an_alert_that_could_not_be_raised_is_raised_later(
+    run: Callable[..., PeriodicTask], recorder: Recorder
+) -> None:
+    raised: list[str] = []
+
+    def refuse_once(message: str, **_: Any) -> None:
+        raised.append(message)
+        if len(raised) == 1:
+            raise RuntimeError("can't start new thread")
+
+    registry = TaskRegistry(refuse_once, lambda message, **_: None, clock=lambda: 100.0)
+    work = Unsteady()
+    work.error = ValueError("nine values")
+    task = registry.add(run(work))
+    until(lambda: len(raised) == 2, "the second attempt")
+    registry.check()
+    assert task.alive
+    assert len(raised) == 2
+
+
 def test_a_single_failure_is_counted_and_no_alert(
     run: Callable[..., PeriodicTask], recorder: Recorder
 ) -> None:
