@@ -89,7 +89,7 @@ def test_what_comes_free_for_nobody_is_busy_and_no_loss(
     with contextlib.ExitStack() as held:
         for _ in range(MOST):
             held.enter_context(crowded.read()).execute(text("SELECT 1"))
-        with pytest.raises(DatabaseBusy, match=f"goes on with {MOST}"):
+        with pytest.raises(DatabaseBusy, match=f"continues with the {MOST} that"):
             pid_of(crowded)
     assert pid_of(crowded)
     assert not lost

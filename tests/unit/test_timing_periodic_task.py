@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Periodic tasks: no error ends one, and what is wrong with one is reported by its name."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -125,8 +126,10 @@ def test_an_alert_that_could_not_be_raised_is_raised_later(
     work = Unsteady()
     work.error = ValueError("nine values")
     task = registry.add(run(work))
-    until(lambda: len(raised) == 2, "the second attempt")
-    registry.check()
+    until(task.problem, "the problem")
+    for _ in range(4):  # as the monitor does; the first attempt may be the task's own
+        with contextlib.suppress(RuntimeError):
+            registry.check()
     assert task.alive
     assert len(raised) == 2
 
