@@ -54,6 +54,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(tree_of(path)):
@@ -93,6 +94,7 @@ def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name != "_"
 
 
+@cache
 def own_names(path: Path) -> set[str]:
     """Every private name that the module itself makes: functions, attributes, variables."""
     found: set[str] = set()
@@ -106,6 +108,7 @@ def own_names(path: Path) -> set[str]:
     return {name for name in found if private(name)}
 
 
+@cache
 def library_names(adapter: Path) -> set[str]:
     """Every private attribute that the adapter reads or sets, but for its own functions."""
     nodes = list(ast.walk(tree_of(adapter)))

@@ -440,7 +440,7 @@ def post(number):
     sys.stdout.flush()
 
 with ThreadPoolExecutor(8) as pool:
-    list(pool.map(post, range(100_000)))
+    list(pool.map(post, range(20_000)))
 """
 
 
