@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields that refuse at the door what either database would refuse later."""
+"""Fields that refuse at the door what either database would refuse later.
+
+Each says twice how it loads a value: to marshmallow, which words the errors, and as a plain
+loader for :mod:`edgepaas.apikit.compiled_parser`, which takes no more than that and returns
+the same. ``plain_loader()`` covers the field's validators, too.
+"""
 
 import math
 from typing import Any
@@ -7,6 +12,7 @@ from typing import Any
 import marshmallow as ma
 
 from edgepaas.apikit.json_body import DEEPEST, is_sound_text
+from edgepaas.apikit.plain_json import NotPlain, PlainLoader, plain_text, with_checks
 from edgepaas.apikit.problems import Detail, printable
 from edgepaas.apikit.smorest_adapter import from_address
 
@@ -27,7 +33,7 @@ class TextField(ma.fields.String):
         checks = [ma.validate.Length(min=shortest or None, max=longest)]
         more = [] if given is None else given if isinstance(given, list) else [given]
         super().__init__(validate=[*checks, *more], **kwargs)
-        self._visible = visible
+        self._shortest, self._longest, self._visible = shortest, longest, visible
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
@@ -36,6 +42,11 @@ class TextField(ma.fields.String):
         if self._visible and isinstance(text, str) and (not text.strip() or text != text.strip()):
             raise ma.ValidationError("Not blank, and no blanks at its ends.")
         return text
+
+    def plain_loader(self) -> PlainLoader:
+        """Return what takes such a text."""
+        load = plain_text(shortest=self._shortest, longest=self._longest, visible=self._visible)
+        return with_checks(load, self.validators[1:])
 
 
 class NumberField(ma.fields.Float):
@@ -52,12 +63,17 @@ class NumberField(ma.fields.Float):
             raise self.make_error("special")
         return number
 
+    def plain_loader(self) -> PlainLoader:
+        """Return what takes such a number."""
+        return with_checks(_load_number, self.validators)
+
 
 class IntegerField(ma.fields.Integer):
     """A whole number between *least* and *most*, within 64 bits; nothing is guessed."""
 
     def __init__(self, *, least: int = INT64[0], most: int = INT64[1], **kwargs: Any) -> None:
         super().__init__(validate=ma.validate.Range(min=least, max=most), **kwargs)
+        self._least, self._most = least, most
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, bool):
@@ -72,6 +88,17 @@ class IntegerField(ma.fields.Integer):
                 raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 
+    def plain_loader(self) -> PlainLoader:
+        """Return what takes such a number where it is written as a whole one."""
+        least, most = self._least, self._most
+
+        def load(value: Any) -> int:
+            if type(value) is not int or not least <= value <= most:
+                raise NotPlain
+            return value
+
+        return with_checks(load, self.validators[1:])
+
 
 class BooleanField(ma.fields.Boolean):
     """true or false; in JSON nothing else is."""
@@ -82,6 +109,10 @@ class BooleanField(ma.fields.Boolean):
         if from_address(data) and value in ("true", "false"):
             return bool(value == "true")
         raise self.make_error("invalid", input=value)
+
+    def plain_loader(self) -> PlainLoader:
+        """Return what takes true and false."""
+        return with_checks(_load_boolean, self.validators)
 
 
 class LabelsField(ma.fields.Field[dict[str, str]]):
@@ -111,6 +142,40 @@ class LabelsField(ma.fields.Field[dict[str, str]]):
             if not is_sound_text(name) or not is_sound_text(item):
                 raise self.make_error("text")
         return value
+
+    def plain_loader(self) -> PlainLoader:
+        """Return what takes such an object."""
+        load_name = plain_text(shortest=1, longest=self.longest_name, visible=False)
+        load_value = plain_text(shortest=0, longest=self.longest_value, visible=False)
+        most = self.most
+
+        def load(value: Any) -> dict[str, str]:
+            if type(value) is not dict or len(value) > most:
+                raise NotPlain
+            for name, item in value.items():
+                load_name(name)
+                load_value(item)
+            return value
+
+        return with_checks(load, self.validators)
+
+
+def _load_number(value: Any) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise NotPlain
+    try:
+        number = float(value)
+    except OverflowError:
+        raise NotPlain from None
+    if not math.isfinite(number):
+        raise NotPlain
+    return number
+
+
+def _load_boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise NotPlain
+    return value
 
 
 def flatten(messages: Any, path: str = "") -> list[Detail]:

@@ -24,6 +24,8 @@ NDJSON = "application/x-ndjson"
 DEEPEST = 32
 
 _BAD_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+#: The escapes that may bring such a character in; most that clients write are other ones.
+_SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 def read_json(*, also: Sequence[str] = ()) -> Any:
@@ -98,11 +100,11 @@ def parse_json(text: str, *, line: int = 0) -> Any:
         if "integer string conversion" in message:
             message = "a number has too many digits"
         raise _not_json(f"{place}{message}") from None
-    if text.count("[") + text.count("{") > DEEPEST and _is_too_deep([value], -1):
+    if text.count("[") + text.count("{") > DEEPEST and _is_too_deep(value):
         raise _not_json(f"{place}it is nested more than {DEEPEST} levels deep")
     # Raw control characters are refused by the parser and lone surrogates by the
     # decoder: only an escape can bring one in, and most bodies have none.
-    if "\\u" in text:
+    if "\\u" in text and _SUSPECT_ESCAPE.search(text):
         _check_texts(value)
     return value
 
@@ -162,11 +164,19 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _is_too_deep(value: Any, depth: int) -> bool:
-    if depth > DEEPEST:
-        return True
-    below = value.values() if isinstance(value, dict) else value
-    return any(_is_too_deep(item, depth + 1) for item in below if isinstance(item, dict | list))
+def _is_too_deep(value: Any) -> bool:
+    """Whether *value* is nested deeper than DEEPEST; level by level, since many are wide."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST + 1):
+        if not level:
+            return False
+        level = [
+            item
+            for one in level
+            for item in (one.values() if type(one) is dict else one)
+            if type(item) is dict or type(item) is list
+        ]
+    return bool(level)
 
 
 def _check_texts(value: Any) -> None:

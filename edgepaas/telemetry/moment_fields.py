@@ -7,7 +7,7 @@ from typing import Any
 
 import marshmallow as ma
 
-from edgepaas.app.api import printable
+from edgepaas.app.api import NotPlain, PlainLoader, printable, with_checks
 from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
 
 #: In a query string + is a blank: a moment whose + was not written %2B.
@@ -32,6 +32,20 @@ class Moment(ma.fields.DateTime):
             shown = f"'{printable(value)}': " if isinstance(value, str) else ""
             said = str(error) if shown else f"{str(error)[:1].upper()}{str(error)[1:]}"
             raise ma.ValidationError(f"{shown}{said}{self.advice}.") from None
+
+    def plain_loader(self) -> PlainLoader:
+        """Return what takes such a moment."""
+        meant = self.meant
+
+        def load(value: Any) -> datetime:
+            if type(value) is not str:
+                raise NotPlain
+            try:
+                return as_utc(parse_moment(meant(value)))
+            except ValueError:
+                raise NotPlain from None
+
+        return with_checks(load, self.validators)
 
     def meant(self, text: str) -> str:
         """Return the date-time that *text* stands for."""

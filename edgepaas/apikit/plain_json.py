@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be taken at sight: plain JSON, and the values in it; everything else is NotPlain."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import marshmallow as ma
+
+from edgepaas.apikit.json_body import is_sound_text, parse_json
+from edgepaas.apikit.problems import Problem
+
+#: Loads a value that stands in a JSON object, null among them; raises NotPlain.
+PlainLoader = Callable[[Any], Any]
+
+
+class NotPlain(Exception):
+    """The ordinary way has to look at it: it is wrong, or valid and unusual."""
+
+
+def read_plain(body: bytes) -> Any:
+    """Return *body* as JSON, as :func:`~edgepaas.apikit.json_body.read_json` reads it.
+
+    Raises NotPlain for what that refuses.
+    """
+    try:
+        return parse_json(body.decode("utf-8-sig"))
+    except (UnicodeDecodeError, Problem):
+        raise NotPlain from None
+
+
+def plain_text(*, shortest: int, longest: int | None, visible: bool) -> PlainLoader:
+    """Return what takes a sound text of *shortest* to *longest* characters.
+
+    *visible*: neither blank nor with blanks at its ends.
+    """
+    most = float("inf") if longest is None else longest
+
+    def load(value: Any) -> str:
+        if type(value) is not str or not shortest <= len(value) <= most:
+            raise NotPlain
+        # What can be printed has no NUL and no surrogate in it.
+        if not value.isprintable() and not is_sound_text(value):
+            raise NotPlain
+        if visible and (not value or value != value.strip()):
+            raise NotPlain
+        return value
+
+    return load
+
+
+def with_checks(load: PlainLoader, validators: Sequence[Callable[[Any], Any]]) -> PlainLoader:
+    """Return *load* followed by marshmallow's *validators* of the loaded value."""
+    if not validators:
+        return load
+    if len(validators) == 1 and type(validators[0]) is ma.validate.OneOf:
+        choices = validators[0].choices
+
+        def load_choice(value: Any) -> Any:
+            loaded = load(value)
+            if loaded not in choices:
+                raise NotPlain
+            return loaded
+
+        return load_choice
+
+    def load_and_check(value: Any) -> Any:
+        loaded = load(value)
+        try:
+            for check in validators:
+                check(loaded)
+        except Exception as error:
+            raise NotPlain from error  # the ordinary way meets it again
+        return loaded
+
+    return load_and_check
