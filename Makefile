@@ -105,9 +105,8 @@ docs: $(VENV)/dev.stamp ## write the generated documents: settings, API, alerts
 
 ##@ Measure
 
-bench: $(VENV)/dev.stamp ## measure start, memory and durable writes, side by side with a plain application
+bench: $(VENV)/dev.stamp ## measure speed, start and memory, side by side with a plain application
 	@$(BIN)/python -m tests.bench $(ARGS)
-	@test -n "$(ARGS)" || $(MAKE) --no-print-directory bench-forwarding
 
 .PHONY: bench-forwarding
 bench-forwarding: $(VENV)/dev.stamp ## measure store and forward: drain, capture, an outage, memory

@@ -21,6 +21,7 @@ from typing import Any
 
 from edgepaas.database.sqlite.connection import open_sqlite
 from tests.bench.load import LoadResult, request_bytes, run_load
+from tests.bench.servers import Server, listener_below
 from tests.support.history import History
 from tests.support.hub_database import HubDatabase, make_template
 from tests.support.live_box import Clients, LiveBox
@@ -111,12 +112,10 @@ def cost_of_capture(home: Path, seconds: float) -> Any:
         LiveBox(home / "captures", DATABASE_URL=unreachable, USE_SQLITE="true") as captures,
         LiveBox(home / "standalone") as standalone,
     ):
+        request = request_bytes("POST", "/api/v1/readings", READING)
         for _ in range(6):
             for name, box in (("captures", captures), ("standalone", standalone)):
-                part = run_load(
-                    box.port, lambda: request_bytes("POST", "/api/v1/readings", READING),
-                    connections=4, seconds=seconds / 6,
-                )  # fmt: skip
+                part = run_load(_server(box), request, connections=4, seconds=seconds / 6)
                 results[name].seconds += part.seconds
                 results[name].latencies += part.latencies
         assert captures.waiting() > 0
@@ -126,6 +125,12 @@ def cost_of_capture(home: Path, seconds: float) -> Any:
         "cost_percent": 100 * (1 - ours.rate / plain.rate),
         "captures_p99_ms": ours.percentile(99), "standalone_p99_ms": plain.percentile(99),
     }  # fmt: skip
+
+
+def _server(box: LiveBox) -> Server:
+    assert box.process is not None
+    parent = box.process.pid
+    return Server(box.port, listener_below(parent, box.port), parent, live=0.0, ready=0.0)
 
 
 def outage(server: PostgresServer, template: str, home: Path) -> Any:
