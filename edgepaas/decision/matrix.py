@@ -10,8 +10,8 @@ from edgepaas.decision.hold import Hold
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.waiting import Waiting
 from edgepaas.errors import ConfigurationError, EdgePaaSError
-from edgepaas.pgdriver.connection import endpoint_of
 from edgepaas.pgdriver.failures import Failure
+from edgepaas.pgdriver.hosts import endpoint_of
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import Address, AddressError, split_url
 

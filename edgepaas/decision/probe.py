@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepaas.pgdriver.connection import (
+    WRITABLE_QUESTION,
+    check_writable,
     close_quietly,
-    endpoint_of,
     log_in,
-    out_of_time,
 )
 from edgepaas.pgdriver.failures import (
     ConnectFailure,
@@ -20,11 +20,12 @@ from edgepaas.pgdriver.failures import (
     server_message,
     sqlstate,
 )
+from edgepaas.pgdriver.hosts import endpoint_of, try_hosts
 from edgepaas.pgdriver.pg8000_adapter import load_driver, server_version, simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.pgdriver.wire import Resolver, silent_failure
 from edgepaas.settings.urls import Address
-from edgepaas.timing.deadline import OutOfTime, Scope, within
+from edgepaas.timing.deadline import OutOfTime, Scope
 
 #: The oldest version that is tested against; older ones get no fixes from their makers
 #: (https://www.postgresql.org/support/versioning/).
@@ -32,7 +33,6 @@ OLDEST_VERSION = 13
 
 EXAMINATION = "examination"
 
-_LOOK = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 # One message, hence one transaction and one round trip. The table's rows in the catalogue
 # are written and logged like any row, and the commit waits for the disk (and for a
 # synchronous standby), so a full disk, a read-only database and a commit that never
@@ -72,27 +72,23 @@ def probe(
     """
     load_driver()
 
-    def work(scope: Scope) -> str:
-        connection = log_in(scope, address, tls, "edgepaas dbdecide", resolve)
+    def work(scope: Scope, host: Address) -> tuple[str, str]:
+        connection = log_in(scope, host, tls, "edgepaas dbdecide", resolve)
         try:
-            return _examine(scope, address, connection)
+            return endpoint_of(host), _examine(scope, host, connection)
         finally:
             close_quietly(connection)
 
     try:
-        version = within(attempt_timeout, work)
-    except OutOfTime as late:
-        failure = out_of_time(address, late)
-    except ConnectFailure as refusal:
-        failure = refusal
-    else:
+        place, version = try_hosts(address, attempt_timeout, work, discard=lambda _found: None)
+    except ConnectFailure as failure:
         return ProbeResult(
-            usable=True,
-            reason=f"PostgreSQL {version} at {endpoint_of(address)} answers and takes writes",
-            server_version=version,
+            usable=False, reason=str(failure), kind=failure.kind, permanent=failure.permanent
         )
     return ProbeResult(
-        usable=False, reason=str(failure), kind=failure.kind, permanent=failure.permanent
+        usable=True,
+        reason=f"PostgreSQL {version} at {place} answers and takes writes",
+        server_version=version,
     )
 
 
@@ -107,18 +103,7 @@ def _examine(scope: Scope, address: Address, connection: Any) -> str:
         )
     connection.link.settimeout(scope.enter(EXAMINATION))
     try:
-        in_recovery, read_only = simple_query(connection, _LOOK)[0]
-        if in_recovery:
-            raise ConnectFailure(
-                Failure.READ_ONLY,
-                f"{place} is a standby and takes no writes; name the primary in DATABASE_URL",
-            )
-        if read_only == "on":
-            raise ConnectFailure(
-                Failure.READ_ONLY,
-                f"{place} opens {address.database!r} read-only; "
-                "check default_transaction_read_only of server, database and user",
-            )
+        check_writable(address, *simple_query(connection, WRITABLE_QUESTION)[0])
         _write(scope, connection)
     except Exception as error:
         raise _unusable(place, error, scope.seconds) from error

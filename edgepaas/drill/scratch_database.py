@@ -12,8 +12,9 @@ from edgepaas.drill.interrupts import interrupts_deferred
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType, same_fields
-from edgepaas.pgdriver.connection import close_quietly, connect, endpoint_of
+from edgepaas.pgdriver.connection import close_quietly, connect
 from edgepaas.pgdriver.failures import ConnectFailure, server_message, sqlstate
+from edgepaas.pgdriver.hosts import endpoint_of
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url

@@ -6,7 +6,7 @@ import os
 import pwd
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgepaas.pgdriver import pg8000_adapter, wire
@@ -19,11 +19,15 @@ from edgepaas.pgdriver.failures import (
     server_message,
     sqlstate,
 )
+from edgepaas.pgdriver.hosts import endpoint_of, try_hosts
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
-from edgepaas.timing.deadline import OutOfTime, Scope, within
+from edgepaas.timing.deadline import OutOfTime, Scope
 
 LOGIN = "login"
+
+#: Whether the server takes writes: a standby does not, nor does one that is set so.
+WRITABLE_QUESTION = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
 def connect(
@@ -41,44 +45,76 @@ def connect(
     """Return a ``pg8000.Connection`` (what SQLAlchemy's pg8000 dialect works with).
 
     *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
-    whatever the server does. *statement_timeout*, *lock_timeout* and *idle_timeout* (of an
-    open transaction; all in seconds) are set in the session, at the server. The socket has
-    TCP_NODELAY, keepalive and TCP_USER_TIMEOUT, and no timeout of its own, which would kill
+    whatever the server does. Where *address* names several hosts, they are tried in their
+    order, and one that takes no writes is passed over unless ``target_session_attrs=any``.
+    *statement_timeout*, *lock_timeout* and *idle_timeout* (of an open transaction; all in
+    seconds) are set in the session, at the server. The socket has TCP_NODELAY, and, at both
+    ends, keepalive and TCP_USER_TIMEOUT; it has no timeout of its own, which would kill
     slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
-    for each read. :func:`bounded` bounds
-    single statements. Raises ConnectFailure.
+    for each read. :func:`bounded` bounds single statements. The connection's attribute
+    ``endpoint`` names the host that answered. Raises ConnectFailure.
     """
     # Outside the deadline: on a slow box it takes longer than a short one.
     pg8000_adapter.load_driver()
 
-    def work(scope: Scope) -> Any:
-        connection = log_in(scope, address, tls, application_name, resolve)
+    bounds = {
+        "statement_timeout": statement_timeout,
+        "lock_timeout": lock_timeout,
+        "idle_in_transaction_session_timeout": idle_timeout,
+    }
+
+    def work(scope: Scope, host: Address) -> Any:
+        connection = log_in(scope, host, tls, application_name, resolve)
         try:
-            # Not startup parameters: PgBouncer refuses those that it does not know.
-            bounds = {
-                "statement_timeout": statement_timeout,
-                "lock_timeout": lock_timeout,
-                "idle_in_transaction_session_timeout": idle_timeout,
-            }
-            settings = "; ".join(
-                f"SET {name} = {max(1, round(seconds * 1000))}"
-                for name, seconds in bounds.items()
-                if seconds is not None
-            )
-            if settings:
-                pg8000_adapter.simple_query(connection, settings)
+            _prepare_session(connection, host, bounds, must_be_writable=address.must_be_writable)
             connection.link.settimeout(keep_timeout)
         except BaseException as error:
             close_quietly(connection)
             if isinstance(error, Exception):
-                raise login_failure(address, error, scope.seconds) from error
+                raise login_failure(host, error, scope.seconds) from error
             raise
         return connection
 
-    try:
-        return within(deadline, work, discard=close_quietly)
-    except OutOfTime as late:
-        raise out_of_time(address, late) from None
+    return try_hosts(address, deadline, work, discard=close_quietly)
+
+
+def _prepare_session(
+    connection: Any, host: Address, bounds: Mapping[str, float | None], *, must_be_writable: bool
+) -> None:
+    """Set what holds for the session, and ask what has to be known of it, in one round trip."""
+    # Not startup parameters: PgBouncer refuses those that it does not know. Where it pools
+    # transactions, the session's settings are those of a connection of its own, which is let
+    # go of: those of TCP suit any session.
+    settings = {} if host.unix_socket else dict(wire.SERVER_TCP_SETTINGS)
+    settings |= {
+        name: max(1, round(seconds * 1000))
+        for name, seconds in bounds.items()
+        if seconds is not None
+    }
+    statements = [f"SET {name} = {value}" for name, value in settings.items()]
+    if must_be_writable:
+        statements.append(WRITABLE_QUESTION)
+    if not statements:
+        return
+    rows = pg8000_adapter.simple_query(connection, "; ".join(statements))
+    if must_be_writable:
+        check_writable(host, *rows[0])
+
+
+def check_writable(host: Address, in_recovery: bool, read_only: str) -> None:
+    """Raise ConnectFailure (read_only) for the answer to WRITABLE_QUESTION of one that is not."""
+    if in_recovery:
+        raise ConnectFailure(
+            Failure.READ_ONLY,
+            f"{endpoint_of(host)} is a standby and takes no writes; "
+            "name the primary in DATABASE_URL",
+        )
+    if read_only == "on":
+        raise ConnectFailure(
+            Failure.READ_ONLY,
+            f"{endpoint_of(host)} opens {host.database!r} read-only; "
+            "check default_transaction_read_only of server, database and user",
+        )
 
 
 @contextlib.contextmanager
@@ -113,16 +149,17 @@ def log_in(
     application_name: str,
     resolve: wire.Resolver = socket.getaddrinfo,
 ) -> Any:
-    """Open a connection inside *scope*; raises ConnectFailure or OutOfTime.
+    """Open a connection to the first host of *address* inside *scope*.
 
     For work that does more under one deadline than :func:`connect`. The connection's
-    socket is its attribute ``link``.
+    socket is its attribute ``link``, and ``endpoint`` names the host. Raises ConnectFailure
+    or OutOfTime.
     """
     sock = wire.open_link(scope, address, tls, resolve)
     try:
         sock.settimeout(scope.enter(LOGIN))
         user = address.username or pwd.getpwuid(os.geteuid()).pw_name
-        return pg8000_adapter.log_in(
+        connection = pg8000_adapter.log_in(
             sock,
             user=user,
             database=address.database or user,
@@ -130,6 +167,8 @@ def log_in(
             application_name=address.params.get("application_name", application_name),
             options=address.params.get("options"),
         )
+        connection.endpoint = endpoint_of(address)
+        return connection
     except BaseException as error:
         # Not close(): that waits for the driver's file object, which the error keeps alive.
         with contextlib.suppress(OSError):
@@ -152,25 +191,6 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
     if is_lost(error):
         return ConnectFailure(Failure.OTHER, f"{place} closed the connection in the {LOGIN}")
     return _driver_gave_up(address, error)
-
-
-def out_of_time(address: Address, late: OutOfTime) -> ConnectFailure:
-    """Return the failure of an attempt whose time was up, by what it waited for."""
-    place = endpoint_of(address)
-    if late.stage == wire.RESOLVING:
-        return ConnectFailure(
-            Failure.DNS,
-            f"the name {address.host} was not resolved within {late.seconds:g} s: "
-            "the name server does not answer; check this box's name servers",
-        )
-    if late.stage in ("", wire.CONNECTING):
-        return wire.unreachable_failure(place, late.seconds)
-    return wire.silent_failure(place, late.stage, late.seconds)
-
-
-def endpoint_of(address: Address) -> str:
-    """Return the server's place for a message: ``host:port`` or the socket's path."""
-    return address.unix_socket or f"{address.host}:{address.port}"
 
 
 def close_quietly(connection: Any) -> None:

@@ -56,7 +56,7 @@ class TLSPolicy:
             mode = "verify-ca"  # libpq does so, and an operator who names a CA means it
         if not local and mode != "verify-full":
             warning = (
-                f"{source} is {mode}: the link to {address.host} "
+                f"{source} is {mode}: the link to {', '.join(h.host for h in address.hosts())} "
                 f"{_WEAKNESS[mode]}; verify-full would protect it"
             )
         return cls(

@@ -33,6 +33,15 @@ _KEEPALIVE_COUNT = 3
 #: Milliseconds that sent data may stay unacknowledged (tcp(7), TCP_USER_TIMEOUT).
 _USER_TIMEOUT = 10_000
 
+#: The same for the server's end, which would else keep the session of a box that vanished, with
+#: its locks, for two hours (PostgreSQL manual, 20.3.2 "TCP Settings").
+SERVER_TCP_SETTINGS = {
+    "tcp_keepalives_idle": _KEEPALIVE_IDLE,
+    "tcp_keepalives_interval": _KEEPALIVE_INTERVAL,
+    "tcp_keepalives_count": _KEEPALIVE_COUNT,
+    "tcp_user_timeout": _USER_TIMEOUT,
+}
+
 #: SSLRequest: length 8, code 80877103 (PostgreSQL manual, 55.7 "Message Formats").
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 

@@ -116,13 +116,16 @@ def _compose_database(result: Derived, given: Collection[str]) -> None:
             if password and not address.password:
                 result.notes["DATABASE_URL"] = "the password is DATABASE__PASSWORD's"
     elif host and "DATABASE_URL" not in given:
+        first, *further = host.split(",")
+        port = int(values.get("DATABASE__PORT") or SETTINGS["DATABASE__PORT"].default)
         address = Address(
             scheme="postgresql",
-            host=host,
-            port=int(values.get("DATABASE__PORT") or SETTINGS["DATABASE__PORT"].default),
+            host=first,
+            port=port,
             database=values.get("DATABASE__DATABASE") or SETTINGS["DATABASE__DATABASE"].default,
             username=username,
             password=password,
+            further=tuple((name, port) for name in further),
         )
         values["DATABASE_URL"] = _checked(address, result)
         result.notes["DATABASE_URL"] = "composed of DATABASE__HOST and its like"
@@ -199,6 +202,11 @@ def _merge_tls(result: Derived, given: Collection[str]) -> None:
         elif name not in given:
             values[name] = wanted
             result.notes[name] = "from DATABASE_URL"
+    if params.pop("load_balance_hosts", "disable") != "disable":
+        result.warn(
+            "DATABASE_URL",
+            message="load_balance_hosts has no effect: its hosts are tried in their order",
+        )
     values["DATABASE_URL"] = replace(address, params=params).url()
 
 
@@ -338,8 +346,8 @@ def _judge_tls(result: Derived) -> None:
     if mode in _WEAK_TLS and not address.on_this_box:
         result.warn(
             "DB_SSLMODE",
-            message=f"{mode} does not prove that {address.host} is the database that is meant;"
-            " verify-full does",
+            message=f"{mode} does not prove that {', '.join(host.host for host in address.hosts())}"
+            " is the database that is meant; verify-full does",
         )
     if mode == "disable" and values["DB_SSLROOTCERT"]:
         result.warn(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from edgepaas.settings.urls import AddressError, checked_host, split_url
+from edgepaas.settings.urls import MOST_HOSTS, AddressError, checked_host, split_url
 
 #: Longer values would not pass through execve(2) to an application (MAX_ARG_STRLEN, 128 KiB).
 LONGEST_VALUE = 32 * 1024
@@ -91,8 +91,10 @@ class Setting:
             "path": "an absolute path",
             "log_file": "an absolute path, or none for the console alone",
             "host": "an IP address or a host name",
+            "hosts": "IP addresses or host names, separated by commas",
             "timezone": "a name of the IANA time zone database, e.g. Europe/Berlin",
-            "database_url": "postgresql://user@host:5432/database",
+            "database_url": "postgresql://user@host:5432/database; several hosts stand "
+            "between commas (host1:5432,host2:5432), and the one that takes writes is used",
             "sqlite_url": "sqlite:////absolute/path; a relative path lies in the state folder",
             "http_url": "http://host:port or https://host:port",
         }.get(self.kind, "text")
@@ -224,6 +226,13 @@ def _host(_: Setting, text: str) -> str:
     return bare
 
 
+def _hosts(setting: Setting, text: str) -> str:
+    names = text.split(",")
+    if len(names) > MOST_HOSTS:
+        raise Malformed(f"names {len(names)} hosts, {MOST_HOSTS} are the most")
+    return ",".join(_host(setting, name.strip()) for name in names)
+
+
 def _timezone(_: Setting, text: str) -> str:
     name = text.removeprefix(":")  # tzset(3) allows the colon
     if name.upper() in ("UTC", "Z", "ETC/UTC", "GMT"):
@@ -286,6 +295,7 @@ _READERS: dict[str, Callable[[Setting, str], str]] = {
     "path": _path,
     "log_file": _log_file,
     "host": _host,
+    "hosts": _hosts,
     "timezone": _timezone,
     "database_url": _database_url,
     "sqlite_url": _sqlite_url,

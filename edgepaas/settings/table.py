@@ -136,7 +136,10 @@ _DATABASE = (
         off=True,
     ),
     Setting(
-        "DATABASE__HOST", "host", "", "The host of PostgreSQL, where DATABASE_URL is not given."
+        "DATABASE__HOST",
+        "hosts",
+        "",
+        "The host of PostgreSQL, or those of its cluster, where DATABASE_URL is not given.",
     ),
     integer("DATABASE__PORT", 5432, 1, 65535, "The port of PostgreSQL."),
     Setting("DATABASE__DATABASE", "text", "edgepaas", "The name of the database in PostgreSQL."),

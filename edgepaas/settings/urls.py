@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from edgepaas.errors import ConfigurationError
@@ -11,6 +11,8 @@ from edgepaas.errors import ConfigurationError
 MASK = "****"
 POSTGRESQL_PORT = 5432
 ALLOWED = "postgresql://user@host:5432/database or sqlite:////absolute/path"
+#: Hosts that one address may name; a cluster has three or five.
+MOST_HOSTS = 16
 
 _SCHEME = re.compile(r"(?:jdbc:)?([A-Za-z][A-Za-z0-9]*)(?:\+[A-Za-z0-9_]+)?:(.*)\Z", re.DOTALL)
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -21,6 +23,9 @@ _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\Z")
 _LONGEST_PART = {"user": 256, "database": 256, "host": 1024, "password": 4096}
 _LONGEST_PATH = 4095
 _SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
+#: What ``target_session_attrs`` may ask of the server (PostgreSQL manual, 34.1.2 "Parameter Key
+#: Words"). A box writes, so those that may end at a standby are refused.
+SESSION_ATTRIBUTES = ("any", "read-write", "primary")
 
 
 class AddressError(ConfigurationError):
@@ -34,7 +39,8 @@ class Address:
     *host* is a name, an IP address without brackets, or a folder (``/run/postgresql``)
     that holds a Unix socket. For ``sqlite`` only *database* counts: the file's path as
     it was written, relative or absolute. *params* are the remaining ``?name=value``
-    pairs, such as libpq's ``sslmode``.
+    pairs, such as libpq's ``sslmode``. *further* are the hosts and ports that come after
+    the first one; :meth:`hosts` gives all of them.
     """
 
     scheme: str
@@ -44,6 +50,35 @@ class Address:
     username: str = ""
     password: str = field(default="", repr=False)
     params: Mapping[str, str] = field(default_factory=dict)
+    further: tuple[tuple[str, int], ...] = ()
+
+    def hosts(self) -> "tuple[Address, ...]":
+        """Return each host as an address of its own, in the order in which they are tried."""
+        places = ((self.host, self.port), *self.further)
+        params = {name: value for name, value in self.params.items() if name != "hostaddr"}
+        known = self.params.get("hostaddr", "").split(",")
+        return tuple(
+            replace(
+                self,
+                host=host,
+                port=port,
+                further=(),
+                params={**params, "hostaddr": numeric} if numeric else params,
+            )
+            for (host, port), numeric in zip(
+                places, known + [""] * (len(places) - len(known)), strict=True
+            )
+        )
+
+    @property
+    def must_be_writable(self) -> bool:
+        """Whether a server that takes no writes is passed over for the next one.
+
+        Unless ``target_session_attrs=any`` says otherwise it is so where several hosts are
+        named: a box that writes wants the primary among them.
+        """
+        default = "read-write" if self.further else "any"
+        return self.params.get("target_session_attrs", default) != "any"
 
     @property
     def unix_socket(self) -> str:
@@ -53,11 +88,10 @@ class Address:
     @property
     def on_this_box(self) -> bool:
         """Whether the database is on this box: a file, a Unix socket, loopback."""
-        return (
-            self.scheme == "sqlite"
-            or self.host.startswith(("/", "127."))
-            or self.host.lower() in ("localhost", "::1")
-        )
+        if self.scheme == "sqlite":
+            return True
+        numeric = [text for text in self.params.get("hostaddr", "").split(",") if text]
+        return all(map(_is_local, [self.host, *(host for host, _ in self.further), *numeric]))
 
     def url(self) -> str:
         """Return the canonical URL, password included: ``postgresql://…`` or ``sqlite:///…``."""
@@ -74,20 +108,25 @@ class Address:
         user = quote(self.username, safe="") + (f":{password}" if password else "")
         at = f"{user}@" if user else ""
         database = quote(self.database, safe="")
-        if self.unix_socket:
+        places = ((self.host, self.port), *self.further)
+        if any(host[:1] == "/" for host, _ in places):
+            hosts, ports = (",".join(map(str, part)) for part in zip(*places, strict=True))
             return f"postgresql://{at}/{database}" + _query(
-                {"host": self.host, "port": str(self.port), **params}
+                {"host": hosts, "port": ports, **params}
             )
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{at}{host}:{self.port}/{database}" + _query(params)
+        location = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places
+        )
+        return f"postgresql://{at}{location}/{database}" + _query(params)
 
 
 def split_url(text: str) -> Address:
     """Read a database URL; AddressError says what is wrong and what is allowed.
 
     Understood: ``postgres://``, ``postgresql://``, either with a ``+driver`` (dropped),
-    libpq's parameters (``?sslmode=``, ``?host=/run/postgresql``, ``?user=``; PostgreSQL
-    manual, 34.1.1 "Connection Strings"), IPv6 in brackets, percent-encoding, and
+    libpq's parameters (``?sslmode=``, ``?host=/run/postgresql``, ``?user=``) and several
+    hosts (``host1:5432,host2``, ``?target_session_attrs=``; PostgreSQL manual, 34.1.1
+    "Connection Strings"), IPv6 in brackets, percent-encoding, and
     ``sqlite:`` with a path as SQLAlchemy writes it (three slashes: relative, four:
     absolute).
     """
@@ -133,30 +172,75 @@ def _split_postgresql(rest: str) -> Address:
             "its user or password holds a '/' or a '?' as it is; "
             "write '/' as %2F, '?' as %3F, '@' as %40, '%' as %25"
         )
-    if "," in hostport or "," in params.get("host", ""):
-        raise AddressError(
-            "it names several hosts; name one (a proxy or a virtual address in front of them)"
-        )
     username, _, password = userinfo.partition(":")
-    host, port = _split_host(hostport)
-    host = params.pop("host", "") or host
-    port = params.pop("port", "") or port
+    places = _places(hostport, params)
+    _check_session_attributes(params)
     username = params.pop("user", "") or _decoded(username, "user")
     password = params.pop("password", "") or _decoded(password, "password")
     database = params.pop("dbname", "") or _decoded(database, "database") or username
-    parts = {"user": username, "database": database, "host": host, "password": password}
+    parts = {"user": username, "database": database, "password": password}
+    parts["host"] = max((host for host, _ in places), key=len)
     for what, value in parts.items():
         if len(value.encode()) > _LONGEST_PART[what]:
             raise AddressError(f"its {what} is longer than {_LONGEST_PART[what]} bytes")
     return Address(
         scheme="postgresql",
-        host=checked_host(host or "localhost"),
-        port=checked_port(port or str(POSTGRESQL_PORT)),
+        host=places[0][0],
+        port=places[0][1],
         database=database,
         username=username,
         password=password,
         params=params,
+        further=places[1:],
     )
+
+
+def _places(hostport: str, params: dict[str, str]) -> tuple[tuple[str, int], ...]:
+    """Return the hosts and ports of the authority *hostport* and of *params*, which lose them."""
+    written = [_split_host(part) for part in hostport.split(",")]
+    hosts, ports = [host for host, _ in written], [port for _, port in written]
+    numeric = params["hostaddr"].split(",") if params.get("hostaddr") else []
+    if params.get("host") or not hostport:
+        hosts, ports = (params.pop("host", "") or ",".join(numeric)).split(","), ports[:1]
+    params.pop("host", "")
+    ports = params.pop("port", "").split(",") if params.get("port") else ports
+    params.pop("port", "")
+    if len(ports) == 1:
+        ports *= len(hosts)  # one port is every host's
+    if len(hosts) > MOST_HOSTS:
+        raise AddressError(f"it names {len(hosts)} hosts; {MOST_HOSTS} are the most")
+    if len(ports) != len(hosts) or (numeric and len(numeric) != len(hosts)):
+        raise AddressError(
+            f"it names {len(hosts)} hosts and {len(ports)} ports"
+            + (f" and {len(numeric)} values in hostaddr" if numeric else "")
+            + "; give one port for all of them, or as many as there are hosts"
+        )
+    if len(hosts) > 1 and "" in hosts:
+        raise AddressError("one of the hosts between its commas is empty")
+    for address in numeric:
+        if address and not _is_numeric(address):
+            raise AddressError(f"hostaddr {shortened(address)} is not a numeric address")
+    return tuple(
+        (checked_host(host or "localhost"), checked_port(port or str(POSTGRESQL_PORT)))
+        for host, port in zip(hosts, ports, strict=True)
+    )
+
+
+def _check_session_attributes(params: Mapping[str, str]) -> None:
+    wanted = params.get("target_session_attrs", "any")
+    if wanted not in SESSION_ATTRIBUTES:
+        raise AddressError(
+            f"target_session_attrs={shortened(wanted)} may end at a server that takes no writes, "
+            f"and a box writes; allowed is {', '.join(SESSION_ATTRIBUTES)}"
+        )
+
+
+def _is_local(host: str) -> bool:
+    return host.startswith(("/", "127.")) or host.lower() in ("localhost", "::1")
+
+
+def _is_numeric(text: str) -> bool:
+    return bool(_IPV6.match(text) if ":" in text else re.fullmatch(r"\d+(?:\.\d+){3}", text))
 
 
 def checked_host(host: str) -> str:

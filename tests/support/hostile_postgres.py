@@ -226,8 +226,40 @@ def greet(peer: Peer, number: str) -> None:
     peer.sock.sendall(AUTHENTICATION_OK + status + READY)
 
 
+def obliging(*, standby: bool = False, read_only: bool = False) -> Behaviour:
+    """Greets as PostgreSQL 16 and answers whatever it is asked, as far as a login asks it."""
+
+    def behaviour(peer: Peer) -> None:
+        peer.start()
+        greet(peer, "16.1")
+        answer(peer, standby=standby, read_only=read_only)
+
+    return behaviour
+
+
+def answer(peer: Peer, *, standby: bool = False, read_only: bool = False) -> None:
+    """Answer simple queries until the client goes: whether it is a standby, and read-only."""
+    names = ((b"pg_is_in_recovery", 16, 1), (b"current_setting", 25, -1))
+    columns = b"".join(
+        name + b"\0" + struct.pack("!ihihih", 0, 0, type_id, size, -1, 0)
+        for name, type_id, size in names
+    )
+    values = (b"t" if standby else b"f", b"on" if standby or read_only else b"off")
+    row = b"".join(struct.pack("!i", len(value)) + value for value in values)
+    rows = _message(b"T", struct.pack("!h", 2) + columns) + _message(
+        b"D", struct.pack("!h", 2) + row
+    )
+    while b"\0" in (query := peer.read_message()):
+        asked = rows if b"pg_is_in_recovery" in query else b""
+        peer.sock.sendall(asked + _message(b"C", b"SET\0") + READY)
+
+
+def _message(code: bytes, body: bytes) -> bytes:
+    return code + struct.pack("!i", 4 + len(body)) + body
+
+
 def tls(context: ssl.SSLContext, number: str = "16.1") -> Behaviour:
-    """Does TLS with *context*, then greets as PostgreSQL *number* and says nothing more."""
+    """Does TLS with *context*, then greets as PostgreSQL *number*; it takes writes."""
 
     def behaviour(peer: Peer) -> None:
         peer.read_startup()
@@ -236,7 +268,7 @@ def tls(context: ssl.SSLContext, number: str = "16.1") -> Behaviour:
             peer.sock = wrapped
             peer.read_startup()
             greet(peer, number)
-            peer.pause()
+            answer(peer)
 
     return behaviour
 

@@ -91,7 +91,7 @@ def test_the_whole_deadline_is_given_to_a_server_that_is_merely_slow() -> None:
     def slow(peer: hostile.Peer) -> None:
         peer.start()
         peer.drip(hostile.AUTHENTICATION_OK + hostile.READY, every=0.03)
-        peer.pause()
+        hostile.answer(peer)
 
     with HostileServer(slow) as server:
         began = time.monotonic()
@@ -139,7 +139,7 @@ def test_dead_addresses_share_the_time_with_a_good_one() -> None:
     """Three dead addresses before the good one do not use the time up."""
     with contextlib.ExitStack() as stack:
         dead = [split_url(stack.enter_context(hostile.black_hole())) for _ in range(3)]
-        server = stack.enter_context(HostileServer(hostile.version("16.1")))
+        server = stack.enter_context(HostileServer(hostile.obliging()))
         places = [(a.host, a.port) for a in dead] + [("127.0.0.1", server.port)]
 
         def resolve(*_: object) -> list[tuple[object, ...]]:

@@ -80,8 +80,17 @@ def test_an_address_is_taken_apart_and_put_together_again(text: str, expected: A
         "postgresql:u:geheim@h/d",
         "postgresql://u:ge/heim@h/d",
         "postgresql://u:ge?heim@h/d",
-        "postgresql://u:geheim@h1,h2/d",
-        "postgresql://u:geheim@/d?host=h1,h2",
+        "postgresql://u:geheim@h1,,h2/d",
+        "postgresql://u:geheim@/d?host=h1,",
+        "postgresql://u:geheim@h1,h2/d?port=1,2,3",
+        "postgresql://u:geheim@h1,h2:99999/d",
+        "postgresql://u:geheim@h1,[zz]/d",
+        "postgresql://u:geheim@h1,h2/d?hostaddr=10.0.0.1",
+        "postgresql://u:geheim@h/d?hostaddr=name",
+        "postgresql://u:geheim@h1,h2/d?target_session_attrs=standby",
+        "postgresql://u:geheim@h1,h2/d?target_session_attrs=prefer-standby",
+        "postgresql://u:geheim@h1,h2/d?target_session_attrs=read-only",
+        "postgresql://u:geheim@" + ",".join(f"h{n}" for n in range(17)) + "/d",
         "postgresql://u:geheim@h:port/d",
         "postgresql://u:geheim@h:99999/d",
         "postgresql://u:geheim@h:0/d",
@@ -122,6 +131,10 @@ def test_a_unix_socket_has_its_path() -> None:
         ("postgres://127.0.0.2/d", True),
         ("postgres://[::1]/d", True),
         ("postgres:///d?host=/run/pg", True),
+        ("postgres://localhost,127.0.0.1:1/d", True),
+        ("postgres://localhost,h/d", False),
+        ("postgres://localhost/d?hostaddr=10.0.0.1", False),
+        ("postgres:///d?hostaddr=10.0.0.1", False),
         ("sqlite:///x.db", True),
         ("postgres://10.0.0.1/d", False),
         ("postgres://localhost.example.org/d", False),
@@ -129,6 +142,58 @@ def test_a_unix_socket_has_its_path() -> None:
 )
 def test_whether_it_is_on_this_box(text: str, *, local: bool) -> None:
     assert split_url(text).on_this_box is local
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("u@h1:5433,h2/d", [("h1", 5433), ("h2", 5432)]),
+        ("u@h1,h2/d?port=6000", [("h1", 6000), ("h2", 6000)]),
+        ("u@h1,h2/d?port=6000,", [("h1", 6000), ("h2", 5432)]),
+        ("u@[::1]:1,[fe80::1%eth0],h3:3/d", [("::1", 1), ("fe80::1%eth0", 5432), ("h3", 3)]),
+        ("u@/d?host=h1,h2,h3&port=1,2,3", [("h1", 1), ("h2", 2), ("h3", 3)]),
+        ("u@/d?host=h1,/run/pg", [("h1", 5432), ("/run/pg", 5432)]),
+        ("u@/d?hostaddr=10.0.0.1,::1", [("10.0.0.1", 5432), ("::1", 5432)]),
+        ("u@a,b/d?hostaddr=10.0.0.1,10.0.0.2", [("a", 5432), ("b", 5432)]),
+    ],
+)
+def test_several_hosts_are_read_as_libpq_reads_them(
+    text: str, expected: list[tuple[str, int]]
+) -> None:
+    address = split_url(f"postgresql://{text}")
+    assert [(host.host, host.port) for host in address.hosts()] == expected
+    assert all(host.further == () and host.database == "d" for host in address.hosts())
+    assert split_url(address.url()) == address
+
+
+def test_each_host_has_its_own_numeric_address() -> None:
+    address = split_url("postgresql://u@a,b,c/d?hostaddr=10.0.0.1,,10.0.0.3&sslmode=require")
+    assert [host.params for host in address.hosts()] == [
+        {"sslmode": "require", "hostaddr": "10.0.0.1"},
+        {"sslmode": "require"},
+        {"sslmode": "require", "hostaddr": "10.0.0.3"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "writable"),
+    [
+        ("u@h/d", False),
+        ("u@h/d?target_session_attrs=read-write", True),
+        ("u@h1,h2/d", True),
+        ("u@h1,h2/d?target_session_attrs=primary", True),
+        ("u@h1,h2/d?target_session_attrs=any", False),
+    ],
+)
+def test_of_several_hosts_the_one_that_takes_writes_is_meant(text: str, *, writable: bool) -> None:
+    assert split_url(f"postgresql://{text}").must_be_writable is writable
+
+
+def test_several_hosts_are_masked_together() -> None:
+    address = split_url("postgresql://u:geheim@h1,h2:5433/d?target_session_attrs=read-write")
+    assert address.masked() == (
+        "postgresql://u:****@h1:5432,h2:5433/d?target_session_attrs=read-write"
+    )
 
 
 @given(st.text(max_size=80))

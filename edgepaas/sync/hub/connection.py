@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.pgdriver.connection import close_quietly, connect, endpoint_of
+from edgepaas.pgdriver.connection import close_quietly, connect
 from edgepaas.pgdriver.failures import is_lost, sqlstate
+from edgepaas.pgdriver.hosts import endpoint_of
 from edgepaas.pgdriver.pipeline import Pipeline, Result, Statement
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
@@ -59,8 +60,7 @@ class Hub:
         self._abort_socket = socket.socket(
             link.family, link.type, link.proto, os.dup(link.fileno())
         )
-        # Set in each transaction, since a pooler may use another server for each. The TCP
-        # settings let the server detect a box that vanished between two statements.
+        # Set in each transaction, since a pooler may use another server for each.
         self._begin: list[Statement] = [
             ("BEGIN", ()),
             (
@@ -71,9 +71,6 @@ class Hub:
                         ("lock_timeout", _milliseconds(LOCK_TIMEOUT)),
                         ("statement_timeout", _milliseconds(statement_timeout)),
                         ("idle_in_transaction_session_timeout", _milliseconds(IDLE_TIMEOUT)),
-                        ("tcp_keepalives_idle", 10),
-                        ("tcp_keepalives_interval", 5),
-                        ("tcp_keepalives_count", 4),
                         ("TimeZone", "UTC"),
                         ("DateStyle", "ISO"),
                         ("IntervalStyle", "postgres"),
@@ -262,7 +259,7 @@ def connect_hub(
         )
     except Exception as error:
         raise as_hub_error(error, f"connecting to {endpoint_of(address)}") from error
-    return Hub(connection, endpoint_of(address), statement_timeout=longest)
+    return Hub(connection, connection.endpoint, statement_timeout=longest)
 
 
 def _milliseconds(seconds: float) -> int:
