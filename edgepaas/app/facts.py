@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from edgepaas.database.append import Appended, FactsDiffer, append_facts
 from edgepaas.database.bulk_insert import Row, insert_new, rows_by_id
-from edgepaas.database.facts import Appended, FactsDiffer, append_facts, ids_in_file
+from edgepaas.database.sqlite.own_file import ids_in_file
 
 if TYPE_CHECKING:
     from sqlalchemy import Table

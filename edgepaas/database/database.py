@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.orm import Session
 
+    from edgepaas.database.append import AppendJob
+
 logger = logging.getLogger("edgepaas.database")
 
 T = TypeVar("T")
@@ -27,6 +29,12 @@ class Database(ABC):
     """
 
     dialect: ClassVar[Literal["sqlite", "postgresql"]]
+
+    #: Whether :meth:`submit` returns at once, so that a thread may call it that must not wait.
+    appends_at_once: ClassVar[bool] = False
+    #: Seconds after which a caller of :meth:`submit` waits no longer; None: what is asked of
+    #: the database is bounded by itself.
+    patience: float | None = None
 
     #: Called, in the thread that noticed, when an operation finds the database lost.
     on_unavailable: Callable[[BaseException], None] | None = None
@@ -49,6 +57,22 @@ class Database(ABC):
         exception from it undoes all that it did and is raised here. Long computation
         belongs before it: on SQLite others wait.
         """
+
+    def submit(self, job: "AppendJob") -> None:
+        """Have the facts of *job* stored, and ``job.done`` called with the outcome.
+
+        Where :attr:`appends_at_once` is False, that has happened when this returns.
+        """
+        from edgepaas.database.append import append_in_session
+
+        if not job.claim():
+            return
+        try:
+            accepted = self.write(lambda session: append_in_session(session, job))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
+            job.done(error)
+        else:
+            job.done(job.appended(accepted))
 
     @abstractmethod
     def ping(self) -> None:

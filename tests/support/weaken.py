@@ -81,8 +81,18 @@ def _early_answer(module: Any) -> Iterable[Replacement]:
         threading.Thread(target=later, daemon=True).start()
         return result[0]
 
-    original = writer.submit
-    return [(writer, "submit", submit)]
+    def append(self: Any, job: Any) -> None:
+        job.done(job.appended(len(job.distinct)))
+        job.done = lambda _outcome: None
+
+        def later() -> None:
+            time.sleep(0.3)
+            original_append(self, job)
+
+        threading.Thread(target=later, daemon=True).start()
+
+    original, original_append = writer.submit, writer.append
+    return [(writer, "submit", submit), (writer, "append", append)]
 
 
 class _Undone(Exception):
@@ -202,17 +212,29 @@ def _no_fence(handback: Any) -> Iterable[Replacement]:
 
 def _swallow_full(module: Any) -> Iterable[Replacement]:
     """A write that found the disk full counts as one that was stored."""
+    from edgepaas.errors import DatabaseFull
+
     original = module.GroupCommitWriter.submit
+    original_append = module.GroupCommitWriter.append
+
+    def append(self: Any, job: Any) -> None:
+        done = job.done
+
+        def swallow(outcome: Any) -> None:
+            full = isinstance(outcome, DatabaseFull)
+            done(job.appended(len(job.distinct)) if full else outcome)
+
+        job.done = swallow
+        original_append(self, job)
 
     def submit(self: Any, work: Any) -> Any:
-        from edgepaas.errors import DatabaseFull
-
         try:
             return original(self, work)
         except DatabaseFull:
             return None
 
-    return [(module.GroupCommitWriter, "submit", submit)]
+    writer = module.GroupCommitWriter
+    return [(writer, "submit", submit), (writer, "append", append)]
 
 
 def _wall_clock(backoff: Any) -> Iterable[Replacement]:

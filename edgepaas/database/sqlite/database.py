@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
+from edgepaas.database.append import AppendJob
 from edgepaas.database.database import Database
 from edgepaas.database.engine import new_engine
 from edgepaas.database.failures import (
@@ -27,6 +28,7 @@ from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
 from edgepaas.database.sqlite.integrity import IntegrityCheck
+from edgepaas.database.sqlite.transaction import in_transaction
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
 from edgepaas.files.sqlite_file import forget_use, note_damage, note_use
@@ -48,6 +50,7 @@ class EmbeddedDatabase(Database):
     """The SQLite file *path*, held under a shared *lock* until it is closed."""
 
     dialect = "sqlite"
+    appends_at_once = True
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class EmbeddedDatabase(Database):
         *on_commit* is called when rows for the hub have been committed (see GroupCommitWriter).
         """
         self._path = path
+        self.patience = patience
         self._files: OpenFiles | None = None
         self._files_lost = False
         self._rescued = False
@@ -92,6 +96,7 @@ class EmbeddedDatabase(Database):
         self._writer = GroupCommitWriter(
             self._engine(writing=True, poolclass=NullPool),
             patience=patience,
+            translate=self._driver_error,
             check=self._check_files,
             on_commit=on_commit,
         )
@@ -113,6 +118,12 @@ class EmbeddedDatabase(Database):
         if self._refused:
             raise DatabaseFull(self._refused)
         return self._writer.submit(work)
+
+    def submit(self, job: AppendJob) -> None:
+        if not self._refused:
+            self._writer.append(job)
+        elif job.claim():
+            job.done(DatabaseFull(self._refused))
 
     @property
     def group_sizes(self) -> GroupSizes:
@@ -244,6 +255,14 @@ class EmbeddedDatabase(Database):
         event.listen(engine, "begin", _begin_immediate if writing else _begin_snapshot)
         return engine
 
+    def _driver_error(self, error: sqlite3.Error) -> BaseException:
+        """Return what a caller gets for an *error* of the writer's bare connection."""
+        translated = translate_sqlite(error, writing=True)
+        if translated is not None:
+            self._noticed(error, translated)
+            return translated
+        return exc.DBAPIError.instance("", (), error, sqlite3.Error, hide_parameters=True)
+
     def _found_damaged(self, problem: sqlite3.DatabaseError) -> None:
         self._damage = problem
         self._report_unavailable(DatabaseUnavailable(f"{self._path} is damaged: {problem}"))
@@ -264,4 +283,6 @@ def _begin_snapshot(connection: Connection) -> None:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # A group that began with appended facts has begun on the bare connection already.
+    if not in_transaction(connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -14,29 +14,37 @@ database that does not begin a transaction, and a commit whose outcome is unknow
 must not be repeated.
 """
 
-import contextlib
 import logging
 import queue
 import re
+import sqlite3
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
-from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
-from edgepaas.database.sqlite.write_job import Job, Outcome, Step, own_exception
-from edgepaas.database.write_session import WriteSession
+from edgepaas.database.append import AppendJob
+from edgepaas.database.sqlite.job_queue import JobQueue
+from edgepaas.database.sqlite.transaction import Transaction, WriterConnection, in_transaction
+from edgepaas.database.sqlite.write_job import (
+    FactsJob,
+    Job,
+    Outcome,
+    Step,
+    WorkJob,
+    own_exception,
+)
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 
 logger = logging.getLogger("edgepaas.database")
 
 T = TypeVar("T")
 
-#: Jobs that may wait; more than that many threads never write in one service.
+#: Jobs that may wait; the next one is refused, so that memory and waiting are bounded.
 QUEUE_LENGTH = 1000
 #: A group stops gathering after this many seconds, so that its first job is not held up
 #: by a queue that never empties.
@@ -48,6 +56,8 @@ _ENDS_TRANSACTION = re.compile(
     r"(?:COMMIT|END|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO\b))\b",
     re.IGNORECASE,
 )
+_CLOSING = "the database is being closed"
+_CROWDED = f"{QUEUE_LENGTH} writes are waiting for the disk"
 _ENDED = "a write ended the transaction that it is a part of"
 
 
@@ -75,26 +85,29 @@ class GroupCommitWriter:
         engine: Engine,
         *,
         patience: float | None,
+        translate: Callable[[sqlite3.Error], BaseException],
         check: Callable[[], None] = lambda: None,
         on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """*patience*: seconds that a caller waits for its job at most, None: without end.
 
+        *translate* returns what callers get for an error of the bare driver, as *engine*
+        raises it for its own statements.
         *check* raises DatabaseUnavailable when what is written now would be lost; it is
         called before each transaction, and after its commit, before a caller is answered.
         *on_commit* is called after each transaction that has captured rows for the hub, once
         its callers have been answered; it must not wait.
         """
         self._engine = engine
+        self._translate = translate
         self._patience = patience
         self._check = check
         self._on_commit = on_commit
         self.sizes = GroupSizes()
         #: Whether the last transaction failed because the database cannot be written.
         self.failing = False
-        self._queue: queue.Queue[Job | None] = queue.Queue(QUEUE_LENGTH)
-        self._connection: Connection | None = None
-        self._stamp: TransactionStamp | None = None
+        self._queue: JobQueue[Job | None] = JobQueue(QUEUE_LENGTH)
+        self._connection: WriterConnection | None = None
         self._closing = False
         #: Whether a job runs now, to whom the transaction's end does not belong.
         self._in_job = False
@@ -115,14 +128,12 @@ class GroupCommitWriter:
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("Database.write was called inside Database.write")
-        job = Job(work)
+        job = WorkJob(work)
         until = None if self._patience is None else time.monotonic() + self._patience
-        try:
-            if self._closing:
-                raise DatabaseUnavailable("the database is being closed")
-            self._queue.put(job, timeout=self._patience)
-        except queue.Full:
-            raise DatabaseBusy(f"{QUEUE_LENGTH} writes are waiting for the disk") from None
+        if self._closing:
+            raise DatabaseUnavailable(_CLOSING)
+        if not self._queue.put(job, timeout=self._patience):
+            raise DatabaseBusy(_CROWDED)
         try:
             left = None if until is None else max(until - time.monotonic(), 0)
             result: T = job.future.result(left)
@@ -140,6 +151,16 @@ class GroupCommitWriter:
             ) from None
         return result
 
+    def append(self, job: AppendJob) -> None:
+        """Have *job* run in the writer's thread; its outcome goes to ``job.done``. Never waits."""
+        waiting = FactsJob(job)
+        if self._closing:
+            _refuse(waiting, DatabaseUnavailable(_CLOSING))
+        elif not self._queue.put_at_once(waiting):
+            _refuse(waiting, DatabaseBusy(_CROWDED))
+        elif not self.alive:
+            self._refuse_the_rest()  # closed at this very moment
+
     @property
     def alive(self) -> bool:
         """Whether the thread is there to take work."""
@@ -148,21 +169,20 @@ class GroupCommitWriter:
     def close(self, timeout: float = 10.0) -> None:
         """Finish what is queued, then end the thread; waits up to *timeout* seconds."""
         self._closing = True
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout)
+        self._queue.put_always(None)
         self._thread.join(timeout)
 
     # ------------------------------------------------------------ in the writer's thread
 
     def _loop(self) -> None:
         while (job := self._queue.get()) is not None:
-            if job.future.set_running_or_notify_cancel():
+            if job.claim():
                 self._run(job)
             # An idle writer must not keep the last request's rows and exception alive.
             del job
         self._refuse_the_rest()
         if self._connection is not None:
-            self._connection.close()
+            self._connection.connection.close()
 
     def _run(self, first: Job) -> None:
         """Run *first* and what waits by then, and answer each of them; never raises.
@@ -186,56 +206,58 @@ class GroupCommitWriter:
     def _transaction(self, job: Job, *, gather: bool) -> Outcome:
         """Run *job* and, with *gather*, what waits by then, in one transaction; never raises."""
         outcome = Outcome([job])
-        session: WriteSession | None = None
+        transaction: Transaction | None = None
         try:
             self._check()
-            session = WriteSession(self._connect())
-            connection = session.connection()
-            stamp = self._begin_stamp(connection)
+            transaction = self._connect().transaction()
+            transaction.begin(job)
             outcome.step = Step.JOBS
             until = time.monotonic() + GROUP_SECONDS
-            self._run_job(job, session, connection, stamp)
+            self._run_job(job, transaction)
             while gather and time.monotonic() < until and (another := self._next()) is not None:
                 outcome.jobs.append(another)
-                self._run_job(another, session, connection, stamp)
+                self._run_job(another, transaction)
             outcome.step = Step.COMMIT
-            session.finish()
+            transaction.commit()
             outcome.step = Step.CHECK
             self._check()
-            session.release()
+            transaction.release()
             outcome.step = Step.DONE
-            outcome.captured = stamp.captured
+            outcome.captured = transaction.captured
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
             outcome.error = error
             outcome.open = self._in_transaction()
-            self._undo(session, error)
+            self._undo(transaction, error)
         self.failing = isinstance(outcome.error, DatabaseUnavailable)
         return outcome
 
-    def _run_job(
-        self, job: Job, session: WriteSession, connection: Connection, stamp: TransactionStamp
-    ) -> None:
+    def _run_job(self, job: Job, transaction: Transaction) -> None:
         """Run *job* in the open transaction; raises what it raises, and where it ended that."""
+        if isinstance(job, FactsJob):
+            transaction.append(job)
+            return
         self._in_job, self._rolled_back = True, False
         try:
-            job.run(session)
+            transaction.run(job)
         finally:
             self._in_job = False
         # Another transaction may be open by now, without what the jobs before this one wrote.
-        if self._rolled_back:
+        if self._rolled_back or not transaction.is_open:
             raise RuntimeError(_ENDED)
-        _check_transaction(connection)
-        stamp.mark()
+        transaction.mark()
 
     def _refuse_commit(self, connection: Connection) -> None:
         """Raise before a job's ``session.connection().commit()`` stores half of a group."""
-        if self._in_job and connection is self._connection:
+        if self._in_job and self._is_mine(connection):
             raise RuntimeError(_ENDED)
 
     def _note_rollback(self, connection: Connection) -> None:
         """Take note of a rollback; it is not refused, for a flush that fails begins with it."""
-        if connection is self._connection:
+        if self._is_mine(connection):
             self._rolled_back = True
+
+    def _is_mine(self, connection: Connection) -> bool:
+        return self._connection is not None and connection is self._connection.connection
 
     def _answer(self, outcome: Outcome) -> None:
         """Give each job of *outcome* its result or an exception of its own."""
@@ -243,14 +265,14 @@ class GroupCommitWriter:
         if error is None:
             self.sizes.note(len(jobs))
             for job in jobs:
-                job.future.set_result(job.result)
+                job.succeed()
             if outcome.captured:
                 self._tell_commit()
         elif len(jobs) == 1 and (isinstance(error, DatabaseError) or not outcome.unknown):
-            jobs[0].future.set_exception(error)
+            jobs[0].fail(error)
         else:
             for job in jobs:
-                job.future.set_exception(own_exception(error))
+                job.fail(own_exception(error))
 
     def _tell_commit(self) -> None:
         try:
@@ -258,75 +280,54 @@ class GroupCommitWriter:
         except Exception:  # the callers have been answered, and others wait for this thread
             logger.exception("the notification after a commit has failed")
 
-    def _undo(self, session: WriteSession | None, error: BaseException) -> None:
+    def _undo(self, transaction: Transaction | None, error: BaseException) -> None:
         """Roll back, and drop a connection that cannot be trusted any more; never raises."""
         trusted = not isinstance(error, DatabaseError)
-        if session is not None:
+        if transaction is not None:
             try:
-                session.undo()
-                session.release()
+                transaction.undo()
             except BaseException as another:  # noqa: BLE001 - the failure before it is reported
                 logger.debug("rolling back has failed (%s)", type(another).__name__)
                 trusted = False
         if self._connection is not None and (
-            not trusted
-            or self._connection.closed
-            or self._connection.invalidated
-            or self._in_transaction()
+            not trusted or self._connection.is_lost or self._in_transaction()
         ):
-            self._disconnect()
+            connection, self._connection = self._connection, None
+            connection.drop()
 
     def _next(self) -> Job | None:
         while True:
             try:
-                job = self._queue.get_nowait()
+                job = self._queue.get_at_once()
             except queue.Empty:
                 return None
             if job is None:
-                self._queue.put(None)  # for the loop, which ends the thread
+                self._queue.put_always(None)  # for the loop, which ends the thread
                 return None
-            if job.future.set_running_or_notify_cancel():
+            if job.claim():
                 return job
 
-    def _begin_stamp(self, connection: Connection) -> TransactionStamp:
-        if self._stamp is None:
-            driver: Any = connection.connection.dbapi_connection
-            self._stamp = TransactionStamp(driver)
-        self._stamp.begin()
-        return self._stamp
-
-    def _connect(self) -> Connection:
+    def _connect(self) -> WriterConnection:
         if self._connection is None:
-            self._connection = self._engine.connect()
+            self._connection = WriterConnection(self._engine.connect(), self._translate)
         return self._connection
-
-    def _disconnect(self) -> None:
-        """Drop the connection: after a failed commit or sync nothing it remembers is trusted."""
-        connection, self._connection, self._stamp = self._connection, None, None
-        if connection is None or connection.closed:
-            return
-        try:
-            connection.invalidate()
-            connection.close()
-        except Exception as error:  # noqa: BLE001 - the failure that led here is being reported
-            logger.warning("the writer's connection could not be closed: %s", error)
 
     def _refuse_the_rest(self) -> None:
         while True:
             try:
-                job = self._queue.get_nowait()
+                job = self._queue.get_at_once()
             except queue.Empty:
                 return
-            if job is not None and job.future.set_running_or_notify_cancel():
-                job.future.set_exception(DatabaseUnavailable("the database is being closed"))
+            if job is not None:
+                _refuse(job, DatabaseUnavailable(_CLOSING))
 
     def _in_transaction(self) -> bool:
         """Whether SQLite has a transaction open on the writer's connection."""
         connection = self._connection
-        if connection is None or connection.closed or connection.invalidated:
+        if connection is None or connection.is_lost:
             return False
         try:
-            return _in_transaction(connection)
+            return in_transaction(connection.connection)
         except Exception as error:  # noqa: BLE001 - a work has broken it; it is dropped
             logger.debug("the writer's connection is broken (%s)", type(error).__name__)
             return False
@@ -340,12 +341,6 @@ def _refuse_end_of_transaction(
         raise RuntimeError(_ENDED)
 
 
-def _in_transaction(connection: Connection) -> bool:
-    driver = connection.connection.dbapi_connection
-    return driver is not None and bool(driver.in_transaction)
-
-
-def _check_transaction(connection: Connection) -> None:
-    """Raise when a work has ended the transaction behind the session's back."""
-    if not _in_transaction(connection):
-        raise RuntimeError(_ENDED)
+def _refuse(job: Job, error: DatabaseError) -> None:
+    if job.claim():
+        job.fail(error)

@@ -2,21 +2,38 @@
 """A write that waits for its transaction, and what the transaction's end means for it. Pure."""
 
 import contextvars
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from edgepaas.database.append import AppendJob, AppendOutcome
 from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 
+logger = logging.getLogger("edgepaas.database")
 
-class Job:
-    """One write: its work, and the future that its caller waits for."""
+
+class Job(Protocol):
+    """One write that waits for its turn."""
+
+    def claim(self) -> bool:
+        """Take the job to run it; False: its caller waits no longer."""
+
+    def succeed(self) -> None:
+        """Answer the caller: the transaction is durable."""
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller that its write, or the transaction around it, has failed."""
+
+
+class WorkJob:
+    """A ``Database.write``: its work, and the future that its caller waits for."""
 
     __slots__ = ("context", "future", "result", "work")
 
@@ -26,11 +43,58 @@ class Job:
         self.future: Future[Any] = Future()
         self.result: Any = None
 
+    def claim(self) -> bool:
+        """Take the job to run it; False: its caller waits no longer."""
+        return self.future.set_running_or_notify_cancel()
+
     def run(self, session: WriteSession) -> None:
         """Run the work up to its last statement, and keep its objects from the next one's."""
         self.result = self.context.run(self.work, session)
         session.flush()
         session.expunge_all()
+
+    def succeed(self) -> None:
+        """Give the work's result to the caller."""
+        self.future.set_result(self.result)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise *error* at the caller."""
+        self.future.set_exception(error)
+
+
+class FactsJob:
+    """A ``Database.submit``: facts to append, and how that went in the open transaction."""
+
+    __slots__ = ("_outcome", "job")
+
+    def __init__(self, job: AppendJob) -> None:
+        self.job = job
+        self._outcome: AppendOutcome | None = None
+
+    def claim(self) -> bool:
+        """Take the job to run it; False: its caller waits no longer."""
+        return self.job.claim()
+
+    def note(self, outcome: AppendOutcome) -> None:
+        """Keep what the caller is answered once the transaction is durable.
+
+        An exception: the job alone was undone.
+        """
+        self._outcome = outcome
+
+    def succeed(self) -> None:
+        """Give the caller what was noted."""
+        self._done(self._outcome or DatabaseUnavailable("the write was not run"))
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller *error*."""
+        self._done(error)
+
+    def _done(self, outcome: AppendOutcome) -> None:
+        try:
+            self.job.done(outcome)
+        except Exception:  # others wait for this thread
+            logger.exception("the caller of an append could not be answered")
 
 
 class Step(IntEnum):

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Appending facts over the bare driver: SQL as text, made once a table, and no statement built.
+
+The semantics are those of :func:`edgepaas.database.append.append_in_session`, at a fraction of
+its price; the values pass through the same column types, so the same is stored.
+"""
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import sqlite
+
+from edgepaas.database.append import AppendJob, compared_columns, stored_now
+from edgepaas.database.bulk_insert import Row, key_of
+
+#: Keys a statement, and variables: SQLite takes 32,766 since 3.32
+#: (https://sqlite.org/limits.html).
+_KEYS_AT_ONCE = 500
+_VARIABLES = 8_000
+
+_DIALECT = sqlite.dialect()
+_QUOTE = _DIALECT.identifier_preparer
+
+Convert = Callable[[Any], Any]
+
+
+class AppendStatements:
+    """Runs append jobs in the open transaction of *connection*, for one thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        #: Rows that this transaction has seen; nobody else can delete one before it ends.
+        self._present: dict[Table, set[uuid.UUID]] = {}
+
+    def forget(self) -> None:
+        """Look at every row anew: a transaction begins, or something else was done in it."""
+        if self._present:
+            self._present.clear()
+
+    def run(self, job: AppendJob) -> int:
+        """Store *job*; return how many of its facts are new.
+
+        Raises FactsDiffer, DatabaseBusy, ValueError for a value that its column refuses,
+        sqlite3.Error; the transaction then has to be undone as far as the job has come.
+        """
+        for parent, wanted in job.before.items():
+            self._ensure(parent, wanted)
+        accepted = self._insert(job.table, job.distinct)
+        new: Collection[uuid.UUID] = job.positions.keys()
+        if accepted < len(job.distinct):
+            new = stored_now(job, self._stored(job))
+        if accepted and job.following is not None:
+            for target, more in job.following(new).items():
+                for row in more:
+                    statement, values = _insert_plainly(target, tuple(row))
+                    self._connection.execute(statement, values(row))
+        return accepted
+
+    def _ensure(self, table: Table, rows: Sequence[Row]) -> None:
+        key = key_of(table).name
+        present = self._present.setdefault(table, set())
+        missing = [row for row in rows if row[key] not in present]
+        if not missing:
+            return
+        keys = [row[key] for row in missing]
+        if self._count(table, keys) < len(keys):
+            self._insert(table, missing)
+        present.update(keys)
+
+    def _count(self, table: Table, keys: Sequence[uuid.UUID]) -> int:
+        count = 0
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = tuple(map(str, keys[start : start + _KEYS_AT_ONCE]))
+            count += self._connection.execute(_count(table, len(some)), some).fetchone()[0]
+        return count
+
+    def _insert(self, table: Table, rows: Sequence[Row]) -> int:
+        """Insert those of *rows* that are not there yet; return their number."""
+        head, marks, values = _insert_new(table, tuple(rows[0]))
+        if len(rows) == 1:
+            statement = f"{head}{marks} ON CONFLICT DO NOTHING"
+            return self._connection.execute(statement, values(rows[0])).rowcount
+        accepted = 0
+        # One step of SQLite for many rows: each step lets go of the interpreter's lock.
+        for some in _slices(rows):
+            statement = f"{head}{', '.join([marks] * len(some))} ON CONFLICT DO NOTHING"
+            flat = [value for row in some for value in values(row)]
+            accepted += self._connection.execute(statement, flat).rowcount
+        return accepted
+
+    def _stored(self, job: AppendJob) -> dict[uuid.UUID, Row]:
+        """Return by key what is stored under the keys of *job*, as far as it is compared."""
+        found: dict[uuid.UUID, Row] = {}
+        keys = [str(identity) for identity in job.positions]
+        columns = tuple(compared_columns(job.table, job.stamp))
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = keys[start : start + _KEYS_AT_ONCE]
+            statement, converts = _select(job.table, columns, len(some))
+            for identity, *values in self._connection.execute(statement, some):
+                found[uuid.UUID(identity)] = {
+                    name: convert(value) if convert is not None else value
+                    for (name, convert), value in zip(converts, values, strict=True)
+                }
+        return found
+
+
+def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    size = max(1, _VARIABLES // len(rows[0]))
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+@cache
+def _insert_new(
+    table: Table, names: tuple[str, ...]
+) -> tuple[str, str, Callable[[Row], list[Any]]]:
+    """Return the statement's head, one row's placeholders, and a row's values as stored."""
+    columns = ", ".join(_QUOTE.quote(name) for name in names)
+    head = f"INSERT INTO {_QUOTE.format_table(table)} ({columns}) VALUES "  # noqa: S608
+    processors = [
+        (name, table.c[name].type.dialect_impl(_DIALECT).bind_processor(_DIALECT)) for name in names
+    ]
+
+    def values(row: Mapping[str, Any]) -> list[Any]:
+        return [
+            process(row[name]) if process is not None else row[name] for name, process in processors
+        ]
+
+    return head, f"({', '.join('?' * len(names))})", values
+
+
+@cache
+def _insert_plainly(table: Table, names: tuple[str, ...]) -> tuple[str, Callable[[Row], list[Any]]]:
+    head, marks, values = _insert_new(table, names)
+    return f"{head}{marks}", values
+
+
+@lru_cache(maxsize=64)
+def _count(table: Table, number: int) -> str:
+    key = _QUOTE.quote(key_of(table).name)
+    marks = ", ".join("?" * number)
+    return f"SELECT count(*) FROM {_QUOTE.format_table(table)} WHERE {key} IN ({marks})"  # noqa: S608
+
+
+@lru_cache(maxsize=64)
+def _select(
+    table: Table, columns: tuple[str, ...], number: int
+) -> tuple[str, list[tuple[str, Convert | None]]]:
+    """Return the look-up of *number* keys, and what makes values of what is stored."""
+    key = _QUOTE.quote(key_of(table).name)
+    wanted = ", ".join([key, *(_QUOTE.quote(name) for name in columns)])
+    marks = ", ".join("?" * number)
+    converts: list[tuple[str, Convert | None]] = [
+        (name, table.c[name].type.dialect_impl(_DIALECT).result_processor(_DIALECT, None))
+        for name in columns
+    ]
+    statement = f"SELECT {wanted} FROM {_QUOTE.format_table(table)} WHERE {key} IN ({marks})"  # noqa: S608
+    return statement, converts
