@@ -3,10 +3,18 @@
 
 import logging
 import sqlite3
+from typing import NamedTuple
 
 from edgepaas.database.reserved_names import FENCED
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
-from edgepaas.pgdriver.failures import ErrorClass, error_class, is_lost, server_message, sqlstate
+from edgepaas.pgdriver.failures import (
+    ErrorClass,
+    error_class,
+    find_cause,
+    is_lost,
+    server_message,
+    sqlstate,
+)
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -20,6 +28,49 @@ _POSTGRES_FULL = "53100"
 #: undefined_table, undefined_column, invalid_schema_name: what was there when the service
 #: started was taken away.
 _POSTGRES_LACKING = frozenset({"42P01", "42703", "3F000"})
+
+#: What is refused since something that is stored stands against it: unique_violation,
+#: foreign_key_violation, exclusion_violation; and their like in SQLite.
+_POSTGRES_CONFLICTS = frozenset({"23503", "23505", "23P01"})
+_SQLITE_CONFLICTS = frozenset(
+    {
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+    }
+)
+#: Too big for a statement, or a value of a type that the column does not take.
+_SQLITE_INVALID = frozenset({sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
+#: insufficient_privilege: a policy of row-level security refused the row.
+_POSTGRES_POLICY = "42501"
+
+
+class RefusedValues(NamedTuple):
+    """Why the values of one request cannot be stored, in one line of the database."""
+
+    #: Whether they contradict what is stored; else they are wrong by themselves.
+    conflict: bool
+    text: str
+
+
+def refused_values(error: BaseException) -> RefusedValues | None:
+    """Return why the values of a write were refused; None where they are not to blame.
+
+    For an error that ``Database.write`` let through: what the server is at fault for is a
+    DatabaseError by then.
+    """
+    state = sqlstate(error)
+    if state is not None:
+        if state != _POSTGRES_POLICY and error_class(error) is not ErrorClass.ROW:
+            return None
+        return RefusedValues(state in _POSTGRES_CONFLICTS, server_message(error))
+    found = find_cause(error, sqlite3.Error)
+    if found is None:
+        return None
+    primary = primary_code(found)
+    if primary != sqlite3.SQLITE_CONSTRAINT and primary not in _SQLITE_INVALID:
+        return None
+    return RefusedValues(found.sqlite_errorcode in _SQLITE_CONFLICTS, str(found))
 
 
 def primary_code(error: BaseException) -> int:

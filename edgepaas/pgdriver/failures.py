@@ -12,8 +12,9 @@ SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import TypeVar
 
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.pgdriver.pg8000_adapter import is_lost_link, server_fields
@@ -78,6 +79,14 @@ class ConnectFailure(DatabaseUnavailable):
         self.full = full
         #: Whether trying again within seconds is pointless.
         self.permanent = kind in PERMANENT if permanent is None else permanent
+
+
+class CommitUnconfirmed(DatabaseUnavailable):
+    """COMMIT was not confirmed as it was asked for: whether the work is there is unknown.
+
+    A synchronous standby did not answer in time. The primary may have the rows, and would lose
+    them with itself: the client sends them again, under the same ids.
+    """
 
 
 TOO_MANY_CONNECTIONS = "53300"
@@ -145,6 +154,27 @@ def server_message(exc: BaseException) -> str:
         if isinstance(message, str):
             return _one_line(message)
     return _one_line(str(exc)) or type(exc).__name__
+
+
+def error_fields(exc: BaseException) -> Mapping[str, str]:
+    """Return the fields of the server's error by their codes; empty when it was not the server.
+
+    https://www.postgresql.org/docs/current/protocol-error-fields.html: C is the SQLSTATE, M the
+    message, t the table, c the column, n the constraint, W the context, R the server's routine.
+    """
+    for error in _chain(exc):
+        fields = server_fields(error)
+        if fields and _STATE.match(str(fields.get("C"))):
+            return {str(code): str(text) for code, text in fields.items()}
+    return {}
+
+
+T = TypeVar("T", bound=BaseException)
+
+
+def find_cause(exc: BaseException, kind: type[T]) -> T | None:
+    """Return the first error of *kind* among *exc* and what it was raised from."""
+    return next((error for error in _chain(exc) if isinstance(error, kind)), None)
 
 
 def classify(exc: BaseException) -> Failure:

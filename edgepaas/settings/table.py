@@ -245,6 +245,14 @@ _DATABASE = (
         off=True,
     ),
     seconds(
+        "WRITE_PATIENCE",
+        "10",
+        0.1,
+        _DAY,
+        "SQLite takes over when PostgreSQL has refused every write to a table for this long, for"
+        " a cause of its own: a missing right, a lock, a changed table.",
+    ),
+    seconds(
         "POSTGRES_HOLD",
         "60",
         1,

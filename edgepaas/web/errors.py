@@ -4,10 +4,13 @@
 import logging
 import traceback
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import marshmallow as ma
 from flask import Flask, Response, request
+from sqlalchemy.exc import DBAPIError
 
 from edgepaas.apikit.fields import flatten
 from edgepaas.apikit.problems import PROBLEMS, Detail, Problem, invalid, printable, too_long
@@ -18,6 +21,7 @@ from edgepaas.apikit.werkzeug_adapter import (
     has_route,
     is_from_routing,
 )
+from edgepaas.database.failures import refused_values
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.logs import request_id
 from edgepaas.logs.redact import redact
@@ -38,7 +42,9 @@ def install_errors(app: Flask, *, debug: bool = False) -> None:
     app.register_error_handler(DatabaseError, answer_database_error)
     app.register_error_handler(ma.ValidationError, answer_validation_error)
     app.register_error_handler(HTTPException, answer_http_exception)
-    app.register_error_handler(Exception, answer_bug_in_detail if debug else answer_bug)
+    bug = answer_bug_in_detail if debug else answer_bug
+    app.register_error_handler(DBAPIError, partial(answer_statement_error, bug=bug))
+    app.register_error_handler(Exception, bug)
 
 
 def answer_problem(problem: Problem) -> Response:
@@ -62,6 +68,23 @@ def answer_database_error(error: DatabaseError) -> Response:
         else "The database cannot be reached right now. Try again."
     )
     return answer_problem(Problem(503, message, retry_after=error.retry_after))
+
+
+def answer_statement_error(error: DBAPIError, *, bug: Callable[[Exception], Response]) -> Response:
+    """Answer 409 or 422 for values that the database refused; anything else is a *bug*.
+
+    An application that expects such an error catches it; where none does, the values are the
+    client's all the same.
+    """
+    refused = refused_values(error)
+    if refused is None:
+        return bug(error)
+    text = printable(refused.text)
+    logger.warning("%s %s: the database refused a value: %s", request.method, request.path, text)
+    if refused.conflict:
+        message = f"This contradicts what is stored: {text}."
+        return answer_problem(Problem(409, message))
+    return answer_problem(Problem(422, f"The database cannot store this: {text}."))
 
 
 def answer_validation_error(error: ma.ValidationError) -> Response:

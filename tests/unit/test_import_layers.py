@@ -22,6 +22,7 @@ LAYERS = (
     {"alerts"},
     {"pgdriver"},
     {"decision"},
+    {"outcomes"},
     {"database"},
     {"outbox"},
     {"apikit"},
@@ -44,7 +45,18 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"sqlalchemy", "alembic", "flask", "flask_smorest", "marshmallow", "requests", "pg8000"}
 LEAN = {
     *("errors", "build", "timing", "http_client", "files", "logs", "terminal", "settings"),
-    *("alerts", "pgdriver", "decision", "outbox", "sync", "supervisor", "drill", "cli", "hosting"),
+    *(
+        "alerts",
+        "pgdriver",
+        "decision",
+        "outcomes",
+        "outbox",
+        "sync",
+        "supervisor",
+        "drill",
+        "cli",
+        "hosting",
+    ),
 }
 
 

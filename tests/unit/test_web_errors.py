@@ -3,12 +3,14 @@
 
 import json
 import logging
+import sqlite3
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from werkzeug.test import TestResponse
 
 from edgepaas.apikit.problems import MOST_DETAILS, Problem
@@ -270,6 +272,52 @@ def test_a_database_that_refuses_is_503_or_507_without_its_address(
     response = post(client, b'{"name": "x"}')
     assert "hunter2secret" not in problem(response, status)["message"]
     assert ("Retry-After" in response.headers) == retry
+
+
+class ServerError(Exception):
+    """An error as the driver raises it: the server's fields by their codes."""
+
+
+def statement_error(kind: type[DBAPIError], state: str) -> DBAPIError:
+    return kind("INSERT", None, ServerError({"C": state, "M": "no such\u202echaracter"}))
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (statement_error(DataError, "22021"), 422),
+        (statement_error(DataError, "22001"), 422),
+        (statement_error(IntegrityError, "23502"), 422),
+        (statement_error(IntegrityError, "23514"), 422),
+        (statement_error(ProgrammingError, "P0001"), 422),
+        (statement_error(IntegrityError, "23505"), 409),
+        (statement_error(IntegrityError, "23503"), 409),
+        (statement_error(ProgrammingError, "42601"), 500),
+    ],
+)
+def test_values_that_the_database_refuses_are_the_clients_and_no_bug(
+    box: TestBox, client: FlaskClient, failure: Exception, status: int
+) -> None:
+    """Where no view caught it; a statement that makes no sense is a bug of ours."""
+    box.database.failure = failure
+    message = problem(post(client, b'{"name": "x"}'), status)["message"]
+    assert ("no such" in message) is (status < 500)
+    assert "\u202e" not in message
+
+
+@pytest.mark.parametrize(("value", "status"), [("1", 409), ("NULL", 422), ("-1", 422)])
+def test_a_constraint_of_the_box_is_answered_as_one_of_postgresql(
+    box: TestBox, client: FlaskClient, value: str, status: int
+) -> None:
+    """SQLite has other codes for the same."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE t (a INTEGER NOT NULL UNIQUE CHECK (a > 0))")
+    connection.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(sqlite3.IntegrityError) as caught:
+        connection.execute(f"INSERT INTO t VALUES ({value})")
+    connection.close()
+    box.database.failure = IntegrityError("INSERT", None, caught.value)
+    problem(post(client, b'{"name": "x"}'), status)
 
 
 def test_a_bug_is_500_with_the_request_id_that_finds_it_in_the_log(

@@ -22,9 +22,17 @@ from edgepaas.database.postgresql.pool import (
     ask,
     server_engine,
 )
+from edgepaas.database.postgresql.write_outcomes import (
+    StatementTracker,
+    TouchedTables,
+    known_tables,
+    rehearse_on,
+)
 from edgepaas.database.table_presence import describe_missing, missing_query
 from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
+from edgepaas.outcomes.causes import Access
+from edgepaas.outcomes.outcomes import Outcomes
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import ConnectFailure, server_message
 from edgepaas.timing.backoff import jitter, pause_after
@@ -70,12 +78,22 @@ class ServerDatabase(Database):
         self._engine = server_engine(
             self._connector, settings, notify=self._noticed, suspect=self._suspect
         )
+        #: How the writes of this process end, by table; what else writes to PostgreSQL reports
+        #: to it as well.
+        self.outcomes = Outcomes(
+            patience=settings.number("WRITE_PATIENCE"), rehearse=self._rehearse
+        )
+        self._tracker = StatementTracker(self._engine)
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
         self._gave_back_at = time.monotonic()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
-        with self._translated(), Session(self._engine, expire_on_commit=False) as session:
+        with (
+            self._recorded(reading=True),
+            self._translated(),
+            Session(self._engine, expire_on_commit=False) as session,
+        ):
             yield session
 
     def write(self, work: Callable[[Session], T]) -> T:
@@ -83,12 +101,13 @@ class ServerDatabase(Database):
             if attempt:
                 # Two transactions in a deadlock must not meet again in step.
                 time.sleep(pause_after(attempt, first=_FIRST_PAUSE, longest=1.0) * jitter(0.0))
-            with self._translated():
+            with self._recorded(reading=False) as touched, self._translated():
                 try:
-                    return self._transaction(work)
+                    return self._transaction(work, touched)
                 except exc.DBAPIError as error:
                     if not is_retryable(error):
                         raise
+                touched.forget()
         raise DatabaseBusy(
             f"PostgreSQL asked {ATTEMPTS} times to run the transaction again; nothing was written"
         )
@@ -103,6 +122,7 @@ class ServerDatabase(Database):
 
     def require_tables(self, metadata: "MetaData") -> None:
         self._pinger.require_tables(metadata)
+        self.outcomes.known = known_tables(metadata)
 
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
@@ -116,10 +136,12 @@ class ServerDatabase(Database):
         except Exception as error:  # noqa: BLE001 - the process ends, and so do its connections
             logger.warning("not every connection to PostgreSQL was closed in order: %r", error)
 
-    def _transaction(self, work: Callable[[Session], T]) -> T:
+    def _transaction(self, work: Callable[[Session], T], touched: TouchedTables) -> T:
         session = WriteSession(self._engine)
         try:
             result = work(session)
+            session.flush()
+            touched.committing = True
             session.finish()
         except BaseException:
             # Closing alone would leave added objects detached; when *work* is run again, the
@@ -130,6 +152,33 @@ class ServerDatabase(Database):
         finally:
             session.release()
         return result
+
+    @contextlib.contextmanager
+    def _recorded(self, *, reading: bool) -> Iterator[TouchedTables]:
+        """Record how the block ended for the tables that it touched; raises what it is to raise."""
+        with self._tracker.tracking() as touched:
+            try:
+                yield touched
+            except (exc.DBAPIError, DatabaseError) as error:
+                access = Access.READ if reading else touched.access
+                instead = self.outcomes.record(
+                    touched.blamed, error, began=touched.began, access=access
+                )
+                if instead is None or instead is error:
+                    raise
+                raise instead from error
+            if reading:
+                self.outcomes.record(tuple(touched.read), None, access=Access.READ)
+                return
+            self.outcomes.record(tuple(touched.written), None)
+            self.outcomes.record(tuple(touched.read), None, access=Access.LOOK)
+
+    def _rehearse(self, table: str) -> BaseException | None:
+        return rehearse_on(
+            lambda seconds: self._connector(deadline=seconds),
+            table,
+            self.outcomes.known.get(table),
+        )
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

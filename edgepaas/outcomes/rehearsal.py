@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trying the application's own write path: an INSERT into its table that is undone again.
+
+A row that is there already is inserted under a new key, so that triggers, policies, constraints
+and NOT NULL columns judge values that were accepted once: what refuses it refuses every row.
+A table without rows, or one that may not be read, gets made-up values instead.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+
+from edgepaas.pgdriver.failures import sqlstate
+
+#: Runs a query and returns its rows; raises the error of the driver, or one raised from it.
+Read = Callable[[str], list[list[object]]]
+#: Runs a statement, then undoes it; raises likewise.
+Attempt = Callable[[str], None]
+
+_NO_RIGHT = "42501"
+
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, -1), t.typtype::text
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = to_regclass(quote_ident('$table')) AND a.attnum > 0
+AND NOT a.attisdropped AND a.attgenerated = ''"""
+
+#: Made-up values by type (``format_type`` without a length), as expressions.
+_VALUES = {
+    "uuid": "gen_random_uuid()",
+    "text": "'0'",
+    "character varying": "'0'",
+    "character": "'0'",
+    "boolean": "false",
+    "json": "'{}'::json",
+    "jsonb": "'{}'::jsonb",
+    "bytea": "''::bytea",
+    "date": "current_date",
+    "timestamp with time zone": "now()",
+    "timestamp without time zone": "localtimestamp",
+    "time without time zone": "localtime",
+    "time with time zone": "current_time",
+    **dict.fromkeys(("smallint", "integer", "bigint", "real", "double precision", "numeric"), "0"),
+}
+
+
+def rehearse(
+    table: str, columns: Collection[str], *, read: Read, attempt: Attempt
+) -> Exception | None:
+    """Try to insert a row with these *columns*, the ones that the box sends, into *table*.
+
+    Returns the error that refused it, None where it was accepted, or refused by a constraint
+    that judges single rows (a unique one: the copied row is there twice). *columns* may be empty:
+    those of the table are taken then. Raises nothing for what PostgreSQL answers.
+    """
+    try:
+        types = _column_types(read(_columns_query(table)))
+        wanted = sorted(columns) or sorted(types)
+        if not wanted:
+            attempt(f"INSERT INTO {quoted(table)} DEFAULT VALUES")
+            return None
+        if _has_rows(table, read):
+            try:
+                attempt(_insert(table, wanted, types, copying=True))
+                return None
+            except Exception as error:
+                if sqlstate(error) != _NO_RIGHT:
+                    raise
+        attempt(_insert(table, wanted, types, copying=False))
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who judges it
+        return error
+    return None
+
+
+def quoted(name: str) -> str:
+    """Return *name* as an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _columns_query(table: str) -> str:
+    return _COLUMNS.replace("$table", table.replace("'", "''"))
+
+
+def _column_types(rows: list[list[object]]) -> dict[str, tuple[str, str]]:
+    return {str(name): (str(base), str(kind)) for name, base, kind in rows}
+
+
+def _has_rows(table: str, read: Read) -> bool:
+    try:
+        return bool(read(f"SELECT EXISTS (SELECT FROM {quoted(table)})")[0][0])  # noqa: S608
+    except Exception as error:
+        if sqlstate(error) != _NO_RIGHT:
+            raise
+        return False
+
+
+def _insert(
+    table: str, columns: Collection[str], types: Mapping[str, tuple[str, str]], *, copying: bool
+) -> str:
+    """Return the INSERT; a uuid is new in a copy as well, so that a key is."""
+    values = [
+        quoted(name)
+        if copying and types.get(name, ("", ""))[0] != "uuid"
+        else _made_up(name, types)
+        for name in columns
+    ]
+    source = f" FROM {quoted(table)} LIMIT 1" if copying else ""
+    names = ", ".join(map(quoted, columns))
+    return f"INSERT INTO {quoted(table)} ({names}) SELECT {', '.join(values)}{source}"
+
+
+def _made_up(name: str, types: Mapping[str, tuple[str, str]]) -> str:
+    base, kind = types.get(name, ("", ""))
+    if base.endswith("[]"):
+        return f"'{{}}'::{base}"
+    if kind == "e":
+        return f"(enum_range(NULL::{base}))[1]"
+    return _VALUES.get(base, "NULL")
