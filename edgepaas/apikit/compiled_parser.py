@@ -18,7 +18,7 @@ from typing import Any
 
 import marshmallow as ma
 
-from edgepaas.apikit.plain_json import NotPlain, PlainLoader, with_checks
+from edgepaas.apikit.plain_json import NotPlain, PlainLoader, declares, has_methods, with_checks
 
 #: Stands in a row for a field that was not given and has no default.
 MISSING = ma.missing
@@ -101,7 +101,7 @@ def _list_in(batch: ma.Schema, schema: ma.Schema) -> str:
             and type(field.inner) is ma.fields.Nested
             and type(field.inner.schema) is type(schema)
             and not field.validators
-            and not _has_methods(batch)
+            and not has_methods(batch)
         ):
             return field.data_key or name
     raise TypeError(f"{type(batch).__name__} is not one list of what {type(schema).__name__} loads")
@@ -109,7 +109,7 @@ def _list_in(batch: ma.Schema, schema: ma.Schema) -> str:
 
 def _is_compilable(schema: ma.Schema) -> bool:
     return (
-        not _has_methods(schema)
+        not has_methods(schema)
         and schema.unknown == ma.RAISE
         and not schema.many
         and not schema.partial
@@ -118,17 +118,6 @@ def _is_compilable(schema: ma.Schema) -> bool:
             one.attribute in (None, name) and "." not in name
             for name, one in schema.load_fields.items()
         )
-    )
-
-
-def _has_methods(schema: ma.Schema) -> bool:
-    """Whether the schema's classes have hooks, validators, or anything else that is called."""
-    return any(
-        callable(member) or isinstance(member, classmethod | staticmethod | property)
-        for cls in type(schema).__mro__
-        if not issubclass(ma.Schema, cls)
-        for name, member in vars(cls).items()
-        if not name.startswith("__") and name not in ("Meta", "opts")
     )
 
 
@@ -189,7 +178,7 @@ def _loader_of(field: ma.fields.Field[Any], name: str) -> tuple[Callable[..., An
             return with_checks(_load_uuid, field.validators), False
         if type(field) is ma.fields.String:
             return with_checks(_load_string, field.validators), False
-        if _offers_loader(type(field)):
+        if declares(type(field), _COMPILED, _LOADING):
             loader: PlainLoader = getattr(field, _COMPILED)()
             return loader, False
 
@@ -200,16 +189,6 @@ def _loader_of(field: ma.fields.Field[Any], name: str) -> tuple[Callable[..., An
             raise NotPlain from error  # the ordinary way meets it again
 
     return load, True
-
-
-def _offers_loader(cls: type) -> bool:
-    """Whether *cls* says how it is compiled, and no class below it changes how it loads."""
-    for one in cls.__mro__:
-        if _COMPILED in vars(one):
-            return True
-        if any(name in vars(one) for name in _LOADING):
-            return False
-    return False
 
 
 def _load_uuid(value: Any) -> uuid.UUID:

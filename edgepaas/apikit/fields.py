@@ -3,7 +3,8 @@
 
 Each says twice how it loads a value: to marshmallow, which words the errors, and as a plain
 loader for :mod:`edgepaas.apikit.compiled_parser`, which takes no more than that and returns
-the same. ``plain_loader()`` covers the field's validators, too.
+the same. ``plain_loader()`` covers the field's validators, too. ``plain_dumper()`` says in
+the same way for :mod:`edgepaas.apikit.compiled_encoder` how a stored value is written.
 """
 
 import math
@@ -12,7 +13,14 @@ from typing import Any
 import marshmallow as ma
 
 from edgepaas.apikit.json_body import DEEPEST, is_sound_text
-from edgepaas.apikit.plain_json import NotPlain, PlainLoader, plain_text, with_checks
+from edgepaas.apikit.plain_dumpers import (
+    dump_boolean,
+    dump_document,
+    dump_integer,
+    dump_number,
+    dump_text,
+)
+from edgepaas.apikit.plain_json import NotPlain, PlainDumper, PlainLoader, plain_text, with_checks
 from edgepaas.apikit.problems import Detail, printable
 from edgepaas.apikit.smorest_adapter import from_address
 
@@ -48,6 +56,10 @@ class TextField(ma.fields.String):
         load = plain_text(shortest=self._shortest, longest=self._longest, visible=self._visible)
         return with_checks(load, self.validators[1:])
 
+    def plain_dumper(self) -> PlainDumper:
+        """Return what writes a text."""
+        return dump_text
+
 
 class NumberField(ma.fields.Float):
     """A finite JSON number; a string or a boolean is refused, so that nothing is guessed."""
@@ -66,6 +78,10 @@ class NumberField(ma.fields.Float):
     def plain_loader(self) -> PlainLoader:
         """Return what takes such a number."""
         return with_checks(_load_number, self.validators)
+
+    def plain_dumper(self) -> PlainDumper:
+        """Return what writes a number."""
+        return dump_number
 
 
 class IntegerField(ma.fields.Integer):
@@ -99,6 +115,10 @@ class IntegerField(ma.fields.Integer):
 
         return with_checks(load, self.validators[1:])
 
+    def plain_dumper(self) -> PlainDumper:
+        """Return what writes a whole number."""
+        return dump_integer
+
 
 class BooleanField(ma.fields.Boolean):
     """true or false; in JSON nothing else is."""
@@ -113,6 +133,10 @@ class BooleanField(ma.fields.Boolean):
     def plain_loader(self) -> PlainLoader:
         """Return what takes true and false."""
         return with_checks(_load_boolean, self.validators)
+
+    def plain_dumper(self) -> PlainDumper:
+        """Return what writes true or false."""
+        return dump_boolean
 
 
 class LabelsField(ma.fields.Field[dict[str, str]]):
@@ -158,6 +182,10 @@ class LabelsField(ma.fields.Field[dict[str, str]]):
             return value
 
         return with_checks(load, self.validators)
+
+    def plain_dumper(self) -> PlainDumper:
+        """Return what writes such an object."""
+        return dump_document
 
 
 def _load_number(value: Any) -> float:

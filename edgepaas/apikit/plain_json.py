@@ -11,6 +11,8 @@ from edgepaas.apikit.problems import Problem
 
 #: Loads a value that stands in a JSON object, null among them; raises NotPlain.
 PlainLoader = Callable[[Any], Any]
+#: Writes a value, as a driver returned it, as JSON; never called with None.
+PlainDumper = Callable[[Any], str]
 
 
 class NotPlain(Exception):
@@ -73,3 +75,24 @@ def with_checks(load: PlainLoader, validators: Sequence[Callable[[Any], Any]]) -
         return loaded
 
     return load_and_check
+
+
+def declares(cls: type, method: str, others: Sequence[str]) -> bool:
+    """Whether *cls* has *method*, and no class below the one that has it changes the *others*."""
+    for one in cls.__mro__:
+        if method in vars(one):
+            return True
+        if any(name in vars(one) for name in others):
+            return False
+    return False
+
+
+def has_methods(schema: ma.Schema) -> bool:
+    """Whether the schema's classes have hooks, validators, or anything else that is called."""
+    return any(
+        callable(member) or isinstance(member, classmethod | staticmethod | property)
+        for cls in type(schema).__mro__
+        if not issubclass(ma.Schema, cls)
+        for name, member in vars(cls).items()
+        if not name.startswith("__") and name not in ("Meta", "opts")
+    )

@@ -19,7 +19,8 @@ strictly where a view wants it itself, :func:`parse_json` a text that came anoth
 is valid is loaded at a tenth of the price, and everything else is :class:`NotPlain`, for the
 ordinary way. A field of an application's own takes part with a method ``plain_loader()``,
 which returns a function that loads what the field loads, or raises NotPlain
-(:func:`with_checks` adds the field's ``validators``).
+(:func:`with_checks` adds the field's ``validators``). :func:`compile_encoder` is the way back:
+it writes rows of ``box.database.fetch`` as JSON, by ``plain_dumper()`` of each field.
 """
 
 from edgepaas.apikit.blueprint import (
@@ -30,6 +31,7 @@ from edgepaas.apikit.blueprint import (
     load,
 )
 from edgepaas.apikit.caller import Caller, current_caller
+from edgepaas.apikit.compiled_encoder import Encoder, compile_encoder
 from edgepaas.apikit.compiled_parser import MISSING, Parser, compile_parser
 from edgepaas.apikit.fields import BooleanField, IntegerField, LabelsField, NumberField, TextField
 from edgepaas.apikit.forwarding import ForwardingSchema
@@ -41,7 +43,7 @@ from edgepaas.apikit.json_body import (
     read_ndjson,
     unsupported,
 )
-from edgepaas.apikit.plain_json import NotPlain, PlainLoader, read_plain, with_checks
+from edgepaas.apikit.plain_json import NotPlain, PlainDumper, PlainLoader, read_plain, with_checks
 from edgepaas.apikit.problems import Detail, Problem, invalid, printable, wrong
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "BooleanField",
     "Caller",
     "Detail",
+    "Encoder",
     "ForwardingSchema",
     "IntegerField",
     "LabelsField",
@@ -59,9 +62,11 @@ __all__ = [
     "NumberField",
     "PageQuery",
     "Parser",
+    "PlainDumper",
     "PlainLoader",
     "Problem",
     "TextField",
+    "compile_encoder",
     "compile_parser",
     "current_caller",
     "idempotency_key",

@@ -26,9 +26,12 @@ that is the same whenever its content is.
 
 :class:`Database` is what ``box.database`` is: ``with box.database.read() as session``, and
 ``box.database.write(lambda session: session.add(note))``, which returns once it is durable.
+A list that is asked for often is a :class:`PlainSelect`, made once, and comes from
+``box.database.fetch(select, parameters)``.
 """
 
 from edgepaas.database.database import Database
+from edgepaas.database.engine import PlainSelect
 from edgepaas.database.ids import content_id, name_id, uuid7
 from edgepaas.database.model import Kind, KindedModel, Merge, new_metadata, new_model_base
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, utc_now
@@ -40,6 +43,7 @@ __all__ = [
     "KindedModel",
     "Merge",
     "Number",
+    "PlainSelect",
     "Text",
     "UtcDateTime",
     "Uuid",

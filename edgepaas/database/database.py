@@ -3,15 +3,16 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.orm import Session
 
     from edgepaas.database.append import AppendJob
+    from edgepaas.database.engine import PlainSelect
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -46,6 +47,17 @@ class Database(ABC):
         On SQLite the whole block sees one snapshot, on PostgreSQL each statement its own.
         Objects stay usable after the block as far as they were loaded.
         """
+
+    def fetch(self, select: "PlainSelect", parameters: "Mapping[str, Any]") -> list[Any]:
+        """Return the rows of *select* as plain tuples, as :class:`PlainSelect` says.
+
+        For lists that are asked for often; one statement, which sees one snapshot. Raises as
+        :meth:`read` does.
+        """
+        with self.read() as session:
+            connection = session.connection()
+            text, bind = select.on(connection.dialect)
+            return [tuple(row) for row in connection.exec_driver_sql(text, bind(parameters))]
 
     @abstractmethod
     def write(self, work: "Callable[[Session], T]") -> T:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``/api/v1/devices``: what posts readings, by name; every box derives the same id from it."""
 
+import operator
 import uuid
 from collections.abc import Mapping
 from typing import Any
+
+from flask import Response
 
 from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Problem
@@ -12,13 +15,16 @@ from edgepaas.app.models import utc_now
 from edgepaas.telemetry import rows
 from edgepaas.telemetry.intake import device_id
 from edgepaas.telemetry.models import DEVICES
-from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.pages import PagedList
 from edgepaas.telemetry.schemas import (
     DeviceChangeSchema,
     DevicePage,
     DeviceQuery,
     DeviceSchema,
 )
+
+#: The list, as DevicePage describes it.
+_LIST = PagedList(DEVICES, "created_at", DeviceSchema(), {"name": ("name", operator.eq)})
 
 #: How the API's description names the parameter of a path.
 _PATH = [{"in": "path", "name": "device_id", "description": "The device's id."}]
@@ -42,11 +48,9 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
     @api.route("")
     @api.arguments(DeviceQuery, location="query")
     @api.response(200, DevicePage)
-    def list_devices(query: dict[str, Any]) -> dict[str, Any]:
+    def list_devices(query: dict[str, Any]) -> Response:
         """List devices in the order in which they were first seen"""
-        named = query["name"]
-        conditions = [] if named is None else [DEVICES.c.name == named]
-        return page(box, DEVICES, "created_at", conditions, query)
+        return _LIST.answer(box, query)
 
     @api.route("/<uuid:device_id>", parameters=_PATH)
     @api.response(200, DeviceSchema)

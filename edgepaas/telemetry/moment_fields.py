@@ -7,7 +7,7 @@ from typing import Any
 
 import marshmallow as ma
 
-from edgepaas.app.api import NotPlain, PlainLoader, printable, with_checks
+from edgepaas.app.api import NotPlain, PlainDumper, PlainLoader, printable, with_checks
 from edgepaas.telemetry.times import EXAMPLE, as_utc, format_moment, parse_moment
 
 #: In a query string + is a blank: a moment whose + was not written %2B.
@@ -47,6 +47,10 @@ class Moment(ma.fields.DateTime):
 
         return with_checks(load, self.validators)
 
+    def plain_dumper(self) -> PlainDumper:
+        """Return what writes a stored moment."""
+        return _dump_moment
+
     def meant(self, text: str) -> str:
         """Return the date-time that *text* stands for."""
         return text
@@ -55,6 +59,13 @@ class Moment(ma.fields.DateTime):
         self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
     ) -> str | None:
         return None if value is None else format_moment(value)
+
+
+def _dump_moment(value: Any) -> str:
+    # SQLite has text: RFC 3339 in UTC with six digits of the second's fraction.
+    if type(value) is str:
+        return f'"{value[:19]}Z"' if value[19:] == ".000000Z" else f'"{value[:-1].rstrip("0")}Z"'
+    return f'"{format_moment(value)}"'
 
 
 class MomentInAddress(Moment):

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from edgepaas.database.append import AppendJob
 from edgepaas.database.database import Database
-from edgepaas.database.engine import new_engine
+from edgepaas.database.engine import PlainSelect, new_engine
 from edgepaas.database.failures import (
     is_busy,
     is_damaged,
@@ -110,9 +110,28 @@ class EmbeddedDatabase(Database):
             with Session(self._readers, expire_on_commit=False) as session:
                 yield session
         except exc.TimeoutError as error:
-            raise DatabaseBusy(
-                f"no connection for reading came free within {READER_TIMEOUT:g} s"
-            ) from error
+            raise _no_reader() from error
+
+    def fetch(self, select: PlainSelect, parameters: Mapping[str, Any]) -> list[Any]:
+        text, bind = select.on(self._readers.dialect)
+        values = bind(parameters)
+        try:
+            connection = self._readers.raw_connection()
+        except exc.TimeoutError as error:
+            raise _no_reader() from error
+        try:
+            # One statement sees one snapshot without a BEGIN around it.
+            return list(connection.cursor().execute(text, values))
+        except sqlite3.Error as error:
+            translated = translate_sqlite(error, writing=False)
+            if translated is None:
+                raise
+            if isinstance(translated, DatabaseUnavailable):
+                connection.invalidate(error)
+            self._noticed(error, translated)
+            raise translated from error
+        finally:
+            connection.close()
 
     def write(self, work: Callable[[Session], T]) -> T:
         if self._refused:
@@ -276,6 +295,10 @@ class EmbeddedDatabase(Database):
             self.on_full()
         if isinstance(error, DatabaseUnavailable):
             self._report_unavailable(error)
+
+
+def _no_reader() -> DatabaseBusy:
+    return DatabaseBusy(f"no connection for reading came free within {READER_TIMEOUT:g} s")
 
 
 def _begin_snapshot(connection: Connection) -> None:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``/api/v1/rules``: which readings, or which missing ones, raise an alert."""
 
+import operator
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from flask import Response
 from sqlalchemy.orm import Session
 
 from edgepaas.app import Box
@@ -20,7 +22,7 @@ from edgepaas.app.facts import insert_new, rows_by_id
 from edgepaas.app.models import content_id, utc_now, uuid7
 from edgepaas.telemetry import rows
 from edgepaas.telemetry.models import RULES
-from edgepaas.telemetry.pages import page
+from edgepaas.telemetry.pages import PagedList
 from edgepaas.telemetry.rules.follower import RuleFollower
 from edgepaas.telemetry.schemas import (
     RuleChangeSchema,
@@ -28,6 +30,14 @@ from edgepaas.telemetry.schemas import (
     RulePage,
     RuleQuery,
     RuleSchema,
+)
+
+#: The list, as RulePage describes it.
+_LIST = PagedList(
+    RULES,
+    "created_at",
+    RuleSchema(),
+    {name: (name, operator.eq) for name in ("device", "metric", "enabled")},
 )
 
 #: How the API's description names the parameter of a path.
@@ -51,14 +61,9 @@ def _add_reading(api: ApiBlueprint, box: Box) -> None:
     @api.route("")
     @api.arguments(RuleQuery, location="query")
     @api.response(200, RulePage)
-    def list_rules(query: dict[str, Any]) -> dict[str, Any]:
+    def list_rules(query: dict[str, Any]) -> Response:
         """List rules in the order in which they were created"""
-        conditions = [
-            RULES.c[name] == query[name]
-            for name in ("device", "metric", "enabled")
-            if query[name] is not None
-        ]
-        return page(box, RULES, "created_at", conditions, query)
+        return _LIST.answer(box, query)
 
     @api.route("/<uuid:rule_id>", parameters=_PATH)
     @api.response(200, RuleSchema)
