@@ -101,6 +101,14 @@ class ApiBlueprint(AdaptedBlueprint):
     ARGUMENTS_PARSER = ApiParser()
     PAGINATION_ARGUMENTS_PARSER = ARGUMENTS_PARSER
 
+    def arguments(self, schema: Any, **options: Any) -> Callable[[View], View]:
+        """Give the view what *schema* loads, as flask-smorest's ``arguments`` says.
+
+        One instance serves every request: making one costs more than most bodies do.
+        """
+        made = schema() if isinstance(schema, type) and issubclass(schema, ma.Schema) else schema
+        return super().arguments(made, **options)
+
     def may_answer(self, *statuses: int) -> Callable[[View], View]:
         """Document further error statuses of an operation, e.g. ``may_answer(409)``."""
         return noting(_PROBLEMS, *statuses)
