@@ -22,6 +22,7 @@ from edgepaas.httpd.server import HTTPServer
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 from edgepaas.logs import PRINTED
 from edgepaas.sd_notify import Notifier
+from edgepaas.service.core_pinning import CorePinning
 from edgepaas.service.crash_loop import CrashLoop
 from edgepaas.service.loader import Loaded, freeze_startup_objects, load
 from edgepaas.service.parent_watch import Lifeline
@@ -84,6 +85,7 @@ class Service:
         self._environment = environment
         self._notifier = environment.notifier
         self._patience = settings.number("STOP_TIMEOUT")
+        self._pinning = CorePinning(settings.text("CPU_PIN"))
         self._crash_loop = CrashLoop(paths.crash_loop)
         self._tasks = TaskRegistry(raise_alert, resolve_alert)
         self._forwarding = ForwardingWatch(paths, contract)
@@ -108,6 +110,7 @@ class Service:
         # Until the start is done, collections find nothing but modules that stay.
         gc.disable()
         sys.setswitchinterval(SWITCH_INTERVAL)
+        self._pinning.begin()
         self._install_signals()
         self._publisher.publish()
         if self._environment.lifeline >= 0:
@@ -173,6 +176,7 @@ class Service:
             extra=PRINTED,
         )
         freeze_startup_objects()
+        self._pinning.settle()
         self._resolve_alerts_of_the_start()
         self._watches.start_for_machine(loaded, self._forwarding)
 

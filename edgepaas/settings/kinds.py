@@ -90,6 +90,7 @@ class Setting:
             " http://host/path, https://host/path or redis://host:port",
             "path": "an absolute path",
             "log_file": "an absolute path, or none for the console alone",
+            "core": f"auto, off, or the number of a core{span}",
             "host": "an IP address or a host name",
             "hosts": "IP addresses or host names, separated by commas",
             "timezone": "a name of the IANA time zone database, e.g. Europe/Berlin",
@@ -200,6 +201,13 @@ def _log_file(setting: Setting, text: str) -> str:
     return "none" if text.lower() in OFF_WORDS else _path(setting, text)
 
 
+def _core(setting: Setting, text: str) -> str:
+    word = text.lower()
+    if word == "auto":
+        return word
+    return "off" if word in OFF_WORDS else _integer(setting, text)
+
+
 def _host(_: Setting, text: str) -> str:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if bare == "*":
@@ -294,6 +302,7 @@ _READERS: dict[str, Callable[[Setting, str], str]] = {
     "services": _list,
     "path": _path,
     "log_file": _log_file,
+    "core": _core,
     "host": _host,
     "hosts": _hosts,
     "timezone": _timezone,

@@ -78,6 +78,16 @@ _SERVICE = (
     ),
     integer("PORT", 8080, 1, 65535, "The service listens on this TCP port."),
     integer("THREADS", 4, 1, 64, "Number of requests processed at the same time."),
+    Setting(
+        "CPU_PIN",
+        "core",
+        "auto",
+        "The service's process is held to one core, on which Python's threads do several times"
+        " the work that they do across cores: auto takes the one that others use least, off"
+        " holds it to none.",
+        minimum=0,
+        maximum=8191,
+    ),
     integer(
         "CONNECTION_LIMIT",
         100,

@@ -237,6 +237,15 @@ def _swallow_full(module: Any) -> Iterable[Replacement]:
     return [(writer, "submit", submit), (writer, "append", append)]
 
 
+def _caller_alone(module: Any) -> Iterable[Replacement]:
+    """Only the thread that asks for it is held to the core."""
+    return [(module, "_threads_beyond", _caller_beyond)]
+
+
+def _caller_beyond(core: int) -> list[int]:
+    return [] if os.sched_getaffinity(0) == {core} else [0]
+
+
 def _wall_clock(backoff: Any) -> Iterable[Replacement]:
     """Pauses are measured with a clock that jumps."""
     begin = backoff.Backoff.__init__
@@ -279,6 +288,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
     "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},
     "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
+    "pin-caller-alone": {"edgepaas.service.core_pinning": _caller_alone},
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
     "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},

@@ -2,6 +2,7 @@
 """What an operator sees after ``apt install ./edgepaas.deb`` on a box without a network."""
 
 import json
+import os
 import re
 import time
 
@@ -149,6 +150,20 @@ def test_the_units_are_valid_and_tightly_sandboxed(box: Appliance) -> None:
         level = re.search(r"exposure level for .*: ([0-9.]+)", printed)
         assert level is not None
         assert float(level[1]) <= 1.5, printed
+
+
+def test_the_sandboxed_service_holds_itself_to_one_core(box: Appliance) -> None:
+    """The filter of system calls lets it; its stages and what runs beside it stay free."""
+    threads = box.sh(
+        f"for task in /proc/{box.main_pid()}/task/*; do grep Cpus_allowed_list $task/status; done"
+    )
+    allowed = {line.split()[1] for line in threads.splitlines()}
+    if os.cpu_count() == 1:
+        assert allowed == {"0"}
+    else:
+        assert len(allowed) == 1
+        assert allowed.pop().isdigit()
+        assert "held to core" in box.journal("-b", "-u", "edgepaas.service")
 
 
 def test_host_and_port_of_the_settings_reach_the_socket(box: Appliance) -> None:

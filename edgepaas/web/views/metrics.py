@@ -5,6 +5,7 @@ Names and units by https://prometheus.io/docs/practices/naming/; every label has
 set of values. The library is imported by the first scrape.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import accumulate
@@ -169,6 +170,11 @@ class MetricsPage:
         )
 
     def _about_the_machine(self) -> Iterator["Metric"]:
+        yield _gauge(
+            "service_cores",
+            "Cores that the service's process may use (1: CPU_PIN holds it to one).",
+            len(os.sched_getaffinity(0)),
+        )
         report = self._meter.report()
         for measure in report.measures:
             if measure.value is None:
