@@ -29,6 +29,10 @@ RECORD = RecordType(
     {1: same_fields},
 )
 
+#: Seconds from a failed start, or the end of a pause, to the decision that follows it, and more
+#: than a slow box needs: a hold that were over by then would lead to the same failure.
+UNTIL_DECIDED = 15.0
+
 
 @dataclass(frozen=True)
 class Hold:
@@ -50,6 +54,26 @@ def write_hold(path: Path, reason: str, seconds: float, now: Moment | None = Non
     until = rfc3339(now.wall + seconds)
     entry = {"reason": reason, "until": until, "seconds": seconds, **now.as_dict()}
     RECORD.write(path, entry)
+
+
+def hold_after_failed_start(path: Path, reason: str, seconds: float) -> None:
+    """Keep PostgreSQL from being chosen since a start on it failed; raises OSError.
+
+    For *seconds*, but at least so long that SQLite is chosen next.
+    """
+    write_hold(path, reason, max(seconds, UNTIL_DECIDED))
+
+
+def outlast_pause(path: Path, seconds: float, now: Moment | None = None) -> None:
+    """Have a hold that is in force last beyond a pause of *seconds* from *now*; raises OSError.
+
+    A box whose SQLite fails to start as well backs off; were the hold over by then, PostgreSQL
+    would be tried, fail and be held again, and nothing would ever serve.
+    """
+    now = now or current_moment()
+    present = read_hold(path, now)
+    if present is not None:
+        write_hold(path, present.reason, seconds + UNTIL_DECIDED, now)
 
 
 def read_hold(path: Path, now: Moment | None = None) -> Hold | None:

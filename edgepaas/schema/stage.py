@@ -257,16 +257,15 @@ def _prepare_postgres(
             raise
         hold_postgres(paths, settings, str(error))
         raise DecideAgain(
-            f"{error}; PostgreSQL is held back for {settings.number('POSTGRES_HOLD'):g} s "
-            f"and the chain decides again"
+            f"{error}; PostgreSQL is held back and the chain decides again"
         ) from error
 
 
 def hold_postgres(paths: Paths, settings: "Settings", reason: str) -> None:
     """Keep PostgreSQL from being chosen for POSTGRES_HOLD seconds, and raise an alert."""
-    from edgepaas.decision.hold import write_hold
+    from edgepaas.decision.hold import hold_after_failed_start
 
-    write_hold(paths.postgres_hold, reason, settings.number("POSTGRES_HOLD"))
+    hold_after_failed_start(paths.postgres_hold, reason, settings.number("POSTGRES_HOLD"))
     POSTGRES_UNUSABLE.raise_alert(f"PostgreSQL was reachable but cannot be used: {reason}")
 
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.alerts.catalogue import DATABASE_LOST, SERVICE_START, UNIT
-from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED, EdgePaaSError
+from edgepaas.decision.hold import hold_after_failed_start, outlast_pause
+from edgepaas.errors import (
+    EXIT_DECIDE_AGAIN,
+    EXIT_DONE,
+    EXIT_FAILED,
+    DatabaseError,
+    EdgePaaSError,
+)
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.health.state import StateBoard
@@ -21,6 +28,7 @@ from edgepaas.httpd.listen import Listening
 from edgepaas.httpd.server import HTTPServer
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 from edgepaas.logs import PRINTED
+from edgepaas.pgdriver.failures import server_message, sqlstate
 from edgepaas.sd_notify import Notifier
 from edgepaas.service.core_pinning import CorePinning
 from edgepaas.service.crash_loop import CrashLoop
@@ -139,8 +147,11 @@ class Service:
             else:
                 self._gate_failed(loaded)
         except EdgePaaSError as error:
-            self._fail(error.exit_code, str(error))
+            if not (is_of_postgres(error) and self._give_up_postgres(str(error))):
+                self._fail(error.exit_code, str(error))
         except BaseException as error:
+            if is_of_postgres(error) and self._give_up_postgres(server_message(error)):
+                return
             # An application may even call sys.exit(); the service ends whatever it is.
             logger.critical("the application cannot be started", exc_info=error)
             self._fail(EXIT_FAILED, f"the application cannot be started: {error!r}")
@@ -191,16 +202,27 @@ class Service:
     def _gate_failed(self, loaded: Loaded) -> None:
         failed = {result.name for result in loaded.report.failures}
         summary = loaded.report.summary()
-        if self._contract.fallback_armed and failed & {"database", "schema"}:
-            # The decision chose this PostgreSQL, and it cannot be used: SQLite serves.
-            from edgepaas.decision.hold import write_hold
-
-            seconds = self._settings.number("POSTGRES_HOLD")
-            write_hold(self._paths.postgres_hold, f"verification: {summary}", seconds)
-            self._print("verify", f"PostgreSQL cannot be used ({summary}); deciding again")
-            self._control.end(Ending(EXIT_DECIDE_AGAIN, summary, self._patience))
+        if failed & {"database", "schema"} and self._give_up_postgres(f"verification: {summary}"):
             return
         self._fail(EXIT_FAILED, f"verification failed: {summary}")
+
+    def _give_up_postgres(self, reason: str) -> bool:
+        """Have SQLite serve at once, without backing off; False where that is not armed.
+
+        The decision chose this PostgreSQL, and the start on it failed.
+        """
+        if not self._contract.fallback_armed:
+            return False
+        seconds = self._settings.number("POSTGRES_HOLD")
+        try:
+            hold_after_failed_start(self._paths.postgres_hold, reason, seconds)
+        except OSError as error:
+            # Without a hold the next decision would choose PostgreSQL again: back off.
+            logger.error("the hold on PostgreSQL cannot be written: %s", error)
+            return False
+        self._print("verify", f"PostgreSQL cannot be used ({reason}); deciding again")
+        self._control.end(Ending(EXIT_DECIDE_AGAIN, reason, self._patience))
+        return True
 
     def _fail(self, status: int, reason: str) -> None:
         if status == EXIT_DECIDE_AGAIN:
@@ -220,6 +242,10 @@ class Service:
         delay = self._crash_loop.failed()
         if not self._environment.supervised:
             return 0.0  # run at a terminal: the answer is wanted now, and nothing restarts us
+        try:
+            outlast_pause(self._paths.postgres_hold, delay)
+        except OSError as error:
+            logger.error("the hold on PostgreSQL cannot be extended: %s", error)
         logger.error("ending in %.1f s, to be started again", delay)
         return delay
 
@@ -287,3 +313,8 @@ class Service:
             logger.info("reloaded: log level, format and file; other settings need a restart")
         if self._state.phase == "running":
             self._notifier.ready(status_line(self._state))
+
+
+def is_of_postgres(error: BaseException) -> bool:
+    """Whether *error* is the database's: its layer raised it, or PostgreSQL itself said so."""
+    return isinstance(error, DatabaseError) or sqlstate(error) is not None

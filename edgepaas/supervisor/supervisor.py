@@ -57,7 +57,8 @@ class Supervisor:
     """Runs the chain until a signal stops it.
 
     *listen* is called once, after the first environment stage, for the sockets that
-    every service inherits. *stop_timeout* is asked for each time, in seconds.
+    every service inherits. *stop_timeout* is asked for each time, in seconds. *before_pause*
+    is called with the seconds of each pause that is longer than PAUSE.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Supervisor:
         watch_sources: "Callable[[], SourceWatch] | None" = None,
         watchdog: float = WATCHDOG,
         ignore_hangup: bool = True,
+        before_pause: Callable[[float], None] = lambda _seconds: None,
         program: Sequence[str] = PROGRAM,
         sidecars: Sequence[Sequence[str]] = SIDECARS,
     ) -> None:
@@ -83,6 +85,7 @@ class Supervisor:
         self._sources: SourceWatch | None = None
         self._watchdog = watchdog
         self._ignore_hangup = ignore_hangup
+        self._before_pause = before_pause
         self._sockets: Sequence[socket.socket] = ()
         self._stopping = False
         self._again = False
@@ -100,7 +103,10 @@ class Supervisor:
                 if not self._runs_again(ended):
                     self._wait_for_sidecars(events)
                     return ended.status if ended.status >= 0 else 128 - ended.status
-                if self._stop_requested_within(events, self._delay(ended)):
+                delay = self._delay(ended)
+                if delay > PAUSE:
+                    self._before_pause(delay)
+                if self._stop_requested_within(events, delay):
                     self._wait_for_sidecars(events)
                     return EXIT_DONE
 

@@ -184,6 +184,14 @@ def test_75_of_a_stage_before_the_service_goes_round_again(chain: Chain) -> None
     assert chain.ran == ["env", "dbdecide", "schema", *CHAIN]
 
 
+def test_a_pause_is_announced_before_it_begins(chain: Chain, tmp_path: Path) -> None:
+    """So that a hold on PostgreSQL outlasts it."""
+    chain.plan("schema", 75, 75, 75)
+    chain.start()
+    wait_until_ready(chain.port)
+    assert (tmp_path / "pauses").read_text().split() == ["0.2", "0.4"]
+
+
 @pytest.mark.parametrize(("stage", "status"), [("env", 78), ("dbdecide", 1), ("serve", 1)])
 def test_a_failure_before_the_first_readiness_ends_it_with_that_status(
     chain: Chain, stage: str, status: int

@@ -4,7 +4,7 @@
 Each stage appends its name to FOLDER/ran. FOLDER/status-STAGE, where it is there, holds
 exit statuses, one a line, used up from the top; without it a stage ends with 0 and the
 service is the real one. What runs beside it appends to FOLDER/beside instead, and without
-a status lives until it is told to end.
+a status lives until it is told to end. FOLDER/pauses gets the seconds of each longer pause.
 """
 
 import os
@@ -38,8 +38,15 @@ def supervise(folder: Path, port: int) -> int:
         notifier=Notifier.of(os.environ, os.getpid()),
         watchdog=float(os.environ.get("TEST_WATCHDOG", "30")),
         watch_sources=(lambda: SourceWatch([Path(reload)])) if reload else None,
+        before_pause=lambda seconds: note_pause(folder, seconds),
         program=(sys.executable, __file__, str(folder)),
     ).run()
+
+
+def note_pause(folder: Path, seconds: float) -> None:
+    """Keep how long the chain is going to wait."""
+    with (folder / "pauses").open("a") as pauses:
+        pauses.write(f"{seconds:g}\n")
 
 
 def stage(folder: Path, name: str, options: list[str]) -> int:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.decision.hold import clear_hold, read_hold, write_hold
+from edgepaas.decision.hold import (
+    UNTIL_DECIDED,
+    clear_hold,
+    hold_after_failed_start,
+    outlast_pause,
+    read_hold,
+    write_hold,
+)
 from edgepaas.timing.moment import Moment, current_moment
 
 WRITTEN = Moment(wall=1_800_000_000, since_boot=500, boot_id="first")
@@ -99,3 +106,40 @@ def test_the_file_tells_a_person_until_when(tmp_path: Path) -> None:
     write_hold(path, "x", 60, WRITTEN)
     assert json.loads(path.read_text())["until"] == "2027-01-15T08:01:00Z"
     assert current_moment().since_boot > 0
+
+
+def test_after_a_failed_start_a_hold_is_in_force_at_the_next_decision(tmp_path: Path) -> None:
+    """POSTGRES_HOLD=1 would be over before a slow box has come to it."""
+    path = tmp_path / "postgres-hold"
+    hold_after_failed_start(path, "the gate failed", 1.0)
+    hold = read_hold(path)
+    assert hold is not None
+    assert UNTIL_DECIDED - 10 < hold.remaining <= UNTIL_DECIDED
+    hold_after_failed_start(path, "the gate failed", 600.0)
+    longer = read_hold(path)
+    assert longer is not None
+    assert longer.remaining > 500
+
+
+@pytest.mark.parametrize("boot", ["first", "second"])
+def test_a_hold_outlasts_a_pause_of_the_chain(tmp_path: Path, boot: str) -> None:
+    """10 s of hold and 20 s of back-off: PostgreSQL would be tried again, and fail again."""
+    path = tmp_path / "postgres-hold"
+    write_hold(path, "the gate failed", 10, WRITTEN)
+    outlast_pause(path, 20.0, at(5, 5))
+    hold = read_hold(path, at(25, 25 if boot == "first" else 3, boot))
+    assert hold is not None
+    assert hold.remaining == pytest.approx(UNTIL_DECIDED)
+    assert hold.reason == "the gate failed"
+    assert read_hold(path, at(25 + UNTIL_DECIDED, 25 + UNTIL_DECIDED)) is None
+
+
+def test_a_pause_makes_no_hold_and_shortens_none(tmp_path: Path) -> None:
+    path = tmp_path / "postgres-hold"
+    outlast_pause(path, 20.0, WRITTEN)
+    assert read_hold(path, WRITTEN) is None
+    write_hold(path, "long", 600, WRITTEN)
+    outlast_pause(path, 20.0, at(10, 10))
+    hold = read_hold(path, at(10, 10))
+    assert hold is not None
+    assert hold.remaining == pytest.approx(590)

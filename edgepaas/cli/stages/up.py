@@ -2,10 +2,16 @@
 """``edgepaas up``: the whole chain in the foreground."""
 
 import argparse
+import logging
 import os
 import resource
 import signal
 import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DESCRIPTION = """\
 Run the boot chain in the foreground: env, dbdecide, schema, serve; again whenever one
@@ -73,5 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.reload
         else None,
         ignore_hangup=not sys.stdin.isatty(),
+        before_pause=partial(_outlast, paths.postgres_hold),
     )
     return supervisor.run()
+
+
+def _outlast(hold: "Path", pause: float) -> None:
+    """Have a hold on PostgreSQL last beyond a *pause* of the chain, in seconds."""
+    from edgepaas.decision.hold import outlast_pause
+
+    try:
+        outlast_pause(hold, pause)
+    except OSError as error:
+        logging.getLogger("edgepaas.supervisor").error(
+            "the hold on PostgreSQL cannot be extended: %s", error
+        )
