@@ -19,6 +19,7 @@ from edgepaas.pgdriver.failures import (
     server_message,
     sqlstate,
 )
+from edgepaas.pgdriver.flights import FlightConnection
 from edgepaas.pgdriver.hosts import endpoint_of, try_hosts
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
@@ -41,8 +42,8 @@ def connect(
     idle_timeout: float | None = None,
     keep_timeout: float | None = None,
     resolve: wire.Resolver = socket.getaddrinfo,
-) -> Any:
-    """Return a ``pg8000.Connection`` (what SQLAlchemy's pg8000 dialect works with).
+) -> FlightConnection:
+    """Return a connection that SQLAlchemy's pg8000 dialect works with.
 
     *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
     whatever the server does. Where *address* names several hosts, they are tried in their
@@ -63,7 +64,7 @@ def connect(
         "idle_in_transaction_session_timeout": idle_timeout,
     }
 
-    def work(scope: Scope, host: Address) -> Any:
+    def work(scope: Scope, host: Address) -> FlightConnection:
         connection = log_in(scope, host, tls, application_name, resolve)
         try:
             _prepare_session(connection, host, bounds, must_be_writable=address.must_be_writable)
@@ -148,7 +149,7 @@ def log_in(
     tls: TLSPolicy,
     application_name: str,
     resolve: wire.Resolver = socket.getaddrinfo,
-) -> Any:
+) -> FlightConnection:
     """Open a connection to the first host of *address* inside *scope*.
 
     For work that does more under one deadline than :func:`connect`. The connection's
@@ -159,7 +160,7 @@ def log_in(
     try:
         sock.settimeout(scope.enter(LOGIN))
         user = address.username or pwd.getpwuid(os.geteuid()).pw_name
-        connection = pg8000_adapter.log_in(
+        driver = pg8000_adapter.log_in(
             sock,
             user=user,
             database=address.database or user,
@@ -167,8 +168,8 @@ def log_in(
             application_name=address.params.get("application_name", application_name),
             options=address.params.get("options"),
         )
+        connection = FlightConnection(driver)
         connection.endpoint = endpoint_of(address)
-        return connection
     except BaseException as error:
         # Not close(): that waits for the driver's file object, which the error keeps alive.
         with contextlib.suppress(OSError):
@@ -176,6 +177,7 @@ def log_in(
         if isinstance(error, Exception) and not isinstance(error, OutOfTime):
             raise login_failure(address, error, scope.seconds) from error
         raise
+    return connection
 
 
 def login_failure(address: Address, raised: Exception, seconds: float) -> ConnectFailure:

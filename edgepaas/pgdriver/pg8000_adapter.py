@@ -2,20 +2,25 @@
 """What is used of pg8000's insides, in one place; no other module knows them.
 
 pg8000's documented interface waits several round trips for a statement with parameters, has
-no pipelining, and takes no socket that was opened under a deadline. The following is used
-instead, and ``tests/unit/test_adapter_pg8000.py`` fails when a new version changes it. The
-upper bound in ``pyproject.toml`` is the first version that was not tested.
+no pipelining, and takes no socket that was opened under a deadline. So the driver logs in, and
+:mod:`edgepaas.pgdriver.flights` speaks from then on. The following is used, and
+``tests/unit/test_adapter_pg8000.py`` fails when a new version changes it. The upper bound in
+``pyproject.toml`` is the first version that was not tested.
 
 - ``Connection(user, database=, password=, application_name=, startup_params=, sock=,
   ssl_context=)``: logs in on the connected socket ``sock``, over ``sock.makefile("rwb")``.
-- ``execute_simple(sql).rows``: the simple query protocol, one round trip.
 - ``parameter_statuses``: what the server reports at login, by name.
-- ``autocommit``: settable; whether the driver sends no BEGIN. Documented, and used as it is.
-- ``_sock.write``, ``_sock.flush``: bytes to the server.
-- ``handle_messages(context)``: reads one answer up to ReadyForQuery into the attributes of
-  ``context`` (:class:`Answer`), raises ``context.error``.
-- ``message_types``: the handler of each message code, called with (data, context).
+- ``_sock.read1``: the bytes that the server sends; after the login nothing else reads them.
+- ``message_types``: the handler of each message code, called with (data, context); used for
+  notices, notifications and statuses, which fill ``notices``, ``notifications`` and
+  ``parameter_statuses``.
+- ``_client_encoding``: what the status ``client_encoding`` is by Python's name.
+- ``_backend_key_data``: the body of BackendKeyData.
+- ``pg_types``: the decoder of each type's OID; ``string_in`` where none is known.
 - ``py_types`` and ``converters.make_param``: a Python value as PostgreSQL's text.
+- ``dbapi.convert_paramstyle("format", sql, args)``: ``$1`` for ``%s``, outside of literals.
+- ``converters.PY_PG``: the OID of a Python type.
+- ``close()``: sends Terminate and closes the socket; a second one raises InterfaceError.
 - Errors: what the server said is the first argument, a dict of the fields by their codes;
   the link's errors are known by their text.
 
@@ -24,38 +29,19 @@ Imports pg8000 where it is needed, so that a process that never connects does no
 
 import re
 import socket
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-#: COMMAND_COMPLETE, by which a handler is found in ``message_types``.
-_COMMAND_COMPLETE = b"C"
+#: NoticeResponse, NotificationResponse, ParameterStatus: they may come at any time.
+_ASYNCHRONOUS = (b"N", b"A", b"S")
 
 #: pg8000 uses InterfaceError for its caller's mistakes as well; these are the link's.
 _LOST = re.compile(r"network error|communication error|connection is closed|create a connection")
 _PASSWORD_WANTED = "requesting"  # noqa: S105 - a word in an error's text
 _METHOD_UNKNOWN = "Authentication method"
-
-
-class Answer(ABC):
-    """What pg8000's message handlers fill; one for all statements of a pipeline.
-
-    ``rows`` are those of the statement whose CommandComplete comes next: :meth:`complete`
-    takes them. The other attributes are what the handlers expect to find.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[list[Any]] | None = None
-        self.row_count = -1
-        self.columns: list[dict[str, Any]] | None = None
-        self.input_funcs: list[Any] = []
-        self.stream = None
-        self.statement = ""
-        self.error: Exception | None = None
-
-    @abstractmethod
-    def complete(self, tag: str) -> None:
-        """A statement is done; *tag* is the server's, such as ``INSERT 0 5``."""
 
 
 def load_driver() -> Any:
@@ -97,8 +83,8 @@ def simple_query(connection: Any, sql: str) -> list[list[Any]]:
     Several statements may stand in it, and their rows come one after the other. Values are
     a part of the text. Raises what pg8000 raises.
     """
-    rows: list[list[Any]] | None = connection.execute_simple(sql).rows
-    return rows or []
+    rows: list[list[Any]] = connection.execute_simple(sql).rows
+    return rows
 
 
 def server_version(connection: Any) -> str:
@@ -106,42 +92,132 @@ def server_version(connection: Any) -> str:
     return str(connection.parameter_statuses.get("server_version", ""))
 
 
-def send(connection: Any, messages: bytes | bytearray) -> None:
-    """Send *messages* of the protocol; raises OSError and what the socket's file raises."""
-    connection._sock.write(messages)
-    connection._sock.flush()
+def read_some(driver: Any, most: int) -> bytes:
+    """Return what the server has sent, up to *most* bytes, waiting for some; empty at its end."""
+    data: bytes = driver._sock.read1(most)
+    return data
 
 
-def receive(connection: Any, answer: Answer) -> None:
-    """Read one answer of the server, to its ReadyForQuery, into *answer*; raises its error."""
-    connection.handle_messages(answer)
+def backend_pid(driver: Any) -> int:
+    """Return the process id that came with the login; 0 where there was none.
+
+    It is that of the server's process, but where a pooler has made it up.
+    """
+    data = driver._backend_key_data
+    return int(struct.unpack_from("!i", data)[0]) if data else 0
 
 
-def report_completions(connection: Any) -> None:
-    """Have each CommandComplete of an :class:`Answer` reported to it; other answers as ever."""
-    original = connection.message_types[_COMMAND_COMPLETE]
-
-    def handle(data: bytes, context: Any) -> None:
-        if isinstance(context, Answer):
-            context.complete(data[:-1].decode("ascii"))
-        else:
-            original(data, context)
-
-    connection.message_types[_COMMAND_COMPLETE] = handle
+def client_encoding(driver: Any) -> str:
+    """Return the encoding of the session's text, by Python's name."""
+    return str(driver._client_encoding)
 
 
-def encoded(connection: Any, values: Sequence[Any]) -> list[bytes | None]:
-    """Return *values* as PostgreSQL's text, UTF-8; None for NULL. Bytes stand for themselves.
+def handle_message(driver: Any, code: bytes, body: bytes) -> None:
+    """Have the driver note a message that belongs to no statement; ValueError: there is no such."""
+    handler = driver.message_types.get(code) if code in _ASYNCHRONOUS else None
+    if handler is None:
+        raise ValueError(f"the server sent a message of type {code!r}")
+    handler(body, None)
 
-    Raises UnicodeEncodeError for a lone surrogate.
+
+def decoders(driver: Any) -> Callable[[int], Callable[[str], Any] | None]:
+    """Return what gives the decoder of a type's OID; None: the text is the value."""
+    from pg8000.converters import string_in, timestamptz_in
+
+    faster = {string_in: None, timestamptz_in: _moment_decoder(timestamptz_in)}
+    known = driver.pg_types
+
+    def decoder_of(oid: int) -> Callable[[str], Any] | None:
+        found = known[oid]
+        return faster.get(found, found)
+
+    return decoder_of
+
+
+def _moment_decoder(otherwise: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a decoder of timestamps that is ten times as fast for those of our own era."""
+    parse = datetime.fromisoformat
+
+    def decode(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            return otherwise(text)
+
+    return decode
+
+
+def interface_error(text: str) -> Exception:
+    """Return pg8000's error of the connection, not of the server."""
+    error: Exception = load_driver().InterfaceError(text)
+    return error
+
+
+def programming_error(text: str) -> Exception:
+    """Return pg8000's error of a caller."""
+    error: Exception = load_driver().ProgrammingError(text)
+    return error
+
+
+def statement_error(body: bytes, encoding: str) -> Exception:
+    """Return the error of an ErrorResponse's *body*, of the class that pg8000's cursor raises."""
+    return fields_error(
+        {
+            part[:1].decode("ascii"): part[1:].decode(encoding, errors="replace")
+            for part in body.split(b"\0")
+            if part
+        }
+    )
+
+
+def fields_error(fields: dict[str, str]) -> Exception:
+    """Return the error with the server's *fields* by their codes; see :func:`server_fields`."""
+    driver = load_driver()
+    kind = {"28000": driver.InterfaceError, "23505": driver.IntegrityError}
+    error: Exception = kind.get(fields.get("C", ""), driver.ProgrammingError)(fields)
+    return error
+
+
+def type_oid(size: Any) -> int:
+    """Return the OID that *size*, of ``setinputsizes``, means; 0: the server infers it."""
+    if isinstance(size, int):
+        return max(0, size)
+    from pg8000.converters import PY_PG
+
+    return int(PY_PG.get(size, 0))
+
+
+@lru_cache(512)
+def numbered(sql: str) -> str:
+    """Return *sql* with ``$1``, ``$2`` and so on in the place of each ``%s``."""
+    from pg8000.dbapi import convert_paramstyle
+
+    text: str = convert_paramstyle("format", sql, ())[0]
+    return text
+
+
+def encoded(
+    connection: Any, values: Sequence[Any], encoding: str = "utf-8", *, raw_bytes: bool = True
+) -> list[bytes | None]:
+    """Return *values* as PostgreSQL's text in *encoding*; None for NULL.
+
+    *raw_bytes*: bytes stand for themselves; else they are a value of type bytea. Raises
+    UnicodeEncodeError for a lone surrogate.
     """
     from pg8000.converters import make_param
 
     known = connection.py_types
     found: list[bytes | None] = []
     for value in values:
-        text = value if isinstance(value, bytes) else make_param(known, value)
-        found.append(text.encode("utf-8") if isinstance(text, str) else text)
+        if value is None:
+            found.append(None)
+        elif type(value) is str:
+            found.append(value.encode(encoding))
+        elif raw_bytes and isinstance(value, bytes):
+            found.append(value)
+        else:
+            text = make_param(known, value)
+            found.append(text.encode(encoding) if isinstance(text, str) else text)
     return found
 
 

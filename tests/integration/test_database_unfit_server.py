@@ -269,7 +269,8 @@ def test_closing_waits_for_no_server_that_takes_nothing(
     database.ping()
     near, far = socket.socketpair()
     with database._engine.connect() as connection, near, far:
-        driver: Any = connection.connection.dbapi_connection
+        flights: Any = connection.connection.dbapi_connection
+        driver = flights._driver
         near.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:

@@ -156,7 +156,7 @@ def test_a_connection_is_tuned_and_has_no_timeout_of_its_own(postgres_url: str) 
     assert not is_lost(caught.value)
     connection.rollback()
     cursor.execute("SHOW statement_timeout")  # a rollback did not take it back
-    assert cursor.fetchone()[0] == "300ms"
+    assert cursor.fetchall() == (["300ms"],)
     connection.close()
 
 
@@ -165,7 +165,7 @@ def test_a_slow_valid_query_outlives_the_deadline_of_its_connection(postgres_url
     connection = connect(split_url(postgres_url), deadline=1.0, tls=PLAIN)
     cursor = connection.cursor()
     cursor.execute("SELECT 7 FROM pg_sleep(1.5)")
-    assert list(cursor.fetchone()) == [7]
+    assert cursor.fetchall() == ([7],)
     connection.close()
 
 

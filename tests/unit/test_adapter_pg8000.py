@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract with pg8000: what edgepaas.pgdriver.pg8000_adapter uses, without a server."""
 
-import contextlib
 import inspect
-import socket
 import struct
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import pg8000
@@ -21,101 +15,16 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 from edgepaas.pgdriver import pg8000_adapter as adapter
 from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
 from edgepaas.pgdriver.pipeline import Pipeline
-
-READY = b"Z", b"I"
-
-
-def message(code: bytes, body: bytes = b"") -> bytes:
-    return code + struct.pack("!i", len(body) + 4) + body
-
-
-def error(code: str, text: str) -> bytes:
-    return message(b"E", f"SERROR\0VERROR\0C{code}\0M{text}\0\0".encode())
-
-
-def columns(*names: str) -> bytes:
-    fields = b"".join(
-        name.encode() + b"\0" + struct.pack("!ihihih", 0, 0, 25, -1, -1, 0) for name in names
-    )
-    return message(b"T", struct.pack("!H", len(names)) + fields)
-
-
-def row(*values: str | None) -> bytes:
-    body = struct.pack("!H", len(values))
-    for value in values:
-        data = None if value is None else value.encode()
-        body += struct.pack("!i", -1 if data is None else len(data)) + (data or b"")
-    return message(b"D", body)
-
-
-def done(tag: str) -> bytes:
-    return message(b"C", tag.encode() + b"\0")
-
-
-LOGGED_IN = (
-    message(b"R", struct.pack("!i", 0))
-    + message(b"S", b"server_version\x0016.4 (Debian)\0")
-    + message(b"S", b"client_encoding\0UTF8\0")
-    + message(*READY)
+from tests.support.protocol_server import (
+    LOGGED_IN,
+    READY,
+    columns,
+    connected,
+    done,
+    error,
+    message,
+    row,
 )
-
-
-class Server:
-    """The other end of a socket: gives one of *answers* for each message that ends a turn."""
-
-    def __init__(self, answers: Sequence[bytes]) -> None:
-        self.near, self._far = socket.socketpair()
-        self._answers = list(answers)
-        self.received: list[tuple[bytes, bytes]] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # the driver may have closed it
-            self.near.shutdown(socket.SHUT_RDWR)  # its file object keeps the socket open
-        self.near.close()
-        self._far.close()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        with self._far.makefile("rb") as file:
-            try:
-                (size,) = struct.unpack("!i", file.read(4))
-                self.received.append((b"startup", file.read(size - 4)))
-                self._answer()
-                while head := file.read(5):
-                    body = file.read(struct.unpack("!i", head[1:])[0] - 4)
-                    self.received.append((head[:1], body))
-                    if head[:1] in b"QSp":
-                        self._answer()
-            except (OSError, struct.error, ValueError):
-                return  # the test is over
-
-    def _answer(self) -> None:
-        if self._answers:
-            self._far.sendall(self._answers.pop(0))
-        else:
-            self._far.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def connected(*answers: bytes, password: str | None = None) -> Iterator[tuple[Any, Server]]:
-    server = Server(answers)
-    try:
-        yield (
-            adapter.log_in(
-                server.near,
-                user="edgepaas",
-                database="hub",
-                password=password,
-                application_name="contract",
-                options="-c x=1",
-            ),
-            server,
-        )
-    finally:
-        server.close()
 
 
 def test_a_connection_takes_what_it_is_given() -> None:
@@ -129,8 +38,9 @@ def test_a_connection_takes_what_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("method", "names"),
     [
-        ("execute_simple", ["self", "statement"]),
-        ("handle_messages", ["self", "context"]),
+        ("handle_NOTICE_RESPONSE", ["self", "data", "context"]),
+        ("handle_NOTIFICATION_RESPONSE", ["self", "data", "context"]),
+        ("handle_PARAMETER_STATUS", ["self", "data", "context"]),
         ("close", ["self"]),
     ],
 )

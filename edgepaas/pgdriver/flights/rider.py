@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels along with each transaction of a connection, without a round trip of its own."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from edgepaas.pgdriver.flights.answers import Result, Statement
+
+
+class CommitRider(Protocol):
+    """Has its own statements sent in the first and in the last flight of each transaction.
+
+    It is set as ``connection.rider``. Of a transaction that wrote nothing only :meth:`begin`
+    is called. A statement has written, for this purpose, when its command tag or its text is
+    that of a change (INSERT, UPDATE, DELETE, MERGE, COPY, a definition): a function that
+    changes something, called by a plain SELECT, is not seen.
+
+    No method may use the connection. What :meth:`committed` and :meth:`failed` raise would
+    hide what became of the transaction, so they raise nothing.
+    """
+
+    def begin(self) -> Sequence[Statement]:
+        """Return what is sent right after BEGIN, in the same flight; its results are dropped."""
+
+    def ending(self) -> Sequence[Statement]:
+        """Return what is sent before COMMIT, in the same flight."""
+
+    def sent(self) -> None:
+        """Act just before COMMIT goes out; from here on its outcome may stay unknown.
+
+        What it raises ends the transaction with a rollback, and nothing of it was sent.
+        """
+
+    def committed(self, results: Sequence[Result]) -> None:
+        """Act on the answer to COMMIT; *results* are those of :meth:`ending`."""
+
+    def failed(self, error: BaseException | None) -> None:
+        """Act on a transaction that was not committed: rolled back, refused, or lost.
+
+        *error* is None where it was rolled back on purpose. After :meth:`sent`, an error for
+        which :func:`~edgepaas.pgdriver.failures.is_lost` is true leaves the outcome unknown.
+        """

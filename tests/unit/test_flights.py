@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a connection sends in which flight, against a server that answers from a script."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError, InterfaceError
+
+from edgepaas.pgdriver.failures import is_lost, sqlstate
+from edgepaas.pgdriver.flights import Result, Statement, run_flight
+from edgepaas.pgdriver.flights.statements import examine, has_written
+from tests.support.protocol_server import (
+    BEGUN,
+    COMMITTED,
+    LOGGED_IN,
+    ROLLED_BACK,
+    connected,
+    done,
+    error,
+    ready,
+    row,
+    statement,
+)
+
+
+class Rider:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.refuse: Exception | None = None
+
+    def begin(self) -> Sequence[Statement]:
+        self.told.append("begin")
+        return [("SET LOCAL synchronous_commit = on", ())]
+
+    def ending(self) -> Sequence[Statement]:
+        self.told.append("ending")
+        return [("UPDATE marks SET mark = $1", [7])]
+
+    def sent(self) -> None:
+        self.told.append("sent")
+        if self.refuse is not None:
+            raise self.refuse
+
+    def committed(self, results: Sequence[Result]) -> None:
+        self.told.append([result.tag for result in results])
+
+    def failed(self, error: BaseException | None) -> None:
+        self.told.append(error if error is None else type(error))
+
+
+def test_begin_travels_with_the_first_statement_and_commit_alone() -> None:
+    answers = (
+        BEGUN + statement("SELECT 1", row("x"), names=["a"]) + ready(b"T"),
+        statement("INSERT 0 1") + ready(b"T"),
+        COMMITTED + ready(),
+    )
+    with connected(LOGGED_IN, *answers) as (connection, server):
+        cursor = connection.cursor()
+        assert cursor.execute("SELECT a FROM t WHERE b = %s", (1,)).fetchall() == (["x"],)
+        cursor.execute("INSERT INTO t VALUES (%s)", ("ä",))
+        assert cursor.rowcount == 1
+        connection.commit()
+        assert server.codes == "PBE" + "PBDES" + "PBDES" + "PBES"
+
+
+def test_a_transaction_in_which_nothing_was_sent_costs_nothing() -> None:
+    with connected(LOGGED_IN) as (connection, server):
+        connection.rollback()
+        connection.commit()
+        connection.cursor().execute("COMMIT")
+        assert server.codes == ""
+
+
+def test_in_autocommit_a_statement_is_one_flight_alone() -> None:
+    with connected(LOGGED_IN, statement("INSERT 0 1") + ready()) as (connection, server):
+        connection.autocommit = True
+        connection.cursor().execute("INSERT INTO t VALUES (%s)", (1,))
+        connection.commit()
+        assert server.codes == "PBDES"
+
+
+def test_several_statements_in_one_text_begin_their_transaction_themselves() -> None:
+    answer = done("BEGIN") + done("SET") + done("INSERT 0 2") + ready(b"T")
+    with connected(LOGGED_IN, answer) as (connection, server):
+        cursor = connection.cursor()
+        cursor.execute("SET x = 1; INSERT INTO t SELECT 1")
+        assert cursor.rowcount == 2
+        assert server.received[1:] == [(b"Q", b"BEGIN;SET x = 1; INSERT INTO t SELECT 1\0")]
+
+
+def test_many_rows_are_one_flight() -> None:
+    rows = statement("INSERT 0 1") + statement("INSERT 0 1")[5:] * 2
+    with connected(LOGGED_IN, BEGUN + rows + ready(b"T")) as (connection, server):
+        cursor = connection.cursor()
+        cursor.executemany("INSERT INTO t VALUES (%s)", [(1,), (2,), (3,)])
+        assert cursor.rowcount == 3
+        assert server.codes == "PBE" + "P" + "BDE" * 3 + "S"
+
+
+def test_a_rider_travels_in_the_first_and_the_last_flight() -> None:
+    answers = (
+        BEGUN + statement("SET") + statement("INSERT 0 1") + ready(b"T"),
+        statement("UPDATE 1") + COMMITTED + ready(),
+    )
+    with connected(LOGGED_IN, *answers) as (connection, server):
+        rider = connection.rider = Rider()
+        connection.cursor().execute("INSERT INTO t VALUES (%s)", (1,))
+        connection.commit()
+        assert rider.told == ["begin", "ending", "sent", ["UPDATE 1"]]
+        assert server.codes == "PBE" + "PBDE" + "PBDES" + "PBDE" + "PBES"
+
+
+def test_a_transaction_that_wrote_nothing_ends_without_its_rider() -> None:
+    answers = (
+        BEGUN + statement("SET") + statement("SELECT 1", row("1"), names=["a"]) + ready(b"T"),
+        COMMITTED + ready(),
+    )
+    with connected(LOGGED_IN, *answers) as (connection, _):
+        rider = connection.rider = Rider()
+        connection.cursor().execute("SELECT %s", (1,))
+        connection.commit()
+        assert rider.told == ["begin"]
+
+
+def test_a_rider_that_refuses_has_the_transaction_rolled_back() -> None:
+    answers = (
+        BEGUN + statement("SET") + statement("INSERT 0 1") + ready(b"T"),
+        ROLLED_BACK + ready(),
+    )
+    with connected(LOGGED_IN, *answers) as (connection, server):
+        rider = connection.rider = Rider()
+        rider.refuse = OSError(28, "No space left on device")
+        connection.cursor().execute("INSERT INTO t VALUES (%s)", (1,))
+        with pytest.raises(OSError, match="No space"):
+            connection.commit()
+        assert rider.told == ["begin", "ending", "sent", OSError]
+        assert b"ROLLBACK" in server.received[-4][1]
+        assert not connection.in_transaction
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        error("23514", "refused") + ready(b"E"),
+        statement("UPDATE 1") + error("23503", "deferred") + ready(),
+        statement("UPDATE 1") + ROLLED_BACK + ready(),
+        b"",
+    ],
+    ids=["the rider's statement", "COMMIT", "COMMIT answered with ROLLBACK", "link"],
+)
+def test_a_last_flight_that_fails_is_an_error_and_a_rollback(last: bytes) -> None:
+    answers = [
+        BEGUN + statement("SET") + statement("INSERT 0 1") + ready(b"T"),
+        *([last] if last else []),
+        *([ROLLED_BACK + ready()] if last.endswith(ready(b"E")) else []),
+    ]
+    with connected(LOGGED_IN, *answers) as (connection, _):
+        rider = connection.rider = Rider()
+        connection.cursor().execute("INSERT INTO t VALUES (%s)", (1,))
+        with pytest.raises((DatabaseError, InterfaceError)):
+            connection.commit()
+        assert rider.told[:3] == ["begin", "ending", "sent"]
+        assert len(rider.told) == 4
+        assert issubclass(rider.told[3], (DatabaseError, InterfaceError))
+        assert connection.lost or not connection.in_transaction
+
+
+def test_a_commit_after_an_error_is_an_error() -> None:
+    answers = (BEGUN + error("42P01", "no table") + ready(b"E"), ROLLED_BACK + ready())
+    with connected(LOGGED_IN, *answers) as (connection, _):
+        with pytest.raises(DatabaseError):
+            connection.cursor().execute("SELECT %s", (1,))
+        with pytest.raises(DatabaseError) as caught:
+            connection.commit()
+        assert sqlstate(caught.value) == "25P02"
+        assert not connection.in_transaction
+
+
+def test_a_whole_transaction_is_one_flight() -> None:
+    answer = (
+        BEGUN
+        + statement("SET")
+        + statement("INSERT 0 5")
+        + statement("UPDATE 1")
+        + COMMITTED
+        + ready()
+    )
+    with connected(LOGGED_IN, answer) as (connection, server):
+        rider = connection.rider = Rider()
+        results = run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])])
+        assert [result.count for result in results] == [5]
+        assert rider.told == ["begin", "ending", "sent", ["UPDATE 1"]]
+        assert server.codes.count("S") == 1
+
+
+def test_a_whole_transaction_that_is_refused_is_rolled_back() -> None:
+    answers = (
+        BEGUN + statement("SET") + error("23514", "refused") + ready(b"E"),
+        ROLLED_BACK + ready(),
+    )
+    with connected(LOGGED_IN, *answers) as (connection, _):
+        rider = connection.rider = Rider()
+        with pytest.raises(DatabaseError) as caught:
+            run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])])
+        assert sqlstate(caught.value) == "23514"
+        assert rider.told[:3] == ["begin", "ending", "sent"]
+        assert not connection.in_transaction
+
+
+def test_a_connection_that_ends_in_mid_answer_is_lost() -> None:
+    with connected(LOGGED_IN, BEGUN + error("57P01", "shutting down")) as (connection, server):
+        rider = connection.rider = Rider()
+        server.ends_after_last = True
+        with pytest.raises(DatabaseError) as caught:
+            connection.cursor().execute("SELECT %s", (1,))
+        assert is_lost(caught.value)
+        assert connection.lost
+        assert rider.told == ["begin", type(caught.value)]
+        for call in (connection.rollback, connection.commit):
+            with pytest.raises(InterfaceError) as lost:
+                call()
+            assert is_lost(lost.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "tag", "written"),
+    [
+        ("SELECT 1", "SELECT 1", False),
+        ("WITH x AS (INSERT INTO t VALUES (1) RETURNING a) SELECT * FROM x", "SELECT 1", True),
+        ("INSERT INTO t VALUES (1)", "INSERT 0 1", True),
+        ("DELETE FROM t", "DELETE 0", True),
+        ("CREATE TABLE t AS SELECT 1", "SELECT 1", True),
+        ("CREATE TABLE t (a int)", "CREATE TABLE", True),
+        ("SET x = 1", "SET", False),
+        ("SAVEPOINT a", "SAVEPOINT", False),
+        ("EXPLAIN ANALYZE DELETE FROM t", "EXPLAIN", True),
+        ("EXPLAIN SELECT 1", "EXPLAIN", False),
+        ("", "", False),
+    ],
+)
+def test_what_has_written_is_known_by_tag_and_text(sql: str, tag: str, written: bool) -> None:
+    assert has_written(tag, examine(sql)) is written
+
+
+@pytest.mark.parametrize(
+    ("sql", "commits", "rolls_back"),
+    [
+        ("COMMIT", True, False),
+        (" end work ;", True, False),
+        ("ROLLBACK", False, True),
+        ("abort transaction;", False, True),
+        ("ROLLBACK TO SAVEPOINT a", False, False),
+        ("COMMIT PREPARED 'x'", False, False),
+        ("COMMIT; SELECT 1", False, False),
+    ],
+)
+def test_the_end_of_a_transaction_is_known_by_its_text(
+    sql: str, commits: bool, rolls_back: bool
+) -> None:
+    assert (examine(sql).commits, examine(sql).rolls_back) == (commits, rolls_back)
