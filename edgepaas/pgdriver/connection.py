@@ -76,7 +76,8 @@ def connect(
             raise
         return connection
 
-    return try_hosts(address, deadline, work, discard=close_quietly)
+    found: FlightConnection = try_hosts(address, deadline, work, discard=close_quietly)
+    return found
 
 
 def _prepare_session(
