@@ -28,11 +28,21 @@ OPEN = b"T"
 FAILED = b"E"
 
 
+def is_of_the_link(error: BaseException) -> bool:
+    """Whether *error* means that the connection is gone, or speaks what cannot be understood.
+
+    A TimeoutError, which a socket with a time limit raises, says more as it is.
+    """
+    known = isinstance(error, (OSError, ValueError, struct.error, IndexError))
+    return known and not isinstance(error, TimeoutError)
+
+
 class Exchange:
     """The two directions of one connection; *driver* is pg8000's, logged in.
 
     After an error on the way, or a message that cannot be, ``lost`` is true, and nothing can
-    be sent any more: the server's state is not known.
+    be sent any more: the server's state is not known. Raises TimeoutError where the socket has a
+    time limit.
     """
 
     def __init__(self, driver: Any) -> None:
@@ -67,7 +77,7 @@ class Exchange:
             self._write(flight)
         except BaseException as error:
             self.lost = True
-            if isinstance(error, (OSError, ValueError)):
+            if is_of_the_link(error):
                 raise pg8000_adapter.interface_error("network error") from error
             raise
 
@@ -87,7 +97,7 @@ class Exchange:
             given, error = self._read_flight(list(answers), copying)
         except BaseException as failure:
             self.lost = True
-            if isinstance(failure, (OSError, ValueError, struct.error, IndexError)):
+            if is_of_the_link(failure):
                 raise pg8000_adapter.interface_error("network error") from failure
             raise
         self.unanswered -= 1
