@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
+from edgepaas.database.append import AppendJob
 from edgepaas.database.database import Database
 from edgepaas.database.failures import is_retryable
+from edgepaas.database.postgresql.append_queue import AppendQueue
+from edgepaas.database.postgresql.append_store import FactStore
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.database.postgresql.pool import (
     IDLE_KEPT,
@@ -60,6 +63,8 @@ LOCK_TIMEOUT = 3.0
 IDLE_TIMEOUT = 10.0
 #: Seconds for closing connections to a server that may be gone.
 CLOSE_TIMEOUT = 2.0
+#: Seconds for storing what waits to be appended when the database is closed.
+APPENDS_CLOSE_TIMEOUT = 5.0
 #: Seconds that have to be left of it for a new connection to be worth a try.
 LEAST_CONNECT = 0.5
 
@@ -70,6 +75,7 @@ class ServerDatabase(Database):
     """The PostgreSQL at *url*; nothing is connected before the first use."""
 
     dialect = "postgresql"
+    appends_at_once = True
 
     def __init__(self, url: str, settings: "Settings") -> None:
         self._connector = Connector(
@@ -84,6 +90,16 @@ class ServerDatabase(Database):
             patience=settings.number("WRITE_PATIENCE"), rehearse=self._rehearse
         )
         self._tracker = StatementTracker(self._engine)
+        self._appends = AppendQueue(
+            FactStore(
+                self._engine,
+                self,
+                self.outcomes,
+                lost=self._noticed,
+                suspect=self._suspect,
+                forget_idle=self._forget_idle,
+            ).store
+        )
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
         self._gave_back_at = time.monotonic()
 
@@ -112,6 +128,9 @@ class ServerDatabase(Database):
             f"PostgreSQL asked {ATTEMPTS} times to run the transaction again; nothing was written"
         )
 
+    def submit(self, job: AppendJob) -> None:
+        self._appends.put(job)
+
     def ping(self) -> None:
         try:
             self._pinger.ping()
@@ -126,6 +145,7 @@ class ServerDatabase(Database):
 
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
+        self._appends.close(APPENDS_CLOSE_TIMEOUT)
 
         def work(_scope: Scope) -> None:
             self._pinger.close()
@@ -195,6 +215,10 @@ class ServerDatabase(Database):
         self._gave_back_at = time.monotonic()
         if isinstance(self._engine.pool, SharedServerPool):
             self._engine.pool.close_idle(IDLE_KEPT)
+
+    def _forget_idle(self) -> None:
+        if isinstance(self._engine.pool, SharedServerPool):
+            self._engine.pool.forget_idle()
 
     def _noticed(self, original: BaseException, error: DatabaseError) -> None:
         if isinstance(original, ConnectFailure):

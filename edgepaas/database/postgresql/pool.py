@@ -78,6 +78,12 @@ class SharedServerPool(AdaptedPool):
                 record.close()
             self.give_back(record)
 
+    def forget_idle(self) -> None:
+        """Close every idle connection: where one was cut, the others are as well."""
+        while (record := self.take_idle(0)) is not None:
+            record.close()
+            self.give_back(record)
+
     def _opened(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
         """Return *record* with a connection; it may have been too old to be kept."""
         try:

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stores appended facts in one round trip, and finds out what became of those it cannot.
+
+The rules, for a group of jobs whose flight
+
+- *is refused* for what stands in the statements: halves of it are sent again, until the job
+  that is at fault is alone; that one goes the ordinary way, which raises what it always does.
+- *is refused* for a condition of the server's: all of the group end with that.
+- *is lost*, its COMMIT with it: it is sent once more, on a new connection. That stores nothing
+  twice, since the keys are known, and it tells what the lost answer would have told: where the
+  first had been committed, its rows are found with this very call's stamp. Where the first is
+  still at work at the server, the second waits for it, as for any row that another session
+  inserts.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import Engine, exc
+
+from edgepaas.database.append import (
+    AppendJob,
+    append_in_session,
+    compared_columns,
+    stored_now,
+)
+from edgepaas.database.bulk_insert import rows_by_id
+from edgepaas.database.failures import is_retryable, translate_postgres
+from edgepaas.database.postgresql.append_queue import Waiting
+from edgepaas.database.postgresql.append_statements import (
+    CannotTravel,
+    Flight,
+    PreparedJob,
+    prepare,
+    tables_of,
+)
+from edgepaas.errors import DatabaseBusy, DatabaseError
+from edgepaas.outcomes.outcomes import Outcomes
+from edgepaas.pgdriver.failures import is_lost, sqlstate
+from edgepaas.pgdriver.flights import run_flight
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+#: How often a flight is sent that PostgreSQL asks for again, before its jobs go one by one.
+_ATTEMPTS = 3
+_UNIQUE_VIOLATION = "23505"
+
+
+class OrdinaryWay(Protocol):
+    """The rest of the database: what an append uses of it."""
+
+    def read(self) -> "AbstractContextManager[Session]": ...
+
+    def write(self, work: "Callable[[Session], int]") -> int: ...
+
+
+@dataclass(frozen=True)
+class _Travelling:
+    """A job that can be a part of a flight."""
+
+    waiting: Waiting
+    prepared: PreparedJob
+
+    @property
+    def job(self) -> AppendJob:
+        return self.waiting.job
+
+
+class FactStore:
+    """Stores groups of append jobs on *engine*; for several threads at once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ordinary: OrdinaryWay,
+        outcomes: Outcomes,
+        *,
+        lost: Callable[[BaseException, DatabaseError], None],
+        suspect: Callable[[BaseException], None],
+        forget_idle: Callable[[], None],
+    ) -> None:
+        """*lost* is called with an error and what it means for callers, *suspect* for the first.
+
+        *forget_idle* closes the idle connections: where one was cut, the others are as well.
+        """
+        self._engine = engine
+        self._ordinary = ordinary
+        self._outcomes = outcomes
+        self._lost = lost
+        self._suspect = suspect
+        self._forget_idle = forget_idle
+
+    def store(self, group: Sequence[Waiting]) -> None:
+        """Store the jobs of *group* and end each of them; raises nothing."""
+        travelling: list[_Travelling] = []
+        others: list[Waiting] = []
+        for one in group:
+            try:
+                travelling.append(_Travelling(one, prepare(one.job)))
+            except CannotTravel:
+                others.append(one)
+        if travelling:
+            self._store_in_flights(travelling)
+        for one in others:
+            self._store_alone(one.job)
+
+    def _store_in_flights(self, jobs: Sequence[_Travelling]) -> None:
+        """Send *jobs*, and what is refused in halves."""
+        parts = [jobs]
+        while parts:
+            some = parts.pop()
+            try:
+                left_out, again = self._send(some)
+            except Exception as error:  # noqa: BLE001 - each job ends with what it means
+                failure = self._meaning(error, some)
+                if failure is None and len(some) > 1:
+                    half = len(some) // 2
+                    parts += [some[half:], some[:half]]
+                    continue
+                if failure is None:
+                    failure = self._store_refused(some[0].job, error)
+                if isinstance(failure, DatabaseError):
+                    # The server's condition, not one row's: the others would meet it as well.
+                    parts, rest = [], [one for part in parts for one in part]
+                    _end_all(rest, failure)
+                continue
+            self._settle([one.job for one in left_out], again=again)
+
+    def _send(self, jobs: Sequence[_Travelling]) -> tuple[list[_Travelling], bool]:
+        """Store *jobs* and end those that are stored; return the others.
+
+        Also returns whether an earlier flight of them was lost. Raises what refused them.
+        """
+        flight = Flight([one.prepared for one in jobs])
+        again = False
+        for attempt in range(_ATTEMPTS):
+            try:
+                left = {id(one) for one in self._fly(flight)}
+                break
+            except Exception as error:
+                if is_lost(error) and not isinstance(error, DatabaseError) and not again:
+                    again = True
+                    self._suspect(error)
+                    self._forget_idle()
+                elif not is_retryable(error) or attempt == _ATTEMPTS - 1:
+                    raise
+        else:
+            raise DatabaseBusy("PostgreSQL asked again and again to run the transaction anew")
+        self._outcomes.record(tables_of([one.prepared for one in jobs]), None)
+        for one in jobs:
+            if id(one.prepared) not in left:
+                one.job.done(one.job.appended(len(one.job.distinct)))
+        return [one for one in jobs if id(one.prepared) in left], again
+
+    def _fly(self, flight: Flight) -> list[PreparedJob]:
+        """Run *flight* on a connection of the pool; return the jobs that it left out."""
+        connection = self._engine.raw_connection()
+        try:
+            driver: Any = connection.driver_connection
+            return flight.left_out(run_flight(driver, flight.statements))
+        except BaseException as error:
+            if is_lost(error):
+                connection.invalidate(error)
+            raise
+        finally:
+            connection.close()
+
+    def _meaning(self, error: Exception, jobs: Sequence[_Travelling]) -> DatabaseError | None:
+        """End *jobs* where *error* is the server's or the link's, and return what they got."""
+        if isinstance(error, exc.TimeoutError):
+            failure: DatabaseError | None = DatabaseBusy(f"no connection to PostgreSQL: {error}")
+        else:
+            failure = None if is_retryable(error) else translate_postgres(error)
+        tables = tables_of([one.prepared for one in jobs])
+        found: list[DatabaseError] = []
+        for one in jobs:
+            began = one.waiting.began
+            instead = self._outcomes.record(tables, error, began=began) or failure
+            if instead is None:
+                return None
+            found.append(instead)
+        if failure is not None and failure is not error:  # else the pool has reported it
+            self._lost(error, failure)
+        for one, said in zip(jobs, found, strict=True):
+            one.job.done(said)
+        return found[0]
+
+    def _store_refused(self, job: AppendJob, error: Exception) -> BaseException | None:
+        """End *job*, which was refused alone; return the error that it ended with."""
+        if sqlstate(error) == _UNIQUE_VIOLATION:
+            # Another session stored it meanwhile; perhaps this job's own first flight.
+            return self._settle([job], again=True)
+        return self._store_alone(job)
+
+    def _store_alone(self, job: AppendJob) -> BaseException | None:
+        """Store *job* the ordinary way and end it; return the error that it ended with."""
+        try:
+            accepted = self._ordinary.write(lambda session: append_in_session(session, job))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
+            job.done(error)
+            return error
+        job.done(job.appended(accepted))
+        return None
+
+    def _settle(self, jobs: Sequence[AppendJob], *, again: bool) -> BaseException | None:
+        """End *jobs*, of which some facts were stored before; return the last error.
+
+        *again*: it may have been an earlier flight of theirs that stored them.
+        """
+        failure: BaseException | None = None
+        by_table: dict[tuple[Any, str], list[AppendJob]] = {}
+        for job in jobs:
+            by_table.setdefault((job.table, job.stamp), []).append(job)
+        for (table, stamp), some in by_table.items():
+            keys = dict.fromkeys(key for job in some for key in job.positions)
+            try:
+                with self._ordinary.read() as session:
+                    stored = rows_by_id(session, table, keys, compared_columns(table, stamp))
+            except BaseException as error:  # noqa: BLE001 - it belongs to the callers
+                failure = error
+                for job in some:
+                    job.done(error)
+                continue
+            for job in some:
+                failure = self._compare(job, stored, again=again) or failure
+        return failure
+
+    def _compare(self, job: AppendJob, stored: Any, *, again: bool) -> BaseException | None:
+        """End *job* by what is *stored* under its keys; return the error that it ended with."""
+        known = {key: stored[key] for key in job.positions if key in stored}
+        if len(known) < len(job.positions):
+            return self._store_alone(job)
+        try:
+            new = stored_now(job, known)
+        except Exception as error:  # noqa: BLE001 - FactsDiffer is the caller's
+            job.done(error)
+            return error
+        job.done(job.appended(len(new) if again else 0))
+        return None
+
+
+def _end_all(jobs: Sequence[_Travelling], failure: DatabaseError) -> None:
+    for one in jobs:
+        one.job.done(failure)
