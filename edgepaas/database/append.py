@@ -156,9 +156,10 @@ def append_facts(
       as the devices that readings name; those that are there keep what they hold.
     - *following*: is given the keys of the rows that were stored now and returns further
       rows to insert, one after the other in their order, such as a queue of what is to be
-      worked on. It has no other effect: it may be called again. *stamp* then names the
-      column that this call filled with one moment in every row, and no earlier call did:
-      by it, rows that were stored now are told from those that were there.
+      worked on. It has no other effect: it may be called again, and with all keys before it
+      is known that all are new; what it returned is then stored only if they are. *stamp*
+      then names the column that this call filled with one moment in every row, and no earlier
+      call did: by it, rows that were stored now are told from those that were there.
 
     Raises FactsDiffer where a duplicate has other content. What the box merely stamped is
     no content (a column with ``info={"merge": …}``), nor is a value that was filled in from

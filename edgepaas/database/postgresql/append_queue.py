@@ -136,4 +136,6 @@ class AppendQueue:
             group.append(one)
             keys.update(more)
             rows += len(more)
+        if self._waiting:
+            self._changed.notify()  # for a thread that has nothing to do
         return group

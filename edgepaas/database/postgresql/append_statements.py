@@ -10,8 +10,7 @@ is: the answer names such jobs, and they go the way of :func:`~edgepaas.database
 # ruff: noqa: S608 - names come from the application's models, quoted; every value is a parameter
 
 import json
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,7 +24,7 @@ from edgepaas.database.postgresql.json_values import is_sent_as_text, json_conve
 from edgepaas.database.types import dump_json
 from edgepaas.pgdriver.flights import Result, Statement
 
-_DIALECT: Dialect = PGDialect_pg8000()
+_DIALECT: Dialect = PGDialect_pg8000()  # type: ignore[no-untyped-call]
 _QUOTE = _DIALECT.identifier_preparer
 
 #: The column that says which job of the flight a row belongs to, and its place among them.
@@ -41,14 +40,24 @@ class CannotTravel(Exception):
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What jobs have in common that one statement stores: the shapes of their rows."""
+
+    facts: _Shape
+    before: tuple[_Shape, ...]
+    following: tuple[_Shape, ...]
+
+
+@dataclass(frozen=True)
 class PreparedJob:
-    """A job whose rows are encoded: those of its table and those that follow, by their shape."""
+    """A job whose rows are encoded, as a JSON array for each shape of its kind."""
 
     job: AppendJob
-    facts: _Shape
-    #: The rows as a JSON array, and the number of rows that follow.
-    rows: str
-    following: Mapping[_Shape, str]
+    kind: _Kind
+    facts: str
+    before: Sequence[str]
+    following: Sequence[str]
+    #: How many rows follow.
     followed: int
 
 
@@ -57,37 +66,39 @@ def prepare(job: AppendJob) -> PreparedJob:
 
     ``following`` is asked for the rows that follow when all of the facts are new.
     """
-    facts = _shape(job.table, job.distinct)
-    by_shape: dict[_Shape, list[dict[str, Any]]] = {}
+    following: dict[_Shape, list[dict[str, Any]]] = {}
     try:
-        rows = dump_json(_encoded(facts, job.distinct))
+        facts = _shape(job.table, job.distinct)
+        before = {_shape(table, rows): rows for table, rows in job.before.items() if rows}
         if job.following is not None:
-            for table, more in job.following(job.positions.keys()).items():
-                for row in more:
+            for table, rows in job.following(job.positions.keys()).items():
+                for row in rows:
                     shape = _shape(table, [row])
                     _check_complete(shape)
-                    some = by_shape.setdefault(shape, [])
+                    some = following.setdefault(shape, [])
                     some += [{**one, _PLACE: len(some)} for one in _encoded(shape, [row])]
-        following = {shape: dump_json(some) for shape, some in by_shape.items()}
+        return PreparedJob(
+            job,
+            _Kind(facts, tuple(before), tuple(following)),
+            dump_json(_encoded(facts, job.distinct)),
+            [dump_json(_encoded(shape, rows)) for shape, rows in before.items()],
+            [dump_json(rows) for rows in following.values()],
+            sum(map(len, following.values())),
+        )
     except Exception as error:
         raise CannotTravel(str(error)) from error  # the ordinary way meets it again
-    return PreparedJob(job, facts, rows, following, sum(map(len, by_shape.values())))
 
 
 class Flight:
     """The statements for some jobs, and what their results say of each job."""
 
     def __init__(self, jobs: Sequence[PreparedJob]) -> None:
-        self._jobs = jobs
-        by_kind: dict[tuple[_Shape, tuple[_Shape, ...]], list[int]] = {}
-        for number, one in enumerate(jobs):
-            by_kind.setdefault((one.facts, tuple(one.following)), []).append(number)
-        self._kinds = list(by_kind.items())
-        parents = [_parents(table, rows) for table, rows in _merged(jobs).items()]
-        self._skipped = len(parents)
+        by_kind: dict[_Kind, list[PreparedJob]] = {}
+        for one in jobs:
+            by_kind.setdefault(one.kind, []).append(one)
+        self._parts = list(by_kind.values())
         self.statements: list[Statement] = [
-            *parents,
-            *(self._facts(kind, numbers) for kind, numbers in self._kinds),
+            (_statement(kind), _parameters(some)) for kind, some in by_kind.items()
         ]
 
     def left_out(self, results: Sequence[Result]) -> list[PreparedJob]:
@@ -97,38 +108,38 @@ class Flight:
         the server took them away. *results* are those of :attr:`statements`.
         """
         found: list[PreparedJob] = []
-        answers = results[self._skipped :]
-        for (_, numbers), answer in zip(self._kinds, answers, strict=True):
+        for part, answer in zip(self._parts, results, strict=True):
             stored, followed, there = answer.rows[0]
             left = set(json.loads(there))
-            kept = [self._jobs[number] for at, number in enumerate(numbers, 1) if at not in left]
-            sent = sum(len(one.job.distinct) for one in kept)
-            if int(stored) != sent or int(followed) != sum(one.followed for one in kept):
-                left.update(range(1, len(numbers) + 1))
-            found += [self._jobs[number] for at, number in enumerate(numbers, 1) if at in left]
+            kept = [one for number, one in enumerate(part, 1) if number not in left]
+            if int(stored) != sum(len(one.job.distinct) for one in kept) or int(followed) != sum(
+                one.followed for one in kept
+            ):
+                left.update(range(1, len(part) + 1))
+            found += [one for number, one in enumerate(part, 1) if number in left]
         return found
-
-    def _facts(self, kind: tuple[_Shape, tuple[_Shape, ...]], numbers: Sequence[int]) -> Statement:
-        facts, following = kind
-        jobs = [self._jobs[number] for number in numbers]
-        keys = ",".join(str(key) for one in jobs for key in one.job.positions)
-        more = [_array(one.following[shape] for one in jobs) for shape in following]
-        return _facts_statement(facts, following), [
-            _array(one.rows for one in jobs),
-            f"{{{keys}}}",
-            *more,
-        ]
 
 
 def tables_of(jobs: Iterable[PreparedJob]) -> list[str]:
     """Return the names of the tables that *jobs* write to, the facts' last."""
-    facts = {one.facts[0].name: None for one in jobs}
-    others = {
-        table.name: None
-        for one in jobs
-        for table in (*one.job.before, *(shape[0] for shape in one.following))
-    }
-    return [*(name for name in others if name not in facts), *facts]
+    kinds = list(dict.fromkeys(one.kind for one in jobs))
+    names = [
+        *(table.name for kind in kinds for table, _ in (*kind.before, *kind.following)),
+        *(kind.facts[0].name for kind in kinds),
+    ]
+    return list(dict.fromkeys(reversed(names)))[::-1]
+
+
+def _parameters(jobs: Sequence[PreparedJob]) -> list[str]:
+    """Return the parameters of :func:`_statement` for *jobs* of one kind."""
+    keys = ",".join(str(key) for one in jobs for key in one.job.positions)
+    kind = jobs[0].kind
+    return [
+        _array(one.facts for one in jobs),
+        f"{{{keys}}}",
+        *(_array(one.before[at] for one in jobs) for at in range(len(kind.before))),
+        *(_array(one.following[at] for one in jobs) for at in range(len(kind.following))),
+    ]
 
 
 def _shape(table: Table, rows: Sequence[Row]) -> _Shape:
@@ -157,64 +168,44 @@ def _check_complete(shape: _Shape) -> None:
             raise CannotTravel(f"{table.name}.{one.name} is filled in")
 
 
-def _merged(jobs: Sequence[PreparedJob]) -> dict[Table, list[Row]]:
-    """Return the rows that have to be there before, each once, in the order of their keys."""
-    merged: dict[Table, dict[uuid.UUID, Row]] = {}
-    for one in jobs:
-        for table, rows in one.job.before.items():
-            known = merged.setdefault(table, {})
-            key = key_of(table).name
-            for row in rows:
-                known.setdefault(row[key], row)
-    # In one order everywhere, so that two flights do not wait for each other.
-    return {table: [rows[key] for key in sorted(rows)] for table, rows in merged.items() if rows}
-
-
-def _parents(table: Table, rows: Sequence[Row]) -> Statement:
-    shape = _shape(table, rows)
-    return _parents_statement(shape), [dump_json(_encoded(shape, rows))]
-
-
 # -- the statements' texts --
 
 
 @cache
-def _parents_statement(shape: _Shape) -> str:
-    """Return what inserts the rows of $1 that are missing."""
-    table, names = shape
-    return (
-        f"INSERT INTO {_QUOTE.format_table(table)} ({_listed(names)}) "
-        f"SELECT {_selected(shape)} FROM jsonb_to_recordset($1::jsonb) AS given({_typed(shape)}) "
-        "ON CONFLICT DO NOTHING"
-    )
+def _statement(kind: _Kind) -> str:
+    """Return what stores the facts of $1, whose keys are $2, and the rows of $3 and on.
 
-
-@cache
-def _facts_statement(facts: _Shape, following: tuple[_Shape, ...]) -> str:
-    """Return what stores the facts of $1, whose keys are $2, and what follows, of $3 and on.
-
-    Each but $2 is an array with an array of rows for each job. The keys are looked up as an
-    array of their own: only so does the planner know how many they are. The one row of the
-    answer says how many facts and how many rows that follow were stored, and which jobs, from 1,
-    were left out since a fact of theirs is there.
+    Each but $2 is an array with an array of rows for each job: those that have to be there
+    before, then those that follow. The keys are looked up as an array of their own: only so
+    does the planner know how many they are. The one row of the answer says how many facts and
+    how many rows that follow were stored, and which jobs, from 1, were left out since a fact
+    of theirs is there.
     """
-    table, names = facts
+    table, names = kind.facts
     name, key = _QUOTE.format_table(table), _QUOTE.quote(key_of(table).name)
     new = f"given.{_JOB} NOT IN (SELECT job FROM there)"
     parts = [
-        f"given AS ({_rows_of(1, _typed(facts))})",
+        f"given AS ({_rows_of(1, _typed(kind.facts))})",
         f"there AS (SELECT DISTINCT given.{_JOB} AS job FROM given WHERE given.{key} IN "
         f"(SELECT known.{key} FROM {name} AS known WHERE known.{key} = ANY ($2::uuid[])))",
         f"stored AS (INSERT INTO {name} ({_listed(names)}) "
-        f"SELECT {_selected(facts)} FROM given WHERE {new} RETURNING 1)",
+        f"SELECT {_selected(kind.facts)} FROM given WHERE {new} RETURNING 1)",
     ]
-    counts = []
-    for number, shape in enumerate(following):
-        target, columns = shape
-        rows = _rows_of(number + 3, f"{_typed(shape)}, {_PLACE} integer")
+    for number, shape in enumerate(kind.before):
+        one = _QUOTE.quote(key_of(shape[0]).name)
         parts.append(
-            f"followed{number} AS (INSERT INTO {_QUOTE.format_table(target)} "
-            f"({_listed(columns)}) SELECT {_selected(shape)} FROM ({rows}) AS given "
+            f"before{number} AS (INSERT INTO {_QUOTE.format_table(shape[0])} "
+            f"({_listed(shape[1])}) SELECT DISTINCT ON (given.{one}) {_selected(shape)} "
+            f"FROM ({_rows_of(number + 3, _typed(shape))}) AS given WHERE {new} "
+            # In one order everywhere, so that two flights do not wait for each other.
+            f"ORDER BY given.{one} ON CONFLICT DO NOTHING)"
+        )
+    counts = []
+    for number, shape in enumerate(kind.following):
+        rows = _rows_of(number + 3 + len(kind.before), f"{_typed(shape)}, {_PLACE} integer")
+        parts.append(
+            f"followed{number} AS (INSERT INTO {_QUOTE.format_table(shape[0])} "
+            f"({_listed(shape[1])}) SELECT {_selected(shape)} FROM ({rows}) AS given "
             f"WHERE {new} ORDER BY given.{_JOB}, given.{_PLACE} RETURNING 1)"
         )
         counts.append(f"(SELECT count(*) FROM followed{number})")

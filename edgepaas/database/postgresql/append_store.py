@@ -13,7 +13,8 @@ The rules, for a group of jobs whose flight
   inserts.
 """
 
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +27,7 @@ from edgepaas.database.append import (
     compared_columns,
     stored_now,
 )
-from edgepaas.database.bulk_insert import rows_by_id
+from edgepaas.database.bulk_insert import Row, rows_by_id
 from edgepaas.database.failures import is_retryable, translate_postgres
 from edgepaas.database.postgresql.append_queue import Waiting
 from edgepaas.database.postgresql.append_statements import (
@@ -113,9 +114,9 @@ class FactStore:
         while parts:
             some = parts.pop()
             try:
-                left_out, again = self._send(some)
+                left_out = self._send(some)
             except Exception as error:  # noqa: BLE001 - each job ends with what it means
-                failure = self._meaning(error, some)
+                failure: BaseException | None = self._meaning(error, some)
                 if failure is None and len(some) > 1:
                     half = len(some) // 2
                     parts += [some[half:], some[:half]]
@@ -127,22 +128,19 @@ class FactStore:
                     parts, rest = [], [one for part in parts for one in part]
                     _end_all(rest, failure)
                 continue
-            self._settle([one.job for one in left_out], again=again)
+            self._settle([one.job for one in left_out])
 
-    def _send(self, jobs: Sequence[_Travelling]) -> tuple[list[_Travelling], bool]:
-        """Store *jobs* and end those that are stored; return the others.
-
-        Also returns whether an earlier flight of them was lost. Raises what refused them.
-        """
+    def _send(self, jobs: Sequence[_Travelling]) -> list[_Travelling]:
+        """Store *jobs* and end those that are stored; return the others. Raises what refused it."""
         flight = Flight([one.prepared for one in jobs])
-        again = False
+        lost = False
         for attempt in range(_ATTEMPTS):
             try:
                 left = {id(one) for one in self._fly(flight)}
                 break
             except Exception as error:
-                if is_lost(error) and not isinstance(error, DatabaseError) and not again:
-                    again = True
+                if is_lost(error) and not isinstance(error, DatabaseError) and not lost:
+                    lost = True
                     self._suspect(error)
                     self._forget_idle()
                 elif not is_retryable(error) or attempt == _ATTEMPTS - 1:
@@ -153,7 +151,7 @@ class FactStore:
         for one in jobs:
             if id(one.prepared) not in left:
                 one.job.done(one.job.appended(len(one.job.distinct)))
-        return [one for one in jobs if id(one.prepared) in left], again
+        return [one for one in jobs if id(one.prepared) in left]
 
     def _fly(self, flight: Flight) -> list[PreparedJob]:
         """Run *flight* on a connection of the pool; return the jobs that it left out."""
@@ -192,7 +190,7 @@ class FactStore:
         """End *job*, which was refused alone; return the error that it ended with."""
         if sqlstate(error) == _UNIQUE_VIOLATION:
             # Another session stored it meanwhile; perhaps this job's own first flight.
-            return self._settle([job], again=True)
+            return self._settle([job])
         return self._store_alone(job)
 
     def _store_alone(self, job: AppendJob) -> BaseException | None:
@@ -205,11 +203,8 @@ class FactStore:
         job.done(job.appended(accepted))
         return None
 
-    def _settle(self, jobs: Sequence[AppendJob], *, again: bool) -> BaseException | None:
-        """End *jobs*, of which some facts were stored before; return the last error.
-
-        *again*: it may have been an earlier flight of theirs that stored them.
-        """
+    def _settle(self, jobs: Sequence[AppendJob]) -> BaseException | None:
+        """End *jobs*, of which some facts are stored already; return the last error."""
         failure: BaseException | None = None
         by_table: dict[tuple[Any, str], list[AppendJob]] = {}
         for job in jobs:
@@ -225,10 +220,10 @@ class FactStore:
                     job.done(error)
                 continue
             for job in some:
-                failure = self._compare(job, stored, again=again) or failure
+                failure = self._compare(job, stored) or failure
         return failure
 
-    def _compare(self, job: AppendJob, stored: Any, *, again: bool) -> BaseException | None:
+    def _compare(self, job: AppendJob, stored: Mapping[uuid.UUID, Row]) -> BaseException | None:
         """End *job* by what is *stored* under its keys; return the error that it ended with."""
         known = {key: stored[key] for key in job.positions if key in stored}
         if len(known) < len(job.positions):
@@ -238,7 +233,8 @@ class FactStore:
         except Exception as error:  # noqa: BLE001 - FactsDiffer is the caller's
             job.done(error)
             return error
-        job.done(job.appended(len(new) if again else 0))
+        # Those with this call's stamp are of a flight of its own whose answer was lost.
+        job.done(job.appended(len(new)))
         return None
 
 

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts appended to PostgreSQL in one flight: stored once each, and each caller hears the truth."""
+
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Table, exc, func, select
+
+from edgepaas.app import Box
+from edgepaas.app.facts import Appended, FactsDiffer, Row, append_facts
+from edgepaas.app.models import name_id, uuid7
+from edgepaas.database.append import AppendJob, AppendOutcome
+from edgepaas.database.postgresql.append_queue import Waiting
+from edgepaas.database.postgresql.database import ServerDatabase
+from edgepaas.errors import DatabaseError, DatabaseUnavailable
+from edgepaas.files.paths import Paths
+from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
+from tests.support.postgres_server import PostgresServer
+from tests.support.relay import Relay
+from tests.support.telemetry_box import open_box
+
+#: Far longer than anything here takes.
+LIMIT = 60.0
+MORNING = datetime(2024, 5, 1, 6, tzinfo=UTC)
+_calls = iter(range(1_000_000))
+
+
+@pytest.fixture
+def box(paths: Paths, postgres_url: str) -> Iterator[Box]:
+    with open_box(paths, postgres_url) as (_, found):
+        yield found
+
+
+@pytest.fixture
+def relay(postgres: PostgresServer) -> Iterator[Relay]:
+    with Relay(postgres.port) as made:
+        yield made
+
+
+@pytest.fixture
+def far(paths: Paths, postgres_url: str, relay: Relay) -> Iterator[Box]:
+    """A box with a relay on its way to PostgreSQL."""
+    with open_box(paths, relay.reroute(postgres_url)) as (_, found):
+        yield found
+
+
+def database_of(box: Box) -> ServerDatabase:
+    assert isinstance(box.database, ServerDatabase)
+    return box.database
+
+
+def readings(number: int = 1, *, device: str = "press-1", **columns: Any) -> list[Row]:
+    """Return new readings of one request, which has a moment of its own."""
+    at = MORNING + timedelta(microseconds=next(_calls))
+    return [
+        {
+            "id": uuid7(),
+            "device_id": name_id("devices", device),
+            "device": device,
+            "metric": "temperature",
+            "value": value + 0.5,
+            "unit": None,
+            "recorded_at": MORNING + timedelta(seconds=value),
+            "received_at": at,
+            **columns,
+        }
+        for value in range(number)
+    ]
+
+
+def device(name: str) -> Row:
+    return {
+        "id": name_id("devices", name),
+        "name": name,
+        "description": None,
+        "labels": {},
+        "created_at": MORNING,
+        "updated_at": MORNING,
+    }
+
+
+def feed_of(rows: Sequence[Row]) -> Callable[[Collection[uuid.UUID]], Mapping[Table, Any]]:
+    """Return what queues the new ones of *rows*, a row of the feed each."""
+
+    def following(new: Collection[uuid.UUID]) -> Mapping[Table, Sequence[Row]]:
+        return {
+            RULE_FEED: [
+                {"batch": row["id"], "node": "here", "readings": "[]"}
+                for row in rows
+                if row["id"] in new
+            ]
+        }
+
+    return following
+
+
+def append(box: Box, rows: Sequence[Row], *, name: str = "press-1") -> Appended:
+    """Append *rows* as telemetry does."""
+    return append_facts(
+        box.database,
+        READINGS,
+        rows,
+        before={DEVICES: [device(name)]},
+        stamp="received_at",
+        following=feed_of(rows),
+    )
+
+
+class Group:
+    """Jobs that are stored together, and what each of them ended with."""
+
+    def __init__(self, *requests: Sequence[Row]) -> None:
+        self.ends: list[list[AppendOutcome]] = [[] for _ in requests]
+        self.jobs = [
+            AppendJob(
+                READINGS,
+                rows,
+                ends.append,
+                before={DEVICES: [device(rows[0]["device"])]},
+                stamp="received_at",
+                following=feed_of(rows),
+            )
+            for rows, ends in zip(requests, self.ends, strict=True)
+        ]
+
+    def store(self, box: Box) -> list[AppendOutcome]:
+        """Store them in one group; return one outcome each."""
+        database_of(box)._appends._store([Waiting(job) for job in self.jobs])
+        assert [len(ends) for ends in self.ends] == [1] * len(self.ends)
+        return [ends[0] for ends in self.ends]
+
+
+def stored(box: Box, column: Any = READINGS.c.id) -> list[Any]:
+    with box.database.read() as session:
+        return list(session.scalars(select(column)))
+
+
+def fed(box: Box) -> list[uuid.UUID]:
+    """Return the batches of the feed in their order."""
+    with box.database.read() as session:
+        return list(session.scalars(select(RULE_FEED.c.batch).order_by(RULE_FEED.c.seq)))
+
+
+def ids(*requests: Sequence[Row]) -> list[uuid.UUID]:
+    return [row["id"] for rows in requests for row in rows]
+
+
+def test_a_group_is_stored_whole_with_its_devices_and_what_follows_in_order(box: Box) -> None:
+    requests = [readings(2), readings(3, device="press-2"), readings(1), readings(2)]
+    assert Group(*requests).store(box) == [Appended(len(rows), 0) for rows in requests]
+    assert sorted(stored(box)) == sorted(ids(*requests))
+    assert sorted(stored(box, DEVICES.c.name)) == ["press-1", "press-2"]
+    assert fed(box) == ids(*requests)
+
+
+def test_many_requests_at_once_are_all_stored_once(box: Box) -> None:
+    requests = [readings(3, device=f"press-{number % 7}") for number in range(60)]
+    found: list[Appended] = []
+
+    def post(some: Sequence[Sequence[Row]]) -> None:
+        found.extend(append(box, rows, name=rows[0]["device"]) for rows in some)
+
+    threads = [threading.Thread(target=post, args=(requests[at::6],)) for at in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert found == [Appended(3, 0)] * 60
+    assert sorted(stored(box)) == sorted(fed(box)) == sorted(ids(*requests))
+
+
+def test_each_of_a_group_hears_what_became_of_its_own(box: Box) -> None:
+    """A repeat, one with other content, and one of which a part is new, among new ones."""
+    known = readings(3)
+    append(box, known)
+    later = [{**row, "received_at": MORNING + timedelta(1)} for row in known]
+    more = readings(2)
+    stamped = [{**row, "received_at": more[0]["received_at"]} for row in known[:1]]
+    group = Group(
+        readings(2, device="new-1"),
+        later,
+        [{**later[0], "value": -1.0}],
+        [*more, *stamped],
+        readings(1, device="new-2"),
+    )
+    new, repeated, differing, partly, last = group.store(box)
+    assert (new, repeated, partly, last) == (
+        *(Appended(2, 0), Appended(0, 3)),
+        *(Appended(2, 1), Appended(1, 0)),
+    )
+    assert isinstance(differing, FactsDiffer)
+    assert differing.positions == (0,)
+    with box.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(READINGS)) == 3 + 2 + 2 + 1
+    assert len(fed(box)) == len(set(fed(box))) == 8
+
+
+def test_a_device_of_a_request_that_is_refused_is_not_made(box: Box) -> None:
+    known = readings()
+    append(box, known)
+    other = [{**known[0], "value": -1.0, "device": "other", "device_id": name_id("devices", "o")}]
+    (outcome,) = Group(other).store(box)
+    assert isinstance(outcome, FactsDiffer)
+    assert stored(box, DEVICES.c.name) == ["press-1"]
+
+
+@pytest.mark.parametrize("bad", [0, 3, 6])
+def test_a_row_that_the_server_refuses_fails_alone(box: Box, bad: int) -> None:
+    """With the error that the ordinary way raises; its neighbours are stored, with their feed."""
+    requests = [readings(2) for _ in range(7)]
+    requests[bad] = readings(2, metric="x" * 201)
+    outcomes = Group(*requests).store(box)
+    assert isinstance(outcomes[bad], exc.DBAPIError)
+    assert outcomes[:bad] + outcomes[bad + 1 :] == [Appended(2, 0)] * 6
+    good = [rows for number, rows in enumerate(requests) if number != bad]
+    assert sorted(stored(box)) == sorted(ids(*good))
+    assert sorted(fed(box)) == sorted(ids(*good))
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_a_row_that_cannot_be_sent_fails_alone(box: Box, text: str) -> None:
+    requests = [readings(2), readings(1, metric=text), readings(2)]
+    first, refused, last = Group(*requests).store(box)
+    assert (first, last) == (Appended(2, 0), Appended(2, 0))
+    assert isinstance(refused, ValueError | exc.StatementError)
+    assert len(stored(box)) == 4
+
+
+def test_a_condition_of_the_server_ends_the_group_and_is_counted(
+    box: Box, postgres: PostgresServer, postgres_url: str
+) -> None:
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    postgres.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN RAISE insufficient_privilege; END'; "
+        "CREATE TRIGGER refuse BEFORE INSERT ON readings EXECUTE FUNCTION refuse()",
+        name,
+    )
+    outcomes = Group(*(readings() for _ in range(4))).store(box)
+    assert all(isinstance(one, DatabaseError) for one in outcomes)
+    (failing,) = database_of(box).outcomes.failing()
+    assert failing.refusal.table == "readings"
+    assert failing.count == 4
+    assert stored(box) == []
+    postgres.execute("DROP TRIGGER refuse ON readings", name)
+    assert Group(readings()).store(box) == [Appended(1, 0)]
+    assert not list(database_of(box).outcomes.failing())
+
+
+def test_rows_that_the_server_takes_away_are_not_acknowledged(
+    box: Box, postgres: PostgresServer, postgres_url: str
+) -> None:
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    postgres.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+        "CREATE TRIGGER swallow BEFORE INSERT ON readings FOR EACH ROW "
+        "WHEN (NEW.metric = 'gone') EXECUTE FUNCTION swallow()",
+        name,
+    )
+    there, gone = Group(readings(2), readings(1, metric="gone")).store(box)
+    assert there == Appended(2, 0)
+    assert isinstance(gone, DatabaseError)
+
+
+# -- the link --
+
+
+def test_an_answer_that_is_lost_is_found_out(far: Box, relay: Relay) -> None:
+    """The client hears that its readings are new, as they were; nothing is stored twice."""
+    append(far, readings(device="warm"))
+    for _ in range(10):
+        relay.commit_cut = 1.0
+        rows = readings(3)
+        ended = threading.Event()
+        outcome: list[AppendOutcome] = []
+
+        def done(end: AppendOutcome, into: list[AppendOutcome] = outcome) -> None:
+            into.append(end)
+            ended.set()  # noqa: B023 - it is waited for in this turn
+
+        cuts = relay.cuts
+        job = AppendJob(READINGS, rows, done, stamp="received_at", following=feed_of(rows))
+        watcher = threading.Thread(target=calm_after_a_cut, args=(relay, cuts))
+        watcher.start()
+        far.database.submit(job)
+        assert ended.wait(LIMIT)
+        watcher.join(LIMIT)
+        assert relay.cuts > cuts
+        if isinstance(outcome[0], DatabaseUnavailable):
+            continue  # the second was cut as well before the relay was calm
+        assert outcome == [Appended(3, 0)]
+        assert sorted(stored(far)) == sorted(set(stored(far)))
+        assert fed(far)[-3:] == ids(rows)
+    assert len(fed(far)) == len(set(fed(far)))
+
+
+def calm_after_a_cut(relay: Relay, cuts: int) -> None:
+    """Have *relay* cut no more as soon as it has cut once more than *cuts*."""
+    waited = threading.Event()
+    for _ in range(int(LIMIT / 0.001)):
+        if relay.cuts > cuts:
+            break
+        waited.wait(0.001)
+    relay.commit_cut = 0.0
+
+
+def test_idle_connections_that_were_cut_cost_no_request(far: Box, relay: Relay) -> None:
+    for _ in range(5):
+        assert append(far, readings(2)) == Appended(2, 0)
+        relay.break_connections()
+    assert append(far, readings(2)) == Appended(2, 0)
+    assert len(stored(far)) == len(fed(far)) == 12
+
+
+def test_a_server_that_is_gone_is_unavailable_for_all_that_waits(far: Box, relay: Relay) -> None:
+    noticed: list[BaseException] = []
+    database_of(far).on_unavailable = noticed.append
+    append(far, readings())
+    relay.cut()
+    outcomes = Group(*(readings() for _ in range(5))).store(far)
+    assert all(isinstance(one, DatabaseUnavailable) for one in outcomes)
+    assert noticed
+    relay.heal()
+    assert append(far, readings(2)) == Appended(2, 0)
+
+
+def test_what_waits_is_stored_when_the_database_is_closed(box: Box) -> None:
+    outcomes: list[AppendOutcome] = []
+    for _ in range(30):
+        box.database.submit(AppendJob(READINGS, readings(), outcomes.append))
+    box.database.close()
+    assert outcomes == [Appended(1, 0)] * 30
+    with pytest.raises(DatabaseUnavailable):
+        append(box, readings())
