@@ -43,7 +43,8 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value.isoformat()} has no time zone")
-        value = value.astimezone(UTC)
+        if value.tzinfo is not UTC:
+            value = value.astimezone(UTC)
         if dialect.name == "postgresql":
             return value
         return value.isoformat(timespec="microseconds")[:26] + "Z"

@@ -10,18 +10,20 @@ is: the answer names such jobs, and they go the way of :func:`~edgepaas.database
 # ruff: noqa: S608 - names come from the application's models, quoted; every value is a parameter
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from json.encoder import encode_basestring
 from typing import Any
 
 from sqlalchemy import Dialect, Table
 from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000
+from sqlalchemy.types import TypeEngine
 
 from edgepaas.database.append import AppendJob
 from edgepaas.database.bulk_insert import Row, key_of
-from edgepaas.database.postgresql.json_values import is_sent_as_text, json_converters
-from edgepaas.database.types import dump_json
+from edgepaas.database.postgresql.json_values import Converter, is_sent_as_text, json_converters
+from edgepaas.database.types import Number, Text, UtcDateTime, Uuid, dump_json
 from edgepaas.pgdriver.flights import Result, Statement
 
 _DIALECT: Dialect = PGDialect_pg8000()  # type: ignore[no-untyped-call]
@@ -66,7 +68,7 @@ def prepare(job: AppendJob) -> PreparedJob:
 
     ``following`` is asked for the rows that follow when all of the facts are new.
     """
-    following: dict[_Shape, list[dict[str, Any]]] = {}
+    following: dict[_Shape, list[str]] = {}
     try:
         facts = _shape(job.table, job.distinct)
         before = {_shape(table, rows): rows for table, rows in job.before.items() if rows}
@@ -76,13 +78,13 @@ def prepare(job: AppendJob) -> PreparedJob:
                     shape = _shape(table, [row])
                     _check_complete(shape)
                     some = following.setdefault(shape, [])
-                    some += [{**one, _PLACE: len(some)} for one in _encoded(shape, [row])]
+                    some.append(f'{{"{_PLACE}":{len(some)},{_written(shape, [row])[1:]}')
         return PreparedJob(
             job,
             _Kind(facts, tuple(before), tuple(following)),
-            dump_json(_encoded(facts, job.distinct)),
-            [dump_json(_encoded(shape, rows)) for shape, rows in before.items()],
-            [dump_json(rows) for rows in following.values()],
+            _array([_written(facts, job.distinct)]),
+            [_array([_written(shape, rows)]) for shape, rows in before.items()],
+            [_array(rows) for rows in following.values()],
             sum(map(len, following.values())),
         )
     except Exception as error:
@@ -150,14 +152,58 @@ def _array(texts: Iterable[str]) -> str:
     return f"[{','.join(texts)}]"
 
 
-def _encoded(shape: _Shape, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return *rows* as JSON holds them; raises what their columns refuse them with."""
+def _written(shape: _Shape, rows: Sequence[Row]) -> str:
+    """Return *rows* as JSON objects in a row; raises what their columns refuse them with.
+
+    Also raises ValueError for text that PostgreSQL does not store: the server would refuse the
+    whole flight for it.
+    """
+    writers = _writers(shape)
+    text = ",".join(
+        [
+            f"{{{','.join([f'{start}{write(row[name])}' for name, start, write in writers])}}}"
+            for row in rows
+        ]
+    )
+    if "\\u0000" in text:
+        raise ValueError("text with a NUL character, perhaps")
+    text.encode("utf-8")  # UnicodeEncodeError for a lone surrogate
+    return text
+
+
+@cache
+def _writers(shape: _Shape) -> list[tuple[str, str, Callable[[Any], str]]]:
+    """Return each column's name, the JSON before its value, and what writes the value."""
     table, names = shape
-    converters = json_converters(table, names, _DIALECT)
     return [
-        {name: row[name] if convert is None else convert(row[name]) for name, convert in converters}
-        for row in rows
+        (name, f"{encode_basestring(name)}:", _writer(table.c[name].type, convert))
+        for name, convert in json_converters(table, names, _DIALECT)
     ]
+
+
+def _writer(kind: TypeEngine[Any], convert: Converter | None) -> Callable[[Any], str]:
+    """Return what writes a value of *kind*; *convert* is its converter."""
+    if convert is None and isinstance(kind, Text):
+
+        def write_text(value: Any) -> str:
+            return "null" if value is None else encode_basestring(value)
+
+        return write_text
+    if convert is None:
+        return dump_json
+    if isinstance(kind, Uuid):
+
+        def write_uuid(value: Any) -> str:
+            return "null" if value is None else f'"{value}"'
+
+        return write_uuid
+    if isinstance(kind, Number | UtcDateTime):  # whose text needs no escape
+
+        def write_plainly(value: Any) -> str:
+            return "null" if value is None else f'"{convert(value)}"'
+
+        return write_plainly
+    return lambda value: dump_json(convert(value))
 
 
 def _check_complete(shape: _Shape) -> None:
