@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import struct
 import threading
 import time
 import uuid
@@ -34,26 +35,34 @@ class Uuid7Source:
         self._counter = 0
 
     def __call__(self) -> uuid.UUID:
-        tail = os.urandom(12)
+        return self.batch(1)[0]
+
+    def batch(self, number: int) -> list[uuid.UUID]:
+        """Return *number* of them, in their order, at half the price of single ones."""
+        if number < 1:
+            return []
+        tails = os.urandom(8 + 4 * number)
         with self._lock:
             milliseconds = self._clock_ns() // 1_000_000
             process = os.getpid()
             if milliseconds > self._milliseconds or process != self._process:
                 # The top bit is left free, so that there is always room to count up.
-                self._counter = int.from_bytes(tail[:8], "big") >> (64 - _COUNTER_BITS + 1)
+                self._counter = int.from_bytes(tails[:8], "big") >> (64 - _COUNTER_BITS + 1)
                 self._milliseconds = max(milliseconds, self._milliseconds)
                 self._process = process
             else:
                 self._counter += 1
-                if self._counter >= _COUNTER_LIMIT:
-                    self._counter = 0
-                    self._milliseconds += 1
+            if self._counter + number > _COUNTER_LIMIT:
+                self._counter = 0
+                self._milliseconds += 1
             milliseconds, counter = self._milliseconds, self._counter
-        value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
-        value |= 0x7000 << 64 | (counter >> 30) << 64
-        value |= 0b10 << 62 | (counter & 0x3FFF_FFFF) << 32
-        value |= int.from_bytes(tail[8:], "big")
-        return uuid.UUID(int=value)
+            self._counter += number - 1
+        head = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7000 << 64 | 0b10 << 62
+        randoms = struct.unpack_from(f"!{number}I", tails, 8)
+        return [
+            uuid.UUID(int=head | (count >> 30) << 64 | (count & 0x3FFF_FFFF) << 32 | random)
+            for count, random in enumerate(randoms, counter)
+        ]
 
 
 #: Return a new UUIDv7, greater than every one this process made before.

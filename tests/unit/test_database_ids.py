@@ -46,6 +46,19 @@ def test_a_full_counter_borrows_the_next_millisecond(monkeypatch: pytest.MonkeyP
     assert second.int >> 80 == 2
 
 
+def test_a_batch_of_uuid7s_grows_between_single_ones_and_borrows_as_they_do() -> None:
+    source = Uuid7Source(lambda: 1_000_000)
+    made = [source(), *source.batch(1000), source(), *source.batch(0), *source.batch(1)]
+    assert made == sorted(set(made))
+    assert len(made) == 1003
+    assert {(one.version, one.variant, one.int >> 80) for one in made} == {(7, uuid.RFC_4122, 1)}
+    assert len({one.int & 0xFFFF_FFFF for one in made}) > 990
+    source._counter = (1 << 42) - 10
+    more = [*source.batch(20), source(), source()]
+    assert [*made, *more] == sorted({*made, *more})
+    assert {one.int >> 80 for one in more} == {2}
+
+
 def test_uuid7s_of_many_threads_are_unique() -> None:
     """The source is shared by all of a service's threads."""
     made: list[uuid.UUID] = []
