@@ -7,15 +7,17 @@ its price; the values pass through the same column types, so the same is stored.
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Table
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.types import TypeEngine
 
 from edgepaas.database.append import AppendJob, compared_columns, stored_now
 from edgepaas.database.bulk_insert import Row, key_of
+from edgepaas.database.types import Number, Text, UtcDateTime, Uuid
 
 #: Keys a statement, and variables: SQLite takes 32,766 since 3.32
 #: (https://sqlite.org/limits.html).
@@ -57,7 +59,7 @@ class AppendStatements:
             for target, more in job.following(new).items():
                 for row in more:
                     statement, values = _insert_plainly(target, tuple(row))
-                    self._connection.execute(statement, values(row))
+                    self._connection.execute(statement, values([row]))
         return accepted
 
     def _ensure(self, table: Table, rows: Sequence[Row]) -> None:
@@ -81,15 +83,11 @@ class AppendStatements:
     def _insert(self, table: Table, rows: Sequence[Row]) -> int:
         """Insert those of *rows* that are not there yet; return their number."""
         head, marks, values = _insert_new(table, tuple(rows[0]))
-        if len(rows) == 1:
-            statement = f"{head}{marks} ON CONFLICT DO NOTHING"
-            return self._connection.execute(statement, values(rows[0])).rowcount
         accepted = 0
         # One step of SQLite for many rows: each step lets go of the interpreter's lock.
         for some in _slices(rows):
             statement = f"{head}{', '.join([marks] * len(some))} ON CONFLICT DO NOTHING"
-            flat = [value for row in some for value in values(row)]
-            accepted += self._connection.execute(statement, flat).rowcount
+            accepted += self._connection.execute(statement, values(some)).rowcount
         return accepted
 
     def _stored(self, job: AppendJob) -> dict[uuid.UUID, Row]:
@@ -116,24 +114,55 @@ def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 @cache
 def _insert_new(
     table: Table, names: tuple[str, ...]
-) -> tuple[str, str, Callable[[Row], list[Any]]]:
-    """Return the statement's head, one row's placeholders, and a row's values as stored."""
+) -> tuple[str, str, Callable[[Sequence[Row]], list[Any]]]:
+    """Return the statement's head, one row's placeholders, and what rows' values become."""
     columns = ", ".join(_QUOTE.quote(name) for name in names)
     head = f"INSERT INTO {_QUOTE.format_table(table)} ({columns}) VALUES "  # noqa: S608
-    processors = [
-        (name, table.c[name].type.dialect_impl(_DIALECT).bind_processor(_DIALECT)) for name in names
-    ]
+    return head, f"({', '.join('?' * len(names))})", _values(table, names)
 
-    def values(row: Mapping[str, Any]) -> list[Any]:
-        return [
-            process(row[name]) if process is not None else row[name] for name, process in processors
+
+def _values(table: Table, names: tuple[str, ...]) -> Callable[[Sequence[Row]], list[Any]]:
+    """Return what makes the stored values of rows, one row after the other.
+
+    Where a value is the very object that the row before had (a device's name, the moment of
+    a request), it is not converted again. The function's source holds positions alone.
+    """
+    known: dict[str, Any] = {"unset": object()}
+    lines = ["def values(rows):", " found = []", " add = found.extend"]
+    lines += [f" v{at} = t{at} = unset" for at in range(len(names))]
+    lines.append(" for row in rows:")
+    for at, name in enumerate(names):
+        known[f"name{at}"] = name
+        convert = known[f"convert{at}"] = _bind(table.c[name].type)
+        if convert is None:
+            lines.append(f"  t{at} = row[name{at}]")
+            continue
+        lines += [
+            f"  v = row[name{at}]",
+            f"  if v is not v{at}:",
+            f"   v{at} = v",
+            f"   t{at} = convert{at}(v)",
         ]
+        if isinstance(table.c[name].type, Uuid):  # asked of every row: without the processor
+            lines[-1] = f"   t{at} = None if v is None else str(v)"
+    lines += [f"  add(({''.join(f't{at}, ' for at in range(len(names)))}))", " return found"]
+    exec("\n".join(lines), known)  # noqa: S102 - of positions alone, see above
+    made: Callable[[Sequence[Row]], list[Any]] = known["values"]
+    return made
 
-    return head, f"({', '.join('?' * len(names))})", values
+
+def _bind(kind: TypeEngine[Any]) -> Convert | None:
+    """Return what a value of *kind* passes through; None: nothing."""
+    if isinstance(kind, Text | Number | UtcDateTime):  # without what SQLAlchemy puts around it
+        bind = kind.process_bind_param
+        return lambda value: bind(value, _DIALECT)
+    return kind.dialect_impl(_DIALECT).bind_processor(_DIALECT)
 
 
 @cache
-def _insert_plainly(table: Table, names: tuple[str, ...]) -> tuple[str, Callable[[Row], list[Any]]]:
+def _insert_plainly(
+    table: Table, names: tuple[str, ...]
+) -> tuple[str, Callable[[Sequence[Row]], list[Any]]]:
     head, marks, values = _insert_new(table, names)
     return f"{head}{marks}", values
 
