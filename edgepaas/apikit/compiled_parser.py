@@ -4,7 +4,7 @@
 ::
 
     parse = compile_parser(ReadingFields(), batch=ReadingBatch())
-    rows = parse.rows(read_plain(body))     # or NotPlain: take the ordinary way
+    readings = parse(read_plain(body))     # or NotPlain: take the ordinary way
 
 The schema stays the one declaration. A parser takes nothing that ``schema.load`` refuses, and
 returns the very same values; whatever it does not take at sight (a wrong value, an unknown
@@ -13,21 +13,23 @@ it, or words the error: a parser knows no error texts.
 """
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import marshmallow as ma
 
 from edgepaas.apikit.plain_json import NotPlain, PlainLoader, declares, has_methods, with_checks
 
-#: Stands in a row for a field that was not given and has no default.
-MISSING = ma.missing
+#: Loads objects of parsed JSON; raises NotPlain.
+_LoadMany = Callable[[Sequence[Any]], list[dict[str, Any]]]
 
 #: What decides how a field loads a value: a class that changes one of these, and says nothing
 #: of :data:`_COMPILED`, is loaded by marshmallow.
 _LOADING = ("deserialize", "_deserialize", "_validate", "_validate_missing", "_validated")
 #: The method by which a field's class offers the same, compiled.
 _COMPILED = "plain_loader"
+#: Fields whose loaders take texts alone and return what cannot be changed: the same for the same.
+_OF_TEXT = (ma.fields.String, ma.fields.UUID, ma.fields.DateTime)
 
 
 class Parser:
@@ -37,33 +39,13 @@ class Parser:
         self, schema: ma.Schema, *, batch: ma.Schema | None = None, most: int | None = None
     ) -> None:
         """See :func:`compile_parser`."""
-        #: The keys of a loaded object: the columns of a row of :meth:`rows`.
-        self.names: tuple[str, ...] = ()
         self._batch = None if batch is None else _list_in(batch, schema)
         self._most = most
-        self._row: Callable[[Any], tuple[Any, ...]]
-        if _is_compilable(schema):
-            self.names = tuple(schema.load_fields)
-            self._row = _compiled(schema)
-        else:
-            self.names = tuple(one.attribute or name for name, one in schema.load_fields.items())
-            self._row = _by_marshmallow(schema, self.names)
-
-    def rows(self, value: Any) -> list[tuple[Any, ...]]:
-        """Return what *value*, parsed JSON, holds: for each object the values of :attr:`names`.
-
-        A value that was not given and has no default is MISSING. Raises NotPlain.
-        """
-        row = self._row
-        return [row(one) for one in self._objects(value)]
+        self._load = _compiled(schema) if _is_compilable(schema) else _by_marshmallow(schema)
 
     def __call__(self, value: Any) -> list[dict[str, Any]]:
         """Return what *value*, parsed JSON, holds, as ``schema.load`` does; raises NotPlain."""
-        names = self.names
-        return [
-            {name: one for name, one in zip(names, values, strict=True) if one is not MISSING}
-            for values in self.rows(value)
-        ]
+        return self._load(self._objects(value))
 
     def _objects(self, value: Any) -> Sequence[Any]:
         if type(value) is dict:
@@ -121,54 +103,67 @@ def _is_compilable(schema: ma.Schema) -> bool:
     )
 
 
-def _by_marshmallow(schema: ma.Schema, names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    def row(value: Any) -> tuple[Any, ...]:
+def _by_marshmallow(schema: ma.Schema) -> _LoadMany:
+    def load(objects: Sequence[Any]) -> list[dict[str, Any]]:
         try:
-            loaded: Mapping[str, Any] = schema.load(value, many=False)
-            found = tuple(loaded.get(name, MISSING) for name in names)
+            return [schema.load(one, many=False) for one in objects]
         except Exception as error:
-            raise NotPlain from error
-        if not loaded.keys() <= set(names):
-            raise NotPlain  # a hook has added something
-        return found
+            raise NotPlain from error  # the ordinary way meets it again
 
-    return row
+    return load
 
 
-def _compiled(schema: ma.Schema) -> Callable[[Any], tuple[Any, ...]]:
-    """Return the function that makes a row of one object.
+def _compiled(schema: ma.Schema) -> _LoadMany:
+    """Return the function that loads objects.
 
     Its source holds positions alone; names, loaders and defaults are given to it as values.
     """
-    known: dict[str, Any] = {"MISSING": MISSING, "NotPlain": NotPlain}
-    lines = ["def row(data):", " if type(data) is not dict: raise NotPlain", " left = len(data)"]
-    values = []
+    known: dict[str, Any] = {"MISSING": ma.missing, "NotPlain": NotPlain, "unset": object()}
+    lines = ["def load(objects):", " found = []"]
+    each: list[str] = []
     for at, (name, field) in enumerate(schema.load_fields.items()):
-        known[f"name{at}"] = field.data_key if field.data_key is not None else name
-        loader, takes_data = _loader_of(field, known[f"name{at}"])
-        known[f"load{at}"] = loader
-        lines += [f" v{at} = data.get(name{at}, MISSING)", f" if v{at} is MISSING:"]
-        if field.required:
-            lines.append("  raise NotPlain")
-        elif callable(field.load_default):
-            known[f"default{at}"] = field.load_default
-            lines.append(f"  v{at} = default{at}()")
-        else:
-            known[f"default{at}"] = field.load_default
-            lines.append(f"  v{at} = default{at}")
-        lines += [" else:", "  left -= 1"]
-        given = f"load{at}(v{at}, data)" if takes_data else f"load{at}(v{at})"
-        if takes_data:
-            lines.append(f"  v{at} = {given}")
-        elif field.allow_none:
-            lines.append(f"  if v{at} is not None: v{at} = {given}")
-        else:  # every compiled loader refuses None
-            lines.append(f"  v{at} = {given}")
-        values.append(f"v{at}, ")
-    lines += [" if left: raise NotPlain", f" return ({''.join(values)})"]
+        known[f"name{at}"] = name
+        known[f"key{at}"] = field.data_key if field.data_key is not None else name
+        known[f"default{at}"] = field.load_default
+        known[f"load{at}"], takes_data = _loader_of(field, known[f"key{at}"])
+        lines.append(f" last{at} = was{at} = unset")
+        each += _field_lines(at, field, takes_data=takes_data)
+    lines += [
+        " for data in objects:",
+        "  if type(data) is not dict: raise NotPlain",
+        *("  left = len(data)", "  loaded = {}"),
+        *(f"  {line}" for line in each),
+        *("  if left: raise NotPlain", "  found.append(loaded)", " return found"),
+    ]
     exec("\n".join(lines), known)  # noqa: S102 - of positions alone, see above
-    made: Callable[[Any], tuple[Any, ...]] = known["row"]
+    made: _LoadMany = known["load"]
     return made
+
+
+def _field_lines(at: int, field: ma.fields.Field[Any], *, takes_data: bool) -> list[str]:
+    """Return the lines that load the field at position *at* of ``data`` into ``loaded``."""
+    lines = [f"v = data.get(key{at}, MISSING)", "if v is MISSING:"]
+    if field.required:
+        lines.append(" raise NotPlain")
+    elif field.load_default is ma.missing:
+        lines.append(" pass")
+    else:
+        call = "()" if callable(field.load_default) else ""
+        lines.append(f" loaded[name{at}] = default{at}{call}")
+    lines += ["else:", " left -= 1"]
+    load = f"load{at}(v, data)" if takes_data else f"load{at}(v)"
+    known: list[tuple[str, str]] = []
+    if field.allow_none and not takes_data:  # else the loader refuses it
+        known.append(("v is None", "None"))
+    if isinstance(field, _OF_TEXT) and not takes_data:
+        # Most objects of a list name the same device.
+        known.append((f"v == last{at}", f"was{at}"))
+        load = f"was{at} = load{at}(last{at} := v)"
+    for number, (condition, value) in enumerate(known):
+        lines += [f" {'el' if number else ''}if {condition}:", f"  loaded[name{at}] = {value}"]
+    if not known:
+        return [*lines, f" loaded[name{at}] = {load}"]
+    return [*lines, " else:", f"  loaded[name{at}] = {load}"]
 
 
 def _loader_of(field: ma.fields.Field[Any], name: str) -> tuple[Callable[..., Any], bool]:

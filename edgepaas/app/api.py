@@ -32,7 +32,7 @@ from edgepaas.apikit.blueprint import (
 )
 from edgepaas.apikit.caller import Caller, current_caller
 from edgepaas.apikit.compiled_encoder import Encoder, compile_encoder
-from edgepaas.apikit.compiled_parser import MISSING, Parser, compile_parser
+from edgepaas.apikit.compiled_parser import Parser, compile_parser
 from edgepaas.apikit.fields import BooleanField, IntegerField, LabelsField, NumberField, TextField
 from edgepaas.apikit.forwarding import ForwardingSchema
 from edgepaas.apikit.json_body import (
@@ -48,7 +48,6 @@ from edgepaas.apikit.problems import Detail, Problem, invalid, printable, wrong
 
 __all__ = [
     "IDEMPOTENCY_KEY",
-    "MISSING",
     "NDJSON",
     "ApiBlueprint",
     "BooleanField",

@@ -3,7 +3,6 @@
 
 import json
 import math
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -265,10 +264,17 @@ def test_what_is_wrong_or_too_much_is_not_plain(value: Any) -> None:
         READINGS(value)
 
 
-def test_a_row_holds_the_values_in_the_order_of_the_names() -> None:
-    rows = READINGS.rows([{**GOOD, "id": GOOD_ID}])
-    assert READINGS.names == ("id", "device", "metric", "value", "unit", "recorded_at")
-    assert rows == [(uuid.UUID(GOOD_ID), "press-1", "temperature", 21.5, None, ma.missing)]
+def test_a_list_is_loaded_as_its_objects_are_whatever_stood_before_them() -> None:
+    """What the object before held is not loaded again where it is the same; only there."""
+    text = {"device": "a", "metric": "m", "value": 1, "unit": "u", "id": GOOD_ID}
+    dated = {**text, "recorded_at": "2024-05-01T12:30:00Z", "value": 1.0}
+    bare = {"device": "a", "metric": "m", "value": 2}
+    objects = [text, dated, {**bare, "unit": None}, bare, dated, {**dated, "device": "b"}]
+    parse = compile_parser(ReadingFields())
+    assert strictly_same(parse(objects), ReadingFields(many=True).load(objects))
+    for odd in (1, True, None, ["a"], {"a": 1}):
+        with pytest.raises(NotPlain):
+            parse([text, {**text, "device": odd}])
 
 
 def test_a_default_that_is_made_is_made_for_each_object() -> None:
