@@ -46,7 +46,8 @@ IDEMPOTENCY_KEY = {
     "id get one derived from token, key and position.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
 }
-_KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
+#: What an Idempotency-Key has to be.
+KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
 
 
 class PageQuery(ma.Schema):
@@ -157,6 +158,6 @@ def idempotency_key() -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
-    if not _KEY.match(key):
+    if not KEY.match(key):
         raise wrong("Idempotency-Key", "1 to 200 visible ASCII characters without blanks.")
     return key

@@ -6,6 +6,7 @@
                            hands to it (:class:`Box`); light to import
 ``edgepaas.app.models``    tables: their base, their kinds, column types, keys
 ``edgepaas.app.facts``     appending facts, each stored once; inserting what is not there yet
+``edgepaas.app.append``    an endpoint that appends facts, declared once
 ``edgepaas.app.api``       the API kit: blueprints, fields, the one error body, the caller
 ``edgepaas.app.errors``    the errors that the platform raises and expects
 ``edgepaas.app.settings``  declaring settings of the application's own

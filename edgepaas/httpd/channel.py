@@ -13,6 +13,7 @@ from edgepaas.httpd.waitress_adapter import (
     AdaptedChannel,
     AdaptedErrorTask,
     AdaptedTask,
+    ClientDisconnected,
     LoopDispatcher,
     LoopMap,
 )
@@ -26,11 +27,9 @@ MOST_LINGERING = 64
 _REASONS = {408: "Request Timeout", 503: "Service Unavailable"}
 
 
-def close_while_draining(task: Any) -> None:
-    """Put ``Connection: close`` into *task*'s answer (an application may not, PEP 3333)."""
-    # Requests that were sent ahead on the same connection are answered first.
-    if task.channel.server.draining and len(task.channel.requests) <= 1:
-        task.request.headers["CONNECTION"] = "close"
+#: Where an application finds the outcome of an append that was run without a worker
+#: (edgepaas.app.append.OUTCOME).
+_OUTCOME = "edgepaas.append_outcome"
 
 
 class Task(AdaptedTask):
@@ -38,8 +37,18 @@ class Task(AdaptedTask):
 
     def build_response_header(self) -> bytes:
         """Return the answer's head; called by a worker."""
-        close_while_draining(self)
+        # An application may not say so itself (PEP 3333).
+        if self.channel.ends_with_drain():
+            self.request.headers["CONNECTION"] = "close"
         return bytes(super().build_response_header())
+
+    def get_environment(self) -> dict[str, Any]:
+        """Return the WSGI environment; called by a worker."""
+        environ: dict[str, Any] = super().get_environment()
+        outcome, self.channel.append_outcome = self.channel.append_outcome, None
+        if outcome is not None:
+            environ[_OUTCOME] = outcome
+        return environ
 
 
 class RefusedTask(AdaptedErrorTask):
@@ -77,6 +86,10 @@ class Channel(AdaptedChannel):
     #: Whether the client may not have read its answer while it still sends.
     linger = False
     _answering = False
+    #: Whether requests come from the client now (the loop's thread), not from the queue.
+    arriving = False
+    #: How the append in the first request ended, for the worker that words it.
+    append_outcome: BaseException | None = None
     #: Whether a request was answered, or MIN_PROGRESS of a body has arrived.
     proven = False
     #: Whether nothing was sent since the connection began, or since the last answer.
@@ -93,7 +106,11 @@ class Channel(AdaptedChannel):
         if self._rested:
             self._rested = False
             self._moved = self._last_heard
-        taken = bool(super().received(data))
+        self.arriving = True
+        try:
+            taken = bool(super().received(data))
+        finally:
+            self.arriving = False
         if self.request is not None and self.request.progressed():
             self._moved = self._last_heard
             self.proven = self.proven or self.request.body_bytes_received >= MIN_PROGRESS
@@ -107,6 +124,29 @@ class Channel(AdaptedChannel):
         finally:
             self._moved = self._last_heard = time.monotonic()
             self._rested = self.proven = True
+
+    def answer(self, data: bytes, *, close: bool) -> bool:
+        """Answer the first request with *data* without a worker (the writer's thread, as a rule).
+
+        Whether the loop has to be woken, since it is to read on, or to close.
+        """
+        with contextlib.suppress(ClientDisconnected):
+            self.write_soon(data)
+        self._moved = self._last_heard = time.monotonic()
+        self._rested = self.proven = True
+        self.finish_request(close=close)
+        return self.connected
+
+    def closes_after_answer(self) -> bool:
+        """Whether the connection ends with the answer to the first request."""
+        if self.ends_with_drain():
+            return True
+        requests = self.requests
+        return bool(requests) and requests[0].headers.get("CONNECTION", "").lower() == "close"
+
+    def ends_with_drain(self) -> bool:
+        """Whether the server drains; what was sent ahead on the connection is answered first."""
+        return bool(self.server.draining) and len(self.requests) <= 1
 
     def write_soon(self, data: Any) -> int:
         """Queue part of an answer (a worker's thread)."""

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import Any
 
+from edgepaas.httpd.loop_appends import LoopAppends
 from edgepaas.httpd.waitress_adapter import AdaptedDispatcher
 from edgepaas.web.probe_paths import is_probe
 
@@ -26,6 +27,8 @@ class RequestDispatcher(AdaptedDispatcher):
         self._parking = parking
         self._parked: deque[Any] = deque()
         self._open = False
+        #: What takes appends that need no worker, once the application is there.
+        self.appends: LoopAppends | None = None
         self._health = _HealthThreads()
         self._health.set_thread_count(1)
         self.set_thread_count(threads)
@@ -35,6 +38,12 @@ class RequestDispatcher(AdaptedDispatcher):
         if _belongs_to_health(task.requests[0]):
             self._health.add_task(task)
             return
+        if self.appends is not None and self._open and task.arriving and self.appends.take(task):
+            return
+        self.add_to_workers(task)
+
+    def add_to_workers(self, task: Any) -> None:
+        """Queue *task*, which needs the application, for a worker."""
         with self.lock:
             if not self._open:
                 if len(self._parked) < self._parking:
@@ -70,6 +79,8 @@ class RequestDispatcher(AdaptedDispatcher):
 
     def busy(self) -> bool:
         """Whether a request that needs the application is being worked on, or waits for it."""
+        if self.appends is not None and self.appends.busy():
+            return True
         with self.lock:
             return bool(self.queue) or self.active_count > 0
 

@@ -6,12 +6,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepaas.httpd.channel import Channel, reject_connection
 from edgepaas.httpd.connection_limits import ConnectionLimits
 from edgepaas.httpd.dispatch import RequestDispatcher
 from edgepaas.httpd.listen import BACKLOG
+from edgepaas.httpd.loop_appends import LoopAppends
 from edgepaas.httpd.waitress_adapter import (
     Adjustments,
     LoopMap,
@@ -25,10 +26,15 @@ from edgepaas.httpd.waitress_adapter import (
     stop_accepting,
 )
 
+if TYPE_CHECKING:
+    from edgepaas.web.plain_appends import PlainAppends
+
 #: A kept-alive connection that has been silent for so long may be closed while draining, in
 #: seconds: its next request may be on its way, and closing then would lose it.
 QUIET = 0.5
 _DRAIN_TICK = 0.05
+#: The header ``Server``.
+_IDENT = "edgepaas"
 
 logger = logging.getLogger("edgepaas.service")
 
@@ -58,7 +64,7 @@ class HTTPServer:
             max_request_body_size=request_max_bytes,
             backlog=BACKLOG,
             asyncore_use_poll=True,
-            ident="edgepaas",
+            ident=_IDENT,
             # Nothing trusts these headers, but their presence shows that a proxy forwards
             # the request of another client (edgepaas.web.access.locality).
             clear_untrusted_proxy_headers=False,
@@ -82,7 +88,22 @@ class HTTPServer:
     def run(self, ended: Callable[[], bool]) -> None:
         """Serve until *ended* returns True; it is called after each event and each second."""
         while not ended():
-            run_once(self._loop_map, self._limits.enforce())
+            self._run_once(self._limits.enforce())
+
+    def take_appends(self, appends: "PlainAppends", is_open: Callable[[], bool]) -> None:
+        """Have plain *appends* answered without a worker, as long as *is_open* says so."""
+        self.dispatcher.appends = LoopAppends(
+            appends,
+            ident=_IDENT,
+            is_open=is_open,
+            hand_over=self.dispatcher.add_to_workers,
+            wake=self.wake,
+        )
+
+    def _run_once(self, timeout: float) -> None:
+        if self.dispatcher.appends is not None:
+            self.dispatcher.appends.begin_pass()
+        run_once(self._loop_map, timeout)
 
     def wake(self) -> None:
         """Have the loop call *ended* now; callable from any thread and from a signal handler."""
@@ -126,7 +147,7 @@ class HTTPServer:
             for channel in channels():
                 if channel.idle_seconds(time.monotonic()) > QUIET:
                     channel.will_close = True
-            run_once(self._loop_map, _DRAIN_TICK)
+            self._run_once(_DRAIN_TICK)
         return sum(bool(channel.give_up()) for channel in channels())
 
     def close(self, *, hung: bool = False) -> None:

@@ -53,6 +53,11 @@ class StartupResponder:
         if self._application is not None:
             self._phase = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the application answers."""
+        return self._application is not None and self._phase is None
+
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:

@@ -22,11 +22,11 @@ from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import BadRequest, RequestEntityTooLarge
+from waitress.utilities import BadRequest, RequestEntityTooLarge, build_http_date
 
 __all__ = [
     "AdaptedChannel",
@@ -36,6 +36,7 @@ __all__ = [
     "AdaptedTask",
     "Adjustments",
     "BadRequest",
+    "ClientDisconnected",
     "LoopDispatcher",
     "LoopFile",
     "LoopMap",
@@ -44,7 +45,10 @@ __all__ = [
     "TcpWSGIServer",
     "TransferEncodingNotImplemented",
     "UnixWSGIServer",
+    "body_of",
+    "build_http_date",
     "close_all",
+    "is_bare_request",
     "join_loop",
     "loop_map_of",
     "new_listener",
@@ -79,10 +83,24 @@ class AdaptedParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
     expect_continue: bool
     #: Why it is refused: ``code``, ``reason``, ``body``; None if it is not.
     error: Any
+    command: str
+    #: ``1.0`` or ``1.1``.
+    version: str
+    #: The address' parts; *path* is decoded, and scheme and authority are empty as a rule.
+    path: str
+    query: str
+    fragment: str
+    proxy_scheme: str
+    proxy_netloc: str
+    #: What Content-Length announced.
+    content_length: int
 
 
 class AdaptedTask(WSGITask):  # type: ignore[misc]
-    """A request in work; overridden: ``build_response_header()``, by a worker."""
+    """A request in work; overridden: ``build_response_header()``, ``get_environment()``.
+
+    Both are called by a worker.
+    """
 
     channel: Any
     request: AdaptedParser
@@ -127,6 +145,8 @@ class AdaptedChannel(HTTPChannel):  # type: ignore[misc]
     will_close: bool
     #: Set, it does so once the answers are sent.
     close_when_flushed: bool
+    #: Guards ``requests`` and ``request``. The loop holds it while it calls ``add_task``.
+    requests_lock: threading.Lock
 
     def loop_map(self) -> LoopMap:
         """Return the loop's map in which the connection is."""
@@ -138,6 +158,35 @@ class AdaptedChannel(HTTPChannel):  # type: ignore[misc]
         self.del_channel()
         self.socket = None
         return sock
+
+    def finish_request(self, *, close: bool) -> None:
+        """Do what ``service()`` does after the answer to the first request was written.
+
+        With *close* the connection ends once that is sent. For any thread but the loop's
+        within ``received()``; the loop then has to be woken, to read the next request.
+        """
+        with self.requests_lock:
+            if close:
+                self.close_when_flushed = True
+                for request in self.requests:
+                    request.close()
+                self.requests = []
+            elif self.requests:
+                self.requests.pop(0).close()
+                if self.connected and self.requests:
+                    self.server.add_task(self)
+                elif self._invites_a_body():
+                    self.send_continue()
+
+    def _invites_a_body(self) -> bool:
+        request = self.request
+        return bool(
+            self.connected
+            and request is not None
+            and request.expect_continue
+            and request.headers_finished
+            and not self.sent_continue
+        )
 
 
 class AdaptedDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
@@ -201,6 +250,24 @@ def new_listener(
         bind_socket=False,
         sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
     )
+
+
+def is_bare_request(request: AdaptedParser, longest: int) -> bool:
+    """Whether *request* is an HTTP/1.1 POST to a bare path, of at most *longest* bytes."""
+    return bool(
+        request.command == "POST"
+        and request.version == "1.1"
+        and 0 < request.content_length <= longest
+        and not request.chunked
+        and not (request.query or request.fragment)
+        and not (request.proxy_scheme or request.proxy_netloc)
+    )
+
+
+def body_of(request: AdaptedParser) -> bytes:
+    """Return the body of a whole *request*, and leave it where it is."""
+    body: bytes = request.body_rcv.getbuf().get()
+    return body
 
 
 def loop_map_of(dispatcher: Any) -> LoopMap:

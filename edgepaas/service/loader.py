@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgepaas.health.state import StateBoard
     from edgepaas.settings import Settings
     from edgepaas.timing.task_registry import TaskRegistry
+    from edgepaas.web.plain_appends import PlainAppends
 
 #: Seconds for which the gate waits for a check that is late, as on a machine that has just
 #: been switched on and starts many things at once.
@@ -27,6 +28,8 @@ class Loaded:
     """What answers requests, and what it stands on."""
 
     wsgi: Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+    #: What answers requests that need no thread.
+    appends: "PlainAppends"
     database: "Database"
     board: "HealthBoard"
     report: "GateReport"
@@ -54,7 +57,7 @@ def load(
     from edgepaas.health.gate import build_board, build_checks, verify
     from edgepaas.hosting.box import make_box
     from edgepaas.hosting.loading import load_application
-    from edgepaas.web.app import create_app
+    from edgepaas.web.app import create_app, plain_appends
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     database = open_database(contract, settings, paths)
@@ -74,7 +77,7 @@ def load(
     except BaseException:
         database.close()
         raise
-    return Loaded(wsgi, database, board, report, box.workers)
+    return Loaded(wsgi, plain_appends(wsgi), database, board, report, box.workers)
 
 
 def freeze_startup_objects() -> None:

@@ -168,6 +168,7 @@ class Service:
             busy=self._server.dispatcher.busy,
         )
         self._responder.open(loaded.wsgi)
+        self._server.take_appends(loaded.appends, lambda: self._responder.is_open)
         self._state.phase = "running"
         self._publisher.publish()
         for task in start_workers(loaded.workers, self._tasks):

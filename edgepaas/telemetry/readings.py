@@ -5,41 +5,16 @@ import operator
 import uuid
 from typing import Any
 
-from flask import Response, jsonify
+from flask import Response
 from sqlalchemy import select
 
 from edgepaas.app import Box
-from edgepaas.app.api import (
-    IDEMPOTENCY_KEY,
-    NDJSON,
-    ApiBlueprint,
-    Problem,
-    current_caller,
-    idempotency_key,
-    is_ndjson,
-    read_json,
-    read_ndjson,
-)
+from edgepaas.app.api import ApiBlueprint, Problem
 from edgepaas.telemetry.intake import ReadingIntake
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.pages import PagedList
 from edgepaas.telemetry.rules.follower import RuleFollower
-from edgepaas.telemetry.schemas import (
-    AcceptedSchema,
-    ReadingBatch,
-    ReadingFields,
-    ReadingPage,
-    ReadingQuery,
-    ReadingSchema,
-)
-
-_BODY = {
-    "application/json": {
-        "oneOf": [ReadingFields, ReadingBatch, {"type": "array", "items": ReadingFields}]
-    },
-    NDJSON: {"type": "string"},
-}
-
+from edgepaas.telemetry.schemas import ReadingPage, ReadingQuery, ReadingSchema
 
 #: The list, as ReadingPage describes it.
 _LIST = PagedList(
@@ -68,25 +43,7 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
     api = ApiBlueprint(
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
-    intake = ReadingIntake(box, rules)
-
-    @api.route("", methods=["POST"])
-    @api.takes_body(
-        _BODY, description=f"One reading, up to {intake.most:,}, or one a line (NDJSON)."
-    )
-    @api.doc(parameters=[IDEMPOTENCY_KEY])
-    @api.response(201, AcceptedSchema)
-    @api.may_answer(409)
-    def post_readings() -> tuple[Response, int]:
-        """Store readings, all of them or none
-
-        Answered once they are durable. A device that is not known registers itself. An
-        empty list is nothing to store: 201 with 0 accepted.
-        """
-        key = idempotency_key()
-        stored = intake.take(_body(intake.most), caller=current_caller().id, key=key)
-        # As AcceptedSchema would dump it; this is the request that is sent most.
-        return jsonify(accepted=stored.accepted, duplicates=stored.duplicates), 201
+    ReadingIntake(box, rules).route.register(api, box.database)
 
     @api.route("")
     @api.arguments(ReadingQuery, location="query")
@@ -108,7 +65,3 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
         return row
 
     return api
-
-
-def _body(most: int) -> Any:
-    return read_ndjson(most=most) if is_ndjson() else read_json(also=(NDJSON,))

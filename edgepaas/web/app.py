@@ -14,11 +14,12 @@ from edgepaas.errors import ConfigurationError
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
 from edgepaas.hosting.refusal import as_application_error
-from edgepaas.web.access.auth import AccessRules, install_guard
+from edgepaas.web.access.auth import AccessRules, Guard, install_guard
 from edgepaas.web.access.rate_limits import install_rate_limit
 from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.errors import install_errors
 from edgepaas.web.headers import SecurityHeaders, install_cors
+from edgepaas.web.plain_appends import Hooks, PlainAppends, plain_routes
 from edgepaas.web.request_ids import RequestIDs
 from edgepaas.web.request_meter import RequestMeter
 from edgepaas.web.views.alerts import alerts_blueprint
@@ -28,6 +29,7 @@ from edgepaas.web.views.nodes import nodes_blueprint
 from edgepaas.web.views.openapi import OpenAPIDocument
 from edgepaas.web.views.root import root_view
 
+PLAIN_APPENDS = "edgepaas.plain_appends"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -54,21 +56,30 @@ def create_app(
     rules = AccessRules.of(settings)
     developing = settings.text("ENV") == "development" and settings.text("LOG_LEVEL") == "DEBUG"
     install_errors(app, debug=developing)
-    install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
+    limiter = install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
     _install_address_check(app)
-    install_cors(app, settings)
-    install_guard(
-        app,
-        rules,
-        tokens or TokenStore(box.paths.tokens),
-        application_guarded=application.guarded,
-    )
+    headers = install_cors(app, settings)
+    guard = Guard(rules, tokens or TokenStore(box.paths.tokens))
+    install_guard(app, guard, application_guarded=application.guarded)
     requests = RequestMeter()
     requests.install(app)
+    hooks = Hooks(app)
     documented = _register(app, box, application, health, requests)
     _register_openapi(app, OpenAPIDocument(app, application, documented, rules, box.build_version))
     app.wsgi_app = RequestIDs(SecurityHeaders(app.wsgi_app))  # type: ignore[method-assign]
+    app.extensions[PLAIN_APPENDS] = PlainAppends(
+        plain_routes(app, hooks),
+        guard if application.guarded else None,
+        limiter,
+        requests,
+        headers=headers,
+    )
     return app
+
+
+def plain_appends(app: Flask) -> PlainAppends:
+    """Return what answers the plain appends of an *app* that :func:`create_app` made."""
+    return cast(PlainAppends, app.extensions[PLAIN_APPENDS])
 
 
 def _register(

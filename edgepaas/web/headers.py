@@ -44,11 +44,14 @@ class SecurityHeaders:
         return self._app(environ, start)
 
 
-def install_cors(app: Flask, settings: "Settings") -> None:
-    """Let the pages of the origins that the settings list read every answer of *app*."""
+def install_cors(app: Flask, settings: "Settings") -> dict[str, str]:
+    """Let the pages of the origins that the settings list read every answer of *app*.
+
+    Returns the headers of an answer to a request that no page of another site has sent.
+    """
     origins = frozenset(settings.items("CORS_ORIGINS")) if settings.flag("CORS_ENABLED") else ()
     if not origins:
-        return
+        return {}
 
     @app.before_request
     def answer_preflight() -> Response | None:
@@ -60,6 +63,8 @@ def install_cors(app: Flask, settings: "Settings") -> None:
     def allow(response: Response) -> Response:
         _allow_origin(response, origins)
         return response
+
+    return {"Vary": "Origin"}
 
 
 def _allow_origin(response: Response, origins: Collection[str]) -> None:

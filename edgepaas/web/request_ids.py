@@ -16,6 +16,7 @@ HEADER = "X-Request-ID"
 _SOUND = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
 
 
+_LINE = "%s %s %s in %.1f ms"
 #: Longer paths are cut in the log.
 _LONGEST_PATH = 500
 
@@ -55,13 +56,21 @@ class RequestIDs:
         return self._app(environ, start)
 
 
+def log_answer(chosen: str, method: str, path: str, status: str, seconds: float) -> None:
+    """Log the answer to a request that did not pass through :class:`RequestIDs`, as that does.
+
+    In its own context: the thread is not the request's.
+    """
+    if logger.isEnabledFor(logging.DEBUG):
+        before = request_id.set(chosen)
+        try:
+            logger.debug(_LINE, method, path[:_LONGEST_PATH], status, seconds * 1000)
+        finally:
+            request_id.reset(before)
+
+
 def _log(environ: dict[str, Any], status: str, seconds: float) -> None:
     # PEP 3333: the path's bytes as Latin-1.
     path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
-    logger.debug(
-        "%s %s %s in %.1f ms",
-        environ.get("REQUEST_METHOD", "-"),
-        path[:_LONGEST_PATH],
-        status[:3],
-        seconds * 1000,
-    )
+    method = environ.get("REQUEST_METHOD", "-")
+    logger.debug(_LINE, method, path[:_LONGEST_PATH], status[:3], seconds * 1000)

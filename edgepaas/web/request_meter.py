@@ -87,7 +87,10 @@ class RequestMeter:
     def _count(self, environ: dict[str, Any], status: str, seconds: float) -> None:
         method = environ.get("REQUEST_METHOD", "")
         method = method if method in _METHODS else "other"
-        route = environ.get(_ROUTE, UNMATCHED)
+        self.count(method, environ.get(_ROUTE, UNMATCHED), status, seconds)
+
+    def count(self, method: str, route: str, status: str, seconds: float) -> None:
+        """Count a request to *route* that was answered with *status* after *seconds*."""
         bucket = bisect_left(BUCKETS, seconds)
         labels = method, route, status
         with self._lock:

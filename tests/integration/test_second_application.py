@@ -7,6 +7,7 @@ from edgepaas.app import Application
 from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import load_application
 from tests.support.answers import json_of
+from tests.support.loop_box import post, serving_in_loop
 from tests.support.second_application import application, bare
 from tests.support.telemetry_box import open_box
 
@@ -46,6 +47,40 @@ def test_its_tables_routes_and_document_are_its_own(paths: Paths, url: str | Non
         for request in application.smoke:
             answer = client.open(request.path, method=request.method)
             assert answer.status_code == request.expect
+
+
+def test_it_appends_what_it_declared_once(paths: Paths, url: str | None) -> None:
+    with open_box(paths, url, application=application) as (app, _box):
+        client = app.test_client()
+        one, key = {"text": "first"}, {"Idempotency-Key": "k"}
+        assert json_of(client.post("/notes/many", json=one, headers=key))["accepted"] == 1
+        assert json_of(client.post("/notes/many", json=one, headers=key))["duplicates"] == 1
+        many = client.post("/notes/many", json=[{"text": "second"}, {"text": "third"}])
+        assert (many.status_code, json_of(many)["accepted"]) == (201, 2)
+        differs = client.post("/notes/many", json=[{"text": "other"}], headers=key)
+        assert differs.status_code == 409
+        assert json_of(differs)["details"][0]["message"].startswith(
+            "This key came with another note"
+        )
+        refused = client.post("/notes/many", json=[{"text": "a"}, {"text": ""}])
+        assert refused.status_code == 422
+        assert json_of(refused)["details"][0]["path"] == "[1].text"
+        assert len(json_of(client.get("/notes"))) == 3
+        operation = json_of(client.get("/openapi.json"))["paths"]["/notes/many"]["post"]
+        assert operation["summary"] == "Write notes down, all of them or none"
+        assert {"201", "409", "413", "422", "507"} <= set(operation["responses"])
+        assert operation["parameters"][0]["name"] == "Idempotency-Key"
+
+
+def test_what_it_appends_needs_no_worker(paths: Paths) -> None:
+    with (
+        open_box(paths, application=application) as (app, _box),
+        serving_in_loop(app) as loop,
+    ):
+        answer = loop.send(post(b'{"text": "first"}', path="/notes/many"))
+        assert answer.status == "201 CREATED"
+        assert loop.taken == ["/notes/many"]
+        assert len(json_of(app.test_client().get("/notes"))) == 1
 
 
 def test_an_application_in_one_file_needs_no_migrations(paths: Paths, url: str | None) -> None:

@@ -31,7 +31,10 @@ from edgepaas.httpd.waitress_adapter import (
     TcpWSGIServer,
     TransferEncodingNotImplemented,
     UnixWSGIServer,
+    body_of,
+    build_http_date,
     close_all,
+    is_bare_request,
     join_loop,
     loop_map_of,
     new_listener,
@@ -47,6 +50,7 @@ from edgepaas.httpd.waitress_adapter import (
         (HTTPRequestParser.parse_header, ["self", "header_plus"]),
         (HTTPRequestParser.received, ["self", "data"]),
         (WSGITask.build_response_header, ["self"]),
+        (WSGITask.get_environment, ["self"]),
         (ErrorTask.execute, ["self"]),
         (ErrorTask.set_close_on_finish, ["self"]),
         (ErrorTask.write, ["self", "data"]),
@@ -56,12 +60,14 @@ from edgepaas.httpd.waitress_adapter import (
         (HTTPChannel.write_soon, ["self", "data"]),
         (HTTPChannel.send, ["self", "data", "do_close"]),
         (HTTPChannel.handle_close, ["self"]),
+        (HTTPChannel.send_continue, ["self"]),
         (HTTPChannel.del_channel, ["self", "map"]),
         (ThreadedTaskDispatcher.add_task, ["self", "task"]),
         (ThreadedTaskDispatcher.set_thread_count, ["self", "count"]),
         (ThreadedTaskDispatcher.start_new_thread, ["self", "target", "thread_no"]),
         (ThreadedTaskDispatcher.shutdown, ["self", "cancel_pending", "timeout"]),
         (BaseWSGIServer.accept, ["self"]),
+        (BaseWSGIServer.add_task, ["self", "task"]),
         (BaseWSGIServer.handle_accept, ["self"]),
         (BaseWSGIServer.readable, ["self"]),
         (BaseWSGIServer.set_socket_options, ["self", "conn"]),
@@ -109,6 +115,42 @@ def test_a_parser_has_every_attribute_and_reads_a_request() -> None:
     assert parser.headers == {"X_SOME_NAME": "v", "CONTENT_LENGTH": "4"}
     assert parser.body_bytes_received == 4
     assert (parser.command, parser.path) == ("POST", "/a")
+
+
+@pytest.mark.parametrize("size", [5, 8191, 8192, 20_000])
+def test_a_body_is_read_without_being_taken(size: int) -> None:
+    """Whichever of its kinds of buffer it lies in."""
+    body = b"x" * size
+    parser = parsed(b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + body)
+    assert parser.completed
+    assert (body_of(parser), body_of(parser)) == (body, body)
+    assert parser.body_rcv.getfile().read() == body
+
+
+@pytest.mark.parametrize(
+    ("head", "bare"),
+    [
+        (b"POST /a HTTP/1.1\r\nContent-Length: 4", True),
+        (b"POST /a HTTP/1.1\r\nContent-Length: 5", False),
+        (b"POST /a HTTP/1.1\r\nContent-Length: 0", False),
+        (b"POST /a HTTP/1.1", False),
+        (b"PUT /a HTTP/1.1\r\nContent-Length: 4", False),
+        (b"POST /a HTTP/1.0\r\nContent-Length: 4", False),
+        (b"POST /a?b=c HTTP/1.1\r\nContent-Length: 4", False),
+        (b"POST /a#b HTTP/1.1\r\nContent-Length: 4", False),
+        (b"POST http://host/a HTTP/1.1\r\nContent-Length: 4", False),
+        (b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked", False),
+    ],
+)
+def test_a_bare_request_has_an_address_and_a_length_and_nothing_else(
+    head: bytes, bare: bool
+) -> None:
+    parser = parsed(head + b"\r\n\r\n" + b"body.")
+    assert is_bare_request(parser, 4) is bare
+
+
+def test_a_date_is_written_as_a_header_has_it() -> None:
+    assert build_http_date(0) == "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 def test_a_parser_that_is_fed_by_parts_says_how_far_it_is() -> None:
@@ -288,6 +330,48 @@ def test_a_request_in_work_is_in_the_channels_list(serving: Serving) -> None:
         serving.gate.set()
         serving.run_until(lambda: not channel.requests)
         assert channel.request is None or not channel.request.completed
+
+
+def test_a_request_can_be_answered_without_a_worker(serving: Serving) -> None:
+    """As service() does it: the next one goes to the dispatcher, or the connection is read on."""
+    taken: list[str] = []
+
+    def add_task(channel: AdaptedChannel) -> None:
+        assert channel.requests_lock.locked(), "the caller holds it"
+        taken.append(channel.requests[0].path)
+
+    serving.listener.task_dispatcher.add_task = add_task
+    with socket.create_connection(serving.address, timeout=10) as client:
+        client.sendall(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(2)))
+        serving.run_until(lambda: taken)
+        (channel,) = serving.channels
+        for number, close in enumerate((False, False, True)):
+            if number == 2:
+                client.sendall(b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n")
+                serving.run_until(lambda: len(taken) == 3)
+            channel.write_soon(b"answer")
+            channel.finish_request(close=close)
+        assert taken == ["/0", "/1", "/2"]
+        client.setblocking(False)
+        answer = bytearray()
+        serving.run_until(lambda: _read_into(client, answer) == b"answer" * 3)
+        serving.run_until(lambda: not serving.channels)
+
+
+def test_a_body_is_invited_after_the_answer_before_it(serving: Serving) -> None:
+    taken: list[object] = []
+    serving.listener.task_dispatcher.add_task = taken.append
+    expecting = b"POST /b HTTP/1.1\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection(serving.address, timeout=10) as client:
+        client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" + expecting)
+        serving.run_until(lambda: taken)
+        (channel,) = serving.channels
+        channel.write_soon(b"answer")
+        channel.finish_request(close=False)
+        client.setblocking(False)
+        answer = bytearray()
+        serving.run_until(lambda: b"100 Continue" in _read_into(client, answer))
+        assert answer.startswith(b"answer")
 
 
 def test_a_request_that_is_refused_has_the_refusing_task(serving: Serving) -> None:

@@ -2,22 +2,16 @@
 """A drill's endpoints: readings in, in ones and in lists; a device's row, changed."""
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import marshmallow as ma
 from sqlalchemy import func, select, update
 
 from edgepaas.app import Box
-from edgepaas.app.api import (
-    ApiBlueprint,
-    IntegerField,
-    Problem,
-    TextField,
-    current_caller,
-    idempotency_key,
-)
-from edgepaas.app.facts import append_facts
-from edgepaas.app.models import content_id, name_id, utc_now, uuid7
+from edgepaas.app.api import ApiBlueprint, IntegerField, Problem, TextField
+from edgepaas.app.append import Append, AppendRequest, AppendRoute
+from edgepaas.app.models import name_id, utc_now
 from edgepaas.drill.hosted.models import DEVICES, NAME_LENGTH, PADDING_LENGTH, READINGS
 
 
@@ -40,15 +34,6 @@ class ReadingSchema(ma.Schema):
     )
 
 
-class AppendedSchema(ma.Schema):
-    """What became of the readings that were posted."""
-
-    accepted = ma.fields.Integer(required=True, metadata={"description": "New readings."})
-    duplicates = ma.fields.Integer(
-        required=True, metadata={"description": "Readings that were there already."}
-    )
-
-
 class CountSchema(ma.Schema):
     """How much is stored here."""
 
@@ -65,29 +50,27 @@ class DeviceSchema(ma.Schema):
     )
 
 
+def post_readings(given: Sequence[Mapping[str, Any]], request: AppendRequest) -> Append:
+    """Store readings, all of them or none"""
+    now = utc_now()
+    rows = [
+        {**reading, "id": request.identity(position), "received_at": now}
+        for position, reading in enumerate(given)
+    ]
+    devices = [
+        {"id": name_id(DEVICES.name, name), "name": name, "description": None}
+        for name in sorted({reading["device"] for reading in given})
+    ]
+    return Append(READINGS, rows, before={DEVICES: devices})
+
+
 def blueprint(box: Box) -> ApiBlueprint:
     """Return the endpoints on *box*."""
     api = ApiBlueprint("drill", __name__, url_prefix="/drill", description="A drill's devices.")
 
-    @api.route("/readings", methods=["POST"])
-    @api.arguments(ReadingSchema(many=True))
-    @api.response(201, AppendedSchema)
-    def post_readings(given: list[dict[str, Any]]) -> Any:
-        """Store readings, all of them or none"""
-        now, key, caller = utc_now(), idempotency_key(), current_caller().id
-        rows = [
-            {
-                **reading,
-                "id": uuid7() if key is None else content_id(caller, key, position),
-                "received_at": now,
-            }
-            for position, reading in enumerate(given)
-        ]
-        devices = [
-            {"id": name_id(DEVICES.name, name), "name": name, "description": None}
-            for name in sorted({reading["device"] for reading in given})
-        ]
-        return append_facts(box.database, READINGS, rows, before={DEVICES: devices})
+    AppendRoute("/readings", ReadingSchema(), post_readings, noun="reading").register(
+        api, box.database
+    )
 
     @api.route("/readings")
     @api.response(200, CountSchema)

@@ -70,9 +70,14 @@ class RuleCache:
         with self._lock:
             self._read_at = float("-inf")
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether :meth:`entries` reads nothing: a follower keeps the rules fresh."""
+        return self._clock() - self._read_at < 3 * RULES_KEPT
+
     def entries(self, rows: Iterable[Mapping[str, Any]]) -> dict[uuid.UUID, Entry]:
         """Return by id those of the *rows* of readings that a rule wants, in their order."""
-        if self._clock() - self._read_at >= 3 * RULES_KEPT:  # or a follower keeps them fresh
+        if not self.is_fresh:
             self.watches()
         wanted = self._wanted
         if not wanted:

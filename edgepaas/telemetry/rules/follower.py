@@ -71,6 +71,11 @@ class RuleFollower:
 
     # -- the requests' side --
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether :meth:`wanted` waits for nothing."""
+        return self.rules.is_fresh
+
     def wanted(self, rows: Iterable[Mapping[str, Any]]) -> dict[uuid.UUID, Entry]:
         """Return by id those of *rows* that a rule wants to judge, in their order."""
         return self.rules.entries(rows)

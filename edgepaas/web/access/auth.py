@@ -6,6 +6,7 @@ In development (AUTH_REQUIRED not given, ENV=development) the loopback is open.
 AUTH_REQUIRED=false, given in so many words, opens the box to everybody.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,29 @@ class Guard:
     """Identifies the caller of a request, or refuses it with a Problem."""
 
     def __init__(self, rules: AccessRules, tokens: TokenStore) -> None:
-        self._rules = rules
+        self.rules = rules
         self._tokens = tokens
 
     def admit(self, given: Request) -> Caller:
         """Return the caller of *given*; Problem 401 without a valid token, 403 for a reader."""
         writes = given.method not in SAFE_METHODS
-        presented = _presented(given)
+        authorization = given.headers.get("Authorization")
+        return self._admit(authorization, lambda: is_local(given), writes=writes)
+
+    def find(self, authorization: str | None, *, local: bool) -> Caller | None:
+        """Return who writes with this Authorization header; None: it is to be refused.
+
+        *local*: the request comes from a program of this box, for itself.
+        """
+        try:
+            return self._admit(authorization, lambda: local, writes=True)
+        except Problem:
+            return None
+
+    def _admit(
+        self, authorization: str | None, is_local: Callable[[], bool], *, writes: bool
+    ) -> Caller:
+        presented = _presented(authorization)
         if presented is not None:
             token = self._tokens.find(presented)
             if token is None:
@@ -63,9 +80,9 @@ class Guard:
             if writes and token.read_only:
                 raise Problem(403, f"The token {token.name} may only read.")
             return Caller(id=token.id, name=token.name, read_only=token.read_only)
-        if self._rules.everybody:
+        if self.rules.everybody:
             return LOCAL
-        if is_local(given) and (not writes or self._rules.local_writes):
+        if is_local() and (not writes or self.rules.local_writes):
             return LOCAL
         raise Problem(401, headers=_CHALLENGE)
 
@@ -86,22 +103,18 @@ def is_platform_probe(app: Flask) -> bool:
     return rule is not None and is_platform_view(app) and is_probe(request.method, rule.rule)
 
 
-def install_guard(
-    app: Flask, rules: AccessRules, tokens: TokenStore, *, application_guarded: bool = True
-) -> None:
-    """Have every request of *app* admitted before its view runs."""
-    guard = Guard(rules, tokens)
+def install_guard(app: Flask, guard: Guard, *, application_guarded: bool = True) -> None:
+    """Have every request of *app* admitted by *guard* before its view runs."""
 
     @app.before_request
     def admit() -> None:
-        open_to_all = (rules.health and is_platform_probe(app)) or (
+        open_to_all = (guard.rules.health and is_platform_probe(app)) or (
             not application_guarded and not is_platform_view(app)
         )
         g.caller = LOCAL if open_to_all else guard.admit(request)
 
 
-def _presented(given: Request) -> str | None:
-    header = given.headers.get("Authorization")
+def _presented(header: str | None) -> str | None:
     if header is None:
         return None
     scheme, _, token = header.strip().partition(" ")

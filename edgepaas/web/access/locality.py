@@ -36,7 +36,7 @@ def is_local(request: "Request") -> bool:
             is_loopback(environ.get("REMOTE_ADDR"))
             and environ.keys().isdisjoint(_HANDED_ON)
             and environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
-            and _names_loopback(environ.get("HTTP_HOST", ""))
+            and names_loopback(environ.get("HTTP_HOST", ""))
         )
     return known
 
@@ -71,7 +71,8 @@ def client_network(address: str | None) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _names_loopback(host: str) -> bool:
+def names_loopback(host: str) -> bool:
+    """Tell whether *host*, a request's, is a name or an address that cannot be rebound."""
     if not host:
         return True
     try:

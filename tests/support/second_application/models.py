@@ -4,6 +4,7 @@
 import uuid
 from datetime import datetime
 
+from sqlalchemy import Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.app.models import (
@@ -30,4 +31,9 @@ class Note(Model, kind="facts"):
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
     text: Mapped[str] = mapped_column(Text(100))
-    written_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    written_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, default=utc_now, info={"merge": "keep"}
+    )
+
+
+NOTES: Table = Note.metadata.tables[Note.__tablename__]
