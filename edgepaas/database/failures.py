@@ -15,6 +15,7 @@ from edgepaas.pgdriver.failures import (
     server_message,
     sqlstate,
 )
+from edgepaas.pgdriver.flights.prepared import is_stale
 
 logger = logging.getLogger("edgepaas.database")
 
@@ -141,8 +142,12 @@ def translate_postgres(error: BaseException) -> DatabaseError | None:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether PostgreSQL asks for the transaction once more (serialization failure, deadlock)."""
-    return sqlstate(error) in ("40001", "40P01")
+    """Whether PostgreSQL asks for the transaction once more.
+
+    After a serialization failure, a deadlock, or where a statement that it kept prepared does
+    not fit its tables any more.
+    """
+    return sqlstate(error) in ("40001", "40P01") or is_stale(error)
 
 
 def is_schema_change(error: BaseException) -> bool:

@@ -41,6 +41,7 @@ def connect(
     lock_timeout: float | None = None,
     idle_timeout: float | None = None,
     keep_timeout: float | None = None,
+    keep_prepared: bool = False,
     resolve: wire.Resolver = socket.getaddrinfo,
 ) -> FlightConnection:
     """Return a connection that SQLAlchemy's pg8000 dialect works with.
@@ -52,7 +53,8 @@ def connect(
     seconds) are set in the session, at the server. The socket has TCP_NODELAY, and, at both
     ends, keepalive and TCP_USER_TIMEOUT; it has no timeout of its own, which would kill
     slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
-    for each read. :func:`bounded` bounds single statements. The connection's attribute
+    for each read. :func:`bounded` bounds single statements. *keep_prepared*: statements that
+    come again stay prepared, where no pooler is in between. The connection's attribute
     ``endpoint`` names the host that answered. Raises ConnectFailure.
     """
     # Outside the deadline: on a slow box it takes longer than a short one.
@@ -67,7 +69,10 @@ def connect(
     def work(scope: Scope, host: Address) -> FlightConnection:
         connection = log_in(scope, host, tls, application_name, resolve)
         try:
-            _prepare_session(connection, host, bounds, must_be_writable=address.must_be_writable)
+            _prepare_session(
+                connection, host, bounds,
+                must_be_writable=address.must_be_writable, keep_prepared=keep_prepared,
+            )  # fmt: skip
             connection.link.settimeout(keep_timeout)
         except BaseException as error:
             close_quietly(connection)
@@ -81,7 +86,12 @@ def connect(
 
 
 def _prepare_session(
-    connection: Any, host: Address, bounds: Mapping[str, float | None], *, must_be_writable: bool
+    connection: FlightConnection,
+    host: Address,
+    bounds: Mapping[str, float | None],
+    *,
+    must_be_writable: bool,
+    keep_prepared: bool,
 ) -> None:
     """Set what holds for the session, and ask what has to be known of it, in one round trip."""
     # Not startup parameters: PgBouncer refuses those that it does not know. Where it pools
@@ -96,11 +106,17 @@ def _prepare_session(
     statements = [f"SET {name} = {value}" for name, value in settings.items()]
     if must_be_writable:
         statements.append(WRITABLE_QUESTION)
+    if keep_prepared:
+        statements.append("SELECT pg_backend_pid()")
     if not statements:
         return
     rows = pg8000_adapter.simple_query(connection, "; ".join(statements))
     if must_be_writable:
         check_writable(host, *rows[0])
+    if keep_prepared:
+        # A pooler gives a process id of its own with the login, since it may use any of its
+        # connections for each transaction. (PgBouncer does so in every mode.)
+        connection.prepared.allowed = rows[-1][0] == connection.backend_pid
 
 
 def check_writable(host: Address, in_recovery: bool, read_only: str) -> None:

@@ -147,6 +147,15 @@ def sqlstate(exc: BaseException) -> str | None:
     return None
 
 
+def server_field(exc: BaseException, code: str) -> str | None:
+    """Return the field *code* of what the server said, None where it gave none.
+
+    https://www.postgresql.org/docs/current/protocol-error-fields.html
+    """
+    found = ((server_fields(error) or {}).get(code) for error in _chain(exc))
+    return next((value for value in found if isinstance(value, str)), None)
+
+
 def server_message(exc: BaseException) -> str:
     """Return what the server said in one line, else the exception's own text."""
     for error in _chain(exc):

@@ -28,6 +28,7 @@ Imports pg8000 where it is needed, so that a process that never connects does no
 """
 
 import re
+import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -96,6 +97,19 @@ def read_some(driver: Any, most: int) -> bytes:
     """Return what the server has sent, up to *most* bytes, waiting for some; empty at its end."""
     data: bytes = driver._sock.read1(most)
     return data
+
+
+def is_readable(link: socket.socket) -> bool:
+    """Whether *link* has something to read now, be it its end."""
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def copy_types(source: Any, target: Any) -> None:
+    """Have the driver *target* know the types that *source* knows."""
+    target.py_types.update(source.py_types)
+    target.pg_types.update(source.pg_types)
 
 
 def backend_pid(driver: Any) -> int:

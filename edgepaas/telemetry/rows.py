@@ -29,10 +29,12 @@ def change(
     def work(session: Session) -> Row:
         # Locked on PostgreSQL until the commit, so that two changes that fit the row
         # singly cannot make one together that does not; on SQLite writers queue anyway.
-        wanted = changes(_required(session, table, identity, lock=True))
-        if wanted:
-            session.execute(update(table).where(table.c.id == identity).values(wanted))
-        return _required(session, table, identity)
+        stored = _required(session, table, identity, lock=True)
+        wanted = changes(stored)
+        if not wanted:
+            return stored
+        statement = update(table).where(table.c.id == identity).values(wanted).returning(table)
+        return dict(session.execute(statement).mappings().one())
 
     return database.write(work)
 
@@ -41,8 +43,9 @@ def delete_row(database: Database, table: Table, identity: uuid.UUID) -> None:
     """Delete the row *identity* of *table*; Problem 404 when there is none."""
 
     def work(session: Session) -> None:
-        _required(session, table, identity, lock=True)
-        session.execute(delete(table).where(table.c.id == identity))
+        statement = delete(table).where(table.c.id == identity).returning(table.c.id)
+        if session.execute(statement).one_or_none() is None:
+            raise _missing(table, identity)
 
     database.write(work)
 
@@ -53,5 +56,9 @@ def _required(session: Session, table: Table, identity: uuid.UUID, *, lock: bool
         statement = statement.with_for_update()
     row = session.execute(statement).mappings().one_or_none()
     if row is None:
-        raise Problem(404, f"There is no {identity} among the {table.name}.")
+        raise _missing(table, identity)
     return dict(row)
+
+
+def _missing(table: Table, identity: uuid.UUID) -> Problem:
+    return Problem(404, f"There is no {identity} among the {table.name}.")

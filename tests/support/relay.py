@@ -137,6 +137,9 @@ class Relay:
         #: What happened so far.
         self.connections = 0
         self.commits = 0
+        #: How often the server's answer came after something was sent, of each connection: what
+        #: a link's latency is paid for. Those of the login are among them.
+        self.round_trips = 0
         self.cuts = 0
         self.names: list[str] = []
         self.port = 0
@@ -322,6 +325,7 @@ class _Link:
         self.lost = False
         self.name = ""
         self._left = relay.bytes_to_live()
+        self._asked = False
         self._over = asyncio.Event()
         self._to_server = Stream(startup=True)
         self._to_client = Stream(startup=False)
@@ -401,6 +405,7 @@ class _Link:
             late.task_done()
 
     def _sent(self, data: bytes) -> list[bytes] | None:
+        self._asked = True
         pieces = []
         for piece, kind, body in self._to_server.feed(data):
             if kind == b"startup":
@@ -418,6 +423,9 @@ class _Link:
         return self._shorten(pieces)
 
     def _answered(self, data: bytes) -> list[bytes] | None:
+        if self._asked and self._relay.only in self.name:
+            self._asked = False
+            self._relay.round_trips += 1
         pieces = []
         for piece, kind, body in self._to_client.feed(data):
             if kind == b"bare" and body == b"S":

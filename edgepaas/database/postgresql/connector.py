@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL connections as the settings say; for lean stages as well, so without SQLAlchemy."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgepaas.pgdriver.connection import connect
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 
 if TYPE_CHECKING:
+    from edgepaas.pgdriver.flights import FlightConnection
     from edgepaas.settings import Settings
 
 
@@ -22,10 +23,12 @@ class Connector:
         name: str = "edgepaas",
         lock_timeout: float | None = None,
         idle_timeout: float | None = None,
+        keep_prepared: bool = False,
     ) -> None:
         """*lock_timeout*: seconds that a statement waits for another session's lock.
 
         *idle_timeout*: seconds after which the server ends an idle transaction.
+        *keep_prepared*: for what sends the same statements again and again.
         """
         self.address: Address = split_url(url)
         self._tls = TLSPolicy.of(settings, self.address)
@@ -33,11 +36,12 @@ class Connector:
         self._statement_timeout = settings.number("DB_STATEMENT_TIMEOUT") or None
         self._lock_timeout = lock_timeout
         self._idle_timeout = idle_timeout
+        self._keep_prepared = keep_prepared
         self._name = name
 
     def __call__(
         self, *, deadline: float | None = None, statement_timeout: float | None = None
-    ) -> Any:
+    ) -> "FlightConnection":
         """Connect within *deadline* seconds (default: DB_CONNECT_TIMEOUT)."""
         return connect(
             self.address,
@@ -47,4 +51,5 @@ class Connector:
             statement_timeout=statement_timeout or self._statement_timeout,
             lock_timeout=self._lock_timeout,
             idle_timeout=self._idle_timeout,
+            keep_prepared=self._keep_prepared,
         )

@@ -23,6 +23,7 @@ from edgepaas.database.postgresql.pool import (
     POOL_TIMEOUT,
     SharedServerPool,
     ask,
+    reading_engine,
     server_engine,
 )
 from edgepaas.database.postgresql.write_outcomes import (
@@ -79,7 +80,7 @@ class ServerDatabase(Database):
 
     def __init__(self, url: str, settings: "Settings") -> None:
         self._connector = Connector(
-            url, settings, lock_timeout=LOCK_TIMEOUT, idle_timeout=IDLE_TIMEOUT
+            url, settings, lock_timeout=LOCK_TIMEOUT, idle_timeout=IDLE_TIMEOUT, keep_prepared=True
         )
         self._engine = server_engine(
             self._connector, settings, notify=self._noticed, suspect=self._suspect
@@ -100,6 +101,7 @@ class ServerDatabase(Database):
                 forget_idle=self._forget_idle,
             ).store
         )
+        self._reads = reading_engine(self._engine)
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
         self._gave_back_at = time.monotonic()
 
@@ -108,7 +110,7 @@ class ServerDatabase(Database):
         with (
             self._recorded(reading=True),
             self._translated(),
-            Session(self._engine, expire_on_commit=False) as session,
+            Session(self._reads, expire_on_commit=False) as session,
         ):
             yield session
 

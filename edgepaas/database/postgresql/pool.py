@@ -4,10 +4,11 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from sqlalchemy import Engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from edgepaas.database.engine import new_engine
@@ -20,16 +21,17 @@ from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.pgdriver.flights import FlightConnection
     from edgepaas.settings import Settings
 
 #: Seconds to wait for a connection of the pool, and between two attempts to get one.
 POOL_TIMEOUT = 5.0
 _RETRY_INTERVAL = 0.25
-#: A connection that was used within this many seconds is taken without asking it.
+#: One that was used within this many seconds is not asked to prove itself.
 FRESH = 1.0
 #: One that was idle for so many seconds is closed, so that another box can have it.
 IDLE_KEPT = 60.0
-#: Seconds that a ping and the question to an idle connection may take.
+#: Seconds that a ping, and the first answer of a connection that was idle, may take.
 PING_TIMEOUT = 1.5
 
 
@@ -97,13 +99,14 @@ class SharedServerPool(AdaptedPool):
 class _OwnConnections:
     """The connections of this box: those that are open, idle or in use, and those under way."""
 
-    def __init__(self, connector: "Connector") -> None:
+    def __init__(self, connector: "Connector", suspect: Callable[[BaseException], None]) -> None:
         self._connector = connector
+        self._suspect = suspect
         self._lock = threading.Lock()
         self._open: WeakSet[Any] = WeakSet()
         self._under_way = 0
 
-    def connect(self) -> Any:
+    def connect(self) -> "FlightConnection":
         """Return a new one; raises ConnectFailure, and NoFurtherConnection where there are some."""
         with self._lock:
             self._under_way += 1
@@ -126,7 +129,19 @@ class _OwnConnections:
         with self._lock:
             self._under_way -= 1
             self._open.add(connection)
+        connection.reopen = partial(self._reopen, connection)
         return connection
+
+    def _reopen(self, dead: "FlightConnection", error: BaseException) -> "FlightConnection":
+        """Return a new one in the place of *dead*, which goes on with what is in it."""
+        self._suspect(error)
+        with self._lock:
+            self._open.discard(dead)
+        fresh = self.connect()
+        with self._lock:
+            self._open.discard(fresh)
+            self._open.add(dead)
+        return fresh
 
     def forget(self, connection: Any, _record: ConnectionPoolEntry) -> None:
         """Note that the pool closes *connection*."""
@@ -145,11 +160,11 @@ def server_engine(
 
     *notify* is called for each lost connection; that a server has no further one is no loss
     while some are open.
-    *suspect* is called for an idle connection that did not answer, before a new one is tried:
-    that can take seconds, and what is lost should be known by then.
+    *suspect* is called for a connection that turns out to be dead when it is used next, before
+    a new one is tried: that can take seconds, and what is lost should be known by then.
     """
 
-    own = _OwnConnections(connector)
+    own = _OwnConnections(connector, suspect)
 
     def create() -> Any:
         try:
@@ -171,8 +186,8 @@ def server_engine(
         pool_timeout=_RETRY_INTERVAL,
     )
     event.listen(engine, "close", own.forget)
-    event.listen(engine, "checkin", _stamp)
-    event.listen(engine, "checkout", _ask_idle(suspect))
+    event.listen(engine, "checkin", _put_back)
+    event.listen(engine, "checkout", _take_out)
     return engine
 
 
@@ -189,26 +204,31 @@ def ask(connection: Any, question: str = ";", seconds: float | None = None) -> A
     return rows
 
 
-def _stamp(_connection: Any, record: ConnectionPoolEntry) -> None:
+def reading_engine(engine: Engine) -> Engine:
+    """Return *engine* for reads: a statement that only reads is sent without a transaction.
+
+    Each sees the database as it is then, as in a transaction of PostgreSQL's default kind.
+    From the first statement on that is no plain read, all are one transaction, as ever.
+    """
+    reads = engine.execution_options()
+
+    def begin(connection: Connection) -> None:
+        connection.connection.dbapi_connection.plain_reads = True  # type: ignore[union-attr]
+
+    event.listen(reads, "begin", begin)
+    return reads
+
+
+def _put_back(connection: "FlightConnection | None", record: ConnectionPoolEntry) -> None:
     record.info["used_at"] = time.monotonic()
+    if connection is not None:
+        connection.plain_reads = False
 
 
-def _ask_idle(
-    suspect: Callable[[BaseException], None],
-) -> Callable[[Any, ConnectionPoolEntry, PoolProxiedConnection], None]:
-    """Pre-ping, by hand: SQLAlchemy's own lets the driver's bare OSError through to the caller."""
-
-    def on_checkout(
-        connection: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
-    ) -> None:
-        used_at = record.info.get("used_at")
-        if used_at is None or time.monotonic() - used_at < FRESH:
-            return
-        try:
-            ask(connection)
-        except Exception as error:
-            suspect(error)
-            # The pool throws it away and tries with a new one.
-            raise exc.DisconnectionError(str(error)) from error
-
-    return on_checkout
+def _take_out(
+    connection: "FlightConnection", record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    """Have a connection that was idle prove itself by its first answer; no ping is sent."""
+    used_at = record.info.get("used_at")
+    idle = used_at is not None and time.monotonic() - used_at >= FRESH
+    connection.prove_within = PING_TIMEOUT if idle else None

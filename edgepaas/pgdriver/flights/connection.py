@@ -6,17 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgepaas.pgdriver import pg8000_adapter
+from edgepaas.pgdriver.failures import is_lost
 from edgepaas.pgdriver.flights import messages
 from edgepaas.pgdriver.flights.answers import Answer, Result, Statement, count_of
 from edgepaas.pgdriver.flights.copying import Copying
 from edgepaas.pgdriver.flights.cursor import FlightCursor
-from edgepaas.pgdriver.flights.exchange import FAILED, IDLE, Exchange
+from edgepaas.pgdriver.flights.driver_facade import DriverFacade
+from edgepaas.pgdriver.flights.exchange import FAILED, IDLE
+from edgepaas.pgdriver.flights.prepared import PreparedStatements
 from edgepaas.pgdriver.flights.rider import CommitRider
-from edgepaas.pgdriver.flights.statements import StatementText, examine, has_written
+from edgepaas.pgdriver.flights.statements import StatementText, examine, has_written, redefines
 
 #: Statements of an executemany in one flight: their answers have to fit into the buffers
 #: between the two ends, since they are not read before all is sent.
 MANY_AT_ONCE = 200
+
+#: Returns the messages of statements, and their answers to be read; called when they are sent.
+_Make = Callable[[], tuple[bytes, list[Answer]]]
 
 
 class SimpleAnswer:
@@ -28,7 +34,7 @@ class SimpleAnswer:
         self.row_count = sum(counts) if counts else -1
 
 
-class FlightConnection:
+class FlightConnection(DriverFacade):
     """What SQLAlchemy's pg8000 dialect works with, over a *driver* of pg8000 that logged in.
 
     Outside of ``autocommit`` the first statement begins a transaction, in the same flight;
@@ -38,17 +44,23 @@ class FlightConnection:
     """
 
     def __init__(self, driver: Any) -> None:
-        self.autocommit = False
+        super().__init__(driver)
         #: Has its statements sent with each transaction's first and last flight.
         self.rider: CommitRider | None = None
-        self.link = driver.link
-        #: The server's place, for messages.
-        self.endpoint = ""
-        self._driver = driver
-        self._exchange = Exchange(driver)
-        #: That of the open transaction.
+        #: Whether a statement that only reads needs no transaction, until another one begins one.
+        self.plain_reads = False
+        #: Seconds within which the next first flight has to get some answer; then None again.
+        self.prove_within: float | None = None
+        #: Opens another connection in the place of this one, which died of the error given.
+        #: The first flight of a transaction, or a read, is then sent again.
+        self.reopen: Callable[[BaseException], FlightConnection] | None = None
+        #: Which statements the server keeps prepared.
+        self.prepared = PreparedStatements()
+        #: The rider of the open transaction, and whether that has written.
         self._riding: CommitRider | None = None
         self._wrote = False
+        #: Whether the last error was of a statement kept prepared, which has not run.
+        self._stale = False
 
     # -- what SQLAlchemy's dialect asks for --
 
@@ -64,62 +76,14 @@ class FlightConnection:
             error = _not_committed("ROLLBACK")
             self._roll_back(error)
             raise error
-        rider = self._riding if self._wrote else None
-        self._riding = rider
-        self._end(b"", rider, 0)
+        if not self._wrote:
+            self._riding = None
+        self._end(b"", [])
 
     def rollback(self) -> None:
         """Roll back; costs nothing outside of a transaction."""
         if self._exchange.status != IDLE or self._exchange.lost:
             self._roll_back(None)
-
-    def close(self) -> None:
-        """Close the connection; raises InterfaceError where it is closed already, or lost."""
-        self._exchange.lost = True
-        self._driver.close()
-
-    def register_in_adapter(self, oid: int, decode: Callable[[str], Any]) -> None:
-        """Have values of the type *oid* decoded by *decode*, from their text."""
-        self._driver.register_in_adapter(oid, decode)
-        self._exchange.forget_formats()
-
-    def register_out_adapter(self, kind: type, encode: Callable[[Any], Any]) -> None:
-        """Have parameters of the Python type *kind* become text by *encode*."""
-        self._driver.register_out_adapter(kind, encode)
-
-    @property
-    def py_types(self) -> dict[type, Callable[[Any], Any]]:
-        """What makes text of a parameter, by its Python type; may be added to."""
-        known: dict[type, Callable[[Any], Any]] = self._driver.py_types
-        return known
-
-    @property
-    def parameter_statuses(self) -> dict[str, str]:
-        """What the server reported of its settings, by name."""
-        reported: dict[str, str] = self._driver.parameter_statuses
-        return reported
-
-    @property
-    def notices(self) -> Sequence[dict[bytes, bytes]]:
-        """The last notices and warnings, by the codes of their fields; the oldest first."""
-        received: Sequence[dict[bytes, bytes]] = self._driver.notices
-        return received
-
-    @property
-    def notifications(self) -> Sequence[tuple[int, str, str]]:
-        """The last notifications: process, channel, payload."""
-        received: Sequence[tuple[int, str, str]] = self._driver.notifications
-        return received
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open, perhaps a failed one."""
-        return self._exchange.status != IDLE
-
-    @property
-    def lost(self) -> bool:
-        """Whether nothing can be sent any more."""
-        return self._exchange.lost
 
     # -- statements --
 
@@ -136,10 +100,19 @@ class FlightConnection:
             return [self._run_end(text)]
         if not args and stream is None and not text.single:
             return self._run_simple(sql, text)
-        copying = None if stream is None else Copying(stream, self._exchange.encoding)
         numbered = sql if not args and stream is None else pg8000_adapter.numbered(sql)
-        body = messages.statement(self._text(numbered), self._parameters(args), types)
-        return self._run(body, text, copying=copying)
+        encoded = self._text(numbered)
+        if stream is not None:
+            copying = Copying(stream, self._exchange.encoding)
+            body = messages.statement(encoded, self._parameters(args), types)
+            return self._run(lambda: (body, [Answer()]), text, copying=copying)
+        parameters = self._parameters(args)
+
+        def make() -> tuple[bytes, list[Answer]]:
+            body, answer = self.prepared.messages(encoded, parameters, types)
+            return body, [answer]
+
+        return self._run(make, text)
 
     def run_many(
         self, sql: str, rows: Sequence[Sequence[Any]], *, types: Sequence[int] = ()
@@ -161,7 +134,7 @@ class FlightConnection:
                 messages.bind(self._parameters(args)) + messages.DESCRIBE + messages.EXECUTE
                 for args in rows[start : start + MANY_AT_ONCE]
             )
-            answers += self._run(body, text)
+            answers += self._run(lambda body=body: (body, []), text)  # type: ignore[misc]
         return answers
 
     def execute_simple(self, sql: str) -> SimpleAnswer:
@@ -174,7 +147,11 @@ class FlightConnection:
         What this raises, UnicodeEncodeError among it, it raises before anything is sent, but
         for the link's own errors.
         """
-        self._exchange.send(self._encoded(statements) + messages.SYNC)
+        body = b"".join(
+            messages.statement(self._text(sql), self._parameters(values, raw_bytes=True))
+            for sql, values in statements
+        )
+        self._exchange.send(body + messages.SYNC)
 
     def receive_results(self) -> list[Result]:
         """Return the results of the earliest flight of :meth:`send_statements` not read yet."""
@@ -184,32 +161,43 @@ class FlightConnection:
         """See :func:`run_flight`."""
         if self._exchange.status != IDLE:
             raise pg8000_adapter.programming_error("a transaction is open")
-        opening, skipped = self._opening(self._encoded(statements))
-        results = self._end(opening, self._riding, skipped + len(statements))
-        return results[skipped:]
+        if self.prove_within is not None and not self._exchange.is_quiet():
+            self._prove()
+        self.prove_within = None
+        self._stale = False
+        try:
+            return self._run_transaction(statements)
+        except Exception:
+            if not self._stale or self._exchange.lost:
+                raise
+        return self._run_transaction(statements)
+
+    def _run_transaction(self, statements: Sequence[Statement]) -> list[Result]:
+        opening, first = self._opening()
+        body, answers = self._encoded(statements)
+        return self._end(opening + body, [*first, *answers])[len(first) :]
 
     # -- the ends of a transaction --
 
-    def _opening(self, statement: bytes, *, begin: bool = True) -> tuple[bytes, int]:
-        """Return *statement* after what begins its transaction, and how many answers that has."""
-        if not begin:
-            return statement, 0
+    def _opening(self) -> tuple[bytes, list[Answer]]:
+        """Return what begins a transaction, and its answers to be read."""
         self._wrote = False
         self._riding = self.rider
-        first = () if self._riding is None else self._riding.begin()
-        return messages.BEGIN + self._encoded(first) + statement, 1 + len(first)
+        body, answers = self._encoded(() if self._riding is None else self._riding.begin())
+        return messages.BEGIN + body, [Answer(), *answers]
 
-    def _end(self, before: bytes, rider: CommitRider | None, count: int) -> list[Result]:
-        """Send *before*, what *rider* has to send, and COMMIT; *count*: answers to *before*.
+    def _end(self, before: bytes, answers: list[Answer]) -> list[Result]:
+        """Send *before*, what the rider has to send, and COMMIT; return *before*'s results.
 
-        Returns the results of *before*. Whatever is raised, the transaction is over.
+        Whatever is raised, the transaction is over.
         """
+        rider, count = self._riding, len(answers)
         try:
-            ending = () if rider is None else rider.ending()
-            flight = before + self._encoded(ending) + messages.COMMIT + messages.SYNC
+            ending, more = self._encoded(() if rider is None else rider.ending())
             if rider is not None:
                 rider.sent()
-            results = _results(self._ask(flight))
+            flight = before + ending + messages.COMMIT + messages.SYNC
+            results = _results(self._ask(flight, [*answers, *more]))
             if results[-1].tag != "COMMIT":
                 raise _not_committed(results[-1].tag)
         except BaseException as error:
@@ -241,22 +229,59 @@ class FlightConnection:
     # -- flights --
 
     def _run(
-        self, body: bytes, text: StatementText, *, copying: Copying | None = None
+        self, make: _Make, text: StatementText, *, copying: Copying | None = None
     ) -> list[Answer]:
-        """Run the statements *body*, in a transaction that is begun where none is open."""
-        begin = self._exchange.status == IDLE and not self.autocommit
-        flight, skipped = self._opening(body, begin=begin)
-        return self._noted(self._ask(flight + messages.SYNC, copying=copying)[skipped:], text)
+        """Run statements, in a transaction that is begun where none is open."""
+        if self._exchange.status == IDLE:
+            return self._run_first(make, text, copying)
+        body, answers = make()
+        return self._noted(self._ask(body + messages.SYNC, answers, copying=copying), text)
+
+    def _run_first(self, make: _Make, text: StatementText, copying: Copying | None) -> list[Answer]:
+        """Run the first statements of a transaction, or those that are one by themselves.
+
+        They are sent again, once, on a connection in the place of one that died: nothing of
+        them is committed, or they only read.
+        """
+        begin = not self.autocommit and not (self.plain_reads and text.reading)
+        self.plain_reads = self.plain_reads and not begin
+        repeatable = (begin or text.reading) and copying is None
+        within = self.prove_within if repeatable else None
+        self.prove_within = None
+        again = True
+        while True:
+            opening, first = self._opening() if begin else (b"", [])
+            body, answers = make()
+            flight = opening + body + messages.SYNC
+            if within is not None:
+                flight = messages.PROOF + flight
+            try:
+                found = self._ask(flight, [*first, *answers], copying=copying, within=within)
+            except Exception as error:
+                if not again:
+                    raise
+                if self._stale and not self._exchange.lost:
+                    self._give_up(error)
+                elif repeatable and self._may_reopen(error):
+                    self._reopen(error)
+                else:
+                    raise
+                again, within = False, None
+            else:
+                return self._noted(found[len(first) :], text)
 
     def _run_simple(self, sql: str, text: StatementText) -> list[Answer]:
         """Run the statements *sql*; BEGIN is one of them, so that none runs if it fails."""
         skipped = 0
+        if self.prove_within is not None:
+            self._prove()
         if self._exchange.status == IDLE and not self.autocommit:
-            opening, first = self._opening(b"")
-            if first > 1:
-                self._ask(opening + messages.SYNC)
+            self.plain_reads = False
+            opening, first = self._opening()
+            if len(first) > 1:
+                self._ask(opening + messages.SYNC, first)
             else:
-                sql, skipped = f"BEGIN;{sql}", first
+                sql, skipped = f"BEGIN;{sql}", 1
         return self._noted(self._ask(messages.query(self._text(sql)))[skipped:], text)
 
     def _run_end(self, text: StatementText) -> Answer:
@@ -272,28 +297,73 @@ class FlightConnection:
         self._wrote = self._wrote or any(has_written(answer.tag, text) for answer in answers)
         return answers
 
-    def _ask(self, flight: bytes, *, copying: Copying | None = None) -> list[Answer]:
-        """Send *flight* and return its answers."""
+    def _ask(
+        self,
+        flight: bytes,
+        answers: Sequence[Answer] = (),
+        *,
+        copying: Copying | None = None,
+        within: float | None = None,
+    ) -> list[Answer]:
+        """Send *flight* and return its answers, the first of which are *answers*."""
         exchange = self._exchange
         try:
             exchange.send(flight)
-            return exchange.receive(copying=copying)
+            found = exchange.receive(answers, copying=copying, first_within=within)
         except BaseException as error:
+            self._stale = self.prepared.failed(error)
             if exchange.lost or exchange.status == IDLE:
                 self._tell_failed(error)
             raise
+        self.prepared.succeeded()
+        if any(redefines(answer.tag) for answer in found):
+            self.prepared.forget()
+        return found
 
-    def _encoded(self, statements: Sequence[Statement]) -> bytes:
-        parts = []
+    # -- a connection that died --
+
+    def _prove(self) -> None:
+        """Ask for an answer, and have another connection where none comes; one round trip."""
+        within, self.prove_within = self.prove_within, None
+        try:
+            self._ask(messages.PROOF + messages.SYNC, within=within)
+        except Exception as error:
+            if not self._may_reopen(error):
+                raise
+            self._reopen(error)
+
+    def _may_reopen(self, error: BaseException) -> bool:
+        """Whether the connection died of *error*, and is one that has worked before."""
+        exchange = self._exchange
+        known = self.reopen is not None and exchange.answered > 0
+        return known and exchange.lost and is_lost(error)
+
+    def _reopen(self, error: BaseException) -> None:
+        """Go on with another connection; raises ConnectFailure where none comes about."""
+        if self.reopen is None:
+            raise error
+        fresh = self.reopen(error)
+        old, self._driver, self._exchange = self._driver, fresh._driver, fresh._exchange
+        pg8000_adapter.copy_types(old, self._driver)
+        self.link, self.endpoint = fresh.link, fresh.endpoint
+        self.rider, self.prepared = fresh.rider, fresh.prepared
+        with contextlib.suppress(Exception):  # it is lost
+            old.close()
+
+    # -- text --
+
+    def _encoded(self, statements: Sequence[Statement]) -> tuple[bytes, list[Answer]]:
+        parts, answers = [], []
         for sql, values in statements:
-            encoding = self._exchange.encoding
-            parameters = pg8000_adapter.encoded(self._driver, values, encoding)
-            parts.append(messages.statement(self._text(sql), parameters))
-        return b"".join(parts)
+            parameters = self._parameters(values, raw_bytes=True)
+            body, answer = self.prepared.messages(self._text(sql), parameters, ())
+            parts.append(body)
+            answers.append(answer)
+        return b"".join(parts), answers
 
-    def _parameters(self, args: Sequence[Any]) -> list[bytes | None]:
+    def _parameters(self, args: Sequence[Any], *, raw_bytes: bool = False) -> list[bytes | None]:
         encoding = self._exchange.encoding
-        return pg8000_adapter.encoded(self._driver, args, encoding, raw_bytes=False)
+        return pg8000_adapter.encoded(self._driver, args, encoding, raw_bytes=raw_bytes)
 
     def _text(self, sql: str) -> bytes:
         return sql.encode(self._exchange.encoding)

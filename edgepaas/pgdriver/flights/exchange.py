@@ -51,6 +51,8 @@ class Exchange:
         self.status = IDLE
         #: Flights that were sent and are not answered yet.
         self.unanswered = 0
+        #: Flights that were answered.
+        self.answered = 0
         self._driver = driver
         self._link = driver.link
         self._encoding = pg8000_adapter.client_encoding(driver)
@@ -82,18 +84,24 @@ class Exchange:
             raise
 
     def receive(
-        self, answers: Sequence[Answer] = (), *, copying: Copying | None = None
+        self,
+        answers: Sequence[Answer] = (),
+        *,
+        copying: Copying | None = None,
+        first_within: float | None = None,
     ) -> list[Answer]:
         """Return one answer for each statement of the earliest flight that is not answered.
 
         The first ones are *answers*, which may know the format of their rows already. Raises
         the first error that the server reported in the flight, and InterfaceError where the
-        connection is lost.
+        connection is lost; TimeoutError where nothing at all comes *first_within* seconds.
         """
         if self.lost:
             raise pg8000_adapter.interface_error("connection is closed")
         error: BaseException | None = None
         try:
+            if first_within is not None:
+                self._wait_for_first(first_within)
             given, error = self._read_flight(list(answers), copying)
         except BaseException as failure:
             self.lost = True
@@ -101,12 +109,23 @@ class Exchange:
                 raise pg8000_adapter.interface_error("network error") from failure
             raise
         self.unanswered -= 1
+        self.answered += 1
         if error is not None:
             try:
                 raise error
             finally:
                 del error  # a cycle through its traceback
         return given
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer: not even the connection's end."""
+        return self._position >= len(self._data) and not pg8000_adapter.is_readable(self._link)
+
+    def _wait_for_first(self, seconds: float) -> None:
+        before = self._link.gettimeout()
+        self._link.settimeout(seconds)
+        self._fill(_HEAD_SIZE, None)
+        self._link.settimeout(before)
 
     def _write(self, data: bytes) -> None:
         # Not sendall(): its time limit is for all of it, and a slow link takes long.

@@ -68,6 +68,8 @@ def copy_fail(reason: bytes) -> bytes:
     return message(b"f", reason + b"\0")
 
 
+#: Answered at once, whatever comes after it: there is a server at the other end.
+PROOF = message(b"C", b"P\0") + FLUSH
 BEGIN = command(b"BEGIN")
 COMMIT = command(b"COMMIT")
 ROLLBACK = command(b"ROLLBACK")
