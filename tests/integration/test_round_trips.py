@@ -58,17 +58,23 @@ def reading(**more: Any) -> dict[str, Any]:
     return {"device": "press", "metric": "temperature", "value": 1.5, **more}
 
 
-@pytest.mark.parametrize("turn", range(3))
-def test_a_reading_costs_one(served: Served, turn: int) -> None:
+def post_costs(served: Served, body: Any) -> list[int]:
+    """Post *body* some times; the rules, which are kept for some seconds, cost one now and then."""
     client = served.client
-    assert served.cost(lambda: client.post(f"{API}/readings", json=reading()), 201) == 1
+    return [served.cost(lambda: client.post(f"{API}/readings", json=body), 201) for _ in range(4)]
+
+
+def test_a_reading_costs_one(served: Served) -> None:
+    costs = post_costs(served, reading())
+    assert min(costs) == 1
+    assert max(costs) <= 2
 
 
 @pytest.mark.parametrize("number", [1, 2, 500])
 def test_a_batch_costs_one(served: Served, number: int) -> None:
-    client = served.client
-    batch = [reading(device=f"d{n % 7}") for n in range(number)]
-    assert served.cost(lambda: client.post(f"{API}/readings", json=batch), 201) == 1
+    costs = post_costs(served, [reading(device=f"d{n % 7}") for n in range(number)])
+    assert min(costs) == 1
+    assert max(costs) <= 2
 
 
 @pytest.mark.parametrize(
