@@ -2,6 +2,7 @@
 """From contracts to an application that answers: the heavy half of the start, in its own thread."""
 
 import gc
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 #: been switched on and starts many things at once.
 PATIENCE = 20.0
 
+_PRELOADED = ("database", "health.gate", "hosting.box", "hosting.loading", "web.app")
+
 
 @dataclass
 class Loaded:
@@ -37,6 +40,15 @@ class Loaded:
     workers: "list[Worker]"
 
 
+def preload() -> None:
+    """Import what every service needs, whatever its settings and its application are."""
+    from edgepaas.database.lean_import import import_sqlalchemy
+
+    import_sqlalchemy()
+    for name in _PRELOADED:
+        importlib.import_module(f"edgepaas.{name}")
+
+
 def load(
     settings: "Settings",
     contract: "DatabaseContract",
@@ -49,9 +61,7 @@ def load(
     Raises what the application raises at import, ConfigurationError for one that is not
     there, DatabaseError. A failing gate is no exception: it is in ``report``.
     """
-    from edgepaas.database.lean_import import import_sqlalchemy
-
-    import_sqlalchemy()
+    preload()
 
     from edgepaas.database import open_database
     from edgepaas.health.gate import build_board, build_checks, verify

@@ -7,13 +7,15 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from edgepaas.httpd.listen import FIRST_DESCRIPTOR
+from edgepaas.supervisor.launcher import Launcher
 from edgepaas.supervisor.notify_socket import NotifySocket
-from edgepaas.supervisor.stage_processes import spawn
+from edgepaas.supervisor.stage_processes import SERVICE
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 #: Seconds that a hung service has to leave a trace before it is killed.
@@ -109,29 +111,22 @@ class Child:
         self._kill_at: float | None = None
 
     @classmethod
-    def start(cls, command: Sequence[str], environ: Mapping[str, str]) -> "Child":
-        """Start a stage that ends by itself."""
-        return cls(spawn(command, environ))
-
-    @classmethod
     def start_service(
-        cls,
-        command: Sequence[str],
-        environ: Mapping[str, str],
-        *,
-        sockets: Sequence[int],
-        watchdog: float,
+        cls, launcher: Launcher, *, sockets: Sequence[int], watchdog: float
     ) -> "Child":
         """Start the stage that stays, on *sockets*; *watchdog* is in seconds."""
         notify_socket = NotifySocket()
         theirs, ours = os.pipe2(os.O_CLOEXEC)
-        variables = dict(environ)
-        variables |= {"NOTIFY_SOCKET": notify_socket.address}
-        variables |= {"WATCHDOG_USEC": str(int(watchdog * 1_000_000))}
-        lifeline = 3 + len(sockets)
+        lifeline = FIRST_DESCRIPTOR + len(sockets)
         try:
-            pid = spawn(
-                [*command, "--lifeline", str(lifeline)], variables, sockets=sockets, others=[theirs]
+            pid = launcher.start_service(
+                [SERVICE, "--lifeline", str(lifeline)],
+                {
+                    "NOTIFY_SOCKET": notify_socket.address,
+                    "WATCHDOG_USEC": str(int(watchdog * 1_000_000)),
+                },
+                sockets=sockets,
+                others=[theirs],
             )
         finally:
             os.close(theirs)

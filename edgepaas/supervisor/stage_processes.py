@@ -68,11 +68,8 @@ def _become(
     others: Sequence[int],
 ) -> None:
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        os.setpgid(0, 0)
-        _place([*sockets, *others])
+        reset_signals()
+        place_descriptors([*sockets, *others])
         variables = dict(environ)
         if sockets:
             variables |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
@@ -84,7 +81,15 @@ def _become(
         os._exit(_CANNOT_EXECUTE)
 
 
-def _place(descriptors: Sequence[int]) -> None:
+def reset_signals() -> None:
+    """In a child that was just forked: nothing of the parent's handlers; a group of its own."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.setpgid(0, 0)
+
+
+def place_descriptors(descriptors: Sequence[int]) -> None:
     """Put *descriptors* at 3, 4, …, and /dev/null at 0."""
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED
 from edgepaas.sd_notify import Notifier
 from edgepaas.supervisor.child import Child, Events, reap
+from edgepaas.supervisor.launcher import Launcher
 from edgepaas.supervisor.sidecars import SIDECARS, Sidecars
 from edgepaas.supervisor.stage_processes import ALONE, CHAIN, PROGRAM, SERVICE, child_environment
 from edgepaas.timing.backoff import pause_after
@@ -58,7 +59,8 @@ class Supervisor:
 
     *listen* is called once, after the first environment stage, for the sockets that
     every service inherits. *stop_timeout* is asked for each time, in seconds. *before_pause*
-    is called with the seconds of each pause that is longer than PAUSE.
+    is called with the seconds of each pause that is longer than PAUSE. *launcher* starts the
+    processes of the chain; without one each is a start of *program*.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class Supervisor:
         before_pause: Callable[[float], None] = lambda _seconds: None,
         program: Sequence[str] = PROGRAM,
         sidecars: Sequence[Sequence[str]] = SIDECARS,
+        launcher: Launcher | None = None,
     ) -> None:
-        self._environ = child_environment(environ)
-        self._program = program
-        self._sidecars = Sidecars(program, self._environ, sidecars)
+        own = child_environment(environ)
+        self._launcher = launcher or Launcher(program, own)
+        self._sidecars = Sidecars(program, own, sidecars)
         self._listen = listen
         self._stop_timeout = stop_timeout
         self._notifier = notifier
@@ -114,6 +117,13 @@ class Supervisor:
 
     def _round(self, events: Events) -> Round:
         self._again = False
+        self._launcher.begin_round()
+        try:
+            return self._run_chain(events)
+        finally:
+            self._launcher.end_round()
+
+    def _run_chain(self, events: Events) -> Round:
         for stage in CHAIN:
             if stage == SERVICE:
                 return self._serve(events)
@@ -121,7 +131,7 @@ class Supervisor:
                 self._wait_for_sidecars(events)
                 if self._stopping:
                     return Round(stage, EXIT_DONE, was_ready=False)
-            child = Child.start([*self._program, stage], self._environ)
+            child = Child(self._launcher.start_stage(stage))
             self._await(child, events)
             if child.status != EXIT_DONE or self._stopping or self._again:
                 return Round(stage, child.status or 0, was_ready=False)
@@ -131,8 +141,7 @@ class Supervisor:
 
     def _serve(self, events: Events) -> Round:
         child = Child.start_service(
-            [*self._program, SERVICE],
-            self._environ,
+            self._launcher,
             sockets=[sock.fileno() for sock in self._sockets],
             watchdog=self._watchdog,
         )
@@ -154,7 +163,7 @@ class Supervisor:
                 self._stop(child, interrupt=received.interrupt)
             if received.hangup:
                 self._hang_up(child)
-            reap(child.record_exit, self._sidecars.record_exit)
+            reap(child.record_exit, self._sidecars.record_exit, self._launcher.record_exit)
             child.enforce_deadlines(time.monotonic())
             self._sidecars.enforce_deadlines(time.monotonic())
             if self._sources is not None and (changed := self._sources.changed()):
@@ -207,7 +216,7 @@ class Supervisor:
             left = self._sidecars.next_deadline(time.monotonic())
             received = events.wait(None, timeout=min(left, _LONGEST_WAIT))
             self._stopping = self._stopping or received.stop
-            reap(self._sidecars.record_exit)
+            reap(self._sidecars.record_exit, self._launcher.record_exit)
             self._sidecars.enforce_deadlines(time.monotonic())
 
     # -- between rounds --

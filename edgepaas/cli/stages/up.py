@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgepaas.supervisor.forked_stages import ForkingLauncher
+
 DESCRIPTION = """\
 Run the boot chain in the foreground: env, dbdecide, schema, serve; again whenever one
 of them asks for it by exit status 75. One listening socket is handed down from service
@@ -72,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     supervisor = Supervisor(
         os.environ,
+        # A developer's change is read by a program that starts, and by nothing else.
+        launcher=None if arguments.reload else _forking_launcher(),
         listen=lambda: sockets or bind(settings().text("HOST"), settings().integer("PORT")),
         stop_timeout=stop_timeout,
         notifier=notifier,
@@ -94,3 +98,26 @@ def _outlast(hold: "Path", pause: float) -> None:
         logging.getLogger("edgepaas.supervisor").error(
             "the hold on PostgreSQL cannot be extended: %s", error
         )
+
+
+def _forking_launcher() -> "ForkingLauncher":
+    from edgepaas.cli import main
+    from edgepaas.supervisor.forked_stages import ForkingLauncher
+    from edgepaas.supervisor.free_memory import free_memory
+    from edgepaas.supervisor.stage_processes import PROGRAM, child_environment
+
+    return ForkingLauncher(
+        PROGRAM,
+        child_environment(os.environ),
+        run=main,
+        preload=_import_service,
+        memory=free_memory,
+    )
+
+
+def _import_service() -> None:
+    import edgepaas.cli.stages.serve
+    import edgepaas.service.run  # noqa: F401 - all of them are for the service
+    from edgepaas.service.loader import preload
+
+    preload()

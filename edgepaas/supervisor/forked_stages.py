@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages that are forked from ``edgepaas up`` instead of being started as programs.
+
+A program start of Python costs more than most stages do: the interpreter, and the modules
+that they share. Forked, each has both at once. The service is forked when the chain begins
+and imports what it needs while the stages run beside it; it opens nothing until they are
+done. Each is a process of its own as before: its own exit status, signals and output, its
+own environment, and none of this process's descriptors (a lock would be held by them).
+"""
+
+import atexit
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from edgepaas.errors import EXIT_FAILED
+from edgepaas.httpd.listen import FIRST_DESCRIPTOR
+from edgepaas.supervisor.launcher import Launcher
+from edgepaas.supervisor.process_title import set_process_title
+from edgepaas.supervisor.stage_processes import SERVICE, place_descriptors, reset_signals
+
+#: Runs a sub-command with its arguments; returns its exit status.
+RunCommand = Callable[[Sequence[str]], int]
+
+#: Bytes of memory that must be free for the service to import beside the stages, one of which
+#: may be a migration: together they must fit.
+ENOUGH_MEMORY = 256 * 1024**2
+
+logger = logging.getLogger("edgepaas.up")
+
+
+class ForkingLauncher(Launcher):
+    """Forks the stages where that is safe, and starts programs where it is not.
+
+    Not safe are: a process with more than one thread, and files of modules that have changed
+    since they were imported (an upgrade, a developer who saves), which only a program start
+    reads anew. *run* is what the program does with its arguments; *preload* imports what
+    the service needs, and *memory* tells how many bytes are free.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        run: RunCommand,
+        preload: Callable[[], None],
+        memory: Callable[[], int],
+    ) -> None:
+        super().__init__(program, environ)
+        self._run = run
+        self._preload = preload
+        self._memory = memory
+        self._files = _module_files()
+        self._forks = False
+        self._waiting: _WaitingService | None = None
+
+    def begin_round(self) -> None:
+        """Fork the service, which imports while the stages run."""
+        self.end_round()
+        self._forks = _is_single_threaded() and _module_files(self._files) == self._files
+        if self._forks and self._memory() >= ENOUGH_MEMORY:
+            try:
+                self._waiting = _WaitingService(self._environ, self._run, self._preload)
+            except OSError as error:  # no more processes, or no memory for one
+                logger.warning("the service is not imported beside the stages: %s", error)
+
+    def start_stage(self, stage: str) -> int:
+        """Fork *stage*, or start it as a program."""
+        if not self._forks:
+            return super().start_stage(stage)
+        return _fork(lambda: _be_stage(self._run, [stage], self._environ))
+
+    def start_service(
+        self,
+        arguments: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        sockets: Sequence[int],
+        others: Sequence[int],
+    ) -> int:
+        """Let the service go on that has imported meanwhile, or start it as a program."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            try:
+                waiting.go_on(arguments, variables, sockets, others)
+            except OSError as error:  # it has ended, or is about to
+                logger.warning("the imported service has ended (%s); another is started", error)
+                waiting.discard()
+            else:
+                return waiting.pid
+        return super().start_service(arguments, variables, sockets=sockets, others=others)
+
+    def record_exit(self, pid: int, status: int) -> bool:
+        """Take note that the waiting service has ended: a program will be started instead."""
+        if self._waiting is None or self._waiting.pid != pid:
+            return False
+        logger.warning("the service ended with status %d while it was imported", status)
+        self._waiting.forget()
+        self._waiting = None
+        return True
+
+    def end_round(self) -> None:
+        """End a service that was never needed."""
+        if self._waiting is not None:
+            self._waiting.discard()
+            self._waiting = None
+
+
+class _WaitingService:
+    """The service's process, which imports, and then waits for its sockets."""
+
+    def __init__(
+        self, environ: Mapping[str, str], run: RunCommand, preload: Callable[[], None]
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.pid = _fork(lambda: _be_service(theirs, run, preload, environ))
+        self._control = ours
+
+    def go_on(
+        self,
+        arguments: Sequence[str],
+        variables: Mapping[str, str],
+        sockets: Sequence[int],
+        others: Sequence[int],
+    ) -> None:
+        """Hand over what it needs. Raises OSError where it has ended."""
+        order = {
+            "arguments": list(arguments),
+            "variables": dict(variables),
+            "sockets": len(sockets),
+        }
+        # Small, and so taken by the kernel at once, even while it still imports.
+        socket.send_fds(self._control, [json.dumps(order).encode()], [*sockets, *others])
+        self._control.close()
+
+    def discard(self) -> None:
+        """End it; it has opened nothing."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self._control.close()
+
+    def forget(self) -> None:
+        """Close what belongs to it: it has been reaped."""
+        self._control.close()
+
+
+def _be_service(
+    control: socket.socket, run: RunCommand, preload: Callable[[], None], environ: Mapping[str, str]
+) -> int:
+    descriptor = control.detach()
+    place_descriptors([descriptor])
+    _begin(environ, [SERVICE], kept=1)
+    gc.disable()  # until the service itself turns it on: nothing but modules is made
+    preload()
+    with socket.socket(fileno=FIRST_DESCRIPTOR) as order:
+        received, descriptors, _, _ = socket.recv_fds(order, 65536, 64)
+    if not received:
+        return EXIT_FAILED  # 'edgepaas up' is gone
+    wanted = json.loads(received)
+    place_descriptors(descriptors)
+    _close_from(FIRST_DESCRIPTOR + len(descriptors))
+    os.environ.update(wanted["variables"])
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(wanted["sockets"])}
+    return _call(run, wanted["arguments"])
+
+
+def _be_stage(run: RunCommand, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    place_descriptors([])
+    _begin(environ, arguments, kept=0)
+    return _call(run, arguments)
+
+
+def _begin(environ: Mapping[str, str], arguments: Sequence[str], *, kept: int) -> None:
+    """Leave behind what is the parent's, except for the first *kept* descriptors after 2."""
+    # Nothing of the parent's is ever collected in here: an object that closes a descriptor
+    # would close one that has its number by then.
+    gc.freeze()
+    _close_from(FIRST_DESCRIPTOR + kept)
+    os.environ.clear()
+    os.environ.update(environ)
+    set_process_title(["edgepaas", *arguments])
+    reset_signals()
+    # As in a program of Python's that has just begun.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _call(run: RunCommand, arguments: Sequence[str]) -> int:
+    sys.argv[1:] = arguments
+    set_process_title(["edgepaas", *arguments])
+    return run(arguments)
+
+
+def _fork(work: Callable[[], int]) -> int:
+    """Run *work* in a child, whose exit status it returns; the child's id. Raises OSError."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _work_and_end(work)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _work_and_end(work: Callable[[], int]) -> NoReturn:
+    """End as a program does, but never in the frames of the parent, which are below this one."""
+    status = EXIT_FAILED
+    try:
+        status = _exit_status(work)
+        # As at the end of an interpreter: threads that must not be cut off, then what was
+        # registered for the end.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 - a copy of the parent must not live on
+        traceback.print_exc()
+    finally:
+        os._exit(status & 0xFF)
+
+
+def _exit_status(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except SystemExit as ending:  # as argparse ends a command
+        if ending.code is None or isinstance(ending.code, int):
+            return ending.code or 0
+        print(ending.code, file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _close_from(first: int) -> None:
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def _is_single_threaded() -> bool:
+    # Threads of libraries as well, of which Python knows nothing.
+    return len(list(Path("/proc/self/task").iterdir())) == 1
+
+
+def _module_files(among: Mapping[str, object] | None = None) -> dict[str, tuple[int, int, int]]:
+    """Return what identifies the files of the modules that are loaded, or of those *among*."""
+    paths = among or [
+        path
+        for module in list(sys.modules.values())
+        if isinstance(path := getattr(module, "__file__", None), str)
+    ]
+    found = {}
+    for path in paths:
+        try:
+            status = Path(path).stat()
+        except OSError:
+            continue
+        found[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return found
