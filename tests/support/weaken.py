@@ -288,6 +288,9 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
     "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},
     "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
+    "forks-keep-files": {
+        "edgepaas.supervisor.forked_stages": _constants(_close_from=lambda first: None)
+    },
     "pin-caller-alone": {"edgepaas.service.core_pinning": _caller_alone},
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
