@@ -168,8 +168,9 @@ class Cases:
     def service_killed_unseen(self) -> Any:
         """The same, and nobody has looked yet."""
         self.launcher.begin_round()
-        os.kill(self._waiting(), signal.SIGKILL)
-        time.sleep(0.2)
+        pid = self._waiting()
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it is dead, and still to be reaped
         return self._serve()
 
     def not_needed(self) -> Any:
