@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.pgdriver.sessions import forget_identity
 from tests.support import machine_readings, search
 from tests.support.postgres_server import PostgresServer, temporary_home
 
@@ -82,6 +83,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EDGEPAAS_HOME", str(tmp_path / "box"))
+
+
+@pytest.fixture(autouse=True)
+def _no_identity() -> Iterator[None]:
+    """A command that a test runs gives this process a name at PostgreSQL: for that test alone."""
+    yield
+    forget_identity()
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,17 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from edgepaas.alerts.catalogue import DATABASE_FALLBACK, ROWS_NOT_IN_POSTGRES
 from edgepaas.decision import losses
 from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.further_connections import connections_needed
 from edgepaas.decision.hold import Hold, read_hold, write_hold
 from edgepaas.decision.matrix import Choice, DatabasePreferences, attempts_needed, choose
-from edgepaas.decision.probe import ProbeResult, probe
+from edgepaas.decision.probe import ProbeResult
+from edgepaas.decision.probe import probe as probe_server
 from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
@@ -71,7 +74,7 @@ def decide(
     *,
     after_loss: bool = False,
     clock: Clock | None = None,
-    probe: Probe = probe,
+    probe: Probe | None = None,
 ) -> Decision:
     """Decide which database serves; changes nothing (:func:`store_decision` does).
 
@@ -103,6 +106,9 @@ def decide(
         # Over a slow link the examination takes longer than a second; what was just found good
         # gets the time for it, or it would be handed back to and given up again for ever.
         schedule = _Schedule.of(settings, single=attempts == "one", after_loss=after_loss)
+        if probe is None:
+            needed = connections_needed(paths.sync_lock, delivers=preferences.fallback)
+            probe = partial(probe_server, connections=needed)
         result = schedule.run(
             preferences.postgres, policy, probe, clock, patient=not preferences.fallback
         )

@@ -6,11 +6,12 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from edgepaas.decision.further_connections import FurtherConnections
 from edgepaas.pgdriver.connection import (
-    WRITABLE_QUESTION,
-    check_writable,
     close_quietly,
+    end_left_behind,
     log_in,
+    prepare_session,
 )
 from edgepaas.pgdriver.failures import (
     ConnectFailure,
@@ -20,18 +21,19 @@ from edgepaas.pgdriver.failures import (
     server_message,
     sqlstate,
 )
-from edgepaas.pgdriver.hosts import endpoint_of, try_hosts
+from edgepaas.pgdriver.hosts import endpoint_of, out_of_time, try_hosts
 from edgepaas.pgdriver.pg8000_adapter import load_driver, server_version, simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.pgdriver.wire import Resolver, silent_failure
 from edgepaas.settings.urls import Address
-from edgepaas.timing.deadline import OutOfTime, Scope
+from edgepaas.timing.deadline import OutOfTime, Scope, within
 
 #: The oldest version that is tested against; older ones get no fixes from their makers
 #: (https://www.postgresql.org/support/versioning/).
 OLDEST_VERSION = 13
 
 EXAMINATION = "examination"
+_NAME = "edgepaas dbdecide"
 
 # One message, hence one transaction and one round trip. The table's rows in the catalogue
 # are written and logged like any row, and the commit waits for the disk (and for a
@@ -63,19 +65,27 @@ def probe(
     tls: TLSPolicy,
     attempt_timeout: float,
     *,
+    connections: int = 1,
     resolve: Resolver = socket.getaddrinfo,
 ) -> ProbeResult:
     """Make one attempt within *attempt_timeout* seconds, a real deadline for all of it.
 
-    Usable is a server that lets us in, is PostgreSQL 13 or newer, is no standby and
-    commits a write. Never raises for anything that the other side does.
+    Usable is a server that lets us in, is PostgreSQL 13 or newer, is no standby, commits a
+    write, and refuses none of *connections* at once. The first of them ends the sessions that
+    this box left behind there. Never raises for anything that the other side does.
     """
     load_driver()
 
     def work(scope: Scope, host: Address) -> tuple[str, str]:
-        connection = log_in(scope, host, tls, "edgepaas dbdecide", resolve)
+        connection = log_in(scope, host, tls, _NAME, resolve)
         try:
-            return endpoint_of(host), _examine(scope, host, connection)
+            _begin_session(scope, host, connection)
+            with FurtherConnections(
+                connections - 1, lambda seconds: _log_in_within(seconds, host, tls, resolve)
+            ).opened(scope) as further:
+                version = _examine(scope, host, connection)
+                further.require(scope, endpoint_of(host))
+            return endpoint_of(host), version
         finally:
             close_quietly(connection)
 
@@ -92,9 +102,20 @@ def probe(
     )
 
 
-def _examine(scope: Scope, address: Address, connection: Any) -> str:
+def _log_in_within(seconds: float, host: Address, tls: TLSPolicy, resolve: Resolver) -> Any:
+    def work(scope: Scope) -> Any:
+        return log_in(scope, host, tls, _NAME, resolve)
+
+    try:
+        return within(seconds, work, discard=close_quietly)
+    except OutOfTime as late:
+        raise out_of_time(host, late) from None
+
+
+def _begin_session(scope: Scope, address: Address, connection: Any) -> None:
+    """Look whether the server is one to be used, and end what this box left behind there."""
     place = endpoint_of(address)
-    version = server_version(connection).split(" ")[0]
+    version = _version(connection)
     major = re.match(r"\d+", version)
     if major and int(major[0]) < OLDEST_VERSION:
         raise ConnectFailure(
@@ -103,11 +124,23 @@ def _examine(scope: Scope, address: Address, connection: Any) -> str:
         )
     connection.link.settimeout(scope.enter(EXAMINATION))
     try:
-        check_writable(address, *simple_query(connection, WRITABLE_QUESTION)[0])
-        _write(scope, connection)
+        prepare_session(connection, address, {}, must_be_writable=True)
+        connection.link.settimeout(scope.enter(EXAMINATION))
+        end_left_behind(connection)
     except Exception as error:
         raise _unusable(place, error, scope.seconds) from error
-    return version or "(version unknown)"
+
+
+def _examine(scope: Scope, address: Address, connection: Any) -> str:
+    try:
+        _write(scope, connection)
+    except Exception as error:
+        raise _unusable(endpoint_of(address), error, scope.seconds) from error
+    return _version(connection) or "(version unknown)"
+
+
+def _version(connection: Any) -> str:
+    return server_version(connection).split(" ")[0]
 
 
 def _write(scope: Scope, connection: Any) -> None:

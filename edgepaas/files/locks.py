@@ -50,3 +50,18 @@ def acquire(path: Path, *, shared: bool = False, timeout: float = 10.0) -> int:
         except BaseException:
             os.close(descriptor)
             raise
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds ``flock`` on *path*; False also where there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from edgepaas.pgdriver.failures import (
 )
 from edgepaas.pgdriver.flights import FlightConnection
 from edgepaas.pgdriver.hosts import endpoint_of, try_hosts
+from edgepaas.pgdriver.sessions import own_sessions
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
 from edgepaas.timing.deadline import OutOfTime, Scope
@@ -69,10 +71,11 @@ def connect(
     def work(scope: Scope, host: Address) -> FlightConnection:
         connection = log_in(scope, host, tls, application_name, resolve)
         try:
-            _prepare_session(
+            prepare_session(
                 connection, host, bounds,
                 must_be_writable=address.must_be_writable, keep_prepared=keep_prepared,
             )  # fmt: skip
+            end_left_behind(connection)
             connection.link.settimeout(keep_timeout)
         except BaseException as error:
             close_quietly(connection)
@@ -81,17 +84,35 @@ def connect(
             raise
         return connection
 
-    found: FlightConnection = try_hosts(address, deadline, work, discard=close_quietly)
+    own = own_sessions()
+    if own is None:
+        found: FlightConnection = try_hosts(address, deadline, work, discard=close_quietly)
+        return found
+    began = time.monotonic()
+    with own.turn(deadline / 2):
+        left = deadline - (time.monotonic() - began)
+        try:
+            found = try_hosts(address, left, work, discard=close_quietly)
+        except ConnectFailure as failure:
+            own.failed(failure)
+            raise
     return found
 
 
-def _prepare_session(
+def end_left_behind(connection: Any) -> None:
+    """Have *connection*, which has just been opened, end what this box left at the server."""
+    own = own_sessions()
+    if own is not None:
+        own.opened(connection)
+
+
+def prepare_session(
     connection: FlightConnection,
     host: Address,
     bounds: Mapping[str, float | None],
     *,
     must_be_writable: bool,
-    keep_prepared: bool,
+    keep_prepared: bool = False,
 ) -> None:
     """Set what holds for the session, and ask what has to be known of it, in one round trip."""
     # Not startup parameters: PgBouncer refuses those that it does not know. Where it pools
@@ -182,7 +203,7 @@ def log_in(
             user=user,
             database=address.database or user,
             password=address.password or None,
-            application_name=address.params.get("application_name", application_name),
+            application_name=_session_name(address, application_name),
             options=address.params.get("options"),
         )
         connection = FlightConnection(driver)
@@ -210,6 +231,12 @@ def login_failure(address: Address, raised: Exception, seconds: float) -> Connec
     if is_lost(error):
         return ConnectFailure(Failure.OTHER, f"{place} closed the connection in the {LOGIN}")
     return _driver_gave_up(address, error)
+
+
+def _session_name(address: Address, general: str) -> str:
+    given = address.params.get("application_name", "")
+    own = own_sessions()
+    return own.name(given or "edgepaas") if own is not None else given or general
 
 
 def close_quietly(connection: Any) -> None:

@@ -50,6 +50,11 @@ class Scope:
         self.stage = stage
         return max(left, _LEAST)
 
+    @property
+    def remaining(self) -> float:
+        """The seconds left; a little more than 0 when there are none."""
+        return max(self._end - time.monotonic(), _LEAST)
+
     def guard(self, sock: socket.socket) -> None:
         """Have *sock* shut down when the time is up, so that what is blocked on it returns.
 

@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 import trustme
 
+from edgepaas.decision.further_connections import connections_needed
 from edgepaas.decision.probe import ProbeResult, probe
+from edgepaas.files.locks import held
+from edgepaas.files.paths import Paths
 from edgepaas.pgdriver.connection import bounded, connect
 from edgepaas.pgdriver.failures import Failure, is_lost, sqlstate
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Address, split_url
 from tests.support.postgres_server import PostgresServer, temporary_home
+from tests.support.service_process import until
 from tests.support.tls_front import tls_front
 
 PLAIN = TLSPolicy("disable")
@@ -129,6 +133,30 @@ def test_too_many_connections_are_worth_another_attempt(
     address = replace(split_url(postgres_url), username=role, password="tr0ub4dor")
     result = ask(address)
     assert (result.kind, result.permanent) == (Failure.BUSY, False), result.reason
+
+
+@pytest.mark.parametrize(("limit", "needed", "usable"), [(2, 3, False), (3, 3, True), (2, 2, True)])
+def test_a_server_with_fewer_connections_than_are_needed_is_busy(
+    postgres: PostgresServer, postgres_url: str, role: str, limit: int, needed: int, *, usable: bool
+) -> None:
+    """It let the one attempt in, and then the service failed at its gate."""
+    postgres.execute(f"ALTER ROLE {role} CONNECTION LIMIT {limit}")
+    address = replace(split_url(postgres_url), username=role, password="tr0ub4dor")
+    result = probe(address, PLAIN, DEADLINE, connections=needed)
+    assert result.usable is usable, result.reason
+    if not usable:
+        assert (result.kind, result.permanent) == (Failure.BUSY, False)
+        assert f"has not the {needed} connections that this box needs" in result.reason
+    left = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'"
+    until(lambda: postgres.execute(left) == [[0]], "the end of the attempt's connections", 60)
+
+
+def test_the_drainer_s_own_connection_is_not_asked_for_twice(paths: Paths) -> None:
+    """It lives on while the chain decides anew, and has its connection."""
+    assert connections_needed(paths.sync_lock) == 3
+    assert connections_needed(paths.sync_lock, delivers=False) == 2
+    with held(paths.sync_lock):
+        assert connections_needed(paths.sync_lock) == 2
 
 
 def test_a_unix_socket_is_a_way_in(postgres: PostgresServer, postgres_url: str) -> None:

@@ -78,6 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     _start_logging(settings, paths)
     if not contract.hub_url:
         return _nothing_to_do(paths, contract)
+    from edgepaas.pgdriver.sessions import identify
+
+    identify(paths, "sync")
     if arguments.once:
         return _once(settings, contract, paths)
     return _drain(settings, contract, paths, arguments.lifeline)

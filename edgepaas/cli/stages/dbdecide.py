@@ -2,6 +2,8 @@
 """``edgepaas dbdecide``: decide between PostgreSQL and SQLite; stage 2 of the boot chain."""
 
 import argparse
+import contextlib
+from typing import TYPE_CHECKING
 
 from edgepaas.decision.decide import Decision, decide, store_decision
 from edgepaas.decision.losses import loss_reason
@@ -11,6 +13,9 @@ from edgepaas.files.paths import find_paths
 from edgepaas.logs import configure_logging, register_secret
 from edgepaas.settings import Settings
 from edgepaas.terminal import announce, print_json
+
+if TYPE_CHECKING:
+    from edgepaas.files.paths import Paths
 
 DESCRIPTION = """\
 Decide which database serves, and write run/db.env.
@@ -59,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     for secret in settings.secrets():
         register_secret(secret)
     lost = loss_reason(paths)
-    decision = decide(settings, paths, after_loss=arguments.after_loss or lost is not None)
+    with _identified(settings, paths, dry_run=arguments.dry_run):
+        decision = decide(settings, paths, after_loss=arguments.after_loss or lost is not None)
     if not arguments.dry_run:
         store_decision(decision, paths)
     if arguments.json:
@@ -68,6 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         announce("decision", _line(decision))
     return EXIT_DONE
+
+
+def _identified(
+    settings: Settings, paths: "Paths", *, dry_run: bool
+) -> contextlib.AbstractContextManager[None]:
+    if dry_run or not settings.text("DATABASE_URL").startswith("postgresql:"):
+        return contextlib.nullcontext()
+    from edgepaas.pgdriver.sessions import identified
+
+    return identified(paths, "dbdecide")
 
 
 def _line(decision: Decision) -> str:

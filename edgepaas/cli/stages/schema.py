@@ -2,6 +2,7 @@
 """``edgepaas schema``: the boot chain's third stage, and what a developer does to migrations."""
 
 import argparse
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
@@ -75,10 +76,31 @@ def run(arguments: argparse.Namespace) -> int:
 
     contract = DatabaseContract.read(paths.db_contract)
     application = load_application(settings.text("EDGEPAAS_APP"))
-    if arguments.check:
-        return _check(contract, settings, paths, application, as_json=arguments.json)
+    with _identified(contract, paths):
+        return _run(arguments, contract, settings, paths, application)
+
+
+def _identified(
+    contract: "DatabaseContract", paths: Paths
+) -> contextlib.AbstractContextManager[None]:
+    if not contract.hub_url:
+        return contextlib.nullcontext()
+    from edgepaas.pgdriver.sessions import identified
+
+    return identified(paths, "schema")
+
+
+def _run(
+    arguments: argparse.Namespace,
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: Paths,
+    application: "Application",
+) -> int:
     from edgepaas.schema.stage import prepare_database
 
+    if arguments.check:
+        return _check(contract, settings, paths, application, as_json=arguments.json)
     if arguments.repair:
         report = _repair(contract, settings, paths, application)
         if contract.sqlite_active:  # capture goes by the tables, which may be others now
@@ -169,7 +191,8 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     start_logging(settings, paths)
     from edgepaas.schema.postgresql.hub import prepare_hub
 
-    report = prepare_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
+    with _identified(contract, paths):
+        report = prepare_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
     _tell(report, as_json=as_json)
     return EXIT_DONE
 

@@ -55,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
     contract = DatabaseContract.read(paths.db_contract)
+    if contract.hub_url:
+        from edgepaas.pgdriver.sessions import identify
+
+        identify(paths, "serve")
     notifier = Notifier.of(os.environ, os.getpid())
     listening = listening_sockets(
         os.environ,
