@@ -56,3 +56,7 @@ class DatabaseBusy(DatabaseError):
 
 class DatabaseFull(DatabaseError):
     """There is no room left on the disk; nothing was written."""
+
+
+class DatabaseRefused(DatabaseError):
+    """The database cannot hold a value that it was given; nothing was written."""

@@ -82,6 +82,17 @@ POSTGRES_UNUSABLE = _entry(
     check="postgresql-usable",
 )
 
+WRITES_REFUSED = _entry(
+    "writes-refused:*",
+    origin="service",
+    severity="critical",
+    what_happened="PostgreSQL answers, and refuses every write to a table: a right is missing, "
+    "it is locked, read-only or full, or the table was changed.",
+    what_to_do="Mend what is named. Nothing is lost: rows are kept on the box where SQLite may "
+    "serve, are sent once PostgreSQL takes them, and then it serves again by itself.",
+    check="writes-accepted",
+)
+
 # -- The SQLite file --
 
 SQLITE_FOREIGN = _entry(

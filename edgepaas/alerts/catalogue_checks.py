@@ -36,6 +36,11 @@ CHECKS = {
         "the database that was wanted serves", f"the decision, and {_SERVICE}"
     ),
     "postgresql-usable": CheckDescription("PostgreSQL serves, or is not wanted to", _STAGE),
+    "writes-accepted": CheckDescription(
+        "PostgreSQL takes writes to the table again, or is not configured any more",
+        "the service after a write that succeeds, the drainer after each rehearsal, and "
+        f"{_SERVICE}",
+    ),
     "no-row-left": CheckDescription(
         "no such row is left, or no PostgreSQL is configured any more",
         "the service every ten seconds, by the counts of the drainer and PostgreSQL",

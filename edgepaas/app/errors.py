@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors that the platform raises, and those that it expects of an application.
 
-A :class:`DatabaseError` that a view does not catch is answered with 503 (507 for
-:class:`DatabaseFull`) and ``Retry-After``. An :class:`EdgePaaSError` that leaves a command
-is printed as one line, without a traceback, and ends the process with its ``exit_code``.
+A :class:`DatabaseError` that a view does not catch is answered with 503 and
+``Retry-After``, but 507 for :class:`DatabaseFull` and 422 for :class:`DatabaseRefused`. An
+:class:`EdgePaaSError` that leaves a command is printed as one line, without a traceback, and
+ends the process with its ``exit_code``.
 """
 
 from edgepaas.errors import (
@@ -15,6 +16,7 @@ from edgepaas.errors import (
     DatabaseBusy,
     DatabaseError,
     DatabaseFull,
+    DatabaseRefused,
     DatabaseUnavailable,
     EdgePaaSError,
     UsageError,
@@ -29,6 +31,7 @@ __all__ = [
     "DatabaseBusy",
     "DatabaseError",
     "DatabaseFull",
+    "DatabaseRefused",
     "DatabaseUnavailable",
     "EdgePaaSError",
     "UsageError",

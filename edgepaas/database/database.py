@@ -23,7 +23,9 @@ class Database(ABC):
     """An open database; safe to use from several threads, not across a fork.
 
     Connection errors of the driver come out as DatabaseUnavailable, DatabaseBusy or
-    DatabaseFull; sqlalchemy.exc.IntegrityError and its like pass through.
+    DatabaseFull, and so does whatever else the server is at fault for (a missing right, a table
+    that was changed); a character that it cannot hold as DatabaseRefused.
+    sqlalchemy.exc.IntegrityError and its like pass through.
 
     A list of rows for one ``session.execute(insert(Model), rows)`` travels as few
     multi-row statements; that is the fast way to insert on either database.

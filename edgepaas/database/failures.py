@@ -6,7 +6,13 @@ import sqlite3
 from typing import NamedTuple
 
 from edgepaas.database.reserved_names import FENCED
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
+from edgepaas.errors import (
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseRefused,
+    DatabaseUnavailable,
+)
 from edgepaas.pgdriver.failures import (
     ErrorClass,
     error_class,
@@ -125,9 +131,20 @@ def translate_postgres(error: BaseException) -> DatabaseError | None:
     """Return what an error on the way to PostgreSQL means; None for a statement's own."""
     if isinstance(error, DatabaseError):
         return error
+    if isinstance(error, UnicodeEncodeError):
+        # The driver encodes text as the server's encoding, which may know few characters.
+        character = error.object[error.start]
+        return DatabaseRefused(
+            f"PostgreSQL's encoding ({error.encoding}) has no character U+{ord(character):04X}"
+        )
     if is_lost(error):
         said = server_message(error)
         return DatabaseUnavailable(f"the connection to PostgreSQL was lost: {said}")
+    return _translate_answer(error)
+
+
+def _translate_answer(error: BaseException) -> DatabaseError | None:
+    """Return what the server's answer to a statement means, on a connection that is good."""
     state = sqlstate(error)
     if state == _POSTGRES_FULL:
         return DatabaseFull(f"PostgreSQL has no room left: {server_message(error)}")

@@ -110,6 +110,11 @@ class Paths:
         return self.state / "postgres-hold"
 
     @property
+    def refused_tables(self) -> Path:
+        """The tables to which PostgreSQL refused writes, so that it is held."""
+        return self.state / "refused-tables.json"
+
+    @property
     def quarantine(self) -> Path:
         """Where unusable SQLite files are moved, with their -wal and -shm."""
         return self.state / "quarantine"

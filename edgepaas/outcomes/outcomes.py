@@ -20,9 +20,9 @@ _INCIDENT = 60.0
 #: Seconds for which it is remembered whose fault a doubtful error was.
 _VERDICT_KEPT = 30.0
 
-#: Tries the write path of a table; returns how that failed, None where it did not. Raises
-#: DatabaseError where it could not be tried.
-Rehearse = Callable[[str], BaseException | None]
+#: Tries the write path of a table; returns the refusal of every row that it showed, if any.
+#: Raises DatabaseError where it could not be tried.
+Rehearse = Callable[[str], Refusal | None]
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,13 @@ class Outcomes:
             if kept is not None and self._clock() < kept[1]:
                 return kept[0]
             try:
-                found = self._rehearse(refusal.table)
+                refused = self._rehearse(refusal.table) is not None
             except DatabaseError:
                 return None
-            refused = found is not None and refusal_of(found, [refusal.table], self.known)
-            self._verdicts = {k: v for k, v in self._verdicts.items() if self._clock() < v[1]}
-            self._verdicts[key] = (bool(refused), self._clock() + _VERDICT_KEPT)
-            return bool(refused)
+            now = self._clock()
+            self._verdicts = {k: v for k, v in self._verdicts.items() if now < v[1]}
+            self._verdicts[key] = (refused, now + _VERDICT_KEPT)
+            return refused
 
 
 def _error_for(refusal: Refusal, error: BaseException) -> DatabaseError:

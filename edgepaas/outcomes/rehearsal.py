@@ -7,7 +7,9 @@ A table without rows, or one that may not be read, gets made-up values instead.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
+from edgepaas.outcomes.causes import KnownTable, Refusal, refusal_of
 from edgepaas.pgdriver.failures import sqlstate
 
 #: Runs a query and returns its rows; raises the error of the driver, or one raised from it.
@@ -16,6 +18,8 @@ Read = Callable[[str], list[list[object]]]
 Attempt = Callable[[str], None]
 
 _NO_RIGHT = "42501"
+#: unique_violation, exclusion_violation.
+_IN_THE_WAY = frozenset({"23505", "23P01"})
 
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, -1), t.typtype::text
@@ -42,32 +46,53 @@ _VALUES = {
 }
 
 
-def rehearse(
-    table: str, columns: Collection[str], *, read: Read, attempt: Attempt
-) -> Exception | None:
+class Rehearsal(NamedTuple):
+    """How it went: the *error* that refused the row, None where it was accepted.
+
+    *copied*: it was a row that the table holds, which had been accepted before.
+    """
+
+    error: Exception | None
+    copied: bool
+
+
+def rehearse(table: str, columns: Collection[str], *, read: Read, attempt: Attempt) -> Rehearsal:
     """Try to insert a row with these *columns*, the ones that the box sends, into *table*.
 
-    Returns the error that refused it, None where it was accepted, or refused by a constraint
-    that judges single rows (a unique one: the copied row is there twice). *columns* may be empty:
-    those of the table are taken then. Raises nothing for what PostgreSQL answers.
+    *columns* may be empty: those of the table are taken then. The error may be that of a
+    constraint which judges single rows (a unique one: the copied row is there twice). Raises
+    nothing for what PostgreSQL answers.
     """
+    copied = False
     try:
         types = _column_types(read(_columns_query(table)))
         wanted = sorted(columns) or sorted(types)
-        if not wanted:
-            attempt(f"INSERT INTO {quoted(table)} DEFAULT VALUES")
-            return None
-        if _has_rows(table, read):
+        copied = bool(wanted) and _has_rows(table, read)
+        if copied:
             try:
                 attempt(_insert(table, wanted, types, copying=True))
-                return None
+                return Rehearsal(None, copied)
             except Exception as error:
                 if sqlstate(error) != _NO_RIGHT:
                     raise
         attempt(_insert(table, wanted, types, copying=False))
     except Exception as error:  # noqa: BLE001 - handed to the caller, who judges it
-        return error
-    return None
+        return Rehearsal(error, copied)
+    return Rehearsal(None, copied)
+
+
+def shown_refusal(found: Rehearsal, table: str, known: KnownTable | None = None) -> Refusal | None:
+    """Return what a rehearsal shows of *table*: that it refuses every row, or None.
+
+    It shows nothing where a unique constraint met the row that was copied, and where made-up
+    values broke a constraint.
+    """
+    if found.error is None:
+        return None
+    refusal = refusal_of(found.error, [table], None if known is None else {table: known})
+    if refusal is None or refusal.sqlstate in _IN_THE_WAY:
+        return None
+    return None if refusal.constraint and not found.copied else refusal
 
 
 def quoted(name: str) -> str:
@@ -96,6 +121,8 @@ def _insert(
     table: str, columns: Collection[str], types: Mapping[str, tuple[str, str]], *, copying: bool
 ) -> str:
     """Return the INSERT; a uuid is new in a copy as well, so that a key is."""
+    if not columns:
+        return f"INSERT INTO {quoted(table)} DEFAULT VALUES"
     values = [
         quoted(name)
         if copying and types.get(name, ("", ""))[0] != "uuid"

@@ -90,6 +90,7 @@ class CommitUnconfirmed(DatabaseUnavailable):
 
 
 TOO_MANY_CONNECTIONS = "53300"
+READ_ONLY = "25006"
 
 _FAILURE_OF_STATE = {
     "28": Failure.AUTHENTICATION,

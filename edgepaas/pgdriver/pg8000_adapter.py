@@ -42,6 +42,8 @@ _ASYNCHRONOUS = (b"N", b"A", b"S")
 #: pg8000 uses InterfaceError for its caller's mistakes as well; these are the link's.
 _LOST = re.compile(r"network error|communication error|connection is closed|create a connection")
 _PASSWORD_WANTED = "requesting"  # noqa: S105 - a word in an error's text
+#: The number that stands for a protocol version in a CancelRequest.
+_CANCEL_REQUEST = 80877102
 _METHOD_UNKNOWN = "Authentication method"
 
 
@@ -269,3 +271,25 @@ def wants_password(error: BaseException, *, given: bool) -> bool:
 def cannot_authenticate(error: BaseException) -> bool:
     """Whether the server wants a way of logging in that pg8000 does not know."""
     return _METHOD_UNKNOWN in str(error) or type(error).__module__.startswith("scramp")
+
+
+def cancel_request(driver: Any) -> bytes:
+    """Return the message that cancels what the server does for *driver*.
+
+    It is to be sent over a connection of its own. Raises OSError where the server, or a pooler,
+    gave no key at the login.
+    """
+    key = driver._backend_key_data
+    if not key:
+        raise OSError("the server gave no key for cancelling")
+    return struct.pack("!ii", 8 + len(key), _CANCEL_REQUEST) + bytes(key)
+
+
+def take_notices(driver: Any) -> list[dict[str, str]]:
+    """Return the notices and warnings that came, by the codes of their fields, and forget them."""
+    taken = [
+        {code.decode("ascii"): text.decode("utf-8", "replace") for code, text in fields.items()}
+        for fields in driver.notices
+    ]
+    driver.notices.clear()
+    return taken

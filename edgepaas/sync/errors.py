@@ -2,6 +2,7 @@
 """Why rows cannot reach the hub, classified by what is to be done about it."""
 
 from edgepaas.errors import EdgePaaSError
+from edgepaas.outcomes.causes import Refusal
 from edgepaas.pgdriver.failures import (
     ConnectFailure,
     ErrorClass,
@@ -30,6 +31,14 @@ class HubUnreachable(HubError):
 
 class HubMisconfigured(HubError):
     """A right or a name is wrong: keep the rows and alert an operator; retrying is harmless."""
+
+
+class TableRefused(HubError):
+    """PostgreSQL refuses every row of a table: keep the rows, try again later."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text, sqlstate=refusal.sqlstate, server_message=refusal.said)
+        self.refusal = refusal
 
 
 class SchemaDrift(HubError):

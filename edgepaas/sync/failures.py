@@ -4,8 +4,8 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from edgepaas.alerts.catalogue import (
     HUB_AWAY,
@@ -14,11 +14,20 @@ from edgepaas.alerts.catalogue import (
     HUB_TROUBLE,
     SYNC_FAILED,
     SYNC_FILE,
+    WRITES_REFUSED,
 )
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.database.failures import is_damaged
 from edgepaas.outbox.versions import UnknownOutbox
-from edgepaas.sync.errors import HubError, HubMisconfigured, HubUnreachable, SchemaDrift
+from edgepaas.outcomes.causes import PASSING, Cause
+from edgepaas.outcomes.refused_tables import RefusedTable
+from edgepaas.sync.errors import (
+    HubError,
+    HubMisconfigured,
+    HubUnreachable,
+    SchemaDrift,
+    TableRefused,
+)
 from edgepaas.sync.hub.schema_upgrade import SchemaBlocked
 from edgepaas.sync.report import LiveStatus
 from edgepaas.sync.status import HubState, SyncState
@@ -51,11 +60,39 @@ class FailureClass:
 _CLASSES: tuple[tuple[type[Exception], FailureClass], ...] = (
     (SchemaBlocked, FailureClass("blocked", "schema", HUB_SCHEMA)),
     (SchemaDrift, FailureClass("blocked", "schema", HUB_SCHEMA)),
+    (TableRefused, FailureClass("blocked", "error", WRITES_REFUSED)),
     (HubUnreachable, FailureClass("held", "away")),
     (HubMisconfigured, FailureClass("blocked", "misconfigured", HUB_MISCONFIGURED)),
     (HubError, FailureClass("blocked", "error", HUB_TROUBLE)),
     (UnknownOutbox, FailureClass("blocked", None, SYNC_FILE)),
 )
+
+
+#: What PostgreSQL looks like by the cause for which it refuses a table.
+_HUB_STATES: dict[Cause, HubState] = {
+    Cause.RIGHTS: "misconfigured",
+    Cause.ROW_SECURITY: "misconfigured",
+    Cause.MISSING: "schema",
+    Cause.REQUIRED_COLUMN: "schema",
+    Cause.TYPE: "schema",
+    Cause.CONSTRAINT: "schema",
+}
+#: The causes that show to the drainer as tables that do not fit.
+_OF_SCHEMA = frozenset(cause for cause, state in _HUB_STATES.items() if state == "schema")
+
+
+def same_refusal(error: Exception, refused: Sequence[RefusedTable]) -> RefusedTable | None:
+    """Return which of the *refused* tables, known to the service, *error* is about."""
+    if isinstance(error, TableRefused):
+        found = error.refusal
+        same = [one for one in refused if one.table == found.table] or [
+            one for one in refused if one.cause == found.cause
+        ]
+    elif isinstance(error, SchemaDrift | SchemaBlocked):
+        same = [one for one in refused if one.cause in _OF_SCHEMA]
+    else:
+        same = []
+    return same[0] if same else None
 
 
 def classify(error: Exception, *, drifts: int) -> FailureClass:
@@ -64,6 +101,8 @@ def classify(error: Exception, *, drifts: int) -> FailureClass:
         return FailureClass("held", "schema")  # the schema upgrade is tried once
     for kind, found in _CLASSES:
         if isinstance(error, kind):
+            if isinstance(error, TableRefused):
+                return replace(found, hub=_HUB_STATES.get(error.refusal.cause, "error"))
             return found
     return (
         FailureClass("blocked", None, SYNC_FILE)
@@ -79,6 +118,10 @@ class FailureTracker:
     report: LiveStatus
     #: Whether to alert when PostgreSQL stays unreachable: no other part of the box does.
     alerts_when_away: bool = False
+    #: Seconds for which a cause that may pass is no matter for an operator.
+    patience: float = 0.0
+    #: The tables for whose sake PostgreSQL was given up.
+    refused: Callable[[], Sequence[RefusedTable]] = tuple
     clock: Callable[[], float] = time.monotonic
     _away_since: float | None = None
     #: A link may recover by itself and is retried soon; what an operator has to correct,
@@ -90,7 +133,9 @@ class FailureTracker:
         )
     )
     _alerted: set[str] = field(default_factory=set)
+    _refused_tables: set[str] = field(default_factory=set)
     _drifts: int = 0
+    _passing_since: float | None = None
     _clear: bool = False
 
     @property
@@ -100,11 +145,12 @@ class FailureTracker:
 
     def record_failure(self, error: Exception) -> FailureClass:
         """Record *error*, back off, and raise an alert where an operator is needed."""
-        found = classify(error, drifts=self._drifts)
+        known = same_refusal(error, self.refused())
+        found = self._classify(error, known)
         if isinstance(error, SchemaDrift):
             self._drifts += 1
         pause = (self._lasting if found.alert else self._link).failed()
-        reason = one_line_reason(error)
+        reason = known.text if known is not None else one_line_reason(error)
         if reason != self.report.reason:
             logger.warning("rows cannot be delivered to PostgreSQL: %s", reason)
         logger.debug("retrying after %.1f s", pause)
@@ -114,10 +160,32 @@ class FailureTracker:
         self._clear = False
         if found.hub == "away":
             self._alert_when_away_for_long(reason)
-        if found.alert is not None and found.alert.pattern not in self._alerted:
-            self._alerted.add(found.alert.pattern)
-            found.alert.raise_alert(f"rows cannot be delivered to PostgreSQL: {reason}")
+        if found.alert is not None and known is None:
+            table = error.refusal.table if isinstance(error, TableRefused) else ""
+            self._alert_once(
+                found.alert, f"rows cannot be delivered to PostgreSQL: {reason}", table
+            )
         return found
+
+    def _classify(self, error: Exception, known: RefusedTable | None) -> FailureClass:
+        found = classify(error, drifts=self._drifts)
+        if known is not None:
+            return replace(found, state="blocked", alert=WRITES_REFUSED)
+        if isinstance(error, TableRefused) and error.refusal.cause in PASSING:
+            now = self.clock()
+            if self._passing_since is None:
+                self._passing_since = now
+            if now - self._passing_since < self.patience:
+                return FailureClass("held", "away")
+        return found
+
+    def _alert_once(self, entry: CatalogueEntry, happened: str, subject: str) -> None:
+        fingerprint = entry.fingerprint(subject)
+        if fingerprint not in self._alerted:
+            self._alerted.add(fingerprint)
+            if entry is WRITES_REFUSED:
+                self._refused_tables.add(subject)
+            entry.raise_alert(happened, subject=subject)
 
     def _alert_when_away_for_long(self, reason: str) -> None:
         now = self.clock()
@@ -140,7 +208,7 @@ class FailureTracker:
         self._link.succeeded()
         self._lasting.succeeded()
         self._drifts = 0
-        self._away_since = None
+        self._away_since = self._passing_since = None
         self._alerted.clear()
         if self.report.reason:
             logger.info("PostgreSQL accepts rows again")
@@ -148,6 +216,9 @@ class FailureTracker:
         self.report.state = "draining" if self.report.rows_waiting else "idle"
         for entry in _RESOLVED_BY_SUCCESS:  # also those of an earlier process
             entry.resolve_alert("PostgreSQL accepts rows again")
+        while self._refused_tables:
+            table = self._refused_tables.pop()
+            WRITES_REFUSED.resolve_alert(f"PostgreSQL takes writes to {table} again", subject=table)
 
 
 def one_line_reason(error: Exception) -> str:

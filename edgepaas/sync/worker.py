@@ -32,6 +32,7 @@ from edgepaas.sync.hub.heartbeat_sender import HeartbeatSender
 from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
 from edgepaas.sync.reclaim import Reclaimer
+from edgepaas.sync.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.status import Mirrored
@@ -81,7 +82,15 @@ class SyncWorker:
         self._heartbeat = HeartbeatSender(node, self.context.paths, contract, self.report, interval)
         self._handback = HandBack(contract, settings, self.context.paths)
         self._mirror = Mirror(self.context.table_document(), self.context.stop.raise_if_requested)
-        self._failures = FailureTracker(self.report, contract.db_state == "local-first")
+        self._refused = RefusedTables(
+            self.context.paths, self._mirror.document["tables"], settings.number("POSTGRES_HOLD")
+        )
+        self._failures = FailureTracker(
+            self.report,
+            contract.db_state == "local-first",
+            patience=settings.number("WRITE_PATIENCE"),
+            refused=self._refused.listed if contract.sqlite_active else tuple,
+        )
         self._reclaimer = Reclaimer(settings.number("RETENTION"))
         self._heartbeat_due = Interval(interval)
         self._mirror_due = Interval(settings.number("MIRROR_INTERVAL"))
@@ -138,6 +147,8 @@ class SyncWorker:
         if isinstance(error, HubError):
             self._close_hub()
             self._handback.record_hub_failure()
+            if self._handback.wanted:
+                self._refused.hold_on()
             if isinstance(error, SchemaDrift):
                 self._schema.at_head = False
             return
@@ -183,6 +194,8 @@ class SyncWorker:
             raise
         if file is not None:
             self._drain(file, hub)
+        if self._handback.wanted:
+            self._rehearse(hub)
         if self._heartbeat_due.left <= 0 or self._heartbeat.state_changed():
             self._send_heartbeat(hub)
         if file is None or not file.captures or self._has_backlog():
@@ -195,6 +208,11 @@ class SyncWorker:
             self._hand_back(file, hub)
         elif self._mirror_due.left <= 0:
             self._run_mirror(file, hub)
+
+    def _rehearse(self, hub: "Hub") -> None:
+        """Try the tables for whose sake PostgreSQL was given up, before it is handed back to."""
+        with self.context.stop.abort_on_stop(hub.abort):
+            self._refused.rehearse(hub)
 
     def _has_backlog(self) -> bool:
         """Whether more rows wait than one batch holds: all other work waits for them.

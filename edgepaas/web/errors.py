@@ -22,7 +22,7 @@ from edgepaas.apikit.werkzeug_adapter import (
     is_from_routing,
 )
 from edgepaas.database.failures import refused_values
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseRefused
 from edgepaas.logs import request_id
 from edgepaas.logs.redact import redact
 from edgepaas.web.access.locality import is_local
@@ -57,10 +57,13 @@ def answer_problem(problem: Problem) -> Response:
 
 
 def answer_database_error(error: DatabaseError) -> Response:
-    """Answer 507 for a full disk, 503 with Retry-After for every other refusal of the database."""
+    """Answer 507 for a full disk, 422 for what cannot be stored, else 503 with Retry-After."""
     if isinstance(error, DatabaseFull):
         logger.error("%s %s: no room left: %s", request.method, request.path, error)
         return answer_problem(Problem(507))
+    if isinstance(error, DatabaseRefused):
+        logger.warning("%s %s: %s", request.method, request.path, error)
+        return answer_problem(Problem(422, f"The database cannot store this: {error}."))
     logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
     message = (
         "The database is busy; nothing was stored. Try again."

@@ -26,6 +26,8 @@ from edgepaas.health.checks import CheckResult
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
+from edgepaas.outcomes.causes import Cause, Refusal
+from edgepaas.outcomes.refused_tables import add_refused, remove_refused
 from edgepaas.schema.open_problems import clear_problem, record_problem
 from edgepaas.schema.stage import prepare_database
 from edgepaas.schema.table_contract import note_user
@@ -169,6 +171,19 @@ def quarantine(box: Box) -> None:
     (folder / "edgepaas.db").write_bytes(b"rows")
 
 
+#: There is a PostgreSQL, and it takes rows.
+HUB_WELL = {"forwarding": FORWARDS}
+
+
+def refused_writes(box: Box) -> None:
+    box.forwarding = FORWARDS
+    add_refused(box.paths.refused_tables, [Refusal("readings", Cause.RIGHTS, "no right")])
+
+
+def writes_accepted(box: Box) -> None:
+    remove_refused(box.paths.refused_tables, ["readings"])
+
+
 def used_by_another(box: Box) -> None:
     box.run_schema_stage()
     note_user(box.paths, box.contract.sqlite_path, "another")
@@ -231,6 +246,11 @@ SCENARIOS = [
     Scenario("database-lost", put(state="fallback"), put(state="standalone")),
     Scenario("postgres-unusable", put(state="fallback"), put(state="primary")),
     Scenario("postgres-unusable", put(state="fallback"), put(state="local-first")),
+    Scenario("writes-refused:readings", refused_writes, writes_accepted),
+    Scenario(
+        "writes-refused:readings", put(noted=["writes:readings:write"], **HUB_WELL), put(noted=[])
+    ),
+    *undeliverable("writes-refused:readings", state="blocked", hub="misconfigured"),
     Scenario("sqlite-foreign", used_by_another, nothing, Box.run_schema_stage),
     Scenario("sqlite-foreign", nothing, put(state="primary", mode="postgres_only")),
     Scenario("sqlite-unmigrated", None, nothing, Box.run_schema_stage),

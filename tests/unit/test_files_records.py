@@ -30,6 +30,7 @@ from edgepaas.files.records import (
 )
 from edgepaas.health import forwarding
 from edgepaas.outbox import layout
+from edgepaas.outcomes import refused_tables
 from edgepaas.schema import open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
@@ -214,6 +215,10 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (repair.POSTGRES_SCHEMA_RECORD, {"versions": ["1"], "columns": [{"table_name": "t"}]}),
     (open_problems.RECORD, {"message": "no triggers"}),
     (
+        refused_tables.RECORD,
+        {"tables": [{"table": "readings", "cause": "rights", "text": "it refuses"}]},
+    ),
+    (
         quarantine.RECORD,
         {
             "file": "edgepaas.db",
@@ -268,6 +273,8 @@ UNNAMED: dict[str, tuple[Any, Mapping[str, Any] | None]] = {
     "database-loss": ("refused", None),
     "schema-problem": ("no triggers", None),
     "sync-status": (status.SyncStatus().values(), None),
+    # There was none.
+    "refused-tables": ({"tables": []}, None),
     # Never read by the box.
     "postgres-schema": ({"versions": ["1"], "columns": []}, None),
 }  # fmt: skip

@@ -53,6 +53,8 @@ def fail(
 
 
 RIGHTS = server_error("42501", "permission denied for table readings")
+#: What a rehearsal shows of a table that takes no row.
+EVERY_ROW = Refusal("readings", Cause.FUNCTION, "refused", "P0001", doubtful=True)
 
 
 def test_a_missing_right_that_lasts_longer_than_the_patience_moves_the_box(clock: Clock) -> None:
@@ -158,7 +160,7 @@ def test_reads_are_reported_and_never_move_the_box(clock: Clock) -> None:
 def test_what_a_clients_content_can_provoke_never_moves_the_box(
     clock: Clock, state: str, fields: dict[str, str]
 ) -> None:
-    made = outcomes(clock, rehearse=lambda _: RIGHTS)
+    made = outcomes(clock, rehearse=lambda _: EVERY_ROW)
     error = server_error(state, **fields)
     for _ in range(100):
         assert made.record(["readings"], error) is None
@@ -206,9 +208,9 @@ def test_a_doubtful_error_counts_only_where_a_rehearsal_is_refused_as_well(
     error = server_error(state, **fields)
     tried: list[str] = []
 
-    def refused(table: str) -> BaseException:
+    def refused(table: str) -> Refusal:
         tried.append(table)
-        return error
+        return EVERY_ROW
 
     broken = outcomes(clock, rehearse=refused)
     fail(broken, clock, error)
@@ -222,7 +224,7 @@ def test_a_doubtful_error_counts_only_where_a_rehearsal_is_refused_as_well(
 
 def test_a_verdict_is_asked_for_again_later(clock: Clock) -> None:
     """A trigger that is broken later on must not be taken for a client's fault for ever."""
-    answers: list[BaseException | None] = [None, server_error("P0001")]
+    answers = [None, EVERY_ROW]
     made = outcomes(clock, rehearse=lambda _: answers.pop(0))
     assert made.record(["readings"], server_error("P0001")) is None
     clock.now += 60
@@ -230,7 +232,7 @@ def test_a_verdict_is_asked_for_again_later(clock: Clock) -> None:
 
 
 def test_a_rehearsal_that_cannot_be_had_blames_nobody(clock: Clock) -> None:
-    def unreachable(_table: str) -> BaseException | None:
+    def unreachable(_table: str) -> Refusal | None:
         raise DatabaseUnavailable("gone")
 
     made = outcomes(clock, rehearse=unreachable)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from werkzeug.test import TestResponse
 
 from edgepaas.apikit.problems import MOST_DETAILS, Problem
-from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseRefused, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from tests.support.boxes import THINGS, TestBox, make_box
 from tests.support.search import tries
@@ -262,6 +262,7 @@ def test_head_and_options_are_answered_without_a_body(client: FlaskClient) -> No
         (DatabaseUnavailable("postgresql://u:hunter2secret@h/d refused"), 503, True),
         (DatabaseBusy("queue"), 503, True),
         (DatabaseFull("disk"), 507, False),
+        (DatabaseRefused("no such character"), 422, False),
     ],
 )
 def test_a_database_that_refuses_is_503_or_507_without_its_address(

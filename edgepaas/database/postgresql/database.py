@@ -35,8 +35,9 @@ from edgepaas.database.postgresql.write_outcomes import (
 from edgepaas.database.table_presence import describe_missing, missing_query
 from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
-from edgepaas.outcomes.causes import Access
+from edgepaas.outcomes.causes import Access, Refusal
 from edgepaas.outcomes.outcomes import Outcomes
+from edgepaas.pgdriver.commit_wait import CommitWatch
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import ConnectFailure, server_message
 from edgepaas.timing.backoff import jitter, pause_after
@@ -62,6 +63,8 @@ LOCK_TIMEOUT = 3.0
 #: one leaves it standing at the server, which does not notice, and its locks would
 #: keep the very rows that the box sends again from SQLite.
 IDLE_TIMEOUT = 10.0
+#: Seconds that COMMIT and its cancellation take at most where DB_STATEMENT_TIMEOUT is off.
+UNBOUNDED_STATEMENTS = 60.0
 #: Seconds for closing connections to a server that may be gone.
 CLOSE_TIMEOUT = 2.0
 #: Seconds for storing what waits to be appended when the database is closed.
@@ -90,6 +93,8 @@ class ServerDatabase(Database):
         self.outcomes = Outcomes(
             patience=settings.number("WRITE_PATIENCE"), rehearse=self._rehearse
         )
+        #: What commits on a connection of this database does so under its watch.
+        self.commits = CommitWatch(_commit_limit(settings.number("DB_STATEMENT_TIMEOUT")))
         self._tracker = StatementTracker(self._engine)
         self._appends = AppendQueue(
             FactStore(
@@ -164,7 +169,8 @@ class ServerDatabase(Database):
             result = work(session)
             session.flush()
             touched.committing = True
-            session.finish()
+            with self.commits.watching(session.connection().connection.dbapi_connection):
+                session.finish()
         except BaseException:
             # Closing alone would leave added objects detached; when *work* is run again, the
             # session would take them for rows that exist.
@@ -195,7 +201,7 @@ class ServerDatabase(Database):
             self.outcomes.record(tuple(touched.written), None)
             self.outcomes.record(tuple(touched.read), None, access=Access.LOOK)
 
-    def _rehearse(self, table: str) -> BaseException | None:
+    def _rehearse(self, table: str) -> Refusal | None:
         return rehearse_on(
             lambda seconds: self._connector(deadline=seconds),
             table,
@@ -228,6 +234,14 @@ class ServerDatabase(Database):
             self._pinger.renew()
         if isinstance(error, DatabaseUnavailable):
             self._report_unavailable(error)
+
+
+def _commit_limit(statement_timeout: float) -> float:
+    """Return the seconds that a COMMIT may wait, by DB_STATEMENT_TIMEOUT (0: none).
+
+    Half of it, since what cannot be cancelled gets as much time again.
+    """
+    return (statement_timeout or UNBOUNDED_STATEMENTS) / 2
 
 
 class Pinger:

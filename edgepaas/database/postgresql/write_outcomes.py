@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, event
 
 from edgepaas.errors import DatabaseUnavailable
-from edgepaas.outcomes.causes import Access, KnownTable
-from edgepaas.outcomes.rehearsal import rehearse
+from edgepaas.outcomes.causes import Access, KnownTable, Refusal
+from edgepaas.outcomes.rehearsal import rehearse, shown_refusal
 from edgepaas.outcomes.statements import Tables, tables_of
 from edgepaas.pgdriver.connection import bounded, close_quietly
-from edgepaas.pgdriver.failures import is_lost, server_message
+from edgepaas.pgdriver.failures import READ_ONLY, is_lost, server_message, sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def known_tables(metadata: "MetaData") -> Mapping[str, KnownTable]:
 
 def rehearse_on(
     connect: Callable[[float], Any], table: str, known: KnownTable | None
-) -> BaseException | None:
+) -> Refusal | None:
     """Rehearse a write to *table* on a new connection of *connect*(seconds), which is closed.
 
-    Returns the error that refused it; raises DatabaseUnavailable where there was no answer.
+    Returns what it shows of the table; raises DatabaseUnavailable where there was no answer.
     """
     connection = connect(REHEARSAL_TIMEOUT)
     milliseconds = round(1000 * _LOCK_TIMEOUT)
@@ -131,11 +131,17 @@ def rehearse_on(
     try:
         with bounded(connection, REHEARSAL_TIMEOUT):
             columns = known.columns if known is not None else ()
-            error = rehearse(table, columns, read=read, attempt=attempt)
+            found = rehearse(table, columns, read=read, attempt=attempt)
     except TimeoutError as late:
         raise DatabaseUnavailable(f"the rehearsal of a write to {table}: {late}") from late
     finally:
         close_quietly(connection)
-    if error is not None and is_lost(error):
-        raise DatabaseUnavailable(f"the rehearsal of a write: {server_message(error)}") from error
-    return error
+    if found.error is not None and _was_cut(found.error):
+        said = server_message(found.error)
+        raise DatabaseUnavailable(f"the rehearsal of a write: {said}") from found.error
+    return shown_refusal(found, table, known)
+
+
+def _was_cut(error: Exception) -> bool:
+    """Whether the connection was lost; read-only is an answer all the same."""
+    return is_lost(error) and sqlstate(error) != READ_ONLY

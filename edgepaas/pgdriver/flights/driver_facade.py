@@ -51,6 +51,17 @@ class DriverFacade:
         received: Sequence[dict[bytes, bytes]] = self._driver.notices
         return received
 
+    def take_notices(self) -> list[dict[str, str]]:
+        """Return the notices like :attr:`notices`, as text, and forget them."""
+        return pg8000_adapter.take_notices(self._driver) if self._driver.notices else []
+
+    def cancel_request(self) -> bytes:
+        """Return the message that cancels what the server does here; see commit_wait.
+
+        Raises OSError where it gave no key at the login.
+        """
+        return pg8000_adapter.cancel_request(self._driver)
+
     @property
     def notifications(self) -> Sequence[tuple[int, str, str]]:
         """The last notifications: process, channel, payload."""

@@ -18,6 +18,7 @@ from edgepaas.alerts.catalogue import (
     SYNC_DEAD_LETTERS,
     SYNC_HUB_LOST,
     UNIT,
+    WRITES_REFUSED,
 )
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.review import Check
@@ -25,8 +26,11 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox.space import budget
+from edgepaas.outcomes.causes import Access
+from edgepaas.outcomes.refused_tables import read_refused
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import list_quarantined
+from edgepaas.service.watches.write_outcomes import noted_key
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -72,6 +76,7 @@ class ServiceChecks:
             "nothing-set-aside": self._nothing_set_aside,
             "schema-stage-complete": self._schema_stage_complete,
             "budget-kept": self._budget_kept,
+            "writes-accepted": self._writes_accepted,
             "no-row-left": self._no_row_left,
             "postgresql-takes-rows": self._postgresql_takes_rows,
             "node-id-unique": self._node_id_unique,
@@ -105,6 +110,18 @@ class ServiceChecks:
         if not self.contract.sqlite_active:
             return "PostgreSQL serves"
         return None if self.contract.db_fallback else "SQLite serves by choice"
+
+    def _writes_accepted(self, fingerprint: str) -> str | None:
+        """By the drainer where SQLite serves, which tries; by the service's own writes else."""
+        table = WRITES_REFUSED.subject(fingerprint)
+        forwarding = self.forwarding()
+        if forwarding is None:
+            return NO_HUB
+        listed = any(one.table == table for one in read_refused(self.paths.refused_tables))
+        noted = any(self.state.is_noted(noted_key(table, access)) for access in Access)
+        if listed or noted or forwarding.state == "blocked":
+            return None
+        return f"PostgreSQL takes writes to {table} again"
 
     def _file_unused(self, _: str) -> str | None:
         """Where the file is used the schema stage asks, which has the migrations."""

@@ -82,10 +82,30 @@ class Watches:
             busy=busy,
         )
         self._start(LossWatch(loaded.database, handlers).task)
+        self._start_outcomes(loaded.database, responder)
         patience = self.settings.number("STOP_TIMEOUT")
         hand_back = HandBackWatch(self.contract, self.paths, self.control, patience).task()
         if hand_back is not None:
             self._start(hand_back)
+
+    def _start_outcomes(self, database: "Database", responder: "StartupResponder") -> None:
+        """Watch how writes end on PostgreSQL; SQLite's file is the box's own."""
+        if self.contract.sqlite_active:
+            return
+        from edgepaas.database.postgresql.database import ServerDatabase
+        from edgepaas.service.watches.write_outcomes import GivingUp, OutcomeWatch
+
+        if not isinstance(database, ServerDatabase):
+            return
+        handlers = GivingUp(
+            contract=self.contract,
+            paths=self.paths,
+            state=self.state,
+            responder=responder,
+            control=self.control,
+            hold=self.settings.number("POSTGRES_HOLD"),
+        )
+        self._start(OutcomeWatch(database.outcomes, handlers).task)
 
     def start_for_machine(self, loaded: "Loaded", forwarding: "ForwardingWatch") -> None:
         """Watch the machine, what the checks find, and the disk budget."""

@@ -17,11 +17,12 @@ from edgepaas.sync.delivery.dead_letters import (
     store_dead_letters,
 )
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
+from edgepaas.sync.delivery.refusals import TableJudge
 from edgepaas.sync.delivery.runs import Run, runs_of
 from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.delivery.values import INVALID_CHARACTER
-from edgepaas.sync.errors import RowRefused
+from edgepaas.sync.errors import HubError, RowRefused
 from edgepaas.sync.hub.connection import Hub
 
 #: The reason of a row that was not refused itself; it has no SQLSTATE.
@@ -42,11 +43,15 @@ class BisectingApplier:
         self._planner = planner
         self._origin = origin
         self._letters_waiting = letters_waiting
+        self._judge = TableJudge(hub)
         #: Rows, by table and key, that wait as dead letters.
         self._left_out: dict[tuple[str, str], None] = {}
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Apply *changes* but for those that are refused; raises HubError."""
+        """Apply *changes* but for those that are refused.
+
+        Raises TableRefused where PostgreSQL refuses every row of a table, HubError.
+        """
         refused: list[RefusedChange] = []
         # Those of this chunk; earlier ones are on the hub already.
         self._left_out.clear()
@@ -100,8 +105,13 @@ class BisectingApplier:
             part = parts.pop(0)
             try:
                 self._apply_in_savepoint(templates, part)
-            except RowRefused as error:
-                if len(part) == 1:
+            except HubError as error:
+                refusal = self._judge.refusal(error, run.layout)
+                if refusal is None and not isinstance(error, RowRefused):
+                    raise
+                if len(part) == 1 or (refusal is not None and not refusal.doubtful):
+                    if refusal is not None:
+                        self._judge.raise_for_table(refusal, run.layout, error)
                     refused.append(RefusedChange(part[0], error.sqlstate, error.server_message))
                 else:
                     middle = len(part) // 2

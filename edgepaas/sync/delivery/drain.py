@@ -18,6 +18,7 @@ from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.reading import Batch, next_batch
 from edgepaas.outbox.stream import Stream, read_stream, set_inflight
+from edgepaas.outcomes.causes import refusal_of
 from edgepaas.sync.delivery import dead_letters
 from edgepaas.sync.delivery.apply import NeedsRowByRow, PipelinedApplier
 from edgepaas.sync.delivery.bisect import BisectingApplier
@@ -25,7 +26,13 @@ from edgepaas.sync.delivery.marks import HubStreamState, advance_statements, loc
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
 from edgepaas.sync.delivery.reconcile import Log, Totals, confirm_batch, reconcile
 from edgepaas.sync.delivery.sending import Origin
-from edgepaas.sync.errors import RowRefused, SchemaDrift, UnclassifiedHubError
+from edgepaas.sync.errors import (
+    HubError,
+    RowRefused,
+    SchemaDrift,
+    TableRefused,
+    UnclassifiedHubError,
+)
 from edgepaas.sync.hub.connection import Hub
 
 logger = logging.getLogger("edgepaas.sync")
@@ -64,8 +71,8 @@ def drain_batch(
     gets a line about everything out of the ordinary.
 
     Raises HubUnreachable (retry later; whether the batch was committed is found out by the
-    next call), HubMisconfigured, SchemaDrift, UnclassifiedHubError, and sqlite3.Error of the
-    file.
+    next call), TableRefused, HubMisconfigured, SchemaDrift, UnclassifiedHubError, and
+    sqlite3.Error of the file.
     """
     totals = Totals()
     drifted = row_by_row = False
@@ -74,6 +81,7 @@ def drain_batch(
         if stream is None:
             return DrainResult()
         hub.begin()
+        sending = None
         try:
             hub_state = lock_stream(hub, stream)
             stream = reconcile(connection, stream, hub_state, totals, log)
@@ -82,6 +90,8 @@ def drain_batch(
                 sending = _Sending(connection, hub, stream, hub_state, models, row_by_row)
                 _send_next(sending, rows, totals, log)
                 break
+        except TableRefused:
+            raise
         except SchemaDrift:
             if drifted:
                 raise
@@ -94,6 +104,12 @@ def drain_batch(
                 ) from reason
             row_by_row = True
             logger.debug("the batch is read again and applied row by row: %s", reason)
+        except HubError as error:
+            # Sent together, the statements do not show which table it was that refused.
+            if row_by_row or not sending or hub.broken or not refusal_of(error, ()):
+                raise
+            row_by_row = True
+            logger.debug("the batch is read again to find what refuses it: %s", error)
         finally:
             hub.rollback()
     return _result(totals, pending(connection))
