@@ -62,7 +62,8 @@ def test_a_commit_that_is_answered_in_time_is_left_alone(connection: Connection)
 def test_one_that_waits_is_cancelled_once_and_then_cut(connection: Connection) -> None:
     clock, cancelled = Clock(), list[Any]()
     watch = CommitWatch(5.0, cancel=cancelled.append, clock=clock)
-    with pytest.raises(CommitUnconfirmed, match="not confirmed within 5 s"), watch.watching(connection):  # fmt: skip
+    not_confirmed = pytest.raises(CommitUnconfirmed, match="not confirmed within 5 s")
+    with not_confirmed, watch.watching(connection):
         for clock.now in (5.0, 7.0, 9.9):
             watch.enforce()
         assert cancelled == [connection]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the service does about a table that PostgreSQL refuses."""
 
-
 import pytest
 
 from edgepaas.alerts.conditions.listing import list_conditions
@@ -59,6 +58,11 @@ class Service:
             self.now += 1.0
             self.watch.look()
 
+    def ended(self) -> tuple[int, str] | None:
+        """The status and the reason with which the service is to end."""
+        ending = self.control.ending
+        return None if ending is None else (ending.status, ending.reason)
+
     def alerts(self) -> list[tuple[str, str]]:
         return [
             (one["fingerprint"], one["state"])
@@ -72,12 +76,9 @@ def test_the_cause_shows_at_once_and_postgresql_is_given_up_once_it_has_lasted(
     service = Service(paths)
     service.fail(seconds=2)
     assert (service.state.state().state, service.state.state().reasons[0]) == ("degraded", TEXT)
-    assert service.control.ending is None
-    assert service.alerts() == []
+    assert (service.ended(), service.alerts()) == (None, [])
     service.fail()
-    assert service.control.ending is not None
-    assert service.control.ending.status == EXIT_DECIDE_AGAIN
-    assert service.control.ending.reason == TEXT
+    assert service.ended() == (EXIT_DECIDE_AGAIN, TEXT)
     hold = read_hold(paths.postgres_hold)
     assert hold is not None
     assert hold.reason == TEXT
@@ -94,7 +95,7 @@ def test_a_cause_that_is_gone_in_time_leaves_no_trace(paths: Paths) -> None:
     service.outcomes.record(["readings"], None)
     service.watch.look()
     assert service.state.state().state == "primary"
-    assert (service.control.ending, service.alerts()) == (None, [])
+    assert (service.ended(), service.alerts()) == (None, [])
 
 
 def test_without_a_fallback_it_is_told_once_and_resolved_by_a_write_that_passes(
@@ -102,7 +103,7 @@ def test_without_a_fallback_it_is_told_once_and_resolved_by_a_write_that_passes(
 ) -> None:
     service = Service(paths, "postgres_only")
     service.fail(seconds=30)
-    assert service.control.ending is None
+    assert service.ended() is None
     assert service.alerts() == [("writes-refused:readings", "raised")]
     assert list_conditions(paths)[0]["count"] == 1
     service.outcomes.record(["readings"], None)
@@ -133,6 +134,6 @@ def test_a_box_that_can_write_no_hold_stays_where_it_is(
     monkeypatch.setattr("edgepaas.service.watches.write_outcomes.add_refused", full)
     service = Service(paths)
     service.fail(seconds=30)
-    assert service.control.ending is None
+    assert service.ended() is None
     assert service.state.state().state == "degraded"
     assert service.alerts() == [("writes-refused:readings", "raised")]
