@@ -22,7 +22,9 @@ _NO_RIGHT = "42501"
 _IN_THE_WAY = frozenset({"23505", "23P01"})
 
 _COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, -1), t.typtype::text
+SELECT a.attname, format_type(a.atttypid, -1), t.typtype = 'e', EXISTS (
+  SELECT FROM pg_index i
+  WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey))
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = to_regclass(quote_ident('$table')) AND a.attnum > 0
 AND NOT a.attisdropped AND a.attgenerated = ''"""
@@ -65,17 +67,17 @@ def rehearse(table: str, columns: Collection[str], *, read: Read, attempt: Attem
     """
     copied = False
     try:
-        types = _column_types(read(_columns_query(table)))
-        wanted = sorted(columns) or sorted(types)
+        there = _columns(read(_columns_query(table)))
+        wanted = sorted(columns) or sorted(there)
         copied = bool(wanted) and _has_rows(table, read)
         if copied:
             try:
-                attempt(_insert(table, wanted, types, copying=True))
+                attempt(_insert(table, wanted, there, copying=True))
                 return Rehearsal(None, copied)
             except Exception as error:
                 if sqlstate(error) != _NO_RIGHT:
                     raise
-        attempt(_insert(table, wanted, types, copying=False))
+        attempt(_insert(table, wanted, there, copying=False))
     except Exception as error:  # noqa: BLE001 - handed to the caller, who judges it
         return Rehearsal(error, copied)
     return Rehearsal(None, copied)
@@ -104,8 +106,23 @@ def _columns_query(table: str) -> str:
     return _COLUMNS.replace("$table", table.replace("'", "''"))
 
 
-def _column_types(rows: list[list[object]]) -> dict[str, tuple[str, str]]:
-    return {str(name): (str(base), str(kind)) for name, base, kind in rows}
+class _Column(NamedTuple):
+    """A column of the server's table."""
+
+    type: str
+    is_enum: bool
+    in_key: bool
+
+
+#: What stands for a column that the server's table does not have: an INSERT shall name it.
+_NO_COLUMN = _Column("", False, False)
+
+
+def _columns(rows: list[list[object]]) -> dict[str, _Column]:
+    return {
+        str(name): _Column(str(base), bool(is_enum), bool(in_key))
+        for name, base, is_enum, in_key in rows
+    }
 
 
 def _has_rows(table: str, read: Read) -> bool:
@@ -118,26 +135,23 @@ def _has_rows(table: str, read: Read) -> bool:
 
 
 def _insert(
-    table: str, columns: Collection[str], types: Mapping[str, tuple[str, str]], *, copying: bool
+    table: str, names: Collection[str], columns: Mapping[str, _Column], *, copying: bool
 ) -> str:
-    """Return the INSERT; a uuid is new in a copy as well, so that a key is."""
-    if not columns:
+    """Return the INSERT; where nothing is known of the table, one of its defaults."""
+    if not names:
         return f"INSERT INTO {quoted(table)} DEFAULT VALUES"
-    values = [
-        quoted(name)
-        if copying and types.get(name, ("", ""))[0] != "uuid"
-        else _made_up(name, types)
-        for name in columns
-    ]
+    values = [_value(name, columns.get(name, _NO_COLUMN), copying=copying) for name in names]
     source = f" FROM {quoted(table)} LIMIT 1" if copying else ""
-    names = ", ".join(map(quoted, columns))
-    return f"INSERT INTO {quoted(table)} ({names}) SELECT {', '.join(values)}{source}"
+    listed = ", ".join(map(quoted, names))
+    return f"INSERT INTO {quoted(table)} ({listed}) SELECT {', '.join(values)}{source}"
 
 
-def _made_up(name: str, types: Mapping[str, tuple[str, str]]) -> str:
-    base, kind = types.get(name, ("", ""))
-    if base.endswith("[]"):
-        return f"'{{}}'::{base}"
-    if kind == "e":
-        return f"(enum_range(NULL::{base}))[1]"
-    return _VALUES.get(base, "NULL")
+def _value(name: str, column: _Column, *, copying: bool) -> str:
+    # A copy gets a key of its own; what points to another row points to one that is there.
+    if copying and not (column.in_key and column.type == "uuid"):
+        return quoted(name)
+    if column.type.endswith("[]"):
+        return f"'{{}}'::{column.type}"
+    if column.is_enum:
+        return f"(enum_range(NULL::{column.type}))[1]"
+    return _VALUES.get(column.type, "NULL")
