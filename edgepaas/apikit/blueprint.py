@@ -20,13 +20,16 @@ Every operation declares by itself what the platform may answer with (400, 401, 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import marshmallow as ma
-from flask import request
+from flask import Response, request
 
+from edgepaas.apikit.compiled_parser import compile_query
 from edgepaas.apikit.fields import IntegerField, TextField, flatten
 from edgepaas.apikit.json_body import read_json
 from edgepaas.apikit.problems import invalid, wrong
@@ -48,6 +51,18 @@ IDEMPOTENCY_KEY = {
 }
 #: What an Idempotency-Key has to be.
 KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
+
+
+#: The environ key of the error by which a plain read has failed already.
+READ_FAILED = "edgepaas.read_failed"
+
+
+@dataclass(frozen=True)
+class PlainRead:
+    """How a query is answered without Flask: noted on a view by ``answers_query``."""
+
+    load: Callable[[Iterable[tuple[str, str]]], dict[str, Any]]
+    answer: Callable[[dict[str, Any]], str]
 
 
 class PageQuery(ma.Schema):
@@ -109,6 +124,34 @@ class ApiBlueprint(AdaptedBlueprint):
         """
         made = schema() if isinstance(schema, type) and issubclass(schema, ma.Schema) else schema
         return super().arguments(made, **options)
+
+    def answers_query(
+        self, query: type[ma.Schema], answer: type[ma.Schema]
+    ) -> Callable[[Callable[[dict[str, Any]], str]], Callable[..., Response]]:
+        """Answer 200 with the JSON text that the view makes of what *query* loads.
+
+        For lists that are asked for often, and are written by a compiled encoder. *answer*
+        documents the text. Where nothing about a request is unusual, the view is called without
+        Flask and its context: it uses neither ``request`` nor ``g``. What it raises is answered
+        as ever; but for a DatabaseError it is called again for that.
+        """
+        made = query()
+
+        def decorator(view: Callable[[dict[str, Any]], str]) -> Callable[..., Response]:
+            @wraps(view)
+            def respond(loaded: dict[str, Any]) -> Response:
+                failed = request.environ.get(READ_FAILED)
+                if failed is not None:
+                    raise failed
+                return Response(view(loaded), mimetype="application/json")
+
+            documented: Any = self.arguments(made, location="query")(
+                self.response(200, answer)(respond)
+            )
+            documented.plain_read = PlainRead(compile_query(made), view)
+            return cast(Callable[..., Response], documented)
+
+        return decorator
 
     def may_answer(self, *statuses: int) -> Callable[[View], View]:
         """Document further error statuses of an operation, e.g. ``may_answer(409)``."""

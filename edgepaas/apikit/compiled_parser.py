@@ -13,7 +13,7 @@ it, or words the error: a parser knows no error texts.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import marshmallow as ma
@@ -71,6 +71,44 @@ def compile_parser(
     such schema.
     """
     return Parser(schema, batch=batch, most=most)
+
+
+def compile_query(schema: ma.Schema) -> Callable[[Iterable[tuple[str, str]]], dict[str, Any]]:
+    """Return what loads the names and values of an address' query as *schema* does.
+
+    It raises NotPlain for whatever the ordinary way has to look at, as a parser does. Raises
+    TypeError for a schema that cannot be compiled.
+    """
+    if not _is_compilable(schema):
+        raise TypeError(f"{type(schema).__name__} has methods, or renames what it loads")
+    defaults: dict[str, Any] = {}
+    required: set[str] = set()
+    loaders: dict[str, tuple[str, PlainLoader]] = {}
+    for name, field in schema.load_fields.items():
+        key = field.data_key if field.data_key is not None else name
+        loader, takes_data = _loader_of(field, key, from_address=True)
+        if takes_data or callable(field.load_default):
+            raise TypeError(f"{type(schema).__name__}.{name} cannot be compiled for an address")
+        loaders[key] = (name, loader)
+        if field.required:
+            required.add(name)
+        elif field.load_default is not ma.missing:
+            defaults[name] = field.load_default
+
+    def load(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, text in pairs:
+            if key not in loaders:
+                raise NotPlain
+            name, loader = loaders[key]
+            if name in found:
+                raise NotPlain
+            found[name] = loader(text)
+        if not required <= found.keys():
+            raise NotPlain
+        return {**defaults, **found}
+
+    return load
 
 
 def _list_in(batch: ma.Schema, schema: ma.Schema) -> str:
@@ -166,15 +204,21 @@ def _field_lines(at: int, field: ma.fields.Field[Any], *, takes_data: bool) -> l
     return [*lines, " else:", f"  loaded[name{at}] = {load}"]
 
 
-def _loader_of(field: ma.fields.Field[Any], name: str) -> tuple[Callable[..., Any], bool]:
-    """Return what loads a value of *field*, and whether it wants the whole object as well."""
+def _loader_of(
+    field: ma.fields.Field[Any], name: str, *, from_address: bool = False
+) -> tuple[Callable[..., Any], bool]:
+    """Return what loads a value of *field*, and whether it wants the whole object as well.
+
+    *from_address*: the values are texts of an address' query.
+    """
     if not getattr(field, "pre_load", None) and not getattr(field, "post_load", None):
         if type(field) is ma.fields.UUID:
             return with_checks(_load_uuid, field.validators), False
         if type(field) is ma.fields.String:
             return with_checks(_load_string, field.validators), False
         if declares(type(field), _COMPILED, _LOADING):
-            loader: PlainLoader = getattr(field, _COMPILED)()
+            in_address = getattr(field, "address_loader", None) if from_address else None
+            loader: PlainLoader = (in_address or getattr(field, _COMPILED))()
             return loader, False
 
     def load(value: Any, data: Any) -> Any:

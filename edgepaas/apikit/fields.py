@@ -26,6 +26,7 @@ from edgepaas.apikit.smorest_adapter import from_address
 
 #: What a signed 64-bit column holds, on both databases.
 INT64 = (-(2**63), 2**63 - 1)
+_MOST_DIGITS = 19
 
 
 class TextField(ma.fields.String):
@@ -100,7 +101,7 @@ class IntegerField(ma.fields.Integer):
             if not from_address(data):
                 raise self.make_error("invalid", input=value)
             digits = value.removeprefix("-")
-            if not (digits.isascii() and digits.isdigit()) or len(digits) > 19:
+            if not (digits.isascii() and digits.isdigit()) or len(digits) > _MOST_DIGITS:
                 raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 
@@ -112,6 +113,21 @@ class IntegerField(ma.fields.Integer):
             if type(value) is not int or not least <= value <= most:
                 raise NotPlain
             return value
+
+        return with_checks(load, self.validators[1:])
+
+    def address_loader(self) -> PlainLoader:
+        """Return what takes such a number's digits in an address."""
+        least, most = self._least, self._most
+
+        def load(value: Any) -> int:
+            digits = value.removeprefix("-")
+            if not (digits.isascii() and digits.isdigit()) or len(digits) > _MOST_DIGITS:
+                raise NotPlain
+            number = int(value)
+            if not least <= number <= most:
+                raise NotPlain
+            return number
 
         return with_checks(load, self.validators[1:])
 
@@ -133,6 +149,10 @@ class BooleanField(ma.fields.Boolean):
     def plain_loader(self) -> PlainLoader:
         """Return what takes true and false."""
         return with_checks(_load_boolean, self.validators)
+
+    def address_loader(self) -> PlainLoader:
+        """Return what takes the words true and false in an address."""
+        return with_checks(_load_word, self.validators)
 
     def plain_dumper(self) -> PlainDumper:
         """Return what writes true or false."""
@@ -204,6 +224,12 @@ def _load_boolean(value: Any) -> bool:
     if type(value) is not bool:
         raise NotPlain
     return value
+
+
+def _load_word(value: Any) -> bool:
+    if value not in ("true", "false"):
+        raise NotPlain
+    return bool(value == "true")
 
 
 def flatten(messages: Any, path: str = "") -> list[Detail]:

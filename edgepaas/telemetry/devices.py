@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Response
-
 from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Problem
 from edgepaas.app.facts import insert_new
@@ -46,9 +44,8 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
         return _create(box, given)
 
     @api.route("")
-    @api.arguments(DeviceQuery, location="query")
-    @api.response(200, DevicePage)
-    def list_devices(query: dict[str, Any]) -> Response:
+    @api.answers_query(DeviceQuery, DevicePage)
+    def list_devices(query: dict[str, Any]) -> str:
         """List devices in the order in which they were first seen"""
         return _LIST.answer(box, query)
 

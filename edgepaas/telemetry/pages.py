@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import marshmallow as ma
-from flask import Response
 from sqlalchemy import (
     ColumnElement,
     Integer,
@@ -58,10 +57,10 @@ class PagedList:
         names = self._encoder.names
         self._moment_at, self._id_at = names.index(moment), names.index("id")
 
-    def answer(self, box: Box, query: Mapping[str, Any]) -> Response:
-        """Return the page that *query* asks for: ``limit``, ``cursor`` and the filters' values.
+    def answer(self, box: Box, query: Mapping[str, Any]) -> str:
+        """Return the page that *query* asks for, as JSON.
 
-        Raises Problem 422 for a cursor that is none. ``partial`` is true while rows may be
+        *query* holds ``limit``, ``cursor`` and the filters' values. Raises Problem 422 for a cursor that is none. ``partial`` is true while rows may be
         missing that only PostgreSQL has.
         """
         given = tuple(name for name in self._filters if query[name] is not None)
@@ -85,7 +84,7 @@ class PagedList:
             **({"partial": "true"} if box.may_lack_rows else {}),
         }
         body = ",".join(f'"{name}":{parts[name]}' for name in self._page_order if name in parts)
-        return Response(f"{{{body}}}\n", mimetype="application/json")
+        return f"{{{body}}}\n"
 
     def _statement(self, given: tuple[str, ...]) -> PlainSelect:
         found = self._statements.get(given)

@@ -46,9 +46,8 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
     ReadingIntake(box, rules).route.register(api, box.database)
 
     @api.route("")
-    @api.arguments(ReadingQuery, location="query")
-    @api.response(200, ReadingPage)
-    def list_readings(query: dict[str, Any]) -> Response:
+    @api.answers_query(ReadingQuery, ReadingPage)
+    def list_readings(query: dict[str, Any]) -> str:
         """List readings in the order in which they were recorded"""
         return _LIST.answer(box, query)
 

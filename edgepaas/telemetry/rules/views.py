@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Response
 from sqlalchemy.orm import Session
 
 from edgepaas.app import Box
@@ -59,9 +58,8 @@ def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
 
 def _add_reading(api: ApiBlueprint, box: Box) -> None:
     @api.route("")
-    @api.arguments(RuleQuery, location="query")
-    @api.response(200, RulePage)
-    def list_rules(query: dict[str, Any]) -> Response:
+    @api.answers_query(RuleQuery, RulePage)
+    def list_rules(query: dict[str, Any]) -> str:
         """List rules in the order in which they were created"""
         return _LIST.answer(box, query)
 
