@@ -60,8 +60,9 @@ class PagedList:
     def answer(self, box: Box, query: Mapping[str, Any]) -> str:
         """Return the page that *query* asks for, as JSON.
 
-        *query* holds ``limit``, ``cursor`` and the filters' values. Raises Problem 422 for a cursor that is none. ``partial`` is true while rows may be
-        missing that only PostgreSQL has.
+        *query* holds ``limit``, ``cursor`` and the filters' values. Raises Problem 422 for a
+        cursor that is none. ``partial`` is true while rows may be missing that only PostgreSQL
+        has.
         """
         given = tuple(name for name in self._filters if query[name] is not None)
         values: dict[str, Any] = {name: query[name] for name in given}

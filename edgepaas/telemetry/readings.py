@@ -5,7 +5,6 @@ import operator
 import uuid
 from typing import Any
 
-from flask import Response
 from sqlalchemy import select
 
 from edgepaas.app import Box

@@ -20,6 +20,7 @@ from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.errors import install_errors
 from edgepaas.web.headers import SecurityHeaders, install_cors
 from edgepaas.web.plain_appends import Hooks, PlainAppends, plain_routes
+from edgepaas.web.plain_reads import PlainReads, plain_read_routes
 from edgepaas.web.request_ids import RequestIDs
 from edgepaas.web.request_meter import RequestMeter
 from edgepaas.web.views.alerts import alerts_blueprint
@@ -62,17 +63,17 @@ def create_app(
     guard = Guard(rules, tokens or TokenStore(box.paths.tokens))
     install_guard(app, guard, application_guarded=application.guarded)
     requests = RequestMeter()
+    reads = PlainReads(app.wsgi_app)
+    app.wsgi_app = reads  # type: ignore[method-assign]
     requests.install(app)
     hooks = Hooks(app)
     documented = _register(app, box, application, health, requests)
     _register_openapi(app, OpenAPIDocument(app, application, documented, rules, box.build_version))
     app.wsgi_app = RequestIDs(SecurityHeaders(app.wsgi_app))  # type: ignore[method-assign]
+    admits = guard if application.guarded else None
+    reads.use(plain_read_routes(app, hooks), admits, limiter, headers=headers)
     app.extensions[PLAIN_APPENDS] = PlainAppends(
-        plain_routes(app, hooks),
-        guard if application.guarded else None,
-        limiter,
-        requests,
-        headers=headers,
+        plain_routes(app, hooks), admits, limiter, requests, headers=headers
     )
     return app
 

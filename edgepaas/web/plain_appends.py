@@ -36,7 +36,7 @@ logger = logging.getLogger("edgepaas.web")
 LONGEST_BODY = 16 * 1024
 
 #: Headers, as the server names them, for which more has to be looked at than is looked at here.
-_UNUSUAL = frozenset(
+UNUSUAL = frozenset(
     {
         *("FORWARDED", "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO"),
         *("X_REAL_IP", "VIA", "SEC_FETCH_SITE", "ORIGIN"),
@@ -108,8 +108,8 @@ class PlainAppends:
         host = headers.get("HOST", "")
         if (
             headers.get("CONTENT_TYPE") not in _JSON
-            or not _UNUSUAL.isdisjoint(headers)
-            or not _is_usual_host(host)
+            or not UNUSUAL.isdisjoint(headers)
+            or not is_usual_host(host)
         ):
             return None
         local = is_loopback(address) and names_loopback(host)
@@ -165,7 +165,8 @@ def _body(outcome: Appended) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _is_usual_host(host: str) -> bool:
+def is_usual_host(host: str) -> bool:
+    """Whether the Host header *host* is missing, or a name or an address, perhaps with a port."""
     return not host or _HOST.match(host) is not None
 
 

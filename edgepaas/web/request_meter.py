@@ -19,7 +19,8 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: The label of requests that match no route: a client's invented paths must not become series.
 UNMATCHED = "none"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_ROUTE = "edgepaas.route"
+#: The environ key of the route that answered.
+ROUTE = "edgepaas.route"
 
 
 @dataclass
@@ -59,7 +60,7 @@ class RequestMeter:
         @app.after_request
         def note_route(response: Response) -> Response:
             if request.url_rule is not None:
-                request.environ[_ROUTE] = request.url_rule.rule
+                request.environ[ROUTE] = request.url_rule.rule
             return response
 
         app.wsgi_app = self._counting(app.wsgi_app)  # type: ignore[method-assign]
@@ -87,7 +88,7 @@ class RequestMeter:
     def _count(self, environ: dict[str, Any], status: str, seconds: float) -> None:
         method = environ.get("REQUEST_METHOD", "")
         method = method if method in _METHODS else "other"
-        self.count(method, environ.get(_ROUTE, UNMATCHED), status, seconds)
+        self.count(method, environ.get(ROUTE, UNMATCHED), status, seconds)
 
     def count(self, method: str, route: str, status: str, seconds: float) -> None:
         """Count a request to *route* that was answered with *status* after *seconds*."""

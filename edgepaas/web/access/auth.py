@@ -59,13 +59,13 @@ class Guard:
         authorization = given.headers.get("Authorization")
         return self._admit(authorization, lambda: is_local(given), writes=writes)
 
-    def find(self, authorization: str | None, *, local: bool) -> Caller | None:
-        """Return who writes with this Authorization header; None: it is to be refused.
+    def find(self, authorization: str | None, *, local: bool, writes: bool = True) -> Caller | None:
+        """Return who sends this Authorization header; None: the request is to be refused.
 
         *local*: the request comes from a program of this box, for itself.
         """
         try:
-            return self._admit(authorization, lambda: local, writes=True)
+            return self._admit(authorization, lambda: local, writes=writes)
         except Problem:
             return None
 

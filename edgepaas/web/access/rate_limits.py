@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from flask import Flask, request
 
+from edgepaas.apikit.blueprint import READ_FAILED
 from edgepaas.apikit.problems import Problem
 from edgepaas.app.append import OUTCOME
 from edgepaas.web.access.auth import is_platform_probe
@@ -52,7 +53,7 @@ def install_rate_limit(app: Flask, rate: float, burst: float) -> RateLimiter | N
     def limit() -> None:
         if is_platform_probe(app) or is_local(request):
             return
-        if OUTCOME in request.environ:
+        if OUTCOME in request.environ or READ_FAILED in request.environ:
             return  # let through already, when it was run
         wait = limiter.seconds_to_wait(client_network(request.remote_addr))
         if wait:
