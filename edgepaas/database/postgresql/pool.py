@@ -208,12 +208,14 @@ def reading_engine(engine: Engine) -> Engine:
     """Return *engine* for reads: a statement that only reads is sent without a transaction.
 
     Each sees the database as it is then, as in a transaction of PostgreSQL's default kind.
-    From the first statement on that is no plain read, all are one transaction, as ever.
+    From the first statement on that is no plain read, all are one transaction, as ever; so are
+    those of a connection that was given an isolation level of its own.
     """
     reads = engine.execution_options()
 
     def begin(connection: Connection) -> None:
-        connection.connection.dbapi_connection.plain_reads = True  # type: ignore[union-attr]
+        if "isolation_level" not in connection.get_execution_options():
+            connection.connection.dbapi_connection.plain_reads = True  # type: ignore[union-attr]
 
     event.listen(reads, "begin", begin)
     return reads

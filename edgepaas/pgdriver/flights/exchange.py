@@ -165,13 +165,13 @@ class Exchange:
                 return done, error
             elif code == b"E":
                 error = error or pg8000_adapter.statement_error(data[start:end], self._encoding)
+            elif code in b"GHdc":
+                copying = copying or Copying(None, self._encoding)
+                copying.handle(code, data[start:end], self._write)
             elif code not in b"12n3ts":
-                self._handle_other(code, data[start:end], copying)
+                self._handle_other(code, data[start:end])
 
-    def _handle_other(self, code: bytes, body: bytes, copying: Copying | None) -> None:
-        if code in (b"G", b"H", b"d", b"c"):
-            (copying or Copying(None, self._encoding)).handle(code, body, self._write)
-            return
+    def _handle_other(self, code: bytes, body: bytes) -> None:
         pg8000_adapter.handle_message(self._driver, code, body)
         if code == b"S":
             self._encoding = pg8000_adapter.client_encoding(self._driver)
