@@ -2,6 +2,7 @@
 """What a connection of flights does on a real PostgreSQL, beside what pg8000's own does."""
 
 import io
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -261,6 +262,50 @@ def test_an_error_at_any_place_of_a_flight_stores_nothing(
     assert not connection.in_transaction
     assert [result.count for result in run_flight(connection, [statements[place - 1]])] == [1]
     assert run(connection, "SELECT count(*) FROM t") == ([1],)
+
+
+class CutLink:
+    """A link that takes so many bytes and then is gone."""
+
+    def __init__(self, link: socket.socket, length: int) -> None:
+        self._link, self._left = link, length
+
+    def send(self, data: memoryview) -> int:
+        some = data[: self._left]
+        if some:
+            self._link.sendall(some)
+        self._left -= len(some)
+        if not self._left:
+            self._link.shutdown(socket.SHUT_WR)
+        if not some:
+            raise BrokenPipeError(32, "Broken pipe")
+        return len(some)
+
+
+def test_a_transaction_that_is_cut_at_any_byte_is_stored_as_a_whole_or_not(
+    postgres_url: str, connection: FlightConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has the answer is stored; what was not sent up to its COMMIT is not."""
+    run(connection, "CREATE TABLE t (n integer, part integer)")
+    connection.commit()
+    length, answered = 0, False
+    while not answered:
+        length += 1 if length > 240 else 6
+        cut = dial(postgres_url, keep_prepared=False)
+        monkeypatch.setattr(cut._exchange, "_link", CutLink(cut.link, length))
+        rows = [("INSERT INTO t VALUES ($1, $2)", [length, part]) for part in range(2)]
+        try:
+            run_flight(cut, rows)
+        except Exception as error:
+            assert is_lost(error)
+        else:
+            answered = True
+        assert length < 5000
+        cut.link.close()
+    assert run(connection, "SELECT count(*) FROM t WHERE n = %s", length) == ([2],)
+    connection.commit()
+    halves = "SELECT n FROM t GROUP BY n HAVING count(*) <> 2"
+    assert run(connection, halves) == ()
 
 
 def test_a_constraint_that_is_checked_at_commit_is_an_error(connection: FlightConnection) -> None:

@@ -4,6 +4,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from flask.testing import FlaskClient
 from edgepaas.app import Box
 from edgepaas.files.paths import find_paths
 from tests.support.answers import json_of
+from tests.support.hub_database import HubDatabase
+from tests.support.nodes import Node
 from tests.support.postgres_server import PostgresServer
 from tests.support.relay import Relay
 from tests.support.telemetry_box import open_box
@@ -116,3 +119,24 @@ def test_a_rule_costs_its_statements_and_one(served: Served) -> None:
     assert served.cost(lambda: client.get(path)) == 1
     assert served.cost(lambda: client.patch(path, json={"threshold": 91})) <= 3
     assert served.cost(lambda: client.delete(path), 204) <= 2
+
+
+def test_a_batch_of_the_drainer_costs_three(
+    tmp_path: Path, postgres: PostgresServer, hub_database: HubDatabase
+) -> None:
+    """The stream's row, the rows themselves, the mark with COMMIT."""
+    with Relay(postgres.port) as relay:
+        node = Node(tmp_path / "node", relay.reroute(hub_database.url), rows=50)
+        costs = []
+        for turn in range(4):
+            for number in range(30):
+                node.facts("press", 100 * turn + number)
+            node.set("press", turn)
+            before = relay.round_trips
+            while node.waiting():
+                node.drain_once()
+            costs.append(relay.round_trips - before)
+        node.close()
+    assert hub_database.number("SELECT count(*) FROM readings") == 120
+    # The first one makes the connection and reads the tables.
+    assert max(costs[1:]) <= 3

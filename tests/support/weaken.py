@@ -246,6 +246,17 @@ def _caller_beyond(core: int) -> list[int]:
     return [] if os.sched_getaffinity(0) == {core} else [0]
 
 
+def _commit_unchecked(module: Any) -> Iterable[Replacement]:
+    """Whatever answers COMMIT is taken for one."""
+    original = module._results
+
+    def results(answers: Any) -> Any:
+        found = original(answers)
+        return [*found[:-1], module.Result("COMMIT", [])] if found else found
+
+    return [(module, "_results", results)]
+
+
 def _wall_clock(backoff: Any) -> Iterable[Replacement]:
     """Pauses are measured with a clock that jumps."""
     begin = backoff.Backoff.__init__
@@ -286,6 +297,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     },
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
+    "commit-unchecked": {"edgepaas.pgdriver.flights.connection": _commit_unchecked},
     "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},
     "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
     "forks-keep-files": {

@@ -22,6 +22,7 @@ from tests.support.protocol_server import (
     row,
     statement,
 )
+from tests.support.weaken import weakened
 
 
 class Rider:
@@ -166,6 +167,18 @@ def test_a_last_flight_that_fails_is_an_error_and_a_rollback(last: bytes) -> Non
         assert len(rider.told) == 4
         assert issubclass(rider.told[3], (DatabaseError, InterfaceError))
         assert connection.lost or not connection.in_transaction
+
+
+def test_a_build_that_does_not_look_at_the_answer_to_commit_is_found_out() -> None:
+    """It reports as stored what was rolled back."""
+    answers = (BEGUN + statement("INSERT 0 1") + ready(b"T"), ROLLED_BACK + ready())
+    with connected(LOGGED_IN, *answers) as (connection, _), weakened("commit-unchecked"):
+        connection.cursor().execute("INSERT INTO t VALUES (%s)", (1,))
+        connection.commit()
+    with connected(LOGGED_IN, *answers) as (connection, _):
+        connection.cursor().execute("INSERT INTO t VALUES (%s)", (1,))
+        with pytest.raises(DatabaseError):
+            connection.commit()
 
 
 def test_a_commit_after_an_error_is_an_error() -> None:

@@ -181,6 +181,8 @@ class FlightConnection(DriverFacade):
 
     def _opening(self) -> tuple[bytes, list[Answer]]:
         """Return what begins a transaction, and its answers to be read."""
+        if self._exchange.lost:
+            raise pg8000_adapter.interface_error("connection is closed")
         self._wrote = False
         self._riding = self.rider
         body, answers = self._encoded(() if self._riding is None else self._riding.begin())
@@ -244,6 +246,8 @@ class FlightConnection(DriverFacade):
         them is committed, or they only read.
         """
         begin = not self.autocommit and not (self.plain_reads and text.reading)
+        if self._exchange.lost:
+            raise pg8000_adapter.interface_error("connection is closed")
         self.plain_reads = self.plain_reads and not begin
         repeatable = (begin or text.reading) and copying is None
         within = self.prove_within if repeatable else None

@@ -22,6 +22,9 @@ _HEAD_SIZE = 5
 #: Formats of rows that are kept: a statement's is the same each time.
 _FORMATS_KEPT = 256
 
+#: Bytes; not what a message's length asks for, which need not be true.
+_READ_AT_ONCE = 1 << 18
+
 #: The transaction's state in ReadyForQuery.
 IDLE = b"I"
 OPEN = b"T"
@@ -206,7 +209,7 @@ class Exchange:
         rest = self._data[self._position :]
         parts, have = [rest], len(rest)
         while have < size:
-            some = pg8000_adapter.read_some(self._driver, max(size - have, 65536))
+            some = pg8000_adapter.read_some(self._driver, _READ_AT_ONCE)
             if not some:
                 raise self._ended(error)
             parts.append(some)
