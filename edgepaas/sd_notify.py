@@ -5,6 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+#: What :meth:`Notifier.next_round` sends.
+NEXT_ROUND = "X_EDGEPAAS_NEXT_ROUND"
+
 
 class Sender(Protocol):
     """What the notifier needs of :class:`sdnotify.SystemdNotifier`."""
@@ -57,6 +60,13 @@ class Notifier:
     def extend(self, seconds: float) -> None:
         """Ask for *seconds* from now before start, stop or watchdog count as overdue."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
+    def next_round(self) -> None:
+        """Tell 'edgepaas up' that this service is about to end for a new decision.
+
+        systemd ignores what begins with ``X_`` (sd_notify(3)).
+        """
+        self._send(f"{NEXT_ROUND}=1")
 
     def stopping(self, status: str) -> None:
         """Notify that the service ends."""

@@ -6,6 +6,6 @@ offered to applications by :mod:`edgepaas.app.models`.
 """
 
 from edgepaas.database.database import Database
-from edgepaas.database.opening import open_database
+from edgepaas.database.opening import box_connector, open_database
 
-__all__ = ["Database", "open_database"]
+__all__ = ["Database", "box_connector", "open_database"]

@@ -88,6 +88,11 @@ class Database(ABC):
         else:
             job.done(job.appended(accepted))
 
+    @property
+    def longest_ping(self) -> float:
+        """Seconds that :meth:`ping` takes at most; 0.0 for a database on this box."""
+        return 0.0
+
     @abstractmethod
     def ping(self) -> None:
         """Return when the database answers; raises DatabaseUnavailable within a few seconds."""

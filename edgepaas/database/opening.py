@@ -7,18 +7,26 @@ from edgepaas.database.database import Database
 from edgepaas.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
+    from edgepaas.database.postgresql.connector import Connector
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
 
 
-def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Paths") -> Database:
+def open_database(
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: "Paths",
+    *,
+    connector: "Connector | None" = None,
+) -> Database:
     """Open the database that *contract* names, without creating or changing anything in it.
 
     SQLite: holds the shared lock on ``paths.database_lock`` until it is closed. Raises
     DatabaseUnavailable when the SQLite file is not there or is locked for a swap; a
     PostgreSQL is connected to only by the first use. Where there is a hub, the drainer is
-    woken through ``paths.sync_wake`` by each commit that has something for it.
+    woken through ``paths.sync_wake`` by each commit that has something for it. *connector*: of
+    :func:`box_connector`, where it has been made before.
     """
     if contract.sqlite_active:
         from edgepaas.database.sqlite.database import EmbeddedDatabase
@@ -35,7 +43,23 @@ def open_database(contract: "DatabaseContract", settings: "Settings", paths: "Pa
         raise DatabaseUnavailable("the decision names no database: run 'edgepaas dbdecide'")
     from edgepaas.database.postgresql.database import ServerDatabase
 
-    return ServerDatabase(contract.database_url, settings)
+    return ServerDatabase(
+        contract.database_url,
+        settings,
+        connector=connector or box_connector(contract, settings, paths),
+    )
+
+
+def box_connector(
+    contract: "DatabaseContract", settings: "Settings", paths: "Paths"
+) -> "Connector":
+    """Return what connects to the contract's PostgreSQL, with what is known of the link to it."""
+    from edgepaas.database.postgresql.connector import service_connector
+    from edgepaas.decision.link_record import recorded_link
+    from edgepaas.settings.urls import split_url
+
+    link = recorded_link(paths, split_url(contract.database_url))
+    return service_connector(contract.database_url, settings, link)
 
 
 def _do_nothing() -> None:

@@ -14,22 +14,29 @@ from edgepaas.decision import losses
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.further_connections import connections_needed
 from edgepaas.decision.hold import Hold, read_hold, write_hold
+from edgepaas.decision.link_record import recorded_link
 from edgepaas.decision.matrix import Choice, DatabasePreferences, attempts_needed, choose
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.probe import probe as probe_server
+from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
+from edgepaas.pgdriver.failures import Failure
+from edgepaas.pgdriver.hosts import endpoint_of
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import MASK, Address
 from edgepaas.timing.backoff import jitter, pause_after
+from edgepaas.timing.link import ATTEMPT_TRIPS, Link
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
 
 logger = logging.getLogger("edgepaas.decision")
 
-#: The one attempt after a loss, in seconds: requests wait for its outcome.
+#: The one attempt after a loss: seconds for a server to answer, and for an attempt over a slow
+#: link to be done. Requests wait for its outcome, so none is made where it takes longer.
 AFTER_LOSS_TIMEOUT = 1.0
+AFTER_LOSS_LONGEST = 2.5
 #: An attempt with less time than this would fail for that reason alone.
 _LEAST_ATTEMPT = 0.25
 _LONGEST_REASON = 500
@@ -78,10 +85,11 @@ def decide(
 ) -> Decision:
     """Decide which database serves; changes nothing (:func:`store_decision` does).
 
-    *after_loss*: the service lost PostgreSQL, so where a fallback is armed one attempt of
-    at most 1 s is made; else as many as MAX_RETRIES within DECISION_DEADLINE. Raises
-    NoDatabase where PostgreSQL alone was asked for and cannot be used, and
-    ConfigurationError where the settings contradict each other.
+    *after_loss*: the service lost PostgreSQL, so where a fallback is armed at most one attempt
+    is made, a short one; else as many as MAX_RETRIES within DECISION_DEADLINE. None is made
+    where the drainer, which hands back, has just found PostgreSQL good. Raises NoDatabase
+    where PostgreSQL alone was asked for and cannot be used, and ConfigurationError where the
+    settings contradict each other.
     """
     clock = clock or Clock()
     now = clock.moment()
@@ -100,18 +108,17 @@ def decide(
     brief = after_loss or paths.hand_back.exists()
     attempts = attempts_needed(preferences, hold, waiting, after_loss=brief)
     if preferences.postgres is not None and attempts != "none":
-        policy = TLSPolicy.of(settings, preferences.postgres)
-        if policy.warning:
-            logger.warning("%s", policy.warning)
-        # Over a slow link the examination takes longer than a second; what was just found good
-        # gets the time for it, or it would be handed back to and given up again for ever.
-        schedule = _Schedule.of(settings, single=attempts == "one", after_loss=after_loss)
-        if probe is None:
-            needed = connections_needed(paths.sync_lock, delivers=preferences.fallback)
-            probe = partial(probe_server, connections=needed)
-        result = schedule.run(
-            preferences.postgres, policy, probe, clock, patient=not preferences.fallback
-        )
+        result = None if after_loss else _rehearsed(paths, preferences.postgres, now)
+        if result is None:
+            link = recorded_link(paths, preferences.postgres)
+            schedule = _Schedule.of(settings, link, single=attempts == "one", after_loss=after_loss)
+            result = schedule.run(
+                preferences.postgres,
+                _tls(settings, preferences.postgres),
+                probe or _prober(preferences, paths, schedule),
+                clock,
+                patient=not preferences.fallback,
+            )
     choice = choose(preferences, result, hold, waiting)
     new_hold = None
     if flapping is not None:
@@ -159,6 +166,31 @@ def _tell(contract: DatabaseContract) -> None:
         ROWS_NOT_IN_POSTGRES.resolve_alert("every row is in PostgreSQL")
 
 
+def _rehearsed(paths: Paths, address: Address, now: Moment) -> ProbeResult | None:
+    """Return what the drainer found a moment ago, when it asked for a hand-back."""
+    if not paths.hand_back.exists() or fresh_rehearsal(paths, address.url(), now) is None:
+        return None
+    return ProbeResult(
+        usable=True, reason=f"PostgreSQL at {endpoint_of(address)} is handed back to"
+    )
+
+
+def _tls(settings: Settings, address: Address) -> TLSPolicy:
+    policy = TLSPolicy.of(settings, address)
+    if policy.warning:
+        logger.warning("%s", policy.warning)
+    return policy
+
+
+def _prober(preferences: DatabasePreferences, paths: Paths, schedule: "_Schedule") -> Probe:
+    return partial(
+        probe_server,
+        connections=connections_needed(paths.sync_lock, delivers=preferences.fallback),
+        until=time.monotonic() + schedule.deadline,
+        link=schedule.link,
+    )
+
+
 @dataclass(frozen=True)
 class _Schedule:
     """How many attempts, and in seconds: for each, between them, and altogether."""
@@ -167,23 +199,39 @@ class _Schedule:
     attempt_timeout: float
     interval: float
     deadline: float
+    link: Link
 
     @classmethod
-    def of(cls, settings: Settings, *, single: bool, after_loss: bool) -> "_Schedule":
+    def of(cls, settings: Settings, link: Link, *, single: bool, after_loss: bool) -> "_Schedule":
         timeout = settings.number("DB_CONNECT_TIMEOUT")
+        deadline = settings.number("DECISION_DEADLINE")
+        attempts = 1 if single else max(1, settings.integer("MAX_RETRIES"))
         if single and after_loss:
             timeout = min(timeout, AFTER_LOSS_TIMEOUT)
+            deadline = min(deadline, max(timeout, AFTER_LOSS_LONGEST))
+            if link.expected(ATTEMPT_TRIPS) > deadline:
+                attempts = 0
+        else:
+            timeout = link.limit(timeout, ATTEMPT_TRIPS)
         return cls(
-            attempts=1 if single else max(1, settings.integer("MAX_RETRIES")),
+            attempts=attempts,
             attempt_timeout=timeout,
             interval=settings.number("RETRY_INTERVAL"),
-            deadline=settings.number("DECISION_DEADLINE"),
+            deadline=deadline,
+            link=link,
         )
 
     def run(
         self, address: Address, tls: TLSPolicy, probe: Probe, clock: Clock, *, patient: bool
     ) -> ProbeResult:
         """Probe until it is usable, hopeless (unless *patient*), or the time is spent."""
+        if not self.attempts:
+            return ProbeResult(
+                usable=False,
+                reason=f"{endpoint_of(address)} was lost, and to ask it again would take "
+                f"{self.link.expected(ATTEMPT_TRIPS):.0f} s over this link",
+                kind=Failure.OTHER,
+            )
         end = clock.monotonic() + self.deadline
         attempt = 1
         while True:

@@ -3,6 +3,7 @@
 
 import re
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.pgdriver.wire import Resolver, silent_failure
 from edgepaas.settings.urls import Address
 from edgepaas.timing.deadline import OutOfTime, Scope, within
+from edgepaas.timing.link import Link
 
 #: The oldest version that is tested against; older ones get no fixes from their makers
 #: (https://www.postgresql.org/support/versioning/).
@@ -66,9 +68,15 @@ def probe(
     attempt_timeout: float,
     *,
     connections: int = 1,
+    until: float | None = None,
     resolve: Resolver = socket.getaddrinfo,
+    link: Link | None = None,
 ) -> ProbeResult:
     """Make one attempt within *attempt_timeout* seconds, a real deadline for all of it.
+
+    A server whose first answers show that the link is slow gets the time that the round trips
+    of an attempt take there, but not beyond the moment *until* (time.monotonic()); they are
+    measured into *link*.
 
     Usable is a server that lets us in, is PostgreSQL 13 or newer, is no standby, commits a
     write, and refuses none of *connections* at once. The first of them ends the sessions that
@@ -77,7 +85,7 @@ def probe(
     load_driver()
 
     def work(scope: Scope, host: Address) -> tuple[str, str]:
-        connection = log_in(scope, host, tls, _NAME, resolve)
+        connection = log_in(scope, host, tls, _NAME, resolve, link=link)
         try:
             _begin_session(scope, host, connection)
             with FurtherConnections(
@@ -90,7 +98,10 @@ def probe(
             close_quietly(connection)
 
     try:
-        place, version = try_hosts(address, attempt_timeout, work, discard=lambda _found: None)
+        longest = None if until is None else until - time.monotonic()
+        place, version = try_hosts(
+            address, attempt_timeout, work, discard=lambda _found: None, longest=longest
+        )
     except ConnectFailure as failure:
         return ProbeResult(
             usable=False, reason=str(failure), kind=failure.kind, permanent=failure.permanent

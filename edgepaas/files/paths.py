@@ -105,6 +105,16 @@ class Paths:
         return self.state / "ballast"
 
     @property
+    def link(self) -> Path:
+        """``run/link.json``: how long a round trip to PostgreSQL takes."""
+        return self.runtime / "link.json"
+
+    @property
+    def rehearsal(self) -> Path:
+        """``run/rehearsal``: what handing back found of PostgreSQL a moment ago."""
+        return self.runtime / "rehearsal"
+
+    @property
     def postgres_hold(self) -> Path:
         """Why PostgreSQL is not to be chosen, and until when."""
         return self.state / "postgres-hold"

@@ -42,7 +42,8 @@ class Check:
     """One check. *probe* returns a line for a person, or raises the reason of a failure.
 
     *required* checks fail the gate and decide the box's state; the others are only shown.
-    *timeout* and *keep* are in seconds, None takes the board's own. *raised_elsewhere* says that
+    *timeout* and *keep* are in seconds, None takes the board's own; a *timeout* that changes is
+    asked for each time. *raised_elsewhere* says that
     what finds the same problem first raises an alert of its own; otherwise a required check
     that keeps failing raises one (:mod:`edgepaas.service.watches.conditions`).
     """
@@ -50,7 +51,7 @@ class Check:
     name: str
     probe: Callable[[], str]
     required: bool = True
-    timeout: float | None = None
+    timeout: float | Callable[[], float] | None = None
     keep: float | None = None
     raised_elsewhere: bool = False
 
@@ -119,6 +120,14 @@ class HealthBoard:
         """Return the result of the check called *name*; KeyError when there is none."""
         return self._probes[name].result()
 
+    def accept(self, name: str, message: str) -> None:
+        """Take what another process has just found for the result of the check called *name*.
+
+        It is kept as one's own would be. Does nothing where there is no such check.
+        """
+        if name in self._probes:
+            self._probes[name].accept(message)
+
     def refresh(self) -> None:
         """Start every probe whose result is too old, and wait for none."""
         for probe in self._probes.values():
@@ -138,16 +147,25 @@ class _Probe:
     """One check's thread, and what it found last."""
 
     def __init__(
-        self, check: Check, *, keep: float, timeout: float, clock: Callable[[], float]
+        self,
+        check: Check,
+        *,
+        keep: float,
+        timeout: float | Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self._check = check
         self._keep = keep
-        self._timeout = timeout
+        self._allowed = timeout
         self._clock = clock
         self._changed = threading.Condition()
         self._result: CheckResult | None = None
         self._at = 0.0
         self._running_since: float | None = None
+
+    @property
+    def _timeout(self) -> float:
+        return self._allowed() if callable(self._allowed) else self._allowed
 
     def begin(self) -> None:
         """Start the probe unless a fresh result is there or it is running already."""
@@ -169,13 +187,14 @@ class _Probe:
     def result(self) -> CheckResult:
         """Return a fresh result, waiting up to the timeout for it."""
         self.begin()
-        waits_until = time.monotonic() + self._timeout  # a condition waits in real time
+        timeout = self._timeout
+        waits_until = time.monotonic() + timeout  # a condition waits in real time
         with self._changed:
             while not self._fresh() and self._running_since is not None:
                 spent = self._clock() - self._running_since
-                left = min(waits_until - time.monotonic(), self._timeout - spent)
+                left = min(waits_until - time.monotonic(), timeout - spent)
                 if left <= 0:
-                    late = self._failed(f"no answer within {self._timeout:g} s", max(spent, 0.0))
+                    late = self._failed(f"no answer within {timeout:g} s", max(spent, 0.0))
                     self._store(replace(late, answered=False))
                     break
                 self._changed.wait(left)
@@ -184,6 +203,19 @@ class _Probe:
     def known(self) -> CheckResult | None:
         with self._changed:
             return self._result
+
+    def accept(self, message: str) -> None:
+        with self._changed:
+            self._store(
+                CheckResult(
+                    name=self._check.name,
+                    ok=True,
+                    message=message,
+                    seconds=0.0,
+                    required=self._check.required,
+                    raised_elsewhere=self._check.raised_elsewhere,
+                )
+            )
 
     def forget(self) -> None:
         with self._changed:

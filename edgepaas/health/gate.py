@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
@@ -30,10 +31,14 @@ DATABASE_CHECK = "database"
 #: Names of checks of the operator's services begin so.
 SERVICE_PREFIX = "service "
 
+SCHEMA_CHECK = "schema"
+
 #: A schema changes only by the schema stage, after which the service starts anew.
 _SCHEMA_KEPT = 30.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
+#: Seconds for a check beyond those of its ping, whose own words are better than the check's.
+_GRACE = 0.5
 #: Seconds between two looks for an answer that is late.
 _LOOK_EVERY = 0.1
 
@@ -72,10 +77,14 @@ def build_checks(
 ) -> list[Check]:
     """Return the checks of a box: database, schema, disk, spool, the operator's services."""
     least_free = settings.size("DISK_MIN_FREE")
+    patience = partial(_database_patience, database, settings)
     checks = [
         # Its loss is raised at once, by the database watch.
         Check(
-            DATABASE_CHECK, partial(_database_answers, database, contract), raised_elsewhere=True
+            DATABASE_CHECK,
+            partial(_database_answers, database, contract),
+            timeout=patience,
+            raised_elsewhere=True,
         ),
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
@@ -84,12 +93,10 @@ def build_checks(
         database.require_tables(metadata)
     if application.models is not None or application.migrations is not None:
         probe = partial(_schema_at_head, database, application)
-        # Several queries, the first on a new connection: over a slow link they take as long as
-        # a login may. A gate that never passes would restart the boot chain for ever.
-        patience = settings.number("HEALTH_TIMEOUT") + (
-            settings.number("DB_CONNECT_TIMEOUT") if database.dialect == "postgresql" else 0.0
-        )
-        checks.insert(1, Check("schema", probe, keep=_SCHEMA_KEPT, timeout=patience))
+        # Several queries, the first on a new connection. A gate that never passes would restart
+        # the boot chain for ever.
+        schema_patience = partial(_database_patience, database, settings, connecting=True)
+        checks.insert(1, Check(SCHEMA_CHECK, probe, keep=_SCHEMA_KEPT, timeout=schema_patience))
     if contract.hub_url:
         watch = ForwardingWatch(paths, contract)
         probe = partial(_rows_on_their_way, watch, contract)
@@ -134,6 +141,19 @@ def build_board(checks: Sequence[Check], settings: "Settings") -> HealthBoard:
     )
 
 
+def accept_rehearsal(board: HealthBoard, contract: "DatabaseContract", paths: "Paths") -> bool:
+    """Take what handing back has just found of PostgreSQL for what the gate would find.
+
+    Writes wait for the gate, and each of its questions is a round trip more. The database is
+    asked right after the start, like any that serves. Returns whether there was anything.
+    """
+    if not contract.fallback_armed or fresh_rehearsal(paths, contract.database_url) is None:
+        return False
+    board.accept(DATABASE_CHECK, f"PostgreSQL passed the rehearsal ({contract.db_state})")
+    board.accept(SCHEMA_CHECK, "at head, as the rehearsal found")
+    return True
+
+
 def verify(board: HealthBoard, *, production: bool, patience: float = 0.0) -> GateReport:
     """Ask every check once and judge; wait up to *patience* seconds for one that is late.
 
@@ -160,6 +180,19 @@ def verify(board: HealthBoard, *, production: bool, patience: float = 0.0) -> Ga
 
 def _fails(result: CheckResult, production: bool) -> bool:
     return not result.ready and (production or not result.name.startswith(SERVICE_PREFIX))
+
+
+def _database_patience(
+    database: "Database", settings: "Settings", *, connecting: bool = False
+) -> float:
+    """Return the seconds that a check may ask *database*, as the link to it is now.
+
+    *connecting*: several questions, and a new connection.
+    """
+    usual, ping = settings.number("HEALTH_TIMEOUT"), database.longest_ping
+    if connecting and database.dialect == "postgresql":
+        return max(usual + settings.number("DB_CONNECT_TIMEOUT"), 2 * ping + _GRACE)
+    return max(usual, ping + _GRACE if ping else 0.0)
 
 
 def _database_answers(database: "Database", contract: "DatabaseContract") -> str:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgepaas.pgdriver import pg8000_adapter, wire
@@ -26,11 +27,27 @@ from edgepaas.pgdriver.sessions import own_sessions
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
 from edgepaas.timing.deadline import OutOfTime, Scope
+from edgepaas.timing.link import LOGIN_TRIPS, LONGEST_ROUND_TRIP, Link
 
 LOGIN = "login"
 
+#: Beyond its deadline a login over a slow link may take so many seconds in all.
+LONGEST_LOGIN = LOGIN_TRIPS * LONGEST_ROUND_TRIP
+
 #: Whether the server takes writes: a standby does not, nor does one that is set so.
 WRITABLE_QUESTION = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
+
+_DEFAULTS_QUESTION = (
+    "SELECT current_schema(), current_setting('transaction_isolation'), pg_backend_pid()"
+)
+
+
+@dataclass(frozen=True)
+class SessionDefaults:
+    """What a new session begins with; ``schema`` is None where none of its path exists."""
+
+    schema: str | None
+    isolation: str
 
 
 def connect(
@@ -45,11 +62,14 @@ def connect(
     keep_timeout: float | None = None,
     keep_prepared: bool = False,
     resolve: wire.Resolver = socket.getaddrinfo,
+    link: Link | None = None,
 ) -> FlightConnection:
     """Return a connection that SQLAlchemy's pg8000 dialect works with.
 
     *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
-    whatever the server does. Where *address* names several hosts, they are tried in their
+    whatever the server does. Where its first answers show that the link is slow, it is
+    extended by the round trips of a login, to LONGEST_LOGIN at most; they are measured into
+    *link*. Where *address* names several hosts, they are tried in their
     order, and one that takes no writes is passed over unless ``target_session_attrs=any``.
     *statement_timeout*, *lock_timeout* and *idle_timeout* (of an open transaction; all in
     seconds) are set in the session, at the server. The socket has TCP_NODELAY, and, at both
@@ -57,7 +77,8 @@ def connect(
     slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
     for each read. :func:`bounded` bounds single statements. *keep_prepared*: statements that
     come again stay prepared, where no pooler is in between. The connection's attribute
-    ``endpoint`` names the host that answered. Raises ConnectFailure.
+    ``endpoint`` names the host that answered, and ``session`` is its SessionDefaults, where
+    anything is set in the session. Raises ConnectFailure.
     """
     # Outside the deadline: on a slow box it takes longer than a short one.
     pg8000_adapter.load_driver()
@@ -69,12 +90,14 @@ def connect(
     }
 
     def work(scope: Scope, host: Address) -> FlightConnection:
-        connection = log_in(scope, host, tls, application_name, resolve)
+        first = _first_query(host, bounds, must_be_writable=address.must_be_writable)
+        connection = log_in(scope, host, tls, application_name, resolve, link=link, first=first)
         try:
-            prepare_session(
-                connection, host, bounds,
-                must_be_writable=address.must_be_writable, keep_prepared=keep_prepared,
-            )  # fmt: skip
+            if first:
+                direct = _examine_session(
+                    connection, host, must_be_writable=address.must_be_writable
+                )
+                connection.prepared.allowed = keep_prepared and direct
             end_left_behind(connection)
             connection.link.settimeout(keep_timeout)
         except BaseException as error:
@@ -85,14 +108,17 @@ def connect(
         return connection
 
     own = own_sessions()
+    longest = max(deadline, LONGEST_LOGIN)
     if own is None:
-        found: FlightConnection = try_hosts(address, deadline, work, discard=close_quietly)
+        found: FlightConnection = try_hosts(
+            address, deadline, work, discard=close_quietly, longest=longest
+        )
         return found
     began = time.monotonic()
     with own.turn(deadline / 2):
         left = deadline - (time.monotonic() - began)
         try:
-            found = try_hosts(address, left, work, discard=close_quietly)
+            found = try_hosts(address, left, work, discard=close_quietly, longest=longest)
         except ConnectFailure as failure:
             own.failed(failure)
             raise
@@ -112,9 +138,18 @@ def prepare_session(
     bounds: Mapping[str, float | None],
     *,
     must_be_writable: bool,
-    keep_prepared: bool = False,
 ) -> None:
     """Set what holds for the session, and ask what has to be known of it, in one round trip."""
+    first = _first_query(host, bounds, must_be_writable=must_be_writable)
+    if first:
+        connection.first_rows = pg8000_adapter.simple_query(connection, first)
+        _examine_session(connection, host, must_be_writable=must_be_writable)
+
+
+def _first_query(
+    host: Address, bounds: Mapping[str, float | None], *, must_be_writable: bool
+) -> str:
+    """Return what sets what holds for the session, and asks what has to be known of it."""
     # Not startup parameters: PgBouncer refuses those that it does not know. Where it pools
     # transactions, the session's settings are those of a connection of its own, which is let
     # go of: those of TCP suit any session.
@@ -127,17 +162,25 @@ def prepare_session(
     statements = [f"SET {name} = {value}" for name, value in settings.items()]
     if must_be_writable:
         statements.append(WRITABLE_QUESTION)
-    if keep_prepared:
-        statements.append("SELECT pg_backend_pid()")
     if not statements:
-        return
-    rows = pg8000_adapter.simple_query(connection, "; ".join(statements))
+        return ""
+    return "; ".join([*statements, _DEFAULTS_QUESTION])
+
+
+def _examine_session(
+    connection: FlightConnection, host: Address, *, must_be_writable: bool
+) -> bool:
+    """Take note of the answers to :func:`_first_query`; whether no pooler is in between.
+
+    Raises ConnectFailure (read_only).
+    """
+    *writable, (schema, isolation, process_id) = connection.first_rows
+    connection.session = SessionDefaults(schema, isolation)
     if must_be_writable:
-        check_writable(host, *rows[0])
-    if keep_prepared:
-        # A pooler gives a process id of its own with the login, since it may use any of its
-        # connections for each transaction. (PgBouncer does so in every mode.)
-        connection.prepared.allowed = rows[-1][0] == connection.backend_pid
+        check_writable(host, *writable[0])
+    # A pooler gives a process id of its own with the login, since it may use any of its
+    # connections for each transaction. (PgBouncer does so in every mode.)
+    return bool(process_id == connection.backend_pid)
 
 
 def check_writable(host: Address, in_recovery: bool, read_only: str) -> None:
@@ -187,16 +230,23 @@ def log_in(
     tls: TLSPolicy,
     application_name: str,
     resolve: wire.Resolver = socket.getaddrinfo,
+    *,
+    link: Link | None = None,
+    first: str = "",
 ) -> FlightConnection:
     """Open a connection to the first host of *address* inside *scope*.
 
-    For work that does more under one deadline than :func:`connect`. The connection's
-    socket is its attribute ``link``, and ``endpoint`` names the host. Raises ConnectFailure
+    *first* is a simple query that travels with the end of the login where that is possible;
+    its rows are the connection's attribute ``first_rows``. For work that does more under one
+    deadline than :func:`connect`. The connection's socket is its attribute ``link``, and
+    ``endpoint`` names the host. Round trips are measured into *link*. Raises ConnectFailure
     or OutOfTime.
     """
-    sock = wire.open_link(scope, address, tls, resolve)
+    sock = wire.open_link(scope, address, tls, resolve, link)
     try:
         sock.settimeout(scope.enter(LOGIN))
+        if first:
+            sock.behind_password = wire.query_message(first)
         user = address.username or pwd.getpwuid(os.geteuid()).pw_name
         driver = pg8000_adapter.log_in(
             sock,
@@ -207,7 +257,13 @@ def log_in(
             options=address.params.get("options"),
         )
         connection = FlightConnection(driver)
+        if isinstance(sock, wire.CheckedSocket):
+            sock.heard = None  # from here on the server is given time to work
         connection.endpoint = endpoint_of(address)
+        if first:
+            sent = sock.sent_behind_password
+            answer = connection.answer_to_sent() if sent else connection.execute_simple(first)
+            connection.first_rows = answer.rows
     except BaseException as error:
         # Not close(): that waits for the driver's file object, which the error keeps alive.
         with contextlib.suppress(OSError):

@@ -50,17 +50,19 @@ def try_hosts(
     attempt: Callable[[Scope, Address], T],
     *,
     discard: Callable[[T], object],
+    longest: float | None = None,
 ) -> T:
     """Return what *attempt* gives for the first host of *address* that will do.
 
     *attempt* gets one host at a time, and raises ConnectFailure where that host will not do.
-    All of it ends within *seconds*. What an attempt gives that is not needed any more goes to
-    *discard*. Raises ConnectFailure, which names every host that was tried and its reason.
+    All of it ends within *seconds*; an attempt may extend its own, to *longest* altogether.
+    What an attempt gives that is not needed any more goes to *discard*. Raises
+    ConnectFailure, which names every host that was tried and its reason.
     """
     hosts = address.hosts()
     if len(hosts) == 1:
-        return _tried(hosts[0], seconds, attempt, discard)
-    return _Race(hosts, seconds, attempt, discard).run()
+        return _tried(hosts[0], seconds, attempt, discard, longest)
+    return _Race(hosts, seconds, attempt, discard, longest=longest).run()
 
 
 def _tried(
@@ -68,9 +70,10 @@ def _tried(
     seconds: float,
     attempt: Callable[[Scope, Address], T],
     discard: Callable[[T], object],
+    longest: float | None,
 ) -> T:
     try:
-        return within(seconds, lambda scope: attempt(scope, host), discard=discard)
+        return within(seconds, lambda scope: attempt(scope, host), discard=discard, longest=longest)
     except OutOfTime as late:
         raise out_of_time(host, late) from None
 
@@ -84,9 +87,12 @@ class _Race(Generic[T]):
         seconds: float,
         attempt: Callable[[Scope, Address], T],
         discard: Callable[[T], object],
+        *,
+        longest: float | None,
     ) -> None:
         self._hosts = hosts
         self._seconds = seconds
+        self._longest = max(seconds, longest or seconds)
         self._attempt = attempt
         self._discard = discard
         self._lock = threading.Lock()
@@ -106,7 +112,8 @@ class _Race(Generic[T]):
                     self._discard(value)
 
     def _run(self) -> T:
-        until = time.monotonic() + self._seconds
+        began = time.monotonic()
+        until = began + self._longest
         pause = self._seconds / (2 * len(self._hosts))
         failures: dict[int, ConnectFailure] = {}
         begun = 0
@@ -116,7 +123,7 @@ class _Race(Generic[T]):
             if left <= 0:
                 break
             if next_is_due and begun < len(self._hosts):
-                self._begin(begun, left)
+                self._begin(begun, max(began + self._seconds - time.monotonic(), 0.0), left)
                 begun, next_is_due = begun + 1, False
             try:
                 position, values, error = self._ended.get(
@@ -133,7 +140,7 @@ class _Race(Generic[T]):
             next_is_due = True
         raise _none_will_do(self._hosts, failures, self._seconds)
 
-    def _begin(self, position: int, left: float) -> None:
+    def _begin(self, position: int, left: float, longest: float) -> None:
         host = self._hosts[position]
 
         def run() -> None:
@@ -141,7 +148,7 @@ class _Race(Generic[T]):
             error: Exception | None = None
             try:
                 seconds = max(round(left * _SHARE, 2), 0.01)
-                values.append(_tried(host, seconds, self._attempt, self._discard))
+                values.append(_tried(host, seconds, self._attempt, self._discard, longest))
             except Exception as raised:  # noqa: BLE001 - raised again in the caller's thread
                 error = raised
             with self._lock:

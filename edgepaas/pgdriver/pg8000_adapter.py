@@ -55,7 +55,7 @@ def load_driver() -> Any:
 
 
 def log_in(
-    sock: socket.socket,
+    sock: Any,
     *,
     user: str,
     database: str,
@@ -112,6 +112,11 @@ def copy_types(source: Any, target: Any) -> None:
     """Have the driver *target* know the types that *source* knows."""
     target.py_types.update(source.py_types)
     target.pg_types.update(source.pg_types)
+
+
+def parameter_status(connection: Any, name: str) -> str:
+    """Return what the server reported of its setting *name* at login; empty: nothing."""
+    return str(connection.parameter_statuses.get(name, ""))
 
 
 def backend_pid(driver: Any) -> int:

@@ -5,13 +5,16 @@ import errno
 import io
 import socket
 import struct
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgepaas.pgdriver.failures import ConnectFailure, Failure
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address
 from edgepaas.timing.deadline import Scope
+from edgepaas.timing.link import LOGIN_TRIPS, Link
 
 if TYPE_CHECKING:
     import ssl
@@ -50,17 +53,26 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 _FIRST_CODES = b"REvN"
 _LONGEST_FIRST = 30_000
 _HEADER = 5
+#: Bytes of a message by which it is known.
+_LOOKED_AT = _HEADER + 6
 
 
 def open_link(
-    scope: Scope, address: Address, tls: TLSPolicy, resolve: Resolver = socket.getaddrinfo
-) -> socket.socket:
+    scope: Scope,
+    address: Address,
+    tls: TLSPolicy,
+    resolve: Resolver = socket.getaddrinfo,
+    link: Link | None = None,
+) -> "LoginSocket":
     """Return a connected socket, in TLS where *tls* wants it; raises ConnectFailure.
 
-    Its timeout is what is left of *scope*, which guards it from now on.
+    Its timeout is what is left of *scope*, which guards it from now on. Round trips are
+    measured into *link*; where they are long, *scope* is extended by what a login takes then.
     """
     context = tls.context()
+    heard = _heard(scope, link or Link())
     sock = _connect(scope, address, resolve)
+    sock.heard = heard
     try:
         if context is None or address.unix_socket:
             return sock
@@ -70,6 +82,15 @@ def open_link(
         raise
 
 
+def _heard(scope: Scope, link: Link) -> Callable[[float], None]:
+    def heard(seconds: float) -> None:
+        """Take note that the other side answered after *seconds*."""
+        link.measured(seconds)
+        scope.extend(link.limit(0.0, LOGIN_TRIPS))
+
+    return heard
+
+
 class CheckedSocket(socket.socket):
     """A plain socket whose first answer is looked at before the driver believes its length.
 
@@ -77,25 +98,34 @@ class CheckedSocket(socket.socket):
     have it ask for a gigabyte and wait for it.
     """
 
+    #: Called with the seconds that each answer took, while the login is under way.
+    heard: Callable[[float], None] | None = None
+    behind_password = b""
+    sent_behind_password = False
+
     def makefile(self, *args: Any, **kwargs: Any) -> Any:
         """Return the buffered pair that the driver reads and writes."""
         raw = super().makefile("rwb", buffering=0)
-        return io.BufferedRWPair(_FirstAnswerChecked(raw), raw)
+        return io.BufferedRWPair(_FirstAnswerChecked(raw, self), _LoginWriter(raw, self))
 
 
 class _FirstAnswerChecked(io.RawIOBase):
     """Reads through to *raw*; raises ConnectFailure when the first header is not PostgreSQL's."""
 
-    def __init__(self, raw: socket.SocketIO) -> None:
+    def __init__(self, raw: socket.SocketIO, sock: CheckedSocket) -> None:
         super().__init__()
         self._raw = raw
+        self._sock = sock
         self._header = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
         count = self._raw.readinto(buffer)
+        if count and self._sock.heard is not None:
+            self._sock.heard(time.monotonic() - began)
         if count and len(self._header) < _HEADER:
             self._header += bytes(buffer[: min(count, _HEADER - len(self._header))])
             check_first_answer(self._header)
@@ -104,6 +134,63 @@ class _FirstAnswerChecked(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+class LoginSocket(Protocol):
+    """A connected socket over which somebody logs in, in TLS or plain."""
+
+    #: Messages to be sent right behind the password, and whether they were.
+    behind_password: bytes
+    sent_behind_password: bool
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def settimeout(self, value: float | None, /) -> None: ...
+
+    def detach(self) -> int: ...
+
+
+class _LoginWriter(io.RawIOBase):
+    """Writes to *raw*, and what is to travel with the last message of a login behind it.
+
+    A server reads that when the login is done; it spares a round trip. Where it asks for no
+    password there is no such message, and nothing is sent.
+    """
+
+    def __init__(self, raw: socket.SocketIO, sock: LoginSocket) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sock = sock
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        count = self._raw.write(data)
+        sock = self._sock
+        if sock.behind_password and count == len(data) and ends_login(bytes(data[:_LOOKED_AT])):
+            sock.sendall(sock.behind_password)
+            sock.behind_password, sock.sent_behind_password = b"", True
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def ends_login(message: bytes) -> bool:
+    """Whether the *message* that begins so is the client's last one of a login.
+
+    PasswordMessage or SASLResponse; SASLInitialResponse, which shares their code, begins with
+    the name of the mechanism (PostgreSQL manual, 55.7 "Message Formats").
+    """
+    return message[:1] == b"p" and not message[_HEADER:].startswith(b"SCRAM-")
+
+
+def query_message(sql: str) -> bytes:
+    """Return the message of the simple query *sql*."""
+    body = sql.encode() + b"\0"
+    return b"Q" + struct.pack("!i", len(body) + 4) + body
 
 
 def check_first_answer(header: bytes) -> None:
@@ -122,7 +209,7 @@ def _not_postgres(header: bytes) -> ConnectFailure:
     )
 
 
-def _connect(scope: Scope, address: Address, resolve: Resolver) -> socket.socket:
+def _connect(scope: Scope, address: Address, resolve: Resolver) -> CheckedSocket:
     if address.unix_socket:
         candidates: list[tuple[Any, ...]] = [
             (socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address.unix_socket)
@@ -213,21 +300,25 @@ def _tune(sock: socket.socket) -> None:
 
 def _negotiate_tls(
     scope: Scope,
-    sock: socket.socket,
+    sock: CheckedSocket,
     address: Address,
     tls: TLSPolicy,
     context: "ssl.SSLContext",
-) -> socket.socket:
+) -> LoginSocket:
     import ssl
 
     place = f"{address.host}:{address.port}"
     sock.settimeout(scope.enter(TLS_HANDSHAKE))
     try:
+        began = time.monotonic()
         sock.sendall(_SSL_REQUEST)
         answer = sock.recv(1)
+        if sock.heard is not None:
+            sock.heard(time.monotonic() - began)
         if answer == b"S":
             sock.settimeout(scope.enter(TLS_HANDSHAKE))
-            return context.wrap_socket(sock, server_hostname=address.host)
+            context.sslsocket_class = _tls_socket_class()
+            return cast("LoginSocket", context.wrap_socket(sock, server_hostname=address.host))
     except ssl.SSLCertVerificationError as error:
         raise _not_trusted(place, error) from error
     except TimeoutError:
@@ -255,6 +346,24 @@ def _negotiate_tls(
     if answer == b"E":  # too many processes to start one for us, or older than TLS
         raise ConnectFailure(Failure.BUSY, f"{place} answered the request for TLS with an error")
     raise _not_postgres(answer)
+
+
+@cache
+def _tls_socket_class() -> "type[ssl.SSLSocket]":
+    """Return the class of our sockets in TLS; ``ssl`` is loaded only where it is needed."""
+    import ssl
+
+    class TLSLoginSocket(ssl.SSLSocket):
+        """One whose driver sends what travels behind the password."""
+
+        behind_password = b""
+        sent_behind_password = False
+
+        def makefile(self, *args: Any, **kwargs: Any) -> Any:
+            raw = super().makefile("rwb", buffering=0)
+            return io.BufferedRWPair(raw, _LoginWriter(raw, self))
+
+    return TLSLoginSocket
 
 
 def silent_failure(place: str, stage: str, seconds: float) -> ConnectFailure:

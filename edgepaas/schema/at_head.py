@@ -1,18 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a database is at head, for the verification gate; imports no Alembic."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepaas.database.table_presence import missing_in
+from edgepaas.database.table_presence import describe_missing, missing_in, missing_query
 from edgepaas.hosting.loading import metadata_of
-from edgepaas.schema.chain import chain_of, show
+from edgepaas.schema.chain import Chain, Revisions, chain_of, show
 
 if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
     from edgepaas.app import Application
     from edgepaas.database import Database
 
 
+#: The revisions as XML, empty where there is no such table: a statement that names a table which
+#: is not there is an error, and one that says whether it is there costs another round trip.
+_VERSIONS_ALONE = (
+    "SELECT CASE WHEN to_regclass('{table}') IS NULL THEN '' "
+    "ELSE query_to_xml('SELECT version_num FROM {table}', true, true, '')::text END"
+)
+_QUESTION = (
+    f"{_VERSIONS_ALONE}, t, c FROM (SELECT 1) AS one LEFT JOIN ({{lacking}}) AS lacks(t, c) ON true"
+)
 _RESTORE = "restore it, or see what 'edgepaas schema --repair' finds"
 
 
@@ -36,16 +48,17 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
     from edgepaas.schema import fingerprint, migrations
 
     chain = chain_of(application)
+    if database.dialect == "postgresql" and not chain.unwritten:
+        state = _found_at_once(database, chain, metadata_of(application))
+        if state is not None:
+            return state
     with database.read() as session:
         connection = session.connection()
         found = migrations.versions(connection, chain)
         if not chain.unwritten and found == chain.heads:
             # The version was true once; a table may have been dropped since.
             metadata = metadata_of(application)
-            lacks = "" if metadata is None else missing_in(connection, metadata)
-            if lacks:
-                return SchemaState(False, f"{lacks}, though at head ({show(found)}): {_RESTORE}")
-            return SchemaState(True, f"at head ({show(found)})")
+            return _at_head(found, "" if metadata is None else missing_in(connection, metadata))
         unknown = (found or frozenset()) - frozenset(chain.parents)
         shape = migrations.columns_by_table(connection, chain)
         needs = fingerprint.required_columns(connection, chain, metadata_of(application))
@@ -60,3 +73,29 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
         return SchemaState(False, f"{behind}: run 'edgepaas schema'")
     advice = "run 'edgepaas schema', which says what keeps it, or with --repair, which mends it"
     return SchemaState(False, f"{behind}; its tables fit, so it serves: {advice}", fits=True)
+
+
+def _at_head(found: Revisions, lacks: str) -> SchemaState:
+    if lacks:
+        return SchemaState(False, f"{lacks}, though at head ({show(found)}): {_RESTORE}")
+    return SchemaState(True, f"at head ({show(found)})")
+
+
+def _found_at_once(
+    database: "Database", chain: Chain, metadata: "MetaData | None"
+) -> SchemaState | None:
+    """Ask PostgreSQL for the version and for what is missing, in one round trip.
+
+    None where it is not at head, which is looked into at length.
+    """
+    lacking = "" if metadata is None else missing_query(metadata, "postgresql")
+    question = _QUESTION if lacking else _VERSIONS_ALONE
+    question = question.format(table=chain.version_table, lacking=lacking)
+    with database.read() as session:
+        # pg8000 looks for its placeholders.
+        row = session.connection().exec_driver_sql(question.replace("%", "%%")).one()
+    versions, *lacks = row
+    if frozenset(re.findall(r"<version_num>([^<]*)</version_num>", versions)) != chain.heads:
+        return None
+    missing = describe_missing((lacks[0], lacks[1])) if lacks and lacks[0] is not None else ""
+    return _at_head(chain.heads, missing)

@@ -18,6 +18,7 @@ from edgepaas.alerts.catalogue import (
     SQLITE_FOREIGN,
 )
 from edgepaas.decision.contract import DatabaseContract
+from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
@@ -251,7 +252,12 @@ def _prepare_postgres(
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
     try:
         parts = parts_of(chain, models)
-        return prepare_postgres(connector, parts, run_migrations=contract.run_migrations)
+        return prepare_postgres(
+            connector,
+            parts,
+            run_migrations=contract.run_migrations,
+            revisions=fresh_rehearsal(paths, contract.database_url),
+        )
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:
             raise

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgepaas.service import early_connections
+
 if TYPE_CHECKING:
     from edgepaas.app.box import Worker
     from edgepaas.database import Database
@@ -61,16 +63,17 @@ def load(
     Raises what the application raises at import, ConfigurationError for one that is not
     there, DatabaseError. A failing gate is no exception: it is in ``report``.
     """
+    connector = early_connections.begin(contract, settings, paths)
     preload()
 
     from edgepaas.database import open_database
-    from edgepaas.health.gate import build_board, build_checks, verify
+    from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
     from edgepaas.hosting.box import make_box
     from edgepaas.hosting.loading import load_application
     from edgepaas.web.app import create_app, plain_appends
 
     application = load_application(settings.text("EDGEPAAS_APP"))
-    database = open_database(contract, settings, paths)
+    database = open_database(contract, settings, paths, connector=connector)
     try:
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
@@ -78,6 +81,7 @@ def load(
         box = make_box(application, settings, paths, contract, database, state=state.state)
         box.tasks = tasks
         wsgi = create_app(box, application, board)
+        accept_rehearsal(board, contract, paths)
         # With SQLite to fall back on nothing is gained by waiting for a PostgreSQL that is late.
         report = verify(
             board,

@@ -166,6 +166,7 @@ class Service:
             responder=self._responder,
             back_off=self._back_off,
             busy=self._server.dispatcher.busy,
+            announce=self._notifier.next_round,
         )
         self._responder.open(loaded.wsgi)
         self._server.take_appends(loaded.appends, lambda: self._responder.is_open)
@@ -197,7 +198,8 @@ class Service:
         SERVICE_START.resolve_alert("the service started")
         # Raised by systemd/ended when the service ended otherwise than it should.
         UNIT.resolve_alert("the service runs again", subject="serve")
-        if not self._contract.db_fallback:
+        # What a rehearsal found may be over: it was lost again before this was reached.
+        if not self._contract.db_fallback and self._control.ending is None:
             DATABASE_LOST.resolve_alert(f"the database answers ({self._contract.db_state})")
 
     def _gate_failed(self, loaded: Loaded) -> None:

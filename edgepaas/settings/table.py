@@ -202,7 +202,7 @@ _DATABASE = (
         "3",
         0.1,
         60,
-        "One attempt to connect may take this long: name, TCP, TLS and login together.",
+        "One attempt to connect may take this long, or a login's round trips on a slow link.",
     ),
     integer(
         "MAX_RETRIES",
@@ -284,7 +284,7 @@ _FORWARDING = (
         100,
         0,
         100_000,
-        "PostgreSQL serves again only while no more rows than this wait.",
+        "PostgreSQL serves again only while no more rows than this wait, or they are soon sent.",
     ),
     integer(
         "HANDBACK_PER_HOUR", 6, 1, 3600, "PostgreSQL is handed back to at most so often in an hour."
@@ -294,7 +294,7 @@ _FORWARDING = (
         "3",
         0.1,
         60,
-        "Writes are refused for at most this long while PostgreSQL takes over.",
+        "Writes are refused for at most this long, or eight round trips, while the rest is sent.",
     ),
     seconds(
         "MIRROR_INTERVAL", "10", 0.1, _DAY, "Shared tables are compared with PostgreSQL this often."

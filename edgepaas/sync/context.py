@@ -5,14 +5,18 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.build import build_version
+from edgepaas.decision.link_record import recorded_link
 from edgepaas.files.node_identity import node_identity
 from edgepaas.outbox.layout import read_document
+from edgepaas.settings.urls import split_url
 from edgepaas.sync.hub.heartbeat import LocalNode
 from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade, SchemaBlocked
 from edgepaas.sync.shutdown import StopRequest
+from edgepaas.timing.link import Link
 from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
@@ -45,6 +49,11 @@ class SyncContext:
         at_head = not self.contract.sqlite_active
         return HubSchemaUpgrade(command, self.environ, self.stop, at_head=at_head)
 
+    @cached_property
+    def link(self) -> Link:
+        """Return what is known of the link to the hub."""
+        return recorded_link(self.paths, split_url(self.contract.hub_url))
+
     def local_node(self) -> LocalNode:
         """Return the identity of this box; raises OSError, LockHeld."""
         build = build_version()
@@ -66,7 +75,7 @@ class SyncContext:
         """
         from edgepaas.sync.hub.connection import open_hub
 
-        hub = open_hub(self.settings, self.contract.hub_url)
+        hub = open_hub(self.settings, self.contract.hub_url, link=self.link)
         try:
             if not schema.at_head:
                 try:

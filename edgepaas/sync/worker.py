@@ -8,10 +8,10 @@ next attempt at a PostgreSQL that is unreachable. Failures go to ``failures.Fail
 
 import logging
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgepaas.database.failures import is_damaged, is_full
@@ -19,7 +19,6 @@ from edgepaas.decision.waiting import rows_waiting
 from edgepaas.errors import EXIT_DONE, EdgePaaSError
 from edgepaas.files.sqlite_file import note_damage
 from edgepaas.outbox import fence, ledger
-from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.space import ballast
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.versions import UnknownOutbox
@@ -36,6 +35,9 @@ from edgepaas.sync.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.status import Mirrored
+from edgepaas.sync.takeover.drain_time import DrainTime
+from edgepaas.sync.takeover.rehearsal import Rehearsal, rehearse
+from edgepaas.sync.takeover.turn import TakeoverTurn
 from edgepaas.sync.wakeups import WakeupSocket
 from edgepaas.timing.due import Interval
 from edgepaas.timing.moment import rfc3339
@@ -54,6 +56,8 @@ COALESCE = 0.003
 #: The longest pause between two drains, in seconds. Without one, many small drains would keep
 #: a slow disk busy with syncs.
 LONGEST_PAUSE = 0.05
+#: Seconds between two looks at a rehearsal that is under way.
+_REHEARSAL_POLL = 0.05
 #: A pass of the mirror takes no more than this share of the time.
 _MIRROR_SHARE = 0.05
 
@@ -80,7 +84,17 @@ class SyncWorker:
         self._schema = self.context.hub_schema()
         interval = settings.number("HEARTBEAT_INTERVAL")
         self._heartbeat = HeartbeatSender(node, self.context.paths, contract, self.report, interval)
-        self._handback = HandBack(contract, settings, self.context.paths)
+        self._drain_time = DrainTime(self.context.link, batch=settings.integer("SYNC_BATCH"))
+        self._handback = HandBack(
+            contract, settings, self.context.paths, drain_time=self._drain_time
+        )
+        self._takeover = TakeoverTurn(
+            self._handback,
+            Rehearsal(partial(rehearse, contract.hub_url, settings, self.context.paths)),
+            self.report,
+            self._send_batch,
+            partial(self._send_heartbeat, alone=True),
+        )
         self._mirror = Mirror(self.context.table_document(), self.context.stop.raise_if_requested)
         self._refused = RefusedTables(
             self.context.paths, self._mirror.document["tables"], settings.number("POSTGRES_HOLD")
@@ -176,6 +190,8 @@ class SyncWorker:
             yield held
             return
         yield self._heartbeat_due.left
+        if self._takeover.rehearsal.running:
+            yield _REHEARSAL_POLL
         # A hand-back that is due but blocked is looked at again with the next poll.
         yield self._handback.seconds_left() or POLL_INTERVAL
         if self._file is not None and self._file.captures:
@@ -205,7 +221,12 @@ class SyncWorker:
         if self._handback.in_progress:
             return
         if self._handback.blocked_reason(self.report.rows_waiting) is None:
-            self._hand_back(file, hub)
+            try:
+                self._takeover.take(file.connection, hub)
+            except TakeoverFailed as error:
+                logger.warning("PostgreSQL does not take over: %s", error)
+                self._dirty = True
+                self._close_hub()  # it may have been aborted
         elif self._mirror_due.left <= 0:
             self._run_mirror(file, hub)
 
@@ -301,6 +322,7 @@ class SyncWorker:
         sent = self._send_batch(file.connection, hub)
         took = time.monotonic() - began
         if sent:
+            self._drain_time.record(sent, took)
             self._handback.record_hub_write()
             self.report.record_delivery(time.time())
         self._read_ledger(file)
@@ -309,7 +331,12 @@ class SyncWorker:
         self._pause = 0.0 if full else min(LONGEST_PAUSE, took)
         self.report.state = "draining" if self._dirty else "idle"
 
-    def _send_batch(self, connection: sqlite3.Connection, hub: "Hub") -> int:
+    def _send_batch(
+        self,
+        connection: sqlite3.Connection,
+        hub: "Hub",
+        before_reading: Callable[[], None] | None = None,
+    ) -> int:
         from edgepaas.sync.delivery.drain import drain_batch
 
         with self.context.stop.abort_on_stop(hub.abort):
@@ -320,6 +347,7 @@ class SyncWorker:
                 rows=self.context.settings.integer("SYNC_BATCH"),
                 log=logger.info,
                 models=self._mirror.document["tables"] or None,
+                before_reading=before_reading,
             )
         return int(batch.rows)
 
@@ -347,27 +375,3 @@ class SyncWorker:
         self._send_heartbeat(hub, alone=True)  # it compares the clocks
         if self._reclaimer.run(file.connection, self.report.clock_offset):
             self._mirror.compare_everything()
-
-    # -- handing back --
-
-    def _hand_back(self, file: BoxFile, hub: "Hub") -> None:
-        """Attempt it; the deadline aborts the connection, since a silent server never answers."""
-        timer = threading.Timer(self._handback.fence_deadline, hub.abort)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._handback.attempt(
-                file.connection,
-                lambda: self._drain_behind_fence(file.connection, hub),
-                lambda: self._send_heartbeat(hub, alone=True),
-            )
-        except TakeoverFailed as error:
-            logger.warning("PostgreSQL does not take over: %s", error)
-            self._dirty = True
-            self._close_hub()  # the timer may have aborted it
-        finally:
-            timer.cancel()
-
-    def _drain_behind_fence(self, connection: sqlite3.Connection, hub: "Hub") -> None:
-        self._send_batch(connection, hub)
-        self.report.set_waiting(pending(connection), time.time())

@@ -33,11 +33,14 @@ class OutOfTime(Exception):
 class Scope:
     """What the work shares with the thread that waits for it."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, longest: float | None = None) -> None:
+        """*longest*: seconds beyond which :meth:`extend` gives no time (default: *seconds*)."""
         self.seconds = seconds
         #: What is being done now; for the message when the time is up.
         self.stage = ""
-        self._end = time.monotonic() + seconds
+        self._began = time.monotonic()
+        self._longest = max(seconds, longest if longest is not None else seconds)
+        self._end = self._began + seconds
         self._lock = threading.Lock()
         self._guarded: socket.socket | None = None
         self._over = False
@@ -54,6 +57,21 @@ class Scope:
     def remaining(self) -> float:
         """The seconds left; a little more than 0 when there are none."""
         return max(self._end - time.monotonic(), _LEAST)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the time is up, as it stands now."""
+        return self._end - time.monotonic()
+
+    def extend(self, seconds: float) -> None:
+        """Let the work go on for *seconds* from now, where that is more than it has left.
+
+        For work that has shown that the other side answers, slowly.
+        """
+        end = min(time.monotonic() + seconds, self._began + self._longest)
+        if end > self._end:
+            self._end = end
+            self.seconds = round(end - self._began, 1)
 
     def guard(self, sock: socket.socket) -> None:
         """Have *sock* shut down when the time is up, so that what is blocked on it returns.
@@ -100,18 +118,21 @@ def within(
     seconds: float,
     work: Callable[[Scope], T],
     *,
+    longest: float | None = None,
     discard: Callable[[T], object] | None = None,
     abort: Callable[[], object] | None = None,
     name: str = "edgepaas-bounded",
 ) -> T:
     """Run ``work(scope)`` and return its result or raise its error, within *seconds*.
 
+    The work may extend them, up to *longest* seconds altogether (:meth:`Scope.extend`).
+
     OutOfTime is raised when the time is up, whatever the work is blocked in. The thread,
     called *name*, is then left to itself, after *abort* was called to unblock it; what it may
     still return goes to *discard*. It is a daemon, so it keeps no process from ending.
     RuntimeError is raised where no thread can be started.
     """
-    scope = Scope(seconds)
+    scope = Scope(seconds, longest)
     outcome: _Outcome[T] = _Outcome()
     done = threading.Event()
 
@@ -133,6 +154,8 @@ def within(
         # Within: it waits for the thread to be up, which may have a connection by then.
         thread.start()
         finished = done.wait(seconds)
+        while not finished and scope.left > 0:  # it was extended meanwhile
+            finished = done.wait(scope.left)
     except BaseException:  # Ctrl-C, or a signal handler that raises
         scope.abandon()
         raise
@@ -141,7 +164,7 @@ def within(
             if abort is not None:
                 with contextlib.suppress(OSError):
                     abort()
-            raise OutOfTime(scope.stage, seconds)
+            raise OutOfTime(scope.stage, scope.seconds)
         done.wait()  # it finished in this very moment
     # An error that stayed here would hold, through its traceback, the frame that holds it:
     # a cycle, and with it the socket would stay open until the collector comes by.

@@ -337,7 +337,7 @@ def test_a_transaction_that_lost_its_box_gives_its_rows_free(
     postgres_url: str, database: ServerDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a frozen box was writing must not keep the same rows from coming home from SQLite."""
-    monkeypatch.setattr("edgepaas.database.postgresql.database.IDLE_TIMEOUT", 1.0)
+    monkeypatch.setattr("edgepaas.database.postgresql.connector.IDLE_TIMEOUT", 1.0)
     row, again = reading(), reading()
     again.id = row.id
     frozen, thawed = threading.Event(), threading.Event()

@@ -109,7 +109,7 @@ def test_a_locked_table_is_busy_and_no_loss(
     postgres_url: str, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was stored, and nobody decides again for it: a ping and the schema check pass."""
-    monkeypatch.setattr("edgepaas.database.postgresql.database.LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("edgepaas.database.postgresql.connector.LOCK_TIMEOUT", 0.2)
     database = open_server(postgres_url, told)
     with locked(postgres_url, "readings"):
         with pytest.raises(DatabaseBusy, match="lock timeout"):

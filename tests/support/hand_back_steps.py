@@ -43,7 +43,7 @@ class Steps:
         # Here, since every Python of a test's box imports this module before its own.
         from tests.support.service_process import until
 
-        until((self._folder / f"at-{step}").exists, f"the step {step}")
+        until((self._folder / f"at-{step}").exists, f"the step {step}", 180)
 
     def let_go(self, step: str) -> None:
         """Let it go on."""

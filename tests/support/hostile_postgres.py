@@ -239,19 +239,30 @@ def obliging(*, standby: bool = False, read_only: bool = False) -> Behaviour:
 
 def answer(peer: Peer, *, standby: bool = False, read_only: bool = False) -> None:
     """Answer simple queries until the client goes: whether it is a standby, and read-only."""
-    names = ((b"pg_is_in_recovery", 16, 1), (b"current_setting", 25, -1))
-    columns = b"".join(
-        name + b"\0" + struct.pack("!ihihih", 0, 0, type_id, size, -1, 0)
-        for name, type_id, size in names
+    writable = _rows(
+        (b"pg_is_in_recovery", 16, 1, b"t" if standby else b"f"),
+        (b"current_setting", 25, -1, b"on" if standby or read_only else b"off"),
     )
-    values = (b"t" if standby else b"f", b"on" if standby or read_only else b"off")
-    row = b"".join(struct.pack("!i", len(value)) + value for value in values)
-    rows = _message(b"T", struct.pack("!h", 2) + columns) + _message(
-        b"D", struct.pack("!h", 2) + row
+    defaults = _rows(
+        (b"current_schema", 25, -1, b"public"),
+        (b"current_setting", 25, -1, b"read committed"),
+        (b"pg_backend_pid", 23, 4, b"7"),
     )
     while b"\0" in (query := peer.read_message()):
-        asked = rows if b"pg_is_in_recovery" in query else b""
+        asked = writable if b"pg_is_in_recovery" in query else b""
+        asked += defaults if b"current_schema" in query else b""
         peer.sock.sendall(asked + _message(b"C", b"SET\0") + READY)
+
+
+def _rows(*columns: tuple[bytes, int, int, bytes]) -> bytes:
+    """Return the description of one row and the row; of each column name, type, size, value."""
+    described = b"".join(
+        name + b"\0" + struct.pack("!ihihih", 0, 0, type_id, size, -1, 0)
+        for name, type_id, size, _ in columns
+    )
+    row = b"".join(struct.pack("!i", len(value)) + value for _, _, _, value in columns)
+    count = struct.pack("!h", len(columns))
+    return _message(b"T", count + described) + _message(b"D", count + row)
 
 
 def _message(code: bytes, body: bytes) -> bytes:

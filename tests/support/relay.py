@@ -331,6 +331,9 @@ class _Link:
         self._to_client = Stream(startup=False)
 
     async def run(self) -> None:
+        # The client's own kernel has taken its connection at once; over a slow link that takes
+        # a round trip, by which all that it sends is late here instead.
+        await asyncio.sleep(2 * self._relay.latency)
         await self._relay._passing.wait()
         self._server = await asyncio.open_connection(*self._relay._target)
         for _, writer in (self._client, self._server):

@@ -190,8 +190,8 @@ def _stops(handback: Any) -> Iterable[Replacement]:
 
     attempt = handback.HandBack.attempt
 
-    def attempted(self: Any, connection: Any, drain: Any, prove: Any) -> None:
-        attempt(self, connection, drain, first("drained", prove))
+    def attempted(self: Any, connection: Any, drain: Any, prove: Any, **options: Any) -> None:
+        attempt(self, connection, drain, first("drained", prove), **options)
 
     return [
         (handback.HandBack, "attempt", attempted),

@@ -37,6 +37,7 @@ from edgepaas.settings import Settings
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.heartbeat import CHECKS_ALONE, Heartbeat, LocalNode, NodeState
 from edgepaas.telemetry import application as telemetry
+from edgepaas.timing.link import Link
 from edgepaas.timing.moment import current_moment
 from tests.support.telemetry_box import contract_for
 
@@ -48,6 +49,7 @@ class Nodes:
     """PostgreSQL as the heartbeat sees it; *others* is what each look finds, else our own."""
 
     def __init__(self) -> None:
+        self.link = Link()
         self.others: list[str] = []
 
     def query(self, sql: str, *_: object) -> list[list[object]]:

@@ -10,6 +10,7 @@ from edgepaas.database.postgresql import database as server
 from edgepaas.database.postgresql.database import Pinger
 from edgepaas.database.postgresql.pool import PING_TIMEOUT
 from edgepaas.errors import DatabaseUnavailable
+from edgepaas.timing.link import Link
 from tests.support.service_process import until
 
 
@@ -28,6 +29,7 @@ class FakeServer:
     """Counts connections and questions; hangs or refuses as it is told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.link = Link()
         self.made: list[FakeConnection] = []
         self.asked = 0
         self.deaf: set[FakeConnection] = set()

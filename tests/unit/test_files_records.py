@@ -15,7 +15,7 @@ from edgepaas.alerts.channels import channel_failover, config, notification
 from edgepaas.alerts.conditions import fold, silences
 from edgepaas.alerts.delivery import heartbeat
 from edgepaas.alerts.spool import alert, quota
-from edgepaas.decision import hold, losses
+from edgepaas.decision import hold, link_record, losses, rehearsal_record
 from edgepaas.drill import scratch_database
 from edgepaas.files import node_identity, published_state, shapes
 from edgepaas.files.paths import Paths
@@ -194,6 +194,17 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (forwarding.ACKNOWLEDGED, {"hub_lost": 3}),
     (losses.LOSS, {"reason": "refused"}),
     (losses.RETURNS, {"times": [1.0, 2.5]}),
+    (link_record.RECORD, {"endpoint": "hub:5432", "round_trip": 0.25}),
+    (
+        rehearsal_record.RECORD,
+        {
+            "fingerprint": "0a",
+            "revisions": ["alembic_version 0002"],
+            "wall": 1.5,
+            "since_boot": 2.5,
+            "boot_id": "b",
+        },
+    ),
     (crash_loop.RECORD, {"failures": 3, "at": 1.5, "boot": "b"}),
     (handback.RECORD, {"generation": "g"}),
     (published_state.RECORD, {"state": "primary", "pid": 7, "started": 9, "boot_id": "b"}),

@@ -7,6 +7,8 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +17,14 @@ from sqlalchemy import MetaData
 
 from edgepaas.app import Application
 from edgepaas.cli import main
+from edgepaas.decision.rehearsal_record import note_rehearsal
 from edgepaas.doctor import data
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.forwarding import acknowledged
-from edgepaas.health.gate import build_board, build_checks, verify
+from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
 from edgepaas.settings import Settings
 from tests.support.boxes import FakeDatabase, contract
@@ -261,9 +264,44 @@ def test_a_schema_behind_a_slow_link_is_given_the_time_of_a_login(
     """At 200 ms a round trip its questions take longer than a check usually may."""
     application = Application(name="modelled", models=MetaData, migrations=paths.state)
     resolved = Settings.of(HEALTH_TIMEOUT="2", DB_CONNECT_TIMEOUT="3")
-    for dialect, patience in (("sqlite", 2.0), ("postgresql", 5.0)):
-        monkeypatch.setattr(FakeDatabase, "dialect", dialect)
-        database = FakeDatabase()
-        checks = build_checks(database, contract(paths), resolved, paths, application)
+
+    def patience() -> float:
+        checks = build_checks(FakeDatabase(), contract(paths), resolved, paths, application)
         found = next(check for check in checks if check.name == "schema")
-        assert found.timeout == patience
+        assert callable(found.timeout)
+        return found.timeout()
+
+    for dialect, seconds in (("sqlite", 2.0), ("postgresql", 5.0)):
+        monkeypatch.setattr(FakeDatabase, "dialect", dialect)
+        assert patience() == seconds
+    monkeypatch.setattr(FakeDatabase, "longest_ping", 8.0)
+    assert patience() > 16.0
+
+
+def test_after_a_hand_back_the_gate_asks_postgres_nothing_again(paths: Paths) -> None:
+    """Writes wait for it; what the rehearsal found a moment ago is kept as a check's result is."""
+    asked: list[str] = []
+
+    def probe(name: str) -> str:
+        asked.append(name)
+        return "asked"
+
+    def board() -> HealthBoard:
+        names = ("database", "schema", "disk")
+        return HealthBoard([Check(name, partial(probe, name)) for name in names])
+
+    url = "postgresql://hub/db"
+    primary = contract(
+        paths, db_state="primary", database_url=url, hub_url=url, final_db_mode="try_postgres"
+    )
+    assert not accept_rehearsal(board(), primary, paths)
+    note_rehearsal(paths, url, ["alembic_version 0002"])
+    found = board()
+    assert accept_rehearsal(found, primary, paths)
+    assert verify(found, production=True).ok
+    assert asked == ["disk"]
+    found.forget()
+    assert verify(found, production=True).ok
+    assert sorted(asked) == ["database", "disk", "disk", "schema"]
+    assert not accept_rehearsal(board(), replace(primary, database_url=f"{url}2"), paths)
+    assert not accept_rehearsal(board(), replace(primary, final_db_mode="postgres_only"), paths)

@@ -4,6 +4,7 @@
 import threading
 from pathlib import Path
 
+from edgepaas.decision.rehearsal_record import note_rehearsal
 from edgepaas.errors import EXIT_DECIDE_AGAIN
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
@@ -61,3 +62,30 @@ def test_where_there_is_no_hub_nobody_watches(paths: Paths, tmp_path: Path) -> N
     watching(paths, Control(lambda: None))
     watching(paths, Control(lambda: None), hub_url=HUB, database_url=HUB)
     assert threading.active_count() == before
+
+
+def test_a_rehearsal_that_has_passed_is_announced_once(paths: Paths) -> None:
+    """'edgepaas up' has the next service connect while the rest is sent."""
+    announced: list[str] = []
+    watch = HandBackWatch(
+        contract(paths, hub_url=HUB),
+        paths,
+        Control(lambda: None),
+        20.0,
+        announce=lambda: announced.append("soon"),
+    )
+    with captured_file(paths.sqlite):
+        watch.look()
+        note_rehearsal(paths, "postgresql://another/db", [])
+        watch.look()
+        assert announced == []
+        note_rehearsal(paths, HUB, ["alembic_version 0002"])
+        watch.look()
+        watch.look()
+        assert announced == ["soon"]
+        note_rehearsal(paths, HUB, ["alembic_version 0002"])
+        watch.look()
+        assert announced == ["soon", "soon"]
+        paths.rehearsal.unlink()
+        watch.look()
+        assert announced == ["soon", "soon"]

@@ -30,6 +30,7 @@ class FakeDatabase:
 
     def __init__(self, dialect: str) -> None:
         self.dialect = dialect
+        self.longest_ping = 0.0
         self.on_unavailable: Callable[[BaseException], None] | None = None
         self.trouble: BaseException | None = None
         self.hang = threading.Event()

@@ -3,7 +3,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.hold import read_hold, write_hold
 from edgepaas.decision.losses import record_return
+from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import fence
 from edgepaas.outbox.ledger import pending
@@ -20,6 +22,8 @@ from edgepaas.settings import Settings
 from edgepaas.sync import handback
 from edgepaas.sync.errors import HubUnreachable
 from edgepaas.sync.handback import TAKEOVER_TIMEOUT, HandBack, TakeoverFailed, lift_leftover_fence
+from edgepaas.sync.takeover.drain_time import DrainTime
+from edgepaas.timing.link import Link
 from edgepaas.timing.moment import current_moment
 from tests.support.boxes import contract
 from tests.support.outbox import captured_file
@@ -49,8 +53,9 @@ class FallbackBox:
         """Write a row, as the service does."""
         self.connection.execute("INSERT INTO facts (id) VALUES (hex(randomblob(8)))")
 
-    def drain(self) -> None:
+    def drain(self, before_reading: Callable[[], None]) -> None:
         """Send what waits."""
+        before_reading()
         self.steps.append("drain")
         stream = read_stream(self.connection)
         assert stream is not None
@@ -148,7 +153,7 @@ def test_the_rest_is_sent_behind_the_fence_before_the_service_is_asked_to_exit(
     write_hold(box.paths.postgres_hold, "over in a moment", 60)
     box.write()
     box.attempt()
-    assert box.steps == ["drain", "prove"]
+    assert box.steps == ["drain"]
     assert pending(box.connection) == 0
     assert not box.writes_pass()
     assert read_hold(box.paths.postgres_hold) is None
@@ -162,7 +167,8 @@ def test_the_rest_is_sent_behind_the_fence_before_the_service_is_asked_to_exit(
 def test_a_rest_that_takes_too_long_lets_sqlite_serve_on(box: FallbackBox) -> None:
     box.write()
 
-    def slow() -> None:
+    def slow(before_reading: Callable[[], None]) -> None:
+        before_reading()
         box.clock.now += 2
 
     with pytest.raises(TakeoverFailed, match="FENCE_DEADLINE=3"):
@@ -200,7 +206,8 @@ STEPS = ("drain", "prove", "_extend_fence", "clear_hold", "write_atomic")
 def test_an_error_at_any_step_lifts_the_fence(
     box: FallbackBox, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
-    box.write()
+    if step != "prove":
+        box.write()
     fail_at(box, monkeypatch, step, error)
     with pytest.raises(type(error)):
         box.attempt()
@@ -213,7 +220,8 @@ def test_a_drainer_killed_at_any_step_leaves_what_the_next_one_clears(
     box: FallbackBox, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Nothing of it runs any more, not even what lifts the fence."""
-    box.write()
+    if step != "prove":
+        box.write()
     fail_at(box, monkeypatch, step, RuntimeError("killed"))
     monkeypatch.setattr(HandBack, "_lift", lambda *_: None)
     with pytest.raises(RuntimeError):
@@ -229,7 +237,9 @@ def test_a_drainer_killed_at_any_step_leaves_what_the_next_one_clears(
 def fail_at(box: FallbackBox, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception) -> None:
     """Have *step* raise *error*."""
 
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*arguments: Any, **__: Any) -> None:
+        if step == "drain":
+            arguments[0]()
         raise error
 
     if step in ("drain", "prove"):
@@ -285,3 +295,80 @@ def test_a_hand_back_counts_towards_flapping(box: FallbackBox) -> None:
     box.handback.record_hub_write()
     box.clock.now += 10_000
     assert "came back 6 times" in box.handback.status_text(0)
+
+
+def test_where_nothing_waits_postgres_has_to_commit_another_write(box: FallbackBox) -> None:
+    box.attempt()
+    assert box.steps == ["drain", "prove"]
+
+
+def test_the_fence_stands_only_from_the_reading_of_the_rest_on(box: FallbackBox) -> None:
+    """Writes pass while the stream is being locked, which takes a round trip."""
+    passed: list[bool] = []
+
+    def drain(before_reading: Callable[[], None]) -> None:
+        passed.append(box.writes_pass())
+        before_reading()
+        passed.append(box.writes_pass())
+        box.drain(lambda: None)
+
+    box.handback.attempt(box.connection, drain, box.prove)
+    assert passed == [True, False]
+
+
+def test_the_deadline_aborts_what_hangs_behind_the_fence(box: FallbackBox) -> None:
+    box.settings = Settings.of(FENCE_DEADLINE="0.1")
+    box.handback = HandBack(box.contract, box.settings, box.paths, clock=box.clock)
+    aborted = threading.Event()
+
+    def hangs(before_reading: Callable[[], None]) -> None:
+        before_reading()
+        assert aborted.wait(60)
+        raise HubUnreachable("aborted")
+
+    with pytest.raises(HubUnreachable):
+        box.handback.attempt(box.connection, hangs, box.prove, abort=aborted.set)
+    assert box.writes_pass()
+
+
+def test_rows_that_keep_coming_do_not_keep_it_from_handing_back(box: FallbackBox) -> None:
+    """At 300 rows a second and 200 ms a round trip, 180 wait after each batch."""
+    link = Link(0.2)
+    drain_time = DrainTime(link)
+    one = HandBack(box.contract, box.settings, box.paths, drain_time=drain_time, clock=box.clock)
+    one.record_hub_write()
+    box.clock.now += 30
+    assert "HANDBACK_ROWS=10" in one.status_text(180)
+    drain_time.record(180, 0.65)
+    assert one.status_text(180) == "now"
+    assert "HANDBACK_ROWS=10" in one.status_text(20_000)
+
+
+def test_over_a_slow_link_the_fence_may_stand_for_its_round_trips(box: FallbackBox) -> None:
+    slow = DrainTime(Link(0.6))
+    one = HandBack(box.contract, box.settings, box.paths, drain_time=slow)
+    assert box.handback.fence_deadline == 3.0
+    assert one.fence_deadline > 3.0
+
+
+def test_a_rehearsal_that_failed_backs_off_and_says_why(box: FallbackBox) -> None:
+    box.handback.record_hub_write()
+    waits = []
+    for _ in range(3):
+        box.clock.now += 1000
+        assert box.handback.blocked_reason(0) is None
+        box.handback.refuse("it takes no writes")
+        waits.append(box.handback.seconds_left())
+    assert waits == [30, 60, 120]
+    assert box.handback.status_text(0) == "in 120 s: it takes no writes"
+
+
+def test_what_the_rehearsal_found_is_left_for_the_next_stages(box: FallbackBox) -> None:
+    now = current_moment()
+    url = box.contract.hub_url
+    box.handback.attempt(box.connection, box.drain, box.prove, revisions=["alembic_version 0002"])
+    assert fresh_rehearsal(box.paths, url) == frozenset({"alembic_version 0002"})
+    assert fresh_rehearsal(box.paths, f"{url}2") is None
+    later = replace(now, since_boot=now.since_boot + 1000, wall=now.wall + 1000)
+    assert fresh_rehearsal(box.paths, url, later) is None
+    assert fresh_rehearsal(box.paths, url, replace(now, boot_id="another")) is None

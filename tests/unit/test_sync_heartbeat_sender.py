@@ -14,6 +14,7 @@ from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.heartbeat import LocalNode
 from edgepaas.sync.hub.heartbeat_sender import MIN_INTERVAL, HeartbeatSender
 from edgepaas.sync.report import LiveStatus
+from edgepaas.timing.link import Link
 from tests.support.telemetry_box import contract_for
 
 ME = LocalNode("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "here", "1", "1", "boot")
@@ -23,6 +24,7 @@ class RecordingHub:
     """Answers like an empty hub, and records statements and parameters."""
 
     def __init__(self, *, away: bool = False) -> None:
+        self.link = Link()
         self.statements: list[str] = []
         self.parameters: list[tuple[object, ...]] = []
         self.tried = 0

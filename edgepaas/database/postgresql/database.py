@@ -16,7 +16,7 @@ from edgepaas.database.database import Database
 from edgepaas.database.failures import is_retryable
 from edgepaas.database.postgresql.append_queue import AppendQueue
 from edgepaas.database.postgresql.append_store import FactStore
-from edgepaas.database.postgresql.connector import Connector
+from edgepaas.database.postgresql.connector import Connector, service_connector
 from edgepaas.database.postgresql.pool import (
     IDLE_KEPT,
     PING_TIMEOUT,
@@ -42,6 +42,7 @@ from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import ConnectFailure, server_message
 from edgepaas.timing.backoff import jitter, pause_after
 from edgepaas.timing.deadline import Scope, within
+from edgepaas.timing.link import LOGIN_TRIPS
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -56,13 +57,6 @@ T = TypeVar("T")
 ATTEMPTS = 6
 #: Seconds before the second attempt at most; twice as long before each later one.
 _FIRST_PAUSE = 0.04
-#: Seconds that a statement waits for a table or row that another session has locked: the
-#: requests that wait hold all threads, and the service would be taken for dead.
-LOCK_TIMEOUT = 3.0
-#: Seconds that an open transaction may ask nothing: a box that was cut off in the middle of
-#: one leaves it standing at the server, which does not notice, and its locks would
-#: keep the very rows that the box sends again from SQLite.
-IDLE_TIMEOUT = 10.0
 #: Seconds that COMMIT and its cancellation take at most where DB_STATEMENT_TIMEOUT is off.
 UNBOUNDED_STATEMENTS = 60.0
 #: Seconds for closing connections to a server that may be gone.
@@ -71,6 +65,9 @@ CLOSE_TIMEOUT = 2.0
 APPENDS_CLOSE_TIMEOUT = 5.0
 #: Seconds that have to be left of it for a new connection to be worth a try.
 LEAST_CONNECT = 0.5
+
+#: Round trips for an answer to a ping; the second one is for a packet that was lost.
+_PING_TRIPS = 2
 
 _STATE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
@@ -81,10 +78,11 @@ class ServerDatabase(Database):
     dialect = "postgresql"
     appends_at_once = True
 
-    def __init__(self, url: str, settings: "Settings") -> None:
-        self._connector = Connector(
-            url, settings, lock_timeout=LOCK_TIMEOUT, idle_timeout=IDLE_TIMEOUT, keep_prepared=True
-        )
+    def __init__(
+        self, url: str, settings: "Settings", *, connector: Connector | None = None
+    ) -> None:
+        """*connector*: of :func:`service_connector`, where it knows the link already."""
+        self._connector = connector or service_connector(url, settings)
         self._engine = server_engine(
             self._connector, settings, notify=self._noticed, suspect=self._suspect
         )
@@ -138,6 +136,10 @@ class ServerDatabase(Database):
     def submit(self, job: AppendJob) -> None:
         self._appends.put(job)
 
+    @property
+    def longest_ping(self) -> float:
+        return self._pinger.longest
+
     def ping(self) -> None:
         try:
             self._pinger.ping()
@@ -155,6 +157,7 @@ class ServerDatabase(Database):
         self._appends.close(APPENDS_CLOSE_TIMEOUT)
 
         def work(_scope: Scope) -> None:
+            self._connector.close_early()
             self._pinger.close()
             self._engine.dispose()
 
@@ -245,9 +248,11 @@ def _commit_limit(statement_timeout: float) -> float:
 
 
 class Pinger:
-    """Asks PostgreSQL whether it would do, on a connection of its own, in PING_TIMEOUT at most.
+    """Asks PostgreSQL whether it would do, on a connection of its own.
 
-    It does when it answers, takes writes, and has the tables that are relied on.
+    It does when it answers, takes writes, and has the tables that are relied on. An answer is
+    waited for PING_TIMEOUT seconds, or two round trips of a slow link; one on a new connection
+    for as long as a login takes there.
     A caller that comes while another one asks gets the same answer: the watch and a health
     check must not wait for each other when the server is silent, or it takes twice as long.
     """
@@ -255,6 +260,7 @@ class Pinger:
     def __init__(self, connector: Connector, *, max_age: float) -> None:
         """*max_age*: seconds after which the connection is replaced by a new one."""
         self._connector = connector
+        self._link = connector.link
         self._max_age = max_age
         self._made_at = 0.0
         self._renew = False
@@ -263,6 +269,11 @@ class Pinger:
         self._asking: _PendingPing | None = None
         self._connection: Any = None
         self._closed = False
+
+    @property
+    def longest(self) -> float:
+        """Seconds that :meth:`ping` takes at most: an answer in vain, then a new connection."""
+        return self._link.limit(PING_TIMEOUT, LOGIN_TRIPS + 2 * _PING_TRIPS)
 
     def ping(self) -> None:
         """Return when the server would do; raises DatabaseUnavailable."""
@@ -275,7 +286,7 @@ class Pinger:
                 pending = self._asking = _PendingPing()
         if not mine:
             # The other caller is bounded; the grace is for threads that get no processor.
-            if not pending.answered.wait(2 * PING_TIMEOUT):
+            if not pending.answered.wait(2 * self.longest):
                 raise DatabaseUnavailable("PostgreSQL does not answer: a ping hangs")
         else:
             try:
@@ -315,7 +326,8 @@ class Pinger:
 
     def _ask(self) -> None:
         """Ask on the kept connection; where that is gone, on a new one in the time left."""
-        deadline = time.monotonic() + PING_TIMEOUT
+        patience = self._link.limit(PING_TIMEOUT, _PING_TRIPS)
+        deadline = time.monotonic() + patience
         connection = self._take(deadline)
         if connection is not None:
             try:
@@ -326,11 +338,14 @@ class Pinger:
                 left = deadline - time.monotonic()
                 if left < LEAST_CONNECT:
                     why = server_message(error)
-                    why = why if left > 0 else f"nothing came within {PING_TIMEOUT:g} s"
+                    why = why if left > 0 else f"nothing came within {patience:.1f} s"
                     raise DatabaseUnavailable(f"PostgreSQL does not answer: {why}") from error
         if connection is None:
             connection = self._connector(deadline=deadline - time.monotonic())
             self._made_at = time.monotonic()
+            # Over a slow link the login has taken the time of the question as well.
+            question = self._link.limit(LEAST_CONNECT, _PING_TRIPS)
+            deadline = max(deadline, time.monotonic() + question)
             try:
                 self._examine(connection, deadline)
             except Exception as error:
@@ -377,8 +392,10 @@ class Pinger:
 
     def _examine(self, connection: Any, deadline: float) -> None:
         """Ask *connection* all that a ping wants to know; raises why it does not do."""
-        left = max(deadline - time.monotonic(), 0.1)
+        began = time.monotonic()
+        left = max(deadline - began, 0.1)
         in_recovery, read_only, *lacks = ask(connection, self._question, left)[0]
+        self._link.measured(time.monotonic() - began)
         if in_recovery or read_only == "on":
             what = "is a standby" if in_recovery else "has become read-only"
             raise DatabaseUnavailable(f"PostgreSQL {what} and takes no writes")

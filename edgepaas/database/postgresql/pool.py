@@ -13,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from edgepaas.database.engine import new_engine
 from edgepaas.database.failures import translate_postgres
+from edgepaas.database.postgresql import dialect_adapter
 from edgepaas.database.postgresql.pool_adapter import AdaptedPool
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.pgdriver.connection import bounded
@@ -174,7 +175,7 @@ def server_engine(
             raise
 
     engine = new_engine(
-        "postgresql+pg8000://",
+        dialect_adapter.URL,
         translate_postgres,
         notify=notify,
         creator=create,

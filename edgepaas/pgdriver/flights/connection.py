@@ -56,6 +56,10 @@ class FlightConnection(DriverFacade):
         self.reopen: Callable[[BaseException], FlightConnection] | None = None
         #: Which statements the server keeps prepared.
         self.prepared = PreparedStatements()
+        #: The rows of what was sent along with the login, and what is known from it of the
+        #: session; both are set by who logged in.
+        self.first_rows: list[Any] = []
+        self.session: Any = None
         #: The rider of the open transaction, and whether that has written.
         self._riding: CommitRider | None = None
         self._wrote = False
@@ -140,6 +144,11 @@ class FlightConnection(DriverFacade):
     def execute_simple(self, sql: str) -> SimpleAnswer:
         """Run *sql*, one or several statements, as a simple query; it begins no transaction."""
         return SimpleAnswer(self._ask(messages.query(self._text(sql))))
+
+    def answer_to_sent(self) -> SimpleAnswer:
+        """Return the answer to a simple query that was sent along with the login."""
+        self._exchange.unanswered += 1
+        return SimpleAnswer(self._exchange.receive())
 
     def send_statements(self, statements: Sequence[Statement]) -> None:
         """Send *statements* in a flight, as they are, without waiting for its answers.

@@ -3,7 +3,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,29 +53,51 @@ def versions_at(connection: Any, chains: Sequence[Chain]) -> list[Revisions | No
     One round trip where there is nothing to do. Leaves no transaction behind; raises what
     the driver raises.
     """
+    return _versions(connection, [chain.version_table for chain in chains])
+
+
+def _versions(connection: Any, tables: Sequence[str]) -> list[Revisions | None]:
     connection.autocommit = True
     queries = [
-        f"SELECT {number}, version_num FROM {chain.version_table}"  # noqa: S608
-        for number, chain in enumerate(chains)
+        f"SELECT {number}, version_num FROM {table}"  # noqa: S608
+        for number, table in enumerate(tables)
     ]
     try:
         rows = simple_query(connection, " UNION ALL ".join(queries))
     except Exception as error:
         if sqlstate(error) != _NO_TABLE:
             raise
-        if len(chains) == 1:
+        if len(tables) == 1:
             return [None]
-        return [found for chain in chains for found in versions_at(connection, [chain])]
+        return [found for table in tables for found in _versions(connection, [table])]
     return [
-        frozenset(revision for chain, revision in rows if int(chain) == number)
-        for number in range(len(chains))
+        frozenset(revision for at, revision in rows if int(at) == number)
+        for number in range(len(tables))
     ]
 
 
+def recorded_revisions(connection: Any, tables: Sequence[str]) -> list[str]:
+    """Return what the version *tables* hold, as ``TABLE REVISION``; see :func:`versions_at`."""
+    found = zip(tables, _versions(connection, tables), strict=True)
+    return [f"{table} {each}" for table, revisions in found for each in sorted(revisions or ())]
+
+
+def heads_recorded(parts: Sequence[Part], revisions: Collection[str]) -> bool:
+    """Whether *revisions* (of :func:`recorded_revisions`) are the heads of all *parts*."""
+    heads = {f"{part.chain.version_table} {each}" for part in parts for each in part.chain.heads}
+    return not any(part.chain.unwritten for part in parts) and heads == set(revisions)
+
+
 def prepare_postgres(
-    connector: "Connector", parts: Sequence[Part], *, run_migrations: bool
+    connector: "Connector",
+    parts: Sequence[Part],
+    *,
+    run_migrations: bool,
+    revisions: Collection[str] | None = None,
 ) -> SchemaReport:
     """Bring the PostgreSQL that *connector* reaches to head and say what was done.
+
+    *revisions*: what a rehearsal has just found recorded there; it is not asked again then.
 
     The report is the first part's; its message says what was done about the rest. Raises
     DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as it was
@@ -85,6 +107,8 @@ def prepare_postgres(
         return _report(
             "left", (), (), "RUN_MIGRATIONS=false: left alone; 'edgepaas verify' says if it fits"
         )
+    if revisions is not None and heads_recorded(parts, revisions):
+        return _joined([_nothing_to_do(part) for part in parts])
     found = _ask_versions(connector, parts)
     return _joined(
         [
@@ -121,7 +145,12 @@ def _ask_versions(connector: "Connector", parts: Sequence[Part]) -> list[Revisio
 def _at_head(part: Part, before: Revisions | None) -> SchemaReport | None:
     if before != part.chain.heads or part.chain.unwritten:
         return None
-    return _report("nothing", before, before, f"at head ({show(before)})")
+    return _nothing_to_do(part)
+
+
+def _nothing_to_do(part: Part) -> SchemaReport:
+    heads = part.chain.heads
+    return _report("nothing", heads, heads, f"at head ({show(heads)})")
 
 
 def _judged(connector: "Connector", part: Part) -> SchemaReport:

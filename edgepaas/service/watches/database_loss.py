@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.state import StateBoard
 
-#: Seconds within which a suspected loss is confirmed.
+#: Seconds within which a suspected loss is confirmed; over a slow link as long as a ping may take.
 CONFIRM_WITHIN = 2.0
 #: Seconds for which requests that hang in the lost database are waited for; they have hung for
 #: as long as it took to be sure.
@@ -140,10 +140,11 @@ class LossWatch:
                 return str(error) or type(error).__name__
             return None
 
+        seconds = max(CONFIRM_WITHIN, self._database.longest_ping)
         try:
-            return within(CONFIRM_WITHIN, ping, name="database-ping")
+            return within(seconds, ping, name="database-ping")
         except OutOfTime:
-            return f"no answer within {CONFIRM_WITHIN:g} s"
+            return f"no answer within {seconds:.1f} s"
 
     def _decide_again(self, trouble: str) -> None:
         handlers = self._handlers

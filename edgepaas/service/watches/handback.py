@@ -8,9 +8,11 @@ until the next start.
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EdgePaaSError
 from edgepaas.outbox import fence
 from edgepaas.service.shutdown import Control, Ending
@@ -18,6 +20,8 @@ from edgepaas.sync.handback import hand_back_requested
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
 
@@ -37,9 +41,20 @@ class HandBackWatch:
     """Watches while SQLite serves and there is a hub."""
 
     def __init__(
-        self, contract: "DatabaseContract", paths: "Paths", control: Control, patience: float
+        self,
+        contract: "DatabaseContract",
+        paths: "Paths",
+        control: Control,
+        patience: float,
+        *,
+        announce: Callable[[], None] = lambda: None,
     ) -> None:
-        """*patience*: seconds that open requests may take when the service stops."""
+        """*patience*: seconds that open requests may take when the service stops.
+
+        *announce* is called when a rehearsal has passed, and the service is about to end.
+        """
+        self._announce = announce
+        self._rehearsal_seen = _version_of(paths.rehearsal)
         self._contract = contract
         self._paths = paths
         self._control = control
@@ -68,6 +83,7 @@ class HandBackWatch:
             reason = "PostgreSQL takes over: no row waits, the chain decides again"
             self._control.end(Ending(EXIT_DECIDE_AGAIN, reason, self._patience))
             return
+        self._look_for_rehearsal()
         if time.monotonic() - self._looked < _FENCE_EVERY:
             return
         self._looked = time.monotonic()
@@ -78,6 +94,14 @@ class HandBackWatch:
         except (sqlite3.Error, EdgePaaSError) as error:
             # The database has watches of its own; the fence is looked at again.
             logger.debug("the fence cannot be read: %s", error)
+
+    def _look_for_rehearsal(self) -> None:
+        found = _version_of(self._paths.rehearsal)
+        if found == self._rehearsal_seen:
+            return
+        self._rehearsal_seen = found
+        if fresh_rehearsal(self._paths, self._contract.hub_url) is not None:
+            self._announce()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -92,6 +116,14 @@ class HandBackWatch:
 
     def _open(self) -> sqlite3.Connection:
         return open_sqlite(self._contract.sqlite_path, busy_timeout=_BUSY_TIMEOUT)
+
+
+def _version_of(path: "Path") -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def lift_expired(connection: sqlite3.Connection) -> bool:

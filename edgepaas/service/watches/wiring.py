@@ -66,6 +66,7 @@ class Watches:
         responder: "StartupResponder",
         back_off: Callable[[], float],
         busy: Callable[[], bool],
+        announce: Callable[[], None],
     ) -> None:
         """Watch for the loss of the database, and for PostgreSQL taking over."""
         from edgepaas.service.watches.database_loss import LossHandlers, LossWatch
@@ -84,7 +85,8 @@ class Watches:
         self._start(LossWatch(loaded.database, handlers).task)
         self._start_outcomes(loaded.database, responder)
         patience = self.settings.number("STOP_TIMEOUT")
-        hand_back = HandBackWatch(self.contract, self.paths, self.control, patience).task()
+        watch = HandBackWatch(self.contract, self.paths, self.control, patience, announce=announce)
+        hand_back = watch.task()
         if hand_back is not None:
             self._start(hand_back)
 

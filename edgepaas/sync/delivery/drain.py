@@ -9,7 +9,7 @@ When the answer to COMMIT is lost, the next call finds out: either the hub has t
 import logging
 import sqlite3
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ def drain_batch(
     rows: int,
     log: Log = logger.info,
     models: Mapping[str, Any] | None = None,
+    before_reading: Callable[[], None] | None = None,
 ) -> DrainResult:
     """Bring the file in step with *hub*, then send the next batch of about *rows* rows, if any.
 
@@ -86,6 +87,8 @@ def drain_batch(
             hub_state = lock_stream(hub, stream)
             stream = reconcile(connection, stream, hub_state, totals, log)
             if stream is not None:
+                if before_reading is not None:
+                    before_reading()
                 row_by_row = row_by_row or hub_state.letters_waiting
                 sending = _Sending(connection, hub, stream, hub_state, models, row_by_row)
                 _send_next(sending, rows, totals, log)

@@ -20,6 +20,7 @@ from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 from edgepaas.sync.errors import HubError, HubUnreachable, UnclassifiedHubError, as_hub_error
 from edgepaas.sync.hub.catalog import Tables, read_tables
+from edgepaas.timing.link import Link
 
 if TYPE_CHECKING:
     from edgepaas.settings import Settings
@@ -44,8 +45,16 @@ class Hub:
     Every method that asks PostgreSQL raises the errors of :mod:`edgepaas.sync.errors`.
     """
 
-    def __init__(self, connection: Any, server_name: str, *, statement_timeout: float) -> None:
-        """*connection* is one of :func:`edgepaas.pgdriver.connection.connect`."""
+    def __init__(
+        self,
+        connection: Any,
+        server_name: str,
+        *,
+        statement_timeout: float,
+        link: Link | None = None,
+    ) -> None:
+        """*connection* is one of :func:`edgepaas.pgdriver.connection.connect`, over *link*."""
+        self.link = link or Link()
         self.server_name = server_name
         self.broken = False
         self._connection = connection
@@ -56,9 +65,9 @@ class Hub:
         #: (those of BEGIN and of the settings).
         self._pending_results: deque[int] = deque()
         self._tables: Tables | None = None
-        link = connection.link
+        sock = connection.link
         self._abort_socket = socket.socket(
-            link.family, link.type, link.proto, os.dup(link.fileno())
+            sock.family, sock.type, sock.proto, os.dup(sock.fileno())
         )
         # Set in each transaction, since a pooler may use another server for each.
         self._begin: list[Statement] = [
@@ -220,8 +229,10 @@ class Hub:
             raise
 
 
-def open_hub(settings: "Settings", url: str, *, name: str = "edgepaas-sync") -> Hub:
-    """Connect to the hub at *url* (``HUB_URL``) as the settings say.
+def open_hub(
+    settings: "Settings", url: str, *, name: str = "edgepaas-sync", link: Link | None = None
+) -> Hub:
+    """Connect to the hub at *url* (``HUB_URL``) as the settings say; *link*: what is known of it.
 
     Within DB_CONNECT_TIMEOUT. Raises HubUnreachable or HubMisconfigured.
     """
@@ -233,6 +244,7 @@ def open_hub(settings: "Settings", url: str, *, name: str = "edgepaas-sync") -> 
         deadline=settings.number("DB_CONNECT_TIMEOUT"),
         statement_timeout=max(timeout, LEAST_STATEMENT_TIMEOUT) if timeout else 0,
         name=name,
+        link=link,
     )
 
 
@@ -243,12 +255,14 @@ def connect_hub(
     deadline: float = 3.0,
     statement_timeout: float = LEAST_STATEMENT_TIMEOUT,
     name: str = "edgepaas-sync",
+    link: Link | None = None,
 ) -> Hub:
     """Connect to *address* within *deadline* seconds; raises HubUnreachable, HubMisconfigured.
 
     *statement_timeout*: seconds, 0 for a very long one.
     """
     longest = statement_timeout or NO_STATEMENT_TIMEOUT
+    link = link or Link()
     try:
         connection = connect(
             address,
@@ -256,10 +270,11 @@ def connect_hub(
             tls=tls,
             application_name=name,
             keep_timeout=longest + _GRACE,
+            link=link,
         )
     except Exception as error:
         raise as_hub_error(error, f"connecting to {endpoint_of(address)}") from error
-    return Hub(connection, connection.endpoint, statement_timeout=longest)
+    return Hub(connection, connection.endpoint, statement_timeout=longest, link=link)
 
 
 def _milliseconds(seconds: float) -> int:

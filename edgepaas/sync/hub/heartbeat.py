@@ -87,6 +87,7 @@ class Heartbeat:
         """Write the row, committed; raises what *hub* raises."""
         wall, began = self._wall(), self._clock()
         ((hub_time, boot_id, letters, conflicts),) = hub.query(_READ, self._node.node_id)
+        hub.link.measured(self._clock() - began)
         self.open_dead_letters, self.open_conflicts = int(letters), int(conflicts)
         # The middle between request and answer; the duration by the monotonic clock.
         self.clock_offset = round(hub_time - (wall + (self._clock() - began) / 2), 3)
