@@ -42,8 +42,9 @@ EXPECTED = [
 ]
 #: Every place of the package that opens a session, however it is called there.
 PLACES = {
-    "database/postgresql/connector.py": {"connect"},
-    "database/postgresql/database.py": {"Connector"},
+    "database/opening.py": {"service_connector"},
+    "database/postgresql/connector.py": {"connect", "Connector"},
+    "database/postgresql/database.py": {"service_connector"},
     "database/postgresql/write_outcomes.py": {"connect"},
     "decision/probe.py": {"log_in"},
     "drill/scratch_database.py": {"connect"},
@@ -54,7 +55,9 @@ PLACES = {
     "cli/operator/sync_inspect.py": {"open_hub"},
     "doctor/forwarding.py": {"open_hub"},
     "sync/audit/hub.py": {"open_hub"},
+    "service/early_connections.py": {"service_connector"},
     "sync/context.py": {"open_hub"},
+    "sync/takeover/rehearsal.py": {"service_connector"},
     "sync/hub/connection.py": {"connect", "connect_hub"},
 }
 
@@ -79,7 +82,9 @@ def test_every_place_that_opens_a_session_is_known_here() -> None:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        names = called & {"connect", "log_in", "Connector", "open_hub", "connect_hub"}
+        names = called & {
+            *("connect", "log_in", "Connector", "service_connector", "open_hub", "connect_hub")
+        }
         if names and "http_client" not in path.parts:
             found[str(path.relative_to(root))] = names
     assert found == PLACES
