@@ -3,11 +3,14 @@
 
 Byte-code of everything would be a third of the image, and most of it is never loaded. So
 the box is run here once, for real, and only what was loaded then is kept. A module without
-byte-code works as well; it is compiled whenever it is imported. Of the sources nothing goes
-but what no program of the image could want.
+byte-code works as well; it is compiled whenever it is imported. Byte-code of libraries is kept
+without docstrings, as 'python -OO' has it, but with its assertions: a fifth of it less, on
+disk and in memory. Of the sources nothing goes but what no program of the image could want.
 """
 
+import ast
 import http.client
+import marshal
 import os
 import shutil
 import signal
@@ -53,6 +56,11 @@ MODULES = (
     "edgepaas.sync.handback", "edgepaas.sync.mirror.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
     "pg8000.native", "sqlalchemy.dialects.postgresql.pg8000",
 )  # fmt: skip
+#: What the API and the commands say of themselves stands in docstrings.
+WITH_DOCSTRINGS = Path("/usr/share/edgepaas/lib/edgepaas")
+HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+#: Bytes of a byte-code file before the code: magic number, flags, time and size of the source.
+HEADER = 16
 LIMIT = 120.0
 
 
@@ -139,11 +147,32 @@ def keep(cache: Path) -> int:
         for found in (cache / tree.relative_to("/")).rglob("*.pyc"):
             if found.parent.name in NOT_KEPT:
                 continue
-            target = Path("/") / found.parent.relative_to(cache) / "__pycache__"
+            folder = Path("/") / found.parent.relative_to(cache)
+            source = folder / f"{found.name.partition('.')[0]}.py"
+            target = folder / "__pycache__"
             target.mkdir(exist_ok=True)
-            shutil.copyfile(found, target / found.name)
+            if source.is_relative_to(WITH_DOCSTRINGS):
+                shutil.copyfile(found, target / found.name)
+            else:
+                (target / found.name).write_bytes(without_docstrings(source, found.read_bytes()))
             kept += 1
     return kept
+
+
+def without_docstrings(source: Path, byte_code: bytes) -> bytes:
+    """Return what *byte_code* of *source* is without docstrings, with the same header.
+
+    The header (PEP 552) says which source it was made of, whose lines tracebacks still name.
+    """
+    tree = ast.parse(source.read_bytes(), str(source))
+    for node in ast.walk(tree):
+        if not isinstance(node, HAVE_DOCSTRINGS) or ast.get_docstring(node, clean=False) is None:
+            continue
+        first = node.body.pop(0)
+        if not node.body and not isinstance(node, ast.Module):
+            node.body.append(ast.copy_location(ast.Pass(), first))
+    code = compile(tree, str(source), "exec", dont_inherit=True)
+    return byte_code[:HEADER] + marshal.dumps(code)
 
 
 def without_libraries(package: str) -> None:
