@@ -56,8 +56,9 @@ MODULES = (
     "edgepaas.sync.handback", "edgepaas.sync.mirror.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
     "pg8000.native", "sqlalchemy.dialects.postgresql.pg8000",
 )  # fmt: skip
-#: What the API and the commands say of themselves stands in docstrings.
-WITH_DOCSTRINGS = Path("/usr/share/edgepaas/lib/edgepaas")
+#: What the API and the commands say of themselves stands in docstrings. SQLAlchemy asserts that
+#: each of its events has one, to which it adds how it was called in older versions.
+WITH_DOCSTRINGS = ("edgepaas/**/*.py", "sqlalchemy/**/events.py")
 HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 #: Bytes of a byte-code file before the code: magic number, flags, time and size of the source.
 HEADER = 16
@@ -143,6 +144,7 @@ def warm_up(command: Path, folder: Path) -> None:
 def keep(cache: Path) -> int:
     """Put the byte-code in *cache* beside its sources; returns of how many modules."""
     kept = 0
+    documented = {path for pattern in WITH_DOCSTRINGS for path in TREES[1].glob(pattern)}
     for tree in TREES:
         for found in (cache / tree.relative_to("/")).rglob("*.pyc"):
             if found.parent.name in NOT_KEPT:
@@ -151,7 +153,7 @@ def keep(cache: Path) -> int:
             source = folder / f"{found.name.partition('.')[0]}.py"
             target = folder / "__pycache__"
             target.mkdir(exist_ok=True)
-            if source.is_relative_to(WITH_DOCSTRINGS):
+            if source in documented:
                 shutil.copyfile(found, target / found.name)
             else:
                 (target / found.name).write_bytes(without_docstrings(source, found.read_bytes()))
