@@ -88,8 +88,12 @@ class Channel(AdaptedChannel):
     _answering = False
     #: Whether requests come from the client now (the loop's thread), not from the queue.
     arriving = False
+    #: Whether the first request is an append that no worker has; under ``requests_lock``.
+    appending = False
     #: How the append in the first request ended, for the worker that words it.
     append_outcome: BaseException | None = None
+    #: Whether the client has finished sending while a request of its was in work.
+    _heard_all = False
     #: Whether a request was answered, or MIN_PROGRESS of a body has arrived.
     proven = False
     #: Whether nothing was sent since the connection began, or since the last answer.
@@ -125,17 +129,60 @@ class Channel(AdaptedChannel):
             self._moved = self._last_heard = time.monotonic()
             self._rested = self.proven = True
 
+    def readable(self) -> bool:
+        """Whether to read on (the loop's thread).
+
+        While the writer has the request, too: else it would have to wake the loop each time.
+        """
+        if not self.appending:
+            return bool(super().readable())
+        ahead = len(self.requests) > 1 or self._heard_all
+        return not (ahead or self.total_outbufs_len or self.will_close or self.close_when_flushed)
+
+    def handle_read(self) -> None:
+        """Read what has arrived (the loop's thread)."""
+        if self.requests and self._has_heard_all():
+            self._heard_all = True  # the connection ends after the answer
+        else:
+            super().handle_read()
+
     def answer(self, data: bytes, *, close: bool) -> bool:
         """Answer the first request with *data* without a worker (the writer's thread, as a rule).
 
-        Whether the loop has to be woken, since it is to read on, or to close.
+        Whether the loop has to be woken: to send the rest, to close, or to take the request
+        that the client had sent ahead.
         """
         with contextlib.suppress(ClientDisconnected):
             self.write_soon(data)
         self._moved = self._last_heard = time.monotonic()
         self._rested = self.proven = True
-        self.finish_request(close=close)
-        return self.connected
+        with self.requests_lock:
+            ahead = self.finish_request(close=close)
+            self.appending = False
+        if ahead:
+            self.server.trigger.pull_trigger(self._resume)
+        unsent = self.total_outbufs_len or self.will_close or close
+        return self.connected and bool(unsent or self._heard_all)
+
+    def leave_to_workers(self) -> None:
+        """Have a worker answer the request that the writer has."""
+        self.appending = False
+
+    def _resume(self) -> None:
+        """Take the next request, which was sent ahead, as if it came now (the loop's thread)."""
+        with self.requests_lock:
+            if self.connected and self.requests and not self.appending:
+                self.arriving = True
+                try:
+                    self.server.add_task(self)
+                finally:
+                    self.arriving = False
+
+    def _has_heard_all(self) -> bool:
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except OSError:
+            return False  # the loop meets it again when it reads
 
     def closes_after_answer(self) -> bool:
         """Whether the connection ends with the answer to the first request."""

@@ -60,10 +60,12 @@ class LoopAppends:
         waiting = _Waiting(self, channel, request.path)
         # Before it is handed in: it may be answered before this goes on.
         self._waiting[waiting] = None
+        channel.appending = True
         job = self._appends.start(
             request.path, request.headers, channel.addr[0], body, waiting.done
         )
         if job is None:
+            channel.appending = False
             del self._waiting[waiting]
             return False
         waiting.job = job
@@ -90,6 +92,7 @@ class LoopAppends:
         self._waiting.pop(waiting, None)
         if isinstance(outcome, BaseException):
             channel.append_outcome = outcome
+            channel.leave_to_workers()
             self._hand_over(channel)
             return
         close = channel.closes_after_answer()

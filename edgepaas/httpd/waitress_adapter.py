@@ -122,9 +122,10 @@ class AdaptedErrorTask(ErrorTask):  # type: ignore[misc]
 class AdaptedChannel(HTTPChannel):  # type: ignore[misc]
     """A connection.
 
-    Overridden: ``received(data)``, ``handle_close()`` (the loop's thread), ``service()``,
-    ``write_soon(data)`` (a worker's), ``send(data, do_close=True)`` (either, under
-    ``outbuf_lock``); ``task_class``, ``parser_class``, ``error_task_class``.
+    Overridden: ``received(data)``, ``readable()``, ``handle_read()``, ``handle_close()`` (the
+    loop's thread), ``service()``, ``write_soon(data)`` (a worker's), ``send(data,
+    do_close=True)`` (either, under ``outbuf_lock``); ``task_class``, ``parser_class``,
+    ``error_task_class``.
     """
 
     server: Any
@@ -159,24 +160,22 @@ class AdaptedChannel(HTTPChannel):  # type: ignore[misc]
         self.socket = None
         return sock
 
-    def finish_request(self, *, close: bool) -> None:
+    def finish_request(self, *, close: bool) -> bool:
         """Do what ``service()`` does after the answer to the first request was written.
 
-        With *close* the connection ends once that is sent. For any thread but the loop's
-        within ``received()``; the loop then has to be woken, to read the next request.
+        With *close* the connection ends once that is sent. Returns whether another request is
+        there, which the caller then hands on. With ``requests_lock`` held.
         """
-        with self.requests_lock:
-            if close:
-                self.close_when_flushed = True
-                for request in self.requests:
-                    request.close()
-                self.requests = []
-            elif self.requests:
-                self.requests.pop(0).close()
-                if self.connected and self.requests:
-                    self.server.add_task(self)
-                elif self._invites_a_body():
-                    self.send_continue()
+        if close:
+            self.close_when_flushed = True
+            for request in self.requests:
+                request.close()
+            self.requests = []
+        elif self.requests:
+            self.requests.pop(0).close()
+            if not self.requests and self._invites_a_body():
+                self.send_continue()
+        return bool(self.requests) and self.connected
 
     def _invites_a_body(self) -> bool:
         request = self.request

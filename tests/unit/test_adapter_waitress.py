@@ -59,6 +59,8 @@ from edgepaas.httpd.waitress_adapter import (
         (HTTPChannel.service, ["self"]),
         (HTTPChannel.write_soon, ["self", "data"]),
         (HTTPChannel.send, ["self", "data", "do_close"]),
+        (HTTPChannel.readable, ["self"]),
+        (HTTPChannel.handle_read, ["self"]),
         (HTTPChannel.handle_close, ["self"]),
         (HTTPChannel.send_continue, ["self"]),
         (HTTPChannel.del_channel, ["self", "map"]),
@@ -333,7 +335,7 @@ def test_a_request_in_work_is_in_the_channels_list(serving: Serving) -> None:
 
 
 def test_a_request_can_be_answered_without_a_worker(serving: Serving) -> None:
-    """As service() does it: the next one goes to the dispatcher, or the connection is read on."""
+    """As service() does it: the next one is left, or the connection is read on."""
     taken: list[str] = []
 
     def add_task(channel: AdaptedChannel) -> None:
@@ -345,13 +347,16 @@ def test_a_request_can_be_answered_without_a_worker(serving: Serving) -> None:
         client.sendall(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(2)))
         serving.run_until(lambda: taken)
         (channel,) = serving.channels
+        ahead = []
         for number, close in enumerate((False, False, True)):
             if number == 2:
                 client.sendall(b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n")
-                serving.run_until(lambda: len(taken) == 3)
+                serving.run_until(lambda: len(taken) == 2)
             channel.write_soon(b"answer")
-            channel.finish_request(close=close)
-        assert taken == ["/0", "/1", "/2"]
+            with channel.requests_lock:
+                ahead.append(channel.finish_request(close=close))
+        assert ahead == [True, False, False]
+        assert taken == ["/0", "/2"]
         client.setblocking(False)
         answer = bytearray()
         serving.run_until(lambda: _read_into(client, answer) == b"answer" * 3)
@@ -367,7 +372,8 @@ def test_a_body_is_invited_after_the_answer_before_it(serving: Serving) -> None:
         serving.run_until(lambda: taken)
         (channel,) = serving.channels
         channel.write_soon(b"answer")
-        channel.finish_request(close=False)
+        with channel.requests_lock:
+            assert not channel.finish_request(close=False)
         client.setblocking(False)
         answer = bytearray()
         serving.run_until(lambda: b"100 Continue" in _read_into(client, answer))
