@@ -180,7 +180,7 @@ class Channel(AdaptedChannel):
 
     def _has_heard_all(self) -> bool:
         try:
-            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"")
         except OSError:
             return False  # the loop meets it again when it reads
 

@@ -42,14 +42,16 @@ class LoopAppends:
         self._wake = wake
         self._heads = _Heads(appends.status, appends.headers, ident)
         self._waiting: dict[_Waiting, None] = {}
+        self._gathered: list[tuple[str, AppendJob]] = []
         self._looked = 0.0
         #: Whether the loop was woken since it last looked at its channels.
         self._woken = False
 
     def take(self, channel: "Channel") -> bool:
-        """Hand the request of *channel* in, if it is a plain append (the loop's thread).
+        """Take the request of *channel*, if it is a plain append (the loop's thread).
 
-        False: nothing has happened, and a worker has to have it.
+        It is handed in at the end of this pass. False: nothing has happened, and a worker has
+        to have it.
         """
         request = channel.requests[0]
         if request.path not in self._paths or not self._is_open():
@@ -58,17 +60,15 @@ class LoopAppends:
             return False
         body = body_of(request)
         waiting = _Waiting(self, channel, request.path)
-        # Before it is handed in: it may be answered before this goes on.
-        self._waiting[waiting] = None
-        channel.appending = True
-        job = self._appends.start(
+        job = self._appends.prepare(
             request.path, request.headers, channel.addr[0], body, waiting.done
         )
         if job is None:
-            channel.appending = False
-            del self._waiting[waiting]
             return False
         waiting.job = job
+        self._waiting[waiting] = None
+        channel.appending = True
+        self._gathered.append((request.path, job))
         return True
 
     def busy(self) -> bool:
@@ -85,6 +85,16 @@ class LoopAppends:
             self._looked = now
             for waiting in list(self._waiting):
                 waiting.end_patience(now)
+
+    def end_pass(self) -> None:
+        """Hand in what this pass took (the loop's thread).
+
+        Not one by one: the writer would begin with the first, and commit it alone.
+        """
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            for path, job in gathered:
+                self._appends.submit(path, job)
 
     def finish(self, waiting: "_Waiting", outcome: "PlainAnswer | BaseException") -> None:
         """Answer; an error is worded by the ordinary way (the writer's thread, or the loop's)."""

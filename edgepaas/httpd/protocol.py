@@ -8,6 +8,8 @@ that a client sends is to cause a 5xx or to hold a connection. Imports Waitress 
 standard library alone: liveness is answered before anything else is there.
 """
 
+from typing import Any
+
 from edgepaas.httpd.waitress_adapter import (
     AdaptedParser,
     BadRequest,
@@ -20,6 +22,11 @@ from edgepaas.httpd.waitress_adapter import (
 MIN_PROGRESS = 5000
 #: Maximum bytes of a chunk's size line or of the trailer, which is parsed anew with each packet.
 LONGEST_LINE = 8192
+#: Heads that are kept, with what they were parsed to, and the bytes of the longest: a device
+#: sends the same one each time, and parsing it costs more than decoding its body.
+MOST_HEADS = 64
+LONGEST_HEAD = 1024
+_heads: dict[bytes, dict[str, Any]] = {}
 
 
 class Parser(AdaptedParser):
@@ -29,6 +36,10 @@ class Parser(AdaptedParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the header; raises ParsingError, which Waitress answers with 400."""
+        known = _heads.get(header_plus)
+        if known is not None:
+            self.adopt_head(known)
+            return
         try:
             super().parse_header(header_plus)
         except TransferEncodingNotImplemented as error:
@@ -40,6 +51,10 @@ class Parser(AdaptedParser):
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             # RFC 9112, 6.3: two lengths are how requests are smuggled past a proxy.
             raise ParsingError("Content-Length and Transfer-Encoding contradict each other")
+        if not self.chunked and len(header_plus) <= LONGEST_HEAD:
+            if len(_heads) >= MOST_HEADS:
+                del _heads[next(iter(_heads))]
+            _heads[header_plus] = self.parsed_head()
 
     def received(self, data: bytes) -> int:
         """Take *data*; return how many of its bytes belong to this request."""

@@ -101,9 +101,13 @@ class HTTPServer:
         )
 
     def _run_once(self, timeout: float) -> None:
-        if self.dispatcher.appends is not None:
-            self.dispatcher.appends.begin_pass()
+        appends = self.dispatcher.appends
+        if appends is None:
+            run_once(self._loop_map, timeout)
+            return
+        appends.begin_pass()
         run_once(self._loop_map, timeout)
+        appends.end_pass()
 
     def wake(self) -> None:
         """Have the loop call *ended* now; callable from any thread and from a signal handler."""

@@ -22,8 +22,10 @@ from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
+from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
+from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import BadRequest, RequestEntityTooLarge, build_http_date
@@ -60,6 +62,14 @@ __all__ = [
 LoopMap = dict[int, Any]
 
 
+#: What ``parse_header`` sets, beside ``headers``, ``body_rcv``, and what a coding makes it set.
+_HEAD = (
+    *("first_line", "request_uri", "command", "version", "url_scheme", "content_length"),
+    *("proxy_scheme", "proxy_netloc", "path", "query", "fragment"),
+    *("connection_close", "expect_continue"),
+)
+
+
 class AdaptedParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """One request as it arrives.
 
@@ -94,6 +104,19 @@ class AdaptedParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
     proxy_netloc: str
     #: What Content-Length announced.
     content_length: int
+    connection_close: bool
+
+    def parsed_head(self) -> dict[str, Any]:
+        """Return what ``parse_header`` made of a head without a transfer coding."""
+        return {**{name: getattr(self, name) for name in _HEAD}, "headers": dict(self.headers)}
+
+    def adopt_head(self, known: dict[str, Any]) -> None:
+        """Be as ``parse_header`` makes it of the head that *known* was returned for."""
+        self.__dict__.update(known)
+        self.headers = dict(known["headers"])
+        if self.content_length > 0:
+            buffer = OverflowableBuffer(self.adj.inbuf_overflow)
+            self.body_rcv = FixedStreamReceiver(self.content_length, buffer)
 
 
 class AdaptedTask(WSGITask):  # type: ignore[misc]

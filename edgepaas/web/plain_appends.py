@@ -95,14 +95,18 @@ class PlainAppends:
         """Return the seconds after which an answer is waited for no longer; None: without end."""
         return self._routes[path].database.patience
 
-    def start(
+    def submit(self, path: str, job: AppendJob) -> None:
+        """Have a prepared *job* of *path* run; waits for nothing."""
+        self._routes[path].database.submit(job)
+
+    def prepare(
         self, path: str, headers: Mapping[str, str], address: str, body: bytes, done: Done
     ) -> AppendJob | None:
-        """Have a POST's *body* stored and *done* called; None: it is not plain, and untouched.
+        """Return the job that stores a POST's *body*; None: it is not plain, and untouched.
 
         *path* is one of :attr:`paths`. *headers* have their names in upper case with
-        underscores; *address* is the client's. *done* is called in the thread that writes,
-        perhaps before this returns: it must not wait.
+        underscores; *address* is the client's. *done* is called in the thread that writes, or
+        within :meth:`submit`: it must not wait.
         """
         began = time.perf_counter()
         host = headers.get("HOST", "")
@@ -130,7 +134,6 @@ class PlainAppends:
         job = self._job(path, body, made, answer)
         if job is None or not (local or self._may_ask(address)):
             return None
-        self._routes[path].database.submit(job)
         return job
 
     def _request(self, headers: Mapping[str, str], *, local: bool) -> AppendRequest | None:

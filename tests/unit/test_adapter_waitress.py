@@ -151,6 +151,37 @@ def test_a_bare_request_has_an_address_and_a_length_and_nothing_else(
     assert is_bare_request(parser, 4) is bare
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /a%20b?c=d HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\n",
+        b"POST http://h/a HTTP/1.1\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        b"GET /a#b HTTP/1.0\r\nX-Twice: 1\r\nX-Twice: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_a_head_that_is_known_is_parsed_to_the_same(head: bytes) -> None:
+    """To every attribute, whatever a new version may add."""
+    first, known, fresh = (AdaptedParser(Adjustments()) for _ in range(3))
+    first.parse_header(head)
+    known.adopt_head(first.parsed_head())
+    fresh.parse_header(head)
+    first.headers["CONNECTION"] = "changed later"
+    found = [
+        {name: value for name, value in vars(parser).items() if name not in ("adj", "body_rcv")}
+        | {"expects": parser.expect_continue, "closes": parser.connection_close}
+        for parser in (known, fresh)
+    ]
+    for one in found:
+        one.pop("expect_continue", None)
+        one.pop("connection_close", None)
+        one.setdefault("content_length", 0)
+    assert found[0] == found[1]
+    assert type(known.body_rcv) is type(fresh.body_rcv)
+    if fresh.body_rcv is not None:
+        assert known.body_rcv.remain == fresh.body_rcv.remain
+
+
 def test_a_date_is_written_as_a_header_has_it() -> None:
     assert build_http_date(0) == "Thu, 01 Jan 1970 00:00:00 GMT"
 

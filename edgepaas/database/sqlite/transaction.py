@@ -70,8 +70,7 @@ class Transaction:
         """Begin, in the way of the *first* job."""
         self._on.statements.forget()
         if isinstance(first, FactsJob):
-            with self._translated():
-                self._driver.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
         else:
             self._open_session()
         with self._translated():
@@ -129,8 +128,7 @@ class Transaction:
         if self._session is not None:
             self._session.finish()
         else:
-            with self._translated():
-                self._driver.execute("COMMIT")
+            self._execute("COMMIT")
 
     def undo(self) -> None:
         """Roll back, and release what there is."""
@@ -144,6 +142,12 @@ class Transaction:
         """Close the session, if there is one."""
         if self._session is not None:
             self._session.release()
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._driver.execute(statement)
+        except sqlite3.Error as error:
+            raise self._on.translate(error) from error
 
     def _open_session(self) -> WriteSession:
         self._session = WriteSession(self._on.connection)
