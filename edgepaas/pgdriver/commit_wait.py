@@ -83,14 +83,15 @@ class CommitWatch:
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def watching(self, connection: Any) -> Iterator[None]:
+    def watching(self, connection: Any, *, before: float = 0.0) -> Iterator[None]:
         """Bound the COMMIT that the block sends on *connection* and waits for.
 
-        Raises CommitUnconfirmed where it was answered and a standby has not confirmed it, and
-        where the box cut it off.
+        *before*: seconds for what else travels and is done in the same flight. Raises
+        CommitUnconfirmed where COMMIT was answered and a standby has not confirmed it, and where
+        the box cut it off.
         """
-        now = self._clock()
-        wait = _Wait(connection, now + self._limit, now + 2 * self._limit)
+        cancel_at = self._clock() + before + self._limit
+        wait = _Wait(connection, cancel_at, cancel_at + self._limit)
         connection.take_notices()
         self._waits[id(wait)] = wait
         self._ensure_thread()

@@ -16,7 +16,7 @@ from edgepaas.app.models import name_id, uuid7
 from edgepaas.database.append import AppendJob, AppendOutcome
 from edgepaas.database.postgresql.append_queue import Waiting
 from edgepaas.database.postgresql.database import ServerDatabase
-from edgepaas.errors import DatabaseError, DatabaseUnavailable
+from edgepaas.errors import DatabaseError, DatabaseRefused, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from tests.support.postgres_server import PostgresServer
@@ -226,7 +226,7 @@ def test_a_row_that_cannot_be_sent_fails_alone(box: Box, text: str) -> None:
     requests = [readings(2), readings(1, metric=text), readings(2)]
     first, refused, last = Group(*requests).store(box)
     assert (first, last) == (Appended(2, 0), Appended(2, 0))
-    assert isinstance(refused, ValueError | exc.StatementError)
+    assert isinstance(refused, DatabaseRefused | exc.StatementError)
     assert len(stored(box)) == 4
 
 

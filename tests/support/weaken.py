@@ -10,6 +10,7 @@ imported. Two of them weaken nothing: ``quick`` shortens the pauses after a kill
 """
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -257,6 +258,16 @@ def _commit_unchecked(module: Any) -> Iterable[Replacement]:
     return [(module, "_results", results)]
 
 
+def _never_gives_up(module: Any) -> Iterable[Replacement]:
+    """However long PostgreSQL refuses every write, it is not given up."""
+    original = module.Outcomes.failing
+
+    def failing(self: Any) -> Any:
+        return [dataclasses.replace(one, is_lasting=False) for one in original(self)]
+
+    return [(module.Outcomes, "failing", failing)]
+
+
 def _wall_clock(backoff: Any) -> Iterable[Replacement]:
     """Pauses are measured with a clock that jumps."""
     begin = backoff.Backoff.__init__
@@ -296,6 +307,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
+    "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
     "commit-unchecked": {"edgepaas.pgdriver.flights.connection": _commit_unchecked},
     "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},

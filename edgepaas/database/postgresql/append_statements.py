@@ -99,6 +99,8 @@ class Flight:
         for one in jobs:
             by_kind.setdefault(one.kind, []).append(one)
         self._parts = list(by_kind.values())
+        #: How many facts travel.
+        self.rows = sum(len(one.job.distinct) for one in jobs)
         self.statements: list[Statement] = [
             (_statement(kind), _parameters(some)) for kind, some in by_kind.items()
         ]

@@ -37,7 +37,7 @@ from edgepaas.database.postgresql.append_statements import (
     prepare,
     tables_of,
 )
-from edgepaas.errors import DatabaseBusy, DatabaseError
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseRefused
 from edgepaas.outcomes.outcomes import Outcomes
 from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.flights import run_flight
@@ -82,10 +82,13 @@ class FactStore:
         lost: Callable[[BaseException, DatabaseError], None],
         suspect: Callable[[BaseException], None],
         forget_idle: Callable[[], None],
+        bounded: Callable[[Any, int], AbstractContextManager[None]],
     ) -> None:
         """*lost* is called with an error and what it means for callers, *suspect* for the first.
 
         *forget_idle* closes the idle connections: where one was cut, the others are as well.
+        *bounded* is given a connection and a number of rows, and bounds the flight in its block;
+        it raises CommitUnconfirmed (:class:`edgepaas.pgdriver.commit_wait.CommitWatch`).
         """
         self._engine = engine
         self._ordinary = ordinary
@@ -93,6 +96,7 @@ class FactStore:
         self._lost = lost
         self._suspect = suspect
         self._forget_idle = forget_idle
+        self._bounded = bounded
 
     def store(self, group: Sequence[Waiting]) -> None:
         """Store the jobs of *group* and end each of them; raises nothing."""
@@ -123,7 +127,7 @@ class FactStore:
                     continue
                 if failure is None:
                     failure = self._store_refused(some[0].job, error)
-                if isinstance(failure, DatabaseError):
+                if isinstance(failure, DatabaseError) and not isinstance(failure, DatabaseRefused):
                     # The server's condition, not one row's: the others would meet it as well.
                     parts, rest = [], [one for part in parts for one in part]
                     _end_all(rest, failure)
@@ -158,7 +162,9 @@ class FactStore:
         connection = self._engine.raw_connection()
         try:
             driver: Any = connection.driver_connection
-            return flight.left_out(run_flight(driver, flight.statements))
+            with self._bounded(driver, flight.rows):
+                results = run_flight(driver, flight.statements)
+            return flight.left_out(results)
         except BaseException as error:
             if is_lost(error):
                 connection.invalidate(error)
@@ -172,6 +178,8 @@ class FactStore:
             failure: DatabaseError | None = DatabaseBusy(f"no connection to PostgreSQL: {error}")
         else:
             failure = None if is_retryable(error) else translate_postgres(error)
+            if isinstance(failure, DatabaseRefused):
+                return None  # one row's text
         tables = tables_of([one.prepared for one in jobs])
         found: list[DatabaseError] = []
         for one in jobs:

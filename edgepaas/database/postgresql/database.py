@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import exc
@@ -59,6 +60,8 @@ ATTEMPTS = 6
 _FIRST_PAUSE = 0.04
 #: Seconds that COMMIT and its cancellation take at most where DB_STATEMENT_TIMEOUT is off.
 UNBOUNDED_STATEMENTS = 60.0
+#: Seconds that a row of a flight may take beside: half a kilobyte over 100 kB/s.
+SECONDS_A_ROW = 0.005
 #: Seconds for closing connections to a server that may be gone.
 CLOSE_TIMEOUT = 2.0
 #: Seconds for storing what waits to be appended when the database is closed.
@@ -92,7 +95,8 @@ class ServerDatabase(Database):
             patience=settings.number("WRITE_PATIENCE"), rehearse=self._rehearse
         )
         #: What commits on a connection of this database does so under its watch.
-        self.commits = CommitWatch(_commit_limit(settings.number("DB_STATEMENT_TIMEOUT")))
+        self._commit_limit = _commit_limit(settings.number("DB_STATEMENT_TIMEOUT"))
+        self.commits = CommitWatch(self._commit_limit)
         self._tracker = StatementTracker(self._engine)
         self._appends = AppendQueue(
             FactStore(
@@ -102,6 +106,7 @@ class ServerDatabase(Database):
                 lost=self._noticed,
                 suspect=self._suspect,
                 forget_idle=self._forget_idle,
+                bounded=self._bounded_flight,
             ).store
         )
         self._reads = reading_engine(self._engine)
@@ -203,6 +208,11 @@ class ServerDatabase(Database):
                 return
             self.outcomes.record(tuple(touched.written), None)
             self.outcomes.record(tuple(touched.read), None, access=Access.LOOK)
+
+    def _bounded_flight(self, connection: Any, rows: int) -> AbstractContextManager[None]:
+        """Bound a flight of *rows* rows with its COMMIT, which waits for none of them."""
+        before = self._commit_limit + rows * SECONDS_A_ROW
+        return self.commits.watching(connection, before=before)
 
     def _rehearse(self, table: str) -> Refusal | None:
         return rehearse_on(
