@@ -238,6 +238,17 @@ SYNC_HUB_LOST = _entry(
     check="no-row-left",
     also=("warning",),
 )
+ACKNOWLEDGED_ROWS_LOST = _entry(
+    "acknowledged-rows-lost",
+    origin="service",
+    severity="critical",
+    what_happened="PostgreSQL went back in time while it served: rows that it had acknowledged are "
+    "not there. It was restored, a standby that lagged was promoted, or it crashed with "
+    "synchronous_commit off.",
+    what_to_do="Look for them on the server that served before, or with the devices that sent "
+    "them, then run 'edgepaas sync acknowledge'; writes go on meanwhile.",
+    check="no-row-left",
+)
 SYNC_FORK = _entry(
     "sync-fork",
     origin="edgepaas-sync",

@@ -72,6 +72,12 @@ def new_model_base() -> Any:
     return Model
 
 
+def forwarded_tables(metadata: MetaData | None) -> tuple[str, ...]:
+    """Return the names of the forwarded tables of *metadata*: facts and shared ones."""
+    tables = () if metadata is None else metadata.sorted_tables
+    return tuple(table.name for table in tables if table.info.get("kind") in ("facts", "shared"))
+
+
 def check_metadata(metadata: MetaData) -> None:
     """Raise TypeError for a table that could not be forwarded as its kind promises.
 

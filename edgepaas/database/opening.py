@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the decision to an open database; only the chosen one's code is imported."""
 
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgepaas.database.database import Database
@@ -10,7 +12,10 @@ if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
+    from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.settings import Settings
+
+logger = logging.getLogger("edgepaas.database")
 
 
 def open_database(
@@ -19,6 +24,7 @@ def open_database(
     paths: "Paths",
     *,
     connector: "Connector | None" = None,
+    forwarded: Sequence[str] | None = None,
 ) -> Database:
     """Open the database that *contract* names, without creating or changing anything in it.
 
@@ -27,6 +33,9 @@ def open_database(
     PostgreSQL is connected to only by the first use. Where there is a hub, the drainer is
     woken through ``paths.sync_wake`` by each commit that has something for it. *connector*: of
     :func:`box_connector`, where it has been made before.
+
+    *forwarded*: the names of the forwarded tables, by a process that serves: what a PostgreSQL
+    acknowledges to it is marked there, and the rows of these tables are counted.
     """
     if contract.sqlite_active:
         from edgepaas.database.sqlite.database import EmbeddedDatabase
@@ -47,6 +56,7 @@ def open_database(
         contract.database_url,
         settings,
         connector=connector or box_connector(contract, settings, paths),
+        marks=None if forwarded is None else _marks(paths, forwarded),
     )
 
 
@@ -60,6 +70,20 @@ def box_connector(
 
     link = recorded_link(paths, split_url(contract.database_url))
     return service_connector(contract.database_url, settings, link)
+
+
+def _marks(paths: "Paths", forwarded: Sequence[str]) -> "MarkKeeper | None":
+    """Return what keeps the marks of this process's connections; None on a disk that is dead."""
+    from edgepaas.files.locks import LockHeld
+    from edgepaas.files.node_identity import node_identity
+    from edgepaas.marks.keeper import MarkKeeper
+
+    try:
+        node_id = node_identity(paths).node_id
+    except (OSError, LockHeld) as error:
+        logger.warning("no marks are kept of what PostgreSQL acknowledges: %s", error)
+        return None
+    return MarkKeeper(paths, node_id, forwarded)
 
 
 def _do_nothing() -> None:

@@ -155,6 +155,21 @@ class Paths:
         return self.state / "acknowledged.json"
 
     @property
+    def marks(self) -> Path:
+        """What PostgreSQL acknowledged while it served (edgepaas.marks.record)."""
+        return self.state / "marks.json"
+
+    @property
+    def marks_lock(self) -> Path:
+        """``state/marks.lock``: held by the process that changes ``marks.json``."""
+        return self.state / "marks.lock"
+
+    @property
+    def marks_owners(self) -> Path:
+        """Locks of the processes that keep marks, each held by one; a dead one's is removed."""
+        return self.state / "marks-owners"
+
+    @property
     def alerts(self) -> Path:
         """The alert spool."""
         return self.spool / "alerts"

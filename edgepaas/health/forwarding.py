@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType, same_fields
+from edgepaas.marks.record import lost_rows
 from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.sync import status as sync_status
 
@@ -69,6 +70,7 @@ class ForwardingWatch:
             waiting=self._contract.rows_waiting,
             running=now - self._fresh_at < self._grace,
             acknowledged=acknowledged(self._paths),
+            lost_while_serving=lost_rows(self._paths),
         )
 
 
@@ -78,14 +80,21 @@ def current_forwarding(paths: "Paths", contract: "DatabaseContract") -> Forwardi
 
 
 def forwarding_of(
-    status: "SyncStatus | None", *, waiting: int, running: bool, acknowledged: int = 0
+    status: "SyncStatus | None",
+    *,
+    waiting: int,
+    running: bool,
+    acknowledged: int = 0,
+    lost_while_serving: int = 0,
 ) -> Forwarding:
     """Return what the drainer's *status* means; *waiting* is what the decision counted.
 
-    A drainer that is not there has left its last counts, but knows nothing of PostgreSQL.
+    *lost_while_serving*: rows that PostgreSQL acknowledged while it served, and lost. A
+    drainer that is not there has left its last counts, but knows nothing of PostgreSQL.
     """
     if status is None:
-        return Forwarding(rows_waiting=waiting, running=running)
+        lost = max(0, lost_while_serving - acknowledged)
+        return Forwarding(rows_waiting=waiting, running=running, hub_lost=lost)
     fresh = status.fresh
     return Forwarding(
         state=status.state if fresh else "unknown",
@@ -96,7 +105,7 @@ def forwarding_of(
         last_delivery=status.last_delivery,
         dead_letters=_open(status.open_dead_letters, status.dead_letters),
         conflicts=_open(status.open_conflicts, status.conflicts),
-        hub_lost=max(0, status.hub_lost - acknowledged),
+        hub_lost=max(0, status.hub_lost + lost_while_serving - acknowledged),
         hand_back=status.hand_back if fresh else "",
         running=running or fresh,
     )

@@ -24,6 +24,8 @@ from edgepaas.schema.migrations import (
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
+#: Tables of the platform without which a box serves all the same: marks (edgepaas.marks).
+_OPTIONAL = frozenset({"sync_connections"})
 _TEMPORARY = (
     "SELECT c.relname, a.attname FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
@@ -69,10 +71,12 @@ def required_columns(
 ) -> TableColumns:
     """Return the tables and columns that this build works with.
 
-    Those of the models; the platform has none, so what its newest script leaves.
+    Those of the models; the platform has none, so what its newest script leaves, but for what
+    it does without where the box may not migrate.
     """
     if chain.only_postgres:
-        return columns_by_revision(connection, chain, None)[-1][1]
+        newest = columns_by_revision(connection, chain, None)[-1][1]
+        return {table: columns for table, columns in newest.items() if table not in _OPTIONAL}
     return {
         table.name: frozenset(column.name for column in table.columns)
         for table in (() if metadata is None else metadata.sorted_tables)

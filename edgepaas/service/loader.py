@@ -67,13 +67,15 @@ def load(
     preload()
 
     from edgepaas.database import open_database
+    from edgepaas.database.model import forwarded_tables
     from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
     from edgepaas.hosting.box import make_box
-    from edgepaas.hosting.loading import load_application
+    from edgepaas.hosting.loading import load_application, metadata_of
     from edgepaas.web.app import create_app, plain_appends
 
     application = load_application(settings.text("EDGEPAAS_APP"))
-    database = open_database(contract, settings, paths, connector=connector)
+    forwarded = forwarded_tables(metadata_of(application))
+    database = open_database(contract, settings, paths, connector=connector, forwarded=forwarded)
     try:
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)

@@ -58,6 +58,8 @@ COALESCE = 0.003
 LONGEST_PAUSE = 0.05
 #: Seconds between two looks at a rehearsal that is under way.
 _REHEARSAL_POLL = 0.05
+#: The hub is asked so often, in parts of HEARTBEAT_INTERVAL, whether it went back in time.
+COMPARISON_SHARE = 2 / 3
 #: A pass of the mirror takes no more than this share of the time.
 _MIRROR_SHARE = 0.05
 
@@ -107,6 +109,7 @@ class SyncWorker:
         )
         self._reclaimer = Reclaimer(settings.number("RETENTION"))
         self._heartbeat_due = Interval(interval)
+        self._comparison_due = Interval(COMPARISON_SHARE * interval)
         self._mirror_due = Interval(settings.number("MIRROR_INTERVAL"))
         self._poll_due = Interval(
             POLL_INTERVAL if contract.sqlite_active else POLL_INTERVAL_IN_PRIMARY
@@ -190,6 +193,7 @@ class SyncWorker:
             yield held
             return
         yield self._heartbeat_due.left
+        yield self._comparison_due.left
         if self._takeover.rehearsal.running:
             yield _REHEARSAL_POLL
         # A hand-back that is due but blocked is looked at again with the next poll.
@@ -214,6 +218,8 @@ class SyncWorker:
             self._rehearse(hub)
         if self._heartbeat_due.left <= 0 or self._heartbeat.state_changed():
             self._send_heartbeat(hub)
+        if self._comparison_due.left <= 0:
+            self._compare(file, hub)
         if file is None or not file.captures or self._has_backlog():
             return
         if self._reclaimer.due.left <= 0:
@@ -356,6 +362,16 @@ class SyncWorker:
             self._heartbeat.send(hub, alone=alone)
         self._heartbeat_due.done()
         self._handback.record_hub_write()
+
+    def _compare(self, file: BoxFile | None, hub: "Hub") -> None:
+        """Find out whether the hub went back in time; a drain then finds what to send again."""
+        from edgepaas.sync.back_in_time import compare_connections, compare_file
+
+        with self.context.stop.abort_on_stop(hub.abort):
+            if file is not None and file.captures and not compare_file(file.connection, hub):
+                self._dirty = True
+            compare_connections(self.context.paths, self.report.node_id, hub)
+        self._comparison_due.done()
 
     def _run_mirror(self, file: BoxFile, hub: "Hub") -> None:
         began = time.monotonic()

@@ -220,7 +220,7 @@ def test_twenty_boxes_start_at_once(postgres_url: str, tmp_path: Path) -> None:
     outcomes = [(p.communicate(timeout=120), p.returncode) for p in processes]
     assert [code for _, code in outcomes] == [0] * 20, outcomes
     told = "".join(out for (out, _), _ in outcomes)
-    assert told.count(f"created from none to {HEAD}") == 1
+    assert told.count(f"PostgreSQL: created from none to {HEAD}") == 1
     assert told.count(f"at head ({HEAD})") == 19
     assert told.count("EdgePaaS's own tables: created") == 1
     for chain in (chain_of(telemetry), platform_chain()):

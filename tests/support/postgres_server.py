@@ -146,7 +146,7 @@ class PostgresServer:
         log = (self.home / "server.log").open("ab")
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, **_as_unprivileged(),
+            start_new_session=True, **as_unprivileged(),
         )  # fmt: skip
         log.close()
         if not self.durable:
@@ -256,7 +256,7 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         result = subprocess.run(
             [str(self.binaries / program), *arguments], stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, **_as_unprivileged(),
+            capture_output=True, text=True, check=False, **as_unprivileged(),
         )  # fmt: skip
         if result.returncode != 0:
             raise RuntimeError(f"{program} failed:\n{result.stdout}\n{result.stderr}")
@@ -267,7 +267,7 @@ def _unprivileged() -> tuple[int, int]:
     return account.pw_uid, account.pw_gid
 
 
-def _as_unprivileged() -> dict[str, Any]:
+def as_unprivileged() -> dict[str, Any]:
     """Return the arguments of subprocess.Popen that make a program run as nobody, in /."""
     if os.geteuid() != 0:
         return {"cwd": "/"}

@@ -178,6 +178,10 @@ class Relay:
         """End every connection and refuse new ones until ``heal``."""
         self._call(self._cut(end))
 
+    def switch(self, port: int) -> None:
+        """Pass new connections on to *port* of the same host."""
+        self._target = (self._target[0], port)
+
     def break_connections(self, end: End = "reset") -> None:
         """End every connection there is; new ones are let through."""
         self._call(self._break(end))

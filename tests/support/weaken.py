@@ -160,6 +160,20 @@ def _no_inflight(drain: Any) -> Iterable[Replacement]:
     return [(drain, "set_inflight", lambda *_: None)]
 
 
+def _set_marks(hub: Any) -> Iterable[Replacement]:
+    """The mark of a connection's stream is set, whatever it was."""
+    original = hub.mark_statements
+
+    def mark_statements(tables: Any) -> Any:
+        from dataclasses import replace
+
+        found = original(tables)
+        return replace(found, advance=found.advance.replace("AND mark = $3", "AND 0 < $3"))
+
+    rider = importlib.import_module("edgepaas.marks.rider")
+    return [(hub, "mark_statements", mark_statements), (rider, "mark_statements", mark_statements)]
+
+
 #: The steps of handing back, by what :mod:`edgepaas.sync.handback` does first in each.
 STEPS = ("fenced", "drained", "proven", "noted", "cleared")
 #: A folder: the step named in its file ``stop-at`` waits there until that file is gone.
@@ -306,6 +320,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.handback": _no_fence,
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
+    "set-marks": {"edgepaas.marks.hub": _set_marks},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},

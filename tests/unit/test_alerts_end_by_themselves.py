@@ -267,6 +267,7 @@ SCENARIOS = [
     *counted("sync-dead-letters", dead_letters=3),
     *counted("sync-conflicts", conflicts=3),
     *counted("sync-hub-lost", hub_lost=3),
+    *counted("acknowledged-rows-lost", hub_lost=3),
     *undeliverable("hub-misconfigured", state="blocked", hub="misconfigured"),
     *undeliverable("hub-schema", state="blocked", hub="schema"),
     *undeliverable("hub-trouble", state="blocked", hub="error"),

@@ -29,6 +29,7 @@ from edgepaas.files.records import (
     set_aside_sqlite,
 )
 from edgepaas.health import forwarding
+from edgepaas.marks import record as marks
 from edgepaas.outbox import layout
 from edgepaas.outcomes import refused_tables
 from edgepaas.schema import open_problems, repair, table_contract
@@ -40,6 +41,7 @@ from edgepaas.timing.moment import current_moment
 from edgepaas.web.access import tokens
 
 NODE = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+MARK = {"transactions": 2, "rows": 7}
 MOMENT = {"wall": 1_800_000_000.5, "since_boot": 50.0, "boot_id": "b"}
 TABLE = {
     "kind": "facts",
@@ -192,6 +194,18 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (tokens.RECORD, {"tokens": [TOKEN]}),
     (hold.RECORD, {"reason": "r", "until": "2027-01-15T08:01:00Z", "seconds": 60.0, **MOMENT}),
     (forwarding.ACKNOWLEDGED, {"hub_lost": 3}),
+    (
+        marks.RECORD,
+        {
+            "node_id": NODE,
+            "sum": {"stream_id": NODE, **MARK},
+            "joining": [NODE],
+            "streams": {NODE: {"owner": "", **MARK}},
+            "losses": {NODE: {"known": MARK, "hub": MARK}},
+            "earlier_losses": MARK,
+            "acknowledged": MARK,
+        },
+    ),
     (losses.LOSS, {"reason": "refused"}),
     (losses.RETURNS, {"times": [1.0, 2.5]}),
     (link_record.RECORD, {"endpoint": "hub:5432", "round_trip": 0.25}),

@@ -13,8 +13,8 @@ SQLite served has to be delivered, pending, a dead letter, or given up and count
 sequence numbers, marks that differ and wrong counters are listed, one in a line. --deep also
 looks in PostgreSQL for every delivered fact that the box still holds.
 
-Changes nothing; the box may go on working. Rows that were written while PostgreSQL served did
-not pass through the box and are not counted.
+Rows that were written while PostgreSQL served did not pass through the box's file; their
+marks tell how many of them PostgreSQL has lost. Changes nothing; the box may go on working.
 
 exit status: 0 everything adds up, 1 it does not, 2 PostgreSQL cannot be read (only the counters
 of the box are checked).
@@ -102,6 +102,12 @@ def _show(found: "Audit") -> None:
             f"{compared.checked:,} delivered facts are still on the box: {present:,} are in "
             f"PostgreSQL, {compared.settled:,} are explained there, "
             f"{compared.missing:,} are missing",
+        )
+    if found.lost.rows:
+        say(
+            "lost",
+            f"{found.lost.rows:,} rows that PostgreSQL acknowledged while it served, and lost "
+            f"({found.lost.open_rows:,} of them not acknowledged by an operator)",
         )
     for line in found.discrepancies:
         say("WRONG", line)

@@ -154,6 +154,7 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
     from edgepaas.health.forwarding import acknowledge
+    from edgepaas.marks.record import lost_rows, settle
     from edgepaas.terminal import print_json, say
 
     paths = find_paths()
@@ -161,11 +162,13 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     if counters is None:
         say("sync", "the SQLite file cannot be read; 'edgepaas doctor' shows why")
         return EXIT_FAILED
-    acknowledge(paths, counters["hub_lost"])
+    settle(paths)
+    lost = counters["hub_lost"] + lost_rows(paths)
+    acknowledge(paths, lost)
     if arguments.json:
-        print_json({"hub_lost": counters["hub_lost"]})
+        print_json({"hub_lost": lost})
     else:
-        say("sync", f"acknowledged: {counters['hub_lost']:,} rows that PostgreSQL lost")
+        say("sync", f"acknowledged: {lost:,} rows that PostgreSQL lost")
     return EXIT_DONE
 
 

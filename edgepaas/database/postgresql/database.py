@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import exc
@@ -19,6 +20,7 @@ from edgepaas.database.postgresql.append_queue import AppendQueue
 from edgepaas.database.postgresql.append_store import FactStore
 from edgepaas.database.postgresql.connector import Connector, service_connector
 from edgepaas.database.postgresql.pool import (
+    COMPARE_TIMEOUT,
     IDLE_KEPT,
     PING_TIMEOUT,
     POOL_TIMEOUT,
@@ -48,6 +50,7 @@ from edgepaas.timing.link import LOGIN_TRIPS
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
+    from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.settings import Settings
 
 logger = logging.getLogger("edgepaas.database")
@@ -82,12 +85,21 @@ class ServerDatabase(Database):
     appends_at_once = True
 
     def __init__(
-        self, url: str, settings: "Settings", *, connector: Connector | None = None
+        self,
+        url: str,
+        settings: "Settings",
+        *,
+        connector: Connector | None = None,
+        marks: "MarkKeeper | None" = None,
     ) -> None:
-        """*connector*: of :func:`service_connector`, where it knows the link already."""
+        """*connector*: of :func:`service_connector`, where it knows the link already.
+
+        *marks*: keeps what the server acknowledges, so that what it loses has a number.
+        """
+        self._marks = marks
         self._connector = connector or service_connector(url, settings)
         self._engine = server_engine(
-            self._connector, settings, notify=self._noticed, suspect=self._suspect
+            self._connector, settings, notify=self._noticed, suspect=self._suspect, marks=marks
         )
         #: How the writes of this process end, by table; what else writes to PostgreSQL reports
         #: to it as well.
@@ -157,6 +169,24 @@ class ServerDatabase(Database):
         self._pinger.require_tables(metadata)
         self.outcomes.known = known_tables(metadata)
 
+    @property
+    def marks(self) -> "MarkKeeper | None":
+        """The marks of its connections; None where none are kept."""
+        return self._marks
+
+    def compare_marks(self) -> None:
+        """Compare the marks over a connection of the pool; raises DatabaseError."""
+        if self._marks is None:
+            return
+        with self._translated(), self._engine.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            try:
+                self._marks.look(partial(ask, driver, seconds=COMPARE_TIMEOUT))
+            except Exception as error:
+                connection.invalidate(error)
+                said = server_message(error)
+                raise DatabaseUnavailable(f"PostgreSQL does not tell its marks: {said}") from error
+
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
         self._appends.close(APPENDS_CLOSE_TIMEOUT)
@@ -170,6 +200,8 @@ class ServerDatabase(Database):
             within(CLOSE_TIMEOUT, work, name="database-close")
         except Exception as error:  # noqa: BLE001 - the process ends, and so do its connections
             logger.warning("not every connection to PostgreSQL was closed in order: %r", error)
+        if self._marks is not None:
+            self._marks.close()
 
     def _transaction(self, work: Callable[[Session], T], touched: TouchedTables) -> T:
         session = WriteSession(self._engine)

@@ -16,12 +16,13 @@ from edgepaas.database.failures import translate_postgres
 from edgepaas.database.postgresql import dialect_adapter
 from edgepaas.database.postgresql.pool_adapter import AdaptedPool
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
-from edgepaas.pgdriver.connection import bounded
-from edgepaas.pgdriver.failures import ConnectFailure
+from edgepaas.pgdriver.connection import bounded, close_quietly
+from edgepaas.pgdriver.failures import ConnectFailure, classify, server_message
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 
 if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.pgdriver.flights import FlightConnection
     from edgepaas.settings import Settings
 
@@ -32,6 +33,8 @@ _RETRY_INTERVAL = 0.25
 FRESH = 1.0
 #: One that was idle for so many seconds is closed, so that another box can have it.
 IDLE_KEPT = 60.0
+#: Seconds in which a new connection has to tell its marks.
+COMPARE_TIMEOUT = 3.0
 #: Seconds that a ping, and the first answer of a connection that was idle, may take.
 PING_TIMEOUT = 1.5
 
@@ -100,8 +103,14 @@ class SharedServerPool(AdaptedPool):
 class _OwnConnections:
     """The connections of this box: those that are open, idle or in use, and those under way."""
 
-    def __init__(self, connector: "Connector", suspect: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        connector: "Connector",
+        suspect: Callable[[BaseException], None],
+        marks: "MarkKeeper | None",
+    ) -> None:
         self._connector = connector
+        self._marks = marks
         self._suspect = suspect
         self._lock = threading.Lock()
         self._open: WeakSet[Any] = WeakSet()
@@ -131,7 +140,21 @@ class _OwnConnections:
             self._under_way -= 1
             self._open.add(connection)
         connection.reopen = partial(self._reopen, connection)
+        if self._marks is not None:
+            self._attach(self._marks, connection)
         return connection
+
+    def _attach(self, marks: "MarkKeeper", connection: "FlightConnection") -> None:
+        """Compare the marks over a new *connection*, and keep its own; raises ConnectFailure."""
+        try:
+            marks.attach(connection, partial(ask, connection, seconds=COMPARE_TIMEOUT))
+        except Exception as error:
+            close_quietly(connection)
+            with self._lock:
+                self._open.discard(connection)
+            raise ConnectFailure(
+                classify(error), f"PostgreSQL was asked for its marks: {server_message(error)}"
+            ) from error
 
     def _reopen(self, dead: "FlightConnection", error: BaseException) -> "FlightConnection":
         """Return a new one in the place of *dead*, which goes on with what is in it."""
@@ -139,6 +162,8 @@ class _OwnConnections:
         with self._lock:
             self._open.discard(dead)
         fresh = self.connect()
+        if self._marks is not None:
+            self._marks.detach(dead)  # its stream: the server may still be busy with it
         with self._lock:
             self._open.discard(fresh)
             self._open.add(dead)
@@ -156,6 +181,7 @@ def server_engine(
     *,
     notify: Callable[[BaseException, DatabaseError], None],
     suspect: Callable[[BaseException], None] = lambda _error: None,
+    marks: "MarkKeeper | None" = None,
 ) -> Engine:
     """Return the pooled engine on what *connector* makes.
 
@@ -163,9 +189,10 @@ def server_engine(
     while some are open.
     *suspect* is called for a connection that turns out to be dead when it is used next, before
     a new one is tried: that can take seconds, and what is lost should be known by then.
+    *marks*: keeps the marks of each connection.
     """
 
-    own = _OwnConnections(connector, suspect)
+    own = _OwnConnections(connector, suspect, marks)
 
     def create() -> Any:
         try:
@@ -187,6 +214,8 @@ def server_engine(
         pool_timeout=_RETRY_INTERVAL,
     )
     event.listen(engine, "close", own.forget)
+    if marks is not None:
+        event.listen(engine, "close", lambda connection, _record: marks.detach(connection))
     event.listen(engine, "checkin", _put_back)
     event.listen(engine, "checkout", _take_out)
     return engine
@@ -199,10 +228,11 @@ def ask(connection: Any, question: str = ";", seconds: float | None = None) -> A
     """
     before = connection.autocommit
     connection.autocommit = True
-    with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
-        rows = simple_query(connection, question)
-    connection.autocommit = before
-    return rows
+    try:
+        with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
+            return simple_query(connection, question)
+    finally:
+        connection.autocommit = before
 
 
 def reading_engine(engine: Engine) -> Engine:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.alerts.catalogue import (
+    ACKNOWLEDGED_ROWS_LOST,
     ROWS_LEFT_BEHIND,
     ROWS_NOT_IN_POSTGRES,
     SYNC_CONFLICTS,
@@ -186,10 +187,9 @@ def row_counts(forwarding: "Forwarding") -> Iterable[RowCount]:
     return (
         RowCount(SYNC_DEAD_LETTERS, forwarding.dead_letters, "no dead letter waits any more"),
         RowCount(SYNC_CONFLICTS, forwarding.conflicts, "no conflict waits any more"),
-        RowCount(
-            SYNC_HUB_LOST,
-            forwarding.hub_lost,
-            "the rows that PostgreSQL lost are acknowledged",
+        *(
+            RowCount(entry, forwarding.hub_lost, "the rows that PostgreSQL lost are acknowledged")
+            for entry in (SYNC_HUB_LOST, ACKNOWLEDGED_ROWS_LOST)
         ),
         RowCount(ROWS_NOT_IN_POSTGRES, forwarding.rows_waiting, in_postgres),
         RowCount(ROWS_LEFT_BEHIND, forwarding.rows_waiting, in_postgres),

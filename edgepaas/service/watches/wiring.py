@@ -84,6 +84,7 @@ class Watches:
         )
         self._start(LossWatch(loaded.database, handlers).task)
         self._start_outcomes(loaded.database, responder)
+        self._start_marks(loaded.database)
         patience = self.settings.number("STOP_TIMEOUT")
         watch = HandBackWatch(self.contract, self.paths, self.control, patience, announce=announce)
         hand_back = watch.task()
@@ -108,6 +109,16 @@ class Watches:
             hold=self.settings.number("POSTGRES_HOLD"),
         )
         self._start(OutcomeWatch(database.outcomes, handlers).task)
+
+    def _start_marks(self, database: "Database") -> None:
+        """Compare what PostgreSQL acknowledged with what it has."""
+        if database.dialect != "postgresql":
+            return
+        from edgepaas.database.postgresql.database import ServerDatabase
+        from edgepaas.service.watches.marks import MarkWatch
+
+        if isinstance(database, ServerDatabase) and database.marks is not None:
+            self._start(MarkWatch(database, database.marks).task)
 
     def start_for_machine(self, loaded: "Loaded", forwarding: "ForwardingWatch") -> None:
         """Watch the machine, what the checks find, and the disk budget."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.outbox.stream import Stream
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
 from edgepaas.sync.audit.hub import HubReader, HubStream, KeyComparison, compare_by_key, hub_reader
+from edgepaas.sync.audit.marks import LostMarks, read_lost_marks
 from edgepaas.sync.errors import HubError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Audit:
     hub_error: str = ""
     streams: list[HubStream] = field(default_factory=list)
     compared: KeyComparison | None = None
+    #: What PostgreSQL acknowledged while it served, and has lost.
+    lost: LostMarks = field(default_factory=LostMarks)
     discrepancies: list[str] = field(default_factory=list)
 
     @property
@@ -73,6 +76,7 @@ class Audit:
                 "streams": [asdict(one) for one in self.streams],
                 "totals": self.hub_totals(),
             },
+            "lost_while_serving": asdict(self.lost),
             "compared": None if self.compared is None else asdict(self.compared),
             "discrepancies": self.discrepancies,
         }
@@ -96,6 +100,20 @@ def audit(
     Changes nothing on either side, and the box may go on working. Raises BoxUnreadable,
     LockHeld, sqlite3.Error; that the hub cannot be read is part of the result.
     """
+    found = _audit_rows(contract, settings, paths, deep=deep, open_reader=open_reader)
+    found.lost = read_lost_marks(paths, settings, contract.hub_url)
+    found.discrepancies += found.lost.discrepancies()
+    return found
+
+
+def _audit_rows(
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: "Paths",
+    *,
+    deep: bool,
+    open_reader: Callable[..., Any],
+) -> Audit:
     with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
         if not contract.hub_url:
             return _audit_box(read_box(connection))

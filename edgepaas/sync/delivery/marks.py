@@ -100,6 +100,22 @@ def lock_stream(hub: Hub, stream: Stream) -> HubStreamState:
     )
 
 
+_MARK = """
+SELECT mark, coalesce(batch::text, '') FROM sync_streams WHERE stream_id = $1::uuid"""
+
+
+def is_in_step(hub: Hub, stream: Stream) -> bool:
+    """Whether *hub* has all of *stream*, read before, that it had confirmed; one round trip.
+
+    Outside of a transaction and without a lock. Where it has not, the next batch, or an empty
+    one, finds out what became of it (:func:`lock_stream`).
+    """
+    if stream.confirmed_seq == stream.base_seq:
+        return True  # nothing was sent yet, so the hub need not know it
+    rows = hub.query(_MARK, stream.stream_id)
+    return bool(rows) and compare_marks(stream, *rows[0]) is StreamComparison.IN_STEP
+
+
 def advance_statements(
     stream: Stream, batch: str, mark: int, counts: DeliveryCounts
 ) -> list[Statement]:

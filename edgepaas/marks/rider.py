@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moving the marks: what rides with each transaction of the service, and what it proves."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgepaas.marks.comparison import NOTHING, Loss, Mark
+from edgepaas.marks.hub import DURABLE_ONLY, MarkStatements, is_unusable, mark_statements
+from edgepaas.pgdriver.failures import is_lost, sqlstate
+
+if TYPE_CHECKING:
+    from edgepaas.pgdriver.pipeline import Result, Statement
+
+logger = logging.getLogger("edgepaas.marks")
+
+
+@dataclass(eq=False)
+class Stream:
+    """The stream of one connection: what the hub has acknowledged of it.
+
+    *begins_with* are transactions that the hub committed though the mark of the stream before
+    did not move; they are a part of this one as soon as it is created.
+    """
+
+    begins_with: Mark = NOTHING
+    stream_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    known: Mark = NOTHING
+    ended: bool = False
+    #: Whether its last COMMIT was not answered: the hub may have more than is known.
+    unanswered: bool = False
+
+
+class OwnStreams:
+    """The streams of this process; for any thread. *suspect* is called for a mark that stays.
+
+    A stream is never used by a second connection: the server may still be busy with the first
+    one's last transaction.
+    """
+
+    def __init__(self, node_id: str, suspect: Callable[[], None]) -> None:
+        self.node_id = node_id
+        #: The name of this process.
+        self.owner = str(uuid.uuid4())
+        #: None where no marks are kept.
+        self.statements: MarkStatements | None = None
+        self.suspect = suspect
+        self._tables: tuple[int, ...] | None = None
+        self._lock = threading.Lock()
+        self._streams: dict[str, Stream] = {}
+
+    def use(self, tables: tuple[int, ...] | None) -> None:
+        """Keep marks, counting the rows of *tables* (OIDs); None: keep none."""
+        if tables is None:
+            self.statements = None
+        elif self.statements is None or tables != self._tables:
+            self.statements = mark_statements(tables)
+        self._tables = tables
+
+    def open(self, begins_with: Mark = NOTHING) -> Stream:
+        """Return a new stream."""
+        stream = Stream(begins_with)
+        with self._lock:
+            self._streams[stream.stream_id] = stream
+        return stream
+
+    def end(self, stream: Stream) -> None:
+        """Note that no connection writes *stream* any more."""
+        with self._lock:
+            stream.ended = True
+            self._streams[stream.stream_id] = stream
+
+    def marks(self) -> dict[str, Mark]:
+        """Return what is known of each stream, open or not yet recorded as ended."""
+        with self._lock:
+            return {identity: stream.known for identity, stream in self._streams.items()}
+
+    def recordable(self) -> dict[str, Mark]:
+        """Return the marks of those streams that the hub has, or may have."""
+        with self._lock:
+            return {
+                identity: stream.known
+                for identity, stream in self._streams.items()
+                if stream.known.transactions or stream.unanswered
+            }
+
+    def ended(self) -> dict[str, Mark]:
+        """Return what is known of those that have ended."""
+        with self._lock:
+            return {
+                identity: stream.known for identity, stream in self._streams.items() if stream.ended
+            }
+
+    def forget(self, recorded: Mapping[str, Mark]) -> None:
+        """Forget ended streams, which are *recorded* with these marks."""
+        with self._lock:
+            for identity, mark in recorded.items():
+                stream = self._streams.get(identity)
+                if stream is not None and stream.ended and stream.known == mark:
+                    del self._streams[identity]
+
+    def settle(self, hub: Mapping[str, Mark]) -> None:
+        """Take for acknowledged what *hub* committed without an answer that arrived."""
+        with self._lock:
+            for stream in self._streams.values():
+                there = hub.get(stream.stream_id, NOTHING)
+                if stream.unanswered and there > stream.known:
+                    stream.known = there
+
+    def set_lost(self, losses: Mapping[str, Loss]) -> None:
+        """End the streams with a recorded loss; what the hub has of them is all there is."""
+        with self._lock:
+            for identity, loss in losses.items():
+                stream = self._streams.get(identity)
+                if stream is not None:
+                    stream.ended, stream.known = True, loss.hub
+
+
+class MarkRider:
+    """Rides with the transactions of one connection (edgepaas.pgdriver.flights.CommitRider)."""
+
+    def __init__(self, streams: OwnStreams) -> None:
+        self._streams = streams
+        self._stream: Stream | None = None
+        #: Those of the open transaction: the rows are counted as they were when it began.
+        self._statements: MarkStatements | None = None
+        self._sent = False
+
+    def begin(self) -> "Sequence[Statement]":
+        """Ask for durability, and note where the count of rows begins."""
+        self._sent = False
+        self._statements = self._streams.statements
+        return [(DURABLE_ONLY if self._statements is None else self._statements.begin, ())]
+
+    def ending(self) -> "Sequence[Statement]":
+        """Move the mark."""
+        statements, self._statements = self._statements, None
+        if statements is None:
+            self._end_stream()
+            return []
+        if self._stream is None or self._stream.ended:
+            self._stream = self._streams.open()
+        stream, known = self._stream, self._stream.known
+        if known.transactions:
+            moved = (stream.stream_id, known.transactions + 1, known.transactions)
+            return [(statements.advance, moved)]
+        first = stream.begins_with
+        created = (
+            stream.stream_id,
+            self._streams.node_id,
+            self._streams.owner,
+            first.transactions + 1,
+            first.rows,
+        )
+        return [(statements.create, created)]
+
+    def sent(self) -> None:
+        """From here on the outcome of the transaction may stay unknown."""
+        self._sent = True
+
+    def committed(self, results: "Sequence[Result]") -> None:
+        """Note the new mark; one that did not move is evidence, and its stream ends."""
+        self._sent = False
+        stream = self._stream
+        if not results or stream is None:
+            return
+        written, moved = results[-1].rows[0]
+        this = Mark(1, int(written))
+        if moved is not None:
+            stream.known = stream.known.plus(stream.begins_with).plus(this)
+            stream.begins_with = NOTHING
+            if stream.ended:  # by a comparison, while this transaction was open
+                self._streams.end(stream)
+            return
+        logger.warning(
+            "the mark of stream %s did not move from %d: PostgreSQL went back in time",
+            stream.stream_id, stream.known.transactions,
+        )  # fmt: skip
+        carried = stream.begins_with.plus(this)
+        self._end_stream()
+        self._stream = self._streams.open(carried)
+        self._streams.suspect()
+
+    def failed(self, error: BaseException | None) -> None:
+        """Leave the stream behind where it is not known what became of its mark."""
+        sent, self._sent = self._sent, False
+        self._statements = None
+        if sent and (error is None or is_lost(error) or sqlstate(error) is None):
+            if self._stream is not None:
+                self._stream.unanswered = True
+            self._end_stream()
+        if error is not None and is_unusable(error):
+            self._streams.use(None)
+            self._streams.suspect()
+
+    def end(self) -> None:
+        """End the stream: the connection is closed."""
+        self._end_stream()
+
+    def _end_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._streams.end(stream)
