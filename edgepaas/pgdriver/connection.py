@@ -63,15 +63,16 @@ def connect(
     keep_prepared: bool = False,
     resolve: wire.Resolver = socket.getaddrinfo,
     link: Link | None = None,
+    at_once: bool = False,
 ) -> FlightConnection:
     """Return a connection that SQLAlchemy's pg8000 dialect works with.
 
     *deadline* is in seconds, for resolving, TCP, TLS and login together, and holds
     whatever the server does. Where its first answers show that the link is slow, it is
     extended by the round trips of a login, to LONGEST_LOGIN at most; they are measured into
-    *link*. Where *address* names several hosts, they are tried in their
-    order, and one that takes no writes is passed over unless ``target_session_attrs=any``.
-    *statement_timeout*, *lock_timeout* and *idle_timeout* (of an open transaction; all in
+    *link*. *at_once*: it waits for no other one that is being opened. Where *address* names
+    several hosts, they are tried in their order, and one that takes no writes is passed over
+    unless ``target_session_attrs=any``. *statement_timeout*, *lock_timeout* and *idle_timeout* (of an open transaction; all in
     seconds) are set in the session, at the server. The socket has TCP_NODELAY, and, at both
     ends, keepalive and TCP_USER_TIMEOUT; it has no timeout of its own, which would kill
     slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
@@ -109,7 +110,7 @@ def connect(
 
     own = own_sessions()
     longest = max(deadline, LONGEST_LOGIN)
-    if own is None:
+    if own is None or at_once:
         found: FlightConnection = try_hosts(
             address, deadline, work, discard=close_quietly, longest=longest
         )

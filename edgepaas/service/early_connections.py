@@ -22,6 +22,9 @@ logger = logging.getLogger("edgepaas.service")
 
 #: The gate pings on one, and looks for the schema on the other, the first one of the pool.
 COUNT = 2
+#: Where writes wait for the service: one for its watch, one for a worker of the application, and
+#: two for the first writes.
+COUNT_OF_HAND_BACK = 4
 
 #: What was begun in this process, by the URL: at most one, until the service takes it.
 _begun: "dict[str, Connector]" = {}
@@ -50,7 +53,7 @@ def begin_for_hand_back(paths: "Paths") -> bool:
     except EdgePaaSError as error:  # the stages say what is wrong
         logger.debug("no connection is begun: %s", error)
         return False
-    connector.begin_early(COUNT)
+    connector.begin_early(COUNT_OF_HAND_BACK, at_once=True)
     _begun[url] = connector
     return True
 
@@ -61,13 +64,16 @@ def begin(contract: "DatabaseContract", settings: "Settings", paths: "Paths") ->
     None where SQLite serves.
     """
     from edgepaas.database import box_connector
+    from edgepaas.decision.rehearsal_record import fresh_rehearsal
 
     connector = None
     if contract.database_url and not contract.sqlite_active:
         connector = _begun.pop(contract.database_url, None)
         if connector is None:
             connector = box_connector(contract, settings, paths)
-            connector.begin_early(COUNT)
+            # Whether it is handed back to a moment ago: writes wait.
+            soon = fresh_rehearsal(paths, contract.database_url) is not None
+            connector.begin_early(COUNT_OF_HAND_BACK if soon else COUNT, at_once=soon)
     while _begun:
         _begun.popitem()[1].close_early()
     return connector

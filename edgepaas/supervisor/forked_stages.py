@@ -34,6 +34,8 @@ RunCommand = Callable[[Sequence[str]], int]
 #: Bytes of memory that must be free for the service to import beside the stages, one of which
 #: may be a migration: together they must fit.
 ENOUGH_MEMORY = 256 * 1024**2
+#: Seconds for which a service that was prepared waits for its round.
+PREPARED_FOR = 30.0
 
 logger = logging.getLogger("edgepaas.up")
 
@@ -63,14 +65,29 @@ class ForkingLauncher(Launcher):
         self._files = _module_files()
         self._forks = False
         self._waiting: _WaitingService | None = None
+        #: Whether the one that waits was forked for a round that has not begun.
+        self._prepared = False
+
+    def prepare_round(self) -> None:
+        """Fork the service now, which imports while the one before it comes to its end."""
+        if self._waiting is None:
+            self._fork_service(patience=PREPARED_FOR)
+            self._prepared = self._waiting is not None
 
     def begin_round(self) -> None:
-        """Fork the service, which imports while the stages run."""
-        self.end_round()
+        """Fork the service, which imports while the stages run, unless it is there already."""
+        prepared, self._prepared = self._prepared, False
+        if not prepared:
+            self.end_round()
+            self._fork_service()
+
+    def _fork_service(self, *, patience: float | None = None) -> None:
         self._forks = _is_single_threaded() and _module_files(self._files) == self._files
         if self._forks and self._memory() >= ENOUGH_MEMORY:
             try:
-                self._waiting = _WaitingService(self._environ, self._run, self._preload)
+                self._waiting = _WaitingService(
+                    self._environ, self._run, self._preload, patience=patience
+                )
             except OSError as error:  # no more processes, or no memory for one
                 logger.warning("the service is not imported beside the stages: %s", error)
 
@@ -89,7 +106,7 @@ class ForkingLauncher(Launcher):
         others: Sequence[int],
     ) -> int:
         """Let the service go on that has imported meanwhile, or start it as a program."""
-        waiting, self._waiting = self._waiting, None
+        waiting, self._waiting, self._prepared = self._waiting, None, False
         if waiting is not None:
             try:
                 waiting.go_on(arguments, variables, sockets, others)
@@ -104,14 +121,15 @@ class ForkingLauncher(Launcher):
         """Take note that the waiting service has ended: a program will be started instead."""
         if self._waiting is None or self._waiting.pid != pid:
             return False
-        logger.warning("the service ended with status %d while it was imported", status)
+        if not self._prepared:
+            logger.warning("the service ended with status %d while it was imported", status)
         self._waiting.forget()
-        self._waiting = None
+        self._waiting, self._prepared = None, False
         return True
 
     def end_round(self) -> None:
-        """End a service that was never needed."""
-        if self._waiting is not None:
+        """End a service that was never needed; one that was prepared is for the next round."""
+        if self._waiting is not None and not self._prepared:
             self._waiting.discard()
             self._waiting = None
 
@@ -120,10 +138,17 @@ class _WaitingService:
     """The service's process, which imports, and then waits for its sockets."""
 
     def __init__(
-        self, environ: Mapping[str, str], run: RunCommand, preload: Callable[[], None]
+        self,
+        environ: Mapping[str, str],
+        run: RunCommand,
+        preload: Callable[[], None],
+        *,
+        patience: float | None = None,
     ) -> None:
+        """*patience*: seconds after which it ends if it is not let go on."""
         ours, theirs = socket.socketpair()
         with theirs:
+            theirs.settimeout(patience)
             self.pid = _fork(lambda: _be_service(theirs, run, preload, environ))
         self._control = ours
 
@@ -158,13 +183,17 @@ class _WaitingService:
 def _be_service(
     control: socket.socket, run: RunCommand, preload: Callable[[], None], environ: Mapping[str, str]
 ) -> int:
-    descriptor = control.detach()
+    patience, descriptor = control.gettimeout(), control.detach()
     place_descriptors([descriptor])
     _begin(environ, [SERVICE], kept=1)
     gc.disable()  # until the service itself turns it on: nothing but modules is made
     preload()
     with socket.socket(fileno=FIRST_DESCRIPTOR) as order:
-        received, descriptors, _, _ = socket.recv_fds(order, 65536, 64)
+        order.settimeout(patience)
+        try:
+            received, descriptors, _, _ = socket.recv_fds(order, 65536, 64)
+        except TimeoutError:
+            return EXIT_FAILED  # what it was prepared for did not come
     if not received:
         return EXIT_FAILED  # 'edgepaas up' is gone
     wanted = json.loads(received)

@@ -16,6 +16,9 @@ class Launcher:
         self._program = tuple(program)
         self._environ = environ
 
+    def prepare_round(self) -> None:
+        """The chain will run again soon: the service has said that it is about to end."""
+
     def begin_round(self) -> None:
         """The chain is about to run."""
 

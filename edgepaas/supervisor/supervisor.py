@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED
-from edgepaas.sd_notify import Notifier
+from edgepaas.sd_notify import NEXT_ROUND, Notifier
 from edgepaas.supervisor.child import Child, Events, reap
 from edgepaas.supervisor.launcher import Launcher
 from edgepaas.supervisor.sidecars import SIDECARS, Sidecars
@@ -185,6 +185,8 @@ class Supervisor:
                 self._notifier.status(value)
             elif name == "WATCHDOG":
                 self._notifier.alive()
+            elif name == NEXT_ROUND:
+                self._launcher.prepare_round()
 
     def _on_ready(self) -> None:
         self._was_ever_ready = True

@@ -105,11 +105,12 @@ def test_the_next_service_connects_while_it_is_handed_back_to(server: Server, pa
     note_rehearsal(paths, URL, ["alembic_version 0002"])
     server.let.set()
     assert early_connections.begin_for_hand_back(paths)
-    until(lambda: len(server.made) == early_connections.COUNT, "the connections")
+    count = early_connections.COUNT_OF_HAND_BACK
+    until(lambda: len(server.made) == count, "the connections")
     found = early_connections.begin(primary(paths), Settings.of(), paths)
     assert found is not None
-    assert {found(), found()} == set(server.made)
-    assert len(server.made) == early_connections.COUNT
+    assert {found() for _ in range(count)} == set(server.made)
+    assert len(server.made) == count
 
 
 def test_where_the_stages_decide_otherwise_they_are_closed(server: Server, paths: Paths) -> None:
@@ -118,6 +119,7 @@ def test_where_the_stages_decide_otherwise_they_are_closed(server: Server, paths
     note_rehearsal(paths, URL, [])
     server.let.set()
     assert early_connections.begin_for_hand_back(paths)
-    until(lambda: len(server.made) == early_connections.COUNT, "the connections")
+    count = early_connections.COUNT_OF_HAND_BACK
+    until(lambda: len(server.made) == count, "the connections")
     assert early_connections.begin(contract(paths, hub_url=URL), Settings.of(), paths) is None
     until(lambda: all(one.closed for one in server.made), "the end of both")

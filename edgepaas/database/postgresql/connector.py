@@ -5,6 +5,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgepaas.pgdriver.connection import close_quietly, connect
@@ -70,13 +71,14 @@ class Connector:
                 return self._early.get_nowait().take()
         return self._connect(deadline, statement_timeout)
 
-    def begin_early(self, count: int) -> None:
+    def begin_early(self, count: int, *, at_once: bool = False) -> None:
         """Begin *count* connections in threads of their own, for the next calls to take.
 
         What a process has to do before it needs them takes as long as their round trips.
+        *at_once*: none waits for another one, though this box may have left sessions behind.
         """
         for _ in range(count):
-            early = _Early(self._connect)
+            early = _Early(partial(self._connect, at_once=at_once))
             if not early.start():
                 return  # no more threads: the calls connect for themselves
             self._early.put(early)
@@ -88,7 +90,11 @@ class Connector:
                 self._early.get_nowait().discard()
 
     def _connect(
-        self, deadline: float | None = None, statement_timeout: float | None = None
+        self,
+        deadline: float | None = None,
+        statement_timeout: float | None = None,
+        *,
+        at_once: bool = False,
     ) -> "FlightConnection":
         return connect(
             self.address,
@@ -100,6 +106,7 @@ class Connector:
             idle_timeout=self._idle_timeout,
             keep_prepared=self._keep_prepared,
             link=self.link,
+            at_once=at_once,
         )
 
 
