@@ -72,14 +72,14 @@ def connect(
     extended by the round trips of a login, to LONGEST_LOGIN at most; they are measured into
     *link*. *at_once*: it waits for no other one that is being opened. Where *address* names
     several hosts, they are tried in their order, and one that takes no writes is passed over
-    unless ``target_session_attrs=any``. *statement_timeout*, *lock_timeout* and *idle_timeout* (of an open transaction; all in
-    seconds) are set in the session, at the server. The socket has TCP_NODELAY, and, at both
-    ends, keepalive and TCP_USER_TIMEOUT; it has no timeout of its own, which would kill
-    slow valid queries and leave the connection unusable; *keep_timeout* (seconds) sets one
-    for each read. :func:`bounded` bounds single statements. *keep_prepared*: statements that
-    come again stay prepared, where no pooler is in between. The connection's attribute
-    ``endpoint`` names the host that answered, and ``session`` is its SessionDefaults, where
-    anything is set in the session. Raises ConnectFailure.
+    unless ``target_session_attrs=any``. *statement_timeout*, *lock_timeout* and *idle_timeout*
+    (of an open transaction; all in seconds) are set in the session, at the server. The socket
+    has TCP_NODELAY, and, at both ends, keepalive and TCP_USER_TIMEOUT; it has no timeout of its
+    own, which would kill slow valid queries and leave the connection unusable; *keep_timeout*
+    (seconds) sets one for each read. :func:`bounded` bounds single statements. *keep_prepared*:
+    statements that come again stay prepared, where no pooler is in between. The connection's
+    attribute ``endpoint`` names the host that answered, and ``session`` is its SessionDefaults,
+    where anything is set in the session. Raises ConnectFailure.
     """
     # Outside the deadline: on a slow box it takes longer than a short one.
     pg8000_adapter.load_driver()
