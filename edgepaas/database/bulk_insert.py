@@ -162,7 +162,7 @@ def _sqlite_insert(
 def _insert_from_json(table: Table, names: tuple[str, ...], dialect: Dialect) -> Insert:
     """Return one statement for any number of rows.
 
-    They travel as one JSON parameter: pg8000 sends executemany's rows one by one, and
+    They travel as one JSON parameter: executemany runs a statement for each row, and
     a VALUES list is compiled anew for each number of rows and bounded by 65,535 variables.
     """
     from sqlalchemy.dialects import postgresql

@@ -30,8 +30,8 @@ def new_engine(
     *translate* returns None for an error to be raised as it is; *notify* gets the original
     and the result of each other one. *options* are those of ``create_engine``. A list of rows
     travels as multi-row INSERTs, also when nothing is returned: one statement a row costs
-    PostgreSQL a round trip (the driver does not pipeline) and SQLite's writer a fight for the
-    interpreter's lock.
+    PostgreSQL a plan and an answer for each, and SQLite's writer a fight for the interpreter's
+    lock.
     """
     engine = create_engine(
         url,
