@@ -16,6 +16,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from edgepaas.app import Box
+from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from edgepaas.telemetry.rules import feed
@@ -24,6 +25,7 @@ from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.app import plain_appends
 from tests.support.loop_box import PATH, Answered, LoopBox, post, serving_in_loop, until
 from tests.support.telemetry_box import open_box
+from tests.support.weaken import weakened
 
 #: Harmless, and more than the loop wants to judge: a worker has it.
 BY_WORKER = {"Sec-Fetch-Site": "none"}
@@ -319,6 +321,47 @@ def test_what_the_database_refuses_is_worded_by_the_ordinary_way(paths: Paths) -
         box.database.refuse_writes("")  # type: ignore[attr-defined]
         assert loop.send(post(j(PLAIN))).status == "201 CREATED"
         until(lambda: not loop.server.dispatcher.busy(), "no request in work")
+
+
+def rows_after_a_commit_of_unknown_outcome(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> int:
+    with open_box(paths) as (app, box), serving_in_loop(app) as loop:
+        read_rules(box)
+        writer = box.database._writer  # type: ignore[attr-defined]
+        calls: list[int] = []
+
+        def check() -> None:
+            calls.append(1)
+            if len(calls) == 2:  # after the commit, before the answer
+                raise DatabaseUnavailable("the files have lost their names")
+
+        monkeypatch.setattr(writer, "_check", check)
+        answer = loop.send(post(j(PLAIN)))
+        assert loop.taken == [PATH]
+        if answer.status.startswith("503"):
+            assert answer.headers["Retry-After"]
+        return len(given_ids(box))
+
+
+def test_a_commit_of_unknown_outcome_is_answered_and_not_repeated(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows_after_a_commit_of_unknown_outcome(paths, monkeypatch) == 1
+
+
+def test_a_build_that_repeats_it_is_found_out(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with weakened("append-again"):
+        assert rows_after_a_commit_of_unknown_outcome(paths, monkeypatch) == 2
+
+
+def test_a_loop_that_takes_what_anybody_sends_is_found_out(
+    two: Callable[..., Two], tmp_path: Path
+) -> None:
+    with weakened("unguarded-loop"):
+        both = two(ENV="production", tokens=True)
+        with pytest.raises(AssertionError, match="nobody"):
+            compare(both, [("nobody", j(PLAIN), {}, False)])
 
 
 def test_before_and_after_the_application_answers_the_loop_takes_nothing(paths: Paths) -> None:

@@ -9,6 +9,7 @@
  *   - one of them, or every one from call N on, fails with EIO; as in the kernel, the pages
  *     that it was to write then count as clean and are never written by a later sync
  *     (https://wiki.postgresql.org/wiki/Fsync_Errors), unless they are written to again.
+ *   - each of them waits for as long as it is told to.
  *   - writes that make a file longer fail with ENOSPC from call N on.
  *   - the wall clock is shifted.
  * Everything is told through a shared page of memory, at any time, to all processes at once.
@@ -44,6 +45,7 @@ struct control {
     uint64_t full_failures;
     int64_t clock_offset; /* nanoseconds */
     uint64_t poisoned;    /* whether a sync ever failed */
+    uint64_t syncs_held;  /* not 0: every sync waits until it is */
 };
 
 static struct control none;
@@ -234,6 +236,8 @@ static int sync_of(int fd, int (*really)(int))
     int saved = errno;
     char key[128], link[64], path[PATH_MAX];
     uint64_t call = __atomic_add_fetch(&control->syncs, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&control->syncs_held, __ATOMIC_SEQ_CST))
+        usleep(1000);
     uint64_t from = control->sync_fails_from;
     if (key_of(fd, "", key, sizeof key) != 0)
         return really(fd);

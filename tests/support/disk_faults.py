@@ -23,7 +23,7 @@ from pathlib import Path
 _SOURCE = Path(__file__).with_suffix(".c")
 _FIELDS = (
     "syncs", "sync_fails_from", "sync_fails_times", "sync_failures", "growths", "full_from",
-    "full_failures", "clock_offset", "poisoned",
+    "full_failures", "clock_offset", "poisoned", "syncs_held",
 )  # fmt: skip
 _PAGE = 4096
 _FOR_EVER = 2**63 - 1
@@ -86,6 +86,10 @@ class Disk:
     def mend(self) -> None:
         """Let no sync fail any more."""
         self._set("sync_fails_from", 0)
+
+    def hold_syncs(self, held: bool = True) -> None:
+        """Have every sync wait from now on, or no longer."""
+        self._set("syncs_held", int(held))
 
     def fill(self, at: int = 1) -> None:
         """From the growth number *at* from now on, nothing below the scope grows."""

@@ -100,6 +100,22 @@ class _Undone(Exception):
     """Takes a trial back."""
 
 
+def _append_again(channel: Any) -> Iterable[Replacement]:
+    """A worker that words the failure of an append runs it once more."""
+    original = channel.Task.get_environment
+
+    def get_environment(self: Any) -> Any:
+        self.channel.append_outcome = None
+        return original(self)
+
+    return [(channel.Task, "get_environment", get_environment)]
+
+
+def _unguarded_loop(auth: Any) -> Iterable[Replacement]:
+    """The loop takes what anybody sends."""
+    return [(auth.Guard, "find", lambda *_, **__: auth.LOCAL)]
+
+
 def _no_markers(module: Any) -> Iterable[Replacement]:
     """Source transactions are not told apart from single rows."""
 
@@ -332,6 +348,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     },
     "pin-caller-alone": {"edgepaas.service.core_pinning": _caller_alone},
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
+    "append-again": {"edgepaas.httpd.channel": _append_again},
+    "unguarded-loop": {"edgepaas.web.access.auth": _unguarded_loop},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
     "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},
     "forget-mark": {"edgepaas.sync.delivery.drain": _forget_mark, **_OVERLOOK_ALL},

@@ -5,11 +5,15 @@ Real processes on a disk of tests/support/disk_faults.c; no booted box.
 """
 
 import contextlib
+import json
 import os
 import random
 import shutil
 import subprocess
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -250,3 +254,57 @@ def test_a_link_that_flaps_brings_everything_home(
         assert clients.surprises == []
         assert relay.cuts > 3
         assert check(history, found) == []
+
+
+def test_a_sync_that_takes_its_time_holds_up_writers_alone(
+    tmp_path: Path, hub_database: HubDatabase
+) -> None:
+    """Probes and readers are answered; the writers are, once the disk has done its work."""
+    with (
+        Relay(hub_database.server.port, seed=SEED) as relay,
+        box_on_a_disk(tmp_path, relay, hub_database) as (box, disk),
+    ):
+        relay.cut()
+        box.start()
+        wait_ready(box)
+        answers: list[int] = []
+
+        def write(number: int) -> None:
+            body = {"device": f"press-{number}", "metric": "temperature", "value": 1.0}
+            answers.append(ask(box, "POST", "/api/v1/readings", body))
+
+        writers = [threading.Thread(target=write, args=(number,)) for number in range(20)]
+        before = disk.syncs
+        disk.hold_syncs()
+        try:
+            for writer in writers:
+                writer.start()
+            until(lambda: disk.syncs > before, "a sync that waits")
+            for _ in range(20):
+                assert ask(box, "GET", "/health/live") == 200
+                assert ask(box, "GET", "/api/v1/devices?limit=1") == 200
+            assert answers == [], "nothing is acknowledged that is not on the disk"
+        finally:
+            disk.hold_syncs(False)
+        for writer in writers:
+            writer.join(60)
+        assert answers == [201] * 20
+
+
+def wait_ready(box: LiveBox) -> None:
+    until(lambda: ask(box, "GET", "/health/ready") == 200, "readiness")
+
+
+def ask(box: LiveBox, method: str, path: str, body: object = None) -> int:
+    """Send one request to *box*; 0 where there is no answer."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    address = f"http://127.0.0.1:{box.port}{path}"
+    request = urllib.request.Request(address, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
