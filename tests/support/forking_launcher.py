@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepaas.supervisor import forked_stages
 from edgepaas.supervisor.forked_stages import ENOUGH_MEMORY, ForkingLauncher
 from edgepaas.supervisor.launcher import Launcher
 
@@ -183,6 +184,27 @@ class Cases:
         except ProcessLookupError:
             return "gone"
         return "left"
+
+    def prepared(self) -> Any:
+        """The next service is there before the round begins, and outlives the one before it."""
+        self.launcher.begin_round()
+        self.launcher.end_round()
+        self.launcher.prepare_round()
+        pid = self._waiting()
+        self.launcher.prepare_round()
+        self.launcher.end_round()
+        self.launcher.begin_round()
+        _wait_for(self.launcher.start_stage("none"))
+        status, served_pid, served = self._serve()
+        return [status, served_pid == pid, served]
+
+    def prepared_in_vain(self) -> Any:
+        """A round that does not come: the service ends by itself, and the next round has one."""
+        forked_stages.PREPARED_FOR = 0.2
+        self.launcher.prepare_round()
+        pid = self._waiting()
+        assert self.launcher.record_exit(pid, _wait_for(pid))
+        return self.service()
 
     def changed_file(self) -> Any:
         """A module's file that changed after it was imported."""

@@ -112,6 +112,19 @@ def test_a_chain_that_ends_early_leaves_no_waiting_service(case: Case) -> None:
     assert case("not_needed") == "gone"
 
 
+def test_the_next_service_may_be_there_before_its_round(case: Case) -> None:
+    """It connects to the PostgreSQL that is being handed back to."""
+    status, same, served = case("prepared")
+    assert (status, same) == (0, True)
+    assert served["imported"]
+
+
+def test_a_service_whose_round_does_not_come_ends_by_itself(case: Case) -> None:
+    status, pid, served = case("prepared_in_vain")
+    assert status == 0
+    assert served["pid"] == pid
+
+
 @pytest.mark.parametrize("why", ["changed_file", "second_thread"])
 def test_where_forking_is_not_safe_stages_are_programs(case: Case, why: str) -> None:
     """Code of two versions in one process; locks of threads that are not there."""
