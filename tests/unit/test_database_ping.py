@@ -122,3 +122,25 @@ def test_a_pinger_that_is_closed_while_it_asks_leaves_no_connection(fake: FakeSe
     assert fake.made[0].closed
     with pytest.raises(DatabaseUnavailable):
         asking.ping()
+
+
+def test_whether_the_last_ping_had_its_answer_is_known(fake: FakeServer) -> None:
+    """A database that is lost is closed without waiting for what nobody answers."""
+    asking, found = pinger(fake), []
+    found.append(asking.works)
+    fake.away = True
+    with pytest.raises(DatabaseUnavailable):
+        asking.ping()
+    found.append(asking.works)
+    fake.away = False
+    asking.ping()
+    found.append(asking.works)
+    assert found == [True, False, True]
+
+
+def test_over_a_slow_link_an_answer_is_waited_for_longer(fake: FakeServer) -> None:
+    asking = pinger(fake)
+    fast = asking.longest
+    for _ in range(2):
+        fake.link.measured(0.6)
+    assert asking.longest > fast + 3

@@ -69,6 +69,8 @@ SECONDS_A_ROW = 0.005
 CLOSE_TIMEOUT = 2.0
 #: Seconds for storing what waits to be appended when the database is closed.
 APPENDS_CLOSE_TIMEOUT = 5.0
+#: The same where the last ping had no answer: SQLite is waited for.
+LOST_CLOSE_TIMEOUT = 0.2
 #: Seconds that have to be left of it for a new connection to be worth a try.
 LEAST_CONNECT = 0.5
 
@@ -189,7 +191,7 @@ class ServerDatabase(Database):
 
     def close(self) -> None:
         """Close what can be closed in CLOSE_TIMEOUT; a lost server's is left to the kernel."""
-        self._appends.close(APPENDS_CLOSE_TIMEOUT)
+        self._appends.close(APPENDS_CLOSE_TIMEOUT if self._pinger.works else LOST_CLOSE_TIMEOUT)
 
         def work(_scope: Scope) -> None:
             self._connector.close_early()
@@ -309,6 +311,8 @@ class Pinger:
         self._question = _STATE
         self._lock = threading.Lock()
         self._asking: _PendingPing | None = None
+        #: Whether the last ping had the answer that it should.
+        self.works = True
         self._connection: Any = None
         self._closed = False
 
@@ -341,6 +345,7 @@ class Pinger:
             finally:
                 with self._lock:
                     self._asking = None
+                self.works = not pending.problem
                 pending.answered.set()
         if pending.problem:
             raise DatabaseUnavailable(pending.problem)
