@@ -3,6 +3,8 @@
 
 from typing import TYPE_CHECKING
 
+from edgepaas.errors import DatabaseUnavailable
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
@@ -23,6 +25,15 @@ _QUERIES = {
         "WHERE name = c COLLATE NOCASE) LIMIT 1"
     ),
 }
+
+
+class TableMissing(DatabaseUnavailable):
+    """The server answers, and a table or column that the models need is not there."""
+
+    def __init__(self, table: str, column: str | None) -> None:
+        super().__init__(f"PostgreSQL: {describe_missing((table, column))}")
+        self.table = table
+        self.column = column
 
 
 def missing_query(metadata: "MetaData", dialect: str) -> str:

@@ -11,7 +11,7 @@ SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgepaas.pgdriver.failures import (
@@ -94,9 +94,12 @@ _CHECKS_POLICIES = "ExecWithCheckOptions"
 
 @dataclass(frozen=True)
 class KnownTable:
-    """What the application's models say of a table: its columns and constraints, by name."""
+    """What the application's models say of a table.
 
-    columns: frozenset[str] = frozenset()
+    *columns*: PostgreSQL's type of each by its name, empty where it is not known.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
     constraints: frozenset[str] = frozenset()
 
 

@@ -6,6 +6,7 @@ and NOT NULL columns judge values that were accepted once: what refuses it refus
 A table without rows, or one that may not be read, gets made-up values instead.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -28,6 +29,13 @@ SELECT a.attname, format_type(a.atttypid, -1), t.typtype = 'e', EXISTS (
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = to_regclass(quote_ident('$table')) AND a.attnum > 0
 AND NOT a.attisdropped AND a.attgenerated = ''"""
+
+#: Without its length a cast shortens nothing.
+_LENGTH = re.compile(r"\s*\([^)]*\)")
+_PLAIN_TYPE = re.compile(
+    r"(?i:text|varchar|character varying|char|uuid|boolean|smallint|integer|bigint|real|float"
+    r"|double precision|numeric|bytea|jsonb?|date|time(stamp)?( with(out)? time zone)?)"
+)
 
 #: Made-up values by type (``format_type`` without a length), as expressions.
 _VALUES = {
@@ -58,10 +66,11 @@ class Rehearsal(NamedTuple):
     copied: bool
 
 
-def rehearse(table: str, columns: Collection[str], *, read: Read, attempt: Attempt) -> Rehearsal:
+def rehearse(table: str, columns: Mapping[str, str], *, read: Read, attempt: Attempt) -> Rehearsal:
     """Try to insert a row with these *columns*, the ones that the box sends, into *table*.
 
-    *columns* may be empty: those of the table are taken then. The error may be that of a
+    Each has the type that the box knows it by, in PostgreSQL's words; none at all: those of the
+    table are taken. The error may be that of a
     constraint which judges single rows (a unique one: the copied row is there twice). Raises
     nothing for what PostgreSQL answers.
     """
@@ -72,12 +81,12 @@ def rehearse(table: str, columns: Collection[str], *, read: Read, attempt: Attem
         copied = bool(wanted) and _has_rows(table, read)
         if copied:
             try:
-                attempt(_insert(table, wanted, there, copying=True))
+                attempt(_insert(table, wanted, there, columns, copying=True))
                 return Rehearsal(None, copied)
             except Exception as error:
                 if sqlstate(error) != _NO_RIGHT:
                     raise
-        attempt(_insert(table, wanted, there, copying=False))
+        attempt(_insert(table, wanted, there, columns, copying=False))
     except Exception as error:  # noqa: BLE001 - handed to the caller, who judges it
         return Rehearsal(error, copied)
     return Rehearsal(None, copied)
@@ -135,15 +144,30 @@ def _has_rows(table: str, read: Read) -> bool:
 
 
 def _insert(
-    table: str, names: Collection[str], columns: Mapping[str, _Column], *, copying: bool
+    table: str,
+    names: Collection[str],
+    columns: Mapping[str, _Column],
+    types: Mapping[str, str],
+    *,
+    copying: bool,
 ) -> str:
     """Return the INSERT; where nothing is known of the table, one of its defaults."""
     if not names:
         return f"INSERT INTO {quoted(table)} DEFAULT VALUES"
-    values = [_value(name, columns.get(name, _NO_COLUMN), copying=copying) for name in names]
+    values = [
+        _typed(_value(name, columns.get(name, _NO_COLUMN), copying=copying), types.get(name, ""))
+        for name in names
+    ]
     source = f" FROM {quoted(table)} LIMIT 1" if copying else ""
     listed = ", ".join(map(quoted, names))
     return f"INSERT INTO {quoted(table)} ({listed}) SELECT {', '.join(values)}{source}"
+
+
+def _typed(value: str, type_name: str) -> str:
+    """Return *value* as the box sends it: a column of another type may refuse that."""
+    base = _LENGTH.sub("", type_name)
+    # Types of the application's own have other names on each side.
+    return f"({value})::{base}" if _PLAIN_TYPE.fullmatch(base) else value
 
 
 def _value(name: str, column: _Column, *, copying: bool) -> str:

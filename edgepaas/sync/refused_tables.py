@@ -75,12 +75,15 @@ class RefusedTables:
     def _rehearse(self, hub: "Hub", table: str) -> None:
         from edgepaas.sync.delivery.refusals import rehearse_on_hub
 
-        columns = [column["name"] for column in self._models.get(table, {}).get("columns", ())]
+        model = self._models.get(table)
+        if self._models and model is None:
+            return  # a later release has it no more
+        columns = {} if model is None else {one["name"]: one["type"] for one in model["columns"]}
         hub.begin()
         try:
             found = rehearse_on_hub(hub, table, columns)
         finally:
             hub.rollback()
-        refusal = shown_refusal(found, table, KnownTable(frozenset(columns)) if columns else None)
+        refusal = shown_refusal(found, table, KnownTable(columns) if columns else None)
         if refusal is not None:
             raise TableRefused(refusal) from found.error

@@ -212,10 +212,10 @@ class SyncWorker:
             # The box is there and serves: PostgreSQL is to know, and how many rows it keeps.
             self._send_heartbeat(hub, alone=True)
             raise
-        if file is not None:
-            self._drain(file, hub)
         if self._handback.wanted:
             self._rehearse(hub)
+        if file is not None:
+            self._drain(file, hub)
         if self._heartbeat_due.left <= 0 or self._heartbeat.state_changed():
             self._send_heartbeat(hub)
         if self._comparison_due.left <= 0:
@@ -237,7 +237,7 @@ class SyncWorker:
             self._run_mirror(file, hub)
 
     def _rehearse(self, hub: "Hub") -> None:
-        """Try the tables for whose sake PostgreSQL was given up, before it is handed back to."""
+        """Try the tables for whose sake PostgreSQL was given up, before anything is sent."""
         with self.context.stop.abort_on_stop(hub.abort):
             self._refused.rehearse(hub)
 

@@ -20,7 +20,7 @@ def server_error(state: str, message: str = "refused", **fields: str) -> ServerE
     return ServerError({"S": "ERROR", "C": state, "M": message, **fields})
 
 
-KNOWN = {"readings": KnownTable(frozenset({"id", "value"}), frozenset({"pk_readings"}))}
+KNOWN = {"readings": KnownTable({"id": "UUID", "value": "FLOAT"}, frozenset({"pk_readings"}))}
 
 
 class Clock:

@@ -35,7 +35,7 @@ from edgepaas.database.postgresql.write_outcomes import (
     known_tables,
     rehearse_on,
 )
-from edgepaas.database.table_presence import describe_missing, missing_query
+from edgepaas.database.table_presence import TableMissing, missing_query
 from edgepaas.database.write_session import WriteSession
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 from edgepaas.outcomes.causes import Access, Refusal
@@ -338,17 +338,21 @@ class Pinger:
             try:
                 self._ask()
             except DatabaseUnavailable as error:
-                pending.problem = str(error)
+                pending.failure = error
             except BaseException as error:
-                pending.problem = f"PostgreSQL could not be asked: {error!r}"
+                pending.failure = DatabaseUnavailable(f"PostgreSQL could not be asked: {error!r}")
                 raise
             finally:
                 with self._lock:
                     self._asking = None
                 self.works = not pending.problem
                 pending.answered.set()
-        if pending.problem:
-            raise DatabaseUnavailable(pending.problem)
+        failure = pending.failure
+        # Raised anew: several threads may hear of it.
+        if isinstance(failure, TableMissing):
+            raise TableMissing(failure.table, failure.column)
+        if failure is not None:
+            raise DatabaseUnavailable(str(failure))
 
     def renew(self) -> None:
         """Have the next ping log in afresh."""
@@ -447,7 +451,7 @@ class Pinger:
             what = "is a standby" if in_recovery else "has become read-only"
             raise DatabaseUnavailable(f"PostgreSQL {what} and takes no writes")
         if lacks and lacks[0] is not None:
-            raise DatabaseUnavailable(f"PostgreSQL: {describe_missing((lacks[0], lacks[1]))}")
+            raise TableMissing(lacks[0], lacks[1])
 
 
 class _PendingPing:
@@ -455,4 +459,4 @@ class _PendingPing:
 
     def __init__(self) -> None:
         self.answered = threading.Event()
-        self.problem = ""
+        self.failure: DatabaseUnavailable | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
+from sqlalchemy.dialects import postgresql
 
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.outcomes.causes import Access, KnownTable, Refusal
@@ -87,9 +88,14 @@ class StatementTracker:
 
 def known_tables(metadata: "MetaData") -> Mapping[str, KnownTable]:
     """Return the columns and constraints of *metadata*, by table; computed columns left out."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     return {
         table.name: KnownTable(
-            frozenset(column.name for column in table.columns if column.computed is None),
+            {
+                column.name: column.type.compile(dialect)
+                for column in table.columns
+                if column.computed is None
+            },
             frozenset(
                 str(name)
                 for name in (
@@ -130,7 +136,7 @@ def rehearse_on(
 
     try:
         with bounded(connection, REHEARSAL_TIMEOUT):
-            columns = known.columns if known is not None else ()
+            columns = known.columns if known is not None else {}
             found = rehearse(table, columns, read=read, attempt=attempt)
     except TimeoutError as late:
         raise DatabaseUnavailable(f"the rehearsal of a write to {table}: {late}") from late

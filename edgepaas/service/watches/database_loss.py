@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.alerts.catalogue import DATABASE_LOST
+from edgepaas.database.table_presence import TableMissing, describe_missing
 from edgepaas.decision.losses import mark_loss
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
+from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.service.crash_loop import LONGEST_DELAY
 from edgepaas.service.shutdown import Control, Ending
 from edgepaas.timing.backoff import Backoff
@@ -57,6 +59,8 @@ class LossHandlers:
     back_off: Callable[[], float]
     #: Whether requests are being worked on.
     busy: Callable[[], bool] = lambda: False
+    #: Gives PostgreSQL up for a table that it refuses; returns whether that was possible.
+    give_up: Callable[[Refusal], bool] = lambda _refusal: False
 
 
 class LossWatch:
@@ -111,10 +115,11 @@ class LossWatch:
 
     def look(self) -> bool:
         """Ask the database once; act when it is lost, or back. Whether it answers."""
-        trouble = self._ask()
-        if trouble is None:
+        found = self._ask()
+        if found is None:
             self._back()
             return True
+        trouble = str(found) or type(found).__name__
         self._suspected.clear()  # raised by our own question as well: it is acted upon now
         self._failures += 1
         if self._lost_since is None:
@@ -122,22 +127,33 @@ class LossWatch:
         if self._database.dialect == "sqlite":
             self._embedded_fails(trouble)
         elif self._handlers.contract.fallback_armed:
-            self._decide_again(trouble)
+            if not self._is_refused(found):
+                self._decide_again(trouble)
         else:
             self._hold_out(trouble)
         return False
 
-    def _ask(self) -> str | None:
+    def _is_refused(self, trouble: Exception | str) -> bool:
+        """Give PostgreSQL up where it answers and lacks a table; whether that was done.
+
+        It is no loss that a new decision could see: its probe would find PostgreSQL good.
+        """
+        if not isinstance(trouble, TableMissing):
+            return False
+        what = describe_missing((trouble.table, trouble.column))
+        return self._handlers.give_up(Refusal(trouble.table, Cause.MISSING, what))
+
+    def _ask(self) -> Exception | str | None:
         """Return why the database does not answer, None when it does; bounded.
 
         Raises RuntimeError where no thread can be started: that is no finding about the database.
         """
 
-        def ping(_scope: Scope) -> str | None:
+        def ping(_scope: Scope) -> Exception | None:
             try:
                 self._database.ping()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                return str(error) or type(error).__name__
+                return error
             return None
 
         seconds = max(CONFIRM_WITHIN, self._database.longest_ping)

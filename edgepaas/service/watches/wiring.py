@@ -2,7 +2,7 @@
 """Which watches a service runs, and what each of them needs of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgepaas.service.loader import Loaded
     from edgepaas.service.publish_state import StatePublisher
     from edgepaas.service.shutdown import Control
+    from edgepaas.service.watches.write_outcomes import OutcomeWatch
     from edgepaas.settings import Settings
     from edgepaas.timing.periodic_task import PeriodicTask
     from edgepaas.timing.task_registry import TaskRegistry
@@ -82,8 +83,11 @@ class Watches:
             back_off=back_off,
             busy=busy,
         )
+        outcomes = self._outcome_watch(loaded.database, responder)
+        if outcomes is not None:
+            handlers = replace(handlers, give_up=outcomes.give_up)
+            self._start(outcomes.task)
         self._start(LossWatch(loaded.database, handlers).task)
-        self._start_outcomes(loaded.database, responder)
         self._start_marks(loaded.database)
         patience = self.settings.number("STOP_TIMEOUT")
         watch = HandBackWatch(self.contract, self.paths, self.control, patience, announce=announce)
@@ -91,15 +95,17 @@ class Watches:
         if hand_back is not None:
             self._start(hand_back)
 
-    def _start_outcomes(self, database: "Database", responder: "StartupResponder") -> None:
-        """Watch how writes end on PostgreSQL; SQLite's file is the box's own."""
+    def _outcome_watch(
+        self, database: "Database", responder: "StartupResponder"
+    ) -> "OutcomeWatch | None":
+        """Return what watches how writes end on PostgreSQL; SQLite's file is the box's own."""
         if self.contract.sqlite_active:
-            return
+            return None
         from edgepaas.database.postgresql.database import ServerDatabase
         from edgepaas.service.watches.write_outcomes import GivingUp, OutcomeWatch
 
         if not isinstance(database, ServerDatabase):
-            return
+            return None
         handlers = GivingUp(
             contract=self.contract,
             paths=self.paths,
@@ -108,7 +114,7 @@ class Watches:
             control=self.control,
             hold=self.settings.number("POSTGRES_HOLD"),
         )
-        self._start(OutcomeWatch(database.outcomes, handlers).task)
+        return OutcomeWatch(database.outcomes, handlers)
 
     def _start_marks(self, database: "Database") -> None:
         """Compare what PostgreSQL acknowledged with what it has."""

@@ -74,6 +74,10 @@ class OutcomeWatch:
         else:
             self._alert_once(lasting, "There is no fallback (BOTH_DB=false): it answers 503")
 
+    def give_up(self, refusal: Refusal) -> bool:
+        """Give PostgreSQL up for what was found without a write; returns whether that is done."""
+        return self._give_up([Failing(refusal, 0.0, 0, is_known=True, is_lasting=True)])
+
     def _report(self, known: Sequence[Failing]) -> None:
         state = self._handlers.state
         now = {noted_key(one.refusal.table, one.refusal.access): one.refusal for one in known}
@@ -90,7 +94,7 @@ class OutcomeWatch:
             WRITES_REFUSED.resolve_alert(f"PostgreSQL takes writes to {table} again", subject=table)
         self._alerted &= refused
 
-    def _give_up(self, lasting: Sequence[Failing]) -> None:
+    def _give_up(self, lasting: Sequence[Failing]) -> bool:
         handlers = self._handlers
         reason = "; ".join(dict.fromkeys(one.refusal.text for one in lasting))
         try:
@@ -101,10 +105,11 @@ class OutcomeWatch:
             # file takes no rows either: 503 it is, until one of the two is mended.
             logger.error("PostgreSQL cannot be given up, no file can be written: %s", error)
             self._alert_once(lasting, f"SQLite cannot take over either ({error})")
-            return
+            return False
         self._alert_once(lasting, "SQLite takes over")
         handlers.responder.close(NotReady("degraded", reason))
         handlers.control.end(Ending(EXIT_DECIDE_AGAIN, reason, PATIENCE))
+        return True
 
     def _alert_once(self, lasting: Sequence[Failing], consequence: str) -> None:
         """Raise one alert for all of it: of several tables most have one cause."""
@@ -112,9 +117,12 @@ class OutcomeWatch:
         if any(one.refusal.table in self._alerted for one in lasting):
             return
         also = "".join(f"; {one.refusal.text}" for one in others)
+        failed = (
+            f" {first.count} requests failed for it within {first.lasts:.0f} s and none succeeded."
+            if first.count
+            else ""
+        )
         WRITES_REFUSED.raise_alert(
-            f"{first.refusal.text}{also}. {first.count} requests failed for it within "
-            f"{first.lasts:.0f} s and none succeeded. {consequence}",
-            subject=first.refusal.table,
+            f"{first.refusal.text}{also}.{failed} {consequence}", subject=first.refusal.table
         )
         self._alerted.add(first.refusal.table)

@@ -5,7 +5,7 @@ A row that is refused becomes a dead letter; a table that refuses all of them wo
 letters of everything that waits, so it holds the stream instead.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from edgepaas.outbox.layout import Layout
 from edgepaas.outcomes.causes import Cause, KnownTable, Refusal, refusal_of
@@ -26,7 +26,7 @@ class TableJudge:
         """Return what *error* may say of the table of *layout*; None for nothing."""
         if self._hub.broken:
             return None
-        known = {layout.table: KnownTable(frozenset(layout.names))}
+        known = {layout.table: KnownTable(dict.fromkeys(layout.names, ""))}
         return refusal_of(error, [layout.table], known)
 
     def raise_for_table(self, refusal: Refusal, layout: Layout, error: HubError) -> None:
@@ -46,13 +46,13 @@ class TableJudge:
             raise TableRefused(refusal) from error
 
     def _refuses_every_row(self, layout: Layout) -> bool:
-        found = rehearse_on_hub(self._hub, layout.table, layout.names)
+        known = KnownTable(dict.fromkeys(layout.names, ""))
+        found = rehearse_on_hub(self._hub, layout.table, known.columns)
         # Made-up values prove nothing: the rows at hand may be the first of their kind.
-        known = KnownTable(frozenset(layout.names))
         return found.copied and shown_refusal(found, layout.table, known) is not None
 
 
-def rehearse_on_hub(hub: Hub, table: str, columns: Collection[str]) -> Rehearsal:
+def rehearse_on_hub(hub: Hub, table: str, columns: Mapping[str, str]) -> Rehearsal:
     """Rehearse a write to *table* in the open transaction of *hub*, and undo it.
 
     Raises HubUnreachable where the connection was lost.
