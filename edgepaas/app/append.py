@@ -78,9 +78,13 @@ class AppendRequest:
 
     def identity(self, position: int) -> uuid.UUID:
         """Return an id for the item at *position*: the same again for the same key."""
+        return self.identities([position])[0]
+
+    def identities(self, positions: Sequence[int]) -> list[uuid.UUID]:
+        """Return an id for the item at each of *positions*; for many at a lower price."""
         if self.key is None:
-            return uuid7()
-        return content_id(self.caller, self.key, position)
+            return uuid7.batch(len(positions))
+        return [content_id(self.caller, self.key, position) for position in positions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,11 @@ def _rows(
     readings: Sequence[Mapping[str, Any]], request: AppendRequest, now: datetime
 ) -> list[Row]:
     """Return the rows of validated *readings*; those without a moment are of *now*."""
+    without_id = [at for at, reading in enumerate(readings) if "id" not in reading]
+    identities = iter(request.identities(without_id))
     return [
         {
-            "id": reading.get("id") or request.identity(position),
+            "id": reading["id"] if "id" in reading else next(identities),
             "device_id": device_id(reading["device"]),
             "device": reading["device"],
             "metric": reading["metric"],
@@ -111,7 +113,7 @@ def _rows(
             "recorded_at": reading.get("recorded_at", now),
             "received_at": now,
         }
-        for position, reading in enumerate(readings)
+        for reading in readings
     ]
 
 
