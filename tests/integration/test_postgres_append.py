@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts appended to PostgreSQL in one flight: stored once each, and each caller hears the truth."""
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,10 +19,13 @@ from edgepaas.database.postgresql.append_queue import Waiting
 from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.errors import DatabaseError, DatabaseRefused, DatabaseUnavailable
 from edgepaas.files.paths import Paths
+from edgepaas.outcomes.causes import Cause
+from edgepaas.pgdriver.failures import CommitUnconfirmed
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from tests.support.postgres_server import PostgresServer
 from tests.support.relay import Relay
 from tests.support.telemetry_box import open_box
+from tests.support.weaken import weakened
 
 #: Far longer than anything here takes.
 LIMIT = 60.0
@@ -226,8 +230,29 @@ def test_a_row_that_cannot_be_sent_fails_alone(box: Box, text: str) -> None:
     requests = [readings(2), readings(1, metric=text), readings(2)]
     first, refused, last = Group(*requests).store(box)
     assert (first, last) == (Appended(2, 0), Appended(2, 0))
-    assert isinstance(refused, DatabaseRefused | exc.StatementError)
+    assert isinstance(refused, ValueError | exc.StatementError | DatabaseRefused)
     assert len(stored(box)) == 4
+
+
+def test_a_character_that_the_server_cannot_hold_fails_alone(
+    paths: Paths, postgres: PostgresServer
+) -> None:
+    """One client that posts only such texts moves nothing, and hinders nobody."""
+    name = "few_characters"
+    postgres.execute(
+        f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    try:
+        with open_box(paths, postgres.url(name)) as (_, box):
+            requests = [readings(2), readings(1, metric="温"), readings(2), readings(1, unit="温")]
+            first, refused, second, last = Group(*requests).store(box)
+            assert (first, second) == (Appended(2, 0), Appended(2, 0))
+            assert isinstance(refused, DatabaseRefused)
+            assert isinstance(last, DatabaseRefused)
+            assert sorted(stored(box)) == sorted(ids(requests[0], requests[2]))
+            assert not list(database_of(box).outcomes.failing())
+    finally:
+        postgres.drop_database(name)
 
 
 def test_a_condition_of_the_server_ends_the_group_and_is_counted(
@@ -326,6 +351,67 @@ def test_a_server_that_is_gone_is_unavailable_for_all_that_waits(far: Box, relay
     assert noticed
     relay.heal()
     assert append(far, readings(2)) == Appended(2, 0)
+
+
+def cut_flights(far: Box, relay: Relay) -> list[uuid.UUID]:
+    """Append over a link that loses requests; return the ids that were acknowledged."""
+    append(far, readings())
+    relay.request_cut = 0.5
+    acknowledged: list[uuid.UUID] = []
+    for _ in range(20):
+        rows = readings(2)
+        try:
+            append(far, rows)
+        except DatabaseError:
+            continue
+        acknowledged += ids(rows)
+    relay.calm()
+    return acknowledged
+
+
+def test_what_is_acknowledged_over_a_link_that_loses_requests_is_stored(
+    far: Box, relay: Relay
+) -> None:
+    acknowledged = cut_flights(far, relay)
+    assert acknowledged
+    assert set(acknowledged) <= set(stored(far))
+
+
+def test_a_build_that_takes_a_lost_flight_for_stored_is_found_out(far: Box, relay: Relay) -> None:
+    with weakened("lost-is-stored"):
+        acknowledged = cut_flights(far, relay)
+    assert not set(acknowledged) <= set(stored(far))
+
+
+def test_a_build_that_stores_a_part_of_a_job_is_found_out(box: Box) -> None:
+    """Its feed would lack what is new, and a refused request would have stored something."""
+    known = readings()
+    append(box, known)
+    other = [*readings(), {**known[0], "value": -1.0}]
+    other[1]["received_at"] = other[0]["received_at"]
+    with weakened("append-in-part"):
+        (outcome,) = Group(other).store(box)
+    assert isinstance(outcome, FactsDiffer)
+    assert other[0]["id"] in stored(box), "refused, and stored all the same"
+
+
+def test_a_commit_that_no_standby_confirmed_is_no_acknowledgement(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def unconfirmed(_connection: Any) -> Iterator[None]:
+        yield
+        raise CommitUnconfirmed("a synchronous standby does not answer")
+
+    monkeypatch.setattr(database_of(box).commits, "watching", unconfirmed)
+    rows = readings(2)
+    outcomes = Group(rows, readings()).store(box)
+    assert all(isinstance(one, DatabaseUnavailable) for one in outcomes)
+    (failing,) = database_of(box).outcomes.failing()
+    assert failing.refusal.cause is Cause.STANDBY
+    monkeypatch.undo()
+    later = [{**row, "received_at": MORNING + timedelta(1)} for row in rows]
+    assert append(box, later) == Appended(0, 2)
 
 
 def test_what_waits_is_stored_when_the_database_is_closed(box: Box) -> None:

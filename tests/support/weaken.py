@@ -298,6 +298,36 @@ def _never_gives_up(module: Any) -> Iterable[Replacement]:
     return [(module.Outcomes, "failing", failing)]
 
 
+def _sent_once(store: Any) -> Iterable[Replacement]:
+    """A flight whose answer was lost counts as one that was stored."""
+    original = store.FactStore._fly
+
+    def fly(self: Any, flight: Any) -> Any:
+        try:
+            return original(self, flight)
+        except Exception as error:
+            if not store.is_lost(error):
+                raise
+            return []
+
+    return [(store.FactStore, "_fly", fly)]
+
+
+def _followed_in_part(statements: Any) -> Iterable[Replacement]:
+    """Where a part of a job is new, that part is stored, and nothing that follows from it."""
+    original = statements._statement
+
+    def statement(kind: Any) -> Any:
+        text = original(kind)
+        return text.replace(
+            f"given WHERE given.{statements._JOB} NOT IN (SELECT job FROM there) RETURNING",
+            "given WHERE true ON CONFLICT DO NOTHING RETURNING",
+            1,
+        )
+
+    return [(statements, "_statement", statement)]
+
+
 def _wall_clock(backoff: Any) -> Iterable[Replacement]:
     """Pauses are measured with a clock that jumps."""
     begin = backoff.Backoff.__init__
@@ -340,6 +370,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
+    "lost-is-stored": {"edgepaas.database.postgresql.append_store": _sent_once},
+    "append-in-part": {"edgepaas.database.postgresql.append_statements": _followed_in_part},
     "commit-unchecked": {"edgepaas.pgdriver.flights.connection": _commit_unchecked},
     "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},
     "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
