@@ -399,11 +399,12 @@ def test_a_commit_that_no_standby_confirmed_is_no_acknowledgement(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
-    def unconfirmed(_connection: Any) -> Iterator[None]:
+    def unconfirmed(_connection: Any, **_: Any) -> Iterator[None]:
         yield
         raise CommitUnconfirmed("a synchronous standby does not answer")
 
     monkeypatch.setattr(database_of(box).commits, "watching", unconfirmed)
+    monkeypatch.delattr(ServerDatabase, "write")  # it is told by the flight itself
     rows = readings(2)
     outcomes = Group(rows, readings()).store(box)
     assert all(isinstance(one, DatabaseUnavailable) for one in outcomes)
