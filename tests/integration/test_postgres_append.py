@@ -387,8 +387,9 @@ def test_a_build_that_stores_a_part_of_a_job_is_found_out(box: Box) -> None:
     """Its feed would lack what is new, and a refused request would have stored something."""
     known = readings()
     append(box, known)
-    other = [*readings(), {**known[0], "value": -1.0}]
-    other[1]["received_at"] = other[0]["received_at"]
+    new = readings()
+    at = new[0]["received_at"]
+    other = [*new, {**known[0], "value": -1.0, "received_at": at}]
     with weakened("append-in-part"):
         (outcome,) = Group(other).store(box)
     assert isinstance(outcome, FactsDiffer)
