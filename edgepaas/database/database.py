@@ -97,6 +97,11 @@ class Database(ABC):
     def ping(self) -> None:
         """Return when the database answers; raises DatabaseUnavailable within a few seconds."""
 
+    @property
+    def place(self) -> str:
+        """The server that answered the last ping, ``host:port``; empty for a file."""
+        return ""
+
     def require_tables(self, metadata: "MetaData") -> None:  # noqa: B027 - a choice, not a duty
         """Have a ping look for the tables and columns of *metadata*, where others could drop them.
 

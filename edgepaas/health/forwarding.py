@@ -99,6 +99,7 @@ def forwarding_of(
     return Forwarding(
         state=status.state if fresh else "unknown",
         hub=status.hub if fresh else "unknown",
+        server=status.server if fresh else "",
         rows_waiting=status.rows_waiting,
         reason=status.reason if fresh else "",
         waiting_since=status.waiting_since,

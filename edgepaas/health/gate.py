@@ -198,7 +198,8 @@ def _database_patience(
 def _database_answers(database: "Database", contract: "DatabaseContract") -> str:
     database.ping()
     name = "SQLite" if database.dialect == "sqlite" else "PostgreSQL"
-    return f"{name} answers ({contract.db_state})"
+    at = f" at {database.place}" if database.place else ""
+    return f"{name}{at} answers ({contract.db_state})"
 
 
 def _rows_on_their_way(watch: ForwardingWatch, contract: "DatabaseContract") -> str:

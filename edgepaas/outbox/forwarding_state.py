@@ -130,6 +130,12 @@ class DeliveryState:
         "When PostgreSQL serves again, or why not yet; often empty.",
         label="hand-back",
     )
+    server: str = _declared(
+        "",
+        "text",
+        "The server that took the drainer's last connection, of those that DATABASE_URL names.",
+        label="server",
+    )
 
 
 @dataclass

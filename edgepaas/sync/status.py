@@ -81,11 +81,12 @@ class SyncStatus(DeliveryState):
 #: ``run/sync.json``: the fields of :class:`SyncStatus`. One of another build is ignored.
 RECORD = RecordType(
     "sync-status",
-    2,
+    3,
     {
         "state": shapes.one_of(*get_args(SyncState)),
         "reason": shapes.text,
         "hub": shapes.one_of(*get_args(HubState)),
+        "server": shapes.text,
         "rows_waiting": shapes.whole,
         "waiting_since": shapes.optional(shapes.text),
         "last_delivery": shapes.optional(shapes.text),

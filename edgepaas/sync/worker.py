@@ -308,6 +308,7 @@ class SyncWorker:
             self._hub = hub
             self._dirty = True
             self._heartbeat_due = Interval(self._heartbeat_due.every)
+            self.report.server = hub.server_name
             logger.info("connected to %s", hub.server_name)
         return self._hub
 

@@ -17,6 +17,8 @@ from tests.support.service_process import until
 class FakeConnection:
     """What the pinger keeps; whether it answers is the test's to say."""
 
+    endpoint = "hub:5432"
+
     def __init__(self) -> None:
         self.closed = False
 

@@ -39,7 +39,7 @@ def test_the_api_has_every_field_with_its_meaning() -> None:
     assert schema.dump(FULL.as_dict()) == FULL.as_dict()
     assert list(schema.fields) == [
         "state", "hub", "rows_waiting", "reason", "waiting_since", "last_delivery",
-        "dead_letters", "conflicts", "hub_lost", "hand_back", "running",
+        "dead_letters", "conflicts", "hub_lost", "hand_back", "server", "running",
     ]  # fmt: skip
     for one in DECLARATIONS:
         assert schema.fields[one.name].metadata["description"] == one.meaning

@@ -167,6 +167,10 @@ class ServerDatabase(Database):
             raise
         self._give_back_idle()
 
+    @property
+    def place(self) -> str:
+        return self._pinger.place
+
     def require_tables(self, metadata: "MetaData") -> None:
         self._pinger.require_tables(metadata)
         self.outcomes.known = known_tables(metadata)
@@ -315,6 +319,8 @@ class Pinger:
         self.works = True
         self._connection: Any = None
         self._closed = False
+        #: The server that answered last, ``host:port``; empty before.
+        self.place = ""
 
     @property
     def longest(self) -> float:
@@ -406,6 +412,7 @@ class Pinger:
                 raise DatabaseUnavailable(
                     f"PostgreSQL does not answer: {server_message(error)}"
                 ) from error
+        self.place = connection.endpoint
         with self._lock:
             if not self._closed:
                 self._connection = connection
