@@ -22,7 +22,7 @@ from tests.support.service_process import until
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
 SEED = int(os.environ.get("EDGEPAAS_SEED", "5"))
-CUTS = int(os.environ.get("EDGEPAAS_CUTS", "50")) if SOAK else 3
+CUTS = int(os.environ.get("EDGEPAAS_CUTS", "50")) if SOAK else 2
 CLIENTS = 4
 #: What the box holds of the server: one for each client's request and for a look at the
 #: schema, the ping's, the drainer's.

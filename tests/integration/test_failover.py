@@ -13,6 +13,7 @@ from tests.support.history import History
 from tests.support.hub_database import HubDatabase, make_template
 from tests.support.live_box import Clients, LiveBox
 from tests.support.postgres_server import PostgresServer
+from tests.support.search import SOAK
 from tests.support.service_process import get, until
 from tests.support.standby import promote, servers
 
@@ -32,7 +33,7 @@ def follow(primary: PostgresServer) -> None:
     until(lambda: primary.execute(state) == [["sync"]], "a synchronous standby", 60)
 
 
-@pytest.mark.parametrize("local_first", [False, True], ids=["primary", "local-first"])
+@pytest.mark.parametrize("local_first", [False, True] if SOAK else [False])
 def test_a_promoted_standby_needs_no_operator(
     tmp_path: Path, pair: tuple[PostgresServer, PostgresServer], *, local_first: bool
 ) -> None:
