@@ -351,7 +351,7 @@ class Pinger:
             finally:
                 with self._lock:
                     self._asking = None
-                self.works = not pending.problem
+                self.works = pending.failure is None
                 pending.answered.set()
         failure = pending.failure
         # Raised anew: several threads may hear of it.
