@@ -452,6 +452,23 @@ def test_an_idle_connection_in_a_black_hole_costs_nobody_an_error(
     assert told, "a loss should be known before a new connection is tried"
 
 
+def test_a_whole_transaction_in_a_black_hole_is_lost_in_time(
+    relay: Relay, postgres_url: str
+) -> None:
+    """Its outcome stays open, so it is for the caller to send it again."""
+    connection = dial(relay.reroute(postgres_url))
+    run(connection, "CREATE TABLE t (n integer)")
+    connection.commit()
+    connection.prove_within = 60.0
+    run_flight(connection, [("INSERT INTO t SELECT 1 FROM pg_sleep($1)", [0.1])])
+    relay.black_hole()
+    connection.prove_within = 0.3
+    with pytest.raises(TimeoutError) as caught:
+        run_flight(connection, [("INSERT INTO t VALUES ($1)", [1])])
+    assert is_lost(caught.value)
+    assert connection.lost
+
+
 def test_a_slow_statement_of_an_idle_connection_is_waited_for(
     database: ServerDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,19 +172,22 @@ class FlightConnection(DriverFacade):
             raise pg8000_adapter.programming_error("a transaction is open")
         if self.prove_within is not None and not self._exchange.is_quiet():
             self._prove()
-        self.prove_within = None
+        within, self.prove_within = self.prove_within, None
         self._stale = False
         try:
-            return self._run_transaction(statements)
+            return self._run_transaction(statements, within)
         except Exception:
             if not self._stale or self._exchange.lost:
                 raise
-        return self._run_transaction(statements)
+        return self._run_transaction(statements, None)
 
-    def _run_transaction(self, statements: Sequence[Statement]) -> list[Result]:
+    def _run_transaction(
+        self, statements: Sequence[Statement], within: float | None
+    ) -> list[Result]:
         opening, first = self._opening()
         body, answers = self._encoded(statements)
-        return self._end(opening + body, [*first, *answers])[len(first) :]
+        flight = opening + body if within is None else messages.PROOF + opening + body
+        return self._end(flight, [*first, *answers], within)[len(first) :]
 
     # -- the ends of a transaction --
 
@@ -197,10 +200,13 @@ class FlightConnection(DriverFacade):
         body, answers = self._encoded(() if self._riding is None else self._riding.begin())
         return messages.BEGIN + body, [Answer(), *answers]
 
-    def _end(self, before: bytes, answers: list[Answer]) -> list[Result]:
+    def _end(
+        self, before: bytes, answers: list[Answer], within: float | None = None
+    ) -> list[Result]:
         """Send *before*, what the rider has to send, and COMMIT; return *before*'s results.
 
-        Whatever is raised, the transaction is over.
+        *within*: seconds in which some answer has to come. Whatever is raised, the transaction
+        is over.
         """
         rider, count = self._riding, len(answers)
         try:
@@ -208,7 +214,7 @@ class FlightConnection(DriverFacade):
             if rider is not None:
                 rider.sent()
             flight = before + ending + messages.COMMIT + messages.SYNC
-            results = _results(self._ask(flight, [*answers, *more]))
+            results = _results(self._ask(flight, [*answers, *more], within=within))
             if results[-1].tag != "COMMIT":
                 raise _not_committed(results[-1].tag)
         except BaseException as error:
