@@ -279,13 +279,13 @@ def _caller_beyond(core: int) -> list[int]:
 
 def _commit_unchecked(module: Any) -> Iterable[Replacement]:
     """Whatever answers COMMIT is taken for one."""
-    original = module._results
+    original = module.results_of
 
     def results(answers: Any) -> Any:
         found = original(answers)
         return [*found[:-1], module.Result("COMMIT", [])] if found else found
 
-    return [(module, "_results", results)]
+    return [(module, "results_of", results)]
 
 
 def _never_gives_up(module: Any) -> Iterable[Replacement]:
@@ -372,7 +372,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
     "lost-is-stored": {"edgepaas.database.postgresql.append_store": _sent_once},
     "append-in-part": {"edgepaas.database.postgresql.append_statements": _followed_in_part},
-    "commit-unchecked": {"edgepaas.pgdriver.flights.connection": _commit_unchecked},
+    "commit-unchecked": {"edgepaas.pgdriver.flights.transactions": _commit_unchecked},
     "synchronous-normal": {"edgepaas.database.sqlite.connection": _synchronous("NORMAL")},
     "synchronous-off": {"edgepaas.database.sqlite.connection": _synchronous("OFF")},
     "forks-keep-files": {
