@@ -83,6 +83,7 @@ def test_it_is_handed_back_to_over_a_link_of_300_ms_and_kept(
 
 
 @pytest.mark.skipif(not SOAK, reason="five minutes each: in a soak")
+@pytest.mark.timeout(3 * LONG)
 @pytest.mark.parametrize("how", ["reset", "silence"])
 @pytest.mark.parametrize("round_trip", [0.3, 0.6])
 def test_five_minutes_of_writes_over_a_slow_link(
