@@ -55,7 +55,6 @@ PLACES = {
     "cli/operator/sync_inspect.py": {"open_hub"},
     "doctor/forwarding.py": {"open_hub"},
     "sync/audit/hub.py": {"open_hub"},
-    "service/early_connections.py": {"service_connector"},
     "sync/context.py": {"open_hub"},
     "sync/takeover/rehearsal.py": {"service_connector"},
     "sync/hub/connection.py": {"connect", "connect_hub"},

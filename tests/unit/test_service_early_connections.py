@@ -97,29 +97,15 @@ def test_where_sqlite_serves_nothing_is_begun(server: Server, paths: Paths) -> N
     assert server.made == []
 
 
-def test_the_next_service_connects_while_it_is_handed_back_to(server: Server, paths: Paths) -> None:
-    """By the decision that is about to end; its stages have not run yet."""
-    Settings.of().write(paths.env_contract)
-    contract(paths, hub_url=URL, db_state="fallback").write(paths.db_contract)
-    assert not early_connections.begin_for_hand_back(paths)
-    note_rehearsal(paths, URL, ["alembic_version 0002"])
+@pytest.mark.parametrize("handed_back", [False, True])
+def test_more_are_begun_where_writes_wait_for_the_service(
+    server: Server, paths: Paths, handed_back: bool
+) -> None:
+    if handed_back:
+        note_rehearsal(paths, URL, ["alembic_version 0002"])
     server.let.set()
-    assert early_connections.begin_for_hand_back(paths)
-    count = early_connections.COUNT_OF_HAND_BACK
-    until(lambda: len(server.made) == count, "the connections")
     found = early_connections.begin(primary(paths), Settings.of(), paths)
     assert found is not None
-    assert {found() for _ in range(count)} == set(server.made)
-    assert len(server.made) == count
-
-
-def test_where_the_stages_decide_otherwise_they_are_closed(server: Server, paths: Paths) -> None:
-    Settings.of().write(paths.env_contract)
-    contract(paths, hub_url=URL, db_state="fallback").write(paths.db_contract)
-    note_rehearsal(paths, URL, [])
-    server.let.set()
-    assert early_connections.begin_for_hand_back(paths)
-    count = early_connections.COUNT_OF_HAND_BACK
+    count = early_connections.COUNT_OF_HAND_BACK if handed_back else early_connections.COUNT
     until(lambda: len(server.made) == count, "the connections")
-    assert early_connections.begin(contract(paths, hub_url=URL), Settings.of(), paths) is None
-    until(lambda: all(one.closed for one in server.made), "the end of both")
+    assert {found() for _ in range(count)} == set(server.made)
