@@ -8,6 +8,7 @@ ratios: what else the machine does falls on both alike.
 import contextlib
 import json
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ PAIRS = {
     "unpinned": ("ours, CPU_PIN=off", "plain, every core"),
     "capture": ("ours, capturing", "plain"),
 }
+
+#: Seconds after which a box that is ready has chosen its core.
+SETTLED = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,26 @@ LOADS = (
 def servers(home: Path, core: int, wanted: set[str]) -> Iterator[dict[str, Server]]:
     """Run those of the servers that are *wanted*, by the names of PAIRS.
 
-    The plain application is held to *core*, which is the best it can do on most machines.
+    The plain application is held to one core, which is the best it can do on most machines:
+    to that which ours chose, so that what else the machine does falls on both alike; to *core*
+    where ours chose none.
     """
     with contextlib.ExitStack() as stack:
         found: dict[str, Server] = {}
         if "ours" in wanted:
             found["ours"] = stack.enter_context(running_box(home / "ours"))
+            time.sleep(SETTLED)
+            if len(chosen := found["ours"].cores()) == 1:
+                (core,) = chosen
         if "ours, CPU_PIN=off" in wanted:
             found["ours, CPU_PIN=off"] = stack.enter_context(
                 running_box(home / "ours-off", CPU_PIN="off")
             )
         if "ours, capturing" in wanted:
             found["ours, capturing"] = stack.enter_context(
-                running_box(home / "ours-capture", DATABASE_URL=AWAY, USE_SQLITE="true")
+                running_box(
+                    home / "ours-capture", DATABASE_URL=AWAY, USE_SQLITE="true", CPU_PIN=str(core)
+                )
             )
         if "plain" in wanted:
             found["plain"] = stack.enter_context(running_plain(home / "plain", cores={core}))
