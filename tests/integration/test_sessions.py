@@ -55,6 +55,7 @@ PLACES = {
     "cli/operator/sync_inspect.py": {"open_hub"},
     "doctor/forwarding.py": {"open_hub"},
     "sync/audit/hub.py": {"open_hub"},
+    "sync/audit/marks.py": {"open_hub"},
     "sync/context.py": {"open_hub"},
     "sync/takeover/rehearsal.py": {"service_connector"},
     "sync/hub/connection.py": {"connect", "connect_hub"},
