@@ -23,8 +23,8 @@ from tests.support.refusals import CASES, Guest, RefusalCase, may_mount
 from tests.support.service_process import until
 
 SOAK = bool(os.environ.get("EDGEPAAS_SOAK"))
-#: What 'make test' has time for: a right, a lock, and what is found out by a rehearsal alone.
-SHORT = {"insert-revoked", "locked-in-share-mode", "trigger-raises"}
+#: What 'make test' has time for: a right, and what is found out by a rehearsal alone.
+SHORT = {"insert-revoked", "trigger-raises"}
 #: Seconds of WRITE_PATIENCE: the shipped one, where there is time.
 PATIENCE = "10" if SOAK else "1"
 
