@@ -55,7 +55,8 @@ class OwnSessions:
         self._descriptor = acquire(folder / self.tag, timeout=5.0)
         self._lock = threading.Lock()
         self._turn = threading.Lock()
-        #: Backend process id → the connection, None once it was collected.
+        #: Backend process id → the exchange with it, None once it was collected. Not the
+        #: connection object: an idle one that was cut goes on with another one's exchange.
         self._known: dict[int, weakref.ref[Any]] = {}
         #: When an attempt failed last that may have left a session that nobody knows.
         self._failed_at: float | None = None
@@ -103,7 +104,7 @@ class OwnSessions:
         own_pid: int = connection.backend_pid
         with self._lock:
             closed = {pid for pid, found in self._known.items() if _is_closed(found)}
-            self._known[own_pid] = weakref.ref(connection)
+            self._known[own_pid] = weakref.ref(connection.exchange)
             closed.discard(own_pid)
             open_ones = set(self._known) - closed
         dead = self._dead_tags()
@@ -221,8 +222,8 @@ def forget_identity() -> None:
 
 
 def _is_closed(found: "weakref.ref[Any] | None") -> bool:
-    connection = None if found is None else found()
-    return connection is None or bool(connection.lost)
+    exchange = None if found is None else found()
+    return exchange is None or bool(exchange.lost)
 
 
 def _listed(pids: set[int]) -> str:

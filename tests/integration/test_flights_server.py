@@ -503,6 +503,38 @@ def test_a_read_keeps_nothing_that_it_writes(database: ServerDatabase) -> None:
     assert numbers(database) == []
 
 
+def test_a_function_that_writes_keeps_nothing_in_a_read_and_moves_the_mark_in_a_write(
+    database: ServerDatabase,
+) -> None:
+    """Neither shows in the text or in the command tag of a plain SELECT."""
+    create = "CREATE FUNCTION put() RETURNS integer LANGUAGE sql AS $$ {} $$"
+    insert_one = create.format("INSERT INTO t VALUES (1) RETURNING n")
+    database.write(lambda session: session.execute(text(insert_one)))
+    nested = "SELECT n FROM (SELECT put() AS n) AS x"
+    for sql in ("SELECT put()", 'SELECT public."put" ( )', nested):
+        with database.read() as session:
+            assert session.execute(text(sql)).all() == [(1,)]
+    assert numbers(database) == []
+    wrote: list[bool] = []
+
+    def work(session: Session) -> None:
+        session.execute(text("SELECT put()"))
+        wrote.append(session.connection().connection.dbapi_connection._wrote)  # type: ignore[union-attr]
+
+    database.write(work)
+    assert (wrote, numbers(database)) == ([True], [1])
+
+
+def test_a_session_with_settings_of_its_own_is_not_replaced_by_another(
+    database: ServerDatabase, relay: Relay
+) -> None:
+    """That one would go on with the server's defaults, and nobody would know."""
+    with pytest.raises(DatabaseError), database.read() as session:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        relay.break_connections("close")
+        session.execute(text("SELECT n FROM t")).all()
+
+
 def test_a_read_with_an_isolation_level_of_its_own_sees_one_snapshot(
     database: ServerDatabase,
 ) -> None:

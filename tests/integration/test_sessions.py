@@ -3,6 +3,7 @@
 
 import ast
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,6 +246,26 @@ def test_a_lost_session_of_a_process_that_lives_is_ended_by_its_next_connection(
     for connection in (kept, fresh):
         assert simple_query(connection, "SELECT 1") == [[1]]
         close_quietly(connection)
+
+
+def test_a_session_in_the_place_of_one_that_was_cut_is_not_ended(
+    postgres_url: str, paths: Paths, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle connection goes on with another session, whose own connection object is gone."""
+    monkeypatch.setattr("edgepaas.database.postgresql.pool.FRESH", 0.0)
+    identify(paths, "serve")
+    database = ServerDatabase(relay.reroute(postgres_url), Settings.of(DB_CONNECT_TIMEOUT="60"))
+    question = text("SELECT pg_backend_pid()")
+    try:
+        first = database.write(lambda session: session.execute(question).scalar_one())
+        relay.break_connections("close")
+        with database.read() as session:
+            second = session.execute(question).scalar_one()
+            gc.collect()
+            connect(split_url(postgres_url), deadline=AMPLE, tls=PLAIN).close()
+            assert session.execute(question).scalar_one() == second != first
+    finally:
+        database.close()
 
 
 def test_nothing_of_another_box_or_of_a_process_that_lives_is_ended(

@@ -242,6 +242,10 @@ def test_a_connection_that_ends_in_mid_answer_is_lost() -> None:
     ("sql", "tag", "written"),
     [
         ("SELECT 1", "SELECT 1", False),
+        ("SELECT count(*), lower(a) FROM t WHERE a IN ('x') AND (b OR c)", "SELECT 1", False),
+        ("SELECT a FROM (VALUES (1)) AS v(a) JOIN t USING (a)", "SELECT 1", False),
+        ("SELECT nextval('s')", "SELECT 1", True),
+        ('SELECT a FROM "my""s"."Put" (1)', "SELECT 1", True),
         ("WITH x AS (INSERT INTO t VALUES (1) RETURNING a) SELECT * FROM x", "SELECT 1", True),
         ("INSERT INTO t VALUES (1)", "INSERT 0 1", True),
         ("DELETE FROM t", "DELETE 0", True),

@@ -193,6 +193,7 @@ class FlightConnection(TransactionFlights):
 
     def _noted(self, answers: list[Answer], text: StatementText) -> list[Answer]:
         self._wrote = self._wrote or any(has_written(answer.tag, text) for answer in answers)
+        self._is_special = self._is_special or text.for_session
         return answers
 
 

@@ -74,6 +74,11 @@ class DriverFacade:
         return pg8000_adapter.backend_pid(self._driver)
 
     @property
+    def exchange(self) -> Exchange:
+        """The session itself, which may go on in another connection object."""
+        return self._exchange
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, perhaps a failed one."""
         return self._exchange.status != IDLE

@@ -12,8 +12,8 @@ class CommitRider(Protocol):
 
     It is set as ``connection.rider``. Of a transaction that wrote nothing only :meth:`begin`
     is called. A statement has written, for this purpose, when its command tag or its text is
-    that of a change (INSERT, UPDATE, DELETE, MERGE, COPY, a definition): a function that
-    changes something, called by a plain SELECT, is not seen.
+    that of a change (INSERT, UPDATE, DELETE, MERGE, COPY, a definition), or where it calls a
+    function that is not known to change nothing. What a view or an operator calls is not seen.
 
     No method may use the connection. What :meth:`committed` and :meth:`failed` raise would
     hide what became of the transaction, so they raise nothing.

@@ -22,6 +22,80 @@ _CHANGING_WORD = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|CREATE|INTO)\b", r
 _READING_WORD = re.compile(r"\s*(?:SELECT|WITH|VALUES|TABLE|SHOW)\b", re.IGNORECASE)
 #: What a read does not do outside of a transaction: lock rows, or change what lasts for one.
 _BOUND_WORD = re.compile(r"\bSHARE\b|set_config|advisory", re.IGNORECASE)
+#: What is called, in any form of a name: ``now(``, ``public."put" (``; not ``AS alias(``.
+_CALLED = re.compile(r'(?<![\w$"])(?<!\bAS )"?([\w$]+)"?\s*\(', re.IGNORECASE)
+#: Words that stand before a parenthesis and call nothing, and functions of PostgreSQL that
+#: change nothing (its own come first in each search path). Any other one may be of the
+#: application's own, and write.
+_HARMLESS = frozenset(
+    {
+        *("all", "and", "any", "array", "as", "between", "by", "case", "cast", "distinct"),
+        *("else", "except", "exists", "extract", "filter", "from", "group", "having", "in"),
+        *("intersect", "is", "join", "lateral", "like", "ilike", "limit", "materialized", "not"),
+        *(
+            "offset",
+            "on",
+            "or",
+            "over",
+            "overlay",
+            "position",
+            "row",
+            "select",
+            "some",
+            "substring",
+        ),
+        *("then", "trim", "union", "using", "values", "when", "where", "within", "with"),
+        # types with a length
+        *("bit", "char", "character", "varchar", "varying", "numeric", "decimal", "float"),
+        *("interval", "time", "timestamp"),
+        # aggregates and windows
+        *("array_agg", "avg", "bool_and", "bool_or", "count", "every", "json_agg"),
+        *(
+            "json_object_agg",
+            "jsonb_agg",
+            "jsonb_object_agg",
+            "max",
+            "min",
+            "string_agg",
+            "sum",
+            "stddev",
+            "variance",
+        ),
+        *("percentile_cont", "percentile_disc", "mode", "dense_rank", "first_value", "lag"),
+        *("last_value", "lead", "nth_value", "ntile", "percent_rank", "rank", "row_number"),
+        # values
+        *("abs", "ceil", "ceiling", "coalesce", "div", "exp", "floor", "greatest", "least", "ln"),
+        *("log", "mod", "nullif", "power", "random", "round", "sign", "sqrt", "trunc"),
+        *("width_bucket", "array_length", "array_position", "array_to_string", "cardinality"),
+        *("unnest", "btrim", "char_length", "concat", "concat_ws", "decode", "encode", "format"),
+        *("initcap", "left", "length", "lower", "lpad", "ltrim", "md5", "octet_length", "repeat"),
+        *("replace", "reverse", "right", "rpad", "rtrim", "sha256", "split_part", "starts_with"),
+        *("strpos", "substr", "to_char", "to_date", "to_number", "to_timestamp", "translate"),
+        *("upper", "age", "clock_timestamp", "date_bin", "date_part", "date_trunc", "justify_days"),
+        *("make_date", "make_interval", "make_timestamptz", "now", "statement_timestamp"),
+        *("transaction_timestamp", "timezone", "gen_random_uuid", "generate_series"),
+        *("json_array_elements", "json_array_length", "json_build_array", "json_build_object"),
+        *("json_extract_path_text", "json_typeof", "jsonb_array_elements", "jsonb_array_length"),
+        *("jsonb_build_array", "jsonb_build_object", "jsonb_each", "jsonb_extract_path_text"),
+        *("jsonb_path_exists", "jsonb_path_query", "jsonb_to_recordset", "jsonb_typeof"),
+        *("row_to_json", "to_json", "to_jsonb"),
+        # the server and its catalogue
+        *("current_database", "current_schema", "current_setting", "version", "col_description"),
+        *("format_type", "has_table_privilege", "inet_server_addr", "obj_description"),
+        *("pg_backend_pid", "pg_column_size", "pg_database_size", "pg_get_constraintdef"),
+        *("pg_get_expr", "pg_get_indexdef", "pg_is_in_recovery", "pg_relation_size", "pg_sleep"),
+        *("pg_table_is_visible", "pg_total_relation_size", "query_to_xml", "quote_ident"),
+        *("quote_literal", "to_regclass", "to_regtype", "set_config", "pg_advisory_lock"),
+        *("pg_advisory_unlock", "pg_advisory_xact_lock", "pg_try_advisory_lock"),
+        *("pg_try_advisory_xact_lock", "pg_advisory_xact_lock_shared"),
+    }
+)
+#: What lasts as long as the session, and is not there in another one.
+_SESSION = re.compile(
+    r"\s*(?:SET(?!\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|LISTEN|CREATE\s+TEMP(?:ORARY)?)\b"
+    r"|.*\bpg_(?:try_)?advisory_lock",
+    re.IGNORECASE | re.DOTALL,
+)
 #: The tags after which prepared statements are as they were.
 _PLAIN_TAGS = _READING_TAGS - {"DISCARD", "DEALLOCATE"} | {
     *("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "EXPLAIN", "TRUNCATE", "NOTIFY")
@@ -33,7 +107,8 @@ _TEXTS_KEPT = 512
 class StatementText:
     """*single*: it is surely one statement; *changing*: a SELECT of it may change something.
 
-    *reading*: it is one statement that reads and needs no transaction.
+    *reading*: it is one statement that reads and needs no transaction. *for_session*: it sets
+    what lasts as long as the session.
     """
 
     commits: bool
@@ -41,6 +116,7 @@ class StatementText:
     single: bool
     changing: bool
     reading: bool
+    for_session: bool
 
 
 @lru_cache(_TEXTS_KEPT)
@@ -48,7 +124,9 @@ def examine(sql: str) -> StatementText:
     """Return what *sql* tells."""
     stripped = sql.rstrip().rstrip(";")
     single = ";" not in stripped and bool(stripped)
-    changing = _CHANGING_WORD.search(sql) is not None
+    changing = _CHANGING_WORD.search(sql) is not None or any(
+        called.lower() not in _HARMLESS for called in _CALLED.findall(sql)
+    )
     return StatementText(
         commits=_COMMIT.match(sql) is not None,
         rolls_back=_ROLLBACK.match(sql) is not None,
@@ -59,6 +137,7 @@ def examine(sql: str) -> StatementText:
         and not changing
         and _READING_WORD.match(sql) is not None
         and _BOUND_WORD.search(sql) is None,
+        for_session=_SESSION.match(sql) is not None,
     )
 
 

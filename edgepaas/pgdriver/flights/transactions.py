@@ -40,6 +40,8 @@ class TransactionFlights(DriverFacade):
         #: The rider of the open transaction, and whether that has written.
         self._riding: CommitRider | None = None
         self._wrote = False
+        #: Whether the session has settings or locks of its own, which another one would lack.
+        self._is_special = False
         #: Whether the last error was of a statement kept prepared, which has not run.
         self._stale = False
 
@@ -177,7 +179,7 @@ class TransactionFlights(DriverFacade):
     def _may_reopen(self, error: BaseException) -> bool:
         """Whether the connection died of *error*, and is one that has worked before."""
         exchange = self._exchange
-        known = self.reopen is not None and exchange.answered > 0
+        known = self.reopen is not None and exchange.answered > 0 and not self._is_special
         return known and exchange.lost and is_lost(error)
 
     def _reopen(self, error: BaseException) -> None:
