@@ -85,9 +85,9 @@ class Channel(AdaptedChannel):
     error_task_class = RefusedTask
     #: Whether the client may not have read its answer while it still sends.
     linger = False
-    _answering = False
-    #: Whether requests come from the client now (the loop's thread), not from the queue.
-    arriving = False
+    #: The request whose answer has begun, so that no other answer may be sent; under
+    #: ``outbuf_lock``.
+    _answered: Any = None
     #: Whether the first request is an append that no worker has; under ``requests_lock``.
     appending = False
     #: How the append in the first request ended, for the worker that words it.
@@ -110,11 +110,7 @@ class Channel(AdaptedChannel):
         if self._rested:
             self._rested = False
             self._moved = self._last_heard
-        self.arriving = True
-        try:
-            taken = bool(super().received(data))
-        finally:
-            self.arriving = False
+        taken = bool(super().received(data))
         if self.request is not None and self.request.progressed():
             self._moved = self._last_heard
             self.proven = self.proven or self.request.body_bytes_received >= MIN_PROGRESS
@@ -122,7 +118,6 @@ class Channel(AdaptedChannel):
 
     def service(self) -> None:
         """Answer the next request (a worker's thread)."""
-        self._answering = False
         try:
             super().service()
         finally:
@@ -172,11 +167,7 @@ class Channel(AdaptedChannel):
         """Take the next request, which was sent ahead, as if it came now (the loop's thread)."""
         with self.requests_lock:
             if self.connected and self.requests and not self.appending:
-                self.arriving = True
-                try:
-                    self.server.add_task(self)
-                finally:
-                    self.arriving = False
+                self.server.add_task(self)
 
     def _has_heard_all(self) -> bool:
         try:
@@ -198,7 +189,7 @@ class Channel(AdaptedChannel):
     def write_soon(self, data: Any) -> int:
         """Queue part of an answer (a worker's thread)."""
         with self.outbuf_lock:
-            self._answering = True
+            self._answered = next(iter(self.requests), None)
             if not self.total_outbufs_len:
                 self._moved = time.monotonic()  # what came before was not for the client to do
             return int(super().write_soon(data))
@@ -238,13 +229,13 @@ class Channel(AdaptedChannel):
     def give_up(self) -> bool:
         """Cut the connection; whether a request was in work, which gets 503 if it can."""
         with self.outbuf_lock:
-            waiting = bool(self.requests)
+            request = next(iter(self.requests), None)
             self.connected = False  # the worker's next write ends its task
-            if waiting and not self._answering and self.socket is not None:
+            if request not in (None, self._answered) and self.socket is not None:
                 message = "The service stopped before this was done."
                 _send_problem(self.socket, Problem(503, message, retry_after=2))
         self.handle_close()
-        return waiting
+        return request is not None
 
     def handle_close(self) -> None:
         """Close the connection; one that was refused may still send for a moment.

@@ -38,7 +38,7 @@ class RequestDispatcher(AdaptedDispatcher):
         if _belongs_to_health(task.requests[0]):
             self._health.add_task(task)
             return
-        if self.appends is not None and self._open and task.arriving and self.appends.take(task):
+        if self.appends is not None and self._open and self.appends.take(task):
             return
         self.add_to_workers(task)
 

@@ -44,16 +44,20 @@ class LoopAppends:
         self._waiting: dict[_Waiting, None] = {}
         self._gathered: list[tuple[str, AppendJob]] = []
         self._looked = 0.0
+        #: The loop's; a worker that passes the next request of its connection on is another.
+        self._thread = 0
         #: Whether the loop was woken since it last looked at its channels.
         self._woken = False
 
     def take(self, channel: "Channel") -> bool:
-        """Take the request of *channel*, if it is a plain append (the loop's thread).
+        """Take the request of *channel*, if it is a plain append and this is the loop's thread.
 
         It is handed in at the end of this pass. False: nothing has happened, and a worker has
         to have it.
         """
         request = channel.requests[0]
+        if threading.get_ident() != self._thread:
+            return False
         if request.path not in self._paths or not self._is_open():
             return False
         if not is_bare_request(request, self._appends.longest_body):
@@ -78,6 +82,7 @@ class LoopAppends:
     def begin_pass(self) -> None:
         """The loop is about to look at its channels (the loop's thread)."""
         self._woken = False
+        self._thread = threading.get_ident()
         if not self._waiting:
             return
         now = time.monotonic()

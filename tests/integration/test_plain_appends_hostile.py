@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from sqlalchemy.orm import Session
 from edgepaas.app import Box
 from edgepaas.database.sqlite import group_commit
 from edgepaas.files.paths import Paths
+from edgepaas.httpd.protocol import Parser
+from edgepaas.httpd.waitress_adapter import Adjustments
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.rules import feed
 from edgepaas.telemetry.rules.follower import RuleFollower
@@ -303,3 +306,33 @@ def send_twice(client: Client, value: float, *, repeat: bool) -> None:
     if repeat:
         client.send(post(reading(value), headers))
         assert json.loads(client.receive().body) == {"accepted": 0, "duplicates": 1}
+
+
+def test_a_drain_says_so_on_a_connection_that_was_answered_before(paths: Paths) -> None:
+    """Kept alive, as a device's connection is."""
+    with loop_box(paths) as (loop, box, _), loop.connect() as client:
+        client.send(post(reading(1.0)))
+        assert client.receive().status == "201 CREATED"
+        with SlowDisk(box):
+            client.send(post(reading(2.0)))
+            until(lambda: waiting(loop) == 1, "the request to wait")
+            ended = drain(loop, hurry=lambda: True)
+            assert client.receive().status.startswith("503")
+        ended.join(LIMIT)
+        assert not ended.is_alive()
+
+
+def test_what_a_worker_passes_on_while_the_loop_reads_is_no_business_of_the_loop(
+    paths: Paths,
+) -> None:
+    """Its table and what it gathers in a pass are for one thread."""
+    with loop_box(paths) as (loop, _, _app):
+        assert loop.send(GET_LIVE).status == "200 OK"
+        request = Parser(Adjustments())
+        whole = post(reading(1.0))
+        request.received(whole[request.received(whole) :])
+        served = threading.Event()
+        channel = SimpleNamespace(requests=[request], addr=("127.0.0.1", 1), service=served.set)
+        loop.server.dispatcher.add_task(channel)
+        assert served.wait(LIMIT)
+        assert loop.taken == []
