@@ -9,6 +9,7 @@ own environment, and none of this process's descriptors (a lock would be held by
 """
 
 import atexit
+import contextlib
 import gc
 import json
 import logging
@@ -273,7 +274,12 @@ def _exit_status(work: Callable[[], int]) -> int:
 
 
 def _close_from(first: int) -> None:
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    # Those that are open: a container may have a limit of a billion, and an old kernel no
+    # close_range(2).
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - no object for each is wanted
+        if int(name) >= first:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(int(name))
 
 
 def _is_single_threaded() -> bool:

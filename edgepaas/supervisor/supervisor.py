@@ -254,7 +254,7 @@ class Supervisor:
             received = events.wait(None, timeout=patience)
             if received.stop or (received.hangup and not self._ignore_hangup):
                 return True
-            reap(self._sidecars.record_exit)
+            reap(self._sidecars.record_exit, self._launcher.record_exit)
             self._sidecars.enforce_deadlines(time.monotonic())
         return False
 

@@ -6,6 +6,7 @@ for processes with one thread, which that of the tests is not.
 """
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -19,9 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepaas.sd_notify import Notifier
 from edgepaas.supervisor import forked_stages
+from edgepaas.supervisor.child import Events
 from edgepaas.supervisor.forked_stages import ENOUGH_MEMORY, ForkingLauncher
 from edgepaas.supervisor.launcher import Launcher
+from edgepaas.supervisor.supervisor import Supervisor
 
 #: What a stage changes, and the next one must not see.
 seen: list[str] = []
@@ -131,6 +135,22 @@ class Cases:
             json.loads(path.read_text()) for path in sorted(self.folder.glob("described-*"))
         ] + [{"seen": seen, "left": os.environ.get("LEFT_BY_A_STAGE")}]
 
+    def isolation_without_limit(self) -> Any:
+        """The same in a container whose descriptors have no limit, on a kernel without close_range.
+
+        There closerange() is a billion system calls.
+        """
+        os.sysconf = lambda _name: 1 << 30
+
+        def closerange(first: int, end: int) -> None:
+            assert end - first < 1 << 20, "this takes minutes"
+            for descriptor in range(first, end):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+        os.closerange = closerange
+        return self.isolation()
+
     def signals(self) -> Any:
         """SIGTERM and Ctrl-C reach a stage as they reach a program."""
         self.launcher.begin_round()
@@ -204,6 +224,20 @@ class Cases:
         self.launcher.prepare_round()
         pid = self._waiting()
         assert self.launcher.record_exit(pid, _wait_for(pid))
+        return self.service()
+
+    def prepared_is_reaped_between_rounds(self) -> Any:
+        """It is killed while the chain pauses; the next round has one of its own."""
+        supervisor = Supervisor(
+            {}, listen=list, stop_timeout=lambda: 5.0,
+            notifier=Notifier.of({}, os.getpid()), launcher=self.launcher,
+        )  # fmt: skip
+        self.launcher.prepare_round()
+        pid = self._waiting()
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with Events() as events:
+            supervisor._stop_requested_within(events, 0.1)
         return self.service()
 
     def changed_file(self) -> Any:

@@ -52,9 +52,10 @@ def test_each_way_to_end_has_its_own_status_and_none_ends_the_parent(
     assert "ValueError: not expected" in said
 
 
-def test_a_stage_sees_neither_its_parent_nor_the_stage_before_it(case: Case) -> None:
+@pytest.mark.parametrize("how", ["isolation", "isolation_without_limit"])
+def test_a_stage_sees_neither_its_parent_nor_the_stage_before_it(case: Case, how: str) -> None:
     """Environment, modules' state, descriptors, signals, process group, command line."""
-    first, second, parent = case("isolation")
+    first, second, parent = case(how)
     for stage in (first, second):
         environ = stage["environ"]
         environ.pop("LC_CTYPE", None)  # set by Python itself, in whatever process
@@ -121,6 +122,13 @@ def test_the_next_service_may_be_there_before_its_round(case: Case) -> None:
 
 def test_a_service_whose_round_does_not_come_ends_by_itself(case: Case) -> None:
     status, pid, served = case("prepared_in_vain")
+    assert status == 0
+    assert served["pid"] == pid
+
+
+def test_a_service_that_is_gone_before_its_round_is_replaced(case: Case) -> None:
+    """Reaped while the chain pauses: its number may be another process's by then."""
+    status, pid, served = case("prepared_is_reaped_between_rounds")
     assert status == 0
     assert served["pid"] == pid
 
