@@ -215,7 +215,10 @@ class AppendRoute:
 
         def finish(outcome: AppendOutcome) -> None:
             if stored is not None and isinstance(outcome, Appended):
-                stored(outcome)
+                try:
+                    stored(outcome)
+                except Exception as error:  # noqa: BLE001 - a view would be answered with it, too
+                    outcome = error
             done(outcome)
 
         try:

@@ -99,7 +99,10 @@ class LoopAppends:
         if self._gathered:
             gathered, self._gathered = self._gathered, []
             for path, job in gathered:
-                self._appends.submit(path, job)
+                try:
+                    self._appends.submit(path, job)
+                except Exception as error:  # noqa: BLE001 - every other connection waits for this
+                    job.done(error)
 
     def finish(self, waiting: "_Waiting", outcome: "PlainAnswer | BaseException") -> None:
         """Answer; an error is worded by the ordinary way (the writer's thread, or the loop's)."""

@@ -336,3 +336,21 @@ def test_what_a_worker_passes_on_while_the_loop_reads_is_no_business_of_the_loop
         loop.server.dispatcher.add_task(channel)
         assert served.wait(LIMIT)
         assert loop.taken == []
+
+
+def test_a_database_that_fails_to_take_a_job_costs_this_request_alone(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no thread can be started: the loop goes on, and somebody answers."""
+    with loop_box(paths) as (loop, box, _), loop.connect() as client:
+
+        def fail(_job: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(box.database, "submit", fail)
+            client.send(post(reading(1.0)))
+            assert client.receive().status.startswith("500")
+        client.send(post(reading(2.0)))
+        assert client.receive().status == "201 CREATED"
+        assert stored(box) == [2.0]
