@@ -139,7 +139,8 @@ def test_a_thread_that_was_there_before_is_moved_as_well(tmp_path: Path) -> None
 def test_a_given_core_is_the_one(start: Start) -> None:
     last = max(os.sched_getaffinity(0))
     process, _ = start(CPU_PIN=str(last))
-    until(lambda: cores_of_threads(process.pid) == {frozenset({last})}, "threads on that core")
+    wanted = {frozenset({last})}
+    assert until(lambda: cores_of_threads(process.pid) == wanted, "threads on that core")
 
 
 def test_off_leaves_every_core(start: Start) -> None:

@@ -86,19 +86,22 @@ def test_an_answer_after_a_cancelled_wait_for_a_standby_is_no_acknowledgement(
 
 def test_a_warning_from_before_is_not_this_commits(connection: Connection) -> None:
     connection.notices.append(WARNING)
-    with CommitWatch(5.0, cancel=lambda _: None, clock=Clock()).watching(connection):
-        pass
+    watch, committed = CommitWatch(5.0, cancel=lambda _: None, clock=Clock()), False
+    with watch.watching(connection):
+        committed = True
+    assert committed
 
 
 def test_a_commit_that_took_long_and_was_answered_in_full_is_acknowledged(
     connection: Connection,
 ) -> None:
     """Cancelling has no effect on a wait for the server's own disk."""
-    clock = Clock()
-    watch = CommitWatch(5.0, cancel=lambda _: None, clock=clock)
+    clock, cancelled = Clock(), list[Any]()
+    watch = CommitWatch(5.0, cancel=cancelled.append, clock=clock)
     with watch.watching(connection):
         clock.now = 8.0
         watch.enforce()
+    assert cancelled == [connection]
 
 
 def test_a_server_that_takes_no_cancel_request_is_cut_all_the_same(connection: Connection) -> None:

@@ -89,6 +89,7 @@ def test_what_nobody_takes_is_closed(server: Server) -> None:
     until(lambda: len(server.made) == 2, "both connections")
     connector.close_early()
     until(lambda: all(one.closed for one in server.made), "the end of both")
+    assert len(server.made) == 2
 
 
 def test_where_sqlite_serves_nothing_is_begun(server: Server, paths: Paths) -> None:
