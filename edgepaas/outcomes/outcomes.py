@@ -137,7 +137,9 @@ class Outcomes:
             row.count += 1
 
     def _judged(self, row: _Row, now: float) -> Failing:
-        refusal, lasts = row.refusal, now - row.began
+        refusal = row.refusal
+        # What may pass is not known to last beyond the last request that met it.
+        lasts = (row.last if refusal.cause in PASSING else now) - row.began
         several = row.count >= SEVERAL or (row.count >= _FEW and lasts >= _LONG * self._patience)
         return Failing(
             refusal,

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgepaas.pgdriver.failures import CommitUnconfirmed, is_lost
@@ -45,6 +45,10 @@ class _Wait:
     cut_at: float
     cancelled: bool = False
     cut: bool = False
+    over: bool = False
+    #: Held while the COMMIT is cancelled or cut, so that it does not end meanwhile: the
+    #: connection's next statement would be cancelled in its place.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def cancel(connection: Any) -> None:
@@ -94,8 +98,8 @@ class CommitWatch:
         wait = _Wait(connection, cancel_at, cancel_at + self._limit)
         connection.take_notices()
         self._waits[id(wait)] = wait
-        self._ensure_thread()
         try:
+            self._ensure_thread()
             yield
         except Exception as error:
             if wait.cut and is_lost(error):
@@ -103,13 +107,22 @@ class CommitWatch:
             raise
         finally:
             del self._waits[id(wait)]
+            with wait.lock:
+                wait.over = True
         if any(_WAITS_FOR_STANDBY in fields.values() for fields in connection.take_notices()):
             raise self._unconfirmed()
 
     def enforce(self) -> None:
         """Cancel, or cut, what has waited for too long."""
         now = self._clock()
-        for wait in list(self._waits.values()):
+        # What is cut at once first: a server that is gone takes no request to cancel either.
+        for wait in sorted(self._waits.copy().values(), key=lambda one: one.cut_at):
+            self._enforce(wait, now)
+
+    def _enforce(self, wait: _Wait, now: float) -> None:
+        with wait.lock:
+            if wait.over:
+                return
             if now >= wait.cut_at and not wait.cut:
                 wait.cut = True
                 with contextlib.suppress(OSError):  # it was not connected any more
@@ -128,10 +141,7 @@ class CommitWatch:
         )
 
     def _ensure_thread(self) -> None:
-        thread = self._thread
-        if thread is not None and thread.is_alive():
-            return
-        with self._lock:
+        with self._lock:  # else one that is about to end would be relied upon
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="commit-watch", daemon=True)
                 self._thread.start()

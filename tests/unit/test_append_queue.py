@@ -196,3 +196,29 @@ def test_closing_waits_no_longer_than_it_may_and_ends_what_is_left(
     link.open()
     ends.wait_for(2)
     assert ends.all[-1] == Appended(1, 0)
+
+
+def test_a_store_that_fails_leaves_no_caller_waiting_and_no_thread_missing(
+    ends: Ends, job: Callable[..., AppendJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no thread can be started for a deadline: what was ended is not ended again."""
+    monkeypatch.setattr(append_queue, "SENDERS", 1)
+    working = threading.Event()
+
+    def store(group: Sequence[Waiting]) -> None:
+        assert working.wait(LIMIT)
+        group[0].job.done(Appended(1, 0))
+        if len(ends.all) < 5:
+            raise RuntimeError("can't start new thread")
+
+    queue = AppendQueue(store)
+    for _ in range(4):
+        queue.put(job())
+    working.set()
+    ends.wait_for(4)
+    queue.put(job())
+    ends.wait_for(5)
+    queue.close(LIMIT)
+    kinds = [type(one) for one in ends.all]
+    assert kinds.count(Appended) + kinds.count(DatabaseUnavailable) == 5
+    assert kinds[-1] is Appended

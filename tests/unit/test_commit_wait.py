@@ -116,6 +116,37 @@ def test_a_server_that_takes_no_cancel_request_is_cut_all_the_same(connection: C
         raise ConnectionResetError("cut")
 
 
+def test_what_was_answered_meanwhile_is_neither_cancelled_nor_cut(connection: Connection) -> None:
+    """Else another statement would be, which the same connection runs by then."""
+    clock, cancelled = Clock(), list[Any]()
+    watch = CommitWatch(5.0, cancel=cancelled.append, clock=clock)
+    for late in (5.0, 10.0):
+        clock.now = 0.0
+        with watch.watching(connection):
+            (wait,) = watch._waits.values()
+            clock.now = late
+        watch._enforce(wait, clock.now)
+    assert cancelled == []
+    connection.other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        connection.other.recv(1)
+
+
+def test_where_no_thread_can_watch_nothing_is_sent_and_nothing_is_left(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be cut later, whatever the connection does by then."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    watch, sent = CommitWatch(5.0, cancel=lambda _: None, clock=Clock()), list[str]()
+    with pytest.raises(RuntimeError), watch.watching(connection):
+        sent.append("COMMIT")
+    assert (sent, watch._waits) == ([], {})
+
+
 def test_another_error_of_the_commit_is_raised_as_it_is(connection: Connection) -> None:
     watch = CommitWatch(5.0, cancel=lambda _: None, clock=Clock())
     with pytest.raises(ValueError, match="deferred"), watch.watching(connection):

@@ -111,6 +111,16 @@ def test_what_may_pass_is_another_incident_after_a_pause(clock: Clock) -> None:
     assert made.lasting() == []
 
 
+def test_what_may_have_passed_since_moves_no_box_that_does_not_write(clock: Clock) -> None:
+    """Three requests met a lock for a moment; nobody has asked since."""
+    made = outcomes(clock)
+    fail(made, clock, server_error("55P03"), times=3, every=1.0)
+    clock.now += 30
+    assert made.lasting() == []
+    fail(made, clock, server_error("55P03"), times=1)
+    assert len(made.lasting()) == 1, "it was not over"
+
+
 def test_what_an_operator_has_to_mend_is_not_forgotten_by_a_box_that_writes_rarely(
     clock: Clock,
 ) -> None:

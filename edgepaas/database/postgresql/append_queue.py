@@ -6,13 +6,14 @@ what comes meanwhile goes together; over a slow link another thread takes what h
 :data:`HELP_AFTER`, so that a reading seldom waits for another one's round trip.
 """
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgepaas.database.append import AppendJob
+from edgepaas.database.append import AppendJob, AppendOutcome
 from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
 
 #: Threads, and with them connections, that send at once.
@@ -23,19 +24,31 @@ HELP_AFTER = 0.005
 MOST_WAITING = 2_000
 MOST_ROWS = 2_000
 
+logger = logging.getLogger("edgepaas.database")
+
 
 @dataclass(eq=False)
 class Waiting:
-    """A job that waits; ``began`` is by time.monotonic()."""
+    """A job that waits; ``began`` is by time.monotonic(). ``ends`` has what it ended with."""
 
     job: AppendJob
     began: float = field(default_factory=time.monotonic)
+    ends: list[AppendOutcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        done, ends = self.job.done, self.ends
+
+        def end(outcome: AppendOutcome) -> None:
+            ends.append(outcome)
+            done(outcome)
+
+        self.job.done = end
 
 
 class AppendQueue:
     """Hands what waits to *store*, in groups; for any thread.
 
-    *store* ends each job of its group and raises nothing.
+    *store* ends each job of its group. What it raises all the same ends those that are left.
     """
 
     def __init__(self, store: Callable[[Sequence[Waiting]], None]) -> None:
@@ -98,6 +111,15 @@ class AppendQueue:
             try:
                 if group:
                     self._store(group)
+            except Exception as error:  # else nobody would send any more, and callers wait
+                logger.exception("a flight of appended facts failed")
+                for one in group:
+                    if not one.ends:
+                        one.job.done(
+                            DatabaseUnavailable(
+                                f"whether the write was stored is unknown: {error!r}"
+                            )
+                        )
             finally:
                 with self._changed:
                     self._sending -= 1
