@@ -297,6 +297,23 @@ def test_a_server_that_ended_our_session_is_lost(database: ServerDatabase) -> No
     assert database.write(adding(reading())) == 1
 
 
+def test_no_idle_session_is_used_of_a_server_that_another_one_has_replaced(
+    database: ServerDatabase,
+) -> None:
+    """Of several hosts the next one answers the ping: the first is a standby, and falls behind."""
+    question = text("SELECT pg_backend_pid()")
+    found = []
+    for _ in range(3):
+        with database.read() as session:
+            found.append(session.execute(question).scalar_one())
+        database.ping()
+    assert len(set(found)) == 1
+    database._pinger.place = "192.0.2.1:5432"  # it answered the ping before
+    database.ping()
+    with database.read() as session:
+        assert session.execute(question).scalar_one() not in found
+
+
 def test_nobody_there_is_unavailable() -> None:
     """Not a driver's error; the service hears of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

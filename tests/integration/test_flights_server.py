@@ -384,6 +384,19 @@ def test_a_prepared_statement_that_is_gone_is_sent_as_a_whole(connection: Flight
     assert not connection.prepared.allowed
 
 
+def test_a_flight_that_could_not_be_encoded_leaves_no_statement_for_prepared(
+    connection: FlightConnection,
+) -> None:
+    """It was never sent, and the next one would rely upon it."""
+    first = ("SELECT 1", ())
+    run_flight(connection, [first])
+    with pytest.raises(UnicodeEncodeError):
+        run_flight(connection, [first, ("SELECT $1::text", ["\ud800"])])
+    for _ in range(4):
+        run_flight(connection, [first])
+    assert connection.prepared.allowed
+
+
 def test_a_migration_sees_its_own_changes(connection: FlightConnection) -> None:
     run(connection, "CREATE TABLE t (n integer)")
     for _ in range(3):
@@ -450,6 +463,16 @@ def test_an_idle_connection_in_a_black_hole_costs_nobody_an_error(
     monkeypatch.setattr("edgepaas.database.postgresql.pool.PING_TIMEOUT", 60.0)
     assert numbers(database) == [1]
     assert told, "a loss should be known before a new connection is tried"
+
+
+def test_an_idle_connection_has_the_round_trips_of_a_slow_link_to_prove_itself(
+    database: ServerDatabase,
+) -> None:
+    for _ in range(2):
+        database._connector.link.measured(1.0)
+    with database.read() as session:
+        assert session.connection().connection.dbapi_connection.prove_within == 3.0  # type: ignore[union-attr]
+    assert numbers(database) == []
 
 
 def test_a_whole_transaction_in_a_black_hole_is_lost_in_time(

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from edgepaas.database.postgresql import database as server
-from edgepaas.database.postgresql.database import Pinger
+from edgepaas.database.postgresql import pinger as server
+from edgepaas.database.postgresql.pinger import Pinger
 from edgepaas.database.postgresql.pool import PING_TIMEOUT
 from edgepaas.errors import DatabaseUnavailable
 from edgepaas.timing.link import Link

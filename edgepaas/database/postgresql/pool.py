@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.pgdriver.flights import FlightConnection
     from edgepaas.settings import Settings
+    from edgepaas.timing.link import Link
 
 #: Seconds to wait for a connection of the pool, and between two attempts to get one.
 POOL_TIMEOUT = 5.0
@@ -35,8 +36,10 @@ FRESH = 1.0
 IDLE_KEPT = 60.0
 #: Seconds in which a new connection has to tell its marks.
 COMPARE_TIMEOUT = 3.0
-#: Seconds that a ping, and the first answer of a connection that was idle, may take.
+#: Seconds that a ping, and the first answer of a connection that was idle, may take; over a slow
+#: link as long as so many round trips, of which the second one is for a packet that was lost.
 PING_TIMEOUT = 1.5
+PING_TRIPS = 2
 
 
 class NoFurtherConnection(DatabaseBusy):
@@ -217,7 +220,7 @@ def server_engine(
     if marks is not None:
         event.listen(engine, "close", lambda connection, _record: marks.detach(connection))
     event.listen(engine, "checkin", _put_back)
-    event.listen(engine, "checkout", _take_out)
+    event.listen(engine, "checkout", partial(_take_out, connector.link))
     return engine
 
 
@@ -259,9 +262,12 @@ def _put_back(connection: "FlightConnection | None", record: ConnectionPoolEntry
 
 
 def _take_out(
-    connection: "FlightConnection", record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    link: "Link",
+    connection: "FlightConnection",
+    record: ConnectionPoolEntry,
+    _proxy: PoolProxiedConnection,
 ) -> None:
     """Have a connection that was idle prove itself by its first answer; no ping is sent."""
     used_at = record.info.get("used_at")
     idle = used_at is not None and time.monotonic() - used_at >= FRESH
-    connection.prove_within = PING_TIMEOUT if idle else None
+    connection.prove_within = link.limit(PING_TIMEOUT, PING_TRIPS) if idle else None

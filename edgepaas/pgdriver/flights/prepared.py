@@ -88,6 +88,10 @@ class PreparedStatements:
                 self._closing.append(self._kept.popitem(last=False)[1].name)
         self._pending.clear()
 
+    def unsent(self) -> None:
+        """Note that the flight whose messages were made is not sent."""
+        self._pending.clear()
+
     def failed(self, error: BaseException) -> bool:
         """Note that the flight failed; whether a statement that was kept is the cause.
 

@@ -198,11 +198,15 @@ class TransactionFlights(DriverFacade):
 
     def _encoded(self, statements: Sequence[Statement]) -> tuple[bytes, list[Answer]]:
         parts, answers = [], []
-        for sql, values in statements:
-            parameters = self._parameters(values, raw_bytes=True)
-            body, answer = self.prepared.messages(self._text(sql), parameters, ())
-            parts.append(body)
-            answers.append(answer)
+        try:
+            for sql, values in statements:
+                parameters = self._parameters(values, raw_bytes=True)
+                body, answer = self.prepared.messages(self._text(sql), parameters, ())
+                parts.append(body)
+                answers.append(answer)
+        except Exception:
+            self.prepared.unsent()
+            raise
         return b"".join(parts), answers
 
     def _parameters(self, args: Sequence[Any], *, raw_bytes: bool = False) -> list[bytes | None]:
