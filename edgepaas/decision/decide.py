@@ -14,7 +14,7 @@ from edgepaas.decision import losses
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.further_connections import connections_needed
 from edgepaas.decision.hold import Hold, read_hold, write_hold
-from edgepaas.decision.link_record import recorded_link
+from edgepaas.decision.link_record import record_link, recorded_link
 from edgepaas.decision.matrix import Choice, DatabasePreferences, attempts_needed, choose
 from edgepaas.decision.probe import ProbeResult
 from edgepaas.decision.probe import probe as probe_server
@@ -67,6 +67,8 @@ class Decision:
     moment: Moment
     #: (reason, seconds): PostgreSQL is not chosen for this long.
     hold: tuple[str, float] | None = None
+    #: What the attempts measured of the link to the address.
+    link: Link | None = None
 
     def masked(self, text: str) -> str:
         """Return *text* without the password of the address."""
@@ -103,14 +105,14 @@ def decide(
     most = settings.integer("HANDBACK_PER_HOUR")
     flapping = _flapping(paths, now, most) if after_loss and preferences.fallback else None
     hold = hold or flapping
-    result = None
+    result = link = None
     # Requests wait for the outcome as well when PostgreSQL, found good, is handed back to.
     brief = after_loss or paths.hand_back.exists()
     attempts = attempts_needed(preferences, hold, waiting, after_loss=brief)
     if preferences.postgres is not None and attempts != "none":
         result = None if after_loss else _rehearsed(paths, preferences.postgres, now)
         if result is None:
-            link = recorded_link(paths, preferences.postgres)
+            link = recorded_link(paths, preferences.postgres, recording=False)
             schedule = _Schedule.of(settings, link, single=attempts == "one", after_loss=after_loss)
             result = schedule.run(
                 preferences.postgres,
@@ -126,7 +128,7 @@ def decide(
     elif after_loss and choice.state == "fallback" and hold is None:
         new_hold = (f"it was lost in service ({choice.reason})", settings.number("HANDBACK_AFTER"))
     contract = _contract(preferences, choice, now, waiting)
-    return Decision(contract, preferences.postgres, after_loss, now, new_hold)
+    return Decision(contract, preferences.postgres, after_loss, now, new_hold, link)
 
 
 def store_decision(decision: Decision, paths: Paths) -> None:
@@ -140,6 +142,8 @@ def store_decision(decision: Decision, paths: Paths) -> None:
             logger.warning("the hold on PostgreSQL could not be written: %s", error)
     if decision.after_loss and not contract.sqlite_active:
         losses.record_return(paths, decision.moment)
+    if decision.address is not None and decision.link is not None:
+        record_link(paths, decision.address, decision.link)
     contract.write(paths.db_contract)
     losses.clear_loss(paths)
     remove_durably(paths.hand_back)

@@ -27,12 +27,26 @@ _SHARE = 0.25
 _LEAST_CHANGE = 0.005
 
 
-def recorded_link(paths: "Paths", address: "Address") -> Link:
-    """Return the link to *address*, beginning with what is recorded, and recording changes."""
+def recorded_link(paths: "Paths", address: "Address", *, recording: bool = True) -> Link:
+    """Return the link to *address*, beginning with what is recorded.
+
+    Changes are recorded, unless *recording* is false.
+    """
     endpoint = endpoint_of(address)
+    known = _known(paths, endpoint)
+    recorder = _Recorder(paths.link, endpoint, known)
+    return Link(known, on_change=recorder.record if recording else None)
+
+
+def record_link(paths: "Paths", address: "Address", link: Link) -> None:
+    """Record what *link* to *address* has measured."""
+    endpoint = endpoint_of(address)
+    _Recorder(paths.link, endpoint, _known(paths, endpoint)).record(link.round_trip)
+
+
+def _known(paths: "Paths", endpoint: str) -> float:
     found = RECORD.read_or_none(paths.link)
-    known = found["round_trip"] if found is not None and found["endpoint"] == endpoint else 0.0
-    return Link(known, on_change=_Recorder(paths.link, endpoint, known).record)
+    return found["round_trip"] if found is not None and found["endpoint"] == endpoint else 0.0
 
 
 class _Recorder:

@@ -8,7 +8,7 @@ several times the work itself. On one core nothing is lost and that cost is gone
 
 import logging
 import os
-import sys
+import sysconfig
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -122,8 +122,7 @@ def _current_core() -> int:
 
 def _shares_interpreter() -> bool:
     """Whether only one thread runs Python at a time; a free-threaded build uses every core."""
-    enabled = getattr(sys, "_is_gil_enabled", None)
-    return True if enabled is None else bool(enabled())
+    return not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 @dataclass(frozen=True)

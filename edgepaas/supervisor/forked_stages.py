@@ -8,7 +8,6 @@ done. Each is a process of its own as before: its own exit status, signals and o
 own environment, and none of this process's descriptors (a lock would be held by them).
 """
 
-import atexit
 import contextlib
 import gc
 import json
@@ -17,7 +16,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import NoReturn
 
 from edgepaas.errors import EXIT_FAILED
 from edgepaas.httpd.listen import FIRST_DESCRIPTOR
+from edgepaas.supervisor.interpreter_adapter import end_interpreter
 from edgepaas.supervisor.launcher import Launcher
 from edgepaas.supervisor.process_title import set_process_title
 from edgepaas.supervisor.stage_processes import SERVICE, place_descriptors, reset_signals
@@ -251,12 +250,7 @@ def _work_and_end(work: Callable[[], int]) -> NoReturn:
     status = EXIT_FAILED
     try:
         status = _exit_status(work)
-        # As at the end of an interpreter: threads that must not be cut off, then what was
-        # registered for the end.
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        end_interpreter()
     except BaseException:  # noqa: BLE001 - a copy of the parent must not live on
         traceback.print_exc()
     finally:

@@ -4,6 +4,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import marshmallow as ma
@@ -224,7 +225,7 @@ def test_a_function_of_the_applications_own_before_requests_is_run(paths: Paths)
         made[0].before_app_request(lambda: seen.append("asked"))
         return made
 
-    own = type(application)(**{**vars(application), "blueprints": blueprints})
+    own = replace(application, blueprints=blueprints)
     with open_box(paths, application=own) as (app, box):
         asked = Asked(app, box)
         assert asked("/api/v1/readings").status_code == 200

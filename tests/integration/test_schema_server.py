@@ -260,7 +260,7 @@ def test_a_table_in_use_does_not_block_the_boot(
     bring(paths, postgres_url, shop(tmp_path, "0001"))
     other = ServerDatabase(postgres_url, Settings.of())
     with other.read() as session:
-        session.execute(text("SELECT * FROM items"))
+        session.execute(text("LOCK TABLE items IN ACCESS SHARE MODE"))
         with pytest.raises(DecideAgain, match="lock timeout"):
             bring(paths, postgres_url, shop(tmp_path, "0002"), fallback=True)
     assert bring(paths, postgres_url, shop(tmp_path, "0002")).action == "migrated"

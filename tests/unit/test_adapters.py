@@ -25,6 +25,9 @@ ADAPTERS = {
     "webargs": "apikit/smorest_adapter.py",
     "werkzeug": "apikit/werkzeug_adapter.py",
     "urllib3": "http_client/urllib3_adapter.py",
+    # Names of the standard library, which everything imports.
+    "atexit._run_exitfuncs": "supervisor/interpreter_adapter.py",
+    "threading._shutdown": "supervisor/interpreter_adapter.py",
 }
 #: What has no documented subclasses, by its module: only the adapter makes one.
 SUBCLASSED = {"QueuePool": "database/postgresql/pool_adapter.py"}

@@ -91,7 +91,10 @@ HOSTILE: dict[str, tuple[bytes, dict[str, str] | tuple[str, ...]]] = {
     "another database": (b"DATABASE_URL=mysql://u:p@h/d\n", {"DATABASE_URL": ""}),
     "a half-written address": (b"DATABASE_URL=postgresql://\n", {"BOTH_DB": "true"}),
     "a word as address": (b"DATABASE_URL=yes please\n", {"DATABASE_URL": ""}),
-    "two hosts": (b"DATABASE_URL=postgres://a,b/d\n", {"DATABASE_URL": ""}),
+    "two hosts": (
+        b"DATABASE_URL=postgres://a,b/d\n",
+        {"DATABASE_URL": "postgresql://edgepaas@a:5432,b:5432/d"},
+    ),
     "a raw slash in a password": (b"DATABASE_URL=postgres://u:p/w@h/d\n", {"DATABASE_URL": ""}),
     "a NUL in a password": (b"DATABASE_URL=postgres://u:%00@h/d\n", {"DATABASE_URL": ""}),
     "an open bracket": (b"DATABASE_URL=postgres://u@[::1/d\n", {"DATABASE_URL": ""}),
