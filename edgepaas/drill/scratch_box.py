@@ -82,7 +82,8 @@ class ScratchBox:
         so ``verify-full`` becomes ``verify-ca``.
         """
         self.port = _free_port()
-        through_relay = replace(address, host="127.0.0.1", port=relay_port)
+        params = {name: value for name, value in address.params.items() if name != "hostaddr"}
+        through_relay = replace(address, host="127.0.0.1", port=relay_port, params=params)
         values = {
             **FAST_SETTINGS,
             "PORT": str(self.port),

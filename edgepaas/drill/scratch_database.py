@@ -53,6 +53,17 @@ class Server:
         address = split_url(url)
         return cls(address, TLSPolicy.of(settings, address))
 
+    def serving(self) -> "Server":
+        """Return it with the one of its hosts that serves now; raises ConnectFailure.
+
+        What a drill does on the way, and counts, has to happen at one server.
+        """
+        hosts = {endpoint_of(host): host for host in self.address.hosts()}
+        if len(hosts) == 1:
+            return self
+        with self.session() as connection:
+            return replace(self, address=hosts[connection.endpoint])
+
     @contextlib.contextmanager
     def session(self, address: Address | None = None) -> Iterator[Any]:
         """Give a connection, by default to the configured database; raises ConnectFailure."""

@@ -14,9 +14,11 @@ from edgepaas.drill.scratch_database import (
     drop_scratch_database,
     read_note,
 )
+from edgepaas.pgdriver.hosts import endpoint_of
 from edgepaas.settings import Settings
 from edgepaas.settings.urls import split_url
 from tests.support.postgres_server import PostgresServer
+from tests.support.service_process import free_port
 
 
 def names(postgres: PostgresServer) -> set[str]:
@@ -50,6 +52,21 @@ def test_a_user_who_may_create_databases_gets_one_and_nothing_is_left(
         drop_scratch_database(server, scratch)  # although somebody is still connected
     assert scratch.name not in names(postgres)
     drop_scratch_database(server, scratch)
+
+
+def test_of_several_hosts_the_drill_uses_the_one_that_serves(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    """Its relay leads to one server, and its rows are counted there."""
+    here = f"127.0.0.1:{postgres.port}"
+    several = postgres_url.replace(here, f"127.0.0.1:{free_port()},{here}")
+    assert several != postgres_url
+    server = Server.of(Settings.of(), several)
+    assert server.serving().address.further == ()
+    assert endpoint_of(server.serving().address) == here
+    assert Server.of(Settings.of(), postgres_url).serving() == Server.of(
+        Settings.of(), postgres_url
+    )
 
 
 def test_without_that_right_it_is_a_schema_which_the_session_lives_in(

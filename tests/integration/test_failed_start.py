@@ -2,6 +2,7 @@
 """A start on PostgreSQL fails: SQLite serves at once, whatever it was that failed."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.service_process import (
     free_port,
     write_contracts,
 )
+from tests.support.weaken import weak_environ
 
 #: Asks the database while it is made, before there is a gate.
 ASKS_AT_ITS_START = """
@@ -37,7 +39,7 @@ application = Application(name="asking", wsgi=wsgi, guarded=False)
 
 
 def serve(
-    folder: Path, paths: Paths, url: str, sql: str = "SELECT 1", **settings: str
+    folder: Path, paths: Paths, url: str, sql: str = "SELECT 1", *, weak: str = "", **settings: str
 ) -> tuple[int, str]:
     """Run the service on *url*, with SQLite armed, below a manager; its status and output."""
     (folder / "asking.py").write_text(ASKS_AT_ITS_START.format(sql=sql))
@@ -48,9 +50,12 @@ def serve(
         contract, database_url=url, hub_url=url, final_db_mode="try_postgres", db_state="primary"
     ).write(paths.db_contract)
     manager = Manager(folder)
-    process = Process(
-        edgepaas("serve"), folder, child_environ(folder, NOTIFY_SOCKET=str(manager.path))
-    )
+    environ = child_environ(folder, NOTIFY_SOCKET=str(manager.path))
+    if weak:
+        weakening = weak_environ(weak)
+        weakening["PYTHONPATH"] += os.pathsep + environ["PYTHONPATH"]
+        environ |= weakening
+    process = Process(edgepaas("serve"), folder, environ)
     try:
         return process.wait(60), process.output
     finally:
@@ -77,6 +82,17 @@ def test_a_start_that_postgres_makes_fail_is_decided_again_without_a_back_off(
     hold = read_hold(paths.postgres_hold)
     assert hold is not None
     assert not paths.crash_loop.exists(), "it counted as a crash"
+
+
+def test_a_start_that_backs_off_from_postgres_is_found_out(
+    tmp_path: Path, paths: Paths, postgres_url: str
+) -> None:
+    """The box would choose PostgreSQL again after the pause, and never serve."""
+    url = re.sub(r":\d+/", f":{free_port()}/", postgres_url)
+    status, _ = serve(tmp_path, paths, url, weak="gate-backs-off")
+    assert status not in (0, 75)
+    assert paths.crash_loop.exists()
+    assert read_hold(paths.postgres_hold) is None
 
 
 def test_a_start_that_fails_for_another_reason_backs_off_and_the_hold_outlasts_it(

@@ -31,6 +31,7 @@ from edgepaas.sync.hub.connection import connect_hub, open_hub
 from tests.support.postgres_server import PostgresServer
 from tests.support.relay import Relay
 from tests.support.service_process import until
+from tests.support.weaken import weakened
 
 PLAIN = TLSPolicy("disable")
 AMPLE = 30.0
@@ -226,6 +227,20 @@ def test_the_sessions_of_a_process_that_ended_are_ended_by_the_next(
         "the tag of the ended one is kept for ever"
     )
     for one in (left, connection, again):
+        close_quietly(one)
+
+
+def test_a_build_that_leaves_the_sessions_of_its_predecessor_is_found_out(
+    postgres: PostgresServer, postgres_url: str, paths: Paths, relay: Relay
+) -> None:
+    left = opened_as(paths, "serve", relay.reroute(postgres_url))
+    relay.black_hole()
+    forget_identity()
+    with weakened("predecessors-stay"):
+        connection = opened_as(paths, "dbdecide", postgres_url)
+    with pytest.raises(AssertionError, match="in vain"):
+        until(lambda: len(names(postgres, paths)) == 1, "the end of the session left behind", 0.5)
+    for one in (left, connection):
         close_quietly(one)
 
 

@@ -328,6 +328,16 @@ def _followed_in_part(statements: Any) -> Iterable[Replacement]:
     return [(statements, "_statement", statement)]
 
 
+def _predecessors_stay(sessions: Any) -> Iterable[Replacement]:
+    """What a process of this box left at the server stays there, whether it died or lost it."""
+    return [(sessions.OwnSessions, "_end", lambda *_: 0)]
+
+
+def _gate_backs_off(run: Any) -> Iterable[Replacement]:
+    """A start that fails on PostgreSQL is a crash like any other, and tried there again."""
+    return [(run.Service, "_give_up_postgres", lambda *_: False)]
+
+
 def _wall_clock(backoff: Any) -> Iterable[Replacement]:
     """Pauses are measured with a clock that jumps."""
     begin = backoff.Backoff.__init__
@@ -369,6 +379,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "set-marks": {"edgepaas.marks.hub": _set_marks},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
+    "predecessors-stay": {"edgepaas.pgdriver.sessions": _predecessors_stay},
+    "gate-backs-off": {"edgepaas.service.run": _gate_backs_off},
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
     "lost-is-stored": {"edgepaas.database.postgresql.append_store": _sent_once},
     "append-in-part": {"edgepaas.database.postgresql.append_statements": _followed_in_part},

@@ -170,13 +170,15 @@ def _drill(
     from edgepaas.drill.scratch_database import create_scratch_database
     from edgepaas.supervisor.stage_processes import PROGRAM
 
+    server = server.serving()
     for leftover in sorted(folder.glob("box-*")):
         progress(f"removing what an earlier drill left in {leftover}")
         _clear(server, leftover, progress)
     home = Path(tempfile.mkdtemp(prefix="box-", dir=folder))
     address = server.address
     box = ScratchBox(home, program=PROGRAM, environ=os.environ)
-    relay = Relay(dialer(address.host, address.port, address.unix_socket))
+    host = address.params.get("hostaddr") or address.host
+    relay = Relay(dialer(host, address.port, address.unix_socket))
     try:
         scratch = create_scratch_database(server, home)
         progress(f"{scratch.label} on {address.masked()}, scratch box in {home}")
