@@ -21,7 +21,12 @@ from edgepaas.apikit.caller import LOCAL
 from edgepaas.apikit.plain_json import NotPlain, read_plain
 from edgepaas.app.append import AppendRequest, Registered, registered_routes
 from edgepaas.database.append import Appended, AppendJob, AppendOutcome
-from edgepaas.web.access.locality import client_network, is_loopback, names_loopback
+from edgepaas.web.access.locality import (
+    LONGEST_HOST,
+    client_network,
+    is_loopback,
+    names_loopback,
+)
 from edgepaas.web.headers import SECURITY_HEADERS
 from edgepaas.web.request_ids import log_answer, sound_or_new
 from edgepaas.web.request_meter import RequestMeter
@@ -167,10 +172,14 @@ def _body(outcome: Appended) -> bytes:
     return b'{"accepted":%d,"duplicates":%d}\n' % (outcome.accepted, outcome.duplicates)
 
 
-@lru_cache(maxsize=256)
 def is_usual_host(host: str) -> bool:
     """Whether the Host header *host* is missing, or a name or an address, perhaps with a port."""
-    return not host or _HOST.match(host) is not None
+    return not host or (len(host) <= LONGEST_HOST and _is_usual_host(host))
+
+
+@lru_cache(maxsize=256)
+def _is_usual_host(host: str) -> bool:
+    return _HOST.match(host) is not None
 
 
 def plain_routes(app: Flask, own_hooks: "Hooks") -> dict[str, Registered]:

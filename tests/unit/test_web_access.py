@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may do what: tokens, loopback, proxies, browsers, rates."""
 
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from werkzeug.test import TestResponse
 
 from edgepaas.app import Application
 from edgepaas.files.paths import Paths
-from edgepaas.web.access.locality import client_network, is_loopback
+from edgepaas.web.access.locality import client_network, is_loopback, names_loopback
 from edgepaas.web.access.rate_limits import MOST_CLIENTS, RateLimiter
 from edgepaas.web.access.tokens import TokenStore
+from edgepaas.web.plain_appends import is_usual_host
 from edgepaas.web.probe_paths import PROBE_PATHS
 from tests.support.boxes import THINGS, make_box
 
@@ -359,3 +362,16 @@ def test_jsonify_keeps_the_order_of_keys(paths: Paths) -> None:
     """Documents read as they were written."""
     with make_box(paths).app.app_context():
         assert jsonify(b=1, a=2).get_data() == b'{"b":1,"a":2}\n'
+
+
+@pytest.mark.parametrize("judge", [is_usual_host, names_loopback])
+def test_hosts_that_a_client_makes_up_take_no_memory(judge: Callable[[str], bool]) -> None:
+    """A head may have 256 KiB, and what is remembered of one has no limit but its number."""
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            assert not judge(f"{number}.{'x' * 100_000}")
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert judge("localhost:8080")

@@ -18,6 +18,8 @@ _HANDED_ON = (
     "HTTP_X_REAL_IP",
     "HTTP_VIA",
 )
+#: Characters of a Host header: a name (RFC 1035, 2.3.4) with a port.
+LONGEST_HOST = 260
 #: Where the answer is kept: it is asked for more than once a request.
 _ANSWER = "edgepaas.is_local"
 
@@ -70,11 +72,14 @@ def client_network(address: str | None) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
-@lru_cache(maxsize=1024)
 def names_loopback(host: str) -> bool:
     """Tell whether *host*, a request's, is a name or an address that cannot be rebound."""
-    if not host:
-        return True
+    # Longer ones are not remembered: a client may make up as many as it likes.
+    return not host or (len(host) <= LONGEST_HOST and _names_loopback(host))
+
+
+@lru_cache(maxsize=1024)
+def _names_loopback(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
