@@ -133,7 +133,7 @@ class ApiBlueprint(AdaptedBlueprint):
         For lists that are asked for often, and are written by a compiled encoder. *answer*
         documents the text. Where nothing about a request is unusual, the view is called without
         Flask and its context: it uses neither ``request`` nor ``g``. What it raises is answered
-        as ever; but for a DatabaseError it is called again for that.
+        as ever; but for a DatabaseError or a Problem it is called again for that.
         """
         made = query()
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from flask import Flask
 
 from edgepaas.apikit.blueprint import READ_FAILED, PlainRead
+from edgepaas.apikit.problems import Problem
 from edgepaas.errors import DatabaseError
 from edgepaas.web.access.locality import client_network, is_loopback, names_loopback
 from edgepaas.web.plain_appends import UNUSUAL, Hooks, is_usual_host
@@ -92,8 +93,8 @@ class PlainReads:
             if not (local or self._may_ask(address)):
                 return None
             return route.answer(loaded)
-        except DatabaseError as error:
-            # The ordinary way answers it, and asks neither the database nor the limit again.
+        except (DatabaseError, Problem) as error:
+            # The ordinary way answers it, and asks neither the view nor the limit again.
             environ[READ_FAILED] = error
         except Exception as error:  # noqa: BLE001 - the ordinary way meets it again, and answers
             logger.debug("GET %s: %r, looked at by the ordinary way", environ["PATH_INFO"], error)

@@ -184,6 +184,22 @@ def test_a_client_that_asks_too_often_is_refused(start: Callable[..., Asked]) ->
     assert asked.by_flask == 2
 
 
+@pytest.mark.parametrize("by_flask", [False, True])
+def test_an_answer_that_is_an_error_counts_once(
+    start: Callable[..., Asked], by_flask: bool
+) -> None:
+    """A cursor that is none is found when the list is asked for: after the limit."""
+    asked = start(AUTH_REQUIRED="false", RATE_LIMIT="0.001", RATE_BURST="4")
+    if by_flask:
+        asked.reads._routes = {}
+    client = asked.app.test_client()
+    codes = [
+        client.get("/api/v1/readings?cursor=none", environ_base={"REMOTE_ADDR": FAR}).status_code
+        for _ in range(6)
+    ]
+    assert codes == [422] * 4 + [429] * 2
+
+
 def test_a_database_that_fails_is_asked_once_and_answered_as_ever(
     start: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
