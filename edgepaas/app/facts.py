@@ -4,8 +4,8 @@
 :func:`append_facts` is the way for what devices post: known rows of parsed values go in,
 ``Appended(accepted, duplicates)`` comes back once they are durable. A fact that is sent
 again is a duplicate, one with the same key and other content is refused
-(:class:`FactsDiffer`). It is given values and no statements, so that a faster way to the
-file can be built below it; use it before ``box.database.write`` where it fits.
+(:class:`FactsDiffer`). It is given values and no statements, so that each database stores
+them in its fastest way; use it before ``box.database.write`` where it fits.
 
 :func:`insert_new` and :func:`rows_by_id` are for ``box.database.write(work)``: insert what
 is missing, look up what is there. :func:`ids_in_own_file` asks the box's own SQLite file
