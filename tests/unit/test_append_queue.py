@@ -222,3 +222,25 @@ def test_a_store_that_fails_leaves_no_caller_waiting_and_no_thread_missing(
     kinds = [type(one) for one in ends.all]
     assert kinds.count(Appended) + kinds.count(DatabaseUnavailable) == 5
     assert kinds[-1] is Appended
+
+
+def test_where_no_thread_can_be_started_a_job_ends_and_the_next_one_is_stored(
+    link: Link, ends: Ends, job: Callable[..., AppendJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    queue = AppendQueue(link.send)
+    link.open()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        queue.put(job())
+        assert [type(one) for one in ends.all] == [DatabaseBusy]
+    queue.put(job())
+    ends.wait_for(2)
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        queue.put(job())
+        ends.wait_for(3)
+    queue.close(LIMIT)
+    assert ends.all[1:] == [Appended(1, 0)] * 2

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgepaas.database.append import AppendJob, AppendOutcome
-from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
 
 #: Threads, and with them connections, that send at once.
 SENDERS = 3
@@ -68,16 +68,18 @@ class AppendQueue:
                 self._waiting.append(Waiting(job))
                 if len(self._threads) < SENDERS:
                     self._start_thread()
-                if not self._sending or not self._patient:
-                    self._changed.notify()
-                return
-            closed = self._closed
+                if self._threads:
+                    if not self._sending or not self._patient:
+                        self._changed.notify()
+                    return
+                self._waiting.pop()
+                refusal: DatabaseError = DatabaseBusy("no thread can be started")
+            elif self._closed:
+                refusal = DatabaseUnavailable("the database is closed")
+            else:
+                refusal = DatabaseBusy(f"{MOST_WAITING:,} writes wait for PostgreSQL already")
         if job.claim():
-            job.done(
-                DatabaseUnavailable("the database is closed")
-                if closed
-                else DatabaseBusy(f"{MOST_WAITING:,} writes wait for PostgreSQL already")
-            )
+            job.done(refusal)
 
     def close(self, seconds: float) -> None:
         """Store what waits, for up to *seconds*; what is left then ends unstored."""
@@ -98,8 +100,12 @@ class AppendQueue:
         thread = threading.Thread(
             target=self._run, name=f"append-{len(self._threads) + 1}", daemon=True
         )
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # tried again by the next job
+            logger.warning("a thread that sends appended facts cannot be started: %s", error)
+        else:
+            self._threads.append(thread)
 
     def _run(self) -> None:
         while True:
