@@ -7,6 +7,8 @@ The modules of this room keep it going; what it does is in the sub-rooms:
 - ``delivery`` sends the captured rows, each exactly once and in order.
 - ``mirror`` keeps the hub's shared tables current in the SQLite file for the next outage.
 - ``hub`` is the connection to PostgreSQL: its tables, its schema, the heartbeat of this box.
+- ``turns`` is what is done beside sending rows, each when it is due.
+- ``takeover`` rehearses the return to PostgreSQL before it is decided.
 - ``audit`` compares the counters of both sides (``edgepaas audit``).
 
 In this room: ``worker`` is the main loop, ``context`` what it is given, ``wakeups`` and

@@ -11,7 +11,8 @@ from edgepaas.sync.box_file import BoxFile
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.report import LiveStatus
-from edgepaas.sync.worker import SyncWorker
+from edgepaas.sync.turns.heartbeats import HeartbeatTurn
+from edgepaas.sync.turns.reclaiming import ReclaimTurn
 
 
 def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
@@ -26,11 +27,11 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
 
     monkeypatch.setattr("edgepaas.sync.reclaim.reclaim", reclaim)
     for offset, expected in ((-315_360_000.0, []), (0.2, [60.0])):
-        worker = SimpleNamespace(
-            report=LiveStatus(clock_offset=offset),
-            _reclaimer=Reclaimer(60.0),
-            _send_heartbeat=lambda *_, **__: None,
-            connection=None,
+        turn = ReclaimTurn(
+            Reclaimer(60.0),
+            cast(HeartbeatTurn, SimpleNamespace(take=lambda *_, **__: None)),
+            LiveStatus(clock_offset=offset),
+            reclaimed=lambda: None,
         )
-        SyncWorker._reclaim(cast(SyncWorker, worker), cast(BoxFile, worker), cast(Hub, worker))
+        turn.take(cast(BoxFile, SimpleNamespace(connection=None)), cast(Hub, None))
         assert reclaimed == expected
