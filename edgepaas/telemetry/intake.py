@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.app import Box
-from edgepaas.app.append import Append, AppendRequest, AppendRoute, NotPlain
+from edgepaas.app.append import Append, AppendRequest, AppendRoute
 from edgepaas.app.facts import Appended, Row
 from edgepaas.app.models import name_id, utc_now
 from edgepaas.telemetry.limits import READINGS_MAX
@@ -63,12 +63,10 @@ class ReadingIntake:
         Answered once they are durable. A device that is not known registers itself. An
         empty list is nothing to store: 201 with 0 accepted.
         """
-        if request.at_once and not self._rules.is_fresh:
-            raise NotPlain  # the rules would have to be read first
         now = utc_now()
         rows = _rows(readings, request, now)
         before = {DEVICES: _devices(rows, now)}
-        wanted = self._rules.wanted(rows)
+        wanted = self._rules.wanted(rows, at_once=request.at_once)
         if not wanted:
             return Append(READINGS, rows, before, stamp="received_at")
         return Append(

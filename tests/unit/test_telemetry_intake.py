@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readings that come in another way than HTTP: what a worker of the application calls."""
 
+import uuid
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
 from edgepaas.app import Box
-from edgepaas.app.api import Problem, parse_json
+from edgepaas.app.api import NotPlain, Problem, parse_json
+from edgepaas.app.append import AppendRequest
 from edgepaas.app.facts import Appended
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.intake import ReadingIntake
@@ -52,3 +54,28 @@ def test_a_message_is_validated_stored_once_and_wakes_the_rules(
                 intake.take(body, caller="broker", key="m-1")
             assert caught.value.status == status
         assert count(box, READINGS) == 3
+
+
+def test_what_may_not_wait_never_reads_the_rules(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where they become old between two looks: every connection would wait."""
+    with open_box(paths) as (_, box):
+        (follower,) = box.workers
+        assert isinstance(follower, RuleFollower)
+        follower.rules.watches()
+        moments = [follower.rules._read_at + 1.0]
+        monkeypatch.setattr(
+            follower.rules, "_clock", lambda: moments.pop() if moments else float("inf")
+        )
+
+        def read() -> Any:
+            pytest.fail("the database is read")
+
+        monkeypatch.setattr(box.database, "read", read)
+        intake = ReadingIntake(box, follower)
+        readings = intake.route.parse(parse_json(READING))
+        request = AppendRequest("token", at_once=True)
+        assert isinstance(intake.post_readings(readings, request).rows[0]["id"], uuid.UUID)
+        with pytest.raises(NotPlain):
+            intake.post_readings(readings, request)

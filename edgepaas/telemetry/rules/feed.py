@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, column, delete, select
 from sqlalchemy.orm import Session
 
+from edgepaas.app.append import NotPlain
 from edgepaas.app.facts import Row
 from edgepaas.app.models import Database, uuid7
 from edgepaas.telemetry.models import RULE_FEED, RULES
@@ -70,14 +71,16 @@ class RuleCache:
         with self._lock:
             self._read_at = float("-inf")
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether :meth:`entries` reads nothing: a follower keeps the rules fresh."""
-        return self._clock() - self._read_at < 3 * RULES_KEPT
+    def entries(
+        self, rows: Iterable[Mapping[str, Any]], *, at_once: bool = False
+    ) -> dict[uuid.UUID, Entry]:
+        """Return by id those of the *rows* of readings that a rule wants, in their order.
 
-    def entries(self, rows: Iterable[Mapping[str, Any]]) -> dict[uuid.UUID, Entry]:
-        """Return by id those of the *rows* of readings that a rule wants, in their order."""
-        if not self.is_fresh:
+        Raises NotPlain where the rules would have to be read first, and *at_once* forbids it.
+        """
+        if self._clock() - self._read_at >= 3 * RULES_KEPT:  # or a follower keeps them fresh
+            if at_once:
+                raise NotPlain
             self.watches()
         wanted = self._wanted
         if not wanted:

@@ -71,14 +71,14 @@ class RuleFollower:
 
     # -- the requests' side --
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether :meth:`wanted` waits for nothing."""
-        return self.rules.is_fresh
+    def wanted(
+        self, rows: Iterable[Mapping[str, Any]], *, at_once: bool = False
+    ) -> dict[uuid.UUID, Entry]:
+        """Return by id those of *rows* that a rule wants to judge, in their order.
 
-    def wanted(self, rows: Iterable[Mapping[str, Any]]) -> dict[uuid.UUID, Entry]:
-        """Return by id those of *rows* that a rule wants to judge, in their order."""
-        return self.rules.entries(rows)
+        Raises NotPlain where that would have to be waited for, and *at_once* forbids it.
+        """
+        return self.rules.entries(rows, at_once=at_once)
 
     def wake(self) -> None:
         """Have the rules look: something was stored for them."""
