@@ -44,6 +44,8 @@ _LOST = re.compile(r"network error|communication error|connection is closed|crea
 _PASSWORD_WANTED = "requesting"  # noqa: S105 - a word in an error's text
 #: The number that stands for a protocol version in a CancelRequest.
 _CANCEL_REQUEST = 80877102
+#: Characters of a statement's text that is remembered; of longer ones only the last few are.
+_LONGEST_KEPT = 8192
 _METHOD_UNKNOWN = "Authentication method"
 
 
@@ -208,13 +210,20 @@ def type_oid(size: Any) -> int:
     return int(PY_PG.get(size, 0))
 
 
-@lru_cache(512)
 def numbered(sql: str) -> str:
     """Return *sql* with ``$1``, ``$2`` and so on in the place of each ``%s``."""
+    return (_remembered if len(sql) <= _LONGEST_KEPT else _remembered_long)(sql)
+
+
+def _numbered(sql: str) -> str:
     from pg8000.dbapi import convert_paramstyle
 
     text: str = convert_paramstyle("format", sql, ())[0]
     return text
+
+
+_remembered = lru_cache(512)(_numbered)
+_remembered_long = lru_cache(4)(_numbered)
 
 
 def encoded(

@@ -4,6 +4,7 @@
 import io
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
@@ -382,6 +383,20 @@ def test_a_prepared_statement_that_is_gone_is_sent_as_a_whole(connection: Flight
     connection.receive_results()
     assert run(connection, "SELECT %s + 1", 1) == ([2],)
     assert not connection.prepared.allowed
+
+
+def test_long_texts_are_not_remembered(connection: FlightConnection) -> None:
+    """An INSERT of many rows has one for each number of rows: they would fill a box's memory."""
+    tracemalloc.start()
+    try:
+        for number in range(18):
+            run(connection, f"SELECT %s /* {'x' * 20_000}{number} */", "a")
+            if number == 6:
+                before, _ = tracemalloc.get_traced_memory()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000
 
 
 def test_a_flight_that_could_not_be_encoded_leaves_no_statement_for_prepared(

@@ -3,7 +3,7 @@
 
 A statement that comes for the second time is kept: from the third time on the server neither
 parses nor describes it. Only the server's own connection may keep any: behind a pooler the
-next transaction may be another server's.
+next transaction may be another server's. A long text is not kept: it seldom comes again.
 """
 
 from collections import OrderedDict
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from edgepaas.pgdriver.failures import server_field
 from edgepaas.pgdriver.flights import messages
 from edgepaas.pgdriver.flights.answers import Answer, RowFormat
+from edgepaas.pgdriver.flights.statements import LONGEST_KEPT
 
 #: Statements that are kept; each takes some kilobytes of the server's memory.
 MOST = 64
@@ -50,7 +51,7 @@ class PreparedStatements:
         self, text: bytes, parameters: Sequence[bytes | None], types: Sequence[int]
     ) -> tuple[bytes, Answer]:
         """Return what runs *text*, and the answer that is to be read."""
-        if not self.allowed:
+        if not self.allowed or len(text) > LONGEST_KEPT:
             return messages.statement(text, parameters, types), Answer()
         key = (text, tuple(types))
         kept = self._kept.get(key)

@@ -100,7 +100,11 @@ _SESSION = re.compile(
 _PLAIN_TAGS = _READING_TAGS - {"DISCARD", "DEALLOCATE"} | {
     *("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "EXPLAIN", "TRUNCATE", "NOTIFY")
 }
+#: Texts that are remembered, and characters of one. Of longer ones only the last few are: an
+#: INSERT of many rows has another text for each number of rows.
 _TEXTS_KEPT = 512
+LONGEST_KEPT = 8192
+_LONG_TEXTS_KEPT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +123,12 @@ class StatementText:
     for_session: bool
 
 
-@lru_cache(_TEXTS_KEPT)
 def examine(sql: str) -> StatementText:
     """Return what *sql* tells."""
+    return (_remembered if len(sql) <= LONGEST_KEPT else _remembered_long)(sql)
+
+
+def _examine(sql: str) -> StatementText:
     stripped = sql.rstrip().rstrip(";")
     single = ";" not in stripped and bool(stripped)
     changing = _CHANGING_WORD.search(sql) is not None or any(
@@ -139,6 +146,10 @@ def examine(sql: str) -> StatementText:
         and _BOUND_WORD.search(sql) is None,
         for_session=_SESSION.match(sql) is not None,
     )
+
+
+_remembered = lru_cache(_TEXTS_KEPT)(_examine)
+_remembered_long = lru_cache(_LONG_TEXTS_KEPT)(_examine)
 
 
 def has_written(tag: str, text: StatementText) -> bool:
