@@ -12,7 +12,6 @@ from edgepaas.pgdriver.connection import (
     close_quietly,
     end_left_behind,
     log_in,
-    prepare_session,
 )
 from edgepaas.pgdriver.failures import (
     ConnectFailure,
@@ -24,6 +23,7 @@ from edgepaas.pgdriver.failures import (
 )
 from edgepaas.pgdriver.hosts import endpoint_of, out_of_time, try_hosts
 from edgepaas.pgdriver.pg8000_adapter import load_driver, server_version, simple_query
+from edgepaas.pgdriver.session_settings import prepare_session
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.pgdriver.wire import Resolver, silent_failure
 from edgepaas.settings.urls import Address

@@ -7,7 +7,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from edgepaas.database.postgresql.dialect_adapter import URL
-from edgepaas.pgdriver.connection import SessionDefaults
+from edgepaas.pgdriver.session_settings import SessionDefaults
 
 
 class Server:

@@ -19,8 +19,8 @@ import trustme
 from edgepaas.decision.probe import probe
 from edgepaas.pgdriver.connection import connect
 from edgepaas.pgdriver.failures import ConnectFailure, Failure
+from edgepaas.pgdriver.login_socket import CheckedSocket
 from edgepaas.pgdriver.tls import TLSPolicy
-from edgepaas.pgdriver.wire import CheckedSocket
 from edgepaas.settings import split_url
 from tests.support import hostile_postgres as hostile
 from tests.support.hostile_postgres import Behaviour, HostileServer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgepaas.pgdriver.wire import _LoginWriter, ends_login, query_message
+from edgepaas.pgdriver.login_socket import _LoginWriter, ends_login, query_message
 
 
 def message(body: bytes) -> bytes:

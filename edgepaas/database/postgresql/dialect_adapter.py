@@ -4,7 +4,7 @@
 SQLAlchemy documents that a dialect is registered by name, not what it asks on its first
 connection: version, schema, isolation level and a setting, four questions one after the other,
 which over a slow link hold the first request up. This class answers them from what the server
-reported at the login, and from what :mod:`edgepaas.pgdriver.connection` has asked along with
+reported at the login, and from what :mod:`edgepaas.pgdriver.session_settings` asks along with
 the session's settings. ``tests/unit/test_adapter_dialect.py`` fails when a new version of
 SQLAlchemy changes the following. The upper bound in ``pyproject.toml`` is the first version
 that was not tested.
@@ -25,7 +25,7 @@ from edgepaas.pgdriver.pg8000_adapter import parameter_status, server_version
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from edgepaas.pgdriver.connection import SessionDefaults
+    from edgepaas.pgdriver.session_settings import SessionDefaults
 
 #: The URL of an engine with this dialect.
 URL = "postgresql+edgepaas://"
