@@ -132,10 +132,6 @@ _CLASS_OF_STATE = {
 #: session, 25P03 idle in transaction, 25006 the server has become a standby.
 _LOST_STATE = re.compile(r"08...|57P0[1235]|25P03|25006")
 
-#: pg8000 uses InterfaceError for its caller's mistakes as well; these are the link's.
-_LOST_TEXT = re.compile(
-    r"network error|communication error|connection is closed|create a connection"
-)
 _STATE = re.compile(r"[0-9A-Z]{5}\Z")
 
 
