@@ -453,3 +453,21 @@ def raw_values(database: EmbeddedDatabase, ids: list[str]) -> list[Any]:
     statement = f"SELECT {columns} FROM readings WHERE id IN ({wanted}) ORDER BY id"
     with database.read() as session:
         return list(session.connection().exec_driver_sql(statement).fetchall())
+
+
+def test_lists_of_any_length_are_stored_by_few_statements(database: EmbeddedDatabase) -> None:
+    """Each is kept compiled, and a long one takes half a megabyte."""
+    assert append_facts(database, READINGS, [fact()]) == Appended(1, 0)
+    writer = database._writer._connection
+    assert writer is not None
+    lengths: set[int] = set()
+
+    def note(statement: str) -> None:
+        if statement.startswith("INSERT INTO readings"):
+            lengths.add(statement.count("("))
+
+    writer.driver.set_trace_callback(note)
+    for number in (*range(1, 130), *range(130, 1130, 37)):
+        rows = [fact(float(n)) for n in range(number)]
+        assert append_facts(database, READINGS, rows) == Appended(number, 0)
+    assert 10 < len(lengths) < 75

@@ -23,6 +23,9 @@ from edgepaas.database.types import Number, Text, UtcDateTime, Uuid
 #: (https://sqlite.org/limits.html).
 _KEYS_AT_ONCE = 500
 _VARIABLES = 8_000
+#: Rows of a long statement are a multiple of this. sqlite3 keeps the last 128 statements compiled,
+#: and one of 900 rows takes half a megabyte: clients choose how many rows they send.
+_ROUND = 50
 
 _DIALECT = sqlite.dialect()
 _QUOTE = _DIALECT.identifier_preparer
@@ -108,7 +111,13 @@ class AppendStatements:
 
 def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     size = max(1, _VARIABLES // len(rows[0]))
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+    start = 0
+    while start < len(rows):
+        number = min(size, len(rows) - start)
+        if number > _ROUND:
+            number -= number % _ROUND
+        yield rows[start : start + number]
+        start += number
 
 
 @cache
