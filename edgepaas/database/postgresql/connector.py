@@ -132,7 +132,8 @@ class _Early:
             self._connection = self._make()
         except Exception as error:  # noqa: BLE001 - raised again where it is taken
             self._error = error
-        self._done.set()
+        finally:
+            self._done.set()
 
     def take(self) -> "FlightConnection":
         """Return it; raises why it could not be made. It is bounded by itself."""
