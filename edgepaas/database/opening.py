@@ -56,7 +56,7 @@ def open_database(
         contract.database_url,
         settings,
         connector=connector or box_connector(contract, settings, paths),
-        marks=None if forwarded is None else _marks(paths, forwarded),
+        marks=None if forwarded is None else _marks(paths, forwarded, connector),
     )
 
 
@@ -72,8 +72,21 @@ def box_connector(
     return service_connector(contract.database_url, settings, link)
 
 
-def _marks(paths: "Paths", forwarded: Sequence[str]) -> "MarkKeeper | None":
+def _marks(
+    paths: "Paths", forwarded: Sequence[str], connector: "Connector | None"
+) -> "MarkKeeper | None":
     """Return what keeps the marks of this process's connections; None on a disk that is dead."""
+    early = connector.keeper if connector is not None else None
+    if early is not None and set(early.tables) == set(forwarded):
+        return early
+    return new_keeper(paths, forwarded)
+
+
+def new_keeper(paths: "Paths", forwarded: Sequence[str]) -> "MarkKeeper | None":
+    """Return what keeps marks, counting the rows of the tables *forwarded*.
+
+    None on a disk that is dead.
+    """
     from edgepaas.files.locks import LockHeld
     from edgepaas.files.node_identity import node_identity
     from edgepaas.marks.keeper import MarkKeeper

@@ -72,7 +72,7 @@ class MarkKeeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._paths = paths
-        self._tables = tuple(tables)
+        self.tables = tuple(tables)
         self._clock = clock
         self.suspect = suspect
         self._streams = OwnStreams(node_id, self._suspected)
@@ -90,6 +90,11 @@ class MarkKeeper:
         """
         self._compare(_Asked(ask))
         connection.rider = MarkRider(self._streams)
+
+    def keeps(self, connection: Any) -> bool:
+        """Whether the marks of *connection* are kept by this keeper already."""
+        rider = getattr(connection, "rider", None)
+        return isinstance(rider, MarkRider) and rider.belongs_to(self._streams)
 
     def detach(self, connection: Any) -> None:
         """Note that *connection* is closed."""
@@ -135,7 +140,7 @@ class MarkKeeper:
                 if self._claim < 0:
                     self._claim = claim_owner(self._paths, self._streams.owner)
             found = compare(
-                ask, self._paths, self._streams.node_id, tables=self._tables, own=self._own
+                ask, self._paths, self._streams.node_id, tables=self.tables, own=self._own
             )
         except (OSError, LockHeld) as error:
             if error is ask.error:

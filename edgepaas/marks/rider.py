@@ -129,6 +129,10 @@ class MarkRider:
         self._statements: MarkStatements | None = None
         self._sent = False
 
+    def belongs_to(self, streams: OwnStreams) -> bool:
+        """Whether it moves the marks of *streams*."""
+        return self._streams is streams
+
     def begin(self) -> "Sequence[Statement]":
         """Ask for durability, and note where the count of rows begins."""
         self._sent = False

@@ -66,9 +66,9 @@ def open_link(
     measured into *link*; where they are long, *scope* is extended by what a login takes then.
     """
     context = tls.context()
-    heard = _heard(scope, link or Link())
+    began = time.monotonic()
     sock = _connect(scope, address, resolve)
-    sock.heard = heard
+    sock.heard = _heard(scope, link or Link(), time.monotonic() - began)
     try:
         if context is None or address.unix_socket:
             return sock
@@ -78,9 +78,19 @@ def open_link(
         raise
 
 
-def _heard(scope: Scope, link: Link) -> Callable[[float], None]:
+def _heard(scope: Scope, link: Link, connected: float) -> Callable[[float], None]:
+    """Return what takes note of answers; *connected*: seconds that the TCP connection took.
+
+    A tunnel or proxy takes a connection before it has its own, and the first answer then comes
+    after two round trips: it and the connection are two, wherever they were spent.
+    """
+    answered = False
+
     def heard(seconds: float) -> None:
         """Take note that the other side answered after *seconds*."""
+        nonlocal answered
+        if not answered:
+            answered, seconds = True, (min(connected, seconds) + seconds) / 2
         link.measured(seconds)
         scope.extend(link.limit(0.0, LOGIN_TRIPS))
 

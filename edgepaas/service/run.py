@@ -273,6 +273,8 @@ class Service:
         logger.info("ending with status %d: %s", ending.status, ending.reason)
         self._state.phase = "stopping"
         self._publisher.publish()
+        if ending.status == EXIT_DECIDE_AGAIN:
+            self._notifier.next_round()  # it imports while this one answers its last requests
         self._notifier.stopping(f"stopping: {ending.reason}")
         if self._loaded is None:
             self._responder.close(NotReady("stopping", ending.reason))

@@ -4,8 +4,10 @@
 A program start of Python costs more than most stages do: the interpreter, and the modules
 that they share. Forked, each has both at once. The service is forked when the chain begins
 and imports what it needs while the stages run beside it; it opens nothing until they are
-done. Each is a process of its own as before: its own exit status, signals and output, its
-own environment, and none of this process's descriptors (a lock would be held by them).
+done. One that is forked for a hand-back, while PostgreSQL takes the rest of the rows, connects
+to it meanwhile. Each is a process of its own as before: its own exit status, signals and
+output, its own environment, and none of this process's descriptors (a lock would be held by
+them).
 """
 
 import contextlib
@@ -17,7 +19,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +38,8 @@ RunCommand = Callable[[Sequence[str]], int]
 ENOUGH_MEMORY = 256 * 1024**2
 #: Seconds for which a service that was prepared waits for its round.
 PREPARED_FOR = 30.0
+#: How many sockets and pipes a waiting service can be handed.
+MOST_DESCRIPTORS = 64
 
 logger = logging.getLogger("edgepaas.up")
 
@@ -170,7 +174,7 @@ class _WaitingService:
         self._control.close()
 
     def discard(self) -> None:
-        """End it; it has opened nothing."""
+        """End it; what it has opened are connections to PostgreSQL that nobody uses."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self._control.close()
@@ -186,22 +190,45 @@ def _be_service(
     patience, descriptor = control.gettimeout(), control.detach()
     place_descriptors([descriptor])
     _begin(environ, [SERVICE], kept=1)
+    order = socket.socket(fileno=FIRST_DESCRIPTOR)
+    # What it opens meanwhile, and keeps, must not have the numbers that are promised to others.
+    kept_free = _keep_free(range(FIRST_DESCRIPTOR + 1, FIRST_DESCRIPTOR + MOST_DESCRIPTORS))
     gc.disable()  # until the service itself turns it on: nothing but modules is made
     preload()
-    with socket.socket(fileno=FIRST_DESCRIPTOR) as order:
-        order.settimeout(patience)
-        try:
-            received, descriptors, _, _ = socket.recv_fds(order, 65536, 64)
-        except TimeoutError:
-            return EXIT_FAILED  # what it was prepared for did not come
+    order.settimeout(patience)
+    try:
+        received, descriptors, _, _ = socket.recv_fds(order, 65536, MOST_DESCRIPTORS)
+    except TimeoutError:
+        return EXIT_FAILED  # what it was prepared for did not come
     if not received:
         return EXIT_FAILED  # 'edgepaas up' is gone
     wanted = json.loads(received)
-    place_descriptors(descriptors)
-    _close_from(FIRST_DESCRIPTOR + len(descriptors))
+    _take_over(descriptors, {order.detach(), *kept_free})
     os.environ.update(wanted["variables"])
     os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(wanted["sockets"])}
     return _call(run, wanted["arguments"])
+
+
+def _keep_free(numbers: Iterable[int]) -> set[int]:
+    """Open descriptors with all of *numbers*, none of which is open, and return them."""
+    empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    free = {number for number in numbers if number != empty}
+    for number in free:
+        os.dup2(empty, number, inheritable=False)
+    return free | {empty}
+
+
+def _take_over(received: Sequence[int], free: set[int]) -> None:
+    """Move the *received* descriptors to 3, 4, …, numbers of *free*, and close the rest of those.
+
+    Every other descriptor stays what it is.
+    """
+    targets = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + len(received))
+    for target, descriptor in zip(targets, received, strict=True):
+        os.dup2(descriptor, target, inheritable=True)
+        os.close(descriptor)
+    for number in free.difference(targets):
+        os.close(number)
 
 
 def _be_stage(run: RunCommand, arguments: Sequence[str], environ: Mapping[str, str]) -> int:

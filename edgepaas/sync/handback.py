@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handing back from SQLite to PostgreSQL: when it may happen, and its steps.
 
-1. A rehearsal finds PostgreSQL good over the path that will serve.
+1. A rehearsal finds PostgreSQL good over the path that will serve. ``run/rehearsal`` says so,
+   and the next service may connect.
 2. The fence is committed: from now on no forwarded table of the file accepts a write.
 3. The rows that still wait are sent, within FENCE_DEADLINE; where none do, PostgreSQL commits
    another write.
 4. The fence is extended for the time that the boot chain needs, and the hold is cleared.
-5. ``run/rehearsal`` says what was found, and ``run/hand-back`` names the decision that has
-   ended: the service exits with 75.
+5. ``run/hand-back`` names the decision that has ended: the service exits with 75.
 
 The process may be killed after any step: either SQLite still serves, or PostgreSQL is chosen
 and no row waits. A fence whose process is gone is lifted by the next drainer, by the service
@@ -34,6 +34,7 @@ from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.tables import transaction
 from edgepaas.sync.takeover.drain_time import DrainTime
 from edgepaas.timing.backoff import pause_after
+from edgepaas.timing.link import LOGIN_TRIPS
 from edgepaas.timing.moment import current_moment
 
 if TYPE_CHECKING:
@@ -187,8 +188,6 @@ class HandBack:
         """
         standing = _StandingFence(connection, self.fence_deadline, abort, self._clock)
         try:
-            # The next service may connect from now on, while the rest is sent.
-            self._note_rehearsal(revisions)
             drain(standing.put)
             standing.put()  # where there was nothing to be read
             while pending(connection):
@@ -201,7 +200,7 @@ class HandBack:
             losses.record_return(self._paths, current_moment())
             clear_hold(self._paths.postgres_hold)
             self._written_at = self._clock()
-            self._note_rehearsal(revisions)
+            self.announce(revisions)
             write_atomic(self._paths.hand_back, RECORD.render({"generation": self._generation}))
         except TakeoverFailed:
             self.cancel(connection)
@@ -214,7 +213,13 @@ class HandBack:
         self._refusal = ""
         logger.info("PostgreSQL takes over: no row waits, the service is asked to exit")
 
-    def _note_rehearsal(self, revisions: Sequence[str]) -> None:
+    @property
+    def connecting_time(self) -> float:
+        """Seconds that the next service takes to connect: the round trips of a login."""
+        return self._drain_time.link.expected(LOGIN_TRIPS)
+
+    def announce(self, revisions: Sequence[str]) -> None:
+        """Say that PostgreSQL was just found good, at *revisions*; raises OSError."""
         if revisions:
             note_rehearsal(self._paths, self._hub_url, revisions)
 

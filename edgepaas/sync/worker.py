@@ -50,8 +50,6 @@ COALESCE = 0.003
 #: The longest pause between two drains, in seconds. Without one, many small drains would keep
 #: a slow disk busy with syncs.
 LONGEST_PAUSE = 0.05
-#: Seconds between two looks at a rehearsal that is under way.
-_REHEARSAL_POLL = 0.05
 
 
 @dataclass
@@ -125,6 +123,8 @@ class SyncWorker:
         return stop.status
 
     def _send_final_heartbeat(self) -> None:
+        if self._handback.in_progress:
+            return  # the box goes on, and the chain waits
         if self._hub is not None and self._failures.remaining <= 0:
             self._heartbeat.take_last(self._hub)
 
@@ -153,6 +153,7 @@ class SyncWorker:
         if isinstance(error, HubError):
             self._close_hub()
             self._handback.record_hub_failure()
+            self._takeover.forget()
             if self._handback.wanted:
                 self._refused.hold_on()
             if isinstance(error, SchemaDrift):
@@ -168,7 +169,9 @@ class SyncWorker:
     def _sleep(self) -> None:
         """Sleep until something is due or new rows are announced."""
         held = self._failures.remaining
-        if self._file.dirty and held <= 0:
+        if self._handback.in_progress:
+            left = min(self._handback.seconds_left(), self._publisher.seconds_left())
+        elif self._file.dirty and held <= 0:
             left = self._pause
         else:
             left = min(self._file.due.left, self._publisher.seconds_left(), *self._due(held))
@@ -183,20 +186,20 @@ class SyncWorker:
             return
         yield self._heartbeat.due.left
         yield self._comparison.due.left
-        if self._takeover.rehearsal.running:
-            yield _REHEARSAL_POLL
+        yield self._takeover.seconds_left()
         # A hand-back that is due but blocked is looked at again with the next poll.
         yield self._handback.seconds_left() or POLL_INTERVAL
         if self._file.captures:
             yield self._reclaim.due.left
-            if not self._handback.in_progress:
-                yield self._mirror.due.left
+            yield self._mirror.due.left
 
     def _work(self) -> None:
-        """Do everything that is due, rows first."""
+        """Do everything that is due, rows first; nothing while the chain waits for our end."""
+        if self._handback.in_progress:
+            return  # no row can wait, and a call to PostgreSQL would have to be aborted
         hub = self._connected_hub()
         try:
-            file = self._file.poll(handing_back=self._handback.in_progress)
+            file = self._file.poll(handing_back=False)
         except UnknownOutbox:
             # The box is there and serves: PostgreSQL is to know, and how many rows it keeps.
             self._heartbeat.take(hub, alone=True)
@@ -213,8 +216,6 @@ class SyncWorker:
             return
         if self._reclaim.due.left <= 0:
             self._reclaim.take(file, hub)
-        if self._handback.in_progress:
-            return
         if self._handback.blocked_reason(self.report.rows_waiting) is None:
             try:
                 self._takeover.take(file.connection, hub)

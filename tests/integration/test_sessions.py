@@ -59,6 +59,7 @@ PLACES = {
     "sync/audit/hub.py": {"open_hub"},
     "sync/audit/marks.py": {"open_hub"},
     "sync/context.py": {"open_hub"},
+    "service/early_connections.py": {"service_connector"},
     "sync/takeover/rehearsal.py": {"service_connector"},
     "sync/hub/connection.py": {"connect", "connect_hub"},
 }

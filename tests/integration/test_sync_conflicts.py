@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import pytest
+
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.inspect import list_entries, settle_conflicts
 from tests.support.forwarding import TestBox, TestHub
@@ -45,6 +47,28 @@ def test_a_fact_with_other_content_stays_as_it_was_and_is_recorded(
     ((reason, theirs, ours),) = recorded(hub)
     assert "other content" in reason
     assert (theirs["value"], ours["value"], ours["at"]) == ("1.5", "2.5", None)
+    assert other.adds_up(hub)["conflicts"] == 1
+
+
+def test_facts_that_are_there_already_do_not_wait_for_each_other(
+    box: TestBox, other: TestBox, hub: TestHub, link: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when clients repeat what PostgreSQL took and did not answer, among other changes."""
+
+    def savepoint(_hub: Hub, _statements: object) -> object:
+        raise AssertionError("a round trip for each part of the batch")
+
+    monkeypatch.setattr(Hub, "savepoint", savepoint)
+    ids = box.samples(*map(float, range(10)))
+    place = other.place("p")
+    for number, one in enumerate(ids):
+        value = number if number else 100
+        other.write(f"INSERT INTO samples (id, value) VALUES ('{one}', {value})")
+        other.write(f"UPDATE places SET note = '{number}' WHERE id = '{place}'")
+    box.drain(link)
+    done = other.drain(link)
+    assert (done.rows, done.conflicts, done.remaining) == (21, 1, 0)
+    assert hub.one("SELECT sum(value) FROM samples") == sum(range(10))
     assert other.adds_up(hub)["conflicts"] == 1
 
 

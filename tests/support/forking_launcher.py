@@ -29,6 +29,8 @@ from edgepaas.supervisor.supervisor import Supervisor
 
 #: What a stage changes, and the next one must not see.
 seen: list[str] = []
+#: Connections that the waiting service has opened.
+opened: list[tuple[socket.socket, socket.socket]] = []
 
 
 def run(folder: Path, arguments: Sequence[str]) -> int:
@@ -74,6 +76,19 @@ def _import_something() -> None:
     __import__("decimal")
 
 
+def _connect() -> None:
+    opened.extend(socket.socketpair() for _ in range(3))
+
+
+def _echo(one: socket.socket, other: socket.socket) -> str:
+    """What arrives of a word that is sent over a connection."""
+    try:
+        one.sendall(b"word")
+        return other.recv(10).decode()
+    except OSError as error:
+        return str(error)
+
+
 def _describe(arguments: Sequence[str]) -> dict[str, Any]:
     found = {
         "arguments": list(arguments),
@@ -87,6 +102,7 @@ def _describe(arguments: Sequence[str]) -> dict[str, Any]:
         "term": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "imported": "decimal" in sys.modules,
+        "connected": [_echo(*pair) for pair in opened],
     }
     seen.append(arguments[0])
     os.environ["LEFT_BY_A_STAGE"] = "1"
@@ -218,6 +234,13 @@ class Cases:
         status, served_pid, served = self._serve()
         return [status, served_pid == pid, served]
 
+    def connected(self) -> Any:
+        """The waiting service has opened connections by the time it is handed its sockets."""
+        self.launcher = make_launcher(self.folder, preload=_connect)
+        self.launcher.prepare_round()
+        self.launcher.begin_round()
+        return self._serve()
+
     def prepared_in_vain(self) -> Any:
         """A round that does not come: the service ends by itself, and the next round has one."""
         forked_stages.PREPARED_FOR = 0.2
@@ -288,13 +311,17 @@ class Cases:
         return [status, pid, json.loads(served.read_text()) if served.exists() else None]
 
 
-def make_launcher(folder: Path, memory: Callable[[], int] = lambda: ENOUGH_MEMORY) -> Launcher:
+def make_launcher(
+    folder: Path,
+    memory: Callable[[], int] = lambda: ENOUGH_MEMORY,
+    preload: Callable[[], None] = _import_something,
+) -> Launcher:
     """A launcher whose programs end with 42, so that they are told from forks."""
     return ForkingLauncher(
         ["/bin/sh", "-c", "exit 42"],
         {"PATH": os.environ["PATH"], "GIVEN": "to the stages"},
         run=lambda arguments: run(folder, arguments),
-        preload=_import_something,
+        preload=preload,
         memory=memory,
     )
 

@@ -120,6 +120,20 @@ def test_the_next_service_may_be_there_before_its_round(case: Case) -> None:
     assert served["imported"]
 
 
+def test_what_a_waiting_service_has_opened_stays_open(case: Case) -> None:
+    """Its connections to PostgreSQL, beside the socket and the lifeline that come later."""
+    status, _, served = case("connected")
+    assert status == 0
+    assert served["connected"] == ["word"] * 3
+    given, lifeline, *others = (
+        served["descriptors"][number] for number in sorted(served["descriptors"], key=int)
+    )
+    assert given.startswith("socket:")
+    assert lifeline.startswith("pipe:")
+    assert len(others) == 6
+    assert all(other.startswith("socket:") for other in others)
+
+
 def test_a_service_whose_round_does_not_come_ends_by_itself(case: Case) -> None:
     status, pid, served = case("prepared_in_vain")
     assert status == 0

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The estimate of a link's round trip, and the limits that follow from it."""
 
+import pytest
+
 from edgepaas.decision.link_record import recorded_link
 from edgepaas.files.paths import Paths
+from edgepaas.pgdriver.wire import _heard
 from edgepaas.settings.urls import split_url
+from edgepaas.timing.deadline import Scope
 from edgepaas.timing.link import LONGEST_ROUND_TRIP, MARGIN, Link
 
 
@@ -21,6 +25,19 @@ def test_on_a_slow_link_the_round_trips_count() -> None:
         link.measured(0.6)
     assert link.expected(4) == 4 * 0.6
     assert link.limit(1.5, 10) == 10 * 0.6 * MARGIN
+
+
+@pytest.mark.parametrize(
+    ("connected", "first"), [(0.3, 0.3), (0.0, 0.6), (9.0, 0.3)], ids=["direct", "tunnel", "names"]
+)
+def test_a_tunnel_does_not_make_a_link_look_twice_as_slow(connected: float, first: float) -> None:
+    """It takes the connection at once, and its own is a part of the first answer's time."""
+    link = Link()
+    for _ in range(2):
+        heard = _heard(Scope(30), link, connected)
+        heard(first)
+        heard(0.3)
+    assert link.round_trip == pytest.approx(0.3)
 
 
 def test_one_late_answer_changes_nothing_and_a_slow_link_shows_with_the_second() -> None:

@@ -56,9 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     start_logging(settings, paths)
     contract = DatabaseContract.read(paths.db_contract)
     if contract.hub_url:
-        from edgepaas.pgdriver.sessions import identify
+        from edgepaas.pgdriver.sessions import identify, own_sessions
 
-        identify(paths, "serve")
+        if own_sessions() is None:  # else it has connected already, to be handed back to
+            identify(paths, "serve")
     notifier = Notifier.of(os.environ, os.getpid())
     listening = listening_sockets(
         os.environ,

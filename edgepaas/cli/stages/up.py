@@ -116,6 +116,10 @@ def _forking_launcher() -> "ForkingLauncher":
 
 
 def _import_service() -> None:
+    from edgepaas.files.paths import find_paths
+    from edgepaas.service.early_connections import begin_for_hand_back
+
+    begin_for_hand_back(find_paths())
     import edgepaas.cli.stages.serve
     import edgepaas.service.run  # noqa: F401 - all of them are for the service
     from edgepaas.service.loader import preload

@@ -6,14 +6,17 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgepaas.pgdriver.connection import close_quietly, connect
+from edgepaas.pgdriver.connection import bounded, close_quietly, connect
+from edgepaas.pgdriver.failures import ConnectFailure, classify, server_message
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 from edgepaas.timing.link import Link
 
 if TYPE_CHECKING:
+    from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.pgdriver.flights import FlightConnection
     from edgepaas.settings import Settings
 
@@ -25,6 +28,8 @@ LOCK_TIMEOUT = 3.0
 #: one leaves it standing at the server, which does not notice, and its locks would
 #: keep the very rows that the box sends again from SQLite.
 IDLE_TIMEOUT = 10.0
+#: Seconds in which a new connection has to tell its marks.
+COMPARE_TIMEOUT = 3.0
 
 
 class Connector:
@@ -56,6 +61,8 @@ class Connector:
         self._idle_timeout = idle_timeout
         self._keep_prepared = keep_prepared
         self._name = name
+        #: Keeps the marks of the connections that were begun early, which have been compared.
+        self.keeper: MarkKeeper | None = None
         #: Connections that were begun early, for the next calls.
         self._early: queue.SimpleQueue[_Early] = queue.SimpleQueue()
 
@@ -71,14 +78,18 @@ class Connector:
                 return self._early.get_nowait().take()
         return self._connect(deadline, statement_timeout)
 
-    def begin_early(self, count: int, *, at_once: bool = False) -> None:
+    def begin_early(
+        self, count: int, *, at_once: bool = False, keeper: "MarkKeeper | None" = None
+    ) -> None:
         """Begin *count* connections in threads of their own, for the next calls to take.
 
         What a process has to do before it needs them takes as long as their round trips.
         *at_once*: none waits for another one, though this box may have left sessions behind.
+        *keeper*: the marks are compared over each as well, and kept from then on.
         """
+        self.keeper = keeper
         for _ in range(count):
-            early = _Early(partial(self._connect, at_once=at_once))
+            early = _Early(partial(self._connect_marked, keeper, at_once=at_once))
             if not early.start():
                 return  # no more threads: the calls connect for themselves
             self._early.put(early)
@@ -88,6 +99,12 @@ class Connector:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._early.get_nowait().discard()
+
+    def _connect_marked(self, keeper: "MarkKeeper | None", *, at_once: bool) -> "FlightConnection":
+        connection = self._connect(at_once=at_once)
+        if keeper is not None:
+            attach_marks(keeper, connection)
+        return connection
 
     def _connect(
         self,
@@ -148,6 +165,31 @@ class _Early:
         """Close it, if it is there."""
         if self._done.is_set() and self._connection is not None:
             close_quietly(self._connection)
+
+
+def ask_within(connection: Any, question: str, *, seconds: float) -> Any:
+    """Return the rows of *question*, asked outside of a transaction, within *seconds*."""
+    before = connection.autocommit
+    connection.autocommit = True
+    try:
+        with bounded(connection, seconds):
+            return simple_query(connection, question)
+    finally:
+        connection.autocommit = before
+
+
+def attach_marks(marks: "MarkKeeper", connection: "FlightConnection") -> None:
+    """Compare the marks over a new *connection*, and have its own kept.
+
+    Raises ConnectFailure, and closes the connection then.
+    """
+    try:
+        marks.attach(connection, partial(ask_within, connection, seconds=COMPARE_TIMEOUT))
+    except Exception as error:
+        close_quietly(connection)
+        raise ConnectFailure(
+            classify(error), f"PostgreSQL was asked for its marks: {server_message(error)}"
+        ) from error
 
 
 def service_connector(url: str, settings: "Settings", link: Link | None = None) -> Connector:

@@ -17,10 +17,9 @@ from edgepaas.database.database import Database
 from edgepaas.database.failures import is_retryable
 from edgepaas.database.postgresql.append_queue import AppendQueue
 from edgepaas.database.postgresql.append_store import FactStore
-from edgepaas.database.postgresql.connector import Connector, service_connector
+from edgepaas.database.postgresql.connector import COMPARE_TIMEOUT, Connector, service_connector
 from edgepaas.database.postgresql.pinger import Pinger
 from edgepaas.database.postgresql.pool import (
-    COMPARE_TIMEOUT,
     IDLE_KEPT,
     POOL_TIMEOUT,
     SharedServerPool,

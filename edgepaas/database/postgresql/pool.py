@@ -14,11 +14,10 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from edgepaas.database.engine import new_engine
 from edgepaas.database.failures import translate_postgres
 from edgepaas.database.postgresql import dialect_adapter
+from edgepaas.database.postgresql.connector import ask_within, attach_marks
 from edgepaas.database.postgresql.pool_adapter import AdaptedPool
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable
-from edgepaas.pgdriver.connection import bounded, close_quietly
-from edgepaas.pgdriver.failures import ConnectFailure, classify, server_message
-from edgepaas.pgdriver.pg8000_adapter import simple_query
+from edgepaas.pgdriver.failures import ConnectFailure
 
 if TYPE_CHECKING:
     from edgepaas.database.postgresql.connector import Connector
@@ -34,8 +33,6 @@ _RETRY_INTERVAL = 0.25
 FRESH = 1.0
 #: One that was idle for so many seconds is closed, so that another box can have it.
 IDLE_KEPT = 60.0
-#: Seconds in which a new connection has to tell its marks.
-COMPARE_TIMEOUT = 3.0
 #: Seconds that a ping, and the first answer of a connection that was idle, may take; over a slow
 #: link as long as so many round trips, of which the second one is for a packet that was lost.
 PING_TIMEOUT = 1.5
@@ -149,15 +146,14 @@ class _OwnConnections:
 
     def _attach(self, marks: "MarkKeeper", connection: "FlightConnection") -> None:
         """Compare the marks over a new *connection*, and keep its own; raises ConnectFailure."""
+        if marks.keeps(connection):
+            return  # it was begun early
         try:
-            marks.attach(connection, partial(ask, connection, seconds=COMPARE_TIMEOUT))
-        except Exception as error:
-            close_quietly(connection)
+            attach_marks(marks, connection)
+        except BaseException:
             with self._lock:
                 self._open.discard(connection)
-            raise ConnectFailure(
-                classify(error), f"PostgreSQL was asked for its marks: {server_message(error)}"
-            ) from error
+            raise
 
     def _reopen(self, dead: "FlightConnection", error: BaseException) -> "FlightConnection":
         """Return a new one in the place of *dead*, which goes on with what is in it."""
@@ -229,13 +225,7 @@ def ask(connection: Any, question: str = ";", seconds: float | None = None) -> A
 
     *seconds* (default: PING_TIMEOUT) are a real deadline.
     """
-    before = connection.autocommit
-    connection.autocommit = True
-    try:
-        with bounded(connection, PING_TIMEOUT if seconds is None else seconds):
-            return simple_query(connection, question)
-    finally:
-        connection.autocommit = before
+    return ask_within(connection, question, seconds=PING_TIMEOUT if seconds is None else seconds)
 
 
 def reading_engine(engine: Engine) -> Engine:

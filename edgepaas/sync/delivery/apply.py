@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applying a batch fast: chunks are sent without waiting for the results of earlier ones.
 
-A chunk that was sent is not kept in memory. So the transaction is rolled back when a row is
-refused, or a fact exists already; the batch is then read again and applied row by row
+A chunk that was sent is not kept in memory. So the transaction is rolled back when a fact
+exists already, and the batch is read and sent again with a comparison of its facts; and when a
+row is refused: the batch is then read again and applied row by row
 (:mod:`edgepaas.sync.delivery.bisect`).
 """
 
@@ -29,23 +30,34 @@ _Sent = tuple[Sequence[StatementTemplate], int, bool]
 
 
 class NeedsRowByRow(Exception):
-    """The batch holds a row that has to be applied by the BisectingApplier."""
+    """The batch holds a row that this applier cannot apply."""
+
+
+class FactsExist(NeedsRowByRow):
+    """Facts of the batch are on the hub already; one that compares them can apply it."""
 
 
 class PipelinedApplier:
     """Applies the chunks of one batch inside the hub's open transaction, pipelined."""
 
-    def __init__(self, hub: Hub, planner: Planner, origin: Origin) -> None:
+    def __init__(
+        self, hub: Hub, planner: Planner, origin: Origin, *, comparing: bool = False
+    ) -> None:
+        """*comparing*: facts may be there already; they are compared with what is there."""
         self.counts = DeliveryCounts()
         #: Always empty: this applier never leaves a row out.
         self.refused: tuple[RefusedChange, ...] = ()
         self._hub = hub
         self._planner = planner
         self._origin = origin
+        self._comparing = comparing
         self._sent: deque[list[_Sent]] = deque()
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Send *changes*; raises NeedsRowByRow, also for changes sent before, and HubError."""
+        """Send *changes*; raises NeedsRowByRow and FactsExist, also for changes sent before.
+
+        Raises HubError as well.
+        """
         try:
             statements, parts = self._statements(changes)
         except (UnsendableValue, TableDropped) as reason:
@@ -73,8 +85,9 @@ class PipelinedApplier:
                 parts += [((), 1, False)] * len(run.changes)
                 self.counts.shed += sum(map(rows_shed, run.changes))
                 continue
-            templates = self._planner.templates_for(run, comparing=False)
-            must_be_new = run.op == "insert" and run.layout.kind == "facts" and not run.resent
+            templates = self._planner.templates_for(run, comparing=self._comparing)
+            facts = run.op == "insert" and run.layout.kind == "facts" and not run.resent
+            must_be_new = facts and not self._comparing
             if not templates:
                 self.counts.delivered += len(run.changes)
                 continue
@@ -94,5 +107,5 @@ class PipelinedApplier:
             own = results[position : position + max(1, len(templates))]
             position += len(own)
             if must_be_new and own[0].count < rows:
-                raise NeedsRowByRow("facts that exist already")
+                raise FactsExist("facts that exist already")
             self.counts.add_results(templates, own[: len(templates)], rows)

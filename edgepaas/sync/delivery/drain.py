@@ -20,7 +20,7 @@ from edgepaas.outbox.reading import Batch, next_batch
 from edgepaas.outbox.stream import Stream, read_stream, set_inflight
 from edgepaas.outcomes.causes import refusal_of
 from edgepaas.sync.delivery import dead_letters
-from edgepaas.sync.delivery.apply import NeedsRowByRow, PipelinedApplier
+from edgepaas.sync.delivery.apply import FactsExist, NeedsRowByRow, PipelinedApplier
 from edgepaas.sync.delivery.bisect import BisectingApplier
 from edgepaas.sync.delivery.marks import HubStreamState, advance_statements, lock_stream
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
@@ -76,7 +76,7 @@ def drain_batch(
     sqlite3.Error of the file.
     """
     totals = Totals()
-    drifted = row_by_row = False
+    drifted = row_by_row = comparing = False
     while True:
         stream = read_stream(connection)
         if stream is None:
@@ -90,7 +90,9 @@ def drain_batch(
                 if before_reading is not None:
                     before_reading()
                 row_by_row = row_by_row or hub_state.letters_waiting
-                sending = _Sending(connection, hub, stream, hub_state, models, row_by_row)
+                sending = _Sending(
+                    connection, hub, stream, hub_state, models, row_by_row, comparing
+                )
                 _send_next(sending, rows, totals, log)
                 break
         except TableRefused:
@@ -105,8 +107,9 @@ def drain_batch(
                 raise UnclassifiedHubError(
                     f"a row was refused that cannot be taken out of its batch: {reason}"
                 ) from reason
-            row_by_row = True
-            logger.debug("the batch is read again and applied row by row: %s", reason)
+            comparing = isinstance(reason, FactsExist)
+            row_by_row = not comparing
+            logger.debug("the batch is read again and applied otherwise: %s", reason)
         except HubError as error:
             # Sent together, the statements do not show which table it was that refused.
             if row_by_row or not sending or hub.broken or not refusal_of(error, ()):
@@ -128,7 +131,10 @@ def _result(totals: Totals, remaining: int) -> DrainResult:
 
 @dataclass(frozen=True)
 class _Sending:
-    """The box's file and the hub that a batch is sent between; *row_by_row*: bisected on errors."""
+    """The box's file and the hub that a batch is sent between.
+
+    *row_by_row*: bisected on errors; *comparing*: facts of it are on the hub already.
+    """
 
     connection: sqlite3.Connection
     hub: Hub
@@ -136,13 +142,14 @@ class _Sending:
     hub_state: HubStreamState
     models: Mapping[str, Any] | None
     row_by_row: bool
+    comparing: bool
 
     def applier(self) -> PipelinedApplier | BisectingApplier:
         models = _newest_layouts(self.connection) if self.models is None else self.models
         planner = Planner(self.hub.tables, models, set(self.hub_state.tombstoned))
         origin = Origin(self.stream.node_id, self.stream.stream_id)
         if not self.row_by_row:
-            return PipelinedApplier(self.hub, planner, origin)
+            return PipelinedApplier(self.hub, planner, origin, comparing=self.comparing)
         # A constraint that is checked at COMMIT would not tell which row broke it.
         self.hub.query("SET CONSTRAINTS ALL IMMEDIATE")
         waiting = self.hub_state.letters_waiting
