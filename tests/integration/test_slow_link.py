@@ -30,6 +30,10 @@ def decisions(box: LiveBox) -> list[str]:
     return re.findall(r"^decision +\w+, ([a-z-]+)", box.output(), re.MULTILINE)
 
 
+#: A round trip of which a login's four take longer than DB_CONNECT_TIMEOUT, in seconds.
+TOO_SLOW = 0.8
+
+
 def test_a_server_that_is_300_ms_away_is_chosen_at_boot_and_kept(
     tmp_path: Path, hub_database: HubDatabase
 ) -> None:
@@ -45,6 +49,17 @@ def test_a_server_that_is_300_ms_away_is_chosen_at_boot_and_kept(
             assert decisions(box) == ["primary"]
     assert clients.surprises == []
     assert check(history, hub_database.witness.look()) == []
+
+
+def test_a_build_that_waits_the_same_over_every_link_is_found_out(
+    tmp_path: Path, hub_database: HubDatabase
+) -> None:
+    """It gives up a PostgreSQL that is slow and good."""
+    with Relay(hub_database.server.port) as relay:
+        relay.latency = TOO_SLOW / 2
+        url = relay.reroute(hub_database.url)
+        with LiveBox(tmp_path, weak=("fixed-waits",), DATABASE_URL=url) as box:
+            assert decisions(box) == ["fallback"]
 
 
 def test_it_is_handed_back_to_over_a_link_of_300_ms_and_kept(

@@ -56,6 +56,15 @@ def _synchronous(word: str) -> Patch:
     return patch
 
 
+def _fixed_waits(module: Any) -> Iterable[Replacement]:
+    """PostgreSQL has the same seconds over every link."""
+
+    def limit(_link: Any, least: float, _trips: float) -> float:
+        return least
+
+    return [(module.Link, "limit", limit)]
+
+
 def _early_answer(module: Any) -> Iterable[Replacement]:
     """The service says that it is stored before it is: the group commits a moment later."""
     import threading
@@ -382,6 +391,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "predecessors-stay": {"edgepaas.pgdriver.sessions": _predecessors_stay},
     "gate-backs-off": {"edgepaas.service.run": _gate_backs_off},
     "wall-clock": {"edgepaas.timing.backoff": _wall_clock},
+    "fixed-waits": {"edgepaas.timing.link": _fixed_waits},
     "lost-is-stored": {"edgepaas.database.postgresql.append_store": _sent_once},
     "append-in-part": {"edgepaas.database.postgresql.append_statements": _followed_in_part},
     "commit-unchecked": {"edgepaas.pgdriver.flights.transactions": _commit_unchecked},
