@@ -148,7 +148,8 @@ class Channel(AdaptedChannel):
         that the client had sent ahead.
         """
         with contextlib.suppress(ClientDisconnected):
-            self.write_soon(data)
+            if rest := self._send_now(data):
+                self.write_soon(rest)
         self._moved = self._last_heard = time.monotonic()
         self._rested = self.proven = True
         with self.requests_lock:
@@ -158,6 +159,20 @@ class Channel(AdaptedChannel):
             self.server.trigger.pull_trigger(self._resume)
         unsent = self.total_outbufs_len or self.will_close or close
         return self.connected and bool(unsent or self._heard_all)
+
+    def _send_now(self, data: bytes) -> bytes:
+        """Send of *data* what the socket takes at once, past the buffers; return the rest.
+
+        An answer of one line fits into any socket's buffer but a dead client's.
+        """
+        with self.outbuf_lock:
+            if not self.connected or self.total_outbufs_len or self.socket is None:
+                return data
+            self._answered = next(iter(self.requests), None)
+            try:
+                return data[self.socket.send(data) :]
+            except OSError:
+                return data  # the way through the buffers knows what it means
 
     def leave_to_workers(self) -> None:
         """Have a worker answer the request that the writer has."""

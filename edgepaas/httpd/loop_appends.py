@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks for requests whose patience is over.
 _LOOK_EVERY = 0.5
+#: How much of the number of clients that came together is left after a group without them.
+_FADING = 0.98
 
 
 class LoopAppends:
@@ -44,6 +46,7 @@ class LoopAppends:
         self._waiting: dict[_Waiting, None] = {}
         self._gathered: list[tuple[str, AppendJob]] = []
         self._looked = 0.0
+        self._gathering = Gathering()
         #: The loop's; a worker that passes the next request of its connection on is another.
         self._thread = 0
         #: Whether the loop was woken since it last looked at its channels.
@@ -91,12 +94,24 @@ class LoopAppends:
             for waiting in list(self._waiting):
                 waiting.end_patience(now)
 
+    def gathers(self, before: int) -> bool:
+        """Whether to look at the channels again before handing in (the loop's thread).
+
+        *before* were gathered when it looked last.
+        """
+        return self._gathering.goes_on(before, len(self._gathered), len(self._waiting))
+
+    def gathered(self) -> int:
+        """Return how many requests wait to be handed in."""
+        return len(self._gathered)
+
     def end_pass(self) -> None:
         """Hand in what this pass took (the loop's thread).
 
         Not one by one: the writer would begin with the first, and commit it alone.
         """
         if self._gathered:
+            self._gathering.note(len(self._waiting))
             gathered, self._gathered = self._gathered, []
             for path, job in gathered:
                 try:
@@ -122,6 +137,30 @@ class LoopAppends:
     def patience(self, path: str) -> float | None:
         """Return the seconds for which a request waits at most."""
         return self._appends.patience(path)
+
+
+class Gathering:
+    """Whether requests that the loop has read are worth keeping back for one more look.
+
+    Clients that were answered together send their next requests one after the other: with the
+    first of them alone the writer would begin, and commit it alone.
+    """
+
+    def __init__(self) -> None:
+        #: How many requests were in work at once of late: the most, and then ever less.
+        self._together = 0.0
+
+    def note(self, in_work: int) -> None:
+        """Take note that *in_work* requests wait for a commit, those handed in just now too."""
+        self._together = max(float(in_work), self._together * _FADING)
+
+    def goes_on(self, before: int, gathered: int, in_work: int) -> bool:
+        """Whether another look may find more than the *gathered*.
+
+        Not where the last one found none beside the *before*, nor while the writer works for
+        others (they are among the *in_work*): meanwhile the next ones gather by themselves.
+        """
+        return before < gathered == in_work and gathered < self._together
 
 
 class _Waiting:

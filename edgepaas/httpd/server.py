@@ -107,6 +107,10 @@ class HTTPServer:
             return
         appends.begin_pass()
         run_once(self._loop_map, timeout)
+        gathered = 0
+        while appends.gathers(gathered):
+            gathered = appends.gathered()
+            run_once(self._loop_map, 0)
         appends.end_pass()
 
     def wake(self) -> None:

@@ -97,26 +97,31 @@ class Transaction:
 
         Raises what is not the job's own fault.
         """
+        try:  # not with _translated(): this is the way of the smallest write
+            self._append(facts)
+        except sqlite3.Error as error:
+            raise self._on.translate(error) from error
+
+    def _append(self, facts: FactsJob) -> None:
         several = len(facts.job.distinct) > 1
         changes = self._driver.total_changes
-        with self._translated():
+        if several:
+            self._driver.execute("SAVEPOINT facts")
+        try:
+            accepted = self._on.statements.run(facts.job)
+        except (FactsDiffer, ValueError, DatabaseBusy) as refusal:
             if several:
-                self._driver.execute("SAVEPOINT facts")
-            try:
-                accepted = self._on.statements.run(facts.job)
-            except (FactsDiffer, ValueError, DatabaseBusy) as refusal:
-                if several:
-                    self._driver.execute("ROLLBACK TO facts")
-                    self._driver.execute("RELEASE facts")
-                elif self._driver.total_changes != changes:
-                    raise
-                self._on.statements.forget()
-                facts.note(refusal)
-                return
-            if several:
+                self._driver.execute("ROLLBACK TO facts")
                 self._driver.execute("RELEASE facts")
-            facts.note(facts.job.appended(accepted))
-            self._stamp.mark()
+            elif self._driver.total_changes != changes:
+                raise
+            self._on.statements.forget()
+            facts.note(refusal)
+            return
+        if several:
+            self._driver.execute("RELEASE facts")
+        facts.note(facts.job.appended(accepted))
+        self._stamp.mark()
 
     def mark(self) -> None:
         """A job is done: what was captured since the last one is its."""
