@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of all threads that wait, written in one synced transaction by one of them.
+
+There is no thread for it: whoever comes first writes for all who have come by then, so that
+nobody waits for a hand-over.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
+from edgepaas.outbox import tables as outbox_tables
+from edgepaas.outbox.journal import tables
+from edgepaas.outbox.journal.entries import Change, Entry
+from edgepaas.outbox.journal.opening import JournalFile
+from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID
+from edgepaas.outbox.layout import Layout, registered
+from edgepaas.outbox.triggers import values_of
+
+_HEAD = "number, ord, stream, mark, state, rows, at, layout, op"
+
+
+@dataclass(eq=False)
+class Write:
+    """An entry that waits for its transaction."""
+
+    entry: Entry
+    changes: Sequence[Change]
+    state: int
+    done: bool = False
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """What became of an entry: its state, None: it is to go; and rows that are no changes."""
+
+    entry: Entry
+    state: int | None
+    void: Collection[int] = ()
+
+
+class GroupWriter:
+    """Writes entries into *file*; for any thread. *wall* tells seconds since 1970."""
+
+    def __init__(
+        self,
+        file: JournalFile,
+        layouts: Sequence[Layout],
+        *,
+        owner: str,
+        wall: Callable[[], float],
+    ) -> None:
+        """Raises sqlite3.Error."""
+        self._file = file
+        self._owner = owner
+        self._wall = wall
+        #: Guards what waits; held for moments.
+        self._guard = threading.Lock()
+        #: Held by who works with the connection.
+        self._turn = threading.Lock()
+        self._waiting: list[Write] = []
+        self._notes: list[Note] = []
+        self._broken = False
+        #: Streams by id, and statements by table and operation, with the layout's id.
+        self._streams: dict[str, int] = {}
+        self._statements: dict[tuple[str, str], tuple[str, int]] = {}
+        with outbox_tables.transaction(file.connection):
+            widest = max((2 * len(layout.columns) for layout in layouts), default=1)
+            tables.widen(file.connection, widest)
+            self._layouts = {one.table: one for one in registered(file.connection, layouts)}
+
+    def write(self, write: Write) -> None:
+        """Write an entry together with those of other threads; durable on return.
+
+        Raises DatabaseFull, DatabaseBusy, and what is wrong with its own values.
+        """
+        with self._guard:
+            self._waiting.append(write)
+        with self._turn:
+            if not write.done:
+                with self._guard:
+                    group, self._waiting = self._waiting, []
+                self._run_group(group)
+        if write.error is not None:
+            raise write.error
+
+    def note(self, *notes: Note) -> None:
+        """Have what became of entries written with the next transaction."""
+        with self._guard:
+            self._notes += notes
+
+    def noted(self) -> set[int]:
+        """Return the orders of entries whose end is not written yet."""
+        with self._guard:
+            return {one.entry.order for one in self._notes}
+
+    def flush(self) -> None:
+        """Write what became of entries, without a sync; raises DatabaseFull, DatabaseBusy."""
+        with self._turn:
+            self._write_notes()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection, all that is known written; raises DatabaseFull, DatabaseBusy."""
+        with self._turn:
+            self._write_notes()
+            with self._translated():
+                yield self._connection()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection in a transaction that is durable after the block; raises the same."""
+        with self._turn, self._translated(), outbox_tables.transaction(self._connection()):
+            yield self._file.connection
+
+    def close(self) -> None:
+        """Write what is known, and close the file."""
+        with contextlib.suppress(DatabaseError):
+            self.flush()
+        with self._turn:
+            self._file.close()
+
+    # -- by who has the turn --
+
+    def _write_notes(self) -> None:
+        if not self._notes:
+            return
+        with self._translated():
+            self._connection().execute("PRAGMA synchronous=NORMAL")
+        try:
+            self._run([])
+        finally:
+            if not self._broken:
+                self._file.connection.execute("PRAGMA synchronous=FULL")
+
+    def _run_group(self, group: Sequence[Write]) -> None:
+        """Write *group* in one transaction; where one is refused, each by itself. Never raises."""
+        try:
+            self._run(group)
+        except DatabaseError as error:
+            for one in group:
+                one.error = error
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller whose entry it is
+            if len(group) == 1:
+                group[0].error = error
+            else:
+                for one in group:
+                    self._run_group([one])
+        for one in group:
+            one.done = True
+
+    def _run(self, group: Sequence[Write]) -> None:
+        """Write what became of earlier entries, and *group*; one transaction."""
+        with self._guard:
+            notes, self._notes = self._notes, []
+        try:
+            with self._translated(), outbox_tables.transaction(self._connection()):
+                connection = self._file.connection
+                for note in notes:
+                    _apply(connection, note)
+                if group:
+                    (last,) = connection.execute(
+                        f"SELECT coalesce(max(number), 0) FROM {JOURNAL}"  # noqa: S608
+                    ).fetchone()
+                    for one in group:
+                        last = self._insert(connection, one, last + 1)
+        except BaseException:
+            self._streams.clear()  # one that was new is not in the file
+            with self._guard:
+                self._notes[:0] = notes
+            for one in group:
+                one.entry.number = 0
+            raise
+
+    def _insert(self, connection: sqlite3.Connection, write: Write, number: int) -> int:
+        """Insert an entry from *number* on; return its last row's number."""
+        entry, changes = write.entry, write.changes
+        stream = self._stream(connection, entry.stream_id)
+        head = (entry.order, stream, entry.mark, write.state, entry.rows, int(self._wall()))
+        statement, layout = self._statement(changes[0].table, changes[0].op)
+        connection.execute(statement, (number, *head, layout, changes[0].op, *changes[0].values))
+        none = (None,) * len(head)
+        start = 1
+        while start < len(changes):
+            table, op = changes[start][:2]
+            end = start + 1
+            while end < len(changes) and changes[end][:2] == (table, op):
+                end += 1
+            statement, layout = self._statement(table, op)
+            connection.executemany(
+                statement,
+                [
+                    (number + place, *none, layout, op, *changes[place].values)
+                    for place in range(start, end)
+                ],
+            )
+            start = end
+        entry.number = number
+        return number + len(changes) - 1
+
+    def _statement(self, table: str, op: str) -> tuple[str, int]:
+        found = self._statements.get((table, op))
+        if found is None:
+            layout = self._layouts.get(table)
+            if layout is None:
+                raise ValueError(f"the journal knows no table {table}")
+            count = len(layout.columns) * (2 if op == "U" else 1)
+            marks = ", ".join("?" * (9 + count))
+            text = f"INSERT INTO {JOURNAL} ({_HEAD}, {values_of(count)}) VALUES ({marks})"  # noqa: S608
+            found = self._statements[table, op] = (text, layout.id)
+        return found
+
+    def _stream(self, connection: sqlite3.Connection, stream_id: str) -> int:
+        """Return the number of a stream in the file; 0 for none."""
+        if not stream_id:
+            return 0
+        found = self._streams.get(stream_id)
+        if found is None:
+            connection.execute(
+                f"INSERT OR IGNORE INTO {tables.STREAMS} (stream_id, owner) VALUES (?, ?)",  # noqa: S608
+                (stream_id, self._owner),
+            )
+            (found,) = connection.execute(
+                f"SELECT id FROM {tables.STREAMS} WHERE stream_id = ?",  # noqa: S608
+                (stream_id,),
+            ).fetchone()
+            self._streams[stream_id] = found
+        return found
+
+    def _connection(self) -> sqlite3.Connection:
+        """Return the connection, a new one where the last transaction failed."""
+        if self._broken:
+            self._file.reopen()
+            self._broken = False
+        return self._file.connection
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise what an error of the file means to a caller; the connection is then opened anew."""
+        try:
+            yield
+        except _OF_THE_VALUES:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            self._broken = True
+            raise _meaning(error, self._file.path) from error
+
+
+#: What Python or SQLite has against the values, or against the statement.
+_OF_THE_VALUES = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+)
+
+
+def _apply(connection: sqlite3.Connection, note: Note) -> None:
+    """Write what became of an entry; a number that has been given out again is left alone."""
+    entry = note.entry
+    if note.state is None:
+        connection.execute(
+            f"DELETE FROM {JOURNAL} WHERE number BETWEEN ? AND ? AND EXISTS "  # noqa: S608
+            f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
+            (entry.number, entry.number + entry.rows - 1, entry.number, entry.order),
+        )
+        return
+    changed = connection.execute(
+        f"UPDATE {JOURNAL} SET state = ? WHERE number = ? AND ord = ? AND state = ?",  # noqa: S608
+        (note.state, entry.number, entry.order, IN_FLIGHT),
+    ).rowcount
+    if changed:
+        connection.executemany(
+            f"UPDATE {JOURNAL} SET op = '{VOID}' WHERE number = ?",  # noqa: S608
+            [(entry.number + place,) for place in note.void],
+        )
+
+
+def _meaning(error: Exception, path: Path) -> DatabaseError:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return DatabaseFull(
+            f"the disk has no room for the journal {path} ({error}); nothing was written"
+        )
+    return DatabaseBusy(f"the journal {path} cannot be written ({error}); nothing was written")

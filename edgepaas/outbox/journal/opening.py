@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening the journal's file: made where it is missing, set aside where it cannot be used."""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.errors import EdgePaaSError
+from edgepaas.files.locks import LockHeld, acquire, held
+from edgepaas.files.sqlite_file import open_refusal_reason, sidecars
+from edgepaas.outbox import tables as outbox_tables
+from edgepaas.outbox.journal import tables
+from edgepaas.outbox.space import vacuum
+
+logger = logging.getLogger("edgepaas.outbox")
+
+#: Seconds to wait for another process that opens, or sets aside, the file.
+_LOCK_TIMEOUT = 5.0
+#: SQLite's default is 2 MiB of cache a connection; the journal is written at its end.
+_CACHE_KIB = 512
+#: Primary result codes of a file that is damaged, or none (https://sqlite.org/rescode.html).
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class JournalUnusable(EdgePaaSError):
+    """The journal's file can neither be used nor be set aside."""
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock of the journal *path*: shared by its users, exclusive to set it aside."""
+    return path.with_name(f"{path.name}.lock")
+
+
+class JournalFile:
+    """The open file *path*; :meth:`close` releases its lock. Made for the box *node_id*.
+
+    A file that is damaged, that is of a newer release, or that came with another box's card
+    is renamed beside its place and kept; *set_aside* is called with the line that says so.
+    """
+
+    def __init__(
+        self, path: Path, node_id: str, *, set_aside: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """Raises JournalUnusable, sqlite3.Error, OSError, LockHeld."""
+        self.path = path
+        self._lock = -1
+        lock = lock_of(path)
+        for attempt in (1, 2):
+            self._lock = acquire(lock, shared=True, timeout=_LOCK_TIMEOUT)
+            try:
+                self.connection = _opened(path, node_id)
+            except _NotOurs as error:
+                os.close(self._lock)
+                if attempt == 2:
+                    raise JournalUnusable(f"{path}: {error}") from error
+                set_aside(_move_away(path, lock, str(error), node_id))
+            except BaseException:
+                os.close(self._lock)
+                raise
+            else:
+                return
+
+    def reopen(self) -> None:
+        """Open the file anew: after a failed commit or sync nothing that is open is trusted.
+
+        Raises sqlite3.Error, OSError.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
+        self.connection = _connected(self.path)
+
+    def close(self) -> None:
+        """Close it; an open transaction is rolled back."""
+        self.connection.close()
+        os.close(self._lock)
+
+
+class _NotOurs(Exception):
+    """The file is to be set aside."""
+
+
+def _opened(path: Path, node_id: str) -> sqlite3.Connection:
+    reason = open_refusal_reason(path)
+    if reason:
+        raise _NotOurs(reason)
+    try:
+        connection = _connected(path)
+    except sqlite3.DatabaseError as error:
+        if (error.sqlite_errorcode & 0xFF) in _DAMAGED:
+            raise _NotOurs(f"it is damaged ({error})") from error
+        raise
+    try:
+        _prepare(connection, node_id)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if (error.sqlite_errorcode & 0xFF) in _DAMAGED:
+            raise _NotOurs(f"it is damaged ({error})") from error
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = open_sqlite(path, create=True)
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, node_id: str) -> None:
+    found = tables.version(connection)
+    if found > tables.VERSION:
+        raise _NotOurs(f"it is of a newer release (version {found})")
+    if found < tables.VERSION:
+        vacuum.prepare(connection)
+        with outbox_tables.transaction(connection):
+            tables.create(connection, node_id)
+    (owner,) = connection.execute(f"SELECT node_id FROM {tables.STATE}").fetchone()  # noqa: S608
+    if owner != node_id:
+        raise _NotOurs(f"it is of the box {owner}")
+
+
+def _move_away(path: Path, lock: Path, why: str, node_id: str) -> str:
+    """Rename the file and those beside it; return what was done, for a person."""
+    try:
+        with held(lock, timeout=_LOCK_TIMEOUT):
+            try:
+                _opened(path, node_id).close()
+            except _NotOurs:
+                pass
+            else:
+                return f"{path} was set aside by another process ({why})"
+            aside = path.with_name(f"{path.name}.{int(time.time())}.{os.urandom(2).hex()}")
+            # The sidecars first: a database without its -wal is whole as of its last checkpoint,
+            # and a -wal must never meet another database.
+            for old in (*sidecars(path), path):
+                if old.exists():
+                    old.rename(aside.with_name(old.name.replace(path.name, aside.name, 1)))
+    except LockHeld as error:
+        raise JournalUnusable(f"{path}: {why}, and another process has it open") from error
+    line = f"{path} is set aside as {aside.name}: {why}"
+    logger.error("%s", line)
+    return line
