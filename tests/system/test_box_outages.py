@@ -148,8 +148,10 @@ def test_what_waits_when_the_power_goes_is_told_after_the_next_boot(
         assert len([text for text in far_end.texts() if message in text]) == 1
     # The deliverer that had it told may be about to end; no other may follow it.
     until(
-        lambda: box.show("edgepaas-alerts.service", "MainPID") == "0"
-        and "edgepaas alerts" not in box.sh("ps -eo args"),
+        lambda: (
+            box.show("edgepaas-alerts.service", "MainPID") == "0"
+            and "edgepaas alerts" not in box.sh("ps -eo args")
+        ),
         "the deliverer ends",
         60,
     )
