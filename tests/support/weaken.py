@@ -230,8 +230,12 @@ def _stops(handback: Any) -> Iterable[Replacement]:
 
     attempt = handback.HandBack.attempt
 
-    def attempted(self: Any, connection: Any, drain: Any, prove: Any, **options: Any) -> None:
-        attempt(self, connection, drain, first("drained", prove), **options)
+    def attempted(self: Any, connection: Any, drain: Any, test_write: Any, **options: Any) -> None:
+        def drained(reads: Any) -> None:
+            drain(reads)
+            _stop("drained")  # with the fence up; a write is tried only where no row waited
+
+        attempt(self, connection, drained, test_write, **options)
 
     return [
         (handback.HandBack, "attempt", attempted),

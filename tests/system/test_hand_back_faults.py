@@ -43,7 +43,11 @@ def test_a_fault_at_any_step_of_handing_back_loses_nothing(
                 (steps / "stop-at").write_text(step)
                 clients.wait_for(10)
                 relay.heal()
-                until((steps / "reached").exists, f"the step '{step}':\n{box.output()[-3000:]}", 60)
+                try:
+                    until((steps / "reached").exists, f"the step '{step}'", 60)
+                except AssertionError:
+                    print(box.output()[-6000:])
+                    raise
                 if fault == "lost":
                     relay.cut()
                 else:
