@@ -13,6 +13,8 @@ TRANSACTIONS: Final = "outbox_transactions"
 BATCHES: Final = "outbox_batches"
 LEDGER: Final = "outbox_ledger"
 SEQUENCE_GAPS: Final = "outbox_absent"
+#: What each revision of the schema renamed; the same name on both databases.
+REVISIONS: Final = "edgepaas_revisions"
 
 #: What a write is answered while the fence stands: the text of the triggers' RAISE.
 FENCED: Final = "edgepaas: writes wait while PostgreSQL takes over"

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 from edgepaas.database.reserved_names import LAYOUTS
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType
+from edgepaas.outbox.revisions.record import read_record
 
 Merge = Literal["", "least", "greatest", "keep"]
 FORWARDED = ("facts", "shared")
@@ -170,7 +171,9 @@ def forwarded_layouts(document: Mapping[str, Any]) -> list[Layout]:
 
 def stored_layouts(connection: sqlite3.Connection) -> dict[int, Layout]:
     """Return every layout that the file has rows of, by id."""
-    rows = connection.execute(f"SELECT id, tbl, revision, definition FROM {LAYOUTS}")  # noqa: S608
+    rows = connection.execute(
+        f"SELECT id, tbl, revision, definition FROM {LAYOUTS} ORDER BY id"  # noqa: S608
+    )
     return {
         identity: layout_of(table, json.loads(definition), identity=identity, revision=revision)
         for identity, table, revision, definition in rows
@@ -180,15 +183,18 @@ def stored_layouts(connection: sqlite3.Connection) -> dict[int, Layout]:
 def registered(connection: sqlite3.Connection, layouts: Sequence[Layout]) -> Iterator[Layout]:
     """Give each of *layouts* with its id in the file; inside the caller's transaction.
 
-    A table that a new revision leaves as it was keeps its layout.
+    A table that a new revision leaves as it was keeps its layout. Where names moved in between,
+    it gets another one, even with an equal definition: two columns may have swapped their names.
     """
+    record = read_record(connection)
     for layout in layouts:
         definition = layout.definition()
         found = connection.execute(
-            f"SELECT id, revision FROM {LAYOUTS} WHERE tbl = ? AND definition = ?",  # noqa: S608
+            f"SELECT id, revision FROM {LAYOUTS} WHERE tbl = ? AND definition = ? "  # noqa: S608
+            "ORDER BY id DESC LIMIT 1",
             (layout.table, definition),
         ).fetchone()
-        if found is None:
+        if found is None or not record.keeps(layout.table, layout.names, found[1]):
             cursor = connection.execute(
                 f"INSERT INTO {LAYOUTS} (tbl, revision, definition) VALUES (?, ?, ?)",  # noqa: S608
                 (layout.table, layout.revision, definition),

@@ -24,8 +24,9 @@ from edgepaas.schema.migrations import (
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-#: Tables of the platform without which a box serves all the same: marks (edgepaas.marks).
-_OPTIONAL = frozenset({"sync_connections"})
+#: Tables of the platform without which a box serves all the same: marks (edgepaas.marks), and
+#: what is kept of renames (edgepaas.outbox.revisions, edgepaas.sync.hub.layouts).
+_OPTIONAL = frozenset({"sync_connections", "edgepaas_revisions", "sync_layouts"})
 _TEMPORARY = (
     "SELECT c.relname, a.attname FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "

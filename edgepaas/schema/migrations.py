@@ -4,7 +4,7 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +29,26 @@ _BATCH_TABLE = "_alembic_tmp_"
 
 
 def upgrade(
-    connection: Connection, chain: Chain, metadata: "MetaData | None", to: str = "heads"
+    connection: Connection,
+    chain: Chain,
+    metadata: "MetaData | None",
+    to: str = "heads",
+    *,
+    applied: Callable[[str], None] | None = None,
 ) -> None:
-    """Migrate in the transaction that *connection* is in; raises what the migration raises."""
+    """Migrate in the transaction that *connection* is in; raises what the migration raises.
+
+    *applied* gets each revision that was applied, before the next one; what it raises as well.
+    """
     if chain.unwritten:
         return
     chain.check_environment()
     _quiet_alembic()
     from alembic import command
 
-    command.upgrade(_config(connection, chain, metadata), to)
+    config = _config(connection, chain, metadata)
+    config.attributes["applied"] = applied
+    command.upgrade(config, to)
 
 
 def stamp(connection: Connection, chain: Chain, revisions: Revisions) -> None:

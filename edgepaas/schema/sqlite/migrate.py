@@ -172,7 +172,7 @@ def _mend_copy(
         alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
         if alike.revisions is not None:
             migrations.stamp(connection, chain, alike.revisions)
-            migrations.upgrade(connection, chain, metadata)
+            _upgrade(connection, chain, metadata)
             return "adopted"
         if alike.any_table:
             raise SchemaError(
@@ -188,8 +188,19 @@ def _mend_copy(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"
             )
         return "ahead"
-    migrations.upgrade(connection, chain, metadata)
+    _upgrade(connection, chain, metadata)
     return "migrated"
+
+
+def _upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> None:
+    """Migrate the copy to head; raises RevisionRefused where rows that wait would lose a value."""
+    from edgepaas.schema.renames.catalogs import sqlite_driver
+    from edgepaas.schema.renames.upgrade import upgrade
+    from edgepaas.schema.renames.waiting import guard_of_file
+
+    refused = upgrade(connection, chain, metadata, guard_of_file(sqlite_driver(connection)))
+    if refused is not None:
+        raise refused
 
 
 def _without_migration(
