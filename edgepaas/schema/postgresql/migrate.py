@@ -43,7 +43,7 @@ class Part:
 
 
 def parts_of(chain: Chain, models: "Callable[[], MetaData | None]") -> tuple[Part, ...]:
-    """Return what every PostgreSQL holds: the application's chain first, then the platform's."""
+    """Return what every PostgreSQL holds: the application's chain, and the platform's."""
     return Part(chain, models), Part(platform_chain(), lambda: None)
 
 
@@ -110,12 +110,12 @@ def prepare_postgres(
     if revisions is not None and heads_recorded(parts, revisions):
         return _joined([_nothing_to_do(part) for part in parts])
     found = _ask_versions(connector, parts)
-    return _joined(
-        [
-            _at_head(part, before) or migrate(connector, part.chain, part.models())
-            for part, before in zip(parts, found, strict=True)
-        ]
-    )
+    # The last one first: the platform's tables take the record of what the application renames.
+    reports = [
+        _at_head(part, before) or migrate(connector, part.chain, part.models())
+        for part, before in reversed(list(zip(parts, found, strict=True)))
+    ]
+    return _joined(reports[::-1])
 
 
 def check_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
@@ -255,6 +255,7 @@ def _upgrade(
     adopt: bool,
 ) -> Action:
     from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema.renames.upgrade import upgrade
 
     if chain.unwritten:
         if metadata is not None:
@@ -277,7 +278,7 @@ def _upgrade(
         alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
         if alike.revisions is not None and alike.revisions != before:
             migrations.stamp(connection, chain, alike.revisions)
-            migrations.upgrade(connection, chain, metadata)
+            upgrade(connection, chain, metadata)
             return "adopted"
         if before == chain.heads and alike.revisions is not None:
             return "nothing"
@@ -299,7 +300,7 @@ def _upgrade(
         )
     if before == chain.heads:
         raise SchemaError(f"PostgreSQL says that it is at {show(before)}, but {hint}")
-    migrations.upgrade(connection, chain, metadata)
+    upgrade(connection, chain, metadata)
     return "migrated" if before else "created"
 
 

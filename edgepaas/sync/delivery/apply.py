@@ -15,7 +15,6 @@ from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery.column_mapping import TableDropped
 from edgepaas.sync.delivery.dead_letters import RefusedChange
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
-from edgepaas.sync.delivery.runs import runs_of
 from edgepaas.sync.delivery.sending import Origin, bind
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.delivery.values import UnsendableValue
@@ -78,7 +77,7 @@ class PipelinedApplier:
     def _statements(self, changes: Sequence[Change]) -> tuple[list[Statement], list[_Sent]]:
         statements: list[Statement] = []
         parts: list[_Sent] = []
-        runs = runs_of(changes, self._planner.tables)
+        runs = self._planner.runs_of(changes)
         for run in runs:
             if run.op == "gap":
                 statements += [gap_statement(change, self._origin) for change in run.changes]

@@ -18,7 +18,7 @@ from edgepaas.sync.delivery.dead_letters import (
 )
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
 from edgepaas.sync.delivery.refusals import TableJudge
-from edgepaas.sync.delivery.runs import Run, runs_of
+from edgepaas.sync.delivery.runs import Run
 from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.delivery.values import INVALID_CHARACTER
@@ -57,7 +57,7 @@ class BisectingApplier:
         self._left_out.clear()
         if self._letters_waiting:
             self._left_out |= rows_with_waiting_letters(self._hub, self._origin.node_id, changes)
-        for run in runs_of(changes, self._planner.tables):
+        for run in self._planner.runs_of(changes):
             if run.op == "gap":
                 self._hub.run([gap_statement(change, self._origin) for change in run.changes])
                 self.counts.delivered += len(run.changes)
@@ -106,12 +106,13 @@ class BisectingApplier:
             try:
                 self._apply_in_savepoint(templates, part)
             except HubError as error:
-                refusal = self._judge.refusal(error, run.layout)
+                table = self._planner.hub_table(run.layout)
+                refusal = self._judge.refusal(error, table, run.layout)
                 if refusal is None and not isinstance(error, RowRefused):
                     raise
                 if len(part) == 1 or (refusal is not None and not refusal.doubtful):
                     if refusal is not None:
-                        self._judge.raise_for_table(refusal, run.layout, error)
+                        self._judge.raise_for_table(refusal, table, run.layout, error)
                     refused.append(RefusedChange(part[0], error.sqlstate, error.server_message))
                 else:
                     middle = len(part) // 2

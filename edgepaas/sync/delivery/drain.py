@@ -17,6 +17,8 @@ from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS
 from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.reading import Batch, next_batch
+from edgepaas.outbox.revisions.naming import Naming
+from edgepaas.outbox.revisions.record import read_record
 from edgepaas.outbox.stream import Stream, read_stream, set_inflight
 from edgepaas.outcomes.causes import refusal_of
 from edgepaas.sync.delivery import dead_letters
@@ -34,6 +36,7 @@ from edgepaas.sync.errors import (
     UnclassifiedHubError,
 )
 from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.hub.revisions import unchanged_statements
 
 logger = logging.getLogger("edgepaas.sync")
 
@@ -146,7 +149,8 @@ class _Sending:
 
     def applier(self) -> PipelinedApplier | BisectingApplier:
         models = _newest_layouts(self.connection) if self.models is None else self.models
-        planner = Planner(self.hub.tables, models, set(self.hub_state.tombstoned))
+        naming = Naming(self.hub.revisions, read_record(self.connection))
+        planner = Planner(self.hub.tables, models, set(self.hub_state.tombstoned), naming)
         origin = Origin(self.stream.node_id, self.stream.stream_id)
         if not self.row_by_row:
             return PipelinedApplier(self.hub, planner, origin, comparing=self.comparing)
@@ -167,7 +171,10 @@ def _send_next(sending: _Sending, rows: int, totals: Totals, log: Log) -> None:
     set_inflight(connection, batch_id, batch.last_seq)
     applier = sending.applier()
     counts = _apply(batch, applier)
-    hub.commit(*advance_statements(stream, batch_id, batch.last_seq, counts))
+    hub.commit(
+        *unchanged_statements(hub.revisions),
+        *advance_statements(stream, batch_id, batch.last_seq, counts),
+    )
     confirm_batch(connection, batch_id, batch.last_seq, counts)
     totals.add(counts)
     _report(counts, applier.refused, log)

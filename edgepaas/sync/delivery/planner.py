@@ -8,10 +8,11 @@ from typing import Any
 
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.reading import Change
+from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.pgdriver.pipeline import Result, Statement
 from edgepaas.sync.delivery import statements
 from edgepaas.sync.delivery.column_mapping import ColumnMapping, map_columns
-from edgepaas.sync.delivery.runs import Run
+from edgepaas.sync.delivery.runs import Run, runs_of
 from edgepaas.sync.delivery.sending import Origin
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.hub.catalog import HubTable
@@ -46,23 +47,44 @@ class Planner:
     """Chooses templates and caches them for one batch; *tables* are the hub's current ones."""
 
     def __init__(
-        self, tables: Mapping[str, HubTable], models: Mapping[str, Any], tombstoned: set[str]
+        self,
+        tables: Mapping[str, HubTable],
+        models: Mapping[str, Any],
+        tombstoned: set[str],
+        naming: Naming | None = None,
     ) -> None:
-        """*models*: ``tables`` of tables.json; *tombstoned*: tables with tombstones."""
+        """*models*: ``tables`` of tables.json; *tombstoned*: tables with tombstones.
+
+        *naming*: what was renamed since the rows were captured.
+        """
         self.tables = tables
         self._models = models
         self._tombstoned = tombstoned
+        self._naming = naming or Naming()
+        self._hub_tables: dict[Layout, str] = {}
         self._mappings: dict[Layout, ColumnMapping] = {}
         self._templates: dict[tuple[Any, ...], list[StatementTemplate]] = {}
 
+    def hub_table(self, layout: Layout) -> str:
+        """Return what the table of *layout* is called on the hub; its own name where it is gone."""
+        found = self._hub_tables.get(layout)
+        if found is None:
+            found = self._naming.at_hub(layout).table or layout.table
+            self._hub_tables[layout] = found
+        return found
+
+    def runs_of(self, changes: Sequence[Change]) -> list[Run]:
+        """Return *changes* as runs that one statement each can apply."""
+        return runs_of(changes, self.tables, self.hub_table)
+
     def templates_for(self, run: Run, *, comparing: bool) -> list[StatementTemplate]:
-        """Return the templates that apply *run*; none where the hub lacks all changed columns.
+        """Return the templates that apply *run*; none where an update changes nothing there.
 
         *comparing*: facts that exist already are compared with the hub's. Without it, the first
         template inserts, and its row count tells whether any existed. Raises SchemaDrift,
         TableDropped.
         """
-        table = run.layout.table
+        table = self.hub_table(run.layout)
         if run.op == "delete":
             self._tombstoned.add(table)
         clearing = run.op == "insert" and not run.resent and table in self._tombstoned
@@ -77,13 +99,14 @@ class Planner:
     def _build(self, run: Run, *, comparing: bool, clearing: bool) -> list[StatementTemplate]:
         mapping = self._mappings.get(run.layout)
         if mapping is None:
-            mapping = map_columns(run.layout, self.tables.get(run.layout.table), self._models)
+            mapping = map_columns(run.layout, self.tables, self._models, self._naming)
             self._mappings[run.layout] = mapping
         if run.op == "delete":
             return [statements.delete(mapping, resent=run.resent)]
+        kept = statements.keep_dropped(mapping, run.changed if run.op == "update" else None)
         if run.op == "update":
             template = statements.update(mapping, run.changed, resent=run.resent)
-            return [] if template is None else [template]
+            return [one for one in (template, kept) if one is not None]
         templates = [statements.insert(mapping, guarded=run.resent)]
         if run.resent:
             templates.append(statements.compare(mapping, resent=True))
@@ -93,7 +116,7 @@ class Planner:
             templates.append(statements.compare(mapping, resent=False))
         if clearing:
             templates.append(statements.clear_tombstones(mapping))
-        return templates
+        return templates if kept is None else [*templates, kept]
 
 
 _GAP = """

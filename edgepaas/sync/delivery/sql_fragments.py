@@ -141,7 +141,7 @@ def record_conflict(
     return (
         "INSERT INTO sync_conflicts (id, node_id, stream_id, seq, tbl, row_key, reason, hub, box) "
         f"SELECT gen_random_uuid(), {builder.origin()}, {rows}.s, "
-        f"{literal(mapping.layout.table)}, {rows}.k, {reason}, {hub}, {box}"
+        f"{literal(mapping.hub_table)}, {rows}.k, {reason}, {hub}, {box}"
     )
 
 

@@ -50,7 +50,7 @@ def insert(mapping: ColumnMapping, *, guarded: bool) -> StatementTemplate:
         aliases.append("k")
         where = (
             "WHERE NOT EXISTS (SELECT 1 FROM sync_tombstones d "
-            f"WHERE d.tbl = {literal(mapping.layout.table)} AND d.row_key = r.k) "
+            f"WHERE d.tbl = {literal(mapping.hub_table)} AND d.row_key = r.k) "
         )
     # In the order of the key, boxes that insert the same shared rows wait and do not deadlock.
     order = ""
@@ -67,7 +67,7 @@ def clear_tombstones(mapping: ColumnMapping) -> StatementTemplate:
     """Delete the tombstones of the rows, which are inserted again."""
     builder = StatementBuilder()
     return builder.template(
-        f"DELETE FROM sync_tombstones WHERE tbl = {literal(mapping.layout.table)} "
+        f"DELETE FROM sync_tombstones WHERE tbl = {literal(mapping.hub_table)} "
         f"AND row_key = ANY ({builder.parameter(Parameter('key'), 'text[]')})"
     )
 
@@ -203,6 +203,31 @@ def update(
     )
 
 
+def keep_dropped(mapping: ColumnMapping, changed: Sequence[int] | None) -> StatementTemplate | None:
+    """Keep, as conflicts, the new values of columns that the hub has no more; None without any.
+
+    *changed*: the positions that an update changes; None: all of a row. A row without such a value
+    is no conflict.
+    """
+    builder = StatementBuilder()
+    columns = [one for one in mapping.dropped if changed is None or one.position in changed]
+    if not columns:
+        return None
+    rows = builder.rows(new=columns)
+    brings = any_of(f"{sent_value(mapped)} IS NOT NULL" for mapped in columns)
+    record = record_conflict(
+        builder,
+        mapping,
+        "r",
+        reason=literal("PostgreSQL has this column no more: its value is kept here"),
+        hub="NULL",
+        box=f"jsonb_strip_nulls({text_object(columns, sent_value)})",
+    )
+    return builder.template(
+        f"WITH r AS MATERIALIZED ({rows}) {record} FROM r WHERE {brings}", records=True
+    )
+
+
 def delete(mapping: ColumnMapping, *, resent: bool) -> StatementTemplate:
     """Delete the rows and leave tombstones; changes of other writers in them are recorded."""
     builder = StatementBuilder()
@@ -224,7 +249,7 @@ def delete(mapping: ColumnMapping, *, resent: bool) -> StatementTemplate:
         f"WITH r AS MATERIALIZED ({rows}), {existing_rows(mapping, others, 'o')}, "
         f"c AS ({record} FROM h WHERE {foreign} RETURNING 1), "
         f"g AS (INSERT INTO sync_tombstones AS d (tbl, row_key, node_id, stream_id, seq) "
-        f"SELECT {literal(mapping.layout.table)}, r.k, {builder.origin()}, r.s FROM r{kept} "
+        f"SELECT {literal(mapping.hub_table)}, r.k, {builder.origin()}, r.s FROM r{kept} "
         "ON CONFLICT (tbl, row_key) DO UPDATE SET node_id = excluded.node_id, "
         "stream_id = excluded.stream_id, seq = excluded.seq, deleted_at = excluded.deleted_at), "
         f"u AS (DELETE FROM {mapping.table} t USING h "

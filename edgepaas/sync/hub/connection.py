@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgepaas.outbox.revisions.record import RevisionRecord
 from edgepaas.pgdriver.connection import close_quietly, connect
 from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.hosts import endpoint_of
@@ -20,6 +21,7 @@ from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 from edgepaas.sync.errors import HubError, HubUnreachable, UnclassifiedHubError, as_hub_error
 from edgepaas.sync.hub.catalog import Tables, read_tables
+from edgepaas.sync.hub.revisions import read_hub_record
 from edgepaas.timing.link import Link
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Hub:
         #: (those of BEGIN and of the settings).
         self._pending_results: deque[int] = deque()
         self._tables: Tables | None = None
+        self._revisions: RevisionRecord | None = None
+        self._revisions_read = False
         sock = connection.link
         self._abort_socket = socket.socket(
             sock.family, sock.type, sock.proto, os.dup(sock.fileno())
@@ -193,9 +197,18 @@ class Hub:
             self._tables = read_tables(self.run)
         return self._tables
 
+    @property
+    def revisions(self) -> RevisionRecord | None:
+        """What the revisions of its schema renamed; None without a record. Read as ``tables``."""
+        if not self._revisions_read:
+            self._revisions = read_hub_record(self.run, self.tables)
+            self._revisions_read = True
+        return self._revisions
+
     def forget_tables(self) -> None:
-        """Read the tables again when they are used next."""
+        """Read the tables and the record of revisions again when they are used next."""
         self._tables = None
+        self._revisions_read = False
 
     def abort(self) -> None:
         """Shut the connection down, from any thread; a call that waits for it fails at once."""
