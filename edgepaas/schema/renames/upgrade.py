@@ -33,7 +33,8 @@ def upgrade(
     """Migrate to head in the transaction that *connection* is in, and record what is renamed.
 
     The platform's own tables hold no rows that wait: its chain has no record. A revision that
-    *guard* refuses is taken back, and so is what comes after it; those before it stay. Returns the refusal; None: the database is at head. Raises what a migration raises.
+    *guard* refuses is taken back, and so is what comes after it; those before it stay. Returns
+    the refusal; None: the database is at head. Raises what a migration raises.
     """
     if chain.unwritten or chain.only_postgres or not record.is_kept(connection):
         migrations.upgrade(connection, chain, metadata)

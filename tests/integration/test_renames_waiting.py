@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that wait while the schema changes their names: every value arrives where it belongs.
+
+The record of what was written is the test's own list, never the box's.
+"""
+
+import contextlib
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table
+from sqlalchemy.types import TypeEngine
+
+from edgepaas.app import Application
+from edgepaas.database.model import new_metadata
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.files.node_identity import node_identity
+from edgepaas.files.paths import Paths, find_paths
+from edgepaas.outbox import ledger
+from edgepaas.schema.postgresql.hub import prepare_hub
+from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.stage import prepare_database
+from edgepaas.settings import Settings
+from edgepaas.sync.delivery.drain import drain_batch
+from edgepaas.sync.hub.connection import Hub, open_hub
+from tests.support.chains import (
+    migrations_folder,
+    sqlite_contract,
+    upgrade_body,
+    write_revision,
+)
+from tests.support.hub_database import HubDatabase
+from tests.support.postgres_server import PostgresServer
+
+Columns = dict[str, TypeEngine[object]]
+
+BATCH = 'with op.batch_alter_table("goods") as batch: '
+#: The ways in which a column can be renamed, as the lines of a migration.
+RENAMED = {
+    "operation": ('op.alter_column("goods", "a", new_column_name="b")',),
+    "batch": (BATCH + 'batch.alter_column("a", new_column_name="b")',),
+    "batch-anew": (
+        'with op.batch_alter_table("goods", recreate="always") as batch:',
+        '    batch.alter_column("a", new_column_name="b")',
+    ),
+    "raw": ('op.execute("ALTER TABLE goods RENAME COLUMN a TO b")',),
+    "copied": (
+        'op.add_column("goods", sa.Column("b", sa.String(20)))',
+        'op.execute("UPDATE goods SET b = a")',
+        BATCH + 'batch.drop_column("a")',
+        "from edgepaas.app import renamed",
+        'renamed("goods", "a", "b")',
+    ),
+}
+SWAPPED = tuple(
+    f'op.execute("ALTER TABLE goods RENAME COLUMN {old} TO {new}")'
+    for old, new in (("a", "middle"), ("c", "a"), ("middle", "c"))
+)
+
+
+class Shop:
+    """An application of one table, whose revisions a test writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._revisions: list[tuple[str, tuple[str, ...]]] = []
+        self._tables: dict[str, tuple[str, Columns]] = {}
+
+    def revision(self, name: str, columns: Columns, *lines: str, table: str = "goods") -> None:
+        """Add the revision *name*, after which the models have *columns* beside the id."""
+        self._revisions.append((name, lines))
+        self._tables[name] = (table, columns)
+
+    def application(self, revision: str) -> Application:
+        """Return the build at *revision*."""
+        scripts = self.folder / f"scripts-{revision}"
+        names = [name for name, _ in self._revisions]
+        if not scripts.exists():
+            migrations_folder(scripts, ())
+            for number, (name, lines) in enumerate(self._revisions):
+                if name <= revision:
+                    before = names[number - 1] if number else None
+                    write_revision(scripts, name, before, upgrade_body(*lines))
+        return Application(
+            name="shop",
+            version=revision,
+            models=lambda: self.models(revision),
+            migrations=scripts,
+            blueprints=lambda _box: [],
+        )
+
+    def models(self, revision: str) -> MetaData:
+        """Return the models at *revision*."""
+        metadata = new_metadata()
+        table, columns = self._tables[revision]
+        Table(
+            table,
+            metadata,
+            Column("id", String(36), primary_key=True),
+            *(Column(name, kind) for name, kind in columns.items()),
+            info={"kind": "shared"},
+        )
+        return metadata
+
+
+class Box:
+    """A local-first box of the shop, whose build can be changed."""
+
+    def __init__(self, shop: Shop, folder: Path, url: str) -> None:
+        self.shop = shop
+        self.paths: Paths = find_paths({"EDGEPAAS_HOME": str(folder)})
+        self.paths.create()
+        self.settings = Settings.of(RUN_MIGRATIONS="true", NODE_NAME=folder.name)
+        self.contract = replace(sqlite_contract(self.paths), db_state="local-first", hub_url=url)
+
+    def upgrade(self, revision: str) -> SchemaReport:
+        """What the schema stage of the build at *revision* does to the file."""
+        application = self.shop.application(revision)
+        return prepare_database(self.contract, self.settings, self.paths, application)
+
+    def upgrade_hub(self, revision: str) -> SchemaReport:
+        """What ``edgepaas schema --hub`` of that build does."""
+        return prepare_hub(self.contract, self.settings, self.shop.application(revision))
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[sqlite3.Connection]:
+        """The file, as any program opens it."""
+        with contextlib.closing(open_sqlite(self.paths.sqlite)) as connection:
+            yield connection
+
+    def execute(self, sql: str, *values: object) -> None:
+        """Run one statement in a transaction of its own."""
+        with self.file() as connection:
+            connection.execute(sql, values)
+
+    def add(self, table: str = "goods", **values: object) -> str:
+        """Store a row; returns its id."""
+        identity = str(uuid.uuid4())
+        names = ["id", *values]
+        marks = ", ".join("?" * len(names))
+        self.execute(
+            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})",
+            identity,
+            *values.values(),
+        )
+        return identity
+
+    def drain(self, hub: Hub | None = None) -> None:
+        """Send everything that waits."""
+        models = json.loads(self.paths.tables.read_text())["tables"]
+        with contextlib.ExitStack() as stack:
+            link = hub or stack.enter_context(open_hub(self.settings, self.contract.hub_url))
+            connection = stack.enter_context(self.file())
+            for _ in range(1000):
+                if not drain_batch(connection, link, rows=5, models=models).remaining:
+                    return
+        raise AssertionError("rows still wait")
+
+    def counts(self) -> dict[str, int]:
+        """The ledger."""
+        with self.file() as connection:
+            return ledger.read(connection)
+
+    @property
+    def node_id(self) -> str:
+        """Under which name the hub knows it."""
+        return node_identity(self.paths).node_id
+
+
+@pytest.fixture
+def hub(postgres: PostgresServer, postgres_url: str) -> HubDatabase:
+    """An empty database."""
+    return HubDatabase(postgres, postgres_url.rpartition("/")[2])
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """A shop with its first revision: two texts."""
+    found = Shop(tmp_path)
+    texts: Columns = {"a": String(20), "c": String(20)}
+    found.revision(
+        "0001",
+        texts,
+        'op.create_table("goods", sa.Column("id", sa.String(36), primary_key=True),'
+        ' sa.Column("a", sa.String(20)), sa.Column("c", sa.String(20)))',
+    )
+    return found
+
+
+def boxes(shop: Shop, folder: Path, hub: HubDatabase, *names: str) -> list[Box]:
+    """Return boxes, all at the first revision, as is the hub."""
+    found = []
+    for name in names:
+        (folder / name).mkdir()
+        box = Box(shop, folder / name, hub.url)
+        box.upgrade("0001")
+        found.append(box)
+    found[0].upgrade_hub("0001")
+    return found
+
+
+def rows(hub: HubDatabase, columns: str, table: str = "goods") -> dict[str, Sequence[object]]:
+    """Return the hub's rows by id."""
+    found = hub.execute(f"SELECT id, {columns} FROM {table}")
+    return {str(row[0]): tuple(row[1:]) for row in found}
+
+
+@pytest.mark.parametrize("way", RENAMED)
+@pytest.mark.parametrize("first", ["box", "hub"])
+def test_a_value_that_waits_while_its_column_is_renamed_arrives(
+    shop: Shop, hub: HubDatabase, tmp_path: Path, way: str, first: str
+) -> None:
+    shop.revision("0002", {"b": String(20), "c": String(20)}, *RENAMED[way])
+    box, other = boxes(shop, tmp_path, hub, "box", "other")
+    written = {box.add(a=f"a{n}", c=f"c{n}"): (f"a{n}", f"c{n}") for n in range(7)}
+    changed = next(iter(written))
+    box.execute("UPDATE goods SET a = 'new' WHERE id = ?", changed)
+    written[changed] = ("new", "c0")
+    if first == "hub":
+        other.upgrade_hub("0002")
+    else:
+        box.upgrade("0002")
+        written[box.add(b="later", c="x")] = ("later", "x")
+        box.upgrade_hub("0002")
+    box.drain()
+    assert rows(hub, "b, c") == written
+    counts = box.counts()
+    assert (counts["accepted"], counts["conflicts"], counts["dead"]) == (counts["delivered"], 0, 0)
+
+
+@pytest.mark.parametrize("first", ["box", "hub"])
+def test_two_columns_that_swap_their_names_keep_their_values(
+    shop: Shop, hub: HubDatabase, tmp_path: Path, first: str
+) -> None:
+    """The definition of the table is the same before and after: only the record tells."""
+    shop.revision("0002", {"a": String(20), "c": String(20)}, *SWAPPED)
+    box, other = boxes(shop, tmp_path, hub, "box", "other")
+    written = {box.add(a=f"a{n}", c=f"c{n}"): (f"c{n}", f"a{n}") for n in range(3)}
+    if first == "hub":
+        other.upgrade_hub("0002")
+        box.drain()
+        written[box.add(a="still a", c="still c")] = ("still c", "still a")
+    else:
+        box.upgrade("0002")
+        written[box.add(a="was c", c="was a")] = ("was c", "was a")
+        box.upgrade_hub("0002")
+    box.drain()
+    assert rows(hub, "a, c") == written
+    assert box.counts()["conflicts"] == 0
+
+
+def test_a_swap_while_a_drainer_is_connected_puts_nothing_in_the_wrong_column(
+    shop: Shop, hub: HubDatabase, tmp_path: Path
+) -> None:
+    """What the connection knows of the hub is old; its COMMIT finds out."""
+    shop.revision("0002", {"a": String(20), "c": String(20)}, *SWAPPED)
+    box, other = boxes(shop, tmp_path, hub, "box", "other")
+    with open_hub(box.settings, hub.url) as link:
+        written = {box.add(a="a0", c="c0"): ("c0", "a0")}
+        box.drain(link)
+        other.upgrade_hub("0002")
+        written[box.add(a="a1", c="c1")] = ("c1", "a1")
+        box.drain(link)
+    assert rows(hub, "a, c") == written
+
+
+def test_a_box_that_was_away_for_three_revisions_lands(
+    shop: Shop, hub: HubDatabase, tmp_path: Path
+) -> None:
+    """A rename, a swap, a rename of the table and of a column: each while its rows wait."""
+    texts: Columns = {"b": String(20), "c": String(20)}
+    shop.revision("0002", texts, *RENAMED["batch"])
+    swapped = tuple(line.replace(" a ", " b ").replace("TO a", "TO b") for line in SWAPPED)
+    shop.revision("0003", texts, *swapped)
+    shop.revision(
+        "0004",
+        {"d": String(20), "c": String(20), "n": Integer()},
+        'op.rename_table("goods", "items")',
+        'op.execute("ALTER TABLE items RENAME COLUMN b TO d")',
+        'op.add_column("items", sa.Column("n", sa.Integer()))',
+        table="items",
+    )
+    box, other = boxes(shop, tmp_path, hub, "box", "other")
+    # What was a is c at the end; what was c is d.
+    written = {box.add(a=f"a{n}", c=f"c{n}"): (f"c{n}", f"a{n}", None) for n in range(3)}
+    other.upgrade("0004")
+    other.upgrade_hub("0004")
+    written[other.add("items", d="D", c="C", n=1)] = ("D", "C", 1)
+    other.drain()
+    box.drain()
+    assert rows(hub, "d, c, n", "items") == written
+    written[box.add(a="late", c="r")] = ("r", "late", None)
+    box.upgrade("0002")
+    written[box.add(b="second", c="s")] = ("s", "second", None)
+    box.upgrade("0003")
+    written[box.add(b="third", c="t")] = ("third", "t", None)
+    box.upgrade("0004")
+    written[box.add("items", d="fourth", c="u", n=4)] = ("fourth", "u", 4)
+    box.drain()
+    assert rows(hub, "d, c, n", "items") == written
+    counts = box.counts()
+    assert (counts["accepted"], counts["conflicts"], counts["dead"]) == (counts["delivered"], 0, 0)
+
+
+def test_rows_of_a_box_ahead_reach_a_hub_behind_it_under_the_old_names(
+    shop: Shop, hub: HubDatabase, tmp_path: Path
+) -> None:
+    shop.revision("0002", {"a": String(20), "c": String(20)}, *SWAPPED)
+    shop.revision(
+        "0003",
+        {"a": String(20), "d": String(20)},
+        BATCH + 'batch.alter_column("c", new_column_name="d")',
+    )
+    (box,) = boxes(shop, tmp_path, hub, "box")
+    written = {box.add(a="a0", c="c0"): ("a0", "c0")}
+    box.upgrade("0003")
+    written[box.add(a="was c", d="was a")] = ("was a", "was c")
+    box.drain()
+    assert rows(hub, "a, c") == written
+    box.upgrade_hub("0003")
+    written = {key: (c, a) for key, (a, c) in written.items()}
+    written[box.add(a="x", d="y")] = ("x", "y")
+    box.drain()
+    assert rows(hub, "a, d") == written
