@@ -8,9 +8,10 @@ import contextlib
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table
@@ -37,7 +38,7 @@ from tests.support.chains import (
 from tests.support.hub_database import HubDatabase
 from tests.support.postgres_server import PostgresServer
 
-Columns = dict[str, TypeEngine[object]]
+Columns = Mapping[str, TypeEngine[Any]]
 
 BATCH = 'with op.batch_alter_table("goods") as batch: '
 #: The ways in which a column can be renamed, as the lines of a migration.
@@ -287,7 +288,9 @@ def test_a_box_that_was_away_for_three_revisions_lands(
     )
     box, other = boxes(shop, tmp_path, hub, "box", "other")
     # What was a is c at the end; what was c is d.
-    written = {box.add(a=f"a{n}", c=f"c{n}"): (f"c{n}", f"a{n}", None) for n in range(3)}
+    written: dict[str, Sequence[object]] = {
+        box.add(a=f"a{n}", c=f"c{n}"): (f"c{n}", f"a{n}", None) for n in range(3)
+    }
     other.upgrade("0004")
     other.upgrade_hub("0004")
     written[other.add("items", d="D", c="C", n=1)] = ("D", "C", 1)

@@ -186,5 +186,5 @@ def test_renames_that_nobody_observes_are_none(tmp_path: Path) -> None:
     engine = create_engine("sqlite://")
     with engine.connect() as connection:
         migrations.upgrade(connection, Chain("shop", scripts), None)
-        assert migrations.versions(connection, Chain("shop", scripts)) == {"0001"}
+        assert migrations.versions(connection, Chain("shop", scripts)) == frozenset({"0001"})
     engine.dispose()
