@@ -13,6 +13,7 @@ TRANSACTIONS: Final = "outbox_transactions"
 BATCHES: Final = "outbox_batches"
 LEDGER: Final = "outbox_ledger"
 SEQUENCE_GAPS: Final = "outbox_absent"
+RECOVERY: Final = "outbox_recovery"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"
 

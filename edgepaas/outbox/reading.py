@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading what waits: whole transactions, in order, in memory that does not grow with them."""
 
+import hashlib
 import json
 import math
 import sqlite3
@@ -21,6 +22,9 @@ Op = Literal["insert", "update", "delete", "gap"]
 #: a thousand photographs do not fit.
 CHUNK: Final = 1000
 CHUNK_BYTES: Final = 1024 * 1024
+
+#: The longest key, in bytes, in the hub's own tables: an index entry has less than 2704.
+MAX_KEY_BYTES: Final = 1000
 
 _OPS: Final[dict[str, Op]] = {"I": "insert", "U": "update", "D": "delete", "G": "gap"}
 #: A gap row belongs to no table; its one value is JSON.
@@ -198,6 +202,14 @@ def key_text(key: tuple[Any, ...]) -> str:
     ):
         return key[0]
     return json.dumps(key[0] if len(key) == 1 else key, default=_bytes, separators=(",", ":"))
+
+
+def bounded_key(text: str) -> str:
+    """Return a key as *text* (:func:`key_text`), or the hash of a long one."""
+    if len(text) <= MAX_KEY_BYTES // 4:
+        return text
+    data = text.encode("utf-8")
+    return text if len(data) <= MAX_KEY_BYTES else f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def exact_rows(

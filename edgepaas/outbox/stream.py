@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
-from edgepaas.outbox import baseline, ledger, sequence_gaps, tables
+from edgepaas.outbox import ledger, sequence_gaps, tables
 
 logger = logging.getLogger("edgepaas.outbox")
 
@@ -138,9 +138,7 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
     What is still here is sent again, as resent. Returns how many rows retention took in
     the meantime: they are lost to the hub, and counted as ``hub_lost``, each once. Behind
     ``base_seq`` the stream goes for a hub that knows none of those before it: it begins
-    there then, and takes their rows along under their own numbers. The rows of shared
-    tables are never taken by it; where the hub may lack some, or is another one, all of
-    them are queued behind: the mirror would take for deleted what is not there.
+    there then, and takes their rows along under their own numbers.
     """
     with tables.transaction(connection):
         confirmed, reclaimed = connection.execute(
@@ -172,8 +170,6 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
         ledger.add(connection, "dead", -dead)
         ledger.add(connection, "conflicts", -conflicts)
         ledger.add(connection, "hub_lost", gone)
-        if hub_seq < reclaimed or not hub_batch:
-            baseline.queue_shared(connection)
     return gone
 
 

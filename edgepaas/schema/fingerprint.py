@@ -24,9 +24,10 @@ from edgepaas.schema.migrations import (
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-#: Tables of the platform without which a box serves all the same: marks (edgepaas.marks), and
-#: what is kept of renames (edgepaas.outbox.revisions, edgepaas.sync.hub.layouts).
-_OPTIONAL = frozenset({"sync_connections", "edgepaas_revisions", "sync_layouts"})
+#: Tables of the platform without which a box serves all the same: marks of connections
+#: (edgepaas.marks) and of the hub's history (edgepaas.sync.hub.history), and what is kept of
+#: renames (edgepaas.outbox.revisions, edgepaas.sync.hub.layouts).
+_OPTIONAL = frozenset({"sync_connections", "sync_histories", "edgepaas_revisions", "sync_layouts"})
 _TEMPORARY = (
     "SELECT c.relname, a.attname FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "

@@ -29,6 +29,7 @@ from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.resend.recovery import Recovery
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.takeover.drain_time import DrainTime
 from edgepaas.sync.takeover.rehearsal import Rehearsal, rehearse
@@ -87,6 +88,7 @@ class SyncWorker:
         )
         mirror = Mirror(self.context.table_document(), stop.raise_if_requested)
         self._models = mirror.document["tables"]
+        self._recovery = Recovery(mirror.document)
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
         self._file = PolledFile(self.context, self.report, opened=mirror.compare_everything)
         self._refused = RefusedTables(
@@ -206,12 +208,13 @@ class SyncWorker:
             raise
         if self._handback.wanted:
             self._rehearse(hub)
+        # Before anything is sent: what a hub lost is older than what waits.
+        if self._comparison.due.left <= 0 and not self._comparison.take(file, hub):
+            self._file.dirty = True
         if file is not None:
             self._drain(file, hub)
         if self._heartbeat.is_due:
             self._heartbeat.take(hub)
-        if self._comparison.due.left <= 0 and not self._comparison.take(file, hub):
-            self._file.dirty = True
         if file is None or not file.captures or self._has_backlog():
             return
         if self._reclaim.due.left <= 0:
@@ -223,8 +226,8 @@ class SyncWorker:
                 logger.warning("PostgreSQL does not take over: %s", error)
                 self._file.dirty = True
                 self._close_hub()  # it may have been aborted
-        elif self._mirror.due.left <= 0:
-            self._mirror.take(file, hub)
+        elif self._mirror.due.left <= 0 and not self._mirror.take(file, hub):
+            self._file.dirty = True
 
     def _rehearse(self, hub: "Hub") -> None:
         """Try the tables for whose sake PostgreSQL was given up, before anything is sent."""
@@ -249,6 +252,7 @@ class SyncWorker:
             self._hub = hub
             self._file.dirty = True
             self._heartbeat.make_due()
+            self._comparison.make_due()
             self.report.server = hub.server_name
             logger.info("connected to %s", hub.server_name)
         return self._hub
@@ -296,5 +300,6 @@ class SyncWorker:
                 log=logger.info,
                 models=self._models or None,
                 before_reading=before_reading,
+                recovery=self._recovery,
             )
         return int(batch.rows)

@@ -38,6 +38,7 @@ from edgepaas.schema.table_contract import describe
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.delivery.drain import DrainResult, drain_batch
 from edgepaas.sync.hub.connection import Hub, connect_hub
+from edgepaas.sync.resend.recovery import Recovery
 from tests.support.postgres_server import PostgresServer
 
 PLAIN = TLSPolicy("disable")
@@ -214,6 +215,7 @@ class TestBox:
         self.path = path
         self.node = node or str(uuid.uuid4())
         self.said: list[str] = []
+        self.recovery = Recovery(document(metadata))
         if not path.exists():
             engine = create_engine(
                 "sqlite://", creator=lambda: open_sqlite(path, create=True), poolclass=NullPool
@@ -256,7 +258,7 @@ class TestBox:
 
     def drain(self, hub: Hub, *, rows: int = 1000) -> DrainResult:
         """Send one batch."""
-        return drain_batch(self.file, hub, rows=rows, log=self.said.append)
+        return drain_batch(self.file, hub, rows=rows, log=self.said.append, recovery=self.recovery)
 
     def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[DrainResult]:
         """Send batches until nothing waits."""

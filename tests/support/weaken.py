@@ -373,6 +373,19 @@ def _changes(change: Callable[[list[Any]], list[Any]]) -> Patch:
     return patch
 
 
+def _trusting_mirror(mirror: Any) -> Iterable[Replacement]:
+    """What the hub does not have counts as deleted there, whatever the hub has forgotten."""
+    return [
+        (mirror, "require_whole_history", lambda _: None),
+        (mirror, "_prove", lambda *_: mirror.Proof()),
+    ]
+
+
+def _lost_stays_lost(recovery: Any) -> Iterable[Replacement]:
+    """A hub that went back in time is sent nothing but what the outbox still has."""
+    return [(recovery.Recovery, "_queue", lambda *_: None)]
+
+
 #: No difference between the two marks is noticed.
 _OVERLOOK_ALL = {
     "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
@@ -416,6 +429,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.delivery.reconcile": _overlooking("HUB_BEHIND"),
         "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
+    "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
+    "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},
     "no-fork": {"edgepaas.sync.delivery.reconcile": _overlooking("FORKED")},
     "forgetful": {
         "edgepaas.outbox.reading": _changes(lambda chunk: chunk[: max(1, len(chunk) - 1)])

@@ -11,7 +11,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS
 from edgepaas.outbox.layout import stored_layouts
@@ -59,6 +59,29 @@ class DrainResult:
     hub_lost: int = 0
 
 
+class Recovery(Protocol):
+    """What is done about a hub that went back in time (edgepaas.sync.resend.recovery)."""
+
+    def prepare(self, connection: sqlite3.Connection, hub: Hub, stream: Stream) -> None:
+        """Queue what *hub* has lost, if anything, in its open transaction."""
+
+    def committed(self, connection: sqlite3.Connection) -> None:
+        """Note that this transaction was committed."""
+
+
+class NoRecovery:
+    """Queues nothing: the drain of a file alone."""
+
+    def prepare(self, connection: sqlite3.Connection, hub: Hub, stream: Stream) -> None:
+        """Do nothing."""
+
+    def committed(self, connection: sqlite3.Connection) -> None:
+        """Do nothing."""
+
+
+NO_RECOVERY = NoRecovery()
+
+
 def drain_batch(
     connection: sqlite3.Connection,
     hub: Hub,
@@ -67,12 +90,14 @@ def drain_batch(
     log: Log = logger.info,
     models: Mapping[str, Any] | None = None,
     before_reading: Callable[[], None] | None = None,
+    recovery: Recovery = NO_RECOVERY,
 ) -> DrainResult:
     """Bring the file in step with *hub*, then send the next batch of about *rows* rows, if any.
 
     *connection* is that of the embedded database, outside a transaction. *models* are the
     ``tables`` of run/tables.json; without them, the file's newest layouts are used. *log*
-    gets a line about everything out of the ordinary.
+    gets a line about everything out of the ordinary. *recovery* queues what a hub lost that
+    went back in time, before the rows that wait.
 
     Raises HubUnreachable (retry later; whether the batch was committed is found out by the
     next call), TableRefused, HubMisconfigured, SchemaDrift, UnclassifiedHubError, and
@@ -90,6 +115,7 @@ def drain_batch(
             hub_state = lock_stream(hub, stream)
             stream = reconcile(connection, stream, hub_state, totals, log)
             if stream is not None:
+                recovery.prepare(connection, hub, stream)
                 if before_reading is not None:
                     before_reading()
                 row_by_row = row_by_row or hub_state.letters_waiting
@@ -97,6 +123,7 @@ def drain_batch(
                     connection, hub, stream, hub_state, models, row_by_row, comparing
                 )
                 _send_next(sending, rows, totals, log)
+                recovery.committed(connection)
                 break
         except TableRefused:
             raise

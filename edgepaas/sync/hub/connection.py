@@ -137,12 +137,15 @@ class Hub:
             raise
         self.commit()
 
-    def begin(self, *, snapshot: bool = False) -> None:
+    def begin(self, *, snapshot: bool = False, writing: bool = False) -> None:
         """Begin a transaction with the next statement.
 
-        *snapshot*: read-only, and every statement sees the database as of the first one.
+        *snapshot*: every statement sees the database as of the first one, and none may write,
+        unless *writing*.
         """
-        how = " ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else ""
+        how = ""
+        if snapshot:
+            how = f" ISOLATION LEVEL REPEATABLE READ{'' if writing else ' READ ONLY'}"
         self._unsent = [(f"BEGIN{how}", ()), *self._begin[1:]]
         self._open = True
 

@@ -5,6 +5,11 @@ A pass reads one snapshot of the hub. A fingerprint of each table tells which ha
 rows of those are read in the order of the key beside the box's own, and differences are stored
 in temporary tables. Only then is the file written, in one transaction, with capture off, and
 never over a key that waits in the outbox: there the box has the newer value.
+
+What a hub does not have any more is deleted here only while its history is whole: the snapshot
+in which it is missing has every mark that the hub had confirmed (edgepaas.sync.hub.history).
+The pass moves the mark itself, in the transaction of the snapshot: through a pooler, the next
+statement might reach another server.
 """
 
 import logging
@@ -16,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.database.reserved_names import OUTBOX
 from edgepaas.outbox.layout import forwarded_layouts, stored_layouts
 from edgepaas.outbox.reading import next_batch
+from edgepaas.outbox.resending.recovery_state import HistoryMark
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.tables import quoted
+from edgepaas.sync.hub.tombstones import deleted_keys
 from edgepaas.sync.mirror.difference import Difference, Keys, MirroredTable, apply
 from edgepaas.sync.mirror.ordered_rows import (
     PAGE,
     HubRows,
     MirrorPostponed,
-    box_rows,
-    compare_keys,
-    sort_key,
+    paired_rows,
 )
+from edgepaas.sync.mirror.proof import Proof, prove_history, require_whole_history
 from edgepaas.sync.mirror.stored_values import stored_column
 
 if TYPE_CHECKING:
@@ -67,7 +73,10 @@ class Mirror:
         self._fingerprints.clear()
 
     def run(self, connection: sqlite3.Connection, hub: "Hub") -> PassResult:
-        """Make a pass. Raises what *hub* raises, MirrorPostponed, sqlite3.Error."""
+        """Make a pass. Raises what *hub* raises, MirrorPostponed, sqlite3.Error.
+
+        HistoryBroken among those that postpone it: the next batch sends again what was lost.
+        """
         if not any(layout.kind == "shared" for layout in forwarded_layouts(self.document)):
             return PassResult()
         self._check_own_deliveries(connection)
@@ -76,10 +85,11 @@ class Mirror:
         found: list[tuple[MirroredTable, Difference]] = []
         unreadable: set[str] = set()
         total = 0
-        hub.begin(snapshot=True)
+        known = require_whole_history(connection)
+        hub.begin(snapshot=True, writing=True)
         try:
             tables = shared_tables(self.document, hub)
-            fingerprints = _read_fingerprints(hub, tables)
+            fingerprints = read_fingerprints(hub, tables)
             for table, (count, largest, fingerprint) in zip(tables, fingerprints, strict=True):
                 total += count
                 if self._fingerprints.get(table.name) == fingerprint:
@@ -91,8 +101,9 @@ class Mirror:
                     connection, HubRows(hub, table, largest, self.check), difference
                 ):
                     unreadable.add(table.name)
+            proof = _prove(connection, hub, known, found)
             hub.rollback()
-            result = apply(connection, found, waiting_keys)
+            result = apply(connection, found, waiting_keys, proof.note)
         except BaseException:
             hub.rollback()
             for table, _ in found:
@@ -130,24 +141,32 @@ class Mirror:
     @staticmethod
     def _compare(connection: sqlite3.Connection, hub_rows: HubRows, difference: Difference) -> bool:
         """Store what differs; returns False when the hub has a row that the box cannot hold."""
-        table = hub_rows.table
-        own_rows = box_rows(connection, table)
-        positions = table.key_positions
-        row, own = next(hub_rows, None), next(own_rows, None)
-        while row is not None or own is not None:
-            order = compare_keys(row, own, positions)
-            if row is not None and (order < 0 or (order == 0 and row != own)):
-                difference.write(row)
-            elif (
-                own is not None
-                and order > 0
-                and sort_key(own, positions) not in hub_rows.unreadable
-            ):
+        positions = hub_rows.table.key_positions
+        for row, own in paired_rows(connection, hub_rows):
+            if row is None and own is not None:
                 difference.delete(tuple(own[position] for position in positions))
-            row = next(hub_rows, None) if order <= 0 else row
-            own = next(own_rows, None) if order >= 0 else own
+            elif row is not None and row != own:
+                difference.write(row)
         difference.flush()
         return not hub_rows.unreadable
+
+
+def _prove(
+    connection: sqlite3.Connection,
+    hub: "Hub",
+    known: HistoryMark,
+    found: Sequence[tuple[MirroredTable, Difference]],
+) -> Proof:
+    """Have the snapshot prove that what differs is no loss, and commit it; or raise."""
+    if not any(difference.count for _, difference in found):
+        return Proof()
+    proof = prove_history(connection, hub, known)
+    if proof.mark is None:
+        for table, difference in found:
+            keys = [row[: len(table.layout.key)] for row in difference.rows("D")]
+            difference.deletable = deleted_keys(hub, table.name, keys)
+    hub.commit()
+    return proof
 
 
 def shared_tables(document: Mapping[str, Any], hub: "Hub") -> list[MirroredTable]:
@@ -196,7 +215,7 @@ def _children(table: str, foreign: Mapping[str, set[str]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _read_fingerprints(
+def read_fingerprints(
     hub: "Hub", tables: Sequence[MirroredTable]
 ) -> Iterator[tuple[int, int, str]]:
     """Give for each table the number of rows, the size of the largest one, and a fingerprint.
