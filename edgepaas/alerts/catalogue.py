@@ -249,6 +249,28 @@ ACKNOWLEDGED_ROWS_LOST = _entry(
     "them, then run 'edgepaas sync acknowledge'; writes go on meanwhile.",
     check="no-row-left",
 )
+AUDIT_DISCREPANCY = _entry(
+    "audit-discrepancy",
+    origin="edgepaas-sync",
+    severity="critical",
+    what_happened="The audit that runs by itself found rows that are not in PostgreSQL as this box "
+    "wrote them (a warning where all of them could be sent again).",
+    what_to_do="'edgepaas audit --deep' names them. Find out who changes or deletes rows there; "
+    "what is in order so is acknowledged with 'edgepaas audit --acknowledge'.",
+    check="audit-adds-up",
+    also=("warning",),
+)
+STATE_LOST = _entry(
+    "state-lost",
+    origin="edgepaas-sync",
+    severity="critical",
+    what_happened="The state folder of this box, or the SQLite file in it, was deleted, and "
+    "with it the rows that waited there (a warning where none did).",
+    what_to_do="Bring the folder back from a backup, or look for the rows with the devices or "
+    "people that sent them; then run 'edgepaas sync acknowledge'.",
+    check="state-loss-known",
+    also=("warning",),
+)
 SYNC_FORK = _entry(
     "sync-fork",
     origin="edgepaas-sync",

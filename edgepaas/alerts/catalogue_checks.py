@@ -45,6 +45,12 @@ CHECKS = {
         "no such row is left, or no PostgreSQL is configured any more",
         "the service every ten seconds, by the counts of the drainer and PostgreSQL",
     ),
+    "audit-adds-up": CheckDescription(
+        "the last audit left nothing open that no operator knows of, or no PostgreSQL is "
+        "configured any more",
+        f"the drainer after each audit, and {_SERVICE}",
+    ),
+    "state-loss-known": CheckDescription("an operator has acknowledged the loss", _SERVICE),
     "postgresql-takes-rows": CheckDescription(
         "PostgreSQL takes rows again, or is not configured any more",
         f"the drainer after each success, and {_SERVICE}",

@@ -320,6 +320,23 @@ _FORWARDING = (
         3650 * _DAY,
         "Facts that PostgreSQL has confirmed stay on the box for this long.",
     ),
+    seconds(
+        "AUDIT_INTERVAL",
+        "86400",
+        0,
+        365 * _DAY,
+        "The box compares the content of its rows with PostgreSQL's this often, and after each"
+        " return and each restore of PostgreSQL: what is missing there is sent again, of"
+        " whatever else does not add up an alert tells. 0: only 'edgepaas audit' does.",
+    ),
+    integer(
+        "AUDIT_ROWS",
+        100_000,
+        1,
+        1_000_000_000,
+        "Such an audit, and 'edgepaas audit' without --deep, compares so many rows of each table"
+        " of facts: the latest, and by itself older ones in turn.",
+    ),
     size(
         "DISK_BUDGET",
         0,

@@ -34,6 +34,7 @@ from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.takeover.drain_time import DrainTime
 from edgepaas.sync.takeover.rehearsal import Rehearsal, rehearse
 from edgepaas.sync.takeover.turn import TakeoverTurn
+from edgepaas.sync.turns.auditing import AuditTurn
 from edgepaas.sync.turns.comparison import ComparisonTurn
 from edgepaas.sync.turns.heartbeats import HeartbeatTurn
 from edgepaas.sync.turns.mirroring import MirrorTurn
@@ -90,7 +91,13 @@ class SyncWorker:
         self._models = mirror.document["tables"]
         self._recovery = Recovery(mirror.document)
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
-        self._file = PolledFile(self.context, self.report, opened=mirror.compare_everything)
+        self._audit = AuditTurn(self.context, self._models, self.report)
+
+        def opened() -> None:
+            mirror.compare_everything()
+            self._audit.look_at_state(self._file.current)
+
+        self._file = PolledFile(self.context, self.report, opened=opened)
         self._refused = RefusedTables(
             self.context.paths, self._models, settings.number("POSTGRES_HOLD")
         )
@@ -154,6 +161,7 @@ class SyncWorker:
         self._failures.record_failure(error)
         if isinstance(error, HubError):
             self._close_hub()
+            self._audit.forget_pass()
             self._handback.record_hub_failure()
             self._takeover.forget()
             if self._handback.wanted:
@@ -194,6 +202,7 @@ class SyncWorker:
         if self._file.captures:
             yield self._reclaim.due.left
             yield self._mirror.due.left
+            yield self._audit.left
 
     def _work(self) -> None:
         """Do everything that is due, rows first; nothing while the chain waits for our end."""
@@ -226,7 +235,10 @@ class SyncWorker:
                 logger.warning("PostgreSQL does not take over: %s", error)
                 self._file.dirty = True
                 self._close_hub()  # it may have been aborted
-        elif self._mirror.due.left <= 0 and not self._mirror.take(file, hub):
+        elif self._mirror.due.left <= 0:
+            if not self._mirror.take(file, hub):
+                self._file.dirty = True
+        elif not self._file.dirty and self._audit.left <= 0 and self._audit.take(file, hub):
             self._file.dirty = True
 
     def _rehearse(self, hub: "Hub") -> None:

@@ -28,7 +28,6 @@ from edgepaas.files.records import (
     same_fields,
     set_aside_sqlite,
 )
-from edgepaas.health import forwarding
 from edgepaas.marks import record as marks
 from edgepaas.outbox import layout
 from edgepaas.outcomes import refused_tables
@@ -36,6 +35,7 @@ from edgepaas.schema import open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
+from edgepaas.sync.audit import acknowledge
 from edgepaas.sync.hub import fleet
 from edgepaas.timing.moment import current_moment
 from edgepaas.web.access import tokens
@@ -193,7 +193,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     ),
     (tokens.RECORD, {"tokens": [TOKEN]}),
     (hold.RECORD, {"reason": "r", "until": "2027-01-15T08:01:00Z", "seconds": 60.0, **MOMENT}),
-    (forwarding.ACKNOWLEDGED, {"hub_lost": 3}),
+    (acknowledge.LOST_RECORD, {"hub_lost": 3}),
     (
         marks.RECORD,
         {
@@ -489,7 +489,7 @@ def test_the_box_goes_on_without_what_it_does_not_understand(content: str, paths
         path.write_text(content)
     assert hold.read_hold(paths.postgres_hold) is None
     hold.write_hold(paths.postgres_hold, "again", 60)
-    assert forwarding.acknowledged(paths) == 0
+    assert acknowledge.acknowledged_lost(paths) == 0
     node = node_identity.node_identity(paths)
     assert node_identity.node_identity(paths) == node
     again = hold.read_hold(paths.postgres_hold)
@@ -517,7 +517,7 @@ def test_an_upgraded_box_keeps_what_its_old_files_say(paths: Paths) -> None:
         path.write_text(json.dumps(document))
     assert [token.digest for token in tokens.read_tokens(paths.tokens)] == ["ab"]
     assert node_identity.node_identity(paths).node_id == NODE
-    assert forwarding.acknowledged(paths) == 7
+    assert acknowledge.acknowledged_lost(paths) == 7
     held = hold.read_hold(paths.postgres_hold, moment)
     assert held is not None and held.reason == "read-only" and held.remaining == 900.0
     assert crash_loop.CrashLoop(paths.crash_loop, clock=lambda: moment.since_boot).failed() == (

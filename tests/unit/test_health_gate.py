@@ -23,10 +23,10 @@ from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, Database
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
-from edgepaas.health.forwarding import acknowledged
 from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
 from edgepaas.settings import Settings
+from edgepaas.sync.audit.acknowledge import acknowledged_lost
 from tests.support.boxes import FakeDatabase, contract
 
 PLAIN = Application(name="plain", blueprints=lambda box: [])
@@ -213,7 +213,7 @@ def test_a_file_in_quarantine_leaves_the_box_ready_and_degraded(paths: Paths) ->
 def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths: Paths) -> None:
     """Until somebody takes it away; it is named with the way out."""
     paths.acknowledged.write_text("torn")
-    assert acknowledged(paths) == 0
+    assert acknowledged_lost(paths) == 0
     (aside,) = files_set_aside(paths.state)
     resolved = Settings.of(HEALTH_CACHE="0")
     board = build_board(

@@ -38,7 +38,8 @@ exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter
 """
 _ACKNOWLEDGE = """\
 Acknowledge the rows that PostgreSQL lost (it was restored from a backup older than what it had
-confirmed), so that the box is no longer degraded because of them.
+confirmed), and those that were lost with a deleted state folder, so that the box is no longer
+degraded because of them. 'edgepaas audit' counts them as not in place ever after.
 """
 
 
@@ -153,8 +154,9 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
-    from edgepaas.health.forwarding import acknowledge
     from edgepaas.marks.record import lost_rows, settle
+    from edgepaas.sync.audit.acknowledge import acknowledge_lost
+    from edgepaas.sync.audit.lost_state import forget_losses
     from edgepaas.terminal import print_json, say
 
     paths = find_paths()
@@ -164,11 +166,14 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
         return EXIT_FAILED
     settle(paths)
     lost = counters["hub_lost"] + lost_rows(paths)
-    acknowledge(paths, lost)
+    acknowledge_lost(paths, lost)
+    folders = forget_losses(paths)
     if arguments.json:
-        print_json({"hub_lost": lost})
+        print_json({"hub_lost": lost, "state_lost": folders})
     else:
         say("sync", f"acknowledged: {lost:,} rows that PostgreSQL lost")
+        if folders:
+            say("sync", "acknowledged: the state folder or the SQLite file was deleted")
     return EXIT_DONE
 
 

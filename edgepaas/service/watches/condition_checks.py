@@ -32,6 +32,8 @@ from edgepaas.outcomes.refused_tables import read_refused
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.service.watches.write_outcomes import noted_key
+from edgepaas.sync.audit.lost_state import lost_sentences
+from edgepaas.sync.audit.record import read_audit, still_open
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -81,6 +83,8 @@ class ServiceChecks:
             "no-row-left": self._no_row_left,
             "postgresql-takes-rows": self._postgresql_takes_rows,
             "node-id-unique": self._node_id_unique,
+            "audit-adds-up": self._audit_adds_up,
+            "state-loss-known": self._state_loss_known,
         }
 
     def _unit_works(self, fingerprint: str) -> str | None:
@@ -169,6 +173,17 @@ class ServiceChecks:
             return NO_HUB
         well = forwarding.hub == "ok" and forwarding.state in ("idle", "draining")
         return "PostgreSQL takes rows again" if well else None
+
+    def _audit_adds_up(self, _: str) -> str | None:
+        if self.forwarding() is None:
+            return NO_HUB
+        record = read_audit(self.paths)
+        if record is None or record.counts.get("queued_again", 0):
+            return None  # the next audit finds out what became of what was sent again
+        return None if still_open(self.paths) else "the last audit left nothing open"
+
+    def _state_loss_known(self, _: str) -> str | None:
+        return None if lost_sentences(self.paths) else "the loss is acknowledged"
 
     def _node_id_unique(self, _: str) -> str | None:
         """Where there is a hub the drainer asks, which sees the other's heartbeats."""

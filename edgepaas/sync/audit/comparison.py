@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing the content of all facts that the box holds with the hub's, in one go."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from edgepaas.outbox.reading import key_text
+from edgepaas.sync.audit.content import HubContent
+from edgepaas.sync.audit.own_rows import OwnRows, fact_layouts
+from edgepaas.sync.audit.tally import Tally, judge
+from edgepaas.sync.hub.connection import Hub
+
+
+@dataclass
+class Comparison:
+    """What was counted.
+
+    ``unexplained``: by table the keys of the rows that nothing explains, as text; ``complete``:
+    every row on the box was looked at.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    unexplained: dict[str, list[str]] = field(default_factory=dict)
+    complete: bool = True
+
+
+def compare_content(
+    connection: sqlite3.Connection,
+    hub: Hub,
+    models: Mapping[str, Any],
+    acknowledged: Mapping[str, frozenset[str]],
+    *,
+    most: int | None,
+) -> Comparison:
+    """Compare the facts in the file with the *hub*'s, of each table the latest *most* rows.
+
+    None: all of them. *models*: ``tables`` of tables.json; *acknowledged*: as read_acknowledged
+    returns it. Changes nothing. Raises HubError, sqlite3.Error.
+    """
+    found = Comparison()
+    content = HubContent(hub, models)
+    with closing(OwnRows(connection)) as own:
+        for layout in fact_layouts(connection):
+            looked_at = 0
+            chunks = chain(own.of_table(layout, most=most), own.gone_from_table(layout, most=most))
+            for chunk in chunks:
+                unexplained = judge(own, content, chunk, found.tally, acknowledged)
+                found.tally.add_unexplained(unexplained)
+                looked_at += len(chunk.rows)
+                keys = found.unexplained.setdefault(layout.table, [])
+                keys += [key_text(one.key) for one in unexplained]
+            if most is not None and looked_at >= most:
+                found.complete = False
+    return found
