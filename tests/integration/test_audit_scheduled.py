@@ -93,14 +93,17 @@ def audited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Audited]:
     told: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        catalogue_entry, "raise_alert",
-        lambda text, *, fingerprint, severity, **_: told.append((severity, text))
-        if fingerprint == AUDIT_DISCREPANCY.pattern else None,
-    )  # fmt: skip
-    monkeypatch.setattr(
-        catalogue_entry, "resolve_alert", lambda *_, **__: told.append(("", "resolved"))
-    )
+
+    def raise_alert(text: str, *, fingerprint: str, severity: str, **_: object) -> None:
+        if fingerprint == AUDIT_DISCREPANCY.pattern:
+            told.append((severity, text))
+
+    def resolve_alert(_: str, *, fingerprint: str, **__: object) -> None:
+        if fingerprint == AUDIT_DISCREPANCY.pattern:
+            told.append(("", "resolved"))
+
+    monkeypatch.setattr(catalogue_entry, "raise_alert", raise_alert)
+    monkeypatch.setattr(catalogue_entry, "resolve_alert", resolve_alert)
     monkeypatch.setattr(auditing, "_LOOK_EVERY", 0.0)
     monkeypatch.setattr(own_rows, "CHUNK", 7)
     with Both.opened(paths, postgres_url, capsys) as both:
@@ -139,6 +142,7 @@ def test_a_row_that_is_deleted_again_is_not_sent_for_ever(audited: Audited) -> N
     both.write(9)
     both.drain()
     for _ in range(2):
+        both.drain()
         both.hub.query("DELETE FROM readings WHERE value = 4")
         record = audited.tomorrow()
     assert (record.counts["missing"], record.counts["queued_again"]) == (1, 0)
@@ -232,9 +236,9 @@ def test_what_postgresql_answers_to_a_comparison_stops_nothing(audited: Audited)
     both = audited.both
     both.write(3)
     both.drain()
-    both.hub.query("ALTER TABLE readings ALTER COLUMN value TYPE text")
+    both.hub.query("ALTER TABLE readings ALTER COLUMN metric TYPE bytea USING metric::bytea")
     record = audited.tomorrow()
-    assert "readings.value is of another kind" in record.problems[0]
+    assert "readings.metric is of another kind" in record.problems[0]
     assert record.counts["checked"] == 3
     both.hub.query("ALTER TABLE readings RENAME TO other")
     record = audited.tomorrow()

@@ -15,10 +15,11 @@ def check_marks(box: BoxSide, stream: Stream, hub_stream: HubStream | None) -> s
             f"PostgreSQL does not know the stream {stream.stream_id}, of which the box "
             f"delivered rows up to {stream.confirmed_seq}"
         )
-    confirmed = (stream.confirmed_batch, stream.confirmed_seq)
-    in_flight = (stream.inflight_batch, stream.inflight_seq)
+    known = [(stream.confirmed_batch, stream.confirmed_seq)]
+    if stream.inflight_batch:
+        known.append((stream.inflight_batch, stream.inflight_seq))
     # At its base, too: a hub that was restored to where the stream began has nothing of it.
-    if (hub_stream.batch, hub_stream.mark) not in (confirmed, in_flight):
+    if (hub_stream.batch, hub_stream.mark) not in known:
         return (
             f"PostgreSQL's mark of the stream {stream.stream_id} is {hub_stream.mark} (batch "
             f"{hub_stream.batch or 'none'}); the box confirmed {stream.confirmed_seq} (batch "

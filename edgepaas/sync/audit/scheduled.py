@@ -118,7 +118,8 @@ class ScheduledPass:
             here = {key_text(_key(layout, row)) for row in chunk.rows}
             waiting = {key_text(key) for key in self._own.still_waiting(layout, keys)}
             self._keep([one for one in entries if one["key"] not in here | waiting])
-            self._judge(chunk)
+            # Those within reach of this pass are counted where their turn comes.
+            self._judge(chunk, Tally())
             yield True
 
     def _go_on(self, layout: Layout, recent: tuple[Any, ...], most: int) -> Iterator[bool]:
@@ -141,13 +142,14 @@ class ScheduledPass:
             self._cursors.pop(layout.table, None)
             self._beyond = 0  # all rows were looked at since: what is open is listed anew
 
-    def _judge(self, chunk: Chunk) -> None:
+    def _judge(self, chunk: Chunk, tally: Tally | None = None) -> None:
         if self._hub is None:
             raise RuntimeError("a pass compares with a hub")
-        found = judge(self._own, self._hub, chunk, self.tally, self._acknowledged)
+        tally = tally or self.tally
+        found = judge(self._own, self._hub, chunk, tally, self._acknowledged)
         queued = self._queue_again(chunk.layout, found) if found else set()
         left = [one for one in found if one.key not in queued]
-        self.tally.add_unexplained(left)
+        tally.add_unexplained(left)
         self._keep(
             {
                 "table": one.layout.table,
