@@ -21,11 +21,13 @@ from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract, FinalMode
 from edgepaas.decision.decide import Decision, store_decision
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
+from edgepaas.outbox.stream import Stream
 from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, remove_refused
 from edgepaas.schema.open_problems import clear_problem, record_problem
@@ -34,6 +36,9 @@ from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
 from edgepaas.settings import Settings
+from edgepaas.sync.audit.acknowledge import acknowledge_rows
+from edgepaas.sync.audit.lost_state import forget_losses, look
+from edgepaas.sync.audit.record import AuditRecord, write_audit
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.heartbeat import CHECKS_ALONE, Heartbeat, LocalNode, NodeState
 from edgepaas.telemetry import application as telemetry
@@ -220,6 +225,35 @@ def counted(name: str, **left: int) -> list[Scenario]:
     return [Scenario(name, counts(**left), end) for end in (counts(), put(forwarding=None))]
 
 
+def audited(left: int, **counts: int) -> Step:
+    """An audit has left so many rows open."""
+
+    def write(box: Box) -> None:
+        box.forwarding = FORWARDS
+        found = [
+            {"table": "readings", "key": f"k{n}", "parts": [], "kind": "differs"}
+            for n in range(left)
+        ]
+        write_audit(box.paths, AuditRecord(counts=counts, open=found))
+
+    return write
+
+
+def lose_state(box: Box) -> None:
+    """The file of the box is another one than before."""
+    for stream_id in ("s1", "s2"):
+        stream = Stream("n", stream_id, "", 0, 0, "", "", 0, 0)
+        look(box.paths, node_identity(box.paths), stream, before=(), replaced=False)
+
+
+def acknowledge_loss(box: Box) -> None:
+    assert forget_losses(box.paths) == 1
+
+
+def acknowledge_row(box: Box) -> None:
+    assert acknowledge_rows(box.paths, {"readings": ["k0"]}) == 1
+
+
 def broken(name: str) -> Step:
     return put(checks=[CheckResult(name, False, "", 0.1, True)])
 
@@ -281,6 +315,19 @@ SCENARIOS = [
         Box.run_drainer,
     ),
     Scenario("node-twice", put(forwarding=FORWARDS), put(forwarding=None)),
+    Scenario("audit-discrepancy", audited(1), audited(0)),
+    Scenario("audit-discrepancy", audited(1), put(forwarding=None)),
+    Scenario(
+        "audit-discrepancy",
+        audited(1),
+        acknowledge_row,
+    ),
+    Scenario(
+        "audit-discrepancy",
+        audited(0, queued_again=2),
+        audited(0),
+    ),
+    Scenario("state-lost", lose_state, acknowledge_loss),
     measured("cpu", "percent"),
     measured("memory", "percent"),
     measured("disk", "percent"),

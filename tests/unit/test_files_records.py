@@ -35,7 +35,8 @@ from edgepaas.schema import open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
-from edgepaas.sync.audit import acknowledge
+from edgepaas.sync.audit import acknowledge, lost_state
+from edgepaas.sync.audit import record as audit_record
 from edgepaas.sync.hub import fleet
 from edgepaas.timing.moment import current_moment
 from edgepaas.web.access import tokens
@@ -194,6 +195,40 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (tokens.RECORD, {"tokens": [TOKEN]}),
     (hold.RECORD, {"reason": "r", "until": "2027-01-15T08:01:00Z", "seconds": 60.0, **MOMENT}),
     (acknowledge.LOST_RECORD, {"hub_lost": 3}),
+    (acknowledge.RECORD, {"rows": {"readings": ["k1", "k2"]}}),
+    (
+        audit_record.RECORD,
+        {
+            "at": "2026-01-01T00:00:00Z",
+            "why": "return",
+            "stream_id": NODE,
+            "counters": {"delivered": 3},
+            "counts": {"checked": 3},
+            "queued_again": 1,
+            "open": [{"table": "t", "key": "k", "parts": ["k"], "kind": "missing"}],
+            "beyond": 0,
+            "problems": ["no table t"],
+            "cursors": {"t": ["k"]},
+        },
+    ),
+    (
+        lost_state.RECORD,
+        {
+            "node_id": NODE,
+            "streams": [NODE],
+            "losses": [
+                {
+                    "node_id": NODE,
+                    "stream_id": NODE,
+                    "found_at": "2026-01-01T00:00:00Z",
+                    "what": "the file was deleted",
+                    "rows_waiting": None,
+                    "asked_hub": True,
+                    "known": "nothing",
+                }
+            ],
+        },
+    ),
     (
         marks.RECORD,
         {
