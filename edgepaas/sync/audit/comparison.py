@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from edgepaas.outbox.reading import key_text
+from edgepaas.outbox.revisions.record import read_record
 from edgepaas.sync.audit.content import HubContent
 from edgepaas.sync.audit.own_rows import OwnRows, fact_layouts
 from edgepaas.sync.audit.tally import Tally, judge
@@ -42,7 +43,7 @@ def compare_content(
     returns it. Changes nothing. Raises HubError, sqlite3.Error.
     """
     found = Comparison()
-    content = HubContent(hub, models)
+    content = HubContent(hub, models, read_record(connection))
     with closing(OwnRows(connection)) as own:
         for layout in fact_layouts(connection):
             looked_at = 0

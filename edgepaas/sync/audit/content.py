@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.reading import key_text
+from edgepaas.outbox.revisions.naming import Naming
+from edgepaas.outbox.revisions.record import RevisionRecord
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.audit.digest import NoDigest, RowDigest, row_digest
 from edgepaas.sync.delivery import values
@@ -20,7 +22,6 @@ from edgepaas.sync.delivery.column_mapping import ColumnMapping, TableDropped, m
 from edgepaas.sync.delivery.sending import stored_key
 from edgepaas.sync.delivery.values import UnsendableValue
 from edgepaas.sync.errors import RowRefused, SchemaDrift
-from edgepaas.sync.hub.catalog import HubTable
 from edgepaas.sync.hub.connection import Hub
 
 Row = Sequence[Any]
@@ -87,10 +88,13 @@ def key_of(layout: Layout, row: Row) -> tuple[Any, ...]:
 class HubContent:
     """The hub's rows, looked at without changing anything; raises HubError."""
 
-    def __init__(self, hub: Hub, models: Mapping[str, Any]) -> None:
-        """*models*: ``tables`` of tables.json."""
+    def __init__(
+        self, hub: Hub, models: Mapping[str, Any], record: RevisionRecord | None = None
+    ) -> None:
+        """*models*: ``tables`` of tables.json; *record*: of the revisions of the box's file."""
         self._hub = hub
         self._models = models
+        self._record = record or RevisionRecord()
         self._tables: dict[Layout, ComparedTable] = {}
 
     def table(self, layout: Layout) -> ComparedTable:
@@ -101,13 +105,17 @@ class HubContent:
         return found
 
     def _described(self, layout: Layout) -> ComparedTable:
-        there = self._hub.tables.get(layout.table)
+        naming = Naming(self._hub.revisions, self._record)
+        names = naming.at_hub(layout)
+        there = self._hub.tables.get(names.table or "")
         problems = []
         if there is not None and not there.key:
             # Each id may be there several times; which are is found by comparing all the same.
-            problems.append(f"PostgreSQL's table {layout.table} has no primary key")
+            problems.append(f"PostgreSQL's table {there.name} has no primary key")
+            there = replace(there, key=tuple(names.columns[name] or "" for name in layout.key))
+        tables = self._hub.tables if there is None else {there.name: there}
         try:
-            mapping = map_columns(layout, _with_key(there, layout), self._models)
+            mapping = map_columns(layout, tables, self._models, naming)
         except TableDropped:
             raise NotComparable(
                 f"PostgreSQL has no table {layout.table}, of which the box delivered rows"
@@ -184,7 +192,7 @@ class HubContent:
         return found
 
     def _asked(self, table: ComparedTable, statement: Statement) -> list[list[Any]]:
-        key = self._hub.tables[table.mapping.layout.table].key
+        key = self._hub.tables[table.mapping.hub_table].key
         if not key:
             return self._hub.savepoint([statement])[0].rows
         return self._hub.savepoint([_BY_KEY, statement, _AS_BEFORE])[1].rows
@@ -209,13 +217,6 @@ class HubContent:
         return [
             Difference(one.layout, one.row, one.kind, reasons.get(key)) for key, one in keys.items()
         ]
-
-
-def _with_key(there: HubTable | None, layout: Layout) -> HubTable | None:
-    """Return the hub's table as if it had the box's key, where it has lost its own."""
-    if there is None or there.key:
-        return there
-    return replace(there, key=layout.key)
 
 
 def _digest(digest: RowDigest, row: Row) -> int | None:

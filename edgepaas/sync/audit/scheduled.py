@@ -15,6 +15,7 @@ from edgepaas.outbox import ledger, tables
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.reading import key_text
 from edgepaas.outbox.requeue import QueuedChange, queue_again
+from edgepaas.outbox.revisions.record import read_record
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.audit.content import Difference, HubContent
 from edgepaas.sync.audit.own_rows import Chunk, OwnRows, fact_layouts
@@ -64,7 +65,8 @@ class ScheduledPass:
         """
         if hub is not self._sent_over:
             hub.forget_tables()
-            self._sent_over, self._hub = hub, HubContent(hub, self._models)
+            record = read_record(self._connection)
+            self._sent_over, self._hub = hub, HubContent(hub, self._models, record)
         return next(self._steps, None) is not None
 
     def close(self) -> None:
