@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgepaas.outbox.layout import Layout
-from edgepaas.outbox.reading import key_text
+from edgepaas.outbox.reading import bounded_key, key_text
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.revisions.record import RevisionRecord
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.audit.digest import NoDigest, RowDigest, row_digest
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.column_mapping import ColumnMapping, TableDropped, map_columns
-from edgepaas.sync.delivery.sending import stored_key
 from edgepaas.sync.delivery.values import UnsendableValue
 from edgepaas.sync.errors import RowRefused, SchemaDrift
 from edgepaas.sync.hub.connection import Hub
@@ -198,7 +197,7 @@ class HubContent:
         return self._hub.savepoint([_BY_KEY, statement, _AS_BEFORE])[1].rows
 
     def _explained(self, layout: Layout, found: Sequence[Difference]) -> list[Difference]:
-        keys = {stored_key(key_text(one.key)): one for one in found}
+        keys = {bounded_key(key_text(one.key)): one for one in found}
         asked = json.dumps(list(keys))
         results = self._hub.run(
             [
