@@ -235,11 +235,14 @@ class SyncWorker:
                 logger.warning("PostgreSQL does not take over: %s", error)
                 self._file.dirty = True
                 self._close_hub()  # it may have been aborted
-        elif self._mirror.due.left <= 0:
-            if not self._mirror.take(file, hub):
-                self._file.dirty = True
-        elif not self._file.dirty and self._audit.left <= 0 and self._audit.take(file, hub):
+        elif self._look_at_hub(file, hub):
             self._file.dirty = True
+
+    def _look_at_hub(self, file: BoxFile, hub: "Hub") -> bool:
+        """Mirror, else audit, if that is due; whether there is something to be sent again."""
+        if self._mirror.due.left <= 0:
+            return not self._mirror.take(file, hub)
+        return not self._file.dirty and self._audit.left <= 0 and self._audit.take(file, hub)
 
     def _rehearse(self, hub: "Hub") -> None:
         """Try the tables for whose sake PostgreSQL was given up, before anything is sent."""
