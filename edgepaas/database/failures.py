@@ -5,7 +5,7 @@ import logging
 import sqlite3
 from typing import NamedTuple
 
-from edgepaas.database.reserved_names import FENCED
+from edgepaas.database.reserved_names import CAPTURE, FENCED
 from edgepaas.errors import (
     DatabaseBusy,
     DatabaseError,
@@ -35,6 +35,8 @@ _POSTGRES_FULL = "53100"
 #: undefined_table, undefined_column, invalid_schema_name: what was there when the service
 #: started was taken away.
 _POSTGRES_LACKING = frozenset({"42P01", "42703", "3F000"})
+#: undefined_function: of capture on the hub, which the box makes again.
+_NO_FUNCTION = "42883"
 
 #: What is refused since something that is stored stands against it: unique_violation,
 #: foreign_key_violation, exclusion_violation; and their like in SQLite.
@@ -152,6 +154,10 @@ def _translate_answer(error: BaseException) -> DatabaseError | None:
         return DatabaseUnavailable(
             f"PostgreSQL has no such table, column or schema ({server_message(error)}): "
             f"'edgepaas verify' says whether its schema fits"
+        )
+    if state == _NO_FUNCTION and CAPTURE in server_message(error):
+        return DatabaseBusy(
+            f"PostgreSQL does not capture changes for the moment: {server_message(error)}"
         )
     if error_class(error) is ErrorClass.LINK and state is not None and not is_retryable(error):
         return DatabaseBusy(f"PostgreSQL refused the work for now: {server_message(error)}")

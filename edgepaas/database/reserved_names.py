@@ -17,6 +17,10 @@ RECOVERY: Final = "outbox_recovery"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"
 
+#: The functions that capture on the hub what a box writes there, and hand it over.
+CAPTURE: Final = "edgepaas_capture"
+CAPTURED: Final = "edgepaas_captured"
+
 #: What a write is answered while the fence stands: the text of the triggers' RAISE.
 FENCED: Final = "edgepaas: writes wait while PostgreSQL takes over"
 

@@ -43,15 +43,17 @@ def compare(
     *,
     tables: Sequence[str] = (),
     own: OwnMarks = NO_MARKS,
+    beside: str = "",
 ) -> Found:
     """Compare all streams of the box with the hub that *ask* reaches, and act on a difference.
 
     The box's values are read before the hub's. What seems to be missing is looked at once
     more with the record locked, since another process may have joined streams meanwhile, and
-    then recorded and alerted. Raises what *ask* raises, OSError, LockHeld.
+    then recorded and alerted. *beside*: an SQL expression that is asked for in the same round
+    trip. Raises what *ask* raises, OSError, LockHeld.
     """
     known = _read_known(own.marks(), own, read_record(paths, node_id))
-    hub = read_streams(ask, node_id, tables)
+    hub = read_streams(ask, node_id, tables, beside=beside)
     if hub is None or not hub.readable:
         return Found(hub, {})
     if not find_losses(known, hub.marks, unknown_streams(known, hub, own, paths)):
@@ -62,7 +64,7 @@ def compare(
     try:
         with changing(paths, node_id) as record:
             known = _read_known(own.marks(), own, record)
-            hub = read_streams(ask, node_id, tables)
+            hub = read_streams(ask, node_id, tables, beside=beside)
             if hub is None or not hub.readable:
                 return Found(hub, {})
             unknown = unknown_streams(known, hub, own, paths)

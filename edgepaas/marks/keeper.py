@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgepaas.files.locks import LockHeld
 from edgepaas.marks.check import OwnMarks, compare, unknown_streams
@@ -23,9 +23,11 @@ from edgepaas.marks.record import (
 )
 from edgepaas.marks.rider import MarkRider, OwnStreams
 from edgepaas.pgdriver.failures import sqlstate
+from edgepaas.pgdriver.flights.riders import RiderChain
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
+    from edgepaas.pgdriver.flights import CommitRider
 
 logger = logging.getLogger("edgepaas.marks")
 
@@ -55,6 +57,23 @@ class _Asked:
             raise
 
 
+class Companion(Protocol):
+    """What travels beside the marks of a process, and is asked for in the same round trips."""
+
+    @property
+    def question(self) -> str:
+        """An SQL expression of type text: what the hub is asked at each comparison."""
+
+    def compared(self, ask: Ask, hub: HubStreams) -> None:
+        """Act on a comparison; ``hub.beside`` is the answer to :attr:`question`.
+
+        Raises what *ask* raises where the link or the server is at fault.
+        """
+
+    def beside(self, marks: MarkRider) -> "CommitRider":
+        """Return what rides with the transactions of a connection, beside *marks*."""
+
+
 class MarkKeeper:
     """Keeps the marks of the connections of this process; for any thread.
 
@@ -75,6 +94,8 @@ class MarkKeeper:
         self.tables = tuple(tables)
         self._clock = clock
         self.suspect = suspect
+        #: What travels beside; set before the first connection is attached.
+        self.companion: Companion | None = None
         self._streams = OwnStreams(node_id, self._suspected)
         self._own = OwnMarks(self._streams.owner, self._streams.marks)
         self._lock = threading.Lock()
@@ -89,17 +110,20 @@ class MarkKeeper:
         Raises what *ask* raises; that the record cannot be written is only logged.
         """
         self._compare(_Asked(ask))
-        connection.rider = MarkRider(self._streams)
+        rider = MarkRider(self._streams)
+        connection.rider = (
+            rider if self.companion is None else RiderChain(self.companion.beside(rider), rider)
+        )
 
     def keeps(self, connection: Any) -> bool:
         """Whether the marks of *connection* are kept by this keeper already."""
-        rider = getattr(connection, "rider", None)
-        return isinstance(rider, MarkRider) and rider.belongs_to(self._streams)
+        rider = _mark_rider(connection)
+        return rider is not None and rider.belongs_to(self._streams)
 
     def detach(self, connection: Any) -> None:
         """Note that *connection* is closed."""
-        rider = getattr(connection, "rider", None)
-        if isinstance(rider, MarkRider):
+        rider = _mark_rider(connection)
+        if rider is not None:
             rider.end()
 
     def look(self, ask: Ask) -> None:
@@ -140,7 +164,12 @@ class MarkKeeper:
                 if self._claim < 0:
                     self._claim = claim_owner(self._paths, self._streams.owner)
             found = compare(
-                ask, self._paths, self._streams.node_id, tables=self.tables, own=self._own
+                ask,
+                self._paths,
+                self._streams.node_id,
+                tables=self.tables,
+                own=self._own,
+                beside="" if self.companion is None else self.companion.question,
             )
         except (OSError, LockHeld) as error:
             if error is ask.error:
@@ -153,6 +182,8 @@ class MarkKeeper:
             self._streams.settle(hub.marks)
             self._streams.use(None if hub.why_not else hub.tables)
             self._tell(hub.why_not)
+            if self.companion is not None:
+                self.companion.compared(ask, hub)
         return hub
 
     def _tell(self, why_not: str) -> None:
@@ -241,3 +272,10 @@ class MarkKeeper:
             # One of a box with a copy of this one's identity would be written by that box.
             if identity in hub.idle or has_claim(self._paths, hub.owners[identity]):
                 record.set_stream(identity, mark, "")
+
+
+def _mark_rider(connection: Any) -> MarkRider | None:
+    """Return what moves the marks of *connection*, alone or in a chain of riders."""
+    rider = getattr(connection, "rider", None)
+    riders = rider.riders if isinstance(rider, RiderChain) else (rider,)
+    return next((one for one in riders if isinstance(one, MarkRider)), None)

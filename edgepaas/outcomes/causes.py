@@ -88,6 +88,9 @@ _CAUSES = {
 _NOT_NULL_VIOLATION = "23502"
 #: character_not_in_repertoire, untranslatable_character: always the client's text.
 _ENCODING = frozenset({"22021", "22P05"})
+#: prohibited_sql_statement_attempted: a statement that the hub's capture refuses, such as
+#: TRUNCATE; whoever sends another one succeeds.
+_PROHIBITED = "2F003"
 #: The function of PostgreSQL that checks a row against policies and WITH CHECK OPTION.
 _CHECKS_POLICIES = "ExecWithCheckOptions"
 
@@ -143,7 +146,7 @@ def refusal_of(
     if find_cause(error, CommitUnconfirmed) is not None:
         return Refusal(table, Cause.STANDBY, server_message(error), access=access)
     state = sqlstate(error)
-    if state is None or state in _ENCODING:
+    if state is None or state in _ENCODING or state == _PROHIBITED:
         return None
     found = _cause(state, fields, (known or {}).get(table))
     if found is None:

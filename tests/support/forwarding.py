@@ -24,11 +24,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.ids import name_id
-from edgepaas.database.model import KindedModel, new_metadata
+from edgepaas.database.model import KindedModel, forwarded_tables, new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid
 from edgepaas.outbox import capture, ledger
+from edgepaas.outbox.hub_capture.upkeep import ensure
 from edgepaas.outbox.stream import read_stream
 from edgepaas.pgdriver.connection import connect
 from edgepaas.pgdriver.tls import TLSPolicy
@@ -159,6 +160,7 @@ def make_hub(server: PostgresServer, metadata: MetaData = Model.metadata) -> Tes
         upgrade(connection, platform_chain(), None)
         metadata.create_all(connection)
     engine.dispose()
+    ensure(hub.ask, list(forwarded_tables(metadata)))
     return hub
 
 

@@ -32,7 +32,7 @@ class Rider:
         self.told: list[Any] = []
         self.refuse: Exception | None = None
 
-    def begin(self) -> Sequence[Statement]:
+    def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         self.told.append("begin")
         return [("SET LOCAL synchronous_commit = on", ())]
 

@@ -26,7 +26,7 @@ class Rider:
     def __init__(self) -> None:
         self.ends: list[str] = []
 
-    def begin(self) -> Sequence[Statement]:
+    def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         return [("SET LOCAL synchronous_commit = on", ())]
 
     def ending(self) -> Sequence[Statement]:

@@ -15,12 +15,15 @@ class CommitRider(Protocol):
     that of a change (INSERT, UPDATE, DELETE, MERGE, COPY, a definition), or where it calls a
     function that is not known to change nothing. What a view or an operator calls is not seen.
 
-    No method may use the connection. What :meth:`committed` and :meth:`failed` raise would
-    hide what became of the transaction, so they raise nothing.
+    No method may use the connection. What :meth:`failed` raises would hide what became of the
+    transaction, so it raises nothing.
     """
 
-    def begin(self) -> Sequence[Statement]:
-        """Return what is sent right after BEGIN, in the same flight; its results are dropped."""
+    def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
+        """Return what is sent right after BEGIN, in the same flight; its results are dropped.
+
+        *rows_known*: whoever runs the transaction knows beforehand which rows it writes.
+        """
 
     def ending(self) -> Sequence[Statement]:
         """Return what is sent before COMMIT, in the same flight."""
@@ -32,7 +35,10 @@ class CommitRider(Protocol):
         """
 
     def committed(self, results: Sequence[Result]) -> None:
-        """Act on the answer to COMMIT; *results* are those of :meth:`ending`."""
+        """Act on the answer to COMMIT; *results* are those of :meth:`ending`.
+
+        What it raises is raised by the commit: the transaction is stored all the same.
+        """
 
     def failed(self, error: BaseException | None) -> None:
         """Act on a transaction that was not committed: rolled back, refused, or lost.

@@ -62,7 +62,9 @@ class TransactionFlights(DriverFacade):
         if self._exchange.status != IDLE or self._exchange.lost:
             self._roll_back(None)
 
-    def run_transaction(self, statements: Sequence[Statement]) -> list[Result]:
+    def run_transaction(
+        self, statements: Sequence[Statement], *, rows_known: bool = False
+    ) -> list[Result]:
         """See :func:`run_flight`."""
         if self._exchange.status != IDLE:
             raise pg8000_adapter.programming_error("a transaction is open")
@@ -71,29 +73,31 @@ class TransactionFlights(DriverFacade):
         within, self.prove_within = self.prove_within, None
         self._stale = False
         try:
-            return self._run_transaction(statements, within)
+            return self._run_transaction(statements, within, rows_known=rows_known)
         except Exception:
             if not self._stale or self._exchange.lost:
                 raise
-        return self._run_transaction(statements, None)
+        return self._run_transaction(statements, None, rows_known=rows_known)
 
     def _run_transaction(
-        self, statements: Sequence[Statement], within: float | None
+        self, statements: Sequence[Statement], within: float | None, *, rows_known: bool
     ) -> list[Result]:
-        opening, first = self._opening()
+        opening, first = self._opening(rows_known=rows_known)
         body, answers = self._encoded(statements)
         flight = opening + body if within is None else messages.PROOF + opening + body
         return self._end(flight, [*first, *answers], within)[len(first) :]
 
     # -- the ends of a transaction --
 
-    def _opening(self) -> tuple[bytes, list[Answer]]:
+    def _opening(self, *, rows_known: bool = False) -> tuple[bytes, list[Answer]]:
         """Return what begins a transaction, and its answers to be read."""
         if self._exchange.lost:
             raise pg8000_adapter.interface_error("connection is closed")
         self._wrote = False
         self._riding = self.rider
-        body, answers = self._encoded(() if self._riding is None else self._riding.begin())
+        riding = self._riding
+        first = () if riding is None else riding.begin(rows_known=rows_known)
+        body, answers = self._encoded(first)
         return messages.BEGIN + body, [Answer(), *answers]
 
     def _end(

@@ -40,4 +40,4 @@ def prepare_hub(
     # The contract's RUN_MIGRATIONS is false whenever SQLite serves.
     if not settings.flag("RUN_MIGRATIONS"):
         return check_postgres(connector, parts)
-    return prepare_postgres(connector, parts, run_migrations=True)
+    return prepare_postgres(connector, parts, run_migrations=True, always_capture=True)

@@ -13,6 +13,7 @@ from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
 from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.postgresql.capture_triggers import capture_changes
 from edgepaas.schema.report import Action, SchemaReport
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def prepare_postgres(
     *,
     run_migrations: bool,
     revisions: Collection[str] | None = None,
+    always_capture: bool = False,
 ) -> SchemaReport:
     """Bring the PostgreSQL that *connector* reaches to head and say what was done.
 
     *revisions*: what a rehearsal has just found recorded there; it is not asked again then.
+    *always_capture*: look also where it is at head whether every change is captured.
 
     The report is the first part's; its message says what was done about the rest. Raises
     DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as it was
@@ -115,7 +118,11 @@ def prepare_postgres(
         _at_head(part, before) or migrate(connector, part.chain, part.models())
         for part, before in reversed(list(zip(parts, found, strict=True)))
     ]
-    return _joined(reports[::-1])
+    report = _joined(reports[::-1])
+    if not always_capture and all(one.action == "nothing" for one in reports):
+        return report  # the service looks whether each change is captured
+    captured = capture_changes(connector, parts[0].models())
+    return replace(report, message=f"{report.message}; {captured}") if captured else report
 
 
 def check_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
