@@ -153,6 +153,15 @@ NOT_CAPTURED = _entry(
     what_to_do="'edgepaas schema' tries again, and 'edgepaas schema --repair' mends the file.",
     check="schema-stage-complete",
 )
+CAPTURE_RESTORED = _entry(
+    "capture-restored",
+    origin="service",
+    severity="critical",
+    what_happened="Triggers that capture changes were removed while the box ran, from its SQLite "
+    "file or from PostgreSQL. They were put back before anything else was written: nothing that "
+    "the service acknowledged went uncaptured, but what another program wrote may have.",
+    what_to_do="Find out who removes them; 'edgepaas audit' compares both sides.",
+)
 FALLBACK_NOT_READY = _entry(
     "fallback-not-ready",
     origin="schema",

@@ -71,12 +71,14 @@ def load(
     from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
     from edgepaas.hosting.box import make_box
     from edgepaas.hosting.loading import load_application, metadata_of
+    from edgepaas.service.capture_guard import guard_capture
     from edgepaas.web.app import create_app, plain_appends
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     forwarded = forwarded_tables(metadata_of(application))
     database = open_database(contract, settings, paths, connector=connector, forwarded=forwarded)
     try:
+        guard_capture(database, contract, paths)
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
         state.latest = board.latest

@@ -71,10 +71,10 @@ def test_the_orm_is_captured_in_one_transaction(captured: CapturedBox) -> None:
 def test_core_and_bulk_statements_are_captured(captured: CapturedBox) -> None:
     rows = [{"id": uuid.uuid4(), "value": float(n), "text": f"n{n}"} for n in range(2500)]
     captured.write(lambda session: session.execute(insert(Sample), rows))
-    captured.write(lambda session: session.bulk_insert_mappings(Sample, rows_of(3)))  # type: ignore[arg-type]
+    captured.write(lambda session: session.bulk_insert_mappings(Sample, rows_of(3)))
     captured.write(
         lambda session: session.bulk_update_mappings(
-            Sample,  # type: ignore[arg-type]
+            Sample,
             [{"id": row["id"], "text": "bulk"} for row in rows[:20]],
         )
     )
@@ -363,7 +363,7 @@ def test_what_waits_for_a_row_gets_the_later_number(captured: CapturedBox) -> No
     add_places(captured, "a")
     threads = [
         threading.Thread(
-            target=lambda n=n: [  # type: ignore[misc]
+            target=lambda n=n: [
                 captured.write(
                     lambda session: session.execute(update(Place).values(note=f"{n}.{m}"))  # noqa: B023
                 )

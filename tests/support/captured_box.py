@@ -14,9 +14,9 @@ from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import find_paths
 from edgepaas.marks.keeper import MarkKeeper
-from edgepaas.outbox.hub_capture.decoding import CapturedChange
 from edgepaas.outbox.hub_capture.rider import HubCapture, WrittenTransaction
 from edgepaas.outbox.hub_capture.upkeep import CaptureUpkeep
+from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.layout import Layout, forwarded_layouts
 from edgepaas.settings import Settings
 from edgepaas.sync.mirror.stored_values import stored_column
@@ -51,7 +51,7 @@ class Recorder:
         with self._lock:
             self.written.append(written)
 
-    def changes(self) -> list[CapturedChange]:
+    def changes(self) -> list[Change]:
         """Return all that was written, in the order in which it was sent."""
         ordered = sorted(self.written, key=lambda one: one.order)
         return [change for one in ordered for change in one.changes]

@@ -2,13 +2,16 @@
 """What the hub's triggers captured becomes what SQLite would hold."""
 
 import json
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgepaas.database.column_kinds import ColumnKind
-from edgepaas.outbox.hub_capture import decoding
-from edgepaas.outbox.hub_capture.decoding import CapturedChange, decode, split_row
+from edgepaas.outbox.hub_capture import decoding, triggers
+from edgepaas.outbox.hub_capture.decoding import decode, split_row
+from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.layout import Column, Layout
 
 
@@ -93,7 +96,7 @@ def test_every_kind_of_column_is_read() -> None:
 def test_columns_are_found_by_their_names() -> None:
     """The hub's table may have another order of columns, and columns that the box lacks."""
     rows = captured(("t", ["new", "v", "id"], ["(9,x,1)"], None))
-    assert decode(rows, PAIR) == [CapturedChange("t", "I", (1, "x"))]
+    assert decode(rows, PAIR) == [Change("t", "I", (1, "x"))]
 
 
 def test_nothing_captured_is_no_change() -> None:
@@ -103,32 +106,32 @@ def test_nothing_captured_is_no_change() -> None:
 def test_updates_are_paired_by_their_key_whatever_their_order() -> None:
     rows = captured(("t", ["id", "v"], ["(2,b2)", "(1,a2)"], ["(1,a)", "(2,b)"]))
     assert decode(rows, PAIR) == [
-        CapturedChange("t", "U", (1, "a2", 1, "a")),
-        CapturedChange("t", "U", (2, "b2", 2, "b")),
+        Change("t", "U", (1, "a2", 1, "a")),
+        Change("t", "U", (2, "b2", 2, "b")),
     ]
 
 
 def test_an_update_of_the_key_is_a_delete_and_an_insert() -> None:
     rows = captured(("t", ["id", "v"], ["(3,a)"], ["(1,a)"]))
     assert decode(rows, PAIR) == [
-        CapturedChange("t", "D", (1, "a")),
-        CapturedChange("t", "I", (3, "a")),
+        Change("t", "D", (1, "a")),
+        Change("t", "I", (3, "a")),
     ]
 
 
 def test_two_keys_that_change_places_are_two_updates() -> None:
     rows = captured(("t", ["id", "v"], ["(2,a)", "(1,b)"], ["(1,a)", "(2,b)"]))
     assert decode(rows, PAIR) == [
-        CapturedChange("t", "U", (1, "b", 1, "a")),
-        CapturedChange("t", "U", (2, "a", 2, "b")),
+        Change("t", "U", (1, "b", 1, "a")),
+        Change("t", "U", (2, "a", 2, "b")),
     ]
 
 
 def test_a_row_that_a_cascade_changed_twice_keeps_both_changes() -> None:
     rows = captured(("t", ["id", "v"], ["(1,b)", "(1,c)"], ["(1,a)", "(1,b)"]))
     assert decode(rows, PAIR) == [
-        CapturedChange("t", "U", (1, "b", 1, "a")),
-        CapturedChange("t", "U", (1, "c", 1, "b")),
+        Change("t", "U", (1, "b", 1, "a")),
+        Change("t", "U", (1, "c", 1, "b")),
     ]
 
 
@@ -148,3 +151,10 @@ def test_a_table_that_the_box_does_not_forward_is_left_out() -> None:
 def test_a_row_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="2 values for 1"):
         decode(captured(("t", ["id"], ["(1,2)"], None)), PAIR)
+
+
+def test_the_migration_makes_the_functions_that_the_box_would_make() -> None:
+    """Alembic's script stands for itself; the two texts are one."""
+    script = Path(triggers.__file__).parents[3] / "alembic/platform/versions/0003_capture.py"
+    values = runpy.run_path(str(script))
+    assert (values["CAPTURE"], values["CAPTURED"]) == triggers.FUNCTIONS

@@ -11,9 +11,10 @@ import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.layout import Layout
 
 #: A field of a composite value with its quotes, if it has any; NULL is an empty one without.
@@ -25,19 +26,7 @@ _LOCAL_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?\Z"
 _TIME_OF_DAY = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?\Z")
 
 
-class CapturedChange(NamedTuple):
-    """One change of a forwarded table, as a row of the outbox would have it.
-
-    ``op``: I, U or D. ``values`` are by the positions of the table's layout: None, int, float,
-    str, bytes; of an update the new ones followed by the old ones, of a delete the old ones.
-    """
-
-    table: str
-    op: Literal["I", "U", "D"]
-    values: tuple[Any, ...]
-
-
-def decode(captured: str | None, layouts: Mapping[str, Layout]) -> list[CapturedChange]:
+def decode(captured: str | None, layouts: Mapping[str, Layout]) -> list[Change]:
     """Return the changes of a transaction, in the order in which its statements ended.
 
     *captured*: what the hub's function returned, *layouts*: by table. An update is one of the
@@ -46,7 +35,7 @@ def decode(captured: str | None, layouts: Mapping[str, Layout]) -> list[Captured
     """
     if not captured:
         return []
-    changes: list[CapturedChange] = []
+    changes: list[Change] = []
     for table, names, after, before in json.loads(f"[{captured[1:]}]"):
         layout = layouts.get(table)
         if layout is None:  # another application's, or forwarded by other releases alone
@@ -60,12 +49,12 @@ def decode(captured: str | None, layouts: Mapping[str, Layout]) -> list[Captured
 
 def _paired(
     layout: Layout, new: Sequence[tuple[Any, ...]] | None, old: Sequence[tuple[Any, ...]] | None
-) -> Iterable[CapturedChange]:
+) -> Iterable[Change]:
     table = layout.table
     if old is None:
-        return [CapturedChange(table, "I", row) for row in new or ()]
+        return [Change(table, "I", row) for row in new or ()]
     if new is None:
-        return [CapturedChange(table, "D", row) for row in old]
+        return [Change(table, "D", row) for row in old]
     positions = layout.key_positions
 
     def key(row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -79,10 +68,10 @@ def _paired(
     for row in old:
         after = followed.get(key(row))
         if after:
-            changed.append(CapturedChange(table, "U", after.popleft() + row))
+            changed.append(Change(table, "U", after.popleft() + row))
         else:
-            gone.append(CapturedChange(table, "D", row))
-    come = [CapturedChange(table, "I", row) for rows in followed.values() for row in rows]
+            gone.append(Change(table, "D", row))
+    come = [Change(table, "I", row) for rows in followed.values() for row in rows]
     return [*gone, *changed, *come]
 
 

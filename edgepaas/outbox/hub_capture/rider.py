@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from edgepaas.database.reserved_names import CAPTURE, CAPTURED
-from edgepaas.outbox.hub_capture.decoding import CapturedChange, decode
+from edgepaas.outbox.hub_capture.decoding import decode
 from edgepaas.outbox.hub_capture.triggers import ASKED, NOT_CAPTURED, NOT_CAPTURED_TEXT
+from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.layout import Layout
 from edgepaas.pgdriver.failures import server_message, sqlstate
 
@@ -39,7 +40,7 @@ class WrittenTransaction:
 
     position: "StreamPosition"
     order: int
-    changes: Sequence[CapturedChange]
+    changes: Sequence[Change]
 
 
 class ChangeKeeper(Protocol):
