@@ -103,6 +103,16 @@ SQLITE_FOREIGN = _entry(
     what_to_do="Give each application a file of its own with DATABASE_URL_SQLITE.",
     check="file-is-our-own",
 )
+SCHEMA_REFUSED = _entry(
+    "schema-refused",
+    origin="schema",
+    severity="critical",
+    what_happened="This release cannot work on the database: a migration fails on it, another "
+    "release or another application made it. Nothing was changed, and the box answers 503.",
+    what_to_do="Install a release that works on it, or mend what is named; it is tried again by "
+    "itself.",
+    check="schema-accepted",
+)
 SQLITE_UNMIGRATED = _entry(
     "sqlite-unmigrated",
     origin="schema",
@@ -123,7 +133,7 @@ SQLITE_REPLACED = _entry(
     "sqlite-replaced",
     origin="schema",
     severity="critical",
-    what_happened="The SQLite file could not be used; it was set aside and a fresh one opened.",
+    what_happened="The SQLite file was damaged; it was set aside and a fresh one opened.",
     what_to_do="'edgepaas doctor' and the log say more; take what is needed out of the old file, "
     "then remove its folder.",
     check="nothing-set-aside",

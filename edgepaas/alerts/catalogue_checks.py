@@ -63,6 +63,7 @@ CHECKS = {
     "file-is-our-own": CheckDescription(
         "the SQLite file was last used by this application, or is not used any more", _STAGE
     ),
+    "schema-accepted": CheckDescription("this release works on the database", _STAGE),
     "file-at-head": CheckDescription(
         "the SQLite file is at the application's head revision, or is not used any more", _STAGE
     ),

@@ -10,6 +10,13 @@ class SchemaError(EdgePaaSError):
     """The schema cannot be brought to head; the message says what was left as it was."""
 
 
+class SchemaRefused(SchemaError):
+    """This build cannot work on the database, which was left as it is; the message says why.
+
+    The box answers 503 with it, and tries again, until what it names was mended.
+    """
+
+
 class ChainIncomplete(SchemaError):
     """The build lacks a part of its migrations: no database is to blame for that."""
 

@@ -3,32 +3,41 @@
 
 import contextlib
 import errno
+import hashlib
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgepaas.alerts.catalogue import (
     FALLBACK_NOT_READY,
     NOT_CAPTURED,
     POSTGRES_UNUSABLE,
+    SCHEMA_REFUSED,
     SQLITE_FOREIGN,
 )
+from edgepaas.build import build_version
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import damage_noted, note_damage, open_refusal_reason
+from edgepaas.files.sqlite_file import damage_noted, note_damage, open_refusal_reason, wal_of
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing
 from edgepaas.schema.chain import Chain, chain_of, show
-from edgepaas.schema.errors import SchemaError, brief
-from edgepaas.schema.open_problems import clear_problem, record_problem
+from edgepaas.schema.errors import SchemaError, SchemaRefused, brief
+from edgepaas.schema.open_problems import (
+    clear_problem,
+    clear_refusal,
+    record_problem,
+    record_refusal,
+    refused_before,
+)
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
 from edgepaas.schema.sqlite.error_classes import Damaged, error_for
@@ -74,9 +83,11 @@ def prepare_database(
     """Bring the database that *contract* names to the application's head revision.
 
     Writes ``run/tables.json``. With a hub the SQLite file captures every change when it
-    serves, and is kept ready to where it may have to. Raises DecideAgain when PostgreSQL
-    turned out unusable and SQLite can take over (``state/postgres-hold`` then says why),
-    SchemaError, LockHeld or a DatabaseError when no safe way round is left.
+    serves, and is kept ready to where it may have to. The report's action is ``refused`` where
+    this build cannot work on the database: nothing was changed, and the service answers 503.
+    Raises DecideAgain when PostgreSQL turned out unusable and SQLite can take over
+    (``state/postgres-hold`` then says why), SchemaError, LockHeld or a DatabaseError when no
+    safe way round is left.
     """
     chain = chain_of(application)
     chain.check_folder()
@@ -86,9 +97,14 @@ def prepare_database(
         return metadata_of(application)
 
     with extended_start_timeout(), _explained_folder_errors(paths):
-        stage = _Stage(contract, settings, paths, chain, models)
+        attempt = _attempt(contract, settings, chain) if contract.sqlite_active else ""
+        stage = _Stage(contract, settings, paths, chain, models, attempt)
         clear_problem(paths)
-        report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
+        try:
+            report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
+        except SchemaRefused as error:
+            return stage.refuse(str(error))
+        clear_refusal(paths)
         resolve_alerts(contract, paths, report)
         return report
 
@@ -102,9 +118,16 @@ class _Stage:
     paths: Paths
     chain: Chain
     models: "Callable[[], MetaData | None]"
+    #: What stands for this run's code and the file that it meets; empty: there is none.
+    attempt: str = ""
 
     def on_sqlite(self) -> SchemaReport:
-        """Bring the file to head; it serves even where capture cannot be put in place."""
+        """Bring the file to head; it serves even where capture cannot be put in place.
+
+        Raises SchemaRefused at once where nothing has changed since it was refused last.
+        """
+        if refused := refused_before(self.paths, self.attempt):
+            raise SchemaRefused(refused)
         report = self._prepare_file()
         document = self._publish()
         try:
@@ -132,6 +155,15 @@ class _Stage:
         if self.contract.fallback_armed:
             self._prepare_fallback(document)
         return report
+
+    def refuse(self, reason: str) -> SchemaReport:
+        """Have the service answer 503 with *reason*; what is captured already is still sent."""
+        SCHEMA_REFUSED.raise_alert(reason)
+        on_sqlite = self.contract.sqlite_active
+        record_refusal(self.paths, reason, self.attempt)
+        self._publish()
+        database: Literal["sqlite", "postgresql"] = "sqlite" if on_sqlite else "postgresql"
+        return SchemaReport(database, "refused", (), (), f"REFUSED, the box answers 503: {reason}")
 
     def _prepare_file(self, *, serving: bool = True) -> SchemaReport:
         path = self.contract.sqlite_path
@@ -182,6 +214,19 @@ class _Stage:
         resolve_file_alerts(self.contract, report)
         if done or report.action != "nothing":
             logger.info("the SQLite file is ready to take over: %s", report.message)
+
+
+def _attempt(contract: DatabaseContract, settings: "Settings", chain: Chain) -> str:
+    """Return what stands for the code as it is, and for the file that it is to work on."""
+    path = contract.sqlite_path
+    if not path.exists():
+        return ""
+    stamps: list[object] = [build_version(), chain.name]
+    for file in (*tables.source_files(settings.text("EDGEPAAS_APP"), chain), path, wal_of(path)):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            stamps.append((str(file), status.st_ino, status.st_mtime_ns, status.st_size))
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:32]
 
 
 def _report_if_at_head(
@@ -260,6 +305,8 @@ def _prepare_postgres(
         )
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:
+            if isinstance(error, SchemaError):
+                raise SchemaRefused(str(error)) from error
             raise
         hold_postgres(paths, settings, str(error))
         raise DecideAgain(

@@ -77,7 +77,7 @@ def make(
         "revision": revision,
         "tables": tables,
     }
-    sources = {str(path): _stamp(path) for path in _sources(application, chain)}
+    sources = {str(path): _stamp(path) for path in source_files(application, chain)}
     cache = {
         **_cache(paths),
         "made_for": _identity(application, chain),
@@ -157,7 +157,7 @@ def _identity(application: str, chain: Chain) -> list[object]:
     ]
 
 
-def _sources(application: str, chain: Chain) -> Iterable[Path]:
+def source_files(application: str, chain: Chain) -> Iterable[Path]:
     """The files whose change may change the tables: migrations and the application's modules."""
     if chain.folder is not None:
         if (chain.folder / "versions").is_dir():

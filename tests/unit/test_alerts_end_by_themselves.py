@@ -30,7 +30,12 @@ from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.outbox.stream import Stream
 from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, remove_refused
-from edgepaas.schema.open_problems import clear_problem, record_problem
+from edgepaas.schema.open_problems import (
+    clear_problem,
+    clear_refusal,
+    record_problem,
+    record_refusal,
+)
 from edgepaas.schema.stage import prepare_database
 from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
@@ -291,6 +296,16 @@ SCENARIOS = [
     Scenario("sqlite-foreign", nothing, put(state="primary", mode="postgres_only")),
     Scenario("sqlite-unmigrated", None, nothing, Box.run_schema_stage),
     Scenario("sqlite-unmigrated", nothing, put(state="primary", mode="postgres_only")),
+    Scenario(
+        "schema-refused",
+        lambda box: record_refusal(box.paths, "a migration fails", ""),
+        Box.run_schema_stage,
+    ),
+    Scenario(
+        "schema-refused",
+        lambda box: record_refusal(box.paths, "a migration fails", ""),
+        lambda box: clear_refusal(box.paths),
+    ),
     Scenario("sqlite-replaced", quarantine, lambda box: shutil.rmtree(box.paths.quarantine)),
     *map(problem, (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)),
     Scenario("disk-budget", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),

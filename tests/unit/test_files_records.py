@@ -275,6 +275,10 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (repair.POSTGRES_SCHEMA_RECORD, {"versions": ["1"], "columns": [{"table_name": "t"}]}),
     (open_problems.RECORD, {"message": "no triggers"}),
     (
+        open_problems.REFUSAL_RECORD,
+        {"message": "a migration fails", "attempt": "0f", "at": current_moment().as_dict()},
+    ),
+    (
         refused_tables.RECORD,
         {"tables": [{"table": "readings", "cause": "rights", "text": "it refuses"}]},
     ),

@@ -20,8 +20,10 @@ from edgepaas.errors import DatabaseFull, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
+from edgepaas.schema import open_problems
 from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.open_problems import open_refusal
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import inspection as looking
@@ -202,36 +204,158 @@ def test_rows_that_are_still_in_the_wal_are_migrated_too(old: Paths, tmp_path: P
     assert ("w", "wal", None) in rows_in(old.sqlite, "items")
 
 
-def test_a_failing_migration_sets_the_old_file_aside_and_the_box_starts(
+def failing(folder: Path, body: str = upgrade_body('raise ValueError("bug")')) -> Application:
+    """Return the shop at 0002, whose migration does *body* and fails."""
+    application = shop(folder, "0002")
+    assert application.migrations is not None
+    write_revision(application.migrations, "0002", "0001", body)
+    return application
+
+
+def assert_refused(paths: Paths, application: Application, reason: str) -> str:
+    """Run the stage: the file has to stay as it is, and the box to answer 503; the message."""
+    tables = {name: rows_in(paths.sqlite, name) for name in ("items", "sales")}
+    inode = paths.sqlite.stat().st_ino
+    report = bring(paths, application)
+    assert report.action == "refused"
+    assert reason in report.message
+    assert reason in open_refusal(paths)
+    assert paths.sqlite.stat().st_ino == inode
+    assert {name: rows_in(paths.sqlite, name) for name in tables} == tables
+    assert quarantined(paths) == []
+    assert list(paths.state.glob(".edgepaas.db.*")) == []
+    return report.message
+
+
+def test_a_failing_migration_is_refused_and_costs_no_row(
     old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The rows are kept, whole; a human is told."""
-    application = shop(tmp_path, "0002")
-    assert application.migrations is not None
+    """An empty database never serves in the place of one with rows; a human is told."""
     body = upgrade_body('op.execute("UPDATE items SET name = 1")', 'raise ValueError("bug")')
-    write_revision(application.migrations, "0002", "0001", body)
     with caplog.at_level(logging.CRITICAL, "edgepaas.alerts"):
-        report = bring(old, application)
-    assert report.action == "replaced"
-    assert version_of(old.sqlite) == "0002"
-    assert rows_in(old.sqlite, "items") == []
-    (folder,) = quarantined(old)
-    assert report.kept == folder
-    assert rows_in(folder / "edgepaas.db", "items") == [(f"i{n}", "tea") for n in range(3)]
-    assert str(folder) in caplog.text
-    assert bring(old, application).action == "nothing"
+        message = assert_refused(old, failing(tmp_path, body), "from 0001 to 0002 failed: bug")
+    assert "\n" not in message
+    assert "install a release that works on it" in message
+    assert "schema-refused" in caplog.text
+    assert version_of(old.sqlite) == "0001"
+
+
+def test_a_migration_that_was_mended_goes_on_from_where_the_file_is(
+    old: Paths, tmp_path: Path
+) -> None:
+    """The rows are where they were, and the refusal is over."""
+    application = failing(tmp_path)
+    assert_refused(old, application, "bug")
+    assert application.migrations is not None
+    write_revision(application.migrations, "0002", *SHOP["0002"])
+    report = bring(old, application)
+    assert (report.action, report.before) == ("migrated", ("0001",))
+    assert len(rows_in(old.sqlite, "items")) == len(rows_in(old.sqlite, "sales")) == 3
+    assert open_refusal(old) == ""
+
+
+def test_what_was_refused_is_copied_again_only_once_something_has_changed(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain goes round each minute, and a copy is as large as the file."""
+    copies = 0
+    original = files.copy_database
+
+    def counted(source: Path, target: Path) -> None:
+        nonlocal copies
+        copies += 1
+        original(source, target)
+
+    monkeypatch.setattr(files, "copy_database", counted)
+    application = failing(tmp_path)
+    assert bring(old, application).action == "refused"
+    first = copies
+    for _ in range(3):
+        assert "bug" in bring(old, application).message
+    assert copies == first
+    with connected(old.sqlite) as connection:
+        connection.execute("INSERT INTO items(id, name) VALUES ('new', 'cup')")
+    assert bring(old, application).action == "refused"
+    assert copies == 2 * first
+    assert bring(old, application).action == "refused"
+    assert copies == 2 * first
+    monkeypatch.setattr(open_problems, "TRIED_AGAIN_AFTER", 0.0)
+    assert bring(old, application).action == "refused"
+    assert copies == 3 * first
 
 
 def test_a_migration_that_breaks_a_key_is_not_swapped_in(old: Paths, tmp_path: Path) -> None:
     """Foreign keys are off while it runs, so they are checked after it."""
-    application = shop(tmp_path, "0002")
+    body = SHOP["0002"][1] + upgrade_body("op.execute(\"DELETE FROM items WHERE id = 'i0'\")")
+    assert_refused(old, failing(tmp_path, body), "points to none")
+
+
+def test_a_file_that_belongs_to_another_user_is_no_damaged_one(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root restored it from a backup; it was moved away, and an empty one served."""
+
+    def denied(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(looking, "open_sqlite", denied)
+        patched.setattr(os, "access", lambda *_: False)
+        report = bring(old, shop(tmp_path, "0001"))
+    assert report.action == "refused"
+    assert "Permission denied" in report.message
+    assert quarantined(old) == []
+    old.sqlite.touch()  # as a new owner or mode changes it
+    assert bring(old, shop(tmp_path, "0001")).action == "nothing"
+    assert len(rows_in(old.sqlite, "sales")) == 3
+
+
+SEEDS = upgrade_body(
+    "op.execute(\"INSERT INTO items (id, name) VALUES ('seed', 'tea')\")",
+    'op.execute("CREATE VIEW cheap AS SELECT id FROM items")',
+    "op.execute(\"CREATE UNIQUE INDEX one_name ON items (name) WHERE id LIKE 'seed%'\")",
+)
+
+
+def seeding(folder: Path) -> Application:
+    """Return the shop at 0001 whose migration also makes a row, a view and an index."""
+    application = shop(folder, "0001")
     assert application.migrations is not None
-    body = upgrade_body("op.execute(\"DELETE FROM items WHERE id = 'i0'\")")
-    write_revision(application.migrations, "0002", "0001", body)
-    report = bring(old, application)
-    assert report.action == "replaced"
-    assert "points to none" in report.message
-    assert len(rows_in(quarantined(old)[0] / "edgepaas.db", "items")) == 3
+    write_revision(application.migrations, "0001", None, SHOP["0001"][1] + "\n" + SEEDS)
+    return application
+
+
+def test_a_fresh_file_has_what_the_migrations_make(paths: Paths, tmp_path: Path) -> None:
+    """There is one source of the schema: rows, views and indexes are in no model."""
+    assert bring(paths, seeding(tmp_path)).action == "created"
+    assert rows_in(paths.sqlite, "items") == [("seed", "tea")]
+    assert rows_in(paths.sqlite, "cheap") == [("seed",)]
+    with connected(paths.sqlite) as connection, pytest.raises(sqlite3.IntegrityError):
+        connection.execute("INSERT INTO items VALUES ('seed-2', 'tea')")
+    assert bring(paths, seeding(tmp_path)).action == "nothing"
+
+
+def test_migrations_that_leave_out_what_the_models_need_make_no_file(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """It worked on a fresh box alone, and on no older one."""
+    older = shop(tmp_path, "0001")
+    newer = Application(name="shop", models=shop_models("0002"), migrations=older.migrations)
+    report = bring(paths, newer)
+    assert report.action == "refused"
+    assert "items.price is missing" in report.message
+    assert "--revision" in report.message
+    assert not paths.sqlite.exists()
+    assert bring(paths, older).action == "created"
+
+
+def test_a_migration_that_fails_on_a_fresh_file_leaves_none(paths: Paths, tmp_path: Path) -> None:
+    """No half of one either."""
+    report = bring(paths, failing(tmp_path))
+    assert report.action == "refused"
+    assert "no fresh file: bug" in report.message
+    assert not paths.sqlite.exists()
+    assert list(paths.state.glob(".edgepaas.db.*")) == []
 
 
 @pytest.mark.parametrize(
@@ -297,15 +421,16 @@ def test_a_file_of_a_newer_build_that_fits_is_served_as_it_is(old: Paths, tmp_pa
     assert list(old.state.glob(".edgepaas.db.*")) == []
 
 
-def test_a_file_of_a_newer_build_that_does_not_fit_is_kept_aside(
+def test_an_older_release_that_meets_a_newer_file_does_not_touch_it(
     old: Paths, tmp_path: Path
 ) -> None:
-    """It lacks what this build needs; the box starts, and the file waits."""
+    """It lacks what the older one needs; the newer one goes on with it."""
     with connected(old.sqlite) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
-    assert bring(old, shop(tmp_path, "0001")).action == "replaced"
-    assert version_of(quarantined(old)[0] / "edgepaas.db") == "9999"
+    message = assert_refused(old, shop(tmp_path, "0001"), "its revision 9999 is unknown")
+    assert "items.name is missing" in message
+    assert version_of(old.sqlite) == "9999"
 
 
 def test_tables_without_a_version_are_known_by_their_looks(old: Paths, tmp_path: Path) -> None:
@@ -488,10 +613,8 @@ def test_the_traceback_of_a_migration_is_for_debugging(
 
 def test_a_quarantine_with_rows_is_seen_until_it_is_removed(old: Paths, tmp_path: Path) -> None:
     """Its rows are counted, and the reason is kept; one without rows is no matter."""
-    application = shop(tmp_path, "0002")
-    assert application.migrations is not None
-    write_revision(application.migrations, "0002", "0001", upgrade_body('raise ValueError("bug")'))
-    bring(old, application)
+    files.move_to_quarantine(old.sqlite, old.quarantine, "a bug")
+    bring(old, shop(tmp_path, "0001"))
     (found,) = list_quarantined(old, old.sqlite)
     assert found.rows == 6
     assert "bug" in found.reason

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Bring the decided database to the newest revision and write run/tables.json.
 
-A fresh SQLite file is created; an older one is migrated on a copy, checked and swapped
-in. One that cannot be migrated is moved to quarantine and the box starts on a fresh one.
-PostgreSQL is migrated in one transaction under an advisory lock; if it turns out to be
-unusable and SQLite may take over, the chain is sent round again (exit status 75)."""
+A fresh SQLite file is made by the application's migrations; an older one is migrated on a
+copy, checked and swapped in. One on which this release cannot work is left as it is: the
+box then answers 503 with the reason (exit status 0; --check tells). PostgreSQL is migrated
+in one transaction under an advisory lock; if it turns out to be unusable and SQLite may
+take over, the chain is sent round again (exit status 75)."""
 
 logger = logging.getLogger("edgepaas.schema")
 

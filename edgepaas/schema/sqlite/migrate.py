@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bringing the SQLite file to head: create, migrate on a copy, or set aside and begin anew.
+"""Bringing the SQLite file to head: create, migrate on a copy, or refuse it.
 
-The box starts whatever the file is like. What cannot be migrated is never altered: it is
-moved, whole, to quarantine, and an alert is raised.
+What cannot be migrated is never altered nor moved: it is refused, and an empty file never
+takes the place of one with rows. Only a damaged file goes to quarantine, whole.
 """
 
+import glob
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import forget_damage, forget_due_check, forget_unclean_stop
 from edgepaas.schema.chain import Chain, Revisions, show
-from edgepaas.schema.errors import ChainIncomplete, SchemaError, brief
+from edgepaas.schema.errors import ChainIncomplete, SchemaError, SchemaRefused, brief
 from edgepaas.schema.report import Action, SchemaReport
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
@@ -31,7 +32,7 @@ from edgepaas.schema.sqlite.copies import (
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths
 from edgepaas.schema.sqlite.inspection import EmptyFile, examine_with_retry
-from edgepaas.schema.sqlite.rebuild import rebuild
+from edgepaas.schema.sqlite.rebuild import fill_fresh, rebuild
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
@@ -60,7 +61,8 @@ def prepare_sqlite(
 
     *foreign*: another application used it last, so that the same word for a revision need
     not mean the same tables. Raises SchemaError or LockHeld when it cannot and no safe way
-    round is left: the file is in use, or the disk is full.
+    round is left: the file is in use, or the disk is full. SchemaRefused is raised where this
+    build cannot work on the file, which is left as it was.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with held(paths.database_lock, timeout=LOCK_TIMEOUT):
@@ -85,21 +87,27 @@ def prepare_sqlite(
 
 
 def _create(path: Path, chain: Chain, models: Models) -> SchemaReport:
+    """Make a fresh file by the application's migrations; by its models where it has none."""
     from sqlalchemy.exc import SQLAlchemyError
 
     metadata = models()
     try:
         with finished_copy(path, None) as (copy, connection):
-            if metadata is not None:
-                metadata.create_all(connection)
-            _stamp(connection, chain)
+            fill_fresh(connection, chain, metadata)
+        files.check_copy(copy)
         files.swap_in(copy, path, None, "")
+    except (ChainIncomplete, SchemaRefused):
+        raise
+    except SchemaError as error:
+        raise SchemaRefused(f"a fresh {path} cannot be made: {error}") from error
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         if error_classes.disk_is_full(path):
             raise DatabaseFull(
                 f"the disk has no room for a fresh {path}: {brief(error)}"
             ) from error
         raise SchemaError(f"a fresh {path} cannot be created: {brief(error)}") from error
+    finally:
+        files.sweep(path)
     if chain.unwritten and chain.folder is not None:
         message = (
             f"fresh file, its tables from the models: {chain.folder / 'versions'} holds no "
@@ -133,13 +141,15 @@ def _migrate(
         if error_classes.fails_to_read(error):
             raise error_classes.unreadable(path, error) from error
         cause = error_classes.error_for(path, error) if isinstance(error, sqlite3.Error) else error
+        if isinstance(error, SchemaRefused):
+            raise
         if isinstance(cause, DatabaseFull) or error_classes.disk_is_full(path):
             raise SchemaError(
                 f"the disk is too full to migrate {path} on a copy; it was left as it is: "
                 f"{brief(error)}"
             ) from error
         reason = brief(error)
-        if before != chain.heads:
+        if before != chain.heads and not isinstance(error, SchemaError):
             way = f"from {show(before or ())} to {show(chain.heads)}"
             reason = f"migrating it {way} failed: {reason}"
         logger.error("%s: %s", path, reason)
@@ -210,10 +220,14 @@ def _without_migration(
     models: Models,
     failed: _Failed,
 ) -> SchemaReport:
-    """Go on after a migration failed: as it is, or rebuilt, and only then on a fresh file."""
+    """Go on after a migration failed: as it is if it fits, or rebuilt if none ever ran on it.
+
+    Raises SchemaRefused where neither is possible: the file is left as it was.
+    """
     before, reason = failed.before, failed.reason
     metadata = models()
-    if not incompatibility(path, chain, metadata):
+    known = metadata is not None or chain.unwritten
+    if known and not incompatibility(path, chain, metadata):
         message = f"{reason}; the file was left as it is and serves, since its tables fit"
         SQLITE_UNMIGRATED.raise_alert(f"{path}: {message}")
         message = SQLITE_UNMIGRATED.message(message)
@@ -221,25 +235,34 @@ def _without_migration(
     if isinstance(failed.error, ChainIncomplete):
         raise failed.error
     if unknown := outbox_problem(path):
-        # A fresh file would leave its unsent rows where no process of this build sends them.
-        raise SchemaError(f"{path} is left as it is: {unknown} ({reason})") from failed.error
-    if not before or before == chain.heads:
-        # No migration ever ran on it, so none of what they do to rows can be missed.
-        try:
-            steps: list[str] = []
-            with finished_copy(path, path) as (copy, connection):
-                rebuild(connection, chain, metadata, steps)
-            files.check_copy(copy)
-            kept = files.swap_in(copy, path, paths.backups, "before-rebuild")
-        except Exception as problem:  # a fresh file is what is left then
-            logger.error("rebuilding the tables of %s failed: %s", path, brief(problem))
-            logger.debug("rebuilding the tables of %s failed", path, exc_info=problem)
-            files.sweep(path)
-        else:
-            message = f"{'; '.join(steps)}; now at {show(chain.heads)} ({reason})"
-            SQLITE_REBUILT.raise_alert(f"{path}: {message}; as it was it is kept: {kept}")
-            return _report("repaired", before, chain, message, kept=kept)
-    return _replace(path, paths, chain, models, reason)
+        raise _refused(path, paths, f"{unknown} ({reason})") from failed.error
+    if before and before != chain.heads:
+        raise _refused(path, paths, reason) from failed.error
+    # No migration ever ran on it, so none of what they do to rows can be missed.
+    try:
+        steps: list[str] = []
+        with finished_copy(path, path) as (copy, connection):
+            rebuild(connection, chain, metadata, steps)
+        files.check_copy(copy)
+        kept = files.swap_in(copy, path, paths.backups, "before-rebuild")
+    except Exception as problem:
+        logger.debug("rebuilding the tables of %s failed", path, exc_info=problem)
+        files.sweep(path)
+        why = f"{reason}; its tables cannot be rebuilt either: {brief(problem)}"
+        raise _refused(path, paths, why) from problem
+    message = f"{'; '.join(steps)}; now at {show(chain.heads)} ({reason})"
+    SQLITE_REBUILT.raise_alert(f"{path}: {message}; as it was it is kept: {kept}")
+    return _report("repaired", before, chain, message, kept=kept)
+
+
+def _refused(path: Path, paths: Paths, reason: str) -> SchemaRefused:
+    """Return the refusal, with the way out."""
+    older = sorted(paths.backups.glob(f"*.{glob.escape(path.name)}"), reverse=True)
+    copies = f"; as it was before earlier migrations it is kept in {paths.backups}" if older else ""
+    return SchemaRefused(
+        f"{path} is left as it is, with all its rows, and is not served: {reason}; install a "
+        f"release that works on it{copies}"
+    )
 
 
 def _after(chain: Chain, before: Revisions | None) -> Revisions:
@@ -252,7 +275,7 @@ def _replace(path: Path, paths: Paths, chain: Chain, models: Models, reason: str
     forget_due_check(path)
     forget_unclean_stop(path)
     SQLITE_REPLACED.raise_alert(
-        f"the SQLite file {path} could not be used ({reason}); it was moved to {folder} and a "
+        f"the SQLite file {path} is damaged ({reason}); it was moved to {folder} and a "
         f"fresh one was opened: the box serves, without the rows of the old file"
     )
     created = _create(path, chain, models)

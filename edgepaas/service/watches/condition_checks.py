@@ -29,7 +29,7 @@ from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox.space import budget
 from edgepaas.outcomes.causes import Access
 from edgepaas.outcomes.refused_tables import read_refused
-from edgepaas.schema.open_problems import open_problem
+from edgepaas.schema.open_problems import open_problem, open_refusal
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.service.watches.write_outcomes import noted_key
 from edgepaas.sync.audit.lost_state import lost_sentences
@@ -75,6 +75,7 @@ class ServiceChecks:
             "database-answers": self._database_answers,
             "postgresql-usable": self._postgresql_usable,
             "file-is-our-own": self._file_unused,
+            "schema-accepted": self._schema_accepted,
             "file-at-head": self._file_unused,
             "nothing-set-aside": self._nothing_set_aside,
             "schema-stage-complete": self._schema_stage_complete,
@@ -133,6 +134,9 @@ class ServiceChecks:
         if self.contract.sqlite_active or self.contract.fallback_armed:
             return None
         return f"{self.contract.sqlite_path} is not used any more"
+
+    def _schema_accepted(self, _: str) -> str | None:
+        return None if open_refusal(self.paths) else "this release works on the database"
 
     def _nothing_set_aside(self, _: str) -> str | None:
         found = list_quarantined(self.paths, self.contract.sqlite_path)
