@@ -20,7 +20,13 @@ _REFUSAL_NAME = "schema-refusal"
 REFUSAL_RECORD = RecordType(
     "schema-refusal",
     1,
-    {"message": shapes.text, "attempt": shapes.text, "at": shapes.map_of(shapes.anything)},
+    {
+        "message": shapes.text,
+        "attempt": shapes.text,
+        "at": shapes.object_of(
+            {"wall": shapes.number, "since_boot": shapes.number, "boot_id": shapes.text}
+        ),
+    },
 )
 #: Seconds after which what was refused is tried again, though nothing has changed: what made a
 #: migration fail may have been the machine. Each attempt copies the whole file.
@@ -82,7 +88,7 @@ def refused_before(paths: Paths, attempt: str) -> str:
         return ""
     try:
         passed = current_moment().seconds_since(read_moment(found["at"]))
-    except (KeyError, TypeError, ValueError):
+    except ValueError:  # a clock that cannot be
         return ""
     recent = passed is not None and passed < TRIED_AGAIN_AFTER
     return str(found["message"]) if recent else ""
