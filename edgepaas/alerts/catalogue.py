@@ -263,10 +263,12 @@ ACKNOWLEDGED_ROWS_LOST = _entry(
     severity="critical",
     what_happened="PostgreSQL went back in time while it served: rows that it had acknowledged are "
     "not there. It was restored, a standby that lagged was promoted, or it crashed with "
-    "synchronous_commit off.",
-    what_to_do="Look for them on the server that served before, or with the devices that sent "
-    "them, then run 'edgepaas sync acknowledge'; writes go on meanwhile.",
+    "synchronous_commit off. A warning while the box sends them again from its journal.",
+    what_to_do="Nothing where the box sends all of them again. Look for the others on the server "
+    "that served before, or with the devices that sent them, then run 'edgepaas sync "
+    "acknowledge'; writes go on meanwhile.",
     check="no-row-left",
+    also=("warning",),
 )
 AUDIT_DISCREPANCY = _entry(
     "audit-discrepancy",

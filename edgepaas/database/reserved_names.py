@@ -14,6 +14,8 @@ BATCHES: Final = "outbox_batches"
 LEDGER: Final = "outbox_ledger"
 SEQUENCE_GAPS: Final = "outbox_absent"
 RECOVERY: Final = "outbox_recovery"
+RESENT: Final = "outbox_resent"
+SWITCHES: Final = "outbox_switches"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"
 

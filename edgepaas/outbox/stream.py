@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
 from edgepaas.outbox import ledger, sequence_gaps, tables
+from edgepaas.outbox.resending import switches
 
 logger = logging.getLogger("edgepaas.outbox")
 
@@ -183,6 +184,7 @@ def _renumber(connection: sqlite3.Connection, above: int, last: int, shift: int)
         (shift, shift, above),
     )
     connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (last + shift, OUTBOX))
+    switches.shift(connection, above, shift)
     gaps = connection.execute(
         f"SELECT seq, v0 FROM {OUTBOX} WHERE op = 'G' AND seq > ?",  # noqa: S608
         (last,),

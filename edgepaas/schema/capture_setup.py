@@ -40,6 +40,9 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     from edgepaas.files.node_identity import node_identity
     from edgepaas.outbox import capture as outbox
     from edgepaas.outbox import fence, versions
+    from edgepaas.outbox.journal.opening import youngest_order
+    from edgepaas.outbox.journal.tables import journal_path
+    from edgepaas.outbox.resending.switches import note_switch
     from edgepaas.outbox.space import vacuum
 
     with _opened(path, paths) as connection:
@@ -59,6 +62,7 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
         missing = outbox.problems(connection, document) if done.changed else []
         if missing:
             raise NotCaptured(f"{path}: changes are not captured: {'; '.join(missing)}")
+        note_switch(connection, youngest_order(journal_path(path)))
         steps = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
         steps += _salvage(path, paths, connection, document)
     return "; ".join(steps)

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from edgepaas.files.locks import LockHeld, acquire
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.ledger import pending
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile, open_box_file
@@ -108,7 +109,10 @@ def _send_all(
 
     rows = context.settings.integer("SYNC_BATCH")
     document = context.table_document()
-    models, recovery = document["tables"] or None, Recovery(document)
+    models, recovery = (
+        document["tables"] or None,
+        Recovery(document, journal_path(context.contract.sqlite_path)),
+    )
     reported = time.monotonic()
     with closing(context.connect(schema)) as hub, context.stop.abort_on_stop(hub.abort):
         while True:

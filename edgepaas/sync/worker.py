@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from edgepaas.database.failures import is_damaged, is_full
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.sqlite_file import note_damage
+from edgepaas.marks.record import is_alive
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.space import ballast
 from edgepaas.outbox.versions import UnknownOutbox
 from edgepaas.sync.box_file import BoxFile
@@ -29,6 +31,7 @@ from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.resend.lost_connections import LostConnections
 from edgepaas.sync.resend.recovery import Recovery
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.takeover.drain_time import DrainTime
@@ -89,7 +92,8 @@ class SyncWorker:
         )
         mirror = Mirror(self.context.table_document(), stop.raise_if_requested)
         self._models = mirror.document["tables"]
-        self._recovery = Recovery(mirror.document)
+        journal = journal_path(contract.sqlite_path)
+        self._recovery = Recovery(mirror.document, journal, self._is_alive)
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
         self._audit = AuditTurn(self.context, self._models, self.report)
 
@@ -113,7 +117,8 @@ class SyncWorker:
             self.report,
             reclaimed=mirror.compare_everything,
         )
-        self._comparison = ComparisonTurn(self.context, node.node_id, interval)
+        connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
+        self._comparison = ComparisonTurn(self.context, interval, connections)
 
     def run(self) -> int:
         """Drain until a stop is requested; returns the exit status."""
@@ -258,6 +263,10 @@ class SyncWorker:
         return self._file.dirty and self.report.rows_waiting > self.context.settings.integer(
             "SYNC_BATCH"
         )
+
+    def _is_alive(self, _stream_id: str, owner: str) -> bool:
+        """Whether the process that wrote a stream may still commit on it."""
+        return is_alive(self.context.paths, owner)
 
     # -- the hub --
 

@@ -201,14 +201,19 @@ class Journal:
         with self._writer.reading() as connection:
             return reading.entries_of(connection, stream_id, above)
 
-    def lacking(self, hub: Mapping[str, int]) -> list[StoredEntry]:
+    def lacking(self, hub: Mapping[str, int], *, newest: int = 0) -> list[StoredEntry]:
         """Return the confirmed entries that a hub with these marks lacks; in order, no changes.
 
-        *hub*: the transactions of each of the box's streams there. :meth:`with_changes` reads
-        what stands in them.
+        *hub*: the transactions of each of the box's streams there. *newest*: only among so many
+        rows at the end. :meth:`with_changes` reads what stands in them.
         """
         with self._writer.reading() as connection:
-            return reading.lacking(connection, hub)
+            return reading.lacking(connection, hub, newest=newest)
+
+    def joined_streams(self) -> dict[str, str]:
+        """Return by stream the one on the hub that it was, or is being, joined to."""
+        with self._writer.reading() as connection:
+            return reading.joined_streams(connection)
 
     def with_changes(self, entry: StoredEntry) -> StoredEntry:
         """Return *entry* with its changes."""

@@ -15,6 +15,7 @@ from edgepaas.files.locks import LockHeld, acquire, held
 from edgepaas.files.sqlite_file import open_refusal_reason, sidecars
 from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal import tables
+from edgepaas.outbox.journal.reading import newest_order
 from edgepaas.outbox.space import vacuum
 
 logger = logging.getLogger("edgepaas.outbox")
@@ -78,6 +79,18 @@ class JournalFile:
         """Close it; an open transaction is rolled back."""
         self.connection.close()
         os.close(self._lock)
+
+
+def youngest_order(path: Path) -> int:
+    """Return the order of the youngest entry in the file *path*; 0 where none can be read."""
+    if not path.exists() or open_refusal_reason(path):
+        return 0
+    try:
+        with contextlib.closing(_connected(path)) as connection:
+            return newest_order(connection)
+    except (sqlite3.Error, OSError) as error:
+        logger.warning("the journal %s cannot be read: %s", path, error)
+        return 0
 
 
 class _NotOurs(Exception):

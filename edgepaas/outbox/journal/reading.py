@@ -39,8 +39,13 @@ def entries_of(connection: sqlite3.Connection, stream_id: str, above: int) -> li
     return [with_changes(connection, StoredEntry(*row)) for row in rows]
 
 
-def lacking(connection: sqlite3.Connection, hub: Mapping[str, int]) -> list[StoredEntry]:
-    """Return the confirmed entries that a hub with these marks lacks, in order, without changes."""
+def lacking(
+    connection: sqlite3.Connection, hub: Mapping[str, int], *, newest: int = 0
+) -> list[StoredEntry]:
+    """Return the confirmed entries that a hub with these marks lacks, in order, without changes.
+
+    *newest*: only among so many rows at the end of the file; 0: among all.
+    """
     joined = {
         stream_id
         for stream_id, to, mark in connection.execute(
@@ -48,13 +53,26 @@ def lacking(connection: sqlite3.Connection, hub: Mapping[str, int]) -> list[Stor
         )
         if hub.get(to, 0) >= mark
     }
-    rows = connection.execute(f"{_HEADS} AND j.state = {CONFIRMED} AND j.stream <> 0")
+    rows = connection.execute(
+        f"{_HEADS} AND j.state = {CONFIRMED} AND j.stream <> 0 AND j.number > "  # noqa: S608
+        f"CASE ?1 WHEN 0 THEN 0 ELSE (SELECT max(number) FROM {JOURNAL}) - ?1 END",
+        (newest,),
+    )
     found = [
         one
         for one in (StoredEntry(*row) for row in rows)
         if one.mark > hub.get(one.stream_id, 0) and one.stream_id not in joined
     ]
     return sorted(found, key=lambda one: one.order)
+
+
+def joined_streams(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return by stream the one on the hub that it was, or is being, joined to."""
+    return dict(
+        connection.execute(
+            f"SELECT stream_id, joined_to FROM {STREAMS} WHERE joined_to <> ''"  # noqa: S608
+        ).fetchall()
+    )
 
 
 def with_changes(connection: sqlite3.Connection, entry: StoredEntry) -> StoredEntry:
@@ -82,6 +100,18 @@ def changes_between(connection: sqlite3.Connection, first: int, last: int) -> It
 def last_order(connection: sqlite3.Connection) -> int:
     """Return the greatest order of an entry; 0 without one."""
     found = connection.execute(f"SELECT max(ord) FROM {JOURNAL}").fetchone()[0]  # noqa: S608
+    return int(found or 0)
+
+
+def newest_order(connection: sqlite3.Connection) -> int:
+    """Return the greatest order among the entries that were written last; 0 without one.
+
+    They are written almost in their order, and there is no index of it.
+    """
+    found = connection.execute(
+        f"SELECT max(ord) FROM (SELECT ord FROM {JOURNAL} WHERE ord IS NOT NULL "  # noqa: S608
+        "ORDER BY number DESC LIMIT 1000)"
+    ).fetchone()[0]
     return int(found or 0)
 
 

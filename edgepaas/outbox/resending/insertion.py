@@ -16,6 +16,7 @@ from typing import Any
 
 from edgepaas.database.reserved_names import OUTBOX, SEQUENCE_GAPS, STATE, TRANSACTIONS
 from edgepaas.outbox import tables
+from edgepaas.outbox.resending import switches
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.triggers import values_of
 
@@ -73,15 +74,18 @@ class Shifts:
 
 
 def insert_among_waiting(
-    connection: sqlite3.Connection, transactions: Callable[[], Iterable[Transaction]]
+    connection: sqlite3.Connection,
+    transactions: Callable[[], Iterable[Transaction]],
+    *,
+    inserted: Callable[[], None] = lambda: None,
 ) -> int:
     """Put what *transactions* gives among the rows that wait, as resent; returns how many rows.
 
     *transactions* is called twice, and gives the same both times, in the order in which they
     were committed. What comes after a row that is confirmed, or reclaimed, goes before all that
     waits. The caller holds the lock of the stream on the hub and has found both sides in step:
-    numbers that are in flight must not change. One transaction, of its own unless one is open.
-    Raises sqlite3.Error.
+    numbers that are in flight must not change. *inserted* is called in the same transaction,
+    which is one of its own unless one is open. Raises sqlite3.Error.
     """
     with tables.transaction(connection):
         stream = read_stream(connection)
@@ -98,6 +102,7 @@ def insert_among_waiting(
         shifts = Shifts.of(counts)
         total = sum(counts.values())
         if not total:
+            inserted()
             return 0
         _make_room(connection, shifts, least)
         _fill(connection, shifts, zip(places, transactions(), strict=True))
@@ -110,6 +115,7 @@ def insert_among_waiting(
                 (OUTBOX, stream.last_seq + total),
             )
         connection.execute(f"UPDATE {STATE} SET inflight_batch = '', inflight_seq = 0")  # noqa: S608
+        inserted()
     return total
 
 
@@ -150,6 +156,10 @@ def _make_room(connection: sqlite3.Connection, shifts: Shifts, least: int) -> No
     connection.execute(f"UPDATE {OUTBOX} SET seq = -seq WHERE seq < 0")  # noqa: S608
     connection.execute(f"UPDATE {TRANSACTIONS} SET first = -first WHERE first < 0")  # noqa: S608
     _shift_gaps(connection, shifts, least)
+    before = 0
+    for place, count in zip(shifts.places, shifts.counts, strict=True):
+        switches.shift(connection, place + before, count - before)
+        before = count
 
 
 def _shift_gaps(connection: sqlite3.Connection, shifts: Shifts, least: int) -> None:

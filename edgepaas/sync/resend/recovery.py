@@ -11,9 +11,11 @@ import logging
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import STATE
+from edgepaas.outbox.journal.journal import Alive, nobody
 from edgepaas.outbox.resending.insertion import insert_among_waiting
 from edgepaas.outbox.resending.recovery_state import (
     HistoryMark,
@@ -23,6 +25,7 @@ from edgepaas.outbox.resending.recovery_state import (
 from edgepaas.sync.hub import history
 from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
 from edgepaas.sync.resend.home import missing_shared_rows
+from edgepaas.sync.resend.journaled import opened_journal, queue_lost_entries
 
 if TYPE_CHECKING:
     from edgepaas.outbox.stream import Stream
@@ -36,6 +39,10 @@ class Recovery:
     """Queues again what a hub lost; *document* is run/tables.json."""
 
     document: Mapping[str, Any]
+    #: The file of the journal; None: there is none.
+    journal: Path | None = None
+    #: Whether a connection may still commit on a stream of the journal.
+    alive: Alive = nobody
     _prepared: bool = field(default=False, init=False)
     #: The history that the open transaction begins.
     _begun: HistoryMark = field(default=HistoryMark(), init=False)
@@ -61,11 +68,26 @@ class Recovery:
             note_history(connection, self._begun.history_id, self._begun.mark)
 
     def _queue(self, connection: sqlite3.Connection, hub: "Hub", stream: "Stream") -> None:
+        if self.journal is not None:
+            self._queue_journal(connection, self.journal, hub, stream)
         queued = self._queue_shared_rows(connection, hub, stream)
         if queued:
             logger.warning(
                 "%d shared rows of this box are not in PostgreSQL, which went back in time: they "
                 "are sent again", queued,
+            )  # fmt: skip
+
+    def _queue_journal(
+        self, connection: sqlite3.Connection, path: Path, hub: "Hub", stream: "Stream"
+    ) -> None:
+        with opened_journal(path, stream.node_id) as journal:
+            if journal is None:
+                return
+            queued = queue_lost_entries(connection, journal, hub, stream.node_id, self.alive)
+        if queued:
+            logger.warning(
+                "%d rows that PostgreSQL had acknowledged while it served are not there: they are "
+                "sent again from the journal", queued,
             )  # fmt: skip
 
     def _queue_shared_rows(
