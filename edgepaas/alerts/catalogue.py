@@ -87,7 +87,8 @@ WRITES_REFUSED = _entry(
     origin="service",
     severity="critical",
     what_happened="PostgreSQL answers, and refuses every write to a table: a right is missing, "
-    "it is locked, read-only or full, or the table was changed.",
+    "it is locked, read-only or full, or the table was changed so that it does not keep every row "
+    "as it is.",
     what_to_do="Mend what is named. Nothing is lost: rows are kept on the box where SQLite may "
     "serve, are sent once PostgreSQL takes them, and then it serves again by itself.",
     check="writes-accepted",

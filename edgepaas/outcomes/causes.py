@@ -42,6 +42,12 @@ class Cause(StrEnum):
     FUNCTION = "function"
     #: A constraint that the box does not know.
     CONSTRAINT = "constraint"
+    #: The table has another primary key than the box's, or none.
+    KEY = "key"
+    #: A column that the box may leave empty takes no NULL.
+    NOT_NULL = "not-null"
+    #: The table is a view, or has rules, or does not outlive a crash.
+    KIND = "kind"
     #: COMMIT was not confirmed in time: a synchronous standby does not answer.
     STANDBY = "standby"
     #: The server itself: an I/O error, damaged data, no memory.
@@ -56,6 +62,8 @@ class Access(StrEnum):
     LOOK = "look"
     #: Nothing was to be written.
     READ = "read"
+    #: Nothing: the catalog says that it would not keep every row as it is.
+    FIT = "fit"
 
 
 #: They may be over in a moment; the others stay until an operator changes something.
@@ -124,6 +132,8 @@ class Refusal:
     @property
     def text(self) -> str:
         """The one line for a person: the table and the cause; the same in every process."""
+        if self.access is Access.FIT:
+            return f"PostgreSQL's table {self.table} does not fit: {self.said}"
         what = "writes to" if self.access is Access.WRITE else "reads of"
         code = f" (SQLSTATE {self.sqlstate})" if self.sqlstate else ""
         return f"PostgreSQL refuses {what} {self.table}: {self.said}{code}"

@@ -386,6 +386,21 @@ def _lost_stays_lost(recovery: Any) -> Iterable[Replacement]:
     return [(recovery.Recovery, "_queue", lambda *_: None)]
 
 
+def _any_type_fits(fit: Any) -> Iterable[Replacement]:
+    """Whatever type a column has, it keeps what is written to it."""
+    return [(fit, "column_misfit", lambda *_: "")]
+
+
+def _believes_tags(planner: Any) -> Iterable[Replacement]:
+    """What a statement says that it stored is stored as it was sent."""
+    return [(planner, "verify", lambda *_: None)]
+
+
+def _catalog_as_read(drain: Any) -> Iterable[Replacement]:
+    """The hub's tables stay as they were when this connection looked at them."""
+    return [(drain, "unaltered_statements", lambda *_: [])]
+
+
 #: No difference between the two marks is noticed.
 _OVERLOOK_ALL = {
     "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
@@ -402,6 +417,9 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.handback": _no_fence,
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
+    "any-type-fits": {"edgepaas.outcomes.fit": _any_type_fits},
+    "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
+    "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     verbs = parser.add_mutually_exclusive_group()
     verbs.add_argument(
-        "--check", action="store_true", help="only check whether it is at head (exit status 0 or 1)"
+        "--check",
+        action="store_true",
+        help="only check whether it is at head and takes every row as it is (exit status 0 or 1)",
     )
     verbs.add_argument(
         "--hub",
@@ -214,11 +216,13 @@ def _check(
         state = schema_at_head(database, application)
     finally:
         database.close()
+    message = "; but ".join(filter(None, (state.message, state.reservation)))
+    takes_everything = state.at_head and not state.reservation
     if as_json:
-        print_json({"at_head": state.at_head, "message": state.message})
+        print_json({"at_head": state.at_head, "fits": takes_everything, "message": message})
     else:
-        say("schema", f"{_NAMES[database.dialect]}: {state.message}")
-    return EXIT_DONE if state.at_head else EXIT_FAILED
+        say("schema", f"{_NAMES[database.dialect]}: {message}")
+    return EXIT_DONE if takes_everything else EXIT_FAILED
 
 
 def _repair(

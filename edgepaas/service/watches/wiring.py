@@ -87,6 +87,7 @@ class Watches:
         if outcomes is not None:
             handlers = replace(handlers, give_up=outcomes.give_up)
             self._start(outcomes.task)
+            self._start_fit(loaded.database, outcomes)
         self._start(LossWatch(loaded.database, handlers).task)
         self._start_marks(loaded.database)
         patience = self.settings.number("STOP_TIMEOUT")
@@ -115,6 +116,15 @@ class Watches:
             hold=self.settings.number("POSTGRES_HOLD"),
         )
         return OutcomeWatch(database.outcomes, handlers)
+
+    def _start_fit(self, database: "Database", outcomes: "OutcomeWatch") -> None:
+        """Look whether the tables go on keeping what is written to them."""
+        from edgepaas.outbox.layout import TABLES_RECORD
+        from edgepaas.service.watches.table_fit import FitWatch
+
+        document = TABLES_RECORD.read_or_none(self.paths.tables)
+        if document is not None and document["tables"]:
+            self._start(FitWatch(database, document["tables"], outcomes.report_unfit).task)
 
     def _start_marks(self, database: "Database") -> None:
         """Compare what PostgreSQL acknowledged with what it has."""

@@ -3,8 +3,8 @@
 
 A chunk that was sent is not kept in memory. So the transaction is rolled back when a fact
 exists already, and the batch is read and sent again with a comparison of its facts; and when a
-row is refused: the batch is then read again and applied row by row
-(:mod:`edgepaas.sync.delivery.bisect`).
+row is refused, or is not there afterwards as it was sent: the batch is then read again and applied
+row by row (:mod:`edgepaas.sync.delivery.bisect`).
 """
 
 from collections import deque
@@ -18,6 +18,7 @@ from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statemen
 from edgepaas.sync.delivery.sending import Origin, bind
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.delivery.values import UnsendableValue
+from edgepaas.sync.delivery.verification import unstored
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
@@ -107,4 +108,6 @@ class PipelinedApplier:
             position += len(own)
             if must_be_new and own[0].count < rows:
                 raise FactsExist("facts that exist already")
+            if not_there := unstored(templates, own[: len(templates)]):
+                raise NeedsRowByRow(next(iter(not_there.values())))
             self.counts.add_results(templates, own[: len(templates)], rows)

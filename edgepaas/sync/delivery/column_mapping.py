@@ -10,6 +10,7 @@ from edgepaas.outbox.layout import Column, Layout, Merge
 from edgepaas.outbox.revisions.changes import Names
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.tables import quoted
+from edgepaas.outcomes.fit import table_misfit
 from edgepaas.sync.errors import SchemaDrift
 from edgepaas.sync.hub.catalog import HubColumn, HubTable
 
@@ -103,6 +104,8 @@ def map_columns(
         raise SchemaDrift(f"the hub's table {table.name} has no {lacking[0]}; {_REMEDY}")
     _check_key(layout, table, names)
     _check_required(table, names)
+    if wanted is not None:
+        _check_fit(layout, table, names, own, wanted)
     return ColumnMapping(
         layout,
         tuple(_mapped_columns(layout, table, names)),
@@ -111,6 +114,7 @@ def map_columns(
     )
 
 
+_ALTERED = "alter it back, and what waits is sent"
 _REMEDY = "run 'edgepaas schema --hub' to upgrade it to this box's models"
 
 
@@ -131,6 +135,25 @@ def _check_required(table: HubTable, names: Names) -> None:
                 f"the hub's column {table.name}.{column.name} requires a value, and rows that "
                 "wait here have none: give it a default there until they are delivered"
             )
+
+
+def _check_fit(
+    layout: Layout, table: HubTable, names: Names, own: Names, wanted: Mapping[str, Any]
+) -> None:
+    """Raise SchemaDrift where *table* would not keep what the models, *wanted*, allow as it is.
+
+    The rows at hand may be of an older layout; what a migration made of their columns is the
+    models' matter.
+    """
+    models = {column["name"]: column for column in wanted["columns"]}
+    columns = [
+        {**models.get(own.columns[column.name] or "", {}), "name": there}
+        for column in layout.columns
+        if (there := names.columns[column.name]) in table.columns
+    ]
+    refusal = table.shape and table_misfit(table.name, {"columns": columns}, table.shape)
+    if refusal is not None:
+        raise SchemaDrift(f"{refusal.text}; {_ALTERED}")
 
 
 def _mapped_columns(layout: Layout, table: HubTable, names: Names) -> Iterator[MappedColumn]:

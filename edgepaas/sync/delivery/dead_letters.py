@@ -11,11 +11,13 @@ from edgepaas.errors import EdgePaaSError
 from edgepaas.outbox.layout import Layout, forwarded_layouts
 from edgepaas.outbox.reading import Change, Op
 from edgepaas.outbox.revisions.naming import Naming
-from edgepaas.pgdriver.pipeline import Statement
+from edgepaas.pgdriver.pipeline import Result, Statement
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.column_mapping import TableDropped
 from edgepaas.sync.delivery.planner import Planner
 from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
+from edgepaas.sync.delivery.statement_template import StatementTemplate
+from edgepaas.sync.delivery.verification import unstored
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
@@ -187,13 +189,29 @@ def _apply_chain(
             statements: list[Statement] = []
             for sent, _ in bind(templates, [change], origin):
                 statements += sent
-            if statements:
-                hub.savepoint(statements)
+            reason = _apply_letter(hub, templates, statements)
+            if reason:
+                return number, ("", reason)
         except RowRefused as error:
             return number, (error.sqlstate, error.server_message)
         except TableDropped:
             return number, ("42P01", f"there is no table {letter.table} any more")
     return len(chain), None
+
+
+def _apply_letter(
+    hub: Hub, templates: Sequence[StatementTemplate], statements: Sequence[Statement]
+) -> str:
+    """Run the *statements* of a letter; returns why its row is not there as it was sent, or ""."""
+    not_there: list[str] = []
+
+    def is_stored(results: Sequence[Result]) -> bool:
+        not_there.extend(unstored(templates, results).values())
+        return not not_there
+
+    if statements:
+        hub.savepoint(statements, accepted=is_stored)
+    return not_there[0] if not_there else ""
 
 
 def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:

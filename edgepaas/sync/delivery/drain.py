@@ -6,6 +6,7 @@ rows, and the batch's random id, which the file stores as in flight before anyth
 When the answer to COMMIT is lost, the next call finds out: either the hub has that id or not.
 """
 
+import json
 import logging
 import sqlite3
 import uuid
@@ -24,7 +25,12 @@ from edgepaas.outcomes.causes import refusal_of
 from edgepaas.sync.delivery import dead_letters
 from edgepaas.sync.delivery.apply import FactsExist, NeedsRowByRow, PipelinedApplier
 from edgepaas.sync.delivery.bisect import BisectingApplier
-from edgepaas.sync.delivery.marks import HubStreamState, advance_statements, lock_stream
+from edgepaas.sync.delivery.marks import (
+    HubStreamState,
+    advance_statements,
+    lock_stream,
+    unaltered_statements,
+)
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
 from edgepaas.sync.delivery.reconcile import Log, Totals, confirm_batch, reconcile
 from edgepaas.sync.delivery.sending import Origin
@@ -174,10 +180,12 @@ class _Sending:
     row_by_row: bool
     comparing: bool
 
-    def applier(self) -> PipelinedApplier | BisectingApplier:
+    def planner(self) -> Planner:
         models = _newest_layouts(self.connection) if self.models is None else self.models
         naming = Naming(self.hub.revisions, read_record(self.connection))
-        planner = Planner(self.hub.tables, models, set(self.hub_state.tombstoned), naming)
+        return Planner(self.hub.tables, models, set(self.hub_state.tombstoned), naming)
+
+    def applier(self, planner: Planner) -> PipelinedApplier | BisectingApplier:
         origin = Origin(self.stream.node_id, self.stream.stream_id)
         if not self.row_by_row:
             return PipelinedApplier(self.hub, planner, origin, comparing=self.comparing)
@@ -196,11 +204,13 @@ def _send_next(sending: _Sending, rows: int, totals: Totals, log: Log) -> None:
     batch_id = str(uuid.uuid4())
     # Before anything is sent, and while the lock is held, so that no other process sends it.
     set_inflight(connection, batch_id, batch.last_seq)
-    applier = sending.applier()
+    planner = sending.planner()
+    applier = sending.applier(planner)
     counts = _apply(batch, applier)
     hub.commit(
         *unchanged_statements(hub.revisions),
         *advance_statements(stream, batch_id, batch.last_seq, counts),
+        *unaltered_statements(planner.used.values()),
     )
     confirm_batch(connection, batch_id, batch.last_seq, counts)
     totals.add(counts)
@@ -216,7 +226,7 @@ def _apply(batch: Batch, applier: PipelinedApplier | BisectingApplier) -> Delive
 def _newest_layouts(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return the file's newest layout of each table, in the form of tables.json."""
     return {
-        layout.table: {"columns": [{"name": name} for name in layout.names]}
+        layout.table: json.loads(layout.definition())
         for _, layout in sorted(stored_layouts(connection).items())
     }
 

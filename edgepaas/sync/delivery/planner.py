@@ -15,6 +15,7 @@ from edgepaas.sync.delivery.column_mapping import ColumnMapping, map_columns
 from edgepaas.sync.delivery.runs import Run, runs_of
 from edgepaas.sync.delivery.sending import Origin
 from edgepaas.sync.delivery.statement_template import StatementTemplate
+from edgepaas.sync.delivery.verification import existing, verify
 from edgepaas.sync.hub.catalog import HubTable
 
 
@@ -63,6 +64,8 @@ class Planner:
         self._naming = naming or Naming()
         self._hub_tables: dict[Layout, str] = {}
         self._mappings: dict[Layout, ColumnMapping] = {}
+        #: The tables that statements were made for.
+        self.used: dict[str, HubTable] = {}
         self._templates: dict[tuple[Any, ...], list[StatementTemplate]] = {}
 
     def hub_table(self, layout: Layout) -> str:
@@ -80,9 +83,10 @@ class Planner:
     def templates_for(self, run: Run, *, comparing: bool) -> list[StatementTemplate]:
         """Return the templates that apply *run*; none where an update changes nothing there.
 
-        *comparing*: facts that exist already are compared with the hub's. Without it, the first
-        template inserts, and its row count tells whether any existed. Raises SchemaDrift,
-        TableDropped.
+        *comparing*: facts that exist already are compared with the hub's, and every row is looked
+        for afterwards. Without it, the first template inserts, and its row count tells whether
+        any existed; rows are looked for where triggers of the hub may have removed or changed
+        them. Raises SchemaDrift, TableDropped.
         """
         table = self.hub_table(run.layout)
         if run.op == "delete":
@@ -101,22 +105,40 @@ class Planner:
         if mapping is None:
             mapping = map_columns(run.layout, self.tables, self._models, self._naming)
             self._mappings[run.layout] = mapping
-        if run.op == "delete":
-            return [statements.delete(mapping, resent=run.resent)]
-        kept = statements.keep_dropped(mapping, run.changed if run.op == "update" else None)
-        if run.op == "update":
-            template = statements.update(mapping, run.changed, resent=run.resent)
-            return [one for one in (template, kept) if one is not None]
-        templates = [statements.insert(mapping, guarded=run.resent)]
-        if run.resent:
-            templates.append(statements.compare(mapping, resent=True))
-        elif run.layout.kind != "facts":
-            templates.append(statements.merge(mapping))
-        elif comparing:
-            templates.append(statements.compare(mapping, resent=False))
-        if clearing:
-            templates.append(statements.clear_tombstones(mapping))
-        return templates if kept is None else [*templates, kept]
+            self.used[mapping.hub_table] = self.tables[mapping.hub_table]
+        templates = _changing(mapping, run, comparing=comparing, clearing=clearing)
+        shape = self.tables[mapping.hub_table].shape
+        check = None
+        if templates and (comparing or (shape is not None and shape.watched)):
+            check = verify(mapping, run)
+        kept = None
+        if run.op != "delete":
+            changed = run.changed if run.op == "update" else None
+            kept = statements.keep_dropped(mapping, changed)
+        return [*templates, *(one for one in (kept, check) if one is not None)]
+
+
+def _changing(
+    mapping: ColumnMapping, run: Run, *, comparing: bool, clearing: bool
+) -> list[StatementTemplate]:
+    """Return the templates that change the hub's rows, and record what they met there."""
+    if run.op == "delete":
+        return [statements.delete(mapping, resent=run.resent)]
+    if run.op == "update":
+        template = statements.update(mapping, run.changed, resent=run.resent)
+        return [] if template is None else [template]
+    templates = [statements.insert(mapping, guarded=run.resent)]
+    if run.resent:
+        templates.append(statements.compare(mapping, resent=True))
+    elif run.layout.kind != "facts":
+        templates.append(statements.merge(mapping))
+    elif comparing:
+        # Which of them were there is asked first: only what is new can have been changed.
+        templates.insert(0, existing(mapping))
+        templates.append(statements.compare(mapping, resent=False))
+    if clearing:
+        templates.append(statements.clear_tombstones(mapping))
+    return templates
 
 
 _GAP = """

@@ -73,33 +73,30 @@ def clear_tombstones(mapping: ColumnMapping) -> StatementTemplate:
 
 
 def compare(mapping: ColumnMapping, *, resent: bool) -> StatementTemplate:
-    """Record the inserted rows that have other content on the hub, or do not exist there.
+    """Record the inserted rows that have other content on the hub.
 
-    *resent*: the missing ones were deleted there since. Otherwise a trigger or a rule on the hub
-    dropped them without an error; by the row counts alone they would pass as delivered.
+    *resent*: and those that were deleted there since. Otherwise a missing row was swallowed, which
+    :mod:`edgepaas.sync.delivery.verification` finds.
     """
     builder = StatementBuilder()
     rows = builder.rows(new=mapping.columns)
     missing = f"t.{mapping.key[0].name} IS NULL"
-    gone = (
-        "sent again, and deleted on the hub since"
-        if resent
-        else "accepted, but not stored: a trigger or rule of the hub removed it"
-    )
+    gone = literal("sent again, and deleted on the hub since")
     other = literal("the same key is there with other content")
     hub = text_object(mapping.columns, lambda mapped: f"t.{mapped.name}")
     record = record_conflict(
         builder,
         mapping,
         "r",
-        reason=f"CASE WHEN {missing} THEN {literal(gone)} ELSE {other} END",
-        hub=f"CASE WHEN {missing} THEN NULL ELSE {hub} END",
+        reason=f"CASE WHEN {missing} THEN {gone} ELSE {other} END" if resent else other,
+        hub=f"CASE WHEN {missing} THEN NULL ELSE {hub} END" if resent else hub,
         box=text_object(mapping.columns, sent_value),
     )
+    differs = content_differs(mapping, "n", "t.")
     return builder.template(
-        f"{record} FROM ({rows}) AS r LEFT JOIN {mapping.table} t "
+        f"{record} FROM ({rows}) AS r {'LEFT ' if resent else ''}JOIN {mapping.table} t "
         f"ON {same_key(mapping, 'r', 'n', 't')} "
-        f"WHERE ({missing} OR {content_differs(mapping, 'n', 't.')})",
+        f"WHERE {f'({missing} OR {differs})' if resent else differs}",
         records=True,
     )
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.outbox.revisions.record import RevisionRecord
@@ -62,6 +62,8 @@ class Hub:
         self._connection = connection
         self._pipeline = Pipeline(connection)
         self._unsent: list[Statement] = []
+        #: What is sent with the next statements of the transaction.
+        self._due: list[Statement] = []
         self._open = False
         #: For each :meth:`send` not received yet: how many results at its start to discard
         #: (those of BEGIN and of the settings).
@@ -111,7 +113,8 @@ class Hub:
 
     def send(self, statements: Sequence[Statement]) -> None:
         """Send *statements* without waiting for their results; see :meth:`receive`."""
-        first, self._unsent = self._unsent, []
+        first = [*self._unsent, *self._due]
+        self._unsent, self._due = [], []
         with self._translated():
             self._pipeline.send([*first, *statements])
         self._pending_results.append(len(first))
@@ -167,6 +170,7 @@ class Hub:
         """Roll back the transaction, if one is open; never raises HubError."""
         nothing_sent, self._unsent = bool(self._unsent), []
         opened, self._open = self._open, False
+        self._due = []
         if nothing_sent or not opened:
             return
         while self._pending_results and not self.broken:
@@ -178,20 +182,31 @@ class Hub:
             with contextlib.suppress(HubError):
                 self.run([("ROLLBACK", ())])
 
-    def savepoint(self, statements: Sequence[Statement]) -> list[Result]:
+    def savepoint(
+        self,
+        statements: Sequence[Statement],
+        *,
+        accepted: Callable[[Sequence[Result]], bool] = lambda _results: True,
+    ) -> list[Result]:
         """Run *statements* in a savepoint, in one round trip, and return their results.
 
-        After an error they are undone, with a second round trip, and the transaction goes on.
+        After an error, and where *accepted* says no to their results, they are undone, with a
+        second round trip, and the transaction goes on.
         """
         try:
-            results = self.run(
-                [("SAVEPOINT part", ()), *statements, ("RELEASE SAVEPOINT part", ())]
-            )
+            results = self.run([("SAVEPOINT part", ()), *statements])[1:]
         except Exception:
             if not self.broken:
-                self.run([("ROLLBACK TO SAVEPOINT part", ()), ("RELEASE SAVEPOINT part", ())])
+                self._undo_part()
             raise
-        return results[1:-1]
+        if accepted(results):
+            self._due = [("RELEASE SAVEPOINT part", ())]
+        else:
+            self._undo_part()
+        return results
+
+    def _undo_part(self) -> None:
+        self.run([("ROLLBACK TO SAVEPOINT part", ()), ("RELEASE SAVEPOINT part", ())])
 
     @property
     def tables(self) -> Tables:

@@ -19,8 +19,11 @@ from edgepaas.decision.further_connections import TO_SERVE
 from edgepaas.decision.link_record import recorded_link
 from edgepaas.decision.probe import probe
 from edgepaas.errors import EdgePaaSError
+from edgepaas.outbox.layout import TABLES_RECORD
+from edgepaas.outcomes.fit import Fit, fit_question, judge
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import server_message
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.schema.chain import PLATFORM_VERSION_TABLE, VERSION_TABLE
 from edgepaas.schema.postgresql.migrate import recorded_revisions
@@ -71,12 +74,15 @@ def rehearse(url: str, settings: "Settings", paths: "Paths") -> Rehearsed:
         connection = service_connector(url, settings, link)()
         try:
             revisions = _revisions(connection)
+            fit = _fit(connection, paths)
         finally:
             close_quietly(connection)
     except EdgePaaSError as error:
         raise RehearsalFailed(str(error)) from error
     except Exception as error:
         raise RehearsalFailed(f"its revisions cannot be read: {server_message(error)}") from error
+    if fit.refusals:
+        raise RehearsalFailed(fit.reason)
     return Rehearsed(tuple(revisions), time.monotonic() - began)
 
 
@@ -140,6 +146,15 @@ class Rehearsal:
         with self._lock:
             self._running, self._error = False, error
             self._found, self._found_at = found, self._clock()
+
+
+def _fit(connection: object, paths: "Paths") -> Fit:
+    """Return whether the tables would keep what is written to them; nothing, without models."""
+    document = TABLES_RECORD.read_or_none(paths.tables)
+    if document is None or not document["tables"]:
+        return Fit()
+    ((answer,),) = simple_query(connection, fit_question(document["tables"]))
+    return judge(document["tables"], answer)
 
 
 def _revisions(connection: object) -> Sequence[str]:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of PostgreSQL that were altered while it serves: they may not keep what is written.
+
+A column that was narrowed rounds every value, and a table that lost its key takes a row twice;
+no statement fails for it. Every few seconds one short text says whether a table was altered at
+all; where one was, its columns and key are read and judged (:mod:`edgepaas.outcomes.fit`).
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.errors import DatabaseError
+from edgepaas.outcomes.causes import Refusal
+from edgepaas.outcomes.fit import fit_question, judge, stamps_question
+from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from edgepaas.database import Database
+
+logger = logging.getLogger("edgepaas.service")
+
+#: Seconds between two looks.
+LOOK_EVERY = 5.0
+
+
+class FitWatch:
+    """Looks at the tables of *database*, which is PostgreSQL, while it serves."""
+
+    def __init__(
+        self,
+        database: "Database",
+        models: Mapping[str, Any],
+        report: Callable[[Sequence[Refusal]], None],
+    ) -> None:
+        """*models*: ``tables`` of tables.json. *report* gets the tables that do not fit."""
+        self._database = database
+        self._models = models
+        self._report = report
+        #: What the tables were like when they were judged last.
+        self._judged: str | None = None
+        self.task = PeriodicTask(
+            "table-fit",
+            self.look,
+            every=LOOK_EVERY,
+            first_after=LOOK_EVERY,
+            alert=TaskAlert("Tables that change what is written to them are not found meanwhile."),
+        )
+
+    @cached_property
+    def _stamps(self) -> str:
+        return stamps_question(self._models)
+
+    def look(self) -> None:
+        """Judge the tables if one was altered since they were judged, and report."""
+        try:
+            with self._database.read() as session:
+                connection = session.connection()
+                stamps = _ask(connection, self._stamps)
+                if stamps == self._judged:
+                    return
+                answer = _ask(connection, fit_question(self._models))
+        except DatabaseError as error:
+            # A lost database has a watch of its own.
+            logger.debug("the tables are not looked at: %s", error)
+            return
+        self._judged = stamps
+        found = judge(self._models, answer)
+        for one in found.refusals:
+            logger.warning("%s", one.text)
+        self._report(found.refusals)
+
+
+def _ask(connection: "Connection", question: str) -> str:
+    # pg8000 looks for its placeholders.
+    return str(connection.exec_driver_sql(question.replace("%", "%%")).scalar_one())
