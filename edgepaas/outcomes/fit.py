@@ -211,11 +211,11 @@ def _columns_misfit(
         if there is None:
             yield Cause.MISSING, f'the column "{name}" is missing'
             continue
-        becomes = column_misfit(column["type"], there.type)
+        becomes = column_misfit(column.get("type", ""), there.type)
         if becomes:
             declared = column["type"].lower()
             yield Cause.TYPE, f'the column "{name}" is {there.type}, not {declared}: {becomes}'
-        if there.not_null and column["nullable"] and not there.generated:
+        if there.not_null and column.get("nullable") and not there.generated:
             yield Cause.NOT_NULL, f'the column "{name}" takes no NULL there, and may be empty here'
     for name, there in shape.columns.items():
         if name not in known and there.not_null and not (there.has_default or there.generated):
