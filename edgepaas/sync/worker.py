@@ -29,7 +29,7 @@ from edgepaas.sync.handback import HandBack, TakeoverFailed
 from edgepaas.sync.hub.heartbeat_sender import HeartbeatSender
 from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
-from edgepaas.sync.refused_tables import RefusedTables
+from edgepaas.sync.refusals.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
 from edgepaas.sync.resend.lost_connections import LostConnections
 from edgepaas.sync.resend.recovery import Recovery

@@ -19,7 +19,6 @@ from edgepaas.sync.delivery.dead_letters import (
     store_dead_letters,
 )
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
-from edgepaas.sync.delivery.refusals import TableJudge
 from edgepaas.sync.delivery.runs import Run
 from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
 from edgepaas.sync.delivery.statement_template import StatementTemplate
@@ -27,6 +26,7 @@ from edgepaas.sync.delivery.values import INVALID_CHARACTER
 from edgepaas.sync.delivery.verification import unstored
 from edgepaas.sync.errors import HubError, RowRefused
 from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.refusals.table_judge import TableJudge
 
 #: The reason of a row that was not refused itself; it has no SQLSTATE.
 FOLLOWS = "an earlier change of this row was refused and waits here"

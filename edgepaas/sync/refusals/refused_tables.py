@@ -74,7 +74,7 @@ class RefusedTables:
             WRITES_REFUSED.resolve_alert(holds_now, subject=one.table)
 
     def _rehearse(self, hub: "Hub", table: str) -> None:
-        from edgepaas.sync.delivery.refusals import rehearse_on_hub
+        from edgepaas.sync.refusals.table_judge import rehearse_on_hub
 
         model = self._models.get(table)
         if self._models and model is None:
