@@ -151,7 +151,9 @@ def _check_fit(
         for column in layout.columns
         if (there := names.columns[column.name]) in table.columns
     ]
-    refusal = table.shape and table_misfit(table.name, {"columns": columns}, table.shape)
+    if table.shape is None:
+        return
+    refusal = table_misfit(table.name, {"columns": columns}, table.shape)
     if refusal is not None:
         raise SchemaDrift(f"{refusal.text}; {_ALTERED}")
 

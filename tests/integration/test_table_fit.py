@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PostgreSQL whose tables would change what is written: the box does not serve from it."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepaas.database.postgresql.database import ServerDatabase
+from edgepaas.files.paths import Paths
+from edgepaas.outbox.layout import TABLES_RECORD
+from edgepaas.outcomes.causes import Cause
+from edgepaas.schema.at_head import schema_at_head
+from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.postgresql import hub
+from edgepaas.schema.stage import prepare_database
+from edgepaas.service.watches.table_fit import FitWatch
+from edgepaas.settings import Settings
+from edgepaas.sync.takeover.rehearsal import RehearsalFailed, rehearse
+from edgepaas.telemetry import application as telemetry
+from tests.support.chains import postgres_contract
+from tests.support.checker import check, summary
+from tests.support.history import History
+from tests.support.hub_database import HubDatabase
+from tests.support.live_box import Clients, LiveBox
+from tests.support.postgres_server import PostgresServer
+from tests.support.refusals import Guest
+from tests.support.service_process import until
+from tests.support.weaken import weakened
+
+
+@pytest.fixture
+def database(paths: Paths, hub_database: HubDatabase) -> Iterator[ServerDatabase]:
+    """PostgreSQL with telemetry's tables at head."""
+    contract = postgres_contract(paths, hub_database.url, fallback=True)
+    prepare_database(contract, Settings.of(), paths, telemetry)
+    opened = ServerDatabase(hub_database.url, Settings.of())
+    yield opened
+    opened.close()
+
+
+UNFIT: list[tuple[list[str], str, Cause]] = [
+    (["ALTER TABLE readings ALTER COLUMN value TYPE real"], '"value" is real', Cause.TYPE),
+    (["ALTER TABLE readings ALTER COLUMN value TYPE numeric(6,1)"], "numeric(6,1)", Cause.TYPE),
+    (["ALTER TABLE readings ALTER COLUMN value TYPE integer"], '"value" is integer', Cause.TYPE),
+    (["ALTER TABLE readings ALTER COLUMN unit SET NOT NULL"], "takes no NULL", Cause.NOT_NULL),
+    (["ALTER TABLE readings ALTER COLUMN unit TYPE varchar(3)"], "longer texts", Cause.TYPE),
+    (["CREATE TABLE copied AS SELECT * FROM readings", "DROP TABLE readings CASCADE",
+      "ALTER TABLE copied RENAME TO readings"], "has no key", Cause.KEY),
+    (["CREATE RULE nothing AS ON INSERT TO readings DO INSTEAD NOTHING"], "rules", Cause.KIND),
+    (["ALTER TABLE readings SET UNLOGGED"], "UNLOGGED", Cause.KIND),
+]  # fmt: skip
+NAMES = ["real", "numeric", "integer", "not-null", "shorter", "without-key", "rule", "unlogged"]
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=NAMES)
+def test_what_would_change_rows_is_at_head_and_not_fit(
+    paths: Paths,
+    hub_database: HubDatabase,
+    database: ServerDatabase,
+    unfit: tuple[list[str], str, Cause],
+) -> None:
+    """The check and the gate say no, ``schema --hub`` as well, and so does a rehearsal."""
+    statements, said, cause = unfit
+    settings = Settings.of()
+    assert schema_at_head(database, telemetry).at_head
+    models = TABLES_RECORD.read(paths.tables)
+    assert models is not None
+    found: list[Any] = []
+    watch = FitWatch(database, models["tables"], found.append)
+    watch.look()
+    watch.look()
+    assert found == [()], "one look, since nothing was altered"
+    for statement in statements:
+        hub_database.execute(statement)
+    state = schema_at_head(database, telemetry)
+    assert not state.at_head
+    assert not state.fits
+    assert said in state.message
+    assert "though at head" in state.message
+    watch.look()
+    (refusal,) = found[-1]
+    assert (refusal.table, refusal.cause) == ("readings", cause)
+    assert refusal.text.startswith("PostgreSQL's table readings does not fit: ")
+    contract = replace(
+        postgres_contract(paths, hub_database.url, fallback=True),
+        database_url=f"sqlite:///{paths.sqlite}",
+        run_migrations=False,
+        final_db_mode="sqlite_only",
+    )
+    for run_migrations in ("true", "false"):
+        with pytest.raises(SchemaError, match="does not fit"):
+            hub.prepare_hub(contract, Settings.of(RUN_MIGRATIONS=run_migrations), telemetry)
+    with pytest.raises(RehearsalFailed, match="does not fit"):
+        rehearse(hub_database.url, settings, paths)
+
+
+def test_a_table_that_takes_more_is_fit(
+    paths: Paths, hub_database: HubDatabase, database: ServerDatabase
+) -> None:
+    """A newer release may have widened a column, and an operator may have indexed one."""
+    for statement in (
+        "ALTER TABLE readings ALTER COLUMN unit TYPE text",
+        "ALTER TABLE readings ADD COLUMN more integer NOT NULL DEFAULT 7",
+        "CREATE INDEX of_a_test ON readings (unit)",
+    ):
+        hub_database.execute(statement)
+    assert schema_at_head(database, telemetry).at_head
+    assert rehearse(hub_database.url, Settings.of(), paths).revisions
+
+
+def test_an_encoding_that_lacks_characters_is_reported_and_moves_nothing(
+    paths: Paths, postgres: PostgresServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgepaas.cli import main
+
+    name = f"t_{secrets.token_hex(6)}"
+    postgres.execute(
+        f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    contract = postgres_contract(paths, postgres.url(name), fallback=True)
+    prepare_database(contract, Settings.of(), paths, telemetry)
+    Settings.of().write(paths.env_contract)
+    contract.write(paths.db_contract)
+    opened = ServerDatabase(postgres.url(name), Settings.of())
+    state = schema_at_head(opened, telemetry)
+    opened.close()
+    assert state.at_head
+    assert "LATIN1" in state.reservation
+    capsys.readouterr()
+    assert main(["schema", "--check", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["at_head"], said["fits"]) == (True, False)
+    assert "LATIN1" in said["message"]
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def guest(hub_database: HubDatabase) -> Iterator[Guest]:
+    """The box's role on a PostgreSQL of its own."""
+    with Guest.of(hub_database) as found:
+        yield found
+
+
+def test_a_column_that_is_narrowed_while_postgresql_serves_leads_to_sqlite_and_back(
+    tmp_path: Path, guest: Guest
+) -> None:
+    """PostgreSQL takes no row until the column is mended, and nothing is lost."""
+    history = History()
+    with (
+        LiveBox(tmp_path, DATABASE_URL=guest.url, HANDBACK_ROWS="100000", POSTGRES_HOLD="1") as box,
+        Clients(box.port, history, pause=0.05).writing() as clients,
+    ):
+        box.wait_state("primary")
+        clients.wait_for(10)
+        guest.run("ALTER TABLE readings ALTER COLUMN value TYPE numeric(20,3)")
+        until(lambda: box.waiting() > 0, "rows that wait for PostgreSQL", 90)
+        before = guest.database.number("SELECT count(*) FROM readings")
+        clients.wait_for(10)
+        assert guest.database.number("SELECT count(*) FROM readings") == before
+        assert status_of_check(box) == 1
+        guest.run("ALTER TABLE readings ALTER COLUMN value TYPE double precision")
+        box.wait_state("primary", limit=180)
+        clients.wait_for(10)
+        clients.stop()
+        box.wait_drained()
+        found = guest.database.witness.look()
+        print(summary(history, found))
+        assert check(history, found, conflicts=None) == []
+
+
+def status_of_check(box: LiveBox) -> int:
+    """Return the exit status of ``schema --hub``, which says whether PostgreSQL fits."""
+    status, text = box.run("schema", "--hub")
+    assert "does not fit" in text, text
+    return status
+
+
+def test_a_build_for_which_any_type_fits_is_found_out(
+    hub_database: HubDatabase, database: ServerDatabase
+) -> None:
+    hub_database.execute("ALTER TABLE readings ALTER COLUMN value TYPE real")
+    with weakened("any-type-fits"):
+        assert schema_at_head(database, telemetry).at_head
+    assert not schema_at_head(database, telemetry).at_head
