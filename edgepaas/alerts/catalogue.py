@@ -200,6 +200,17 @@ DISK_BUDGET = _entry(
     check="budget-kept",
     also=("critical",),
 )
+JOURNAL_UNUSABLE = _entry(
+    "journal-unusable",
+    origin="service",
+    severity="critical",
+    what_happened="The journal of what PostgreSQL acknowledges cannot be written, or was set "
+    "aside. Writes are refused until it can be; where the disk takes no write at all, PostgreSQL "
+    "serves without it.",
+    what_to_do="Make room on the disk, or replace it; a file that was set aside lies beside the "
+    "SQLite file.",
+    check="journal-written",
+)
 ROWS_SHED = _entry(
     "rows-shed",
     origin="service",

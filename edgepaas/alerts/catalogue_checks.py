@@ -73,6 +73,10 @@ CHECKS = {
         "the SQLite file takes less of DISK_BUDGET than the first level at which the box acts",
         f"the service every five seconds while SQLite serves, and {_SERVICE}",
     ),
+    "journal-written": CheckDescription(
+        "the journal is written again, or PostgreSQL does not serve any more",
+        f"the service every second while PostgreSQL serves, and {_SERVICE}",
+    ),
     "watched-and-well": CheckDescription(
         "the value or check has been well for a minute, or is not watched any more",
         f"the service every ten seconds, and {_SERVICE}",

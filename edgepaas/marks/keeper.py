@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld
 from edgepaas.marks.check import OwnMarks, compare, unknown_streams
 from edgepaas.marks.comparison import NOTHING
 from edgepaas.marks.hub import Ask, HubStreams, join_statement
+from edgepaas.marks.journaling import JournalingRider
 from edgepaas.marks.record import (
     MarksRecord,
     changing,
@@ -28,6 +30,8 @@ from edgepaas.pgdriver.flights.riders import RiderChain
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
     from edgepaas.pgdriver.flights import CommitRider
+    from edgepaas.marks.check import Found
+    from edgepaas.marks.journaling import StreamJournal
 
 logger = logging.getLogger("edgepaas.marks")
 
@@ -96,6 +100,8 @@ class MarkKeeper:
         self.suspect = suspect
         #: What travels beside; set before the first connection is attached.
         self.companion: Companion | None = None
+        #: Where the rows of its connections are written as well; None: nowhere.
+        self.journal: StreamJournal | None = None
         self._streams = OwnStreams(node_id, self._suspected)
         self._own = OwnMarks(self._streams.owner, self._streams.marks)
         self._lock = threading.Lock()
@@ -104,25 +110,31 @@ class MarkKeeper:
         self._persisted_at = float("-inf")
         self._joined_at = clock()
 
+    @property
+    def owner(self) -> str:
+        """The name of this process, by which others know whether it still runs."""
+        return self._streams.owner
+
     def attach(self, connection: Any, ask: Ask) -> None:
         """Compare over a new *connection*, which *ask* queries, and let its transactions be marked.
 
         Raises what *ask* raises; that the record cannot be written is only logged.
         """
         self._compare(_Asked(ask))
-        rider = MarkRider(self._streams)
+        marks = MarkRider(self._streams)
+        rider = JournalingRider(marks, lambda: self.journal)
         connection.rider = (
-            rider if self.companion is None else RiderChain(self.companion.beside(rider), rider)
+            rider if self.companion is None else RiderChain(self.companion.beside(marks), rider)
         )
 
     def keeps(self, connection: Any) -> bool:
         """Whether the marks of *connection* are kept by this keeper already."""
-        rider = _mark_rider(connection)
-        return rider is not None and rider.belongs_to(self._streams)
+        rider = _rider_of(connection)
+        return rider is not None and rider.marks.belongs_to(self._streams)
 
     def detach(self, connection: Any) -> None:
         """Note that *connection* is closed."""
-        rider = _mark_rider(connection)
+        rider = _rider_of(connection)
         if rider is not None:
             rider.end()
 
@@ -180,11 +192,29 @@ class MarkKeeper:
         hub = found.hub
         if hub is not None:
             self._streams.settle(hub.marks)
+            self._settle_journal(found)
             self._streams.use(None if hub.why_not else hub.tables)
             self._tell(hub.why_not)
             if self.companion is not None:
                 self.companion.compared(ask, hub)
         return hub
+
+    def _settle_journal(self, found: "Found") -> None:
+        """Have the journal know what became of entries whose COMMIT was not answered."""
+        if self.journal is None or found.hub is None or not found.hub.readable:
+            return
+        own = self._streams.open_ids()
+
+        def alive(stream_id: str, owner: str) -> bool:
+            if owner == self._streams.owner:
+                return stream_id in own
+            return is_alive(self._paths, owner)
+
+        marks = {identity: mark.transactions for identity, mark in found.hub.marks.items()}
+        try:
+            self.journal.settle(marks, alive, went_back=bool(found.losses))
+        except DatabaseError as error:
+            logger.warning("the journal is not settled: %s", error)
 
     def _tell(self, why_not: str) -> None:
         """Log once why no marks are kept, and once that they are again."""
@@ -230,6 +260,9 @@ class MarkKeeper:
                 self._choose(record, hub)
         if not record.joining:
             return
+        if self.journal is not None:
+            joined = record.known().joined_mark.transactions
+            self.journal.note_joining(record.joining, record.sum_id, joined)
         # Recorded as on their way before anything is sent: the answer may be lost.
         statement = join_statement(record.known(), record.node_id, self._streams.owner)
         with changing(self._paths, self._streams.node_id) as record:
@@ -274,8 +307,8 @@ class MarkKeeper:
                 record.set_stream(identity, mark, "")
 
 
-def _mark_rider(connection: Any) -> MarkRider | None:
+def _rider_of(connection: Any) -> JournalingRider | None:
     """Return what moves the marks of *connection*, alone or in a chain of riders."""
     rider = getattr(connection, "rider", None)
     riders = rider.riders if isinstance(rider, RiderChain) else (rider,)
-    return next((one for one in riders if isinstance(one, MarkRider)), None)
+    return next((one for one in riders if isinstance(one, JournalingRider)), None)

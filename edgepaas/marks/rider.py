@@ -81,6 +81,11 @@ class OwnStreams:
             stream.ended = True
             self._streams[stream.stream_id] = stream
 
+    def open_ids(self) -> set[str]:
+        """Return the streams that a connection of this process may move."""
+        with self._lock:
+            return {identity for identity, one in self._streams.items() if not one.ended}
+
     def marks(self) -> dict[str, Mark]:
         """Return what is known of each stream, open or not yet recorded as ended."""
         with self._lock:
@@ -130,6 +135,8 @@ class OwnStreams:
 class MarkRider:
     """Rides with the transactions of one connection (edgepaas.pgdriver.flights.CommitRider)."""
 
+    holds_commit = False
+
     def __init__(self, streams: OwnStreams) -> None:
         self._streams = streams
         self._stream: Stream | None = None
@@ -142,6 +149,9 @@ class MarkRider:
     def belongs_to(self, streams: OwnStreams) -> bool:
         """Whether it moves the marks of *streams*."""
         return self._streams is streams
+
+    def expect(self, known: object) -> None:
+        """Take nothing: the server counts the rows."""
 
     def begin(self, *, rows_known: bool = False) -> "Sequence[Statement]":
         """Ask for durability, and note where the count of rows begins."""

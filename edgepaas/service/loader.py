@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.gate import GateReport
     from edgepaas.health.state import StateBoard
+    from edgepaas.service.watches.journal import JournalWatch
     from edgepaas.settings import Settings
     from edgepaas.timing.task_registry import TaskRegistry
     from edgepaas.web.plain_appends import PlainAppends
@@ -40,6 +41,8 @@ class Loaded:
     report: "GateReport"
     #: What the application wants to run beside the requests.
     workers: "list[Worker]"
+    #: What keeps the journal of what PostgreSQL acknowledges; None where none is kept.
+    journal: "JournalWatch | None" = None
 
 
 def preload() -> None:
@@ -79,6 +82,7 @@ def load(
     database = open_database(contract, settings, paths, connector=connector, forwarded=forwarded)
     try:
         guard_capture(database, contract, paths)
+        journal = _open_journal(database, contract, settings, paths, state)
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
         state.latest = board.latest
@@ -95,7 +99,27 @@ def load(
     except BaseException:
         database.close()
         raise
-    return Loaded(wsgi, plain_appends(wsgi), database, board, report, box.workers)
+    return Loaded(wsgi, plain_appends(wsgi), database, board, report, box.workers, journal)
+
+
+def _open_journal(
+    database: "Database",
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: "Paths",
+    state: "StateBoard",
+) -> "JournalWatch | None":
+    """Open the journal where PostgreSQL serves and JOURNAL is not off."""
+    if database.dialect != "postgresql" or not settings.flag("JOURNAL"):
+        return None
+    from edgepaas.database.postgresql.database import ServerDatabase
+    from edgepaas.service.watches.journal import JournalWatch
+
+    if not isinstance(database, ServerDatabase):
+        return None
+    watch = JournalWatch(database, contract, settings, paths, state)
+    watch.open()
+    return watch
 
 
 def freeze_startup_objects() -> None:

@@ -313,6 +313,12 @@ _FORWARDING = (
         100_000,
         "Maximum number of rows that one transaction sends to PostgreSQL.",
     ),
+    flag(
+        "JOURNAL",
+        "true",
+        "true: what PostgreSQL acknowledges while it serves is also kept on the box, so that it"
+        " can be sent again if PostgreSQL loses it; it takes at most half of DISK_BUDGET.",
+    ),
     seconds(
         "RETENTION",
         "1209600",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a connection sends in which flight, against a server that answers from a script."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -28,9 +29,15 @@ from tests.support.weaken import weakened
 class Rider:
     """Notes what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, holds_commit: bool = False) -> None:
         self.told: list[Any] = []
         self.refuse: Exception | None = None
+        self.holds_commit = holds_commit
+        #: Called when COMMIT is about to be sent.
+        self.act: Callable[[], None] = lambda: None
+
+    def expect(self, known: Any) -> None:
+        self.told.append(known)
 
     def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         self.told.append("begin")
@@ -42,6 +49,7 @@ class Rider:
 
     def sent(self) -> None:
         self.told.append("sent")
+        self.act()
         if self.refuse is not None:
             raise self.refuse
 
@@ -50,6 +58,16 @@ class Rider:
 
     def failed(self, error: BaseException | None) -> None:
         self.told.append(error if error is None else type(error))
+
+
+def wait_until(reached: Callable[[], bool]) -> bool:
+    """Whether *reached* came true within a minute."""
+    until = time.monotonic() + 60
+    while not reached():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def test_begin_travels_with_the_first_statement_and_commit_alone() -> None:
@@ -207,6 +225,48 @@ def test_a_whole_transaction_is_one_flight() -> None:
         assert [result.count for result in results] == [5]
         assert rider.told == ["begin", "ending", "sent", ["UPDATE 1"]]
         assert server.codes.count("S") == 1
+
+
+def test_a_rider_that_holds_the_commit_acts_while_the_server_works() -> None:
+    """All but COMMIT has arrived when it acts, and COMMIT follows without a round trip."""
+    answer = (
+        BEGUN + statement("SET") + statement("INSERT 0 5") + statement("UPDATE 1")
+        + COMMITTED + ready()
+    )  # fmt: skip
+    with connected(LOGGED_IN, answer) as (connection, server):
+        rider = connection.rider = Rider(holds_commit=True)
+        there: list[bool] = []
+        rider.act = lambda: there.append(wait_until(lambda: server.codes.count("E") == 4))
+        results = run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])], known="rows")
+        assert there == [True]
+        assert [result.count for result in results] == [5]
+        assert rider.told == ["begin", "rows", "ending", "sent", ["UPDATE 1"]]
+        assert server.codes.count("S") == 1 and server.codes.count("E") == 5
+
+
+@pytest.mark.parametrize("of_the_server", [False, True])
+def test_a_rider_that_refuses_the_commit_has_the_transaction_rolled_back(
+    of_the_server: bool,
+) -> None:
+    """Whatever the server says of what it has worked on meanwhile."""
+    worked = BEGUN + statement("SET")
+    answers = [
+        worked + statement("INSERT 0 5") + statement("UPDATE 1") + ROLLED_BACK + ready(),
+        BEGUN + statement("SET") + statement("SELECT 1") + ready(b"T"),
+    ]
+    if of_the_server:
+        answers[0] = worked + error("23514", "refused") + ready(b"E")
+        answers.insert(1, ROLLED_BACK + ready())
+    with connected(LOGGED_IN, *answers) as (connection, server):
+        rider = connection.rider = Rider(holds_commit=True)
+        rider.refuse = OSError("the disk is full")
+        with pytest.raises(OSError, match="the disk is full"):
+            run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])])
+        assert rider.told[:3] == ["begin", "ending", "sent"]
+        assert len(rider.told) == 4 and rider.told[3] in {OSError, DatabaseError}
+        assert b"COMMIT" not in b"".join(body for _, body in server.received)
+        assert not connection.lost and not connection.in_transaction
+        connection.cursor().execute("SELECT 1")
 
 
 def test_a_whole_transaction_that_is_refused_is_rolled_back() -> None:

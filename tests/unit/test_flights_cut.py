@@ -23,8 +23,13 @@ from tests.support.protocol_server import (
 class Rider:
     """Counts how each transaction ended."""
 
+    holds_commit = False
+
     def __init__(self) -> None:
         self.ends: list[str] = []
+
+    def expect(self, known: Any) -> None:
+        self.ends.append(f"expects {known}")
 
     def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         return [("SET LOCAL synchronous_commit = on", ())]

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from edgepaas.database.append import AppendJob
 from edgepaas.database.database import Database
 from edgepaas.database.failures import is_retryable
+from edgepaas.database.postgresql.append_journal import AppendJournal
 from edgepaas.database.postgresql.append_queue import AppendQueue
 from edgepaas.database.postgresql.append_store import FactStore
 from edgepaas.database.postgresql.connector import COMPARE_TIMEOUT, Connector, service_connector
@@ -45,6 +46,7 @@ from edgepaas.timing.deadline import Scope, within
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
+    from edgepaas.marks.journaling import StreamJournal
     from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.settings import Settings
 
@@ -100,17 +102,16 @@ class ServerDatabase(Database):
         self._commit_limit = _commit_limit(settings.number("DB_STATEMENT_TIMEOUT"))
         self.commits = CommitWatch(self._commit_limit)
         self._tracker = StatementTracker(self._engine)
-        self._appends = AppendQueue(
-            FactStore(
-                self._engine,
-                self,
-                self.outcomes,
-                lost=self._noticed,
-                suspect=self._suspect,
-                forget_idle=self._forget_idle,
-                bounded=self._bounded_flight,
-            ).store
+        self._facts = FactStore(
+            self._engine,
+            self,
+            self.outcomes,
+            lost=self._noticed,
+            suspect=self._suspect,
+            forget_idle=self._forget_idle,
+            bounded=self._bounded_flight,
         )
+        self._appends = AppendQueue(self._facts.store)
         self._reads = reading_engine(self._engine)
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
         self._gave_back_at = time.monotonic()
@@ -172,6 +173,16 @@ class ServerDatabase(Database):
         """The marks of its connections; None where none are kept."""
         return self._marks
 
+    def use_journal(self, journal: "StreamJournal | None") -> None:
+        """Write rows of forwarded tables into *journal* ahead of their COMMIT; None: into none.
+
+        It is closed with the database. Only where marks are kept (:attr:`marks`).
+        """
+        if self._marks is None:
+            return
+        self._marks.journal = journal
+        self._facts.journal = None if journal is None else AppendJournal(journal)
+
     def compare_marks(self) -> None:
         """Compare the marks over a connection of the pool; raises DatabaseError."""
         if self._marks is None:
@@ -199,6 +210,10 @@ class ServerDatabase(Database):
         except Exception as error:  # noqa: BLE001 - the process ends, and so do its connections
             logger.warning("not every connection to PostgreSQL was closed in order: %r", error)
         if self._marks is not None:
+            journal = self._marks.journal
+            self.use_journal(None)
+            if journal is not None:
+                journal.close()
             self._marks.close()
 
     def _transaction(self, work: Callable[[Session], T], touched: TouchedTables) -> T:

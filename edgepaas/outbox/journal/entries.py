@@ -2,24 +2,11 @@
 """What stands in the journal: changes, each as the outbox would have it, in entries."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
 
+from edgepaas.marks.changes import Change, Op
 from edgepaas.outbox import reading
 
-#: INSERT, UPDATE, DELETE, as in the outbox.
-Op = Literal["I", "U", "D"]
-
-
-class Change(NamedTuple):
-    """One change of a forwarded table, in the outbox's encoding.
-
-    ``values`` are SQLite's by the positions of the table's layout: None, int, float, str,
-    bytes. Of an update they are the new ones followed by the old ones, of a delete the old ones.
-    """
-
-    table: str
-    op: Op
-    values: tuple[Any, ...]
+__all__ = ["Change", "Entry", "Op", "Reach", "StoredEntry"]
 
 
 @dataclass(eq=False, slots=True)

@@ -74,6 +74,8 @@ class GroupWriter:
             tables.widen(file.connection, widest)
             self._layouts = {one.table: one for one in registered(file.connection, layouts)}
 
+        self.columns = {layout.table: layout.names for layout in layouts}
+
     def write(self, write: Write) -> None:
         """Write an entry together with those of other threads; durable on return.
 
@@ -270,15 +272,15 @@ def _apply(connection: sqlite3.Connection, note: Note) -> None:
             (entry.number, entry.number + entry.rows - 1, entry.number, entry.order),
         )
         return
-    changed = connection.execute(
-        f"UPDATE {JOURNAL} SET state = ? WHERE number = ? AND ord = ? AND state = ?",  # noqa: S608
-        (note.state, entry.number, entry.order, IN_FLIGHT),
-    ).rowcount
-    if changed:
-        connection.executemany(
-            f"UPDATE {JOURNAL} SET op = '{VOID}' WHERE number = ?",  # noqa: S608
-            [(entry.number + place,) for place in note.void],
-        )
+    connection.execute(
+        f"UPDATE {JOURNAL} SET state = ? WHERE number = ? AND ord = ? AND state = {IN_FLIGHT}",  # noqa: S608
+        (note.state, entry.number, entry.order),
+    )
+    connection.executemany(
+        f"UPDATE {JOURNAL} SET op = '{VOID}' WHERE number = ? AND EXISTS "  # noqa: S608
+        f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
+        [(entry.number + place, entry.number, entry.order) for place in note.void],
+    )
 
 
 def _meaning(error: Exception, path: Path) -> DatabaseError:

@@ -75,6 +75,11 @@ class Journal:
         self._open: dict[int, Entry] = {}
         self._last_order = 0
 
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """The columns of each table whose changes are written, by the positions of its values."""
+        return self._writer.columns
+
     # -- writing --
 
     def next_order(self) -> int:
@@ -117,12 +122,14 @@ class Journal:
             self._writer.write(Write(entry, changes, CONFIRMED))
         return entry
 
-    def confirm(self, entry: Entry, void: Collection[int] = ()) -> None:
-        """Note that the hub has committed *entry*; nothing is written yet.
+    def confirm(self, entry: Entry) -> None:
+        """Note that the hub has committed *entry*; nothing is written yet."""
+        self._end(entry, Note(entry, CONFIRMED))
 
-        *void*: the places in it, from 0, of rows that turned out to be no change.
-        """
-        self._end(entry, Note(entry, CONFIRMED, tuple(void)))
+    def void(self, entry: Entry, places: Collection[int]) -> None:
+        """Note that rows of a confirmed *entry*, at these places from 0, were no change."""
+        if places and entry.number:
+            self._writer.note(Note(entry, CONFIRMED, tuple(places)))
 
     def drop(self, entry: Entry) -> None:
         """Note that the hub did not commit *entry*; nothing is written yet."""

@@ -198,14 +198,14 @@ class FlightConnection(TransactionFlights):
 
 
 def run_flight(
-    connection: FlightConnection, statements: Sequence[Statement], *, rows_known: bool = False
+    connection: FlightConnection, statements: Sequence[Statement], known: Any = None
 ) -> list[Result]:
     """Run *statements* as one transaction in one round trip; return their results.
 
     BEGIN, what the connection's rider sends first, *statements*, what it sends at the end and
     COMMIT stand before one Sync. So nothing can be decided between them, and a lost answer
-    leaves everything open: for inserts of facts, whose repetition changes nothing.
-    *rows_known*: the caller knows which rows they write, so that the rider need not find out.
-    Raises the first error that the server reports; the transaction is then rolled back.
+    leaves everything open: for inserts of facts, whose repetition changes nothing. *known*: what
+    the rider is told of them (CommitRider.expect). Raises the first error that the server
+    reports; the transaction is then rolled back.
     """
-    return connection.run_transaction(statements, rows_known=rows_known)
+    return connection.run_transaction(statements, known)

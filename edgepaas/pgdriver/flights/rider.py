@@ -2,7 +2,7 @@
 """What travels along with each transaction of a connection, without a round trip of its own."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgepaas.pgdriver.flights.answers import Result, Statement
 
@@ -19,10 +19,17 @@ class CommitRider(Protocol):
     transaction, so it raises nothing.
     """
 
+    @property
+    def holds_commit(self) -> bool:
+        """Whether :meth:`sent` takes its time: the server works on all but COMMIT meanwhile."""
+
+    def expect(self, known: Any) -> None:
+        """Take what is known of the rows that the transaction writes, while it is open."""
+
     def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         """Return what is sent right after BEGIN, in the same flight; its results are dropped.
 
-        *rows_known*: whoever runs the transaction knows beforehand which rows it writes.
+        *rows_known*: all rows that the transaction writes are going to be told (:meth:`expect`).
         """
 
     def ending(self) -> Sequence[Statement]:
@@ -31,7 +38,7 @@ class CommitRider(Protocol):
     def sent(self) -> None:
         """Act just before COMMIT goes out; from here on its outcome may stay unknown.
 
-        What it raises ends the transaction with a rollback, and nothing of it was sent.
+        What it raises ends the transaction with a rollback, and COMMIT was not sent.
         """
 
     def committed(self, results: Sequence[Result]) -> None:

@@ -2,6 +2,7 @@
 """Several riders on one connection: each sends its own statements, and gets its own results."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from edgepaas.pgdriver.flights.answers import Result, Statement
 from edgepaas.pgdriver.flights.rider import CommitRider
@@ -18,6 +19,16 @@ class RiderChain:
         self.riders = riders
         #: How many statements each has sent at the transaction's end.
         self._sent: list[int] = []
+
+    @property
+    def holds_commit(self) -> bool:
+        """Whether one of them holds it."""
+        return any(rider.holds_commit for rider in self.riders)
+
+    def expect(self, known: Any) -> None:
+        """Tell all of them."""
+        for rider in self.riders:
+            rider.expect(known)
 
     def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         """Return what all of them send first."""

@@ -62,9 +62,12 @@ class TransactionFlights(DriverFacade):
         if self._exchange.status != IDLE or self._exchange.lost:
             self._roll_back(None)
 
-    def run_transaction(
-        self, statements: Sequence[Statement], *, rows_known: bool = False
-    ) -> list[Result]:
+    def expect(self, known: Any) -> None:
+        """Tell the rider of the open transaction what is known of the rows that it writes."""
+        if self._riding is not None:
+            self._riding.expect(known)
+
+    def run_transaction(self, statements: Sequence[Statement], known: Any = None) -> list[Result]:
         """See :func:`run_flight`."""
         if self._exchange.status != IDLE:
             raise pg8000_adapter.programming_error("a transaction is open")
@@ -73,16 +76,18 @@ class TransactionFlights(DriverFacade):
         within, self.prove_within = self.prove_within, None
         self._stale = False
         try:
-            return self._run_transaction(statements, within, rows_known=rows_known)
+            return self._run_transaction(statements, known, within)
         except Exception:
             if not self._stale or self._exchange.lost:
                 raise
-        return self._run_transaction(statements, None, rows_known=rows_known)
+        return self._run_transaction(statements, known, None)
 
     def _run_transaction(
-        self, statements: Sequence[Statement], within: float | None, *, rows_known: bool
+        self, statements: Sequence[Statement], known: Any, within: float | None
     ) -> list[Result]:
-        opening, first = self._opening(rows_known=rows_known)
+        opening, first = self._opening(rows_known=known is not None)
+        if known is not None:
+            self.expect(known)
         body, answers = self._encoded(statements)
         flight = opening + body if within is None else messages.PROOF + opening + body
         return self._end(flight, [*first, *answers], within)[len(first) :]
@@ -111,10 +116,14 @@ class TransactionFlights(DriverFacade):
         rider, count = self._riding, len(answers)
         try:
             ending, more = self._encoded(() if rider is None else rider.ending())
-            if rider is not None:
+            flight, answers = before + ending, [*answers, *more]
+            if rider is not None and rider.holds_commit:
+                self._send_ahead(flight, answers, rider)
+                flight = b""
+            elif rider is not None:
                 rider.sent()
-            flight = before + ending + messages.COMMIT + messages.SYNC
-            results = results_of(self._ask(flight, [*answers, *more], within=within))
+            flight += messages.COMMIT + messages.SYNC
+            results = results_of(self._ask(flight, answers, within=within))
             if results[-1].tag != "COMMIT":
                 raise _not_committed(results[-1].tag)
         except BaseException as error:
@@ -124,6 +133,18 @@ class TransactionFlights(DriverFacade):
         if rider is not None:
             rider.committed(results[count:-1])
         return results[:count]
+
+    def _send_ahead(self, flight: bytes, answers: list[Answer], rider: CommitRider) -> None:
+        """Send all that comes before COMMIT, and have *rider* act while the server works on it."""
+        self._exchange.send_part(flight)
+        try:
+            rider.sent()
+        except BaseException:
+            # The connection is lost where that fails.
+            with contextlib.suppress(Exception):
+                self._ask(messages.ROLLBACK + messages.SYNC, answers)
+            self._stale = False
+            raise
 
     def _give_up(self, error: BaseException) -> None:
         """End the transaction after *error*, which the caller raises."""

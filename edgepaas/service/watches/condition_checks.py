@@ -86,6 +86,7 @@ class ServiceChecks:
             "node-id-unique": self._node_id_unique,
             "audit-adds-up": self._audit_adds_up,
             "state-loss-known": self._state_loss_known,
+            "journal-written": self._journal_written,
         }
 
     def _unit_works(self, fingerprint: str) -> str | None:
@@ -188,6 +189,11 @@ class ServiceChecks:
 
     def _state_loss_known(self, _: str) -> str | None:
         return None if lost_sentences(self.paths) else "the loss is acknowledged"
+
+    def _journal_written(self, _: str) -> str | None:
+        if self.contract.sqlite_active:
+            return "PostgreSQL does not serve any more"
+        return None if self.state.is_noted("journal") else "the journal is written again"
 
     def _node_id_unique(self, _: str) -> str | None:
         """Where there is a hub the drainer asks, which sees the other's heartbeats."""

@@ -90,6 +90,8 @@ class Watches:
             self._start_fit(loaded.database, outcomes)
         self._start(LossWatch(loaded.database, handlers).task)
         self._start_marks(loaded.database)
+        if loaded.journal is not None:
+            self._start(loaded.journal.task)
         patience = self.settings.number("STOP_TIMEOUT")
         watch = HandBackWatch(self.contract, self.paths, self.control, patience, announce=announce)
         hand_back = watch.task()
