@@ -315,15 +315,33 @@ def _sent_once(store: Any) -> Iterable[Replacement]:
     """A flight whose answer was lost counts as one that was stored."""
     original = store.FactStore._fly
 
-    def fly(self: Any, flight: Any) -> Any:
+    def fly(self: Any, flight: Any, journaled: Any) -> Any:
         try:
-            return original(self, flight)
+            return original(self, flight, journaled)
         except Exception as error:
             if not store.is_lost(error):
                 raise
             return []
 
     return [(store.FactStore, "_fly", fly)]
+
+
+def _journal_behind(module: Any) -> Iterable[Replacement]:
+    """The journal is written when COMMIT was answered, not before it is sent."""
+    rider = module.JournalingRider
+    committed = rider.committed
+
+    def sent(self: Any) -> None:
+        self.late = (self.marks.moving, self._expected)
+        self.marks.sent()
+
+    def behind(self: Any, results: Any) -> None:
+        committed(self, results)
+        (stream_id, mark), expected = self.late
+        for one in expected:
+            self._journal().record(stream_id, mark, one.changes)
+
+    return [(rider, "sent", sent), (rider, "committed", behind)]
 
 
 def _followed_in_part(statements: Any) -> Iterable[Replacement]:
@@ -421,6 +439,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
+    "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
     "predecessors-stay": {"edgepaas.pgdriver.sessions": _predecessors_stay},
