@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing that the box wrote to PostgreSQL is missing in its journal, whatever is killed or lost."""
+"""Nothing that the box wrote to PostgreSQL is missing in its journal, whatever is killed."""
 
 import signal
 import subprocess
@@ -128,7 +128,7 @@ def test_a_batch_of_which_a_part_is_there_is_in_the_journal_whole(box: Journaled
 
 
 def test_a_row_that_is_refused_leaves_nothing_in_the_journal(box: JournaledBox) -> None:
-    with pytest.raises(Exception, match="value_finite|finite"):
+    with pytest.raises(Exception, match="finite"):
         append(box.database, [reading(value=float("inf"))], stamp=MORNING)
     assert box.journal.unsettled() == [] and box.kept() == []
     append(box.database, [reading()], stamp=MORNING)
@@ -239,24 +239,23 @@ def test_an_entry_of_a_transaction_that_the_hub_lost_is_kept(
 def test_entries_of_lost_answers_are_settled_by_the_marks(
     paths: Paths, url: str, postgres: PostgresServer
 ) -> None:
-    with Relay(postgres.port, seed=3) as relay:
-        with journaled_box(paths, relay.reroute(url)) as box:
-            relay.commit_cut = 0.3
-            acknowledged = []
-            for _ in range(40):
-                row = reading()
-                try:
-                    append(box.database, [row], stamp=MORNING)
-                except DatabaseError:
-                    continue
-                acknowledged.append(row)
-            relay.calm()
-            assert relay.cuts > 3
-            assert set(ids(acknowledged)) <= set(box.kept_keys())
-            box.look()
-            assert box.journal.unsettled() == []
-            assert set(stored(box)) == set(box.kept_keys())
-            assert box.journal.lacking(box.hub_marks()) == []
+    with Relay(postgres.port, seed=3) as relay, journaled_box(paths, relay.reroute(url)) as box:
+        relay.commit_cut = 0.3
+        acknowledged = []
+        for _ in range(40):
+            row = reading()
+            try:
+                append(box.database, [row], stamp=MORNING)
+            except DatabaseError:
+                continue
+            acknowledged.append(row)
+        relay.calm()
+        assert relay.cuts > 3
+        assert set(ids(acknowledged)) <= set(box.kept_keys())
+        box.look()
+        assert box.journal.unsettled() == []
+        assert set(stored(box)) == set(box.kept_keys())
+        assert box.journal.lacking(box.hub_marks()) == []
 
 
 def test_what_cannot_be_written_is_not_sent(box: JournaledBox) -> None:
