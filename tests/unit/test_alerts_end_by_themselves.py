@@ -311,6 +311,8 @@ SCENARIOS = [
     Scenario("disk-budget", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),
     Scenario("disk-budget", file_of_rows, lambda box: box.paths.sqlite.unlink()),
     Scenario("rows-shed", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),
+    Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(noted=[])),
+    Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(state="fallback")),
     *counted("rows-not-in-postgres", rows_waiting=3),
     *counted("rows-left-behind", rows_waiting=3),
     *counted("sync-dead-letters", dead_letters=3),
