@@ -29,9 +29,9 @@ from edgepaas.pgdriver.flights.riders import RiderChain
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
-    from edgepaas.pgdriver.flights import CommitRider
     from edgepaas.marks.check import Found
     from edgepaas.marks.journaling import StreamJournal
+    from edgepaas.pgdriver.flights import CommitRider
 
 logger = logging.getLogger("edgepaas.marks")
 

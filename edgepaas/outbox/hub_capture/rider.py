@@ -97,12 +97,17 @@ class HubCapture:
 class CaptureRider:
     """Rides with the transactions of one connection, whose mark *marks* moves."""
 
+    holds_commit = False
+
     def __init__(self, capture: HubCapture, marks: "MarkRider") -> None:
         self._capture = capture
         self._marks = marks
         #: Whether the open transaction is captured.
         self._asked = False
         self._order = 0
+
+    def expect(self, known: object) -> None:
+        """Take nothing: what the triggers saw is read."""
 
     def begin(self, *, rows_known: bool = False) -> "Sequence[Statement]":
         """Ask the triggers to capture, but for rows that are known."""
