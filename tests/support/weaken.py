@@ -332,7 +332,7 @@ def _journal_behind(module: Any) -> Iterable[Replacement]:
     committed = rider.committed
 
     def sent(self: Any) -> None:
-        self.late = (self.marks.moving, self._expected)
+        self.late = (self.marks.position, self._expected)
         self.marks.sent()
 
     def behind(self: Any, results: Any) -> None:
