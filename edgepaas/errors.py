@@ -58,5 +58,12 @@ class DatabaseFull(DatabaseError):
     """There is no room left on the disk; nothing was written."""
 
 
+class ValueRefused(ValueError):
+    """A column's type refuses a value that it was given: the values of a request are wrong.
+
+    Raised before a statement is run; SQLAlchemy hands it on as the ``orig`` of a StatementError.
+    """
+
+
 class DatabaseRefused(DatabaseError):
     """The database cannot hold a value that it was given; nothing was written."""

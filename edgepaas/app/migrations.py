@@ -23,9 +23,13 @@ for is refused until they are in PostgreSQL.
 from types import ModuleType
 from typing import Any
 
+from edgepaas.database.sqlite.numeric_type import exact_columns
+from edgepaas.database.types import Numeric
+
+#: Alembic's batch mode makes its copy of a table under this name.
+BATCH_PREFIX = "_alembic_tmp_"
 #: Where a migration finds what observes its connection, in ``Connection.info``.
 OBSERVER = "edgepaas.renames"
-
 #: Autogenerate writes the platform's column types as ``models.Uuid()``.
 TYPES_PREFIX = "models."
 
@@ -55,7 +59,7 @@ def run(context: ModuleType) -> None:
         compare_type=True,
         on_version_apply=_reported(attributes.get("applied")),
     )
-    with context.begin_transaction():
+    with context.begin_transaction(), exact_columns(_decimals(attributes["metadata"])):
         context.run_migrations()
 
 
@@ -103,6 +107,18 @@ def _reported(applied: Any) -> Any:
             applied(step.up_revision_id)
 
     return report
+
+
+def _decimals(metadata: Any) -> set[tuple[str, str]]:
+    """Return the columns of the models that SQLite is to store as exact decimal numbers."""
+    tables = () if metadata is None else metadata.tables.values()
+    return {
+        (table.name if prefix is None else f"{prefix}{table.name}", column.name)
+        for table in tables
+        for column in table.columns
+        if isinstance(column.type, Numeric)
+        for prefix in (None, BATCH_PREFIX)
+    }
 
 
 def _only_known(metadata: Any) -> Any:

@@ -12,6 +12,7 @@ from edgepaas.errors import (
     DatabaseFull,
     DatabaseRefused,
     DatabaseUnavailable,
+    ValueRefused,
 )
 from edgepaas.pgdriver.failures import (
     ErrorClass,
@@ -82,6 +83,18 @@ def refused_values(error: BaseException) -> RefusedValues | None:
     return RefusedValues(found.sqlite_errorcode in _SQLITE_CONFLICTS, str(found))
 
 
+def refused_by_type(error: BaseException) -> ValueRefused | None:
+    """Return why a column's type refused a value of a statement; None where none did.
+
+    SQLAlchemy's own Enum raises a LookupError.
+    """
+    found = find_cause(error, ValueRefused)
+    if found is not None:
+        return found
+    original = getattr(error, "orig", None)
+    return ValueRefused(str(original)) if type(original) is LookupError else None
+
+
 def primary_code(error: BaseException) -> int:
     """Return SQLite's primary result code, 0 when *error* is not SQLite's."""
     # Python itself raises sqlite3 errors without a code, for a caller's mistakes.
@@ -103,12 +116,16 @@ def is_full(error: BaseException) -> bool:
     return primary_code(error) == sqlite3.SQLITE_FULL
 
 
-def translate_sqlite(error: BaseException, *, writing: bool) -> DatabaseError | None:
+def translate_sqlite(  # noqa: PLR0911 - one for each cause
+    error: BaseException, *, writing: bool
+) -> DatabaseError | None:
     """Return what an SQLite error means to a caller; None for one that it caused itself.
 
     A refused write on a connection that is not *writing* is the caller's mistake.
     """
     code = primary_code(error)
+    if isinstance(error, OverflowError):  # the driver's
+        return DatabaseRefused("a whole number has more than 64 bits")
     if code == sqlite3.SQLITE_FULL:
         return DatabaseFull(f"the disk has no room for the database ({error}); nothing was written")
     if code == sqlite3.SQLITE_CONSTRAINT and FENCED in str(error):

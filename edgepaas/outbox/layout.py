@@ -19,7 +19,7 @@ from edgepaas.files import shapes
 from edgepaas.files.records import RecordType
 from edgepaas.outbox.revisions.record import read_record
 
-Merge = Literal["", "least", "greatest", "keep"]
+Merge = Literal["", "least", "greatest", "keep", "add"]
 FORWARDED = ("facts", "shared")
 
 
@@ -44,26 +44,51 @@ def _of_version_1(old: dict[str, Any]) -> dict[str, Any]:
     return {"fingerprint": "", "revision": [], **old, "tables": tables}
 
 
+def _of_version_2(old: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what SQLite is to check (edgepaas.outbox.strictness), which was not written."""
+    tables = {
+        name: {
+            "checks": [],
+            "unique": [],
+            **table,
+            "columns": [{"values": [], **column} for column in table["columns"]],
+        }
+        for name, table in old["tables"].items()
+    }
+    return {**old, "tables": tables}
+
+
 _COLUMN = {
     **dict.fromkeys(("name", "type", "storage", "merge", "filled_from"), shapes.text),
     **dict.fromkeys(("nullable", "primary_key"), shapes.flag),
+    "values": shapes.list_of(shapes.text),
 }
 _TABLE = {
     "kind": shapes.text,
     "columns": shapes.list_of(shapes.object_of(_COLUMN)),
     "key": shapes.list_of(shapes.text),
     "foreign": shapes.list_of(shapes.text),
+    "checks": shapes.list_of(shapes.object_of({"name": shapes.text, "text": shapes.text})),
+    "unique": shapes.list_of(
+        shapes.object_of(
+            {
+                "name": shapes.text,
+                "columns": shapes.list_of(shapes.text),
+                "nulls_distinct": shapes.flag,
+            }
+        )
+    ),
 }
 #: ``run/tables.json``, which the schema stage writes (edgepaas.schema.table_contract).
 TABLES_RECORD = RecordType(
     "tables",
-    2,
+    3,
     {
         "fingerprint": shapes.text,
         "revision": shapes.list_of(shapes.text),
         "tables": shapes.map_of(shapes.object_of(_TABLE)),
     },
-    {1: _of_version_1},
+    {1: _of_version_1, 2: _of_version_2},
 )
 
 
@@ -72,7 +97,7 @@ class Column:
     """One column; ``type`` in PostgreSQL's words, ``storage`` in SQLite's.
 
     ``merge`` says what stays where an insert meets a row that the hub has already: the
-    lesser, the greater, the hub's value; empty: the arriving one. Such a column is no
+    lesser, the greater, the hub's value, the sum; empty: the arriving one. Such a column is no
     content: two facts that differ only there are the same fact. ``filled_from`` names a
     column that this one equals where the box filled it in; filled in on either side, it
     is no content either.

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
+from edgepaas.outbox.counters import MISSING
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.triggers import values_of
 
@@ -37,7 +38,9 @@ class Change(NamedTuple):
     ``transaction`` is the number of the source transaction's first change. ``new`` and
     ``old`` hold the values by the layout's positions, as SQLite had them: None, int, float,
     str, bytes; bytes of a text that are no UTF-8 stand as lone surrogates
-    (``surrogateescape``). ``gap`` is a gap row's content.
+    (``surrogateescape``). ``gap`` is a gap row's content. ``resent``: it is sent again, to a hub
+    that may have it (``outbox.resent`` is 1), or that lacks it for sure (2: ``missing``, of an
+    update of a counter alone).
     """
 
     seq: int
@@ -48,6 +51,7 @@ class Change(NamedTuple):
     old: Values
     resent: bool
     gap: dict[str, Any] | None = None
+    missing: bool = False
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -124,7 +128,7 @@ class Batch:
             transaction = first if first <= seq else seq
             if op == "G":
                 gap = json.loads(row[4])
-                yield Change(seq, transaction, _GAP, "gap", None, None, resent == 1, gap)
+                yield Change(seq, transaction, _GAP, "gap", None, None, resent != 0, gap)
                 continue
             layout, middle, end = shapes[layout_id]
             new: Values = row[4:middle]
@@ -133,7 +137,8 @@ class Batch:
                 new, old = None, new
             elif op == "U":
                 old = row[middle:end]
-            yield Change(seq, transaction, layout, _OPS[op], new, old, resent == 1)
+            again, missing = resent != 0, resent == MISSING
+            yield Change(seq, transaction, layout, _OPS[op], new, old, again, None, missing)
 
     @cached_property
     def _layouts(self) -> dict[int, Layout]:

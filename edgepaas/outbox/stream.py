@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
-from edgepaas.outbox import ledger, sequence_gaps, tables
+from edgepaas.outbox import counters, ledger, sequence_gaps, tables
 from edgepaas.outbox.resending import switches
 
 logger = logging.getLogger("edgepaas.outbox")
@@ -157,10 +157,12 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
             "WHERE last_seq > ?",
             (hub_seq,),
         ).fetchone()
+        counters.trust(connection, hub_seq, confirmed)
         connection.execute(
-            f"UPDATE {OUTBOX} SET resent = 1 WHERE seq > ? AND seq <= ?",  # noqa: S608
+            f"UPDATE {OUTBOX} SET resent = 1 WHERE seq > ? AND seq <= ? AND NOT resent",  # noqa: S608
             (hub_seq, confirmed),
         )
+        counters.doubt_lost_rows(connection, hub_seq)
         connection.execute(f"DELETE FROM {BATCHES} WHERE last_seq > ?", (hub_seq,))  # noqa: S608
         connection.execute(
             f"UPDATE {STATE} SET confirmed_seq = ?1, confirmed_batch = ?2, "  # noqa: S608

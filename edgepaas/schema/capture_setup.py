@@ -8,7 +8,7 @@ looked at; what a file that was set aside still held is brought into its success
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     """
     from edgepaas.files.node_identity import node_identity
     from edgepaas.outbox import capture as outbox
-    from edgepaas.outbox import fence, versions
+    from edgepaas.outbox import fence, strictness, versions
     from edgepaas.outbox.journal.opening import youngest_order
     from edgepaas.outbox.journal.tables import journal_path
     from edgepaas.outbox.resending.switches import note_switch
@@ -63,25 +63,33 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
         if missing:
             raise NotCaptured(f"{path}: changes are not captured: {'; '.join(missing)}")
         note_switch(connection, youngest_order(journal_path(path)))
+        _report_gaps(path, strictness.install(connection, document, captured=True))
         steps = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
         steps += _salvage(path, paths, connection, document)
     return "; ".join(steps)
 
 
-def capture_nothing(path: Path, paths: Paths) -> None:
+def capture_nothing(path: Path, paths: Paths, document: Mapping[str, Any]) -> None:
     """Take capture out of *path*, which has no hub: no write is to pay for it.
 
-    Raises sqlite3.Error, LockHeld.
+    It refuses all the same what a hub would refuse, which may come later. Raises sqlite3.Error,
+    LockHeld.
     """
-    from edgepaas.outbox import tables
+    from edgepaas.outbox import strictness, tables
 
     with _opened(path, paths) as connection:
+        _report_gaps(path, strictness.install(connection, document, captured=False))
         if not tables.exist(connection):
             return  # a box without a hub pays nothing at its boot either
         from edgepaas.outbox import capture as outbox
 
         if outbox.remove(connection):
             logger.warning("there is no hub any more: changes of %s are not captured", path)
+
+
+def _report_gaps(path: Path, gaps: Sequence[str]) -> None:
+    for gap in gaps:
+        logger.warning("%s is less strict than PostgreSQL: %s", path, gap)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ What they make is seen by running them where nothing stays.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -16,6 +16,7 @@ from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.migrations import (
     TableColumns,
     columns_by_table,
+    scratch_engine,
     script_names,
     upgrade,
     versions,
@@ -124,7 +125,7 @@ def columns_by_revision(
 def _columns_in_memory(
     chain: Chain, metadata: "MetaData | None"
 ) -> list[tuple[Revisions, TableColumns]]:
-    engine = create_engine("sqlite://", poolclass=StaticPool)
+    engine = scratch_engine("sqlite://", poolclass=StaticPool)
     by_revision: list[tuple[Revisions, TableColumns]] = []
     try:
         with engine.connect() as connection:

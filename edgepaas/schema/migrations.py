@@ -133,7 +133,7 @@ def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Pat
     from alembic import command
 
     number = 1 + max((int(r) for r in chain.parents if r.isdecimal()), default=0)
-    engine = create_engine(f"sqlite:///{folder / 'scratch.db'}")
+    engine = scratch_engine(f"sqlite:///{folder / 'scratch.db'}")
     try:
         with engine.connect() as connection:
             upgrade(connection, chain, metadata)
@@ -177,6 +177,17 @@ def shipped_template() -> Path:
         if place.is_file():
             return place
     raise ChainIncomplete(f"{places[0]} is not there: install this build again")
+
+
+def scratch_engine(url: str, **options: Any) -> Engine:
+    """Return an engine for a database of SQLite's that is no box's file."""
+    from sqlalchemy import event
+
+    from edgepaas.database.sqlite import numeric_order
+
+    engine = create_engine(url, **options)
+    event.listen(engine, "connect", lambda connection, _: numeric_order.register(connection))
+    return engine
 
 
 def migration_engine(connect: Any, dialect: str) -> Engine:

@@ -183,7 +183,7 @@ class _Stage:
     def _with_capture(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
         path = self.contract.sqlite_path
         if not self.contract.hub_url:
-            capture_nothing(path, self.paths)
+            capture_nothing(path, self.paths, document)
             return report
         done = capture(path, self.paths, document)
         return replace(report, message=f"{report.message}; {done}") if done else report

@@ -20,6 +20,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType
 from edgepaas.outbox.layout import TABLES_RECORD
 from edgepaas.schema.chain import Chain
+from edgepaas.schema.strict_checks import checks_of, unique_of, values_of
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -27,11 +28,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("edgepaas.schema")
 
 CACHE = "tables-cache.json"
+_EMPTY_CACHE: dict[str, Any] = {"made_for": None, "sources": {}, "document": None, "owner": None}
+
+
+def _owner_alone(old: dict[str, Any]) -> dict[str, Any]:
+    return {**_EMPTY_CACHE, "owner": old.get("owner")}
+
+
 #: ``state/tables-cache.json``: tables.json's content, what it was made from, and which
 #: application used the SQLite file last. Each part may be missing.
 CACHE_RECORD = RecordType(
     "tables-cache",
-    2,
+    3,
     {
         "made_for": shapes.anything,
         "sources": shapes.map_of(shapes.list_of(shapes.whole)),
@@ -40,10 +48,9 @@ CACHE_RECORD = RecordType(
             shapes.object_of({"file": shapes.text, "application": shapes.text})
         ),
     },
-    # Version 1: its owner alone is kept; everything else can be computed again.
-    {1: lambda old: {**_EMPTY_CACHE, "owner": old.get("owner")}},
+    # Of older versions the owner alone is kept; everything else can be computed again.
+    {1: _owner_alone, 2: _owner_alone},
 )
-_EMPTY_CACHE: dict[str, Any] = {"made_for": None, "sources": {}, "document": None, "owner": None}
 
 
 def remembered(paths: Paths, application: str, chain: Chain) -> dict[str, Any] | None:
@@ -107,7 +114,8 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
     Tables come in the order in which rows can be written: what one points to is before it.
     A column's ``type`` is PostgreSQL's, its ``storage`` SQLite's; ``merge`` and
     ``filled_from`` say what becomes of it where a row that is there is met
-    (edgepaas.outbox.layout).
+    (edgepaas.outbox.layout). ``values`` are the words of an enumeration; ``checks`` and ``unique``
+    are what PostgreSQL checks beside them (edgepaas.schema.strict_checks).
     """
     from sqlalchemy.dialects import postgresql, sqlite
 
@@ -124,11 +132,14 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
                     "primary_key": column.primary_key,
                     "merge": column.info.get("merge", ""),
                     "filled_from": column.info.get("filled_from", ""),
+                    "values": values_of(column),
                 }
                 for column in table.columns
             ],
             "key": [column.name for column in table.primary_key.columns],
             "foreign": sorted({key.column.table.name for key in table.foreign_keys}),
+            "checks": checks_of(table),
+            "unique": unique_of(table),
         }
         for table in metadata.sorted_tables
     }

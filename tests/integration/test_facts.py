@@ -13,6 +13,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    DateTime,
     Integer,
     LargeBinary,
     Numeric,
@@ -110,6 +111,9 @@ class Kinds(Model, kind="facts"):
     day: Mapped[date | None] = mapped_column()
     hour: Mapped[time | None] = mapped_column()
     mood: Mapped[Mood | None] = mapped_column()
+    price: Mapped[Decimal | None] = mapped_column(Numeric(12, 2))
+    zoned: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    ident: Mapped[uuid.UUID | None] = mapped_column()
 
 
 class Stay(Model, kind="local"):
@@ -282,6 +286,9 @@ KINDS: list[Row] = [
         "day": date(1, 1, 1),
         "hour": time(23, 59, 59, 999999),
         "mood": Mood.wild,
+        "price": Decimal("-9999999999.99"),
+        "zoned": datetime(2024, 2, 29, 23, 59, 59, 999999, timezone(timedelta(hours=-5.5))),
+        "ident": uuid.UUID(int=7),
     },
     {
         **EMPTY,
@@ -296,6 +303,7 @@ KINDS: list[Row] = [
         "local": datetime(9999, 12, 31, 23, 59, 59, 999999),
         "day": date(9999, 12, 31),
         "hour": time(0),
+        "price": Decimal("0.10"),
     },
     {**EMPTY, "real": math.inf, "number": 1.7976931348623157e308, "plain": "text"},
     {**EMPTY, "plain": 0},

@@ -424,6 +424,21 @@ _OVERLOOK_ALL = {
     "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
 }
 
+
+def _counters_overwrite(statements: Any) -> Iterable[Replacement]:
+    """The value of a counter travels, not its difference."""
+
+    def updated_value(mapped: Any, **_: Any) -> str:
+        return f"h.n{mapped.position}"
+
+    return [(statements, "updated_value", updated_value)]
+
+
+def _lenient(strictness: Any) -> Iterable[Replacement]:
+    """SQLite takes what its tables take."""
+    return [(strictness, "rules_of", lambda *_, **__: iter(()))]
+
+
 WEAKNESSES: dict[str, dict[str, Patch]] = {
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
@@ -438,6 +453,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "any-type-fits": {"edgepaas.outcomes.fit": _any_type_fits},
     "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
+    "counters-overwrite": {"edgepaas.sync.delivery.statements": _counters_overwrite},
+    "lenient-sqlite": {"edgepaas.outbox.strictness": _lenient},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
     "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},

@@ -124,6 +124,7 @@ def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path)
                 "primary_key": True,
                 "merge": "",
                 "filled_from": "",
+                "values": [],
             },
             {
                 "name": "name",
@@ -133,10 +134,13 @@ def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path)
                 "primary_key": False,
                 "merge": "",
                 "filled_from": "",
+                "values": [],
             },
         ],
         "key": ["id"],
         "foreign": [],
+        "checks": [],
+        "unique": [],
     }
     assert first["tables"]["sales"]["foreign"] == ["items"]
     assert list(first["tables"]) == ["items", "sales"]

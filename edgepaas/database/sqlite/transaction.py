@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from edgepaas.database.append import FactsDiffer
+from edgepaas.database.failures import translate_sqlite
 from edgepaas.database.sqlite.append_statements import AppendStatements
 from edgepaas.database.sqlite.capture_guard import Capture, CaptureGuard
 from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
@@ -120,14 +121,14 @@ class Transaction:
             self._driver.execute("SAVEPOINT facts")
         try:
             accepted = self._on.statements.run(facts.job)
-        except (FactsDiffer, ValueError, DatabaseBusy) as refusal:
+        except (FactsDiffer, ValueError, OverflowError, DatabaseBusy) as refusal:
             if several:
                 self._driver.execute("ROLLBACK TO facts")
                 self._driver.execute("RELEASE facts")
             elif self._driver.total_changes != changes:
                 raise
             self._on.statements.forget()
-            facts.note(refusal)
+            facts.note(translate_sqlite(refusal, writing=True) or refusal)
             return
         if several:
             self._driver.execute("RELEASE facts")

@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.database.column_kinds import PLAIN_UUID, ColumnKind, column_kind
 from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.layout import Layout
 
@@ -79,7 +79,13 @@ def _reader(layout: Layout, names: Sequence[str]) -> Callable[[str], tuple[Any, 
     """Return what makes the layout's values of a row whose columns are *names*."""
     places = {name: place for place, name in enumerate(names)}
     plan = [
-        (places.get(column.name), _READERS[column_kind(column.type)]) for column in layout.columns
+        (
+            places.get(column.name),
+            _without_hyphens
+            if column.storage == PLAIN_UUID
+            else _READERS[column_kind(column.type)],
+        )
+        for column in layout.columns
     ]
 
     def read(text: str) -> tuple[Any, ...]:
@@ -119,6 +125,10 @@ def _unquoted(text: str) -> str:
     if '"' not in text and "\\" not in text:
         return text
     return _DOUBLED.sub(lambda found: found[1] or '"', text)
+
+
+def _without_hyphens(text: str) -> str:
+    return text.replace("-", "")
 
 
 def _boolean(text: str) -> int:
@@ -163,6 +173,7 @@ _READERS: Mapping[ColumnKind, Callable[[str], Any]] = {
     ColumnKind.BOOLEAN: _boolean,
     ColumnKind.INTEGER: int,
     ColumnKind.FLOAT: float,
+    ColumnKind.DECIMAL: str,
     ColumnKind.BYTES: _bytes,
     ColumnKind.JSON: _document,
     ColumnKind.MOMENT: _moment,

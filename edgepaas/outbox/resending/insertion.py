@@ -16,6 +16,7 @@ from typing import Any
 
 from edgepaas.database.reserved_names import OUTBOX, SEQUENCE_GAPS, STATE, TRANSACTIONS
 from edgepaas.outbox import tables
+from edgepaas.outbox.counters import MISSING, doubt_lost_rows
 from edgepaas.outbox.resending import switches
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.triggers import values_of
@@ -36,10 +37,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Transaction:
-    """Changes that are delivered together; they come after the row numbered *after*."""
+    """Changes that are delivered together; they come after the row numbered *after*.
+
+    *missing*: the hub's marks say that it lacks them, so that a counter is added to whatever
+    else was counted there since; else it is in doubt.
+    """
 
     after: int
     changes: Sequence[Change]
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ def insert_among_waiting(
                 (OUTBOX, stream.last_seq + total),
             )
         connection.execute(f"UPDATE {STATE} SET inflight_batch = '', inflight_seq = 0")  # noqa: S608
+        doubt_lost_rows(connection, least)
         inserted()
     return total
 
@@ -193,12 +200,13 @@ def _fill(
             place, seq = here, here + shifts.below(here)
         for change in found.changes:
             seq += 1
+            resent = MISSING if found.missing and change.op == "U" else 1
             values = [_as_stored(value) for value in change.values]
             marks = ", ".join(mark for mark, _ in values)
             connection.execute(
                 f"INSERT INTO {OUTBOX} (seq, layout, op, resent, {values_of(len(values))}) "  # noqa: S608
-                f"VALUES (?, ?, ?, 1, {marks})",
-                (seq, change.layout, change.op, *(value for _, value in values)),
+                f"VALUES (?, ?, ?, ?, {marks})",
+                (seq, change.layout, change.op, resent, *(value for _, value in values)),
             )
         if len(found.changes) > 1:
             connection.execute(

@@ -55,7 +55,7 @@ def _open_for_migration(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _without_capture(connection: "Connection") -> Iterator[None]:
-    from edgepaas.outbox import versions
+    from edgepaas.outbox import strictness, versions
     from edgepaas.outbox.capture import drop_triggers, paused
 
     driver = connection.connection.driver_connection
@@ -65,6 +65,7 @@ def _without_capture(connection: "Connection") -> Iterator[None]:
         yield  # its triggers could not be put back afterwards
         raise versions.UnknownOutbox(unknown)
     drop_triggers(driver)
+    strictness.drop(driver)
     with paused(driver):
         yield
 

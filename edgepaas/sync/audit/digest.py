@@ -100,7 +100,8 @@ def row_digest(mapping: ColumnMapping) -> RowDigest:
             continue  # what stays there is the hub's choice
         declared = mapping.layout.columns[mapped.position].type
         kind = column_kind(declared)
-        if column_kind(mapped.column.base) is not kind:
+        on_hub = column_kind(mapped.column.base)
+        if on_hub is not kind and not {on_hub, kind} <= _FRACTIONS:
             incomparable.append(mapped.column.name)
             continue
         source = mapping.at(mapped.filled_from) if mapped.filled_from >= 0 else None
@@ -162,6 +163,12 @@ def _float_of(value: Any) -> float:
     if isinstance(value, str | bytes):
         raise NoDigest(f"{value!r:.60} is no number")
     return float(value)
+
+
+def _number(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise NoDigest(f"{value!r:.60} is no decimal number")
+    return (value.rstrip("0").rstrip(".") if "." in value else value).encode()
 
 
 def _bytes(value: Any) -> bytes:
@@ -268,6 +275,9 @@ def _of_day(moment: datetime | time) -> int:
     return seconds * 1_000_000 + moment.microsecond
 
 
+#: Each is cast to the box's own kind: a column that was made the other one rounds, or does not.
+_FRACTIONS = {ColumnKind.FLOAT, ColumnKind.DECIMAL}
+
 _FORMS: dict[ColumnKind, _Form] = {
     ColumnKind.BOOLEAN: _Form("boolsend({0})", _boolean),
     ColumnKind.INTEGER: _Form("int8send({0}::bigint)", _integer),
@@ -278,6 +288,8 @@ _FORMS: dict[ColumnKind, _Form] = {
         _float,
         (("REAL", _real),),
     ),
+    # Its value: a column with another scale writes other zeros.
+    ColumnKind.DECIMAL: _Form("convert_to(trim_scale({0}::numeric)::text, 'UTF8')", _number),
     ColumnKind.BYTES: _Form("{0}", _bytes),
     ColumnKind.JSON: _Form("convert_to({0}::jsonb::text, 'UTF8')", _json),
     ColumnKind.MOMENT: _Form("timestamptz_send({0}::timestamptz)", _moment),

@@ -92,7 +92,7 @@ class Planner:
         if run.op == "delete":
             self._tombstoned.add(table)
         clearing = run.op == "insert" and not run.resent and table in self._tombstoned
-        known = (run.layout, run.op, run.resent, run.changed, comparing, clearing)
+        known = (run.layout, run.op, run.resent, run.missing, run.changed, comparing, clearing)
         found = self._templates.get(known)
         if found is None:
             found = self._templates[known] = self._build(
@@ -125,9 +125,9 @@ def _changing(
     if run.op == "delete":
         return [statements.delete(mapping, resent=run.resent)]
     if run.op == "update":
-        template = statements.update(mapping, run.changed, resent=run.resent)
+        template = statements.update(mapping, run.changed, resent=run.resent, missing=run.missing)
         return [] if template is None else [template]
-    templates = [statements.insert(mapping, guarded=run.resent)]
+    templates = [statements.insert(mapping, guarded=run.resent, adding=not run.resent)]
     if run.resent:
         templates.append(statements.compare(mapping, resent=True))
     elif run.layout.kind != "facts":

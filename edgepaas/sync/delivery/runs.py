@@ -19,6 +19,8 @@ class Run:
     layout: Layout
     op: Op
     resent: bool
+    #: Sent again, and lacking on the hub for sure.
+    missing: bool = False
     #: The positions that an update changes; empty for everything else.
     changed: tuple[int, ...] = ()
     changes: list[Change] = field(default_factory=list)
@@ -30,6 +32,7 @@ class Run:
             change.op == self.op
             and change.layout is self.layout
             and change.resent == self.resent
+            and change.missing == self.missing
             and changed == self.changed
         )
 
@@ -75,7 +78,7 @@ def runs_of(
                 run.keys.add(key)
                 continue
         latest[table] = len(runs)
-        runs.append(Run(layout, change.op, change.resent, changed, [change], {key}))
+        runs.append(Run(layout, change.op, change.resent, change.missing, changed, [change], {key}))
     return runs
 
 

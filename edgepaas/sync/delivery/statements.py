@@ -13,6 +13,7 @@ from edgepaas.sync.delivery.column_mapping import ColumnMapping, MappedColumn, l
 from edgepaas.sync.delivery.sql_fragments import (
     COUNT_CONFLICTS,
     NOT_EXISTING,
+    added_value,
     any_of,
     content_differs,
     existing_rows,
@@ -33,8 +34,11 @@ from edgepaas.sync.delivery.statement_template import (
 )
 
 
-def insert(mapping: ColumnMapping, *, guarded: bool) -> StatementTemplate:
-    """Insert the rows whose key does not exist; *guarded*: nor was deleted on the hub."""
+def insert(mapping: ColumnMapping, *, guarded: bool, adding: bool = True) -> StatementTemplate:
+    """Insert the rows whose key does not exist; *guarded*: nor was deleted on the hub.
+
+    *adding*: where it exists, counters are added to its own.
+    """
     builder = StatementBuilder()
     names, key = (
         ", ".join(mapped.name for mapped in some) for some in (mapping.columns, mapping.key)
@@ -56,10 +60,15 @@ def insert(mapping: ColumnMapping, *, guarded: bool) -> StatementTemplate:
     order = ""
     if mapping.layout.kind != "facts":
         order = "ORDER BY " + ", ".join(f"r.n{mapped.position}" for mapped in mapping.key) + " "
+    counters = [mapped for mapped in mapping.columns if mapped.merge == "add"]
+    action = "NOTHING"
+    if adding and counters:
+        sums = ", ".join(f"{mapped.name} = {added_value(mapped)}" for mapped in counters)
+        action = f"UPDATE SET {sums}"
     return builder.template(
-        f"INSERT INTO {mapping.table} ({names}) SELECT {values} "
+        f"INSERT INTO {mapping.table} AS t ({names}) SELECT {values} "
         f"FROM unnest({', '.join(arrays)}) AS r({', '.join(aliases)}) "
-        f"{where}{order}ON CONFLICT ({key}) DO NOTHING"
+        f"{where}{order}ON CONFLICT ({key}) DO {action}"
     )
 
 
@@ -150,11 +159,12 @@ def _overwritten(mapped: MappedColumn) -> str:
 
 
 def update(
-    mapping: ColumnMapping, changed: Sequence[int], *, resent: bool
+    mapping: ColumnMapping, changed: Sequence[int], *, resent: bool, missing: bool = False
 ) -> StatementTemplate | None:
     """Set the *changed* columns to their new values; None where the hub has none of them.
 
     A value that another writer set there in between is recorded; *resent*: and left as it is.
+    Counters are added to all the same, where the update is not resent, or *missing* on the hub.
     """
     builder = StatementBuilder()
     columns = [
@@ -162,12 +172,13 @@ def update(
     ]
     if not columns:
         return None
+    in_doubt = resent and not missing
     rows = builder.rows(new=columns, old=(*mapping.key, *columns))
     foreign = any_of(
         f"({values_differ(mapped, f'h.h{mapped.position}', f'h.o{mapped.position}')} AND "
         f"{values_differ(mapped, f'h.h{mapped.position}', f'h.n{mapped.position}')})"
         for mapped in columns
-        if not mapped.merge
+        if not mapped.merge or (mapped.merge == "add" and in_doubt)
     )
     reason = (
         "sent again, and changed on the hub since" if resent else "another value was overwritten"
@@ -188,13 +199,20 @@ def update(
         hub="NULL",
         box=text_object(columns, sent_value),
     )
-    values = ", ".join(f"{mapped.name} = {updated_value(mapped)}" for mapped in columns)
     guard = f" AND NOT {foreign}" if resent else ""
+    values = {mapped: updated_value(mapped, known=not in_doubt) for mapped in columns}
+    if missing and any(mapped.merge == "add" for mapped in columns):
+        guard = ""  # for each column on its own: what else was changed there keeps no counter back
+        for mapped in columns:
+            if mapped.merge != "add":
+                hub = f"h.h{mapped.position}"
+                values[mapped] = f"CASE WHEN {foreign} THEN {hub} ELSE {values[mapped]} END"
+    assignments = ", ".join(f"{mapped.name} = {value}" for mapped, value in values.items())
     return builder.template(
         f"WITH r AS MATERIALIZED ({rows}), {existing_rows(mapping, columns, 'o')}, "
         f"c AS ({record} FROM h WHERE {foreign} RETURNING 1), "
         f"g AS ({gone} FROM r WHERE {NOT_EXISTING} RETURNING 1), "
-        f"u AS (UPDATE {mapping.table} t SET {values} FROM h "
+        f"u AS (UPDATE {mapping.table} t SET {assignments} FROM h "
         f"WHERE {same_key(mapping, 'h', 'o', 't')}{guard}) {COUNT_CONFLICTS}",
         counts=True,
     )

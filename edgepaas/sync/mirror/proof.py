@@ -55,7 +55,7 @@ def require_whole_history(connection: sqlite3.Connection) -> HistoryMark:
     if (
         stream is not None
         and connection.execute(
-            f"SELECT 1 FROM {OUTBOX} WHERE seq > ? AND resent = 1 LIMIT 1",  # noqa: S608
+            f"SELECT 1 FROM {OUTBOX} WHERE seq > ? AND resent LIMIT 1",  # noqa: S608
             (stream.confirmed_seq,),
         ).fetchone()
     ):

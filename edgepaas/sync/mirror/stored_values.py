@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.database.column_kinds import PLAIN_UUID, ColumnKind, column_kind
 from edgepaas.outbox.layout import Column
 from edgepaas.outbox.tables import quoted
 
@@ -50,6 +50,8 @@ def stored_column(column: Column) -> StoredColumn:
     form = _FORMS[column_kind(column.type)]
     select = form.select.format(name)
     order = f'{select} COLLATE "C"' if form.is_text else name
+    if column.storage == PLAIN_UUID:
+        return StoredColumn(column.name, select, order, _without_hyphens)
     return StoredColumn(column.name, select, order, form.read)
 
 
@@ -68,6 +70,10 @@ def compact_json(text: str) -> str:
     )
 
 
+def _without_hyphens(text: str) -> str:
+    return text.replace("-", "")
+
+
 def _as_is(value: Any) -> Any:
     return value
 
@@ -76,6 +82,12 @@ def _checked_time(text: str) -> str:
     # Python has no datetime for infinity, and for years beyond 9999 or before the year 1.
     if not _TIME.match(text):
         raise ValueError(f"the box cannot store the time {text}")
+    return text
+
+
+def _checked_decimal(text: str) -> str:
+    if not text[-1].isdecimal():
+        raise ValueError(f"the box cannot store the number {text}")  # NaN, Infinity
     return text
 
 
@@ -94,6 +106,7 @@ _FORMS: dict[ColumnKind, _Form] = {
     ColumnKind.BOOLEAN: _Form(read=int),
     ColumnKind.INTEGER: _Form(),
     ColumnKind.FLOAT: _Form("{0}::float8", float),
+    ColumnKind.DECIMAL: _Form("{0}::text", _checked_decimal, is_text=True),
     ColumnKind.BYTES: _Form(),
     ColumnKind.JSON: _Form("{0}::text", compact_json, is_text=True),
     ColumnKind.MOMENT: _Form(

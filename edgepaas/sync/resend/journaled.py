@@ -95,7 +95,9 @@ def queue_lost_entries(
                 changes = journal.with_changes(entry).changes
                 counts[entry.order] = len(changes)
                 yield Transaction(
-                    switches.row_before(entry.order), [layouts.change(one) for one in changes]
+                    switches.row_before(entry.order),
+                    [layouts.change(one) for one in changes],
+                    missing=True,
                 )
 
         def inserted() -> None:
