@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
-from edgepaas.outbox.counters import MISSING
 from edgepaas.outbox.layout import Layout, stored_layouts
+from edgepaas.outbox.resending.counters import MISSING
 from edgepaas.outbox.triggers import values_of
 
 Values = tuple[Any, ...] | None

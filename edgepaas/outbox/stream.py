@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
-from edgepaas.outbox import counters, ledger, sequence_gaps, tables
-from edgepaas.outbox.resending import switches
+from edgepaas.outbox import ledger, sequence_gaps, tables
+from edgepaas.outbox.resending import counters, switches
 
 logger = logging.getLogger("edgepaas.outbox")
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from edgepaas.database.reserved_names import OUTBOX, SEQUENCE_GAPS, STATE, TRANSACTIONS
 from edgepaas.outbox import tables
-from edgepaas.outbox.counters import MISSING, doubt_lost_rows
 from edgepaas.outbox.resending import switches
+from edgepaas.outbox.resending.counters import MISSING, doubt_lost_rows
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.triggers import values_of
 
