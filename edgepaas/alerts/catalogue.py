@@ -173,6 +173,16 @@ CAPTURE_RESTORED = _entry(
     "the service acknowledged went uncaptured, but what another program wrote may have.",
     what_to_do="Find out who removes them; 'edgepaas audit' compares both sides.",
 )
+HUB_NOT_CAPTURED = _entry(
+    "hub-not-captured",
+    origin="service",
+    severity="critical",
+    what_happened="PostgreSQL serves and does not capture changes: what it loses of the "
+    "application's own writes, appended facts left out, cannot be sent again.",
+    what_to_do="Have 'edgepaas schema --hub' run by a box that may change PostgreSQL's schema "
+    "(RUN_MIGRATIONS), as the owner of the tables.",
+    check="hub-captures",
+)
 FALLBACK_NOT_READY = _entry(
     "fallback-not-ready",
     origin="schema",

@@ -77,6 +77,10 @@ CHECKS = {
         "the journal is written again, or PostgreSQL does not serve any more",
         f"the service every second while PostgreSQL serves, and {_SERVICE}",
     ),
+    "hub-captures": CheckDescription(
+        "PostgreSQL captures changes, or serves no more",
+        f"the service with each comparison of marks, and {_SERVICE}",
+    ),
     "watched-and-well": CheckDescription(
         "the value or check has been well for a minute, or is not watched any more",
         f"the service every ten seconds, and {_SERVICE}",

@@ -65,6 +65,10 @@ class Companion(Protocol):
     """What travels beside the marks of a process, and is asked for in the same round trips."""
 
     @property
+    def why_not(self) -> str:
+        """Why it does not do its work on the hub, empty where it does."""
+
+    @property
     def question(self) -> str:
         """An SQL expression of type text: what the hub is asked at each comparison."""
 
@@ -102,7 +106,7 @@ class MarkKeeper:
         self.companion: Companion | None = None
         #: Where the rows of its connections are written as well; None: nowhere.
         self.journal: StreamJournal | None = None
-        self._streams = OwnStreams(node_id, self._suspected)
+        self._streams = OwnStreams(node_id, self.notice)
         self._own = OwnMarks(self._streams.owner, self._streams.marks)
         self._lock = threading.Lock()
         self._claim = -1
@@ -154,7 +158,8 @@ class MarkKeeper:
                 raise
             logger.warning("%s cannot be written: %s", self._paths.marks, error)
 
-    def _suspected(self) -> None:
+    def notice(self) -> None:
+        """Have a comparison made at once, by whoever makes them at the time."""
         self.suspect()
 
     def close(self) -> None:

@@ -77,7 +77,13 @@ class RefusingJournal:
         """Raise why it cannot be written."""
         raise type(self._error)(str(self._error))
 
-    def record(self, _stream_id: str, _mark: int, _changes: "Sequence[Change]") -> NoReturn:
+    def record(
+        self, _stream_id: str, _mark: int, _changes: "Sequence[Change]", *, order: int = 0
+    ) -> NoReturn:
+        """Raise why it cannot be written."""
+        raise type(self._error)(str(self._error))
+
+    def next_order(self) -> NoReturn:
         """Raise why it cannot be written."""
         raise type(self._error)(str(self._error))
 

@@ -113,10 +113,13 @@ def _open_journal(
     if database.dialect != "postgresql" or not settings.flag("JOURNAL"):
         return None
     from edgepaas.database.postgresql.database import ServerDatabase
+    from edgepaas.service.hub_capture import capture_on_hub
     from edgepaas.service.watches.journal import JournalWatch
 
     if not isinstance(database, ServerDatabase):
         return None
+    if database.marks is not None:
+        capture_on_hub(database.marks, paths, may_mend=contract.run_migrations)
     watch = JournalWatch(database, contract, settings, paths, state)
     watch.open()
     return watch

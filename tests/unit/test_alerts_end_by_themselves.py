@@ -331,6 +331,16 @@ SCENARIOS = [
         lambda box: box.nodes.others.clear(),
         Box.run_drainer,
     ),
+    Scenario(
+        "hub-not-captured",
+        put(state="primary", noted=["hub-capture"]),
+        put(noted=[]),
+    ),
+    Scenario(
+        "hub-not-captured",
+        put(state="primary", noted=["hub-capture"]),
+        put(state="fallback"),
+    ),
     Scenario("node-twice", put(forwarding=FORWARDS), put(forwarding=None)),
     Scenario("audit-discrepancy", audited(1), audited(0)),
     Scenario("audit-discrepancy", audited(1), put(forwarding=None)),

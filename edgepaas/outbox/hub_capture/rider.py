@@ -8,6 +8,7 @@ lose its triggers between the change and that look, since the change's lock stan
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +21,7 @@ from edgepaas.outbox.layout import Layout
 from edgepaas.pgdriver.failures import server_message, sqlstate
 
 if TYPE_CHECKING:
+    from edgepaas.marks.journaling import Expected
     from edgepaas.marks.rider import MarkRider, StreamPosition
     from edgepaas.pgdriver.flights import Result, Statement
 
@@ -45,6 +47,10 @@ class WrittenTransaction:
 
 class ChangeKeeper(Protocol):
     """What keeps the changes that PostgreSQL acknowledges: the journal."""
+
+    @property
+    def works(self) -> bool:
+        """Whether anything is kept at all; else nothing is captured either."""
 
     def next_order(self) -> int:
         """Return the next number of the box; raises DatabaseError where nothing can be kept.
@@ -105,13 +111,22 @@ class CaptureRider:
         #: Whether the open transaction is captured.
         self._asked = False
         self._order = 0
+        #: Changes that are kept already, each as often as it was told.
+        self._known: Counter[Change] = Counter()
+
+    def expect(self, known: "Expected") -> None:
+        """Leave out these changes, which are kept ahead of COMMIT."""
+        if self._asked:
+            self._known.update(known.changes)
 
     def expect(self, known: object) -> None:
         """Take nothing: what the triggers saw is read."""
 
     def begin(self, *, rows_known: bool = False) -> "Sequence[Statement]":
         """Ask the triggers to capture, but for rows that are known."""
-        self._asked = self._capture.active and not rows_known
+        capture = self._capture
+        self._known.clear()
+        self._asked = capture.active and capture.keeper.works and not rows_known
         return [(_ASK, ())] if self._asked else []
 
     def ending(self) -> "Sequence[Statement]":
@@ -128,10 +143,21 @@ class CaptureRider:
         asked, self._asked = self._asked, False
         if not asked or not results:
             return
-        changes = decode(results[-1].rows[0][0], self._capture.layouts)
+        changes = self._unknown(decode(results[-1].rows[0][0], self._capture.layouts))
         position = self._marks.position
         if changes and position is not None:
             self._capture.keeper.keep(WrittenTransaction(position, self._order, changes))
+
+    def _unknown(self, changes: list[Change]) -> list[Change]:
+        if not self._known:
+            return changes
+        found = []
+        for change in changes:
+            if self._known[change] > 0:
+                self._known[change] -= 1
+            else:
+                found.append(change)
+        return found
 
     def failed(self, error: BaseException | None) -> None:
         """Have the triggers looked at where the hub refused COMMIT for their sake."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgepaas.alerts.catalogue import CAPTURE_RESTORED, HUB_NOT_CAPTURED
 from edgepaas.outbox.hub_capture.rider import CaptureRider, HubCapture
 from edgepaas.outbox.hub_capture.triggers import (
     FUNCTIONS,
@@ -117,8 +118,9 @@ class CaptureUpkeep:
                 return
             self._set(hub, f"{lacking.text}, and cannot be made: {server_message(error)}")
             return
-        level = logging.WARNING if self._capture.active else logging.INFO
-        logger.log(level, "%s: they were put in place", lacking.text)
+        if self._capture.active:
+            CAPTURE_RESTORED.raise_alert(f"PostgreSQL: {lacking.text}; they were put back")
+        logger.info("%s; they were put in place", lacking.text)
         self._set(hub, "")
 
     def beside(self, marks: "MarkRider") -> CaptureRider:
@@ -129,7 +131,11 @@ class CaptureUpkeep:
         self._capture.use(None if why_not else hub.tables)
         if why_not != self.why_not:
             self.why_not = why_not
-            if why_not:
-                logger.warning("PostgreSQL does not capture what this box writes: %s", why_not)
-            else:
-                logger.info("PostgreSQL captures what this box writes")
+            if why_not and self._capture.keeper.works:
+                HUB_NOT_CAPTURED.raise_alert(f"PostgreSQL captures no changes: {why_not}")
+            elif not why_not:
+                HUB_NOT_CAPTURED.resolve_alert("PostgreSQL captures what this box writes")
+            logger.log(
+                logging.WARNING if why_not else logging.INFO,
+                "PostgreSQL captures %s", f"no changes: {why_not}" if why_not else "changes",
+            )  # fmt: skip

@@ -84,6 +84,7 @@ class ServiceChecks:
             "no-row-left": self._no_row_left,
             "postgresql-takes-rows": self._postgresql_takes_rows,
             "node-id-unique": self._node_id_unique,
+            "hub-captures": self._hub_captures,
             "audit-adds-up": self._audit_adds_up,
             "state-loss-known": self._state_loss_known,
             "journal-written": self._journal_written,
@@ -194,6 +195,11 @@ class ServiceChecks:
         if self.contract.sqlite_active:
             return "PostgreSQL does not serve any more"
         return None if self.state.is_noted("journal") else "the journal is written again"
+
+    def _hub_captures(self, _: str) -> str | None:
+        if self.contract.sqlite_active:
+            return "PostgreSQL does not serve any more"
+        return None if self.state.is_noted("hub-capture") else "PostgreSQL captures changes"
 
     def _node_id_unique(self, _: str) -> str | None:
         """Where there is a hub the drainer asks, which sees the other's heartbeats."""

@@ -136,7 +136,7 @@ class Watches:
         from edgepaas.service.watches.marks import MarkWatch
 
         if isinstance(database, ServerDatabase) and database.marks is not None:
-            self._start(MarkWatch(database, database.marks).task)
+            self._start(MarkWatch(database, database.marks, self.state).task)
 
     def start_for_machine(self, loaded: "Loaded", forwarding: "ForwardingWatch") -> None:
         """Watch the machine, what the checks find, and the disk budget."""
