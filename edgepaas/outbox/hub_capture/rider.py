@@ -119,9 +119,6 @@ class CaptureRider:
         if self._asked:
             self._known.update(known.changes)
 
-    def expect(self, known: object) -> None:
-        """Take nothing: what the triggers saw is read."""
-
     def begin(self, *, rows_known: bool = False) -> "Sequence[Statement]":
         """Ask the triggers to capture, but for rows that are known."""
         capture = self._capture
