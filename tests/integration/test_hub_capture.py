@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from edgepaas.errors import DatabaseBusy, DatabaseFull
 from tests.support.captured_box import CapturedBox
 from tests.support.forwarding import Everything, Mood, Place, Sample, Sensor, TestBox, TestHub
+from tests.support.weaken import weakened
 
 
 @pytest.fixture
@@ -457,6 +458,22 @@ def test_nothing_is_acknowledged_that_was_not_captured(captured: CapturedBox, ha
     names = [row[0] for row in captured.hub.ask("SELECT name FROM places ORDER BY 1")]
     assert names == ["a", "c"]
     captured.assert_complete()
+
+
+def test_a_build_that_commits_what_was_not_captured_is_found_out(
+    hub: TestHub, tmp_path: Path
+) -> None:
+    with weakened("unchecked-capture"):
+        box = CapturedBox(tmp_path / "primary", hub)
+        try:
+            add_places(box, "a")
+            hub.ask("DROP TRIGGER edgepaas_capture_insert ON places")
+            add_places(box, "b")
+            assert len(box.stored()) == 2
+            with pytest.raises(AssertionError):
+                box.assert_complete()
+        finally:
+            box.close()
 
 
 def test_a_table_in_use_keeps_the_triggers_from_coming_back_for_a_while(

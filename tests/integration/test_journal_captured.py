@@ -2,18 +2,24 @@
 """What is not appended is in the journal as well: the ORM's writes, Core's, raw SQL's."""
 
 import random
+import signal
+import subprocess
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from edgepaas.errors import DatabaseError, DatabaseFull
 from edgepaas.files.paths import Paths
+from edgepaas.marks.record import lost_rows
 from edgepaas.outbox.hub_capture import keeping
 from edgepaas.outbox.journal import group_writer
 from edgepaas.outbox.layout import forwarded_layouts, read_document
@@ -21,6 +27,7 @@ from edgepaas.service.hub_capture import capture_on_hub
 from edgepaas.sync.mirror.stored_values import stored_column
 from edgepaas.telemetry.models import DEVICES, READINGS
 from tests.bench.counting_relay import CountingRelay
+from tests.support.captured_process import STEPS, add_device
 from tests.support.journaled_box import (
     MORNING,
     JournaledBox,
@@ -31,6 +38,7 @@ from tests.support.journaled_box import (
     reading,
 )
 from tests.support.postgres_server import PostgresServer
+from tests.support.weaken import weakened
 
 
 @pytest.fixture
@@ -45,6 +53,16 @@ def box(paths: Paths, url: str) -> Iterator[JournaledBox]:
     with journaled_box(paths, url) as found:
         capture_on_hub(found.keeper, paths, may_mend=True)
         yield found
+
+
+def wait_until(reached: Callable[[], bool]) -> bool:
+    """Whether *reached* came true within a minute."""
+    until_then = time.monotonic() + 60
+    while not reached():
+        if time.monotonic() > until_then:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def database_of(url: str) -> str:
@@ -107,6 +125,12 @@ def test_each_way_of_writing_is_in_the_journal(box: JournaledBox, paths: Paths) 
     box.database.write(run(delete(DEVICES).where(DEVICES.c.name == "press-2")))
     box.database.write(run("DELETE FROM readings WHERE device = 'press-2'"))
     assert replayed(box) == stored(box, paths)
+
+
+def test_a_build_that_keeps_nothing_of_it_is_found_out(box: JournaledBox, paths: Paths) -> None:
+    with weakened("forgotten-capture"):
+        box.database.write(run(insert(DEVICES).values(device("lathe"))))
+    assert replayed(box) != stored(box, paths)
 
 
 def test_appended_facts_are_written_once(box: JournaledBox, paths: Paths) -> None:
@@ -217,3 +241,37 @@ def test_a_trigger_that_is_dropped_costs_refusals_and_no_row(
     kept = [row[1] for row in replayed(box).values()]
     assert sorted(kept) == sorted(acknowledged)
     assert replayed(box) == stored(box, paths)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_any_step_nothing_is_doubled_and_nothing_taken_for_lost(
+    paths: Paths, url: str, step: str
+) -> None:
+    identity = str(uuid.uuid4())
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.support.captured_process", url, step, identity],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    on_hub, in_journal = STEPS[step]
+    with journaled_box(paths, url) as box:
+        capture_on_hub(box.keeper, paths, may_mend=True)
+        assert wait_until(lambda: (identity in devices(box)) is on_hub)
+        assert (identity in box.kept_keys("devices")) is in_journal
+        box.look()
+        # The client has heard nothing, and repeats: refused as there already, or stored now.
+        if on_hub:
+            with pytest.raises(IntegrityError):
+                box.database.write(add_device(identity))
+        else:
+            box.database.write(add_device(identity))
+        box.look()
+        assert devices(box).count(identity) == 1
+        assert box.journal.unsettled() == []
+        assert box.journal.lacking(box.hub_marks()) == []  # no false "went back"
+        assert lost_rows(paths) == 0
+
+
+def devices(box: JournaledBox) -> list[str]:
+    with box.database.read() as session:
+        return [str(row) for row in session.scalars(select(DEVICES.c.id))]

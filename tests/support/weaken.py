@@ -439,7 +439,30 @@ def _lenient(strictness: Any) -> Iterable[Replacement]:
     return [(strictness, "rules_of", lambda *_, **__: iter(()))]
 
 
+def _unchecked_capture(rider: Any) -> Iterable[Replacement]:
+    """COMMIT is sent whether or not the hub's triggers are in place."""
+    original = rider.HubCapture.use
+
+    def use(self: Any, tables: Sequence[int] | None) -> None:
+        original(self, None if tables is None else ())
+
+    return [(rider.HubCapture, "use", use)]
+
+
+def _forgotten_capture(keeping: Any) -> Iterable[Replacement]:
+    """What was captured is acknowledged, and kept nowhere."""
+    return [(keeping.JournaledChanges, "keep", lambda _self, _written: None)]
+
+
+def _unguarded_file(guard: Any) -> Iterable[Replacement]:
+    """The SQLite file is written whether or not its triggers are in place."""
+    return [(guard.CaptureGuard, name, lambda _self: None) for name in ("begin", "finish")]
+
+
 WEAKNESSES: dict[str, dict[str, Patch]] = {
+    "unchecked-capture": {"edgepaas.outbox.hub_capture.rider": _unchecked_capture},
+    "forgotten-capture": {"edgepaas.outbox.hub_capture.keeping": _forgotten_capture},
+    "unguarded-file": {"edgepaas.database.sqlite.capture_guard": _unguarded_file},
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
         "edgepaas.supervisor.sidecars": _constants(PAUSE=0.05, LONGEST_PAUSE=0.2),

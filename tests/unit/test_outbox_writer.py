@@ -20,6 +20,7 @@ from edgepaas.errors import DatabaseBusy
 from edgepaas.outbox import capture, fence
 from tests.support.databases import in_one_group
 from tests.support.outbox import Fact, Note, captured_file, changes, create_file, document
+from tests.support.weaken import weakened
 
 
 @pytest.fixture
@@ -208,6 +209,15 @@ def test_what_is_written_after_a_trigger_was_dropped_is_captured(
     assert waiting(file) == ["before0", "after0", "after1", "later0"]
     assert len(restored) == 1 and "outbox_insert_facts" in restored[0]
     assert capture.problems(file, document()) == []
+
+
+def test_a_build_that_looks_at_no_trigger_is_found_out(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    with weakened("unguarded-file"):
+        file.execute("DROP TRIGGER outbox_insert_facts")
+        guarded.write(facts(1))
+    assert waiting(file) == []
 
 
 def test_a_failed_write_does_not_keep_the_triggers_from_coming_back(
