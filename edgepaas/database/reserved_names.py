@@ -16,6 +16,8 @@ SEQUENCE_GAPS: Final = "outbox_absent"
 RECOVERY: Final = "outbox_recovery"
 RESENT: Final = "outbox_resent"
 SWITCHES: Final = "outbox_switches"
+COPIES: Final = "outbox_copies"
+COPIED: Final = "outbox_copied"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"
 

@@ -23,6 +23,8 @@ from edgepaas.schema.sqlite.quarantine import note_salvaged, pending_salvage
 
 logger = logging.getLogger("edgepaas.schema")
 
+#: Seconds for copying what the box wrote to PostgreSQL before SQLite serves.
+HISTORY_SECONDS = 1.5
 #: Seconds for making an older release's file one that gives its free pages back.
 _CONVERTING = 5.0
 
@@ -67,6 +69,28 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
         steps = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
         steps += _salvage(path, paths, connection, document)
     return "; ".join(steps)
+
+
+def show_own_history(path: Path, paths: Paths) -> str:
+    """Copy what this box wrote to PostgreSQL into the tables of *path*, which is to serve.
+
+    For HISTORY_SECONDS; the drainer goes on with it. Returns what was done, for a person. What
+    cannot be copied is not shown, and keeps nothing from serving.
+    """
+    from edgepaas.outbox.journal.opening import opened_for_reading
+    from edgepaas.outbox.journal.tables import journal_path
+    from edgepaas.outbox.resending.own_history import copy_history
+
+    try:
+        with opened_for_reading(journal_path(path)) as journal:
+            if journal is None:
+                return ""
+            with _opened(path, paths) as connection:
+                copied = copy_history(connection, journal, seconds=HISTORY_SECONDS)
+    except (sqlite3.Error, OSError, EdgePaaSError) as error:
+        logger.warning("what this box wrote to PostgreSQL is not shown: %s", brief(error))
+        return ""
+    return f"{copied:,} rows that this box wrote to PostgreSQL are shown" if copied else ""
 
 
 def capture_nothing(path: Path, paths: Paths, document: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import damage_noted, note_damage, open_refusal_reason, wal_of
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
-from edgepaas.schema.capture_setup import capture, capture_nothing
+from edgepaas.schema.capture_setup import capture, capture_nothing, show_own_history
 from edgepaas.schema.chain import Chain, chain_of, show
 from edgepaas.schema.errors import SchemaError, SchemaRefused, brief
 from edgepaas.schema.open_problems import (
@@ -185,7 +185,8 @@ class _Stage:
         if not self.contract.hub_url:
             capture_nothing(path, self.paths, document)
             return report
-        done = capture(path, self.paths, document)
+        steps = [capture(path, self.paths, document), show_own_history(path, self.paths)]
+        done = "; ".join(filter(None, steps))
         return replace(report, message=f"{report.message}; {done}") if done else report
 
     def _uncaptured(self, report: SchemaReport, error: Exception) -> SchemaReport:

@@ -31,6 +31,7 @@ from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.refusals.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.resend.journaled import keys_unknown_to
 from edgepaas.sync.resend.lost_connections import LostConnections
 from edgepaas.sync.resend.recovery import Recovery
 from edgepaas.sync.shutdown import Stopped
@@ -40,6 +41,7 @@ from edgepaas.sync.takeover.turn import TakeoverTurn
 from edgepaas.sync.turns.auditing import AuditTurn
 from edgepaas.sync.turns.comparison import ComparisonTurn
 from edgepaas.sync.turns.heartbeats import HeartbeatTurn
+from edgepaas.sync.turns.history import HistoryTurn, SharedCopier
 from edgepaas.sync.turns.mirroring import MirrorTurn
 from edgepaas.sync.turns.polled_file import POLL_INTERVAL, PolledFile
 from edgepaas.sync.turns.reclaiming import ReclaimTurn
@@ -90,9 +92,15 @@ class SyncWorker:
             self._send_batch,
             partial(self._heartbeat.take, alone=True),
         )
-        mirror = Mirror(self.context.table_document(), stop.raise_if_requested)
-        self._models = mirror.document["tables"]
         journal = journal_path(contract.sqlite_path)
+        mirror = Mirror(
+            self.context.table_document(),
+            stop.raise_if_requested,
+            SharedCopier(journal),
+            partial(keys_unknown_to, path=journal, node_id=node.node_id),
+        )
+        self._models = mirror.document["tables"]
+        self._history = HistoryTurn(journal, wanted=contract.sqlite_active)
         self._recovery = Recovery(mirror.document, journal, self._is_alive)
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
         self._audit = AuditTurn(self.context, self._models, self.report)
@@ -132,6 +140,7 @@ class SyncWorker:
             logger.debug("stopped in the middle of work: %s", stop.reason)
         finally:
             self._close_hub()
+            self._history.close()
             self._file.close()
         logger.info("ending with status %d: %s", stop.status, stop.reason)
         return stop.status
@@ -145,6 +154,7 @@ class SyncWorker:
     def _turn(self) -> None:
         """Do everything that is due, or count what waits while the hub is unreachable."""
         try:
+            self._history.take(self._file.current)
             if self._failures.remaining <= 0:
                 self._work()
                 self._failures.record_success()

@@ -29,8 +29,10 @@ from edgepaas.sync.back_in_time import compare_file, compare_history
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
+from edgepaas.sync.resend.journaled import keys_unknown_to
 from edgepaas.sync.resend.lost_connections import LostConnections
 from edgepaas.sync.resend.recovery import Recovery
+from edgepaas.sync.turns.history import SharedCopier
 from tests.support.forwarding import PLAIN, TestBox, TestHub, document
 
 NODE = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
@@ -54,7 +56,11 @@ class PrimaryBox:
             self.paths, NODE, self.journal.path, self._is_alive, clock=lambda: self.now
         )
         self.recovery = self.file.recovery = Recovery(document(), self.journal.path, self._is_alive)
-        self.mirror = Mirror(document())
+        self.mirror = Mirror(
+            document(),
+            copy_own=SharedCopier(self.journal.path),
+            changed_since=lambda link: keys_unknown_to(link, self.journal.path, NODE),
+        )
         #: The ids of the samples that were acknowledged, whichever database took them.
         self.acknowledged: list[str] = []
         self._driver: Any = None

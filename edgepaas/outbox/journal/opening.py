@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgepaas.database.sqlite.connection import open_sqlite
@@ -81,16 +81,29 @@ class JournalFile:
         os.close(self._lock)
 
 
-def youngest_order(path: Path) -> int:
-    """Return the order of the youngest entry in the file *path*; 0 where none can be read."""
-    if not path.exists() or open_refusal_reason(path):
-        return 0
+@contextlib.contextmanager
+def opened_for_reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Give a connection to the file *path*; None where there is none that can be read."""
     try:
-        with contextlib.closing(_connected(path)) as connection:
-            return newest_order(connection)
+        usable = path.exists() and not open_refusal_reason(path)
+        connection = _connected(path) if usable else None
+        if connection is not None and tables.version(connection) != tables.VERSION:
+            connection.close()
+            connection = None
     except (sqlite3.Error, OSError) as error:
         logger.warning("the journal %s cannot be read: %s", path, error)
-        return 0
+        connection = None
+    try:
+        yield connection
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def youngest_order(path: Path) -> int:
+    """Return the order of the youngest entry in the file *path*; 0 where none can be read."""
+    with opened_for_reading(path) as connection:
+        return 0 if connection is None else newest_order(connection)
 
 
 class _NotOurs(Exception):

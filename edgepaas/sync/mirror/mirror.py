@@ -62,6 +62,10 @@ class Mirror:
     document: Mapping[str, Any]
     #: Raises to abandon the pass.
     check: Callable[[], None] = lambda: None
+    #: Applies to the file what this box itself changed on the hub; returns how many rows.
+    copy_own: Callable[[sqlite3.Connection], int] = lambda _: 0
+    #: Returns the keys that the box changed on the hub, and of which the snapshot knows nothing.
+    changed_since: Callable[["Hub"], Keys] = lambda _: set()
     #: The hub's fingerprint of each table that was the same on both sides.
     _fingerprints: dict[str, str] = field(default_factory=dict)
     #: The stream, and up to which row the hub had confirmed it then.
@@ -79,6 +83,8 @@ class Mirror:
         """
         if not any(layout.kind == "shared" for layout in forwarded_layouts(self.document)):
             return PassResult()
+        if self.copy_own(connection):
+            self.compare_everything()
         self._check_own_deliveries(connection)
         # The temporary tables lie in a file: a large difference must not take memory.
         connection.execute("PRAGMA temp_store=FILE")
@@ -101,9 +107,13 @@ class Mirror:
                     connection, HubRows(hub, table, largest, self.check), difference
                 ):
                     unreadable.add(table.name)
-            proof = _prove(connection, hub, known, found)
+            alone: Keys = set()
+            proof = Proof()
+            if any(difference.count for _, difference in found):
+                alone = self.changed_since(hub)
+                proof = _prove(connection, hub, known, found)
             hub.rollback()
-            result = apply(connection, found, waiting_keys, proof.note)
+            result = apply(connection, found, lambda c: waiting_keys(c) | alone, proof.note)
         except BaseException:
             hub.rollback()
             for table, _ in found:
@@ -158,8 +168,6 @@ def _prove(
     found: Sequence[tuple[MirroredTable, Difference]],
 ) -> Proof:
     """Have the snapshot prove that what differs is no loss, and commit it; or raise."""
-    if not any(difference.count for _, difference in found):
-        return Proof()
     proof = prove_history(connection, hub, known)
     if proof.mark is None:
         for table, difference in found:

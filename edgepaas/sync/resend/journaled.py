@@ -71,6 +71,24 @@ def lost_entries(
     return [one for one in journal.lacking(second, newest=newest) if one.order in before]
 
 
+def keys_unknown_to(hub: "Hub", path: Path, node_id: str) -> set[tuple[str, tuple[Any, ...]]]:
+    """Return (table, key) of the shared rows that the box changed and *hub*'s snapshot lacks.
+
+    They were changed since the snapshot began, or the hub lost the change. Among the newest
+    entries of the journal *path*. Raises HubError, DatabaseError, OSError, sqlite3.Error.
+    """
+    with opened_journal(path, node_id) as journal:
+        marks = None if journal is None else _marks(hub, node_id)
+        if journal is None or marks is None:
+            return set()
+        return {
+            (change.layout.table, change.key)
+            for entry in journal.lacking(marks, newest=NEWEST)
+            for change in journal.with_changes(entry).changes
+            if change.layout.kind == "shared"
+        }
+
+
 def queue_lost_entries(
     connection: sqlite3.Connection, journal: Journal, hub: "Hub", node_id: str, alive: Alive
 ) -> int:
