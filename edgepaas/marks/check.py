@@ -2,7 +2,7 @@
 """One comparison of the box's streams with the hub: what is missing is counted and alerted."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ def compare(
     own: OwnMarks = NO_MARKS,
     beside: str = "",
     journaled: bool = False,
+    joined: Callable[[], Collection[str]] = tuple,
 ) -> Found:
     """Compare all streams of the box with the hub that *ask* reaches, and act on a difference.
 
@@ -52,8 +53,8 @@ def compare(
     more with the record locked, since another process may have joined streams meanwhile, and
     then recorded and alerted. *beside*: an SQL expression that is asked for in the same round
     trip. *journaled*: the box has a journal, from which the drainer sends it again
-    (edgepaas.sync.resend); only what that lacks is lost. Raises what *ask* raises, OSError,
-    LockHeld.
+    (edgepaas.sync.resend); only what that lacks is lost. *joined* returns streams that were
+    joined to the sum, where that is known. Raises what *ask* raises, OSError, LockHeld.
     """
     known = _read_known(own.marks(), own, read_record(paths, node_id))
     hub = read_streams(ask, node_id, tables, beside=beside)
@@ -72,6 +73,11 @@ def compare(
                 return Found(hub, {})
             unknown = unknown_streams(known, hub, own, paths)
             losses = find_losses(known, hub.marks, unknown)
+            if known.sum_id in losses:
+                # A process that runs does not write them any more, either.
+                for identity in hub.marks.keys() & set(joined()) - known.streams.keys():
+                    unknown[identity] = hub.marks[identity]
+                losses = find_losses(known, hub.marks, unknown)
             if losses:
                 _enter(record, known, hub, losses, unknown)
                 for identity in losses.keys() & own.marks().keys() & record.owners.keys():

@@ -187,6 +187,7 @@ class MarkKeeper:
                 tables=self.tables,
                 own=self._own,
                 beside="" if self.companion is None else self.companion.question,
+                journaled=self.journal is not None,
             )
         except (OSError, LockHeld) as error:
             if error is ask.error:

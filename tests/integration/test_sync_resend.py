@@ -122,7 +122,7 @@ def test_the_service_may_find_the_loss_first(
     assert primary.missing() == 0
     assert primary.lost.rows == 0
     nothing_for_a_person(primary, hub)
-    assert [fingerprint for fingerprint, _ in alerts] == ["acknowledged-rows-lost"]
+    assert alerts == [("acknowledged-rows-lost", "warning")]
 
 
 def test_what_the_journal_no_longer_has_is_lost_and_counted_exactly(

@@ -13,10 +13,11 @@ from typing import Any
 from edgepaas.database.ids import name_id
 from edgepaas.database.postgresql.pool import ask
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.marks.changes import Change, Op
 from edgepaas.marks.comparison import Mark
+from edgepaas.marks.journaling import Expected
 from edgepaas.marks.keeper import JOIN_EVERY, MarkKeeper
 from edgepaas.marks.record import read_record
-from edgepaas.outbox.journal.entries import Change, Op
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.journal.reading import newest_order
 from edgepaas.outbox.journal.tables import journal_path
@@ -52,6 +53,7 @@ class PrimaryBox:
         self.journal = Journal(journal_path(self.paths.sqlite), NODE, layouts)
         self.now = 0.0
         self.keeper = MarkKeeper(self.paths, NODE, _TABLES, clock=lambda: self.now)
+        self.keeper.journal = self.journal
         self.connections = LostConnections(
             self.paths, NODE, self.journal.path, self._is_alive, clock=lambda: self.now
         )
@@ -103,12 +105,11 @@ class PrimaryBox:
         rider = self._holder.rider
         self._pipeline.send([("BEGIN", ()), *rider.begin(), *statements])
         self._pipeline.receive()
+        rider.expect(Expected(changes))
         ending = rider.ending()
-        entry = self.journal.ahead(*rider.position, changes)
         rider.sent()
         self._pipeline.send([*ending, ("COMMIT", ())])
         rider.committed(self._pipeline.receive()[:-1])
-        self.journal.confirm(entry)
 
     def samples(self, *values: float) -> list[str]:
         """Write a sample for each of *values* in one transaction; returns their ids."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from edgepaas.marks.changes import Change, Op
 from edgepaas.outbox import ledger
-from edgepaas.outbox.journal.entries import Change, Op
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.layout import forwarded_layouts
 from edgepaas.outbox.resending import fact_copies, own_history

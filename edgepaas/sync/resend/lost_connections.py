@@ -9,7 +9,7 @@ journal does not have is counted as lost.
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.files.locks import LockHeld
@@ -93,12 +93,22 @@ class LostConnections:
         try:
             if read_record(self._paths, self._node_id) is None:
                 return False
-            journaled = self._journal.exists()
-            return bool(compare(ask, self._paths, self._node_id, journaled=journaled).losses)
+            found = compare(
+                ask,
+                self._paths,
+                self._node_id,
+                journaled=self._journal.exists(),
+                joined=self._joined_streams,
+            )
+            return bool(found.losses)
         except (OSError, LockHeld) as error:
             # The service compares as well, by what it has in memory.
             logger.warning("the marks of the connections are not compared: %s", error)
             return False
+
+    def _joined_streams(self) -> Collection[str]:
+        with opened_journal(self._journal, self._node_id) as journal:
+            return () if journal is None else journal.joined_streams().keys()
 
     def _read_losses(self) -> dict[str, Loss]:
         try:
