@@ -165,6 +165,11 @@ class Paths:
         return self.state / "audit-acknowledged.json"
 
     @property
+    def unsent_rows(self) -> Path:
+        """How many rows waited when the package was removed; the purge reads it (postrm)."""
+        return self.state / "unsent-rows"
+
+    @property
     def marks(self) -> Path:
         """What PostgreSQL acknowledged while it served (edgepaas.marks.record)."""
         return self.state / "marks.json"

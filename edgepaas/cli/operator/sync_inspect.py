@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas sync status|conflicts|dead-letters|acknowledge``: inspect forwarding, and act on it.
+"""``edgepaas sync status|conflicts|dead-letters|acknowledge|unsent``: inspect, and act on it.
 
 Sub-commands of ``edgepaas sync``; its module ``sync.py`` calls this one.
 """
@@ -42,6 +42,13 @@ confirmed), and those that were lost with a deleted state folder, so that the bo
 degraded because of them. 'edgepaas audit' counts them as not in place ever after.
 """
 
+_UNSENT = """\
+Count the rows of this box that have not reached its PostgreSQL. The package's removal does so
+with --note, so that a purge knows whether there is something that it has to keep.
+
+exit status: 0 none, 1 some, or they could not be counted.
+"""
+
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare these sub-commands of ``edgepaas sync``."""
@@ -78,6 +85,16 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
         formatter_class=form,
     )
     acknowledge.add_argument("--json", action="store_true", help="print a JSON document")
+    unsent = subparsers.add_parser(
+        "unsent",
+        help="count the rows that PostgreSQL does not have",
+        description=_UNSENT,
+        formatter_class=form,
+    )
+    unsent.add_argument(
+        "--note", action="store_true", help="note the number in the state folder, for a purge"
+    )
+    unsent.add_argument("--json", action="store_true", help="print a JSON document")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         "conflicts": _conflicts,
         "dead-letters": _dead_letters,
         "acknowledge": _acknowledge,
+        "unsent": _unsent,
     }
     return actions[arguments.subcommand](arguments)
 
@@ -175,6 +193,26 @@ def _acknowledge(arguments: argparse.Namespace) -> int:
         if folders:
             say("sync", "acknowledged: the state folder or the SQLite file was deleted")
     return EXIT_DONE
+
+
+def _unsent(arguments: argparse.Namespace) -> int:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+    from edgepaas.files.paths import find_paths
+    from edgepaas.sync.audit.unsent import count_unsent, note_unsent
+    from edgepaas.terminal import print_json, say
+
+    paths = find_paths()
+    found = count_unsent(DatabaseContract.read(paths.db_contract), paths)
+    if arguments.note:
+        note_unsent(paths, found)
+    if arguments.json:
+        print_json({"rows": found.rows, "problem": found.problem})
+    else:
+        say("unsent", f"{found.rows:,} rows have not reached PostgreSQL")
+        if found.problem:
+            say("", found.problem)
+    return EXIT_FAILED if found.rows or found.problem else EXIT_DONE
 
 
 # -- conflicts and dead letters --
