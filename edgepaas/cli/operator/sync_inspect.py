@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas sync status|conflicts|dead-letters|acknowledge|unsent``: inspect, and act on it.
+"""``edgepaas sync status|conflicts|dead-letters``: inspect forwarding, and act on it.
 
 Sub-commands of ``edgepaas sync``; its module ``sync.py`` calls this one.
 """
@@ -36,22 +36,12 @@ order, 'discard ID|all' discards them: they stay listed with --all. An ID may be
 
 exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter.
 """
-_ACKNOWLEDGE = """\
-Acknowledge the rows that PostgreSQL lost (it was restored from a backup older than what it had
-confirmed), and those that were lost with a deleted state folder, so that the box is no longer
-degraded because of them. 'edgepaas audit' counts them as not in place ever after.
-"""
-
-_UNSENT = """\
-Count the rows of this box that have not reached its PostgreSQL. The package's removal does so
-with --note, so that a purge knows whether there is something that it has to keep.
-
-exit status: 0 none, 1 some, or they could not be counted.
-"""
 
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare these sub-commands of ``edgepaas sync``."""
+    from edgepaas.cli.operator import sync_losses
+
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
         "status", help="show what waits, and for what", description=_STATUS, formatter_class=form
@@ -78,27 +68,12 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
             "--every-node", action="store_true", help="those of every box, not only of this one"
         )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    acknowledge = subparsers.add_parser(
-        "acknowledge",
-        help="acknowledge rows that PostgreSQL lost",
-        description=_ACKNOWLEDGE,
-        formatter_class=form,
-    )
-    acknowledge.add_argument("--json", action="store_true", help="print a JSON document")
-    unsent = subparsers.add_parser(
-        "unsent",
-        help="count the rows that PostgreSQL does not have",
-        description=_UNSENT,
-        formatter_class=form,
-    )
-    unsent.add_argument(
-        "--note", action="store_true", help="note the number in the state folder, for a purge"
-    )
-    unsent.add_argument("--json", action="store_true", help="print a JSON document")
+    sync_losses.add_subcommands(subparsers)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
+    from edgepaas.cli.operator import sync_losses
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")
@@ -106,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         "status": _status,
         "conflicts": _conflicts,
         "dead-letters": _dead_letters,
-        "acknowledge": _acknowledge,
-        "unsent": _unsent,
+        "acknowledge": sync_losses.acknowledge,
+        "unsent": sync_losses.unsent,
     }
     return actions[arguments.subcommand](arguments)
 
@@ -127,7 +102,7 @@ def _status(arguments: argparse.Namespace) -> int:
     paths = find_paths()
     contract = DatabaseContract.read(paths.db_contract)
     found, status = current_forwarding(paths, contract), sync_status.read(paths)
-    counters = _ledger(paths, contract)
+    counters = read_ledger(paths, contract)
     if arguments.json:
         print_json(
             {
@@ -154,7 +129,7 @@ def _status(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED if found is not None and found.problems else EXIT_DONE
 
 
-def _ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:
+def read_ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:
     """Return the file's counters, None where it cannot be read right now."""
     import sqlite3
 
@@ -166,53 +141,6 @@ def _ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | No
             return read_box(connection).counters
     except (EdgePaaSError, OSError, sqlite3.Error):
         return None
-
-
-def _acknowledge(arguments: argparse.Namespace) -> int:
-    from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
-    from edgepaas.files.paths import find_paths
-    from edgepaas.marks.record import lost_rows, settle
-    from edgepaas.sync.audit.acknowledge import acknowledge_lost
-    from edgepaas.sync.audit.lost_state import forget_losses
-    from edgepaas.terminal import print_json, say
-
-    paths = find_paths()
-    counters = _ledger(paths, DatabaseContract.read(paths.db_contract))
-    if counters is None:
-        say("sync", "the SQLite file cannot be read; 'edgepaas doctor' shows why")
-        return EXIT_FAILED
-    settle(paths)
-    lost = counters["hub_lost"] + lost_rows(paths)
-    acknowledge_lost(paths, lost)
-    folders = forget_losses(paths)
-    if arguments.json:
-        print_json({"hub_lost": lost, "state_lost": folders})
-    else:
-        say("sync", f"acknowledged: {lost:,} rows that PostgreSQL lost")
-        if folders:
-            say("sync", "acknowledged: the state folder or the SQLite file was deleted")
-    return EXIT_DONE
-
-
-def _unsent(arguments: argparse.Namespace) -> int:
-    from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
-    from edgepaas.files.paths import find_paths
-    from edgepaas.sync.audit.unsent import count_unsent, note_unsent
-    from edgepaas.terminal import print_json, say
-
-    paths = find_paths()
-    found = count_unsent(DatabaseContract.read(paths.db_contract), paths)
-    if arguments.note:
-        note_unsent(paths, found)
-    if arguments.json:
-        print_json({"rows": found.rows, "problem": found.problem})
-    else:
-        say("unsent", f"{found.rows:,} rows have not reached PostgreSQL")
-        if found.problem:
-            say("", found.problem)
-    return EXIT_FAILED if found.rows or found.problem else EXIT_DONE
 
 
 # -- conflicts and dead letters --
