@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit that runs by itself: it sends again what is still here, and alerts of all else."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,14 @@ import pytest
 
 from edgepaas.alerts import catalogue_entry
 from edgepaas.alerts.catalogue import AUDIT_DISCREPANCY
+from edgepaas.database.ids import uuid7
 from edgepaas.decision.contract import DatabaseContract
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
+from edgepaas.outbox.journal.entries import Change
+from edgepaas.outbox.journal.journal import Journal
+from edgepaas.outbox.journal.tables import journal_path
+from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.space import retention
 from edgepaas.outbox.stream import rewind
 from edgepaas.settings import Settings
@@ -258,3 +265,71 @@ def test_a_pass_that_is_cut_off_begins_anew(audited: Audited) -> None:
     audited.file = BoxFile(both.paths.sqlite, both.paths)
     record: Any = audited.turns()
     assert record.counts["checked"] == 30
+
+
+class Served:
+    """Readings that PostgreSQL acknowledged while it served: there, and in the journal."""
+
+    def __init__(self, both: Both) -> None:
+        self._both = both
+        (self._layout,) = [
+            one for one in stored_layouts(both.connection).values() if one.table == "readings"
+        ]
+        path = journal_path(both.paths.sqlite)
+        self.journal = Journal(path, node_identity(both.paths).node_id, [self._layout])
+
+    def write(self, *numbers: int) -> None:
+        """Write readings by way of a scratch table of the file, whose encoding is the outbox's."""
+        both = self._both
+        both.write(len(numbers), first=numbers[0])
+        both.drain()
+        names = ", ".join(f'"{name}"' for name in self._layout.names)
+        rows = both.connection.execute(
+            f"SELECT {names} FROM readings WHERE value >= ? ORDER BY id", (numbers[0],)
+        ).fetchall()
+        for n, row in enumerate(rows):
+            self.journal.record("s", numbers[n] + 1, [Change("readings", "I", row)])
+        retention.reclaim(both.connection, older_than=0)
+
+    def delete(self, number: int) -> None:
+        """Delete a reading, on PostgreSQL, which serves."""
+        ((key,),) = self._both.hub.query("SELECT id::text FROM readings WHERE value = $1", number)
+        self._both.hub.query("DELETE FROM readings WHERE value = $1", number)
+        row = [key if name == "id" else None for name in self._layout.names]
+        self.journal.record("s", number + 100, [Change("readings", "D", tuple(row))])
+
+
+def test_what_was_written_while_postgresql_served_is_compared_by_the_journal(
+    audited: Audited,
+) -> None:
+    """And sent again, where PostgreSQL lost it; what this box deleted there stays deleted."""
+    both = audited.both
+    served = Served(both)
+    served.write(*range(20))
+    assert both.connection.execute("SELECT count(*) FROM readings").fetchone() == (0,)
+    assert audited.tomorrow().counts["checked"] == 20
+    served.delete(3)
+    both.hub.query("DELETE FROM readings WHERE value IN (5, 6)")
+    both.hub.query("UPDATE readings SET value = 100 WHERE value = 7")
+    assert both.audit("--json") == 1
+    compared = json.loads(both.said)["compared"]
+    assert (compared["missing"], compared["differing"], compared["changed_here"]) == (2, 1, 1)
+    record = audited.tomorrow()
+    counts = {name: record.counts[name] for name in ("queued_again", "differing", "changed_here")}
+    assert counts == {"queued_again": 2, "differing": 1, "changed_here": 1}
+    both.drain()
+    assert sorted(values(both)) == sorted({*map(float, range(20))} - {3.0, 7.0} | {100.0})
+
+
+def test_what_no_client_was_answered_is_not_looked_for(audited: Audited) -> None:
+    """An entry in flight may never have reached PostgreSQL."""
+    served = Served(audited.both)
+    served.write(0)
+    row = served.journal.entries("s", 0)[0].changes[0].new
+    assert row is not None
+    another = tuple(str(uuid7()) if n == 0 else value for n, value in enumerate(row))
+    entry = served.journal.ahead("s", 2, [Change("readings", "I", another)])
+    assert audited.tomorrow().counts["checked"] == 1
+    served.journal.confirm(entry)
+    served.journal.flush()
+    assert audited.tomorrow().counts["queued_again"] == 1

@@ -145,6 +145,7 @@ def _show_content(compared: "Tally") -> None:
         (compared.dead_waiting, "wait there as dead letters"),
         (compared.dead_discarded, "were discarded as dead letters"),
         (compared.deleted, "were deleted there by a box"),
+        (compared.changed_here, "were changed or deleted by this box while PostgreSQL served"),
         (compared.conflicts, "met other values, which a conflict keeps"),
     ):
         if rows:

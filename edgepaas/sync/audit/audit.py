@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepaas.files.node_identity import node_identity
 from edgepaas.outbox import capture
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.layout import read_document
 from edgepaas.sync.audit.acknowledge import acknowledge_rows, acknowledged_lost, read_acknowledged
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
@@ -188,7 +189,14 @@ def _audit_rows(
         document = sides.document() or {"tables": {}}
         known = read_acknowledged(sides.paths)
         with sides.hub() as hub:
-            return found, compare_content(connection, hub, document["tables"], known, most=most)
+            return found, compare_content(
+                connection,
+                hub,
+                document["tables"],
+                known,
+                most=most,
+                journal=journal_path(sides.contract.sqlite_path),
+            )
     except HubError as error:
         found = _audit_box(read_box(connection))
         found.hub_configured, found.hub_error = True, str(error)

@@ -2,10 +2,12 @@
 """The box's own rows that the hub has to have: what its tables and its outbox hold of them.
 
 First the rows of each table of facts, the latest keys first: what was written without being
-captured is among them. Then what the outbox delivered and the table no longer holds. Rows
-that wait are left out: the hub need not have them yet.
+captured is among them. Then what the outbox delivered and the table no longer holds, and what
+the journal has of the time in which PostgreSQL served. Rows that wait are left out: the hub need
+not have them yet.
 """
 
+import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
+from edgepaas.sync.audit.journal_rows import JournalRows
 
 #: Rows that are compared at a time.
 CHUNK = 2000
@@ -46,8 +49,10 @@ class OwnRows:
     Every method raises sqlite3.Error. Others may write meanwhile.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, journal: JournalRows | None = None) -> None:
+        """*journal*: of what was written while PostgreSQL served."""
         self._connection = connection
+        self._journal = journal
         self._layouts = stored_layouts(connection)
         self._waiting: dict[str, _KeySet] = {}
         self._queued_again: dict[str, _KeySet] = {}
@@ -101,6 +106,25 @@ class OwnRows:
                 yield from self._gone(one, [deleted, waiting], most)
         finally:
             deleted.drop()
+
+    def of_journal(self, *, most: int | None = None) -> Iterator[Chunk]:
+        """Give facts of the journal that no table of the file has; *most*: as ``inserted``."""
+        if self._journal is None:
+            return
+        for layout, rows in self._journal.inserted(rows=CHUNK, most=most):
+            if set(layout.key) <= _columns(self._connection, layout.table):
+                there = self._in_table(layout, [_key_in(layout, row) for row in rows])
+                left = [row for row in rows if _key_in(layout, row) not in there]
+                yield Chunk(layout, list(left))
+
+    def changed_while_serving(self, layout: Layout, keys: Sequence[Key]) -> set[Key]:
+        """Return those *keys* whose rows this box changed, or deleted, while PostgreSQL served."""
+        return set() if self._journal is None else self._journal.changed(layout.table, keys)
+
+    def _in_table(self, layout: Layout, keys: Sequence[Key]) -> set[Key]:
+        same = " AND ".join(f"{quoted(name)} = ?" for name in layout.key)
+        statement = f"SELECT 1 FROM {quoted(layout.table)} WHERE {same}"  # noqa: S608
+        return {key for key in keys if self._connection.execute(statement, key).fetchone()}
 
     def of_keys(self, layout: Layout, keys: Sequence[Key]) -> Chunk:
         """Return the rows of *layout*'s table that have one of *keys* and do not wait."""
@@ -173,6 +197,10 @@ class OwnRows:
             yield Chunk(layout, [row[1:] for row in rows])
 
 
+#: Of the temporary tables: ids of layouts are not the same in every file.
+_numbers = itertools.count()
+
+
 class _KeySet:
     """Keys of one table, in a temporary table of its own: there may be a million."""
 
@@ -185,7 +213,7 @@ class _KeySet:
     ) -> None:
         self._connection = connection
         self._layouts = [one for one in layouts if len(one.key) == len(layout.key)]
-        self._name = f"temp.{quoted(f'audit_{purpose}_{layout.id}')}"
+        self._name = f"temp.{quoted(f'audit_{purpose}_{next(_numbers)}')}"
         self._columns = [f"k{number}" for number in range(len(layout.key))]
         self._above = 0
         names = ", ".join(self._columns)
@@ -242,6 +270,10 @@ class _KeySet:
         same = " AND ".join(f"{name} = ?" for name in self._columns)
         found = self._connection.execute(f"SELECT 1 FROM {self._name} WHERE {same}", key)  # noqa: S608
         return found.fetchone() is not None
+
+
+def _key_in(layout: Layout, row: Row) -> Key:
+    return tuple(row[position] for position in layout.key_positions)
 
 
 def _key(layout: Layout, *, named: bool = False) -> str:

@@ -9,15 +9,17 @@ is queued again, once; whatever else does not add up is left open, and an operat
 import logging
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgepaas.outbox import ledger, tables
-from edgepaas.outbox.layout import Layout
+from edgepaas.outbox.layout import Layout, registered
 from edgepaas.outbox.reading import key_text
 from edgepaas.outbox.requeue import QueuedChange, queue_again
 from edgepaas.outbox.revisions.record import read_record
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.audit.content import Difference, HubContent
+from edgepaas.sync.audit.journal_rows import JournalRows
 from edgepaas.sync.audit.own_rows import Chunk, OwnRows, fact_layouts
 from edgepaas.sync.audit.record import MOST_OPEN, AuditRecord
 from edgepaas.sync.audit.tally import Tally, judge
@@ -41,8 +43,12 @@ class ScheduledPass:
         *,
         rows: int,
         why: str,
+        journal: Path,
     ) -> None:
-        """*rows*: how many of each table are compared; *before*: what the last pass left."""
+        """*rows*: how many of each table are compared; *before*: what the last pass left.
+
+        *journal*: of what was written while PostgreSQL served.
+        """
         self.tally = Tally()
         self.why = why
         self._connection = connection
@@ -50,7 +56,7 @@ class ScheduledPass:
         self._before = before or AuditRecord()
         self._acknowledged = acknowledged
         self._rows = rows
-        self._own = OwnRows(connection)
+        self._own = OwnRows(connection, JournalRows(journal))
         self._cursors = dict(self._before.cursors)
         self._open: dict[tuple[str, str], dict[str, Any]] = {}
         self._beyond = self._before.beyond
@@ -105,6 +111,9 @@ class ScheduledPass:
             for chunk in self._own.gone_from_table(layout, most=self._rows):
                 self._judge(chunk)
                 yield True
+        for chunk in self._own.of_journal(most=self._rows):
+            self._judge(chunk)
+            yield True
 
     def _look_again(self, layouts: Sequence[Layout]) -> Iterator[bool]:
         """Look at what was open: it may have been mended; a row that left the box stays open."""
@@ -177,9 +186,11 @@ class ScheduledPass:
         again = self._own.were_queued_again(layout, list(missing))
         chosen = {key: one for key, one in missing.items() if key not in again}
         with tables.transaction(self._connection):
+            # The journal has other ids for the same layouts.
+            (own,) = registered(self._connection, [layout])
             queue_again(
                 self._connection,
-                [QueuedChange(layout.id, "I", one.row) for one in chosen.values()],
+                [QueuedChange(own.id, "I", one.row) for one in chosen.values()],
             )
         self.tally.queued_again += len(chosen)
         if chosen:

@@ -20,7 +20,8 @@ class Tally:
 
     ``missing``, ``differing`` and ``doubled`` are explained by nothing. ``acknowledged`` are
     such ones that an operator knows of. The others are explained by the hub's own tables: dead
-    letters (``dead_waiting``, ``dead_discarded``), tombstones (``deleted``), ``conflicts``.
+    letters (``dead_waiting``, ``dead_discarded``), tombstones (``deleted``), ``conflicts``; or by
+    the journal: this box changed them while PostgreSQL served (``changed_here``).
     ``queued_again`` were missing, and are on their way once more.
     """
 
@@ -32,6 +33,7 @@ class Tally:
     dead_waiting: int = 0
     dead_discarded: int = 0
     deleted: int = 0
+    changed_here: int = 0
     conflicts: int = 0
     queued_again: int = 0
     #: The first few unexplained ones, as ``table key``.
@@ -47,7 +49,8 @@ class Tally:
     @property
     def explained(self) -> int:
         """Rows that are not in place, for a reason that is on record."""
-        return self.dead_waiting + self.dead_discarded + self.deleted + self.conflicts
+        by_hub = self.dead_waiting + self.dead_discarded + self.deleted + self.conflicts
+        return by_hub + self.changed_here
 
     @property
     def not_in_place(self) -> int:
@@ -151,14 +154,15 @@ def judge(
         tally.add_problem(problem)
     tally.checked += len(chunk.rows)
     tally.add_explained(one for one in found if one.reason is not None)
+    left = [one for one in found if one.reason is None]
+    changed = own.changed_while_serving(chunk.layout, [one.key for one in left]) if left else set()
+    tally.changed_here += len(changed)
     known = acknowledged.get(chunk.layout.table, frozenset())
     unexplained = []
-    for one in found:
-        if one.reason is not None:
-            continue
+    for one in left:
         if key_text(one.key) in known:
             tally.acknowledged += 1
-        else:
+        elif one.key not in changed:
             unexplained.append(one)
     return unexplained
 

@@ -11,6 +11,7 @@ from edgepaas.alerts.catalogue import AUDIT_DISCREPANCY
 from edgepaas.files.node_identity import node_identity
 from edgepaas.marks.record import lost_rows
 from edgepaas.outbox import ledger
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.audit import lost_state
@@ -199,6 +200,7 @@ class AuditTurn:
             read_acknowledged(self._context.paths),
             rows=self._rows,
             why=why,
+            journal=journal_path(self._context.contract.sqlite_path),
         )
 
     def _step(self, hub: "Hub") -> bool:
