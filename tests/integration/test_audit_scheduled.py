@@ -31,6 +31,7 @@ from edgepaas.sync.shutdown import StopRequest
 from edgepaas.sync.turns import auditing
 from edgepaas.sync.turns.auditing import AuditTurn
 from tests.integration.test_audit_hub import Both
+from tests.support.weaken import weakened
 
 _DAY = 86_400.0
 
@@ -333,3 +334,28 @@ def test_what_no_client_was_answered_is_not_looked_for(audited: Audited) -> None
     served.journal.confirm(entry)
     served.journal.flush()
     assert audited.tomorrow().counts["queued_again"] == 1
+
+
+def test_a_build_that_compares_keys_alone_is_found_out(audited: Audited) -> None:
+    both = audited.both
+    both.write(5)
+    both.drain()
+    both.hub.query("UPDATE readings SET value = -1 WHERE value = 3")
+    with weakened("audit-keys-alone"):
+        assert both.audit("--deep") == 0, "it says that it adds up"
+        assert audited.tomorrow().open == []
+    assert both.audit("--deep") == 1
+
+
+def test_a_build_that_does_not_send_again_is_found_out(audited: Audited) -> None:
+    both = audited.both
+    both.write(5)
+    both.drain()
+    both.hub.query("DELETE FROM readings WHERE value = 3")
+    with weakened("audit-no-repair"):
+        audited.tomorrow()
+        both.drain()
+    assert 3.0 not in values(both)
+    audited.tomorrow()
+    both.drain()
+    assert 3.0 in values(both)

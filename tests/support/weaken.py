@@ -419,6 +419,28 @@ def _catalog_as_read(drain: Any) -> Iterable[Replacement]:
     return [(drain, "unaltered_statements", lambda *_: [])]
 
 
+def _keys_alone(digest: Any) -> Iterable[Replacement]:
+    """The audit takes a row for the same where its key is."""
+    made = digest.row_digest
+
+    def row_digest(mapping: Any) -> Any:
+        keys = dataclasses.replace(mapping, columns=mapping.key)
+        return made(keys)
+
+    content = importlib.import_module("edgepaas.sync.audit.content")
+    return [(content, "row_digest", row_digest)]
+
+
+def _no_repair(scheduled: Any) -> Iterable[Replacement]:
+    """What the audit found missing is not sent again."""
+    return [(scheduled, "queue_again", lambda *_: 0)]
+
+
+def _takes_any_state(module: Any) -> Iterable[Replacement]:
+    """A state folder that is empty is taken for one that always was."""
+    return [(module, "_lost", lambda *_, **__: None)]
+
+
 #: No difference between the two marks is noticed.
 _OVERLOOK_ALL = {
     "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
@@ -478,6 +500,15 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
     "counters-overwrite": {"edgepaas.sync.delivery.statements": _counters_overwrite},
     "lenient-sqlite": {"edgepaas.outbox.strictness": _lenient},
+    # Weakens nothing: the audit follows a return, or another audit, at once.
+    "audit-soon": {
+        "edgepaas.sync.turns.auditing": _constants(
+            AFTER_RETURN=0.2, BETWEEN_RETURNS=0.5, _LOOK_EVERY=0.2
+        )
+    },
+    "audit-keys-alone": {"edgepaas.sync.audit.digest": _keys_alone},
+    "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
+    "any-state": {"edgepaas.sync.audit.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
     "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},

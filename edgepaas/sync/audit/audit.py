@@ -17,13 +17,13 @@ from edgepaas.sync.audit.acknowledge import acknowledge_rows, acknowledged_lost,
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
 from edgepaas.sync.audit.comparison import Comparison, compare_content
 from edgepaas.sync.audit.counters import check_counters, check_marks
-from edgepaas.sync.audit.hub import HubReader, HubStream, hub_reader
+from edgepaas.sync.audit.hub import HubReader, HubStream, content_hub, hub_reader
 from edgepaas.sync.audit.lost_state import lost_sentences
 from edgepaas.sync.audit.marks import LostMarks, read_lost_marks
 from edgepaas.sync.audit.record import still_open
 from edgepaas.sync.audit.tally import Tally
 from edgepaas.sync.errors import HubError
-from edgepaas.sync.hub.connection import Hub, open_hub
+from edgepaas.sync.hub.connection import Hub
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -123,7 +123,7 @@ class _Sides:
         return self.open_reader(self.settings, self.contract.hub_url)
 
     def hub(self) -> Hub:
-        return open_hub(self.settings, self.contract.hub_url, name="edgepaas-audit")
+        return content_hub(self.settings, self.contract.hub_url)
 
     def document(self) -> Mapping[str, Any] | None:
         """Return what tables.json says; None where no schema stage has run since the boot."""

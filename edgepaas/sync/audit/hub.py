@@ -70,6 +70,11 @@ class HubReader:
         return (int(rows[0][0]), str(rows[0][1])) if rows else None
 
 
+def content_hub(settings: "Settings", url: str) -> Hub:
+    """Return a connection over which the content of rows is compared; raises HubError."""
+    return open_hub(settings, url, name="edgepaas-audit")
+
+
 @contextmanager
 def hub_reader(settings: "Settings", url: str) -> Iterator[HubReader]:
     """Yield a reader of the hub at *url*, within one snapshot; raises HubError."""

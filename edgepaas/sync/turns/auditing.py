@@ -18,13 +18,13 @@ from edgepaas.sync.audit import lost_state
 from edgepaas.sync.audit.acknowledge import read_acknowledged
 from edgepaas.sync.audit.hub import HubReader
 from edgepaas.sync.audit.record import AuditRecord, open_discrepancies, read_audit, write_audit
-from edgepaas.sync.audit.scheduled import ScheduledPass
 from edgepaas.timing.due import Interval
 from edgepaas.timing.moment import rfc3339
 
 if TYPE_CHECKING:
     from edgepaas.alerts import Severity
     from edgepaas.outbox.stream import Stream
+    from edgepaas.sync.audit.scheduled import ScheduledPass
     from edgepaas.sync.box_file import BoxFile
     from edgepaas.sync.context import SyncContext
     from edgepaas.sync.hub.connection import Hub
@@ -191,6 +191,8 @@ class AuditTurn:
         return "return" if sent > known and not by_choice else ""
 
     def _begin(self, file: "BoxFile", why: str) -> None:
+        from edgepaas.sync.audit.scheduled import ScheduledPass
+
         logger.debug("an audit begins: %s", why)
         self._file = file
         self._pass = ScheduledPass(
@@ -216,7 +218,7 @@ class AuditTurn:
             self._end(running)
         return running.tally.queued_again > before
 
-    def _end(self, ended: ScheduledPass) -> None:
+    def _end(self, ended: "ScheduledPass") -> None:
         self._pass = None
         record = ended.result(rfc3339(self._wall()))
         ended.close()
