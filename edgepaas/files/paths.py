@@ -161,7 +161,7 @@ class Paths:
 
     @property
     def audit_acknowledged(self) -> Path:
-        """The rows that an operator knows to be not in place (edgepaas.sync.audit.acknowledge)."""
+        """The rows that an operator knows to be not in place (edgepaas.sync.losses.acknowledge)."""
         return self.state / "audit-acknowledged.json"
 
     @property
@@ -186,7 +186,7 @@ class Paths:
 
     @property
     def last_known(self) -> Path:
-        """Which box and which file this was (edgepaas.sync.audit.lost_state).
+        """Which box and which file this was (edgepaas.sync.losses.lost_state).
 
         Kept beside the state folder: whoever deletes that leaves this.
         """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgepaas.marks.record import lost_rows
 from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.audit.acknowledge import acknowledged_lost
+from edgepaas.sync.losses.acknowledge import acknowledged_lost
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract

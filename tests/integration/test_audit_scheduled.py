@@ -22,10 +22,10 @@ from edgepaas.outbox.space import retention
 from edgepaas.outbox.stream import rewind
 from edgepaas.settings import Settings
 from edgepaas.sync.audit import own_rows
-from edgepaas.sync.audit.acknowledge import acknowledge_rows
 from edgepaas.sync.audit.record import AuditRecord, read_audit, still_open
 from edgepaas.sync.box_file import BoxFile
 from edgepaas.sync.context import SyncContext
+from edgepaas.sync.losses.acknowledge import acknowledge_rows
 from edgepaas.sync.report import LiveStatus
 from edgepaas.sync.shutdown import StopRequest
 from edgepaas.sync.turns import auditing

@@ -10,7 +10,7 @@ import pytest
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import ledger
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.audit.acknowledge import acknowledged_lost
+from edgepaas.sync.losses.acknowledge import acknowledged_lost
 from tests.support.both_sides import BothSides
 
 _WHEN = "2026-01-01T00:00:00.000000Z"

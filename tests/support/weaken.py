@@ -508,7 +508,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     },
     "audit-keys-alone": {"edgepaas.sync.audit.digest": _keys_alone},
     "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
-    "any-state": {"edgepaas.sync.audit.lost_state": _takes_any_state},
+    "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
     "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},

@@ -41,11 +41,11 @@ from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
 from edgepaas.settings import Settings
-from edgepaas.sync.audit.acknowledge import acknowledge_rows
-from edgepaas.sync.audit.lost_state import forget_losses, look
 from edgepaas.sync.audit.record import AuditRecord, write_audit
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.heartbeat import CHECKS_ALONE, Heartbeat, LocalNode, NodeState
+from edgepaas.sync.losses.acknowledge import acknowledge_rows
+from edgepaas.sync.losses.lost_state import forget_losses, look
 from edgepaas.telemetry import application as telemetry
 from edgepaas.timing.link import Link
 from edgepaas.timing.moment import current_moment

@@ -13,8 +13,8 @@ from edgepaas.files.node_identity import Node, node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.outbox.stream import Stream
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.audit import lost_state
 from edgepaas.sync.audit.hub import HubReader
+from edgepaas.sync.losses import lost_state
 from edgepaas.sync.status import SyncStatus
 
 WAITED = 852

@@ -35,9 +35,9 @@ from edgepaas.schema import open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
-from edgepaas.sync.audit import acknowledge, lost_state
 from edgepaas.sync.audit import record as audit_record
 from edgepaas.sync.hub import fleet
+from edgepaas.sync.losses import acknowledge, lost_state
 from edgepaas.timing.moment import current_moment
 from edgepaas.web.access import tokens
 

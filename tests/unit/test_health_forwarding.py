@@ -16,7 +16,7 @@ from edgepaas.health.forwarding import (
 from edgepaas.health.state import Facts, StateBoard, box_state
 from edgepaas.service.watches.monitor import status_line
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.audit.acknowledge import acknowledge_lost, acknowledged_lost
+from edgepaas.sync.losses.acknowledge import acknowledge_lost, acknowledged_lost
 from edgepaas.sync.status import SyncStatus
 from tests.support.boxes import contract, make_box
 

@@ -26,7 +26,7 @@ from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
 from edgepaas.settings import Settings
-from edgepaas.sync.audit.acknowledge import acknowledged_lost
+from edgepaas.sync.losses.acknowledge import acknowledged_lost
 from tests.support.boxes import FakeDatabase, contract
 
 PLAIN = Application(name="plain", blueprints=lambda box: [])

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
     from edgepaas.sync.hub.connection import Hub
@@ -91,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from edgepaas.cli.operator.sync_losses import read_ledger
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
@@ -127,20 +127,6 @@ def _status(arguments: argparse.Namespace) -> int:
         for line in found.problems:
             say("to do", line)
     return EXIT_FAILED if found is not None and found.problems else EXIT_DONE
-
-
-def read_ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:
-    """Return the file's counters, None where it cannot be read right now."""
-    import sqlite3
-
-    from edgepaas.errors import EdgePaaSError
-    from edgepaas.sync.audit.box import opened_for_audit, read_box
-
-    try:
-        with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
-            return read_box(connection).counters
-    except (EdgePaaSError, OSError, sqlite3.Error):
-        return None
 
 
 # -- conflicts and dead letters --

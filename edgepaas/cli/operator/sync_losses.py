@@ -5,6 +5,11 @@ Sub-commands of ``edgepaas sync``; its module ``sync_inspect.py`` calls this one
 """
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.paths import Paths
 
 _ACKNOWLEDGE = """\
 Acknowledge the rows that PostgreSQL lost (it was restored from a backup older than what it had
@@ -44,13 +49,12 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def acknowledge(arguments: argparse.Namespace) -> int:
     """Note that an operator knows what was lost; raises OSError, LockHeld."""
-    from edgepaas.cli.operator.sync_inspect import read_ledger
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
     from edgepaas.marks.record import lost_rows, settle
-    from edgepaas.sync.audit.acknowledge import acknowledge_lost
-    from edgepaas.sync.audit.lost_state import forget_losses
+    from edgepaas.sync.losses.acknowledge import acknowledge_lost
+    from edgepaas.sync.losses.lost_state import forget_losses
     from edgepaas.terminal import print_json, say
 
     paths = find_paths()
@@ -76,7 +80,7 @@ def unsent(arguments: argparse.Namespace) -> int:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
-    from edgepaas.sync.audit.unsent import count_unsent, note_unsent
+    from edgepaas.sync.losses.unsent import count_unsent, note_unsent
     from edgepaas.terminal import print_json, say
 
     paths = find_paths()
@@ -90,3 +94,17 @@ def unsent(arguments: argparse.Namespace) -> int:
         if found.problem:
             say("", found.problem)
     return EXIT_FAILED if found.rows or found.problem else EXIT_DONE
+
+
+def read_ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:
+    """Return the file's counters, None where it cannot be read right now."""
+    import sqlite3
+
+    from edgepaas.errors import EdgePaaSError
+    from edgepaas.sync.audit.box import opened_for_audit, read_box
+
+    try:
+        with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
+            return read_box(connection).counters
+    except (EdgePaaSError, OSError, sqlite3.Error):
+        return None

@@ -32,8 +32,8 @@ from edgepaas.outcomes.refused_tables import read_refused
 from edgepaas.schema.open_problems import open_problem, open_refusal
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.service.watches.write_outcomes import noted_key
-from edgepaas.sync.audit.lost_state import lost_sentences
 from edgepaas.sync.audit.record import read_audit, still_open
+from edgepaas.sync.losses.lost_state import lost_sentences
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract

@@ -13,17 +13,17 @@ from edgepaas.files.node_identity import node_identity
 from edgepaas.outbox import capture
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.layout import read_document
-from edgepaas.sync.audit.acknowledge import acknowledge_rows, acknowledged_lost, read_acknowledged
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
 from edgepaas.sync.audit.comparison import Comparison, compare_content
 from edgepaas.sync.audit.counters import check_counters, check_marks
 from edgepaas.sync.audit.hub import HubReader, HubStream, content_hub, hub_reader
-from edgepaas.sync.audit.lost_state import lost_sentences
 from edgepaas.sync.audit.marks import LostMarks, read_lost_marks
 from edgepaas.sync.audit.record import still_open
 from edgepaas.sync.audit.tally import Tally
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.losses.acknowledge import acknowledge_rows, acknowledged_lost, read_acknowledged
+from edgepaas.sync.losses.lost_state import lost_sentences
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract

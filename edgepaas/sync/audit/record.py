@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType
-from edgepaas.sync.audit.acknowledge import read_acknowledged
+from edgepaas.sync.losses.acknowledge import read_acknowledged
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths

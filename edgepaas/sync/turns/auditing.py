@@ -14,10 +14,10 @@ from edgepaas.outbox import ledger
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync import status as sync_status
-from edgepaas.sync.audit import lost_state
-from edgepaas.sync.audit.acknowledge import read_acknowledged
 from edgepaas.sync.audit.hub import HubReader
 from edgepaas.sync.audit.record import AuditRecord, open_discrepancies, read_audit, write_audit
+from edgepaas.sync.losses import lost_state
+from edgepaas.sync.losses.acknowledge import read_acknowledged
 from edgepaas.timing.due import Interval
 from edgepaas.timing.moment import rfc3339
 
