@@ -21,6 +21,7 @@ from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.column_mapping import ColumnMapping, TableDropped, map_columns
 from edgepaas.sync.delivery.values import UnsendableValue
 from edgepaas.sync.errors import RowRefused, SchemaDrift
+from edgepaas.sync.hub.catalog import HubTable
 from edgepaas.sync.hub.connection import Hub
 
 Row = Sequence[Any]
@@ -112,15 +113,12 @@ class HubContent:
             # Each id may be there several times; which are is found by comparing all the same.
             problems.append(f"PostgreSQL's table {there.name} has no primary key")
             there = replace(there, key=tuple(names.columns[name] or "" for name in layout.key))
-        tables = self._hub.tables if there is None else {there.name: there}
         try:
-            mapping = map_columns(layout, tables, self._models, naming)
-        except TableDropped:
-            raise NotComparable(
-                f"PostgreSQL has no table {layout.table}, of which the box delivered rows"
-            ) from None
+            mapping = self._mapped(layout, there, naming)
         except SchemaDrift as error:
-            raise NotComparable(str(error)) from error
+            # Values may be rounded, or not: those that are there are compared all the same.
+            problems.append(str(error))
+            mapping = self._mapped_anyhow(layout, there, naming)
         digest = row_digest(mapping)
         if lost := set(digest.incomparable) & set(layout.key):
             raise NotComparable(
@@ -131,6 +129,26 @@ class HubContent:
             for name in digest.incomparable
         ]
         return ComparedTable(mapping, digest, tuple(problems))
+
+    def _mapped(self, layout: Layout, there: HubTable | None, naming: Naming) -> ColumnMapping:
+        tables = self._hub.tables if there is None else {there.name: there}
+        try:
+            return map_columns(layout, tables, self._models, naming)
+        except TableDropped:
+            raise NotComparable(
+                f"PostgreSQL has no table {layout.table}, of which the box delivered rows"
+            ) from None
+
+    def _mapped_anyhow(
+        self, layout: Layout, there: HubTable | None, naming: Naming
+    ) -> ColumnMapping:
+        """Map by names alone, whatever the types there keep of a value; raises NotComparable."""
+        try:
+            return self._mapped(
+                layout, None if there is None else replace(there, shape=None), naming
+            )
+        except SchemaDrift as error:
+            raise NotComparable(str(error)) from error
 
     def differences(self, layout: Layout, rows: Sequence[Row]) -> list[Difference]:
         """Return those of *rows* that the hub does not have as they are, with what explains them.

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgepaas.database.sqlite import numeric_order
 from edgepaas.files.locks import held
 from edgepaas.files.sqlite_file import open_refusal_reason
 from edgepaas.outbox.journal import tables
@@ -101,6 +102,7 @@ class JournalRows:
             with closing(
                 sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None)
             ) as connection:
+                numeric_order.register(connection)
                 known = 0 < tables.version(connection) <= tables.VERSION
                 yield connection if known else None
 
