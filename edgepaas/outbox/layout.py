@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 from edgepaas.database.reserved_names import LAYOUTS
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType
+from edgepaas.outbox.revisions.changes import Names
 from edgepaas.outbox.revisions.record import read_record
 
 Merge = Literal["", "least", "greatest", "keep", "add"]
@@ -219,7 +220,8 @@ def registered(connection: sqlite3.Connection, layouts: Sequence[Layout]) -> Ite
             "ORDER BY id DESC LIMIT 1",
             (layout.table, definition),
         ).fetchone()
-        if found is None or not record.keeps(layout.table, layout.names, found[1]):
+        names = Names.of(layout.table, layout.names)
+        if found is None or not record.same_names(names, found[1], layout.revision):
             cursor = connection.execute(
                 f"INSERT INTO {LAYOUTS} (tbl, revision, definition) VALUES (?, ?, ?)",  # noqa: S608
                 (layout.table, layout.revision, definition),

@@ -53,6 +53,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
     A database that a newer build migrated passes when it holds all that this build needs.
     """
     from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema.renames.record import renamed_since
 
     chain = chain_of(application)
     if database.dialect == "postgresql" and not chain.unwritten:
@@ -69,6 +70,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
         shape = migrations.columns_by_table(connection, chain)
         needs = fingerprint.required_columns(connection, chain, metadata)
         incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
+        incompatibility = incompatibility or renamed_since(connection, chain, needs)
         fit = Fit() if incompatibility else fit_of(connection, metadata)
     if fit.refusals:
         return SchemaState(False, f"{fit.reason}; {_ALTER}")

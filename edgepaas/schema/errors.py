@@ -21,6 +21,10 @@ class ChainIncomplete(SchemaError):
     """The build lacks a part of its migrations: no database is to blame for that."""
 
 
+class RevisionRefused(SchemaError):
+    """A revision would break rows that wait; the message has their number and a way out."""
+
+
 def brief(error: BaseException) -> str:
     """Return *error* as one line: the driver's own words, without the statement and its values."""
     said = str(getattr(error, "orig", None) or error) or type(error).__name__

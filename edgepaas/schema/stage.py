@@ -293,7 +293,9 @@ def _prepare_postgres(
     models: "Callable[[], MetaData | None]",
 ) -> SchemaReport:
     from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.files.node_identity import node_identity
     from edgepaas.schema.postgresql.migrate import parts_of, prepare_postgres
+    from edgepaas.schema.renames.boxes import OwnBox
 
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
     try:
@@ -303,6 +305,7 @@ def _prepare_postgres(
             parts,
             run_migrations=contract.run_migrations,
             revisions=fresh_rehearsal(paths, contract.database_url),
+            own=OwnBox(node_identity(paths).node_id, contract.sqlite_path),
         )
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:

@@ -42,6 +42,7 @@ from edgepaas.sync.turns.auditing import AuditTurn
 from edgepaas.sync.turns.comparison import ComparisonTurn
 from edgepaas.sync.turns.heartbeats import HeartbeatTurn
 from edgepaas.sync.turns.history import HistoryTurn, SharedCopier
+from edgepaas.sync.turns.layouts import LayoutTurn
 from edgepaas.sync.turns.mirroring import MirrorTurn
 from edgepaas.sync.turns.polled_file import POLL_INTERVAL, PolledFile
 from edgepaas.sync.turns.reclaiming import ReclaimTurn
@@ -127,6 +128,7 @@ class SyncWorker:
         )
         connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
         self._comparison = ComparisonTurn(self.context, interval, connections)
+        self._layouts = LayoutTurn(self.context, node.node_id, mirror.document, interval)
 
     def run(self) -> int:
         """Drain until a stop is requested; returns the exit status."""
@@ -211,6 +213,7 @@ class SyncWorker:
             return
         yield self._heartbeat.due.left
         yield self._comparison.due.left
+        yield self._layouts.due.left
         yield self._takeover.seconds_left()
         # A hand-back that is due but blocked is looked at again with the next poll.
         yield self._handback.seconds_left() or POLL_INTERVAL
@@ -239,6 +242,8 @@ class SyncWorker:
             self._drain(file, hub)
         if self._heartbeat.is_due:
             self._heartbeat.take(hub)
+        if self._layouts.due.left <= 0:
+            self._layouts.take(file, hub)
         if file is None or not file.captures or self._has_backlog():
             return
         if self._reclaim.due.left <= 0:
@@ -287,6 +292,7 @@ class SyncWorker:
             self._file.dirty = True
             self._heartbeat.make_due()
             self._comparison.make_due()
+            self._layouts.forget()
             self.report.server = hub.server_name
             logger.info("connected to %s", hub.server_name)
         return self._hub

@@ -182,6 +182,7 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import DecideAgain
     from edgepaas.files.contract import ContractMissing
+    from edgepaas.files.node_identity import node_identity
     from edgepaas.hosting.loading import load_application
     from edgepaas.settings import Settings
     from edgepaas.settings.logs import start_logging
@@ -195,7 +196,9 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     from edgepaas.schema.postgresql.hub import prepare_hub
 
     with _identified(contract, paths):
-        report = prepare_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
+        application = load_application(settings.text("EDGEPAAS_APP"))
+        node = node_identity(paths).node_id
+        report = prepare_hub(contract, settings, application, node_id=node)
     _tell(report, as_json=as_json)
     return EXIT_DONE
 

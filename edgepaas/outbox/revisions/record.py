@@ -44,13 +44,17 @@ class RevisionRecord:
         last = max((n for n, one in enumerate(self.entries) if one.revision in parts), default=-1)
         return self.entries[last + 1 :]
 
-    def keeps(self, table: str, columns: Iterable[str], revision: str) -> bool:
-        """Whether *table* and its *columns* are called now what they were at *revision*.
+    def same_names(self, names: Names, one: str, other: str) -> bool:
+        """Whether *names* mean the same columns at revision *one* as at *other*.
 
-        So it is taken to be where the record does not know *revision*.
+        Where the record does not know both, they may not.
         """
-        names = Names.of(table, columns)
-        return not self.knows(revision) or names.after(self.after(revision)) == names
+        if one == other:
+            return True
+        if not (self.knows(one) and self.knows(other)):
+            return False
+        earlier, later = sorted((self.after(one), self.after(other)), key=len, reverse=True)
+        return names.after(earlier[: len(earlier) - len(later)]) == names
 
     def of(self, revision: str) -> RevisionChanges | None:
         """Return what *revision* changed; None where that was not observed here."""

@@ -17,6 +17,7 @@ from edgepaas.schema.postgresql.migrate import (
     prepare_postgres,
     unusable,
 )
+from edgepaas.schema.renames.boxes import OwnBox
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.table_contract import describe
 
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
 
 
 def prepare_hub(
-    contract: "DatabaseContract", settings: "Settings", application: "Application"
+    contract: "DatabaseContract",
+    settings: "Settings",
+    application: "Application",
+    *,
+    node_id: str = "",
 ) -> SchemaReport:
     """Bring both chains of the contract's ``HUB_URL`` to head; changes nothing on this box.
 
-    With RUN_MIGRATIONS=false it only looks whether everything is there. Raises
+    *node_id*: this box's. A revision that would break rows which wait, here or on another box,
+    is left for later. With RUN_MIGRATIONS=false it only looks whether everything is there. Raises
     DatabaseUnavailable, or SchemaError that names what is lacking or does not fit.
     """
     if not contract.hub_url:
@@ -49,10 +55,15 @@ def prepare_hub(
     parts = parts_of(chain, models)
     # The contract's RUN_MIGRATIONS is false whenever SQLite serves.
     if settings.flag("RUN_MIGRATIONS"):
-        report = prepare_postgres(connector, parts, run_migrations=True, always_capture=True)
+        own = OwnBox(node_id, contract.sqlite_path)
+        report = prepare_postgres(
+            connector, parts, run_migrations=True, always_capture=True, own=own, forwarding=True
+        )
     else:
         report = check_postgres(connector, parts)
-    _require_fit(connector, models())
+    # At another revision its tables are not those of the models; rows find their columns there.
+    if report.action not in {"ahead", "unmigrated"}:
+        _require_fit(connector, models())
     return report
 
 

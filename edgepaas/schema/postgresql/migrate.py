@@ -14,12 +14,14 @@ from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.postgresql.capture_triggers import capture_changes
+from edgepaas.schema.postgresql.chain_upgrade import ChainUpgrade, needed_columns
 from edgepaas.schema.report import Action, SchemaReport
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
     from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.schema.renames.boxes import OwnBox
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -96,11 +98,15 @@ def prepare_postgres(
     run_migrations: bool,
     revisions: Collection[str] | None = None,
     always_capture: bool = False,
+    own: "OwnBox | None" = None,
+    forwarding: bool = False,
 ) -> SchemaReport:
     """Bring the PostgreSQL that *connector* reaches to head and say what was done.
 
     *revisions*: what a rehearsal has just found recorded there; it is not asked again then.
     *always_capture*: look also where it is at head whether every change is captured.
+    *own*: the box that migrates; a revision that would break rows of it or of another box waits.
+    *forwarding*: rows are only sent there, so that a newer build may have renamed what they bring.
 
     The report is the first part's; its message says what was done about the rest. Raises
     DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as it was
@@ -115,7 +121,8 @@ def prepare_postgres(
     found = _ask_versions(connector, parts)
     # The last one first: the platform's tables take the record of what the application renames.
     reports = [
-        _at_head(part, before) or migrate(connector, part.chain, part.models())
+        _at_head(part, before)
+        or migrate(connector, part.chain, part.models(), own=own, forwarding=forwarding)
         for part, before in reversed(list(zip(parts, found, strict=True)))
     ]
     report = _joined(reports[::-1])
@@ -126,7 +133,7 @@ def prepare_postgres(
 
 
 def check_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
-    """Say whether the PostgreSQL has all that this build needs, and change nothing.
+    """Say whether the PostgreSQL takes the rows of this build, and change nothing.
 
     Raises DatabaseUnavailable, or SchemaError that names what it lacks.
     """
@@ -169,7 +176,7 @@ def _judged(connector: "Connector", part: Part) -> SchemaReport:
         with engine.connect() as connection:
             before = migrations.versions(connection, chain)
             shape = migrations.columns_by_table(connection, chain)
-            needs = fingerprint.required_columns(connection, chain, metadata)
+            needs = needed_columns(connection, chain, metadata, forwarding=True)
             incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
     except SchemaError:
         raise
@@ -197,12 +204,18 @@ def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
 
 
 def migrate(
-    connector: "Connector", chain: Chain, metadata: "MetaData | None", *, adopt: bool = False
+    connector: "Connector",
+    chain: Chain,
+    metadata: "MetaData | None",
+    *,
+    adopt: bool = False,
+    own: "OwnBox | None" = None,
+    forwarding: bool = False,
 ) -> SchemaReport:
     """Migrate under the advisory lock, in one transaction.
 
     *adopt* allows to take tables without a version (or with a wrong one) for the revision
-    that they look like.
+    that they look like. *own*, *forwarding*: see :func:`prepare_postgres`.
     """
     from edgepaas.schema import migrations
 
@@ -213,7 +226,8 @@ def migrate(
         with engine.begin() as connection:
             _take_turn(connection, chain)
             before = migrations.versions(connection, chain)
-            action = _upgrade(connection, chain, metadata, before, adopt=adopt)
+            upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
+            action = upgrade.run(before, adopt=adopt)
     except (SchemaError, DatabaseUnavailable):
         raise
     except Exception as error:
@@ -227,6 +241,9 @@ def migrate(
             f"at {show(before or ())}, which a newer build made; it holds all that this one needs"
         )
         return _report(action, before, before, message)
+    elif upgrade.refused is not None:
+        message = f"{upgrade.refused}; until then it is left at {show(upgrade.reached or ())}"
+        return _report(action, before, upgrade.reached, message)
     else:
         message = f"{action} from {show(before or ())} to {show(chain.heads)}"
     return _report(action, before, chain.heads, message)
@@ -251,64 +268,6 @@ def _take_turn(connection: "Connection", chain: Chain) -> None:
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TURN_TIMEOUT * 1000)}")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TABLE_TIMEOUT * 1000)}")
-
-
-def _upgrade(
-    connection: "Connection",
-    chain: Chain,
-    metadata: "MetaData | None",
-    before: Revisions | None,
-    *,
-    adopt: bool,
-) -> Action:
-    from edgepaas.schema import fingerprint, migrations
-    from edgepaas.schema.renames.upgrade import upgrade
-
-    if chain.unwritten:
-        if metadata is not None:
-            metadata.create_all(connection)
-        if not before:  # a version that another build wrote is left to it
-            migrations.stamp(connection, chain, chain.heads)
-        return "migrated"
-    # An empty version table: the tables were made from the models before there was a migration.
-    adopt = adopt or before == frozenset()
-    if before == chain.heads and not adopt:
-        return "nothing"
-    shape = migrations.columns_by_table(connection, chain)
-    # Not asked for where nothing hangs on it: the platform's have to be tried out.
-    looked_at = adopt or not before or not chain.only_postgres
-    ours = set(
-        fingerprint.required_columns(connection, chain, metadata) if looked_at else ()
-    ) & set(shape)
-    unknown = (before or frozenset()) - frozenset(chain.parents)
-    if adopt and ours:
-        alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
-        if alike.revisions is not None and alike.revisions != before:
-            migrations.stamp(connection, chain, alike.revisions)
-            upgrade(connection, chain, metadata)
-            return "adopted"
-        if before == chain.heads and alike.revisions is not None:
-            return "nothing"
-        hint = f"its tables look like no known revision: {alike.difference}"
-    else:
-        hint = "'edgepaas schema --repair' finds out which it is"
-    if unknown:
-        needs = fingerprint.required_columns(connection, chain, metadata)
-        incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
-        if incompatibility:
-            raise SchemaError(
-                f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and "
-                f"{incompatibility}: install the build that made it; {hint}"
-            )
-        return "ahead"
-    if not before and ours:
-        raise SchemaError(
-            f"PostgreSQL has the tables {', '.join(sorted(ours))} but no version of them; {hint}"
-        )
-    if before == chain.heads:
-        raise SchemaError(f"PostgreSQL says that it is at {show(before)}, but {hint}")
-    upgrade(connection, chain, metadata)
-    return "migrated" if before else "created"
 
 
 def _report(action: Action, before: Any, after: Any, message: str) -> SchemaReport:

@@ -93,3 +93,43 @@ _CHECKS: tuple[tuple[str, Callable[[Any, str], bool]], ...] = (
     ("TIMESTAMP", _parses(datetime.fromisoformat)),
     ("DATE", _parses(date.fromisoformat)),
 )
+
+
+#: Types that hold each other's values, the narrower first.
+_WIDENING: tuple[tuple[str, ...], ...] = (
+    ("smallint", "integer", "bigint", "numeric"),
+    ("real", "double precision"),
+    ("date", "timestamp without time zone"),
+    ("json", "jsonb"),
+    ("uuid", "text"),
+)
+
+
+def is_narrower(old: str, new: str) -> bool:
+    """Whether a value of PostgreSQL's type *old* may not fit into *new*, as ``format_type`` names.
+
+    A type that is not known to take every value counts as narrower.
+    """
+    if old == new:
+        return False
+    old_word, new_word = (kind.partition("(")[0].strip() for kind in (old, new))
+    if new in {"text", "character varying"}:
+        return old_word == "bytea"
+    if old_word == new_word:
+        return _is_narrower_within(old, new)
+    return not any(
+        old_word in kinds and new in kinds and kinds.index(old_word) < kinds.index(new)
+        for kinds in _WIDENING
+    )
+
+
+def _is_narrower_within(old: str, new: str) -> bool:
+    """Compare two types that differ in length or precision alone; none of it is the widest."""
+    before, after = _PRECISION.search(old), _PRECISION.search(new)
+    if after is None:
+        return False
+    if before is None:
+        return True
+    scales = int(before[2] or 0), int(after[2] or 0)
+    digits = int(before[1]) - scales[0], int(after[1]) - scales[1]
+    return digits[1] < digits[0] or scales[1] < scales[0]

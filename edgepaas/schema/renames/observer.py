@@ -33,6 +33,10 @@ class ObservedRevision:
     after: Catalog
     lineage: Lineage
 
+    def has_table(self, table: str) -> bool:
+        """Whether the application had *table* before the revision."""
+        return _shape(self.before, table) is not None
+
     def is_retired(self, table: str, column: str) -> bool:
         """Whether the migration says that values of *column* need no place; names before it."""
         return self.lineage.is_retired(table, column)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing the record of revisions, on either database, in the transaction of the migration."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from edgepaas.database.reserved_names import REVISIONS
-from edgepaas.outbox.revisions.changes import RevisionChanges
+from edgepaas.outbox.revisions.changes import Names, RevisionChanges
 from edgepaas.outbox.revisions.record import QUERY, RevisionRecord, record_of
 from edgepaas.schema.chain import Chain, Revisions
 
@@ -58,6 +58,52 @@ def append_unobserved(connection: "Connection", chain: Chain, revisions: Revisio
     for revision in in_order(chain, revisions):
         if not record.knows(revision):
             append(connection, chain, RevisionChanges(revision, observed=False))
+
+
+def names_there(
+    connection: "Connection", chain: Chain, needs: "Mapping[str, frozenset[str]]"
+) -> "dict[str, frozenset[str]]":
+    """Return *needs*, columns by table at the head of *chain*, as they are called there now.
+
+    What was dropped by a later revision is left out.
+    """
+    later = _later_than(read(connection), chain)
+    found: dict[str, frozenset[str]] = {}
+    for table, columns in needs.items():
+        names = Names.of(table, columns).after(later)
+        if names.table is not None:
+            there = (name for name in names.columns.values() if name is not None)
+            found[names.table] = frozenset(there)
+    return found
+
+
+def renamed_since(
+    connection: "Connection", chain: Chain, needs: "Mapping[str, frozenset[str]]"
+) -> str:
+    """Return which of *needs*, columns by table, a later build calls otherwise; empty: none.
+
+    A database whose columns have swapped their names holds all that an older build needs, and
+    would get each one's values under the other's name.
+    """
+    from sqlalchemy import inspect
+
+    if not inspect(connection).has_table(REVISIONS):
+        return ""
+    later = _later_than(read(connection), chain)
+    for table, columns in needs.items():
+        names = Names.of(table, sorted(columns))
+        after = names.after(later)
+        if after.table != table:
+            return f"a newer build calls the table {table} {after.table or 'nothing any more'}"
+        for name, now in after.columns.items():
+            if name != now:
+                return f"a newer build calls {table}.{name} {now or 'nothing any more'}"
+    return ""
+
+
+def _later_than(record: RevisionRecord, chain: Chain) -> tuple[RevisionChanges, ...]:
+    head = ",".join(sorted(chain.heads))
+    return record.after(head) if record.knows(head) else ()
 
 
 def in_order(chain: Chain, revisions: Iterable[str]) -> list[str]:

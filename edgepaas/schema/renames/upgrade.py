@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.schema import migrations
 from edgepaas.schema.chain import Chain
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.errors import RevisionRefused
 from edgepaas.schema.renames import record
 from edgepaas.schema.renames.observer import ObservedRevision, observed
 
@@ -21,10 +21,6 @@ _WAY_OUT = (
     "'edgepaas schema' again; or say in the migration where their values belong "
     "(edgepaas.app.renamed), or that they need no place (edgepaas.app.retired)"
 )
-
-
-class RevisionRefused(SchemaError):
-    """A revision would break rows that wait; the message has their number and a way out."""
 
 
 def upgrade(

@@ -2,13 +2,14 @@
 """Rows that wait in the SQLite file, and which of them a revision would take a value from."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgepaas.database.reserved_names import OUTBOX, STATE
 from edgepaas.outbox import capture, tables
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import exact_rows
+from edgepaas.outbox.revisions.changes import Names
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.revisions.record import read_record
 from edgepaas.schema.renames.fitting import fits
@@ -27,24 +28,29 @@ def guard_of_file(connection: sqlite3.Connection) -> "Guard":
     """
 
     def guard(revision: "ObservedRevision") -> list[str]:
-        return broken_rows(connection, revision) if capture.is_installed(connection) else []
+        if not capture.is_installed(connection):
+            return []
+        return broken_rows(connection, revision, Naming(box=read_record(connection)).at_box)
 
     return guard
 
 
-def broken_rows(connection: sqlite3.Connection, revision: "ObservedRevision") -> list[str]:
+def broken_rows(
+    connection: sqlite3.Connection,
+    revision: "ObservedRevision",
+    names_before: Callable[[Layout], Names],
+) -> list[str]:
     """Return which rows that wait *revision*, not recorded yet, leaves without a place, as text.
 
+    *names_before*: where a layout stands in the database that is migrated, before the revision.
     Raises sqlite3.Error.
     """
     found: list[str] = []
-    naming = Naming(box=read_record(connection))
-    changes = revision.changes
     for layout in waiting_layouts(connection):
-        names = naming.at_box(layout)
+        names = names_before(layout)
         if names.table is None:
             continue
-        after = names.after([changes])
+        after = names.after([revision.changes])
         if after.table is None:
             rows = _count(connection, layout, range(len(layout.columns)))
             found += _broken(rows, f"the table {names.table}", "it drops")

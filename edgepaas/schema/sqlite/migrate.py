@@ -19,7 +19,13 @@ from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import forget_damage, forget_due_check, forget_unclean_stop
 from edgepaas.schema.chain import Chain, Revisions, show
-from edgepaas.schema.errors import ChainIncomplete, SchemaError, SchemaRefused, brief
+from edgepaas.schema.errors import (
+    ChainIncomplete,
+    RevisionRefused,
+    SchemaError,
+    SchemaRefused,
+    brief,
+)
 from edgepaas.schema.report import Action, SchemaReport
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
@@ -148,7 +154,8 @@ def _migrate(
                 f"the disk is too full to migrate {path} on a copy; it was left as it is: "
                 f"{brief(error)}"
             ) from error
-        reason = brief(error)
+        # The way out stands at its end, behind the columns and their numbers.
+        reason = str(error) if isinstance(error, RevisionRefused) else brief(error)
         if before != chain.heads and not isinstance(error, SchemaError):
             way = f"from {show(before or ())} to {show(chain.heads)}"
             reason = f"migrating it {way} failed: {reason}"
@@ -168,6 +175,7 @@ def _mend_copy(
 ) -> Action:
     """Bring the copy on *connection* to head; raises what the migration raises."""
     from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema.renames.record import renamed_since
 
     if chain.unwritten:
         if metadata is not None:
@@ -193,6 +201,7 @@ def _mend_copy(
         shape = migrations.columns_by_table(connection, chain)
         needs = fingerprint.required_columns(connection, chain, metadata)
         lacking = fingerprint.incompatibility_of(shape, connection, needs)
+        lacking = lacking or renamed_since(connection, chain, needs)
         if lacking:
             raise SchemaError(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"

@@ -134,10 +134,7 @@ def drain_batch(
         except TableRefused:
             raise
         except SchemaDrift:
-            if drifted:
-                raise
-            drifted = True  # perhaps only this connection's description of the hub is old
-            hub.forget_tables()
+            rows, drifted = _fewer_after_drift(hub, rows, again=drifted), True
         except (NeedsRowByRow, RowRefused) as reason:
             if row_by_row:
                 raise UnclassifiedHubError(
@@ -155,6 +152,21 @@ def drain_batch(
         finally:
             hub.rollback()
     return _result(totals, pending(connection))
+
+
+def _fewer_after_drift(hub: Hub, rows: int, *, again: bool) -> int:
+    """Return how many rows to send after a SchemaDrift, which is being handled; or raise it.
+
+    At first perhaps only what this connection knows of the hub is old. Where it comes *again*, rows
+    of an older layout may stand before the one that does not fit: they go home, since a revision
+    may wait for that.
+    """
+    if not again:
+        hub.forget_tables()
+        return rows
+    if rows <= 1:
+        raise  # noqa: PLE0704 - the SchemaDrift
+    return rows // 2
 
 
 def _result(totals: Totals, remaining: int) -> DrainResult:

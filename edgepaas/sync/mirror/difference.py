@@ -30,16 +30,23 @@ class MirroredTable:
     columns: tuple[StoredColumn, ...]
     #: Tables with a foreign key to this one, directly or through others.
     children: frozenset[str]
+    #: Its name on the hub, where a newer build may have renamed it.
+    hub_name: str
 
     @property
     def name(self) -> str:
-        """Its name, the same on both sides."""
+        """Its name on the box."""
         return self.layout.table
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that both sides have."""
+        """The columns that both sides have, as the box calls them."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def hub_names(self) -> tuple[str, ...]:
+        """The same columns, as the hub calls them."""
+        return tuple(column.hub_name for column in self.columns)
 
     @property
     def key_positions(self) -> tuple[int, ...]:

@@ -19,11 +19,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import OUTBOX
-from edgepaas.outbox.layout import forwarded_layouts, stored_layouts
+from edgepaas.outbox.layout import Layout, forwarded_layouts, stored_layouts
 from edgepaas.outbox.reading import next_batch
 from edgepaas.outbox.resending.recovery_state import HistoryMark
+from edgepaas.outbox.revisions.naming import Naming
+from edgepaas.outbox.revisions.record import RevisionRecord, read_record
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.tables import quoted
+from edgepaas.sync.hub.revisions import unchanged_statements
 from edgepaas.sync.hub.tombstones import deleted_keys
 from edgepaas.sync.mirror.difference import Difference, Keys, MirroredTable, apply
 from edgepaas.sync.mirror.ordered_rows import (
@@ -94,7 +97,9 @@ class Mirror:
         known = require_whole_history(connection)
         hub.begin(snapshot=True, writing=True)
         try:
-            tables = shared_tables(self.document, hub)
+            # What the connection knows of the hub's names may be old.
+            hub.run(unchanged_statements(hub.revisions))
+            tables = shared_tables(self.document, hub, read_record(connection))
             fingerprints = read_fingerprints(hub, tables)
             for table, (count, largest, fingerprint) in zip(tables, fingerprints, strict=True):
                 total += count
@@ -172,28 +177,40 @@ def _prove(
     if proof.mark is None:
         for table, difference in found:
             keys = [row[: len(table.layout.key)] for row in difference.rows("D")]
-            difference.deletable = deleted_keys(hub, table.name, keys)
+            difference.deletable = deleted_keys(hub, table.hub_name, keys)
     hub.commit()
     return proof
 
 
-def shared_tables(document: Mapping[str, Any], hub: "Hub") -> list[MirroredTable]:
-    """Return the shared tables that the hub has, parents first, with the columns that it has."""
+def shared_tables(
+    document: Mapping[str, Any], hub: "Hub", record: RevisionRecord | None = None
+) -> list[MirroredTable]:
+    """Return the shared tables that the hub has, parents first, with the columns that it has.
+
+    *record*: what revisions renamed in the file; the hub may be at another one.
+    """
+    naming = Naming(hub.revisions, record or RevisionRecord())
     layouts = [layout for layout in forwarded_layouts(document) if layout.kind == "shared"]
     foreign = {name: set(table.get("foreign", ())) for name, table in document["tables"].items()}
     found = []
     for layout in layouts:
-        if layout.table not in hub.tables:
+        names = naming.at_hub(layout)
+        if names.table is None or names.table not in hub.tables or names.ambiguous:
             continue
-        hub_columns = hub.tables[layout.table].columns
-        columns = tuple(stored_column(c) for c in layout.columns if c.name in hub_columns)
+        there = hub.tables[names.table].columns
+        columns = tuple(
+            stored_column(column, now)
+            for column, now in zip(layout.columns, names.columns.values(), strict=True)
+            if now is not None and now in there
+        )
         if set(layout.key) <= {column.name for column in columns}:
-            found.append(MirroredTable(layout, columns, _children(layout.table, foreign)))
+            children = _children(layout.table, foreign)
+            found.append(MirroredTable(layout, columns, children, names.table))
     return found
 
 
 def waiting_keys(connection: sqlite3.Connection) -> Keys:
-    """Return (table, key) of each change that the hub has not confirmed.
+    """Return (table, key) of each change that the hub has not confirmed, as they are called now.
 
     Raises MirrorPostponed when there are too many: they have to be delivered first.
     """
@@ -201,10 +218,14 @@ def waiting_keys(connection: sqlite3.Connection) -> Keys:
     if stream is None:
         return set()
     keys: Keys = set()
+    naming = Naming(box=read_record(connection))
+    tables: dict[Layout, str] = {}
     after = stream.confirmed_seq
     while (batch := next_batch(connection, after, rows=PAGE)) is not None:
         for chunk in batch.chunks():
-            keys.update((change.layout.table, change.key) for change in chunk)
+            for layout in {change.layout for change in chunk if change.layout not in tables}:
+                tables[layout] = naming.at_box(layout).table or layout.table
+            keys.update((tables[change.layout], change.key) for change in chunk)
             if len(keys) > MAX_WAITING:
                 raise MirrorPostponed(f"more than {MAX_WAITING} rows wait to be sent first")
         after = batch.last_seq
@@ -234,11 +255,11 @@ def read_fingerprints(
         return
     parts = []
     for table in tables:
-        columns = ", ".join(quoted(name) for name in table.names)
+        columns = ", ".join(quoted(name) for name in table.hub_names)
         parts.append(
             "(SELECT concat_ws('/', count(*), coalesce(max(octet_length(t::text)), 0), "  # noqa: S608
             f"coalesce(sum(hashtextextended(t::text, 0)), 0)) "
-            f"FROM (SELECT {columns} FROM {quoted(table.name)}) AS t)"
+            f"FROM (SELECT {columns} FROM {quoted(table.hub_name)}) AS t)"
         )
     for fingerprint in hub.query(f"SELECT {', '.join(parts)}")[0]:
         count, largest, _ = fingerprint.split("/")

@@ -50,11 +50,11 @@ class HubRows:
         self.unreadable: set[Row] = set()
         columns = ", ".join(f"{column.select} AS c{n}" for n, column in enumerate(table.columns))
         order = ", ".join(table.columns[position].order for position in table.key_positions)
-        rows = f"FROM {quoted(table.name)} ORDER BY {order}"
+        rows = f"FROM {quoted(table.hub_name)} ORDER BY {order}"
         hub.query(f"DECLARE {_CURSOR} NO SCROLL CURSOR FOR SELECT {columns} {rows}")
         if self._sized:
             # The same snapshot and the same order: these are the sizes of the same rows.
-            names = ", ".join(quoted(name) for name in table.names)
+            names = ", ".join(quoted(name) for name in table.hub_names)
             hub.query(
                 f"DECLARE {_SIZES} NO SCROLL CURSOR FOR "
                 f"SELECT octet_length(ROW({names})::text) {rows}"

@@ -31,7 +31,7 @@ Reader = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class StoredColumn:
-    """How one column is selected, sorted and stored.
+    """How one column, ``name`` on the box and ``hub_name`` there, is selected, sorted and stored.
 
     ``select`` is an SQL expression of PostgreSQL, ``order`` one for ORDER BY that sorts as
     SQLite's BINARY collation does; ``read`` converts a value that is not None to what SQLite
@@ -42,17 +42,22 @@ class StoredColumn:
     select: str
     order: str
     read: Reader
+    hub_name: str
 
 
-def stored_column(column: Column) -> StoredColumn:
-    """Return how *column* is read from the hub, by its PostgreSQL type."""
-    name = quoted(column.name)
+def stored_column(column: Column, hub_name: str = "") -> StoredColumn:
+    """Return how *column* is read from the hub, by its PostgreSQL type.
+
+    *hub_name*: what it is called there, where that is another name.
+    """
+    hub_name = hub_name or column.name
+    name = quoted(hub_name)
     form = _FORMS[column_kind(column.type)]
     select = form.select.format(name)
     order = f'{select} COLLATE "C"' if form.is_text else name
     if column.storage == PLAIN_UUID:
-        return StoredColumn(column.name, select, order, _without_hyphens)
-    return StoredColumn(column.name, select, order, form.read)
+        return StoredColumn(column.name, select, order, _without_hyphens, hub_name)
+    return StoredColumn(column.name, select, order, form.read, hub_name)
 
 
 def compact_json(text: str) -> str:
