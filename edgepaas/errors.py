@@ -54,6 +54,10 @@ class DatabaseBusy(DatabaseError):
     """The database is there but took no more work within the bound; nothing was written."""
 
 
+class RowNotStored(DatabaseBusy):
+    """The database accepted a row and does not have it: something there removed it."""
+
+
 class DatabaseFull(DatabaseError):
     """There is no room left on the disk; nothing was written."""
 

@@ -23,7 +23,7 @@ from edgepaas.database.bulk_insert import (
     key_of,
     rows_by_id,
 )
-from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseUnavailable, RowNotStored
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -244,12 +244,13 @@ def compared_columns(table: Table, stamp: str) -> list[str]:
 def stored_now(job: AppendJob, stored: Mapping[uuid.UUID, Row]) -> Collection[uuid.UUID]:
     """Return which facts of *job* were stored by it, where some were there before.
 
-    *stored* are their rows as they are now, by key. Raises FactsDiffer, DatabaseBusy.
+    *stored* are their rows as they are now, by key. Raises FactsDiffer, RowNotStored.
     """
     missing = len(job.distinct) - len(stored)
-    if missing:  # deleted a moment ago: nothing is acknowledged that is not there
-        raise DatabaseBusy(
-            f"{missing} rows of {job.table.name} were deleted while they were repeated"
+    if missing:  # nothing is acknowledged that is not there
+        raise RowNotStored(
+            f"{missing} rows of {job.table.name} were accepted and are not there: a trigger "
+            "removed them, or somebody deleted them a moment ago"
         )
     differing = [
         position

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from edgepaas.errors import RowNotStored
 from edgepaas.pgdriver.failures import (
     CommitUnconfirmed,
     error_fields,
@@ -38,7 +39,7 @@ class Cause(StrEnum):
     TYPE = "type"
     READ_ONLY = "read-only"
     FULL = "full"
-    #: A trigger or a function of the server fails.
+    #: A trigger or a function of the server fails, or removes what is written.
     FUNCTION = "function"
     #: A constraint that the box does not know.
     CONSTRAINT = "constraint"
@@ -155,6 +156,9 @@ def refusal_of(
     table = _table(tables, fields)
     if find_cause(error, CommitUnconfirmed) is not None:
         return Refusal(table, Cause.STANDBY, server_message(error), access=access)
+    not_stored = find_cause(error, RowNotStored)
+    if not_stored is not None:
+        return Refusal(table, Cause.FUNCTION, str(not_stored), doubtful=True)
     state = sqlstate(error)
     if state is None or state in _ENCODING or state == _PROHIBITED:
         return None

@@ -22,8 +22,10 @@ from edgepaas.service.watches.table_fit import FitWatch
 from edgepaas.settings import Settings
 from edgepaas.sync.takeover.rehearsal import RehearsalFailed, rehearse
 from edgepaas.telemetry import application as telemetry
+from edgepaas.telemetry.models import Model
 from tests.support.chains import postgres_contract
 from tests.support.checker import check, summary
+from tests.support.databases import adding, reading
 from tests.support.history import History
 from tests.support.hub_database import HubDatabase
 from tests.support.live_box import Clients, LiveBox
@@ -187,3 +189,38 @@ def test_a_build_for_which_any_type_fits_is_found_out(
     with weakened("any-type-fits"):
         assert schema_at_head(database, telemetry).at_head
     assert not schema_at_head(database, telemetry).at_head
+
+
+SWALLOWS = (
+    "CREATE FUNCTION public.swallow() RETURNS trigger LANGUAGE plpgsql AS "
+    "'BEGIN IF {when} THEN RETURN NULL; END IF; RETURN NEW; END'"
+)
+ON_READINGS = (
+    "CREATE TRIGGER swallow BEFORE INSERT ON readings FOR EACH ROW EXECUTE FUNCTION swallow()"
+)
+
+
+def test_a_trigger_that_removes_every_row_is_found_without_a_write(
+    hub_database: HubDatabase, database: ServerDatabase, paths: Paths
+) -> None:
+    """No statement of the application fails for it; one that removes some rows is none of it."""
+    models = TABLES_RECORD.read(paths.tables)
+    assert models is not None
+    database.require_tables(Model.metadata)
+    database.write(adding(reading()))
+    found: list[Any] = []
+    tables = models["tables"]
+    watch = FitWatch(database, tables, found.append, rehearse=database.rehearse_write)
+    hub_database.execute(SWALLOWS.format(when="NEW.metric = ''nothing''"))
+    hub_database.execute(ON_READINGS)
+    watch.look()
+    assert found == [()]
+    hub_database.execute("DROP TRIGGER swallow ON readings")
+    hub_database.execute("DROP FUNCTION public.swallow()")
+    hub_database.execute(SWALLOWS.format(when="true"))
+    hub_database.execute(ON_READINGS)
+    watch.look()
+    (refusal,) = found[-1]
+    assert (refusal.table, refusal.cause) == ("readings", Cause.FUNCTION)
+    assert "accepted and not stored" in refusal.text
+    assert hub_database.number("SELECT count(*) FROM readings") == 1

@@ -96,7 +96,7 @@ class ServerDatabase(Database):
         #: How the writes of this process end, by table; what else writes to PostgreSQL reports
         #: to it as well.
         self.outcomes = Outcomes(
-            patience=settings.number("WRITE_PATIENCE"), rehearse=self._rehearse
+            patience=settings.number("WRITE_PATIENCE"), rehearse=self.rehearse_write
         )
         #: What commits on a connection of this database does so under its watch.
         self._commit_limit = _commit_limit(settings.number("DB_STATEMENT_TIMEOUT"))
@@ -259,7 +259,11 @@ class ServerDatabase(Database):
         before = self._commit_limit + rows * SECONDS_A_ROW
         return self.commits.watching(connection, before=before)
 
-    def _rehearse(self, table: str) -> Refusal | None:
+    def rehearse_write(self, table: str) -> Refusal | None:
+        """Rehearse a write to *table*, on a new connection; return why every row is refused.
+
+        None where the row was taken. Raises DatabaseUnavailable.
+        """
         return rehearse_on(
             lambda seconds: self._connector(deadline=seconds),
             table,

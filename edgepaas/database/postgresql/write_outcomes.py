@@ -123,9 +123,9 @@ def rehearse_on(
     def read(sql: str) -> list[list[object]]:
         return simple_query(connection, sql)
 
-    def attempt(sql: str) -> None:
+    def attempt(sql: str) -> int:
         try:
-            simple_query(
+            stored = simple_query(
                 connection,
                 f"BEGIN; SET LOCAL lock_timeout = {milliseconds}; {sql}; "
                 "SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK",
@@ -133,6 +133,7 @@ def rehearse_on(
         except Exception:
             simple_query(connection, "ROLLBACK")
             raise
+        return len(stored)
 
     try:
         with bounded(connection, REHEARSAL_TIMEOUT):

@@ -7,13 +7,14 @@ all; where one was, its columns and key are read and judged (:mod:`edgepaas.outc
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.errors import DatabaseError
+from edgepaas.outbox.layout import FORWARDED
 from edgepaas.outcomes.causes import Refusal
-from edgepaas.outcomes.fit import fit_question, judge, stamps_question
+from edgepaas.outcomes.fit import fit_question, judge, shapes_of, stamps_question
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
@@ -35,11 +36,17 @@ class FitWatch:
         database: "Database",
         models: Mapping[str, Any],
         report: Callable[[Sequence[Refusal]], None],
+        *,
+        rehearse: Callable[[str], Refusal | None] = lambda _table: None,
     ) -> None:
-        """*models*: ``tables`` of tables.json. *report* gets the tables that do not fit."""
+        """*models*: ``tables`` of tables.json. *report* gets the tables that do not fit.
+
+        *rehearse* tries a write to a table that triggers run on, and raises DatabaseError.
+        """
         self._database = database
         self._models = models
         self._report = report
+        self._rehearse = rehearse
         #: What the tables were like when they were judged last.
         self._judged: str | None = None
         self.task = PeriodicTask(
@@ -63,15 +70,25 @@ class FitWatch:
                 if stamps == self._judged:
                     return
                 answer = _ask(connection, fit_question(self._models))
+            unfit = judge(self._models, answer).refusals
+            found = (*unfit, *self._swallowing(answer))
         except DatabaseError as error:
             # A lost database has a watch of its own.
             logger.debug("the tables are not looked at: %s", error)
             return
         self._judged = stamps
-        found = judge(self._models, answer)
-        for one in found.refusals:
+        for one in found:
             logger.warning("%s", one.text)
-        self._report(found.refusals)
+        self._report(found)
+
+    def _swallowing(self, answer: str) -> Iterator[Refusal]:
+        """Give the tables whose triggers remove every row: no statement would fail for it."""
+        for name, shape in shapes_of(answer).items():
+            if shape.watched and self._models[name]["kind"] in FORWARDED:
+                refusal = self._rehearse(name)
+                # What fails is found by the writes themselves.
+                if refusal is not None and not refusal.sqlstate:
+                    yield refusal
 
 
 def _ask(connection: "Connection", question: str) -> str:

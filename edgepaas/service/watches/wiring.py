@@ -121,12 +121,19 @@ class Watches:
 
     def _start_fit(self, database: "Database", outcomes: "OutcomeWatch") -> None:
         """Look whether the tables go on keeping what is written to them."""
+        from edgepaas.database.postgresql.database import ServerDatabase
         from edgepaas.outbox.layout import TABLES_RECORD
         from edgepaas.service.watches.table_fit import FitWatch
 
         document = TABLES_RECORD.read_or_none(self.paths.tables)
-        if document is not None and document["tables"]:
-            self._start(FitWatch(database, document["tables"], outcomes.report_unfit).task)
+        if isinstance(database, ServerDatabase) and document is not None and document["tables"]:
+            watch = FitWatch(
+                database,
+                document["tables"],
+                outcomes.report_unfit,
+                rehearse=database.rehearse_write,
+            )
+            self._start(watch.task)
 
     def _start_marks(self, database: "Database") -> None:
         """Compare what PostgreSQL acknowledged with what it has."""

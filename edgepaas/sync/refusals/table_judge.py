@@ -63,8 +63,8 @@ def rehearse_on_hub(hub: Hub, table: str, columns: Mapping[str, str]) -> Rehears
     def read(sql: str) -> list[list[object]]:
         return hub.savepoint([(sql, ())])[0].rows
 
-    def attempt(sql: str) -> None:
-        hub.savepoint(
+    def attempt(sql: str) -> int:
+        results = hub.savepoint(
             [
                 ("SAVEPOINT rehearsal", ()),
                 (sql, ()),
@@ -72,6 +72,7 @@ def rehearse_on_hub(hub: Hub, table: str, columns: Mapping[str, str]) -> Rehears
                 ("ROLLBACK TO SAVEPOINT rehearsal", ()),
             ]
         )
+        return len(results[1].rows)
 
     found = rehearse(table, columns, read=read, attempt=attempt)
     if isinstance(found.error, HubUnreachable) and hub.broken:
