@@ -24,7 +24,7 @@ OWN_PREFIX = "edgepaas_"
 
 #: What of the catalog says how the table with the OID $oid takes rows, in one short text: it is
 #: another one after each ALTER TABLE, and each CREATE or DROP of a trigger, rule or index.
-STAMP = """
+FINGERPRINT = """
 (SELECT md5(string_agg(s.part, ' ' ORDER BY s.part)) FROM (
   SELECT 'c' || xmin AS part FROM pg_class WHERE oid = $oid
   UNION ALL SELECT 'a' || attnum || '-' || xmin FROM pg_attribute WHERE attrelid = $oid
@@ -63,7 +63,7 @@ _QUESTION = f"""
 SELECT json_build_object('encoding', current_setting('server_encoding'), 'tables',
   (SELECT coalesce(json_agg(json_build_object('name', w.name, 'kind', c.relkind,
     'persistence', c.relpersistence, 'rules', {_RULES}, 'watched', {_WATCHED},
-    'stamp', {STAMP.replace("$oid", "c.oid")}, 'key', {_KEY}, 'columns', {_COLUMNS})),
+    'fingerprint', {FINGERPRINT.replace("$oid", "c.oid")}, 'key', {_KEY}, 'columns', {_COLUMNS})),
     '[]'::json) FROM $from))::text"""
 _NAMED = """
 unnest(ARRAY[$names]::text[]) AS w(name) JOIN pg_class c ON c.oid = to_regclass(quote_ident(w.name))
@@ -71,8 +71,8 @@ unnest(ARRAY[$names]::text[]) AS w(name) JOIN pg_class c ON c.oid = to_regclass(
 _ALL = """
 pg_class c CROSS JOIN LATERAL (SELECT c.relname::text AS name) AS w
   WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind IN ('r', 'p')"""
-_STAMPS = f"""
-SELECT coalesce(md5(string_agg(w.name || ' ' || {STAMP.replace("$oid", "w.oid")}, ' '
+_FINGERPRINTS = f"""
+SELECT coalesce(md5(string_agg(w.name || ' ' || {FINGERPRINT.replace("$oid", "w.oid")}, ' '
   ORDER BY w.name)), '') FROM (SELECT n AS name, to_regclass(quote_ident(n))::oid AS oid
   FROM unnest(ARRAY[$names]::text[]) AS n) AS w"""
 
@@ -99,7 +99,7 @@ class TableShape:
     """A table as PostgreSQL has it.
 
     ``watched``: triggers other than the platform's own run on its rows, and may remove or
-    change them. ``stamp``: see STAMP.
+    change them. ``fingerprint``: see FINGERPRINT.
     """
 
     name: str
@@ -107,7 +107,7 @@ class TableShape:
     persistence: str = "p"
     rules: bool = False
     watched: bool = False
-    stamp: str = ""
+    fingerprint: str = ""
     key: tuple[str, ...] = ()
     columns: Mapping[str, ColumnShape] = field(default_factory=dict)
 
@@ -136,13 +136,13 @@ def fit_question(tables: Collection[str] | None = None) -> str:
     return _QUESTION.replace("$from", _NAMED.replace("$names", names))
 
 
-def stamps_question(tables: Collection[str]) -> str:
+def fingerprints_question(tables: Collection[str]) -> str:
     """Return the query for one short text that changes whenever one of *tables* is altered.
 
     For asking every few seconds: it costs little, and tells when to ask the question.
     """
     names = ", ".join(map(_literal, tables))
-    return _STAMPS.replace("$names", names)
+    return _FINGERPRINTS.replace("$names", names)
 
 
 def shapes_of(answer: str) -> dict[str, TableShape]:
@@ -154,7 +154,7 @@ def shapes_of(answer: str) -> dict[str, TableShape]:
             one["persistence"],
             one["rules"],
             one["watched"],
-            one["stamp"],
+            one["fingerprint"],
             tuple(one["key"] or ()),
             {column[0]: ColumnShape(*column) for column in one["columns"] or ()},
         )

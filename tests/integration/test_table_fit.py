@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.orm import Session
 
 from edgepaas.database.postgresql.database import ServerDatabase
+from edgepaas.errors import RowNotStored
 from edgepaas.files.paths import Paths
 from edgepaas.outbox.layout import TABLES_RECORD
 from edgepaas.outcomes.causes import Cause
@@ -22,7 +25,7 @@ from edgepaas.service.watches.table_fit import FitWatch
 from edgepaas.settings import Settings
 from edgepaas.sync.takeover.rehearsal import RehearsalFailed, rehearse
 from edgepaas.telemetry import application as telemetry
-from edgepaas.telemetry.models import Model
+from edgepaas.telemetry.models import Model, Reading
 from tests.support.chains import postgres_contract
 from tests.support.checker import check, summary
 from tests.support.databases import adding, reading
@@ -224,3 +227,39 @@ def test_a_trigger_that_removes_every_row_is_found_without_a_write(
     assert (refusal.table, refusal.cause) == ("readings", Cause.FUNCTION)
     assert "accepted and not stored" in refusal.text
     assert hub_database.number("SELECT count(*) FROM readings") == 1
+
+
+def test_a_row_that_a_trigger_removes_is_not_acknowledged_however_it_is_written(
+    hub_database: HubDatabase, database: ServerDatabase
+) -> None:
+    """Neither by the ORM, nor in bulk, nor in SQL; the row beside it is undone with it."""
+    database.require_tables(Model.metadata)
+    hub_database.execute(SWALLOWS.format(when="NEW.metric = ''gone''"))
+    hub_database.execute(ON_READINGS)
+    gone = {**row_of(reading()), "metric": "gone"}
+    there = row_of(reading())
+
+    def by_orm(session: Session) -> None:
+        session.add_all([Reading(**there), Reading(**gone)])
+
+    def in_bulk(session: Session) -> None:
+        session.execute(insert(Reading), [there, gone])
+
+    def in_sql(session: Session) -> None:
+        names = ", ".join(there)
+        marks = ", ".join(f":{name}" for name in there)
+        statement = text(f"INSERT INTO readings ({names}) VALUES ({marks})")
+        for row in (there, gone):
+            session.execute(statement, row)
+
+    for work in (by_orm, in_bulk, in_sql):
+        with pytest.raises(RowNotStored):
+            database.write(work)
+        assert hub_database.number("SELECT count(*) FROM readings") == 0
+    assert database.outcomes.failing() == [], "it is one row's fault"
+
+
+def row_of(model: Reading) -> dict[str, Any]:
+    """Return the columns of *model* that have to be set."""
+    given = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+    return {**given, "received_at": given["recorded_at"]}

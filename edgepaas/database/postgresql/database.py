@@ -31,6 +31,7 @@ from edgepaas.database.postgresql.pool import (
 from edgepaas.database.postgresql.write_outcomes import (
     StatementTracker,
     TouchedTables,
+    forwarded_tables,
     known_tables,
     rehearse_on,
 )
@@ -167,6 +168,7 @@ class ServerDatabase(Database):
     def require_tables(self, metadata: "MetaData") -> None:
         self._pinger.require_tables(metadata)
         self.outcomes.known = known_tables(metadata)
+        self._tracker.forwarded = forwarded_tables(metadata)
 
     @property
     def marks(self) -> "MarkKeeper | None":

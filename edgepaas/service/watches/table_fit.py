@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.errors import DatabaseError
 from edgepaas.outbox.layout import FORWARDED
 from edgepaas.outcomes.causes import Refusal
-from edgepaas.outcomes.fit import fit_question, judge, shapes_of, stamps_question
+from edgepaas.outcomes.fit import fingerprints_question, fit_question, judge, shapes_of
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
@@ -58,16 +58,16 @@ class FitWatch:
         )
 
     @cached_property
-    def _stamps(self) -> str:
-        return stamps_question(self._models)
+    def _fingerprints(self) -> str:
+        return fingerprints_question(self._models)
 
     def look(self) -> None:
         """Judge the tables if one was altered since they were judged, and report."""
         try:
             with self._database.read() as session:
                 connection = session.connection()
-                stamps = _ask(connection, self._stamps)
-                if stamps == self._judged:
+                fingerprints = _ask(connection, self._fingerprints)
+                if fingerprints == self._judged:
                     return
                 answer = _ask(connection, fit_question(self._models))
             unfit = judge(self._models, answer).refusals
@@ -76,7 +76,7 @@ class FitWatch:
             # A lost database has a watch of its own.
             logger.debug("the tables are not looked at: %s", error)
             return
-        self._judged = stamps
+        self._judged = fingerprints
         for one in found:
             logger.warning("%s", one.text)
         self._report(found)

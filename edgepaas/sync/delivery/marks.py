@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edgepaas.outbox.stream import Stream
-from edgepaas.outcomes.fit import STAMP
+from edgepaas.outcomes.fit import FINGERPRINT
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.planner import DeliveryCounts
@@ -139,8 +139,8 @@ def advance_statements(
 # a row it is not evaluated.
 _UNALTERED = f"""
 SELECT quote_ident('altered while rows were sent: ' || w.name)::regclass
-FROM unnest($1::text[], $2::text[]) AS w(name, stamp)
-WHERE w.stamp IS DISTINCT FROM {STAMP.replace("$oid", "to_regclass(quote_ident(w.name))")}"""  # noqa: S608
+FROM unnest($1::text[], $2::text[]) AS w(name, fingerprint)
+WHERE w.fingerprint IS DISTINCT FROM {FINGERPRINT.replace("$oid", "to_regclass(quote_ident(w.name))")}"""  # noqa: S608
 
 
 def unaltered_statements(tables: Iterable[HubTable]) -> list[Statement]:
@@ -149,8 +149,8 @@ def unaltered_statements(tables: Iterable[HubTable]) -> list[Statement]:
     To be sent with COMMIT: the rows that were written keep anybody from altering their tables
     meanwhile, so that what the catalog says then is what they were written to.
     """
-    known = [(one.name, one.shape.stamp) for one in tables if one.shape is not None]
+    known = [(one.name, one.shape.fingerprint) for one in tables if one.shape is not None]
     if not known:
         return []
-    names, stamps = zip(*known, strict=True)
-    return [(_UNALTERED, (values.array(names), values.array(stamps)))]
+    names, fingerprints = zip(*known, strict=True)
+    return [(_UNALTERED, (values.array(names), values.array(fingerprints)))]
