@@ -139,8 +139,9 @@ def advance_statements(
 # a row it is not evaluated.
 _UNALTERED = f"""
 SELECT quote_ident('altered while rows were sent: ' || w.name)::regclass
-FROM unnest($1::text[], $2::text[]) AS w(name, fingerprint)
-WHERE w.fingerprint IS DISTINCT FROM {FINGERPRINT.replace("$oid", "to_regclass(quote_ident(w.name))")}"""  # noqa: S608
+FROM (SELECT name, fingerprint, to_regclass(quote_ident(name)) AS oid
+  FROM unnest($1::text[], $2::text[]) AS given(name, fingerprint)) AS w
+WHERE w.fingerprint IS DISTINCT FROM {FINGERPRINT.replace("$oid", "w.oid")}"""  # noqa: S608
 
 
 def unaltered_statements(tables: Iterable[HubTable]) -> list[Statement]:
