@@ -8,8 +8,9 @@ import contextlib
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from tests.support.chains import (
 )
 from tests.support.hub_database import HubDatabase
 from tests.support.postgres_server import PostgresServer
+from tests.support.weaken import weakened
 
 Columns = Mapping[str, TypeEngine[Any]]
 
@@ -590,3 +592,33 @@ def test_an_older_build_sends_to_a_hub_that_was_renamed_and_does_not_serve_from_
     report = prepare_database(serving, old.settings, old.paths, application)
     assert report.action == "refused"
     assert "goods.a is missing" in report.message
+
+
+@pytest.mark.parametrize(
+    ("weak", "seen_by"),
+    [
+        (
+            "names-alone",
+            partial(test_two_columns_that_swap_their_names_keep_their_values, first="hub"),
+        ),
+        (
+            "names-as-read",
+            test_a_swap_while_a_drainer_is_connected_puts_nothing_in_the_wrong_column,
+        ),
+        ("contracts-at-once", test_a_dropped_column_waits_until_no_box_reports_it),
+        ("contracts-at-once", test_a_file_keeps_a_column_until_the_values_that_wait_are_home),
+        (
+            "dropped-in-silence",
+            test_a_value_for_a_column_that_the_hub_dropped_meanwhile_is_kept,
+        ),
+    ],
+)
+def test_a_weakened_build_is_found_out(
+    shop: Shop,
+    hub: HubDatabase,
+    tmp_path: Path,
+    weak: str,
+    seen_by: Callable[..., None],
+) -> None:
+    with weakened(weak), pytest.raises(AssertionError):
+        seen_by(shop=shop, hub=hub, tmp_path=tmp_path)

@@ -441,6 +441,32 @@ def _takes_any_state(module: Any) -> Iterable[Replacement]:
     return [(module, "_lost", lambda *_, **__: None)]
 
 
+def _names_alone(naming: Any) -> Iterable[Replacement]:
+    """A row's columns are looked for under the names that they had when it was captured."""
+    return [(naming, "way_to_hub", lambda *_: ())]
+
+
+def _names_as_read(drain: Any) -> Iterable[Replacement]:
+    """What a connection has read of the hub's names is taken to hold for ever."""
+    names = ("unchanged_statements", "unaltered_statements")
+    return [(drain, name, lambda *_: []) for name in names]
+
+
+def _contracts_at_once(upgrade: Any) -> Iterable[Replacement]:
+    """A revision is applied whatever waits."""
+    original = upgrade.upgrade
+
+    def unguarded(connection: Any, chain: Any, metadata: Any, guard: Any = None) -> Any:
+        return original(connection, chain, metadata, None)
+
+    return [(upgrade, "upgrade", unguarded)]
+
+
+def _dropped_in_silence(statements: Any) -> Iterable[Replacement]:
+    """A value whose column the hub has no more is left out."""
+    return [(statements, "keep_dropped", lambda *_: None)]
+
+
 #: No difference between the two marks is noticed.
 _OVERLOOK_ALL = {
     "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
@@ -539,6 +565,10 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     },
     "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
     "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},
+    "names-alone": {"edgepaas.outbox.revisions.naming": _names_alone},
+    "names-as-read": {"edgepaas.sync.delivery.drain": _names_as_read},
+    "contracts-at-once": {"edgepaas.schema.renames.upgrade": _contracts_at_once},
+    "dropped-in-silence": {"edgepaas.sync.delivery.statements": _dropped_in_silence},
     "no-fork": {"edgepaas.sync.delivery.reconcile": _overlooking("FORKED")},
     "forgetful": {
         "edgepaas.outbox.reading": _changes(lambda chunk: chunk[: max(1, len(chunk) - 1)])
