@@ -22,7 +22,12 @@ class ChainIncomplete(SchemaError):
 
 
 class RevisionRefused(SchemaError):
-    """A revision would break rows that wait; the message has their number and a way out."""
+    """A revision would break rows that wait; the message has their number and a way out.
+
+    ``reached``: the revisions that the database came to without it.
+    """
+
+    reached: frozenset[str] = frozenset()
 
 
 def brief(error: BaseException) -> str:

@@ -418,6 +418,29 @@ def test_a_file_keeps_a_column_until_the_values_that_wait_are_home(
     assert rows(hub, "c") == {key: (c,) for key, (_, c) in written.items()}
 
 
+def test_a_file_comes_as_far_as_the_build_needs_it_while_values_wait(
+    shop: Shop, hub: HubDatabase, tmp_path: Path
+) -> None:
+    """What expands is applied, and what contracts waits: the new build serves meanwhile."""
+    columns: Columns = {"c": String(20), "n": Integer()}
+    expands = 'op.add_column("goods", sa.Column("n", sa.Integer()))'
+    shop.revision("0002", {"a": String(20), **columns}, expands)
+    shop.revision("0003", columns, DROPPED)
+    (box,) = boxes(shop, tmp_path, hub, "box")
+    written: dict[str, Sequence[object]] = {box.add(a="a", c="c"): ("a", "c", None)}
+    report = box.upgrade("0003")
+    assert (report.action, report.after) == ("unmigrated", ("0002",))
+    assert "1 row waits with a value of the column goods.a" in report.message
+    written[box.add(c="d", n=1)] = (None, "d", 1)
+    report = box.upgrade_hub("0003")
+    assert (report.action, report.after) == ("unmigrated", ("0002",))
+    box.drain()
+    assert rows(hub, "a, c, n") == written
+    assert box.upgrade("0003").after == ("0003",)
+    assert box.upgrade_hub("0003").after == ("0003",)
+    assert rows(hub, "c, n") == {key: tuple(row[1:]) for key, row in written.items()}
+
+
 def test_a_narrower_type_waits_for_the_values_that_it_does_not_hold(
     shop: Shop, hub: HubDatabase, tmp_path: Path
 ) -> None:

@@ -24,9 +24,8 @@ class ChainUpgrade:
     metadata: "MetaData | None"
     own: "OwnBox | None"
     forwarding: bool
-    #: Why a revision waits, and how far it came without it.
+    #: Why a revision waits.
     refused: RevisionRefused | None = None
-    reached: Revisions | None = None
 
     def run(self, before: Revisions | None, *, adopt: bool) -> Action:
         """Bring it to head from *before*; returns what was done, raises what a migration raises."""
@@ -80,7 +79,6 @@ class ChainUpgrade:
 
         Where rows are only sent there, those that it waits for are: they go home first.
         """
-        from edgepaas.schema import migrations
         from edgepaas.schema.renames.boxes import guard_of_hub
         from edgepaas.schema.renames.upgrade import upgrade
 
@@ -90,7 +88,6 @@ class ChainUpgrade:
             return done
         if not self.forwarding:
             self._require_compatible(f"PostgreSQL: {self.refused}; and without it ", "")
-        self.reached = migrations.versions(self.connection, self.chain)
         return "unmigrated"
 
     def _require_compatible(self, before: str, after: str) -> None:

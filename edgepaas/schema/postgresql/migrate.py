@@ -242,8 +242,9 @@ def migrate(
         )
         return _report(action, before, before, message)
     elif upgrade.refused is not None:
-        message = f"{upgrade.refused}; until then it is left at {show(upgrade.reached or ())}"
-        return _report(action, before, upgrade.reached, message)
+        reached = upgrade.refused.reached
+        message = f"{upgrade.refused}; until then it is left at {show(reached)}"
+        return _report(action, before, reached, message)
     else:
         message = f"{action} from {show(before or ())} to {show(chain.heads)}"
     return _report(action, before, chain.heads, message)

@@ -44,6 +44,7 @@ def upgrade(
     except RevisionRefused as refused:
         for revision in tuple(run.applied):
             run.to(revision)
+        refused.reached = migrations.versions(connection, chain) or frozenset()
         return refused
     return None
 

@@ -163,6 +163,10 @@ def _migrate(
         logger.debug("migrating %s failed", path, exc_info=error)
         files.sweep(path)
         return _without_migration(path, paths, chain, models, _Failed(before, reason, error))
+    if isinstance(action, RevisionRefused):
+        message = f"migrated on a copy to {show(action.reached)}; {action}"
+        SQLITE_UNMIGRATED.raise_alert(f"{path}: {message}")
+        return _report("unmigrated", before, chain, message, kept=kept, after=action.reached)
     if action == "adopted":
         message = f"its tables had no version; adopted, and now at {show(chain.heads)}"
     else:
@@ -172,8 +176,11 @@ def _migrate(
 
 def _mend_copy(
     connection: "Connection", chain: Chain, metadata: "MetaData | None", before: Revisions | None
-) -> Action:
-    """Bring the copy on *connection* to head; raises what the migration raises."""
+) -> Action | RevisionRefused:
+    """Bring the copy on *connection* to head; raises what the migration raises.
+
+    Returns the refusal where it came as far as this build needs it.
+    """
     from edgepaas.schema import fingerprint, migrations
     from edgepaas.schema.renames.record import renamed_since
 
@@ -190,8 +197,7 @@ def _mend_copy(
         alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
         if alike.revisions is not None:
             migrations.stamp(connection, chain, alike.revisions)
-            _upgrade(connection, chain, metadata)
-            return "adopted"
+            return _upgrade(connection, chain, metadata) or "adopted"
         if alike.any_table:
             raise SchemaError(
                 f"it has tables, no version, and looks like no known revision: {alike.difference}"
@@ -207,19 +213,33 @@ def _mend_copy(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"
             )
         return "ahead"
-    _upgrade(connection, chain, metadata)
-    return "migrated"
+    return _upgrade(connection, chain, metadata) or "migrated"
 
 
-def _upgrade(connection: "Connection", chain: Chain, metadata: "MetaData | None") -> None:
-    """Migrate the copy to head; raises RevisionRefused where rows that wait would lose a value."""
+def _upgrade(
+    connection: "Connection", chain: Chain, metadata: "MetaData | None"
+) -> RevisionRefused | None:
+    """Migrate the copy to head, but for a revision that would take values from rows that wait.
+
+    Returns its refusal where earlier revisions were applied and this build can work on them;
+    raises it where nothing is gained.
+    """
+    from edgepaas.schema import fingerprint, migrations
     from edgepaas.schema.renames.catalogs import sqlite_driver
     from edgepaas.schema.renames.upgrade import upgrade
     from edgepaas.schema.renames.waiting import guard_of_file
 
+    before = migrations.versions(connection, chain) or frozenset()
     refused = upgrade(connection, chain, metadata, guard_of_file(sqlite_driver(connection)))
-    if refused is not None:
+    if refused is None:
+        return None
+    if refused.reached == before:
         raise refused
+    shape = migrations.columns_by_table(connection, chain)
+    needs = fingerprint.required_columns(connection, chain, metadata)
+    if fingerprint.incompatibility_of(shape, connection, needs):
+        raise refused
+    return refused
 
 
 def _without_migration(
