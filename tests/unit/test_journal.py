@@ -82,12 +82,30 @@ def test_an_entry_is_in_the_file_before_it_is_confirmed(path: Path) -> None:
         assert by_another_process(path, "rows") == [2]
 
 
-def test_a_confirmation_rides_with_the_next_entry(path: Path) -> None:
+def test_confirmations_ride_with_a_later_entry(path: Path) -> None:
     with opened(path) as journal:
-        journal.confirm(journal.ahead("s", 1, [fact(1)]))
-        assert by_another_process(path) == [tables.IN_FLIGHT]
-        journal.ahead("s", 2, [fact(2)])
-        assert by_another_process(path) == [tables.CONFIRMED, tables.IN_FLIGHT]
+        for number in range(1, 66):
+            journal.confirm(journal.ahead("s", number, [fact(number)]))
+            assert by_another_process(path)[-1] == tables.IN_FLIGHT
+        journal.ahead("s", 66, [fact(66)])
+        assert by_another_process(path) == [tables.CONFIRMED] * 64 + [tables.IN_FLIGHT] * 2
+
+
+def test_an_entry_is_acknowledged_where_its_connection_went_on(path: Path) -> None:
+    """A process that was killed had not written so; and the server has lost both since."""
+    with opened(path) as journal:
+        for number in (1, 2, 3):
+            journal.leave(journal.ahead("s", number, [fact(number)]))
+        journal.leave(journal.ahead("t", 1, [fact(4)]))
+        journal.settle({"s": 3})
+        assert [(one.stream_id, one.mark) for one in journal.lacking({})] == [
+            ("s", 1), ("s", 2), ("s", 3),
+        ]  # fmt: skip
+    with opened(path.with_name("other")) as journal:
+        for number in (1, 2, 3):
+            journal.leave(journal.ahead("s", number, [fact(number)]))
+        journal.settle({"s": 1})
+        assert [one.mark for one in journal.entries("s", 0)] == [1, 2, 3]
 
 
 def test_what_became_of_the_last_entry_is_written_without_another_one(path: Path) -> None:
@@ -153,8 +171,10 @@ def test_the_journal_of_a_killed_process_has_all_that_it_wrote(path: Path) -> No
         assert process.stdout.readline() == "written\n"
         os.kill(process.pid, signal.SIGKILL)
     with opened(path) as journal:
+        assert keys(journal.unsettled()) == [["fact-1"], ["fact-2"], ["fact-3"]]
+        journal.settle({"s": 2})
         assert keys(journal.entries("s", 0)) == [["fact-1"], ["fact-2"]]
-        assert keys(journal.unsettled()) == [["fact-3"]]
+        assert journal.unsettled() == []
 
 
 # -- what is read is what was written --

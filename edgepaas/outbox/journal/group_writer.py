@@ -22,6 +22,13 @@ from edgepaas.outbox.layout import Layout, registered
 from edgepaas.outbox.triggers import values_of
 
 _HEAD = "number, ord, stream, mark, state, rows, at, layout, op"
+#: What a row has of it that is not the first of its entry.
+_NO_HEAD = (None,) * 7
+#: Rows of an entry that one statement writes, which is then a transaction by itself. sqlite3 keeps
+#: statements compiled, and one of many rows is large.
+_AT_ONCE = 16
+#: Confirmations that wait for a transaction of their own: the marks of the hub tell as well.
+_MOST_NOTES = 64
 
 
 @dataclass(eq=False)
@@ -65,10 +72,11 @@ class GroupWriter:
         self._turn = threading.Lock()
         self._waiting: list[Write] = []
         self._notes: list[Note] = []
+        self._notes_due = False
         self._broken = False
         #: Streams by id, and statements by table and operation, with the layout's id.
         self._streams: dict[str, int] = {}
-        self._statements: dict[tuple[str, str], tuple[str, int]] = {}
+        self._statements: dict[tuple[str, str, int], tuple[str, int]] = {}
         with outbox_tables.transaction(file.connection):
             widest = max((2 * len(layout.columns) for layout in layouts), default=1)
             tables.widen(file.connection, widest)
@@ -92,9 +100,12 @@ class GroupWriter:
             raise write.error
 
     def note(self, *notes: Note) -> None:
-        """Have what became of entries written with the next transaction."""
+        """Have what became of entries written, with a later transaction or by :meth:`flush`."""
         with self._guard:
             self._notes += notes
+            if len(self._notes) >= _MOST_NOTES or any(one.state is None for one in notes):
+                # A dropped entry goes before another has its mark.
+                self._notes_due = True
 
     def noted(self) -> set[int]:
         """Return the orders of entries whose end is not written yet."""
@@ -157,36 +168,52 @@ class GroupWriter:
             one.done = True
 
     def _run(self, group: Sequence[Write]) -> None:
-        """Write what became of earlier entries, and *group*; one transaction."""
+        """Write *group*, and what became of earlier entries where that is due; one transaction."""
+        if len(group) == 1 and not self._notes_due and self._run_alone(group[0]):
+            return
         with self._guard:
-            notes, self._notes = self._notes, []
+            notes, due = self._notes, self._notes_due
+            self._notes, self._notes_due = [], False
         try:
             with self._translated(), outbox_tables.transaction(self._connection()):
-                connection = self._file.connection
                 for note in notes:
-                    _apply(connection, note)
-                if group:
-                    (last,) = connection.execute(
-                        f"SELECT coalesce(max(number), 0) FROM {JOURNAL}"  # noqa: S608
-                    ).fetchone()
-                    for one in group:
-                        last = self._insert(connection, one, last + 1)
+                    _apply(self._file.connection, note)
+                for one in group:
+                    self._insert(self._file.connection, one)
         except BaseException:
             self._streams.clear()  # one that was new is not in the file
             with self._guard:
                 self._notes[:0] = notes
+                self._notes_due = self._notes_due or due
             for one in group:
                 one.entry.number = 0
             raise
 
-    def _insert(self, connection: sqlite3.Connection, write: Write, number: int) -> int:
-        """Insert an entry from *number* on; return its last row's number."""
+    def _run_alone(self, write: Write) -> bool:
+        """Write a small entry by one statement; whether it is one."""
         entry, changes = write.entry, write.changes
-        stream = self._stream(connection, entry.stream_id)
-        head = (entry.order, stream, entry.mark, write.state, entry.rows, int(self._wall()))
+        stream = self._streams.get(entry.stream_id) if entry.stream_id else 0
+        table, op = changes[0][:2]
+        if stream is None or len(changes) > _AT_ONCE:
+            return False
+        if any(one.table != table or one.op != op for one in changes):
+            return False
+        statement, layout = self._statement(table, op, len(changes))
+        values = [None, *self._head(write, stream), layout, op, *changes[0].values]
+        for one in changes[1:]:
+            values += (*_NO_HEAD, layout, op, *one.values)
+        with self._translated():
+            last = self._connection().execute(statement, values).lastrowid
+        entry.number = int(last or 0) - len(changes) + 1
+        return True
+
+    def _insert(self, connection: sqlite3.Connection, write: Write) -> None:
+        """Insert an entry; its rows have numbers without a gap."""
+        changes = write.changes
+        head = self._head(write, self._stream(connection, write.entry.stream_id))
         statement, layout = self._statement(changes[0].table, changes[0].op)
-        connection.execute(statement, (number, *head, layout, changes[0].op, *changes[0].values))
-        none = (None,) * len(head)
+        values = (None, *head, layout, changes[0].op, *changes[0].values)
+        write.entry.number = int(connection.execute(statement, values).lastrowid or 0)
         start = 1
         while start < len(changes):
             table, op = changes[start][:2]
@@ -195,26 +222,25 @@ class GroupWriter:
                 end += 1
             statement, layout = self._statement(table, op)
             connection.executemany(
-                statement,
-                [
-                    (number + place, *none, layout, op, *changes[place].values)
-                    for place in range(start, end)
-                ],
+                statement, [(*_NO_HEAD, layout, op, *one.values) for one in changes[start:end]]
             )
             start = end
-        entry.number = number
-        return number + len(changes) - 1
 
-    def _statement(self, table: str, op: str) -> tuple[str, int]:
-        found = self._statements.get((table, op))
+    def _head(self, write: Write, stream: int) -> tuple[int, ...]:
+        entry = write.entry
+        return entry.order, stream, entry.mark, write.state, entry.rows, int(self._wall())
+
+    def _statement(self, table: str, op: str, rows: int = 1) -> tuple[str, int]:
+        """Return what inserts *rows* rows, and the id of their layout."""
+        found = self._statements.get((table, op, rows))
         if found is None:
             layout = self._layouts.get(table)
             if layout is None:
                 raise ValueError(f"the journal knows no table {table}")
             count = len(layout.columns) * (2 if op == "U" else 1)
-            marks = ", ".join("?" * (9 + count))
-            text = f"INSERT INTO {JOURNAL} ({_HEAD}, {values_of(count)}) VALUES ({marks})"  # noqa: S608
-            found = self._statements[table, op] = (text, layout.id)
+            marks = ", ".join([f"({', '.join('?' * (9 + count))})"] * rows)
+            text = f"INSERT INTO {JOURNAL} ({_HEAD}, {values_of(count)}) VALUES {marks}"  # noqa: S608
+            found = self._statements[table, op, rows] = (text, layout.id)
         return found
 
     def _stream(self, connection: sqlite3.Connection, stream_id: str) -> int:

@@ -175,8 +175,8 @@ class Journal:
             if not entries:
                 return 0
             living = {one.stream_id for one in entries if alive(one.stream_id, one.owner)}
-            confirmed = reading.confirmed_marks(connection, {one.stream_id for one in entries})
-            decided = settling.decide(entries, hub, living, confirmed, went_back=went_back)
+            acknowledged = reading.acknowledged_marks(connection)
+            decided = settling.decide(entries, hub, living, acknowledged, went_back=went_back)
             if not decided:
                 return 0
             self._writer.note(

@@ -2,7 +2,7 @@
 """Reading the journal: its entries, and those that a hub lacks; functions on a connection."""
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ from edgepaas.outbox.reading import Change, Op, exact_rows
 from edgepaas.outbox.triggers import values_of
 
 _OPS: Final[dict[str, Op]] = {"I": "insert", "U": "update", "D": "delete"}
+#: Rows that are looked at for what was acknowledged last.
+RECENT: Final = 50_000
 _HEADS: Final = (
     "SELECT j.ord, coalesce(s.stream_id, ''), coalesce(s.owner, ''), "  # noqa: S608
     "j.mark, j.state, j.at, j.number, j.rows "
@@ -115,13 +117,16 @@ def newest_order(connection: sqlite3.Connection) -> int:
     return int(found or 0)
 
 
-def confirmed_marks(connection: sqlite3.Connection, streams: Collection[str]) -> dict[str, int]:
-    """Return the greatest mark of a confirmed entry, for each of *streams* that has one."""
+def acknowledged_marks(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the mark up to which each stream is known to have been acknowledged.
+
+    By its confirmed entries, and by each later one: a connection that goes on has had its answer.
+    Of the entries of the last :data:`RECENT` rows.
+    """
     rows = connection.execute(
-        f"SELECT s.stream_id, max(j.mark) FROM {JOURNAL} j JOIN {STREAMS} s ON s.id = j.stream "  # noqa: S608
-        f"WHERE j.ord IS NOT NULL AND j.state <> {IN_FLIGHT} "
-        f"AND s.stream_id IN ({', '.join('?' * len(streams))}) GROUP BY s.stream_id",
-        tuple(streams),
+        f"SELECT s.stream_id, max(j.mark - (j.state = {IN_FLIGHT})) "  # noqa: S608
+        f"FROM {JOURNAL} j JOIN {STREAMS} s ON s.id = j.stream WHERE j.ord IS NOT NULL "
+        f"AND j.number > (SELECT max(number) - {RECENT} FROM {JOURNAL}) GROUP BY s.stream_id"
     )
     return dict(rows.fetchall())
 

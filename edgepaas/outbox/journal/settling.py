@@ -14,23 +14,24 @@ def decide(
     entries: Sequence[StoredEntry],
     hub: Mapping[str, int],
     alive: Collection[str],
-    confirmed: Mapping[str, int],
+    acknowledged: Mapping[str, int],
     *,
     went_back: bool,
 ) -> list[Decision]:
     """Return those of *entries* (in flight) that are settled.
 
     *hub*: the marks of the box's streams there; *alive*: streams that a connection may still
-    move; *confirmed*: the greatest mark of each stream that is known to have been acknowledged.
-    A hub that has less than that went back: what is in flight may have been acknowledged
-    as well, by a process that was killed before it had written so, and is kept.
+    move; *acknowledged*: the mark up to which each stream is known to have been answered. A hub
+    that has less than that went back: what is in flight may have been acknowledged as well, by a
+    process that was killed before it had written so, and is kept.
     """
     back = went_back or any(
-        hub.get(one.stream_id, 0) < confirmed.get(one.stream_id, 0) for one in entries
+        hub.get(one.stream_id, 0) < acknowledged.get(one.stream_id, 0) for one in entries
     )
     found: list[Decision] = []
     for one in entries:
-        if not one.stream_id or hub.get(one.stream_id, 0) >= one.mark:
+        known = max(hub.get(one.stream_id, 0), acknowledged.get(one.stream_id, 0))
+        if not one.stream_id or known >= one.mark:
             found.append((one, CONFIRMED))
         elif one.stream_id not in alive:
             found.append((one, CONFIRMED if back else None))
