@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal rides along: no COMMIT of known rows is sent before they are in the box's own file.
 
-The rows of a transaction travel to the server, and while that works on them they are written
-and synced here; then COMMIT follows. So no row is on the hub without an entry, whatever is
-killed in between, and what cannot be written here is not committed there.
+They are written there, then all of the flight is sent, and while the server works on it the file
+is synced; the client hears of it when both are done. So no kill of this process leaves a row on
+the hub without an entry, and what cannot be written here is not sent. A power cut in these
+milliseconds can: nobody was answered, and whoever repeats the call has its rows written again,
+whether the hub has them or not.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 class StreamJournal(Protocol):
     """What of edgepaas.outbox.journal.journal.Journal is used while PostgreSQL serves."""
 
-    def ahead(self, stream_id: str, mark: int, changes: "Sequence[Change]") -> Any: ...
+    def write(self, stream_id: str, mark: int, changes: "Sequence[Change]") -> Any: ...
+
+    def sync(self, entry: Any) -> None: ...
 
     def confirm(self, entry: Any) -> None: ...
 
@@ -74,11 +78,6 @@ class JournalingRider:
         #: Whether COMMIT of what is written was sent.
         self._sent = False
 
-    @property
-    def holds_commit(self) -> bool:
-        """Whether rows are to be written."""
-        return bool(self._expected) and self._journal() is not None
-
     def expect(self, known: Expected) -> None:
         """Write these changes ahead of COMMIT, beside those of earlier calls."""
         if known.changes:
@@ -101,10 +100,15 @@ class JournalingRider:
         if journal is not None:
             stream_id, mark = self.marks.position or ("", 0)
             for one in expected:
-                one.entry = journal.ahead(stream_id, mark, one.changes)
+                one.entry = journal.write(stream_id, mark, one.changes)
                 self._written.append((journal, one.entry))
         self.marks.sent()
         self._sent = True
+
+    def under_way(self) -> None:
+        """Sync what was written; raises DatabaseFull, DatabaseBusy."""
+        for journal, entry in self._written:
+            journal.sync(entry)
 
     def committed(self, results: "Sequence[Result]") -> None:
         """Confirm what was written."""

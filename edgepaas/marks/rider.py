@@ -135,8 +135,6 @@ class OwnStreams:
 class MarkRider:
     """Rides with the transactions of one connection (edgepaas.pgdriver.flights.CommitRider)."""
 
-    holds_commit = False
-
     def __init__(self, streams: OwnStreams) -> None:
         self._streams = streams
         self._stream: Stream | None = None
@@ -187,6 +185,9 @@ class MarkRider:
     def sent(self) -> None:
         """From here on the outcome of the transaction may stay unknown."""
         self._sent = True
+
+    def under_way(self) -> None:
+        """Do nothing meanwhile."""
 
     def committed(self, results: "Sequence[Result]") -> None:
         """Note the new mark; one that did not move is evidence, and its stream ends."""

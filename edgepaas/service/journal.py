@@ -73,7 +73,7 @@ class RefusingJournal:
         self.columns: Mapping[str, tuple[str, ...]] = {one.table: one.names for one in layouts}
         self._error = error
 
-    def ahead(self, _stream_id: str, _mark: int, _changes: "Sequence[Change]") -> NoReturn:
+    def write(self, _stream_id: str, _mark: int, _changes: "Sequence[Change]") -> NoReturn:
         """Raise why it cannot be written."""
         raise type(self._error)(str(self._error))
 
@@ -86,6 +86,9 @@ class RefusingJournal:
     def next_order(self) -> NoReturn:
         """Raise why it cannot be written."""
         raise type(self._error)(str(self._error))
+
+    def sync(self, entry: object) -> None:
+        """Do nothing: there are no entries."""
 
     def confirm(self, entry: object) -> None:
         """Do nothing: there are no entries."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing that the box wrote to PostgreSQL is missing in its journal, whatever is killed."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from edgepaas.app.facts import Appended, FactsDiffer
-from edgepaas.errors import DatabaseError, DatabaseFull
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.models import READINGS
 from tests.support.journaled_box import (
@@ -29,8 +30,10 @@ from tests.support.journaled_box import (
 )
 from tests.support.postgres_server import PostgresServer
 from tests.support.relay import Relay
+from tests.support.weaken import weakened
 
 LIMIT = 60.0
+LATER = MORNING + timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -210,7 +213,7 @@ def test_a_build_that_writes_the_entry_after_the_commit_is_found_out(
     paths: Paths, url: str
 ) -> None:
     rows = [str(uuid.uuid4())]
-    killed_at(paths, url, "+commit", rows, "journal-behind")
+    killed_at(paths, url, "-confirm", rows, "journal-behind")
     with journaled_box(paths, url) as box:
         assert wait_until(lambda: set(rows) <= set(stored(box)))
         assert unjournaled(box, rows) == set(rows)
@@ -231,6 +234,76 @@ def test_an_entry_of_a_transaction_that_the_hub_lost_is_kept(
         box.look()
         lacking = [box.journal.with_changes(one) for one in box.journal.lacking(box.hub_marks())]
         assert rows[0] in {str(change.key[0]) for one in lacking for change in one.changes}
+
+
+def test_what_was_acknowledged_is_synced(paths: Paths, url: str) -> None:
+    assert acknowledged_unsynced(paths, url) == 0
+
+
+def test_a_build_that_acknowledges_what_is_not_synced_is_found_out(paths: Paths, url: str) -> None:
+    with weakened("journal-unsynced"):
+        assert acknowledged_unsynced(paths, url) > 0
+
+
+def acknowledged_unsynced(paths: Paths, url: str) -> int:
+    """How many answers came while the journal had commits that were not synced.
+
+    Counted where the system is asked for the sync, at each call's end.
+    """
+    found = 0
+    with journaled_box(paths, url) as box:
+        writer = box.journal._writer
+        synced, sync = [0], writer._file.sync
+
+        def noted() -> None:
+            sync()
+            synced[0] = writer._written
+
+        writer._file.sync = noted  # type: ignore[method-assign]
+        for _ in range(5):
+            append(box.database, [reading()], stamp=MORNING)
+            found += synced[0] < writer._written
+    return found
+
+
+def test_a_journal_that_cannot_be_synced_acknowledges_nothing(box: JournaledBox) -> None:
+    """And goes on with the file brought up to date, not with one that seems to be synced."""
+    append(box.database, [reading()], stamp=MORNING)
+    writer = box.journal._writer
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    writer._file.sync = fail  # type: ignore[method-assign]
+    row = reading()
+    with pytest.raises(DatabaseBusy, match="is not acknowledged"):
+        append(box.database, [row], stamp=MORNING)
+    del writer._file.sync
+    checkpoints: list[str] = []
+    original = writer._file.reopen
+
+    def noted() -> None:
+        checkpoints.append("again")
+        original()
+
+    writer._file.reopen = noted  # type: ignore[method-assign]
+    assert append(box.database, [row], stamp=LATER) == Appended(0, 1)
+    assert checkpoints == ["again"]
+    assert str(row["id"]) in box.kept_keys()
+
+
+def test_a_journal_that_was_deleted_is_made_anew_and_acknowledges_nothing_into_the_old_one(
+    box: JournaledBox,
+) -> None:
+    append(box.database, [reading()], stamp=MORNING)
+    for path in box.journal.path.parent.glob(f"{box.journal.path.name}*"):
+        if not path.name.endswith(".lock"):
+            path.unlink()
+    row = reading()
+    with pytest.raises(DatabaseBusy, match="deleted while it was open"):
+        append(box.database, [row], stamp=MORNING)
+    assert append(box.database, [row], stamp=LATER) == Appended(0, 1)
+    assert box.kept_keys() == ids([row])
 
 
 # -- lost answers, and a disk without room --

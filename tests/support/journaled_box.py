@@ -35,9 +35,10 @@ MORNING = datetime(2024, 5, 1, 6, tzinfo=UTC)
 #: Between the first byte to PostgreSQL and the client's answer: what the process is killed before
 #: (-) or after (+), and whether the hub then has the rows.
 STEPS = {
-    "-journal": False,  # all but COMMIT was sent
-    "+journal": False,  # the entry is durable, COMMIT was not sent
-    "+commit": True,  # COMMIT was sent, its answer not read
+    "-journal": False,  # nothing was sent or written
+    "+journal": False,  # the entry is written, nothing was sent
+    "-sync": True,  # all was sent, and the entry is not synced
+    "+sync": True,  # the answer is not read
     "-confirm": True,  # the answer was read
     "+confirm": True,  # what became of the entry is known, and not written
     "-answer": True,  # the caller has not heard of it
@@ -165,15 +166,13 @@ def arm(box: JournaledBox, step: str) -> None:
 
     journal: Any = box.journal
     if step == "-journal":
-        journal.ahead = _killed_before(journal.ahead)
+        journal.write = _killed_before(journal.write)
     elif step == "+journal":
-        journal.ahead = _killed_after(journal.ahead)
-    elif step == "+commit":
-        # With the answer to COMMIT under way: it is read by what this replaces.
-        from edgepaas.pgdriver.flights.exchange import Exchange
-
-        exchange: Any = Exchange
-        exchange.receive = _killed_before(exchange.receive)
+        journal.write = _killed_after(journal.write)
+    elif step == "-sync":
+        journal.sync = _killed_before(journal.sync)
+    elif step == "+sync":
+        journal.sync = _killed_after(journal.sync)
     elif step == "-confirm":
         rider: Any = JournalingRider
         rider.committed = _killed_before(rider.committed)

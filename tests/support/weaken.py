@@ -344,6 +344,11 @@ def _journal_behind(module: Any) -> Iterable[Replacement]:
     return [(rider, "sent", sent), (rider, "committed", behind)]
 
 
+def _journal_unsynced(module: Any) -> Iterable[Replacement]:
+    """The client hears of a write that a power cut takes from the journal."""
+    return [(module.Journal, "sync", lambda self, entry: None)]
+
+
 def _followed_in_part(statements: Any) -> Iterable[Replacement]:
     """Where a part of a job is new, that part is stored, and nothing that follows from it."""
     original = statements._statement
@@ -537,6 +542,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
     "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
+    "journal-unsynced": {"edgepaas.outbox.journal.journal": _journal_unsynced},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
     "predecessors-stay": {"edgepaas.pgdriver.sessions": _predecessors_stay},

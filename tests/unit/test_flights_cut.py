@@ -23,8 +23,6 @@ from tests.support.protocol_server import (
 class Rider:
     """Counts how each transaction ended."""
 
-    holds_commit = False
-
     def __init__(self) -> None:
         self.ends: list[str] = []
 
@@ -39,6 +37,9 @@ class Rider:
 
     def sent(self) -> None:
         self.ends.append("sent")
+
+    def under_way(self) -> None:
+        """Acts on nothing."""
 
     def committed(self, results: Sequence[Result]) -> None:
         assert len(results) == 1

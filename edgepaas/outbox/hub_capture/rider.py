@@ -103,8 +103,6 @@ class HubCapture:
 class CaptureRider:
     """Rides with the transactions of one connection, whose mark *marks* moves."""
 
-    holds_commit = False
-
     def __init__(self, capture: HubCapture, marks: "MarkRider") -> None:
         self._capture = capture
         self._marks = marks
@@ -134,6 +132,9 @@ class CaptureRider:
         """Take the number by which the box orders its changes."""
         if self._asked:
             self._order = self._capture.keeper.next_order()
+
+    def under_way(self) -> None:
+        """Do nothing meanwhile."""
 
     def committed(self, results: "Sequence[Result]") -> None:
         """Have the changes kept; the mark has moved. Raises what keeping them raises."""

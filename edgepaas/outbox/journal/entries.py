@@ -22,8 +22,9 @@ class Entry:
     stream_id: str
     mark: int
     rows: int
-    #: Where its first row stands in the file.
+    #: Where its first row stands in the file, and which transaction of this process wrote it.
     number: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)

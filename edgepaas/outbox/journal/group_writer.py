@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entries of all threads that wait, written in one synced transaction by one of them.
+"""Entries of all threads that wait, written in one transaction by one of them, and synced.
 
-There is no thread for it: whoever comes first writes for all who have come by then, so that
-nobody waits for a hand-over.
+There is no thread for it: whoever comes first writes, or syncs, for all who have come by then, so
+that nobody waits for a hand-over. A commit outlives this process at once, and a power cut once it
+is synced: in between the server can be at work.
 """
 
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
+from edgepaas.files.locks import LockHeld
 from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal import tables
 from edgepaas.outbox.journal.entries import Change, Entry
-from edgepaas.outbox.journal.opening import JournalFile
+from edgepaas.outbox.journal.opening import JournalFile, JournalUnusable
 from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID
 from edgepaas.outbox.layout import Layout, registered
 from edgepaas.outbox.triggers import values_of
@@ -74,18 +77,20 @@ class GroupWriter:
         self._notes: list[Note] = []
         self._notes_due = False
         self._broken = False
+        #: How many transactions were committed, and how many of them are synced.
+        self._written = self._synced = 0
+        #: Held by who syncs.
+        self._syncing = threading.Lock()
         #: Streams by id, and statements by table and operation, with the layout's id.
         self._streams: dict[str, int] = {}
         self._statements: dict[tuple[str, str, int], tuple[str, int]] = {}
-        with outbox_tables.transaction(file.connection):
-            widest = max((2 * len(layout.columns) for layout in layouts), default=1)
-            tables.widen(file.connection, widest)
-            self._layouts = {one.table: one for one in registered(file.connection, layouts)}
+        self._wanted = list(layouts)
+        self._register()
 
         self.columns = {layout.table: layout.names for layout in layouts}
 
     def write(self, write: Write) -> None:
-        """Write an entry together with those of other threads; durable on return.
+        """Write an entry together with those of other threads; :meth:`sync` makes it durable.
 
         Raises DatabaseFull, DatabaseBusy, and what is wrong with its own values.
         """
@@ -98,6 +103,25 @@ class GroupWriter:
                 self._run_group(group)
         if write.error is not None:
             raise write.error
+
+    def sync(self, entry: Entry) -> None:
+        """Return when a power cut leaves *entry* in the file; raises DatabaseFull, DatabaseBusy."""
+        if self._synced >= entry.written:
+            return
+        with self._syncing:
+            if self._synced >= entry.written:
+                return  # by another thread
+            written = self._written
+            try:
+                self._file.sync()
+            except OSError as error:
+                self._broken = True
+                kind = DatabaseFull if error.errno == errno.ENOSPC else DatabaseBusy
+                raise kind(
+                    f"the journal {self._file.path} cannot be synced ({error}): the write may be "
+                    "stored, and is not acknowledged"
+                ) from error
+            self._synced = written
 
     def note(self, *notes: Note) -> None:
         """Have what became of entries written, with a later transaction or by :meth:`flush`."""
@@ -128,8 +152,10 @@ class GroupWriter:
     @contextlib.contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
         """Give the connection in a transaction that is durable after the block; raises the same."""
-        with self._turn, self._translated(), outbox_tables.transaction(self._connection()):
-            yield self._file.connection
+        with self._turn, self._translated():
+            with outbox_tables.transaction(self._connection()):
+                yield self._file.connection
+            self._file.sync()
 
     def close(self) -> None:
         """Write what is known, and close the file."""
@@ -141,15 +167,8 @@ class GroupWriter:
     # -- by who has the turn --
 
     def _write_notes(self) -> None:
-        if not self._notes:
-            return
-        with self._translated():
-            self._connection().execute("PRAGMA synchronous=NORMAL")
-        try:
+        if self._notes:
             self._run([])
-        finally:
-            if not self._broken:
-                self._file.connection.execute("PRAGMA synchronous=FULL")
 
     def _run_group(self, group: Sequence[Write]) -> None:
         """Write *group* in one transaction; where one is refused, each by itself. Never raises."""
@@ -180,6 +199,7 @@ class GroupWriter:
                     _apply(self._file.connection, note)
                 for one in group:
                     self._insert(self._file.connection, one)
+            self._note_written(group)
         except BaseException:
             self._streams.clear()  # one that was new is not in the file
             with self._guard:
@@ -205,7 +225,13 @@ class GroupWriter:
         with self._translated():
             last = self._connection().execute(statement, values).lastrowid
         entry.number = int(last or 0) - len(changes) + 1
+        self._note_written([write])
         return True
+
+    def _note_written(self, group: Sequence[Write]) -> None:
+        self._written += 1
+        for one in group:
+            one.entry.written = self._written
 
     def _insert(self, connection: sqlite3.Connection, write: Write) -> None:
         """Insert an entry; its rows have numbers without a gap."""
@@ -263,9 +289,21 @@ class GroupWriter:
     def _connection(self) -> sqlite3.Connection:
         """Return the connection, a new one where the last transaction failed."""
         if self._broken:
+            self._streams.clear()
             self._file.reopen()
+            self._register()
             self._broken = False
         return self._file.connection
+
+    def _register(self) -> None:
+        """Have the file know the layouts of the tables whose changes are written."""
+        connection = self._file.connection
+        with outbox_tables.transaction(connection):
+            widest = max((2 * len(layout.columns) for layout in self._wanted), default=1)
+            tables.widen(connection, widest)
+            layouts = list(registered(connection, self._wanted))
+        self._layouts = {one.table: one for one in layouts}
+        self._statements.clear()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -274,7 +312,7 @@ class GroupWriter:
             yield
         except _OF_THE_VALUES:
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, JournalUnusable, LockHeld) as error:
             self._broken = True
             raise _meaning(error, self._file.path) from error
 

@@ -3,9 +3,10 @@
 
 The rules that keep it true:
 
-- An entry is durable before the COMMIT that it speaks of is sent, so that no row of this box
-  is on the hub without one. Where its rows are known only by the answer to COMMIT, it is durable
-  before the client hears of it.
+- An entry is in the file before the COMMIT that it speaks of is sent, so that no kill of this
+  process leaves a row on the hub without one; it is synced while the server works on that, and
+  before the client hears of it. Where its rows are known only by the answer to COMMIT, it is
+  written and synced when that has come.
 - What became of it (confirmed, or dropped since the hub refused it) rides with the next entry's
   transaction, or is written by :meth:`Journal.flush` without a sync: a process that is killed in
   between leaves entries *in flight*, which the marks of the hub settle.
@@ -88,13 +89,14 @@ class Journal:
             self._last_order = max(self._base + self._clock(), self._last_order + 1)
             return self._last_order
 
-    def ahead(
+    def write(
         self, stream_id: str, mark: int, changes: Sequence[Change], *, order: int = 0
     ) -> Entry:
-        """Write the *changes* of a transaction whose COMMIT is not sent yet; durable on return.
+        """Write the *changes* of a transaction whose COMMIT is not sent yet.
 
         *mark*: what it moves the mark of *stream_id* to, in transactions; "" and 0 where no marks
-        are kept. Afterwards the entry is one of :meth:`confirm`, :meth:`drop` or :meth:`leave`.
+        are kept. A kill of this process leaves the entry in the file, a power cut only after
+        :meth:`sync`. Afterwards it is one of :meth:`confirm`, :meth:`drop` or :meth:`leave`.
         Raises DatabaseFull, DatabaseBusy: nothing is in the journal then; ValueError for a table
         whose layout is not known.
         """
@@ -110,16 +112,33 @@ class Journal:
             raise
         return entry
 
+    def sync(self, entry: Entry) -> None:
+        """Return when *entry* is durable; raises DatabaseFull, DatabaseBusy where it is not."""
+        self._writer.sync(entry)
+
+    def ahead(
+        self, stream_id: str, mark: int, changes: Sequence[Change], *, order: int = 0
+    ) -> Entry:
+        """Write and sync the *changes* of a transaction whose COMMIT is not sent yet."""
+        entry = self.write(stream_id, mark, changes, order=order)
+        try:
+            self.sync(entry)
+        except BaseException:
+            self.drop(entry)
+            raise
+        return entry
+
     def record(
         self, stream_id: str, mark: int, changes: Sequence[Change], *, order: int = 0
     ) -> Entry:
         """Write the *changes* of a transaction that the hub has committed; durable on return.
 
-        *order*: of :meth:`next_order`, taken before its COMMIT was sent. Raises as :meth:`ahead`.
+        *order*: of :meth:`next_order`, taken before its COMMIT was sent. Raises as :meth:`write`.
         """
         entry = Entry(order or self.next_order(), stream_id, mark, len(changes))
         if changes:
             self._writer.write(Write(entry, changes, CONFIRMED))
+            self.sync(entry)
         return entry
 
     def confirm(self, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 """Opening the journal's file: made where it is missing, set aside where it cannot be used."""
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import LockHeld, acquire, held
 from edgepaas.files.sqlite_file import open_refusal_reason, sidecars
@@ -49,12 +51,13 @@ class JournalFile:
     ) -> None:
         """Raises JournalUnusable, sqlite3.Error, OSError, LockHeld."""
         self.path = path
-        self._lock = -1
+        self._node_id = node_id
+        self._lock = self._wal = -1
         lock = lock_of(path)
         for attempt in (1, 2):
             self._lock = acquire(lock, shared=True, timeout=_LOCK_TIMEOUT)
             try:
-                self.connection = _opened(path, node_id)
+                self._open()
             except _NotOurs as error:
                 os.close(self._lock)
                 if attempt == 2:
@@ -66,19 +69,56 @@ class JournalFile:
             else:
                 return
 
+    def sync(self) -> None:
+        """Have all that was committed on the disk; raises OSError.
+
+        FileNotFoundError: the file has lost its name, and what is written into it is gone.
+        """
+        if lost := self._files.lost():
+            raise FileNotFoundError(errno.ENOENT, lost)
+        os.fdatasync(self._wal)
+
     def reopen(self) -> None:
         """Open the file anew: after a failed commit or sync nothing that is open is trusted.
 
-        Raises sqlite3.Error, OSError.
+        What the -wal holds is brought into the file: pages of it that could not be synced count
+        as synced from then on (fsync(2)). Raises sqlite3.Error, OSError, JournalUnusable.
         """
-        with contextlib.suppress(sqlite3.Error):
-            self.connection.close()
-        self.connection = _connected(self.path)
+        self._close()
+        try:
+            self._open()
+            busy, *_ = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        except _NotOurs as error:
+            raise JournalUnusable(f"{self.path}: {error}") from error
+        if busy:
+            raise JournalUnusable(f"{self.path}: what it holds is not synced yet")
 
     def close(self) -> None:
         """Close it; an open transaction is rolled back."""
-        self.connection.close()
+        self._close()
         os.close(self._lock)
+
+    def _open(self) -> None:
+        self.connection = _opened(self.path, self._node_id)
+        try:
+            # The -wal is there, and synced with its folder, after the first commit that syncs.
+            with outbox_tables.transaction(self.connection):
+                self.connection.execute(f"UPDATE {tables.STATE} SET order_base = order_base")  # noqa: S608
+            # From here on a commit is on the disk with the next sync() alone.
+            self.connection.execute("PRAGMA synchronous=NORMAL")
+            self._files = OpenFiles(self.path)
+            # No lock of SQLite's is on this file, so closing it drops none.
+            self._wal = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
+        descriptor, self._wal = self._wal, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -75,18 +75,11 @@ class Exchange:
 
     def send(self, flight: bytes) -> None:
         """Send *flight*, which ends with a Sync or is one simple query; raises InterfaceError."""
-        self.unanswered += 1
-        self._send(flight)
-
-    def send_part(self, flight: bytes) -> None:
-        """Send the first part of a flight, which the server may work on; raises InterfaceError."""
-        self._send(flight)
-
-    def _send(self, data: bytes) -> None:
         if self.lost:
             raise pg8000_adapter.interface_error("connection is closed")
+        self.unanswered += 1
         try:
-            self._write(data)
+            self._write(flight)
         except BaseException as error:
             self.lost = True
             if is_of_the_link(error):

@@ -19,10 +19,6 @@ class CommitRider(Protocol):
     transaction, so it raises nothing.
     """
 
-    @property
-    def holds_commit(self) -> bool:
-        """Whether :meth:`sent` takes its time: the server works on all but COMMIT meanwhile."""
-
     def expect(self, known: Any) -> None:
         """Take what is known of the rows that the transaction writes, while it is open."""
 
@@ -38,7 +34,14 @@ class CommitRider(Protocol):
     def sent(self) -> None:
         """Act just before COMMIT goes out; from here on its outcome may stay unknown.
 
-        What it raises ends the transaction with a rollback, and COMMIT was not sent.
+        What it raises ends the transaction with a rollback, and nothing of it was sent.
+        """
+
+    def under_way(self) -> None:
+        """Act while the server works on COMMIT.
+
+        What it raises is raised to whoever commits when COMMIT was answered: the transaction is
+        stored then, and is not acknowledged.
         """
 
     def committed(self, results: Sequence[Result]) -> None:

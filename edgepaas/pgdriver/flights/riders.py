@@ -20,11 +20,6 @@ class RiderChain:
         #: How many statements each has sent at the transaction's end.
         self._sent: list[int] = []
 
-    @property
-    def holds_commit(self) -> bool:
-        """Whether one of them holds it."""
-        return any(rider.holds_commit for rider in self.riders)
-
     def expect(self, known: Any) -> None:
         """Tell all of them."""
         for rider in self.riders:
@@ -44,6 +39,11 @@ class RiderChain:
         """Act just before COMMIT goes out."""
         for rider in self.riders:
             rider.sent()
+
+    def under_way(self) -> None:
+        """Act while the server works on COMMIT."""
+        for rider in self.riders:
+            rider.under_way()
 
     def committed(self, results: Sequence[Result]) -> None:
         """Give each the results of its own statements, the last rider first."""

@@ -116,14 +116,11 @@ class TransactionFlights(DriverFacade):
         rider, count = self._riding, len(answers)
         try:
             ending, more = self._encoded(() if rider is None else rider.ending())
-            flight, answers = before + ending, [*answers, *more]
-            if rider is not None and rider.holds_commit:
-                self._send_ahead(flight, answers, rider)
-                flight = b""
-            elif rider is not None:
+            if rider is not None:
                 rider.sent()
-            flight += messages.COMMIT + messages.SYNC
-            results = results_of(self._ask(flight, answers, within=within))
+            flight = before + ending + messages.COMMIT + messages.SYNC
+            act = _Meanwhile(rider)
+            results = results_of(self._ask(flight, [*answers, *more], within=within, act=act))
             if results[-1].tag != "COMMIT":
                 raise _not_committed(results[-1].tag)
         except BaseException as error:
@@ -132,19 +129,9 @@ class TransactionFlights(DriverFacade):
         self._riding = None
         if rider is not None:
             rider.committed(results[count:-1])
+        if act.error is not None:
+            raise act.error
         return results[:count]
-
-    def _send_ahead(self, flight: bytes, answers: list[Answer], rider: CommitRider) -> None:
-        """Send all that comes before COMMIT, and have *rider* act while the server works on it."""
-        self._exchange.send_part(flight)
-        try:
-            rider.sent()
-        except BaseException:
-            # The connection is lost where that fails.
-            with contextlib.suppress(Exception):
-                self._ask(messages.ROLLBACK + messages.SYNC, answers)
-            self._stale = False
-            raise
 
     def _give_up(self, error: BaseException) -> None:
         """End the transaction after *error*, which the caller raises."""
@@ -173,11 +160,16 @@ class TransactionFlights(DriverFacade):
         *,
         copying: Copying | None = None,
         within: float | None = None,
+        act: Callable[[], None] = lambda: None,
     ) -> list[Answer]:
-        """Send *flight* and return its answers, the first of which are *answers*."""
+        """Send *flight* and return its answers, the first of which are *answers*.
+
+        *act* is called in between; it raises nothing.
+        """
         exchange = self._exchange
         try:
             exchange.send(flight)
+            act()
             found = exchange.receive(answers, copying=copying, first_within=within)
         except BaseException as error:
             self._stale = self.prepared.failed(error)
@@ -240,6 +232,21 @@ class TransactionFlights(DriverFacade):
 
     def _text(self, sql: str) -> bytes:
         return sql.encode(self._exchange.encoding)
+
+
+class _Meanwhile:
+    """What *rider* does while the server works on COMMIT, and the error of it."""
+
+    def __init__(self, rider: CommitRider | None) -> None:
+        self._rider = rider
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        try:
+            if self._rider is not None:
+                self._rider.under_way()
+        except Exception as error:  # noqa: BLE001 - raised once COMMIT was answered
+            self.error = error
 
 
 def results_of(answers: Sequence[Answer]) -> list[Result]:
