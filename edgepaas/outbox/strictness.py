@@ -200,21 +200,34 @@ def _text(name: str, base: str, length: str | None, storage: str) -> Iterator[Ru
             yield Rule(f"length({{v}}) > {length}", f"{name} takes at most {length} characters")
 
 
-#: Only what is computed with is normalised (the 30th of February becomes the 2nd of March), and
-#: the last microsecond of the year 9999 is rounded out of it: fractions are looked at as text.
-_MOMENT = (
-    "typeof({v}) <> 'text' OR julianday(substr({v}, 1, 19)) IS NULL "
-    "OR date(substr({v}, 1, 10), '+0 days') IS NOT substr({v}, 1, 10) OR {v} < '0001' "
-    "OR (length({v}) > 19 AND substr({v}, 20) <> 'Z' AND ({v} NOT GLOB '*:[0-9][0-9].[0-9]*' "
-    "OR ltrim(substr({v}, 21), '0123456789') NOT IN ('', 'Z')))"
-)
+def _time(shape: str) -> str:
+    """Return the condition that a value is no moment; *shape*: how the column types write one.
+
+    Of those nearly all are known at sight, at a fifth of the price. Only what is computed with is
+    normalised (the 30th of February becomes the 2nd of March), and the last microsecond of the
+    year 9999 is rounded out of it: fractions are looked at as text.
+    """
+    return (
+        f"typeof({{v}}) <> 'text' OR NOT ({{v}} LIKE '{shape}' AND julianday({{v}}) IS NOT NULL "
+        "AND substr({v}, 9, 2) < '29' AND {v} >= '0001') AND "
+        "(julianday(substr({v}, 1, 19)) IS NULL "
+        "OR date(substr({v}, 1, 10), '+0 days') IS NOT substr({v}, 1, 10) OR {v} < '0001' "
+        "OR length({v}) > 19 AND substr({v}, 20) <> 'Z' AND ({v} NOT GLOB '*:[0-9][0-9].[0-9]*' "
+        "OR ltrim(substr({v}, 21), '0123456789') NOT IN ('', 'Z')))"
+    )
+
+
 _SIMPLE: Final[dict[ColumnKind, Rule]] = {
     ColumnKind.BOOLEAN: Rule("typeof({v}) <> 'integer' OR {v} NOT IN (0, 1)", "takes 0 and 1"),
     ColumnKind.FLOAT: Rule("typeof({v}) NOT IN ('real', 'integer')", "takes numbers"),
     ColumnKind.BYTES: Rule("typeof({v}) NOT IN ('blob', 'text')", "takes bytes"),
     ColumnKind.JSON: Rule("typeof({v}) = 'blob' OR NOT json_valid({v})", "takes JSON documents"),
-    ColumnKind.MOMENT: Rule(_MOMENT, "takes moments such as 2026-01-31T12:00:00.000000Z"),
-    ColumnKind.LOCAL_TIME: Rule(_MOMENT, "takes times such as 2026-01-31 12:00:00.000000"),
+    ColumnKind.MOMENT: Rule(
+        _time("____-__-__T__:__:__.______Z"), "takes moments such as 2026-01-31T12:00:00.000000Z"
+    ),
+    ColumnKind.LOCAL_TIME: Rule(
+        _time("____-__-__ __:__:__.______"), "takes times such as 2026-01-31 12:00:00.000000"
+    ),
     ColumnKind.TIME_OF_DAY: Rule(
         "typeof({v}) <> 'text' OR {v} NOT GLOB '[0-9][0-9]:[0-9][0-9]*' "
         "OR julianday('2000-01-01 ' || {v}) IS NULL",
