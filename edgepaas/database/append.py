@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Table
+from sqlalchemy import Table, UniqueConstraint
 
 from edgepaas.database.bulk_insert import (
     Row,
@@ -45,12 +45,19 @@ class Appended:
 class FactsDiffer(Exception):
     """Facts whose key is there already with other content; nothing was stored.
 
-    *positions* are theirs among the rows that were given.
+    *positions* are theirs among the rows that were given; *taken*: they are not there, and
+    another row has what is to be unique in them.
     """
 
-    def __init__(self, table: str, positions: Sequence[int]) -> None:
-        super().__init__(f"{len(positions)} rows of {table} are there already with other content")
+    def __init__(self, table: str, positions: Sequence[int], *, taken: bool = False) -> None:
+        what = (
+            "have a unique value of another row"
+            if taken
+            else "are there already with other content"
+        )
+        super().__init__(f"{len(positions)} rows of {table} {what}")
         self.positions = tuple(positions)
+        self.taken = taken
 
 
 #: What an append job ends with.
@@ -248,6 +255,9 @@ def stored_now(job: AppendJob, stored: Mapping[uuid.UUID, Row]) -> Collection[uu
     """
     missing = len(job.distinct) - len(stored)
     if missing:  # nothing is acknowledged that is not there
+        if _is_unique_beside_its_key(job.table):
+            lacking = [at for identity, at in job.positions.items() if identity not in stored]
+            raise FactsDiffer(job.table.name, sorted(lacking), taken=True)
         raise RowNotStored(
             f"{missing} rows of {job.table.name} were accepted and are not there: a trigger "
             "removed them, or somebody deleted them a moment ago"
@@ -278,6 +288,12 @@ def _is_same(table: Table, row: Row, other: Row) -> bool:
         for name, source in filled.items()
         if name in row
     )
+
+
+@cache
+def _is_unique_beside_its_key(table: Table) -> bool:
+    constraints = any(isinstance(one, UniqueConstraint) for one in table.constraints)
+    return constraints or any(index.unique for index in table.indexes)
 
 
 @cache

@@ -80,6 +80,14 @@ class Event(Model, kind="facts"):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, info={"merge": "keep"})
 
 
+class Tag(Model, kind="facts"):
+    """A fact with a value that no other one has."""
+
+    __tablename__ = "tags"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    code: Mapped[str] = mapped_column(Text(50), unique=True)
+
+
 class Queued(Model, kind="local"):
     """Events that are to be worked on, in order."""
 
@@ -183,6 +191,18 @@ def test_a_repeat_is_a_duplicate_in_the_table_and_within_a_call(box: Box) -> Non
     assert append_facts(box.database, EVENTS, [first, second, first]) == Appended(2, 1)
     assert append_facts(box.database, EVENTS, [second, third]) == Appended(1, 1)
     assert count(box, EVENTS) == 3
+
+
+def test_a_value_that_another_fact_has_is_a_conflict_and_no_outage(box: Box) -> None:
+    """A client that is told to try again would do so for ever."""
+    tags = table_of(Tag)
+    first: Row = {"id": uuid7(), "code": "a"}
+    assert append_facts(box.database, tags, [first]) == Appended(1, 0)
+    again: list[Row] = [{"id": uuid7(), "code": "b"}, first, {"id": uuid7(), "code": "a"}]
+    with pytest.raises(FactsDiffer, match="unique value of another row") as caught:
+        append_facts(box.database, tags, again)
+    assert (caught.value.positions, caught.value.taken) == ((2,), True)
+    assert count(box, tags) == 1
 
 
 def test_other_content_under_the_same_key_stores_nothing_and_names_the_rows(box: Box) -> None:
