@@ -487,6 +487,15 @@ def _counters_overwrite(statements: Any) -> Iterable[Replacement]:
     return [(statements, "updated_value", updated_value)]
 
 
+def _rounded_decimals(module: Any) -> Iterable[Replacement]:
+    """SQLite stores decimal numbers as it likes: as 64-bit floats."""
+
+    def get_col_spec(self: Any, **_: Any) -> str:
+        return f"NUMERIC({self.precision}, {self.scale})"
+
+    return [(module.NumericText, "get_col_spec", get_col_spec)]
+
+
 def _lenient(strictness: Any) -> Iterable[Replacement]:
     """SQLite takes what its tables take."""
     return [(strictness, "rules_of", lambda *_, **__: iter(()))]
@@ -530,6 +539,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
     "counters-overwrite": {"edgepaas.sync.delivery.statements": _counters_overwrite},
+    "rounded-decimals": {"edgepaas.database.sqlite.numeric_type": _rounded_decimals},
     "lenient-sqlite": {"edgepaas.outbox.strictness": _lenient},
     # Weakens nothing: the audit follows a return, or another audit, at once.
     "audit-soon": {

@@ -45,6 +45,7 @@ from tests.support.chains import (
 from tests.support.chains import (
     write_revision as write_script,
 )
+from tests.support.weaken import weakened
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, places=4) | st.sampled_from(
     [Decimal(text) for text in ("0", "-0.0", "0.0001", "-0.0001", "9" * 30, "-" + "9" * 30)]
@@ -105,6 +106,28 @@ def test_prices_come_back_exactly_and_in_order(file: Connection) -> None:
         file.execute(insert(PRICES), {"price": 10})
     with pytest.raises(IntegrityError, match="CHECK"):
         file.execute(insert(PRICES), {"price": -6})
+
+
+def exact_and_in_order(path: Path) -> bool:
+    """Whether two prices that differ in their 19th digit are read back so, in their order."""
+    metadata = MetaData()
+    table = Table("fine", metadata, Column("price", Numeric(30, 12)))
+    engine = create_engine(
+        "sqlite://", creator=lambda: open_sqlite(path, create=True), poolclass=NullPool
+    )
+    metadata.create_all(engine)
+    wanted = [Decimal(f"{whole}.100000000001") for whole in (9, 12345678901, 12345678902)]
+    with engine.begin() as connection:
+        connection.execute(insert(table), [{"price": price} for price in reversed(wanted)])
+        found = connection.scalars(select(table.c.price).order_by(table.c.price)).all()
+    engine.dispose()
+    return found == wanted
+
+
+def test_a_build_that_rounds_is_found_out(tmp_path: Path) -> None:
+    assert exact_and_in_order(tmp_path / "exact.db")
+    with weakened("rounded-decimals"):
+        assert not exact_and_in_order(tmp_path / "rounded.db")
 
 
 @pytest.mark.parametrize(
