@@ -78,9 +78,16 @@ def _name(one: Any) -> str:
 
 
 def _text(constraint: "CheckConstraint") -> str:
-    from sqlalchemy.dialects import sqlite
+    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.exc import CompileError
 
-    dialect: Any = sqlite.dialect()
+    try:
+        return _compiled(constraint, sqlite.dialect())
+    except CompileError:  # PostgreSQL's words, which SQLite then reports not to know
+        return _compiled(constraint, postgresql.dialect())  # type: ignore[no-untyped-call]
+
+
+def _compiled(constraint: "CheckConstraint", dialect: Any) -> str:
     compiler = dialect.ddl_compiler(dialect, None).sql_compiler
     text: str = compiler.process(constraint.sqltext, include_table=False, literal_binds=True)
     return text

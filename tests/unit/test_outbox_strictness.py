@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table, UniqueConstraint
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import SchemaItem
 
 from edgepaas.app import Application
@@ -154,12 +155,15 @@ def test_what_cannot_be_checked_is_said_and_stops_nothing(
     for name in ("a", "b"):
         assert attempt(paths.sqlite, f"INSERT INTO items VALUES ('{name}', 'tea', 1)") == ""
     strict = models(
-        CheckConstraint("name ~ '^[a-z]+$'", name="words"), UniqueConstraint("name", name="uq_n")
+        CheckConstraint("name ~ '^[a-z]+$'", name="words"),
+        CheckConstraint(postgresql.array([1, 2]).contains([1]), name="array"),
+        UniqueConstraint("name", name="uq_n"),
     )
     with caplog.at_level(logging.WARNING):
         release(paths, strict)
     warnings = [record.getMessage() for record in caplog.records]
     assert any("SQLite cannot check 'ck_items_words'" in one for one in warnings), warnings
+    assert any("SQLite cannot check 'ck_items_array'" in one for one in warnings), warnings
     assert any("uq_n" in one and "there already" in one for one in warnings), warnings
     assert attempt(paths.sqlite, "INSERT INTO items VALUES ('c', 'tea', 1)") == ""
     assert "at most 100" in attempt(paths.sqlite, f"UPDATE items SET name = '{'x' * 101}'")
