@@ -151,6 +151,17 @@ def restore(connection: sqlite3.Connection, document: Mapping[str, Any]) -> list
     return found
 
 
+def forget_covered(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Have the rows of the tables *names* queued anew, as resent ones, by the next ``install``.
+
+    Inside the caller's transaction. Nothing happens where no baseline was ever queued.
+    """
+    state = connection.execute(f"SELECT covered FROM {STATE}").fetchone()  # noqa: S608
+    if state is not None:
+        covered = [name for name in json.loads(state[0]) if name not in names]
+        connection.execute(f"UPDATE {STATE} SET covered = ?", (json.dumps(covered),))  # noqa: S608
+
+
 @contextlib.contextmanager
 def paused(connection: sqlite3.Connection) -> Iterator[None]:
     """Capture nothing of the block, which is a part of the caller's open transaction.

@@ -42,6 +42,7 @@ from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
 from edgepaas.schema.sqlite.error_classes import Damaged, error_for
 from edgepaas.schema.sqlite.housekeeping import tidy
+from edgepaas.schema.sqlite.quarantine import list_quarantined
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -131,7 +132,7 @@ class _Stage:
         report = self._prepare_file()
         document = self._publish()
         try:
-            return self._with_capture(report, document)
+            return self._with_rows_taken_back(self._with_capture(report, document), document)
         except sqlite3.DatabaseError as error:
             damaged = error_for(self.contract.sqlite_path, error)
             if not isinstance(damaged, Damaged):
@@ -189,6 +190,19 @@ class _Stage:
         done = "; ".join(filter(None, steps))
         return replace(report, message=f"{report.message}; {done}") if done else report
 
+    def _with_rows_taken_back(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
+        """Bring back what is set aside and can be used again; what was not captured is queued."""
+        path = self.contract.sqlite_path
+        if not list_quarantined(self.paths, path):
+            return report
+        from edgepaas.schema.sqlite.taking_back import take_back
+
+        with held(self.paths.database_lock, shared=True):
+            found = take_back(path, self.paths, self.chain, self.models)
+        if found.done:
+            report = self._with_capture(report, document)
+        return replace(report, message="; ".join((report.message, *found.done, *found.failed)))
+
     def _uncaptured(self, report: SchemaReport, error: Exception) -> SchemaReport:
         if not self.contract.hub_url:
             logger.warning("capture cannot be removed from the SQLite file: %s", brief(error))
@@ -203,6 +217,7 @@ class _Stage:
         try:
             report = self._prepare_file(serving=False)
             done = capture(self.contract.sqlite_path, self.paths, document)
+            report = self._with_rows_taken_back(report, document)
         except Exception as error:
             # Whatever it is: PostgreSQL serves, and a broken spare must not stop it.
             logger.debug("the fallback cannot be prepared", exc_info=error)

@@ -125,6 +125,21 @@ def _unguarded_loop(auth: Any) -> Iterable[Replacement]:
     return [(auth.Guard, "find", lambda *_, **__: auth.LOCAL)]
 
 
+def _takes_back_over(merging: Any) -> Iterable[Replacement]:
+    """A file that comes back out of quarantine overwrites what was written since."""
+
+    def bring(connection: Any, table: Any) -> int:
+        names = ", ".join(f'"{name}"' for name in table.columns)
+        return int(
+            connection.execute(
+                f'INSERT OR REPLACE INTO main."{table.name}" ({names}) '  # noqa: S608
+                f'SELECT {names} FROM aside."{table.name}"'
+            ).rowcount
+        )
+
+    return [(merging, "_bring", bring)]
+
+
 def _no_markers(module: Any) -> Iterable[Replacement]:
     """Source transactions are not told apart from single rows."""
 
@@ -571,6 +586,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "append-again": {"edgepaas.httpd.channel": _append_again},
     "unguarded-loop": {"edgepaas.web.access.auth": _unguarded_loop},
+    "takes-back-over": {"edgepaas.schema.sqlite.merging": _takes_back_over},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
     "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},
     "forget-mark": {"edgepaas.sync.delivery.drain": _forget_mark, **_OVERLOOK_ALL},

@@ -72,24 +72,31 @@ def prepare_sqlite(
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with held(paths.database_lock, timeout=LOCK_TIMEOUT):
-        files.sweep(path)
-        files.forget_unfinished_backups(path, paths.backups)
-        clear_reserved_paths(path, paths)
-        try:
-            before = examine_with_retry(path, paths, chain)
-        except Damaged as error:
-            return _replace(path, paths, chain, models, str(error))
-        if isinstance(before, EmptyFile):
-            forget_damage(path)
-            if not chain.unwritten:
-                chain.check_environment()
-            return _create(path, chain, models)
-        if chain.unwritten:
-            if before is not None and not missing_tables(path, models()):
-                return _report("nothing", before, chain, "every table is there", after=before)
-        elif before == chain.heads and not (foreign and incompatibility(path, chain, models())):
-            return _report("nothing", before, chain, f"at head ({show(before)})")
-        return _migrate(path, paths, chain, models, before)
+        return prepare_locked(path, paths, chain, models, foreign=foreign)
+
+
+def prepare_locked(
+    path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
+) -> SchemaReport:
+    """Do so with the lock held exclusively."""
+    files.sweep(path)
+    files.forget_unfinished_backups(path, paths.backups)
+    clear_reserved_paths(path, paths)
+    try:
+        before = examine_with_retry(path, paths, chain)
+    except Damaged as error:
+        return _replace(path, paths, chain, models, str(error))
+    if isinstance(before, EmptyFile):
+        forget_damage(path)
+        if not chain.unwritten:
+            chain.check_environment()
+        return _create(path, chain, models)
+    if chain.unwritten:
+        if before is not None and not missing_tables(path, models()):
+            return _report("nothing", before, chain, "every table is there", after=before)
+    elif before == chain.heads and not (foreign and incompatibility(path, chain, models())):
+        return _report("nothing", before, chain, f"at head ({show(before)})")
+    return _migrate(path, paths, chain, models, before)
 
 
 def _create(path: Path, chain: Chain, models: Models) -> SchemaReport:
@@ -132,7 +139,7 @@ def _migrate(
     label = "-".join(sorted(before or ())) or "unversioned"
     try:
         with finished_copy(path, path) as (copy, connection):
-            action = _mend_copy(connection, chain, metadata, before)
+            action = bring_copy(connection, chain, metadata, before)
             if action == "ahead":
                 raise _Ahead
         files.check_copy(copy)
@@ -174,7 +181,7 @@ def _migrate(
     return _report(action, before, chain, message, kept=kept, after=_after(chain, before))
 
 
-def _mend_copy(
+def bring_copy(
     connection: "Connection", chain: Chain, metadata: "MetaData | None", before: Revisions | None
 ) -> Action | RevisionRefused:
     """Bring the copy on *connection* to head; raises what the migration raises.

@@ -23,6 +23,7 @@ def fill_fresh(connection: "Connection", chain: Chain, metadata: "MetaData | Non
     Raises SchemaRefused where a migration fails, or where they leave out what the models need.
     """
     from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema.renames.upgrade import upgrade
 
     if chain.unwritten:
         if metadata is not None:
@@ -30,7 +31,7 @@ def fill_fresh(connection: "Connection", chain: Chain, metadata: "MetaData | Non
         migrations.stamp(connection, chain, chain.heads)
         return
     try:
-        migrations.upgrade(connection, chain, metadata)
+        upgrade(connection, chain, metadata)
     except SchemaError:
         raise
     except Exception as error:
