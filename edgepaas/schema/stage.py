@@ -42,7 +42,7 @@ from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
 from edgepaas.schema.sqlite.error_classes import Damaged, error_for
 from edgepaas.schema.sqlite.housekeeping import tidy
-from edgepaas.schema.sqlite.quarantine import list_quarantined
+from edgepaas.schema.sqlite.quarantine import to_be_taken_back
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -193,7 +193,7 @@ class _Stage:
     def _with_rows_taken_back(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
         """Bring back what is set aside and can be used again; what was not captured is queued."""
         path = self.contract.sqlite_path
-        if not list_quarantined(self.paths, path):
+        if not to_be_taken_back(self.paths, path, ""):
             return report
         from edgepaas.schema.sqlite.taking_back import take_back
 

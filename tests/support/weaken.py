@@ -132,7 +132,7 @@ def _takes_back_over(merging: Any) -> Iterable[Replacement]:
         names = ", ".join(f'"{name}"' for name in table.columns)
         return int(
             connection.execute(
-                f'INSERT OR REPLACE INTO main."{table.name}" ({names}) '  # noqa: S608
+                f'INSERT OR REPLACE INTO main."{table.name}" ({names}) '
                 f'SELECT {names} FROM aside."{table.name}"'
             ).rowcount
         )

@@ -3,9 +3,9 @@
 
 import itertools
 import os
+import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import merging, quarantine
 from edgepaas.schema.sqlite.quarantine import list_quarantined
+from edgepaas.schema.sqlite.taking_back import TakenBack, take_back
 from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from tests.support.chains import (
@@ -110,24 +111,19 @@ def test_what_was_tried_in_vain_waits_for_another_build_or_for_a_person(
 ) -> None:
     """A copy and a check of a large file at each boot would cost minutes."""
     tried = 0
-    original = files.temporary_beside
 
-    def fails(path: Path) -> Path:
+    def fails(*_: object) -> merging.Merged:
         nonlocal tried
         tried += 1
-        raise OSError("no copy of it")
+        raise OSError("no room for it")
 
-    application = shop(tmp_path, "0002")
-    assert bring(aside, shop(tmp_path, "0001")).action == "created"  # taken back: see above
-    (folder,) = aside.quarantine.iterdir()
-    (folder / quarantine.TAKEN).unlink()
-    add(aside, "DELETE FROM sales", "DELETE FROM items", f"DROP TABLE {merging.DONE}")
-    monkeypatch.setattr(files, "temporary_beside", fails)
-    for _ in range(3):
-        bring(aside, shop(tmp_path, "0001"))
+    application = shop(tmp_path, "0001")
+    with monkeypatch.context() as patched:
+        patched.setattr(merging, "merge", fails)
+        for _ in range(3):
+            bring(aside, application)
     assert tried == 1
-    monkeypatch.setattr(files, "temporary_beside", original)
-    bring(aside, shop(tmp_path, "0001"))
+    bring(aside, application)
     assert rows_in(aside.sqlite, "sales") == []
     report = repair_sqlite(
         aside.sqlite, aside, chain_of(application), lambda: metadata_of(application)
@@ -186,8 +182,11 @@ def test_a_row_without_its_parent_stays_aside(aside: Paths, tmp_path: Path) -> N
 def test_a_damaged_file_stays_aside(paths: Paths, tmp_path: Path) -> None:
     """What its damage hides would be missed in silence."""
     bring(paths, shop(tmp_path, "0001"))
-    sell(paths, 2000)
+    rows = [(f"x{number}", "y" * 90) for number in range(3000)]
     with connected(paths.sqlite) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("INSERT INTO items(id, name) VALUES (?, ?)", rows)
+        connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with paths.sqlite.open("r+b") as file:
         file.seek(4096 * 8)
@@ -247,6 +246,7 @@ def test_rows_that_were_never_captured_are_queued_for_the_hub(aside: Paths, tmp_
     """They are of the time before the box had one."""
     application = shop(tmp_path, "0001")
     (folder,) = aside.quarantine.iterdir()
+    (folder / quarantine.SALVAGE).unlink()
     moved = folder.rename(tmp_path / "elsewhere")
     bring_with_hub(aside, application)
     add(aside, "INSERT INTO items VALUES ('new', 'cup')")
@@ -295,33 +295,39 @@ def _run_killed(run: Callable[[], object], step: int) -> int:
 
 def test_a_kill_at_any_step_loses_and_doubles_nothing(paths: Paths, tmp_path: Path) -> None:
     """The failure point moves forward until a run gets through."""
-    application = shop(tmp_path, "0001")
-    assert application.migrations is not None
     notes = 'op.execute("CREATE TABLE notes (n INTEGER PRIMARY KEY, text TEXT)")'
-    first = SHOP["0001"][1] + upgrade_body(notes)
-    write_revision(application.migrations, "0001", None, first)
-    newer = shop(tmp_path, "0002")
-    assert newer.migrations is not None
-    write_revision(newer.migrations, "0001", None, first)
+    older, newer = shop(tmp_path, "0001"), shop(tmp_path, "0002")
+    for application in (older, newer):
+        assert application.migrations is not None
+        body = SHOP["0001"][1] + upgrade_body(notes)
+        write_revision(application.migrations, "0001", None, body)
+    bring(paths, older)
+    sell(paths)
+    add(paths, "INSERT INTO notes VALUES (1, 'before')")
+    folder = set_aside(paths)
+    kept = folder.rename(tmp_path / "kept")
+    bring(paths, newer)
+    add(paths, "INSERT INTO notes VALUES (1, 'since')")
+    fresh = shutil.copyfile(paths.sqlite, tmp_path / "fresh.db")
+
+    def take() -> TakenBack:
+        return take_back(paths.sqlite, paths, chain_of(newer), lambda: metadata_of(newer))
+
     for step in itertools.count(1):
         assert step < 80
         for leftover in (paths.sqlite, *paths.state.glob("edgepaas.db-*")):
             leftover.unlink(missing_ok=True)
-        bring(paths, replace(application))
-        sell(paths)
-        add(paths, "INSERT INTO notes VALUES (1, 'before')")
-        folder = set_aside(paths)
-        moved = folder.rename(tmp_path / f"elsewhere-{step}")
-        bring(paths, newer)
-        add(paths, "INSERT INTO notes VALUES (1, 'since')")
-        moved.rename(folder)
-        ended = _run_killed(lambda: bring(paths, newer), step)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kept, folder)
+        shutil.copyfile(fresh, paths.sqlite)
+        ended = _run_killed(take, step)
         assert ended in (_FINISHED, _KILLED), "its traceback is in the captured output"
-        bring(paths, newer)
+        files.sweep(paths.sqlite)
+        take()
         assert rows_in(paths.sqlite, "sales") == SOLD
         assert len(rows_in(paths.sqlite, "items")) == 3
-        assert sorted(text for _, text in rows_in(paths.sqlite, "notes")) == ["before", "since"]
-        assert list_quarantined(paths, paths.sqlite) == []
+        assert rows_in(paths.sqlite, "notes") == [(1, "since"), (2, "before")]
+        assert take() == TakenBack()
         if ended == _FINISHED:
             break
     assert step > 6

@@ -16,6 +16,7 @@ from edgepaas.database.reserved_names import OUTBOX, STATE, is_reserved
 from edgepaas.outbox import tables
 from edgepaas.outbox.capture import forget_covered, paused
 from edgepaas.outbox.layout import stored_layouts
+from edgepaas.outbox.salvage.salvage import was_salvaged
 from edgepaas.outbox.tables import quoted
 from edgepaas.schema.errors import SchemaError
 
@@ -68,7 +69,7 @@ def merge(connection: sqlite3.Connection, other: Path, source: str) -> Merged:
             if done is not None:
                 return Merged(*done)
             with paused(connection):
-                found = _merge_tables(connection)
+                found = _merge_tables(connection, source)
             connection.execute(
                 f"INSERT INTO {DONE} (source, rows, differing, at) VALUES (?, ?, ?, ?)",  # noqa: S608
                 (source, found.rows, found.differing, datetime.now(UTC).isoformat("T", "seconds")),
@@ -80,7 +81,7 @@ def merge(connection: sqlite3.Connection, other: Path, source: str) -> Merged:
         connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _merge_tables(connection: sqlite3.Connection) -> Merged:
+def _merge_tables(connection: sqlite3.Connection, source: str) -> Merged:
     broken = set(_orphans(connection))
     rows = 0
     merged = list(_tables(connection))
@@ -96,7 +97,8 @@ def _merge_tables(connection: sqlite3.Connection) -> Merged:
     if dropped := _drop_orphans(connection, broken):
         rows -= dropped
         differing += dropped
-    if not _captures(connection, _ASIDE) and tables.exist(connection):
+    captured = _captured(connection) or was_salvaged(connection, source)
+    if not captured and tables.exist(connection):
         forget_covered(connection, [table.name for table in merged])
     return Merged(rows, differing)
 
@@ -106,8 +108,9 @@ def _tables(connection: sqlite3.Connection) -> Iterator[_Table]:
     names = [
         row[0]
         for row in connection.execute(
-            f"SELECT name FROM {_ASIDE}.sqlite_schema JOIN main.sqlite_schema AS own USING (name) "  # noqa: S608
-            f"WHERE {_ASIDE}.sqlite_schema.type = 'table' AND own.type = 'table' ORDER BY name"
+            f"SELECT old.name FROM {_ASIDE}.sqlite_schema AS old "  # noqa: S608
+            "JOIN main.sqlite_schema AS own ON own.name = old.name "
+            "WHERE old.type = 'table' AND own.type = 'table' ORDER BY old.name"
         )
         if not is_reserved(row[0])
     ]
@@ -183,7 +186,7 @@ def _same(one: str, other: str, columns: Sequence[str]) -> str:
 
 def _not_deleted(connection: sqlite3.Connection, table: _Table) -> str:
     """Return the condition that the file in use captured no deletion of the row ``old``."""
-    if not _captures(connection, "main"):
+    if not tables.exist(connection):
         return ""
     found = []
     for layout in stored_layouts(connection).values():
@@ -198,15 +201,15 @@ def _not_deleted(connection: sqlite3.Connection, table: _Table) -> str:
     return "".join(found)
 
 
-def _captures(connection: sqlite3.Connection, schema: str) -> bool:
-    """Whether the file attached as *schema* has captured its changes."""
-    names = connection.execute(
-        f"SELECT count(*) FROM {schema}.sqlite_schema WHERE type = 'table' AND name IN (?, ?)",  # noqa: S608
+def _captured(connection: sqlite3.Connection) -> bool:
+    """Whether the other file has captured its changes."""
+    (found,) = connection.execute(
+        f"SELECT count(*) FROM {_ASIDE}.sqlite_schema WHERE type = 'table' AND name IN (?, ?)",  # noqa: S608
         (OUTBOX, STATE),
     ).fetchone()
-    if names[0] != 2:
+    if found != 2:
         return False
-    state = connection.execute(f"SELECT capture FROM {schema}.{STATE}").fetchone()  # noqa: S608
+    state = connection.execute(f"SELECT capture FROM {_ASIDE}.{STATE}").fetchone()  # noqa: S608
     return bool(state and state[0])
 
 
