@@ -96,12 +96,14 @@ WRITES_REFUSED = _entry(
 
 # -- The SQLite file --
 
-SQLITE_FOREIGN = _entry(
+DATABASE_FOREIGN = _entry(
     "sqlite-foreign",
     origin="schema",
-    severity="warning",
-    what_happened="The SQLite file was another application's until now.",
-    what_to_do="Give each application a file of its own with DATABASE_URL_SQLITE.",
+    severity="critical",
+    what_happened="The database is another application's. It is left as it is, and the box "
+    "answers 503.",
+    what_to_do="Give each application a database of its own: DATABASE_URL_SQLITE names a file, "
+    "DATABASE_URL a PostgreSQL.",
     check="file-is-our-own",
 )
 SCHEMA_REFUSED = _entry(

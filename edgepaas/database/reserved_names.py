@@ -25,11 +25,15 @@ REVISIONS: Final = "edgepaas_revisions"
 CAPTURE: Final = "edgepaas_capture"
 CAPTURED: Final = "edgepaas_captured"
 
+#: The applications whose database it is (edgepaas.schema.ownership).
+APPLICATIONS: Final = "edgepaas_applications"
+
 #: What a write is answered while the fence stands: the text of the triggers' RAISE.
 FENCED: Final = "edgepaas: writes wait while PostgreSQL takes over"
 
-_NAMES = frozenset({OUTBOX, "nodes", "alembic_version"})
-_PREFIXES = ("outbox_", "sync_", "edgepaas_", "sqlite_", "_alembic_tmp_")
+_NAMES = frozenset({OUTBOX, "nodes"})
+#: Each application has a version table of its own (edgepaas.schema.ownership).
+_PREFIXES = ("alembic_version", "outbox_", "sync_", "edgepaas_", "sqlite_", "_alembic_tmp_")
 
 
 def is_reserved(table: str) -> bool:

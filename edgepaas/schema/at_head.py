@@ -52,7 +52,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
 
     A database that a newer build migrated passes when it holds all that this build needs.
     """
-    from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema import fingerprint, migrations, ownership
     from edgepaas.schema.renames.record import renamed_since
 
     chain = chain_of(application)
@@ -62,7 +62,10 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
             return state
     with database.read() as session:
         connection = session.connection()
-        found = migrations.versions(connection, chain)
+        owned = ownership.ownership_of(connection, chain)
+        if other := owned.other(chain):
+            return SchemaState(False, f"it is the database of the application {other}")
+        found = owned.revisions
         metadata = metadata_of(application)
         if not chain.unwritten and found == chain.heads:
             # The version was true once; a table may have been dropped since.
@@ -76,12 +79,16 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
         return SchemaState(False, f"{fit.reason}; {_ALTER}")
     unknown = (found or frozenset()) - frozenset(chain.parents)
     if chain.unwritten or unknown:
-        if incompatibility:
-            return SchemaState(False, f"{incompatibility}; run 'edgepaas schema --repair'")
-        newer = f"at {show(unknown)}, of a newer build; it fits"
-        said = newer if unknown else "every table is there"
-        return SchemaState(True, said, reservation=fit.encoding)
+        return _without_revision(unknown, incompatibility, fit)
     return _behind(chain, found, can_serve=not incompatibility and metadata is not None)
+
+
+def _without_revision(unknown: Revisions, incompatibility: str, fit: Fit) -> SchemaState:
+    if incompatibility:
+        return SchemaState(False, f"{incompatibility}; run 'edgepaas schema --repair'")
+    newer = f"at {show(unknown)}, of a newer build; it fits"
+    said = newer if unknown else "every table is there"
+    return SchemaState(True, said, reservation=fit.encoding)
 
 
 def _behind(chain: Chain, found: Revisions | None, *, can_serve: bool) -> SchemaState:

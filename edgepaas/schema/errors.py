@@ -17,6 +17,10 @@ class SchemaRefused(SchemaError):
     """
 
 
+class OfAnotherApplication(SchemaRefused):
+    """The database is another application's, which the message names."""
+
+
 class ChainIncomplete(SchemaError):
     """The build lacks a part of its migrations: no database is to blame for that."""
 

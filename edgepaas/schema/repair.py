@@ -21,7 +21,7 @@ from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import migrate as embedded
-from edgepaas.schema.sqlite.copies import finished_copy
+from edgepaas.schema.sqlite.copies import finished_copy, other_owner
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths, tidy
 from edgepaas.schema.sqlite.inspection import EmptyFile, examine
@@ -76,9 +76,9 @@ def _repair_file(path: Path, paths: Paths, chain: Chain, models: Models) -> Sche
         found = examine(path, paths, chain)
     except Damaged:
         found = EmptyFile()
-    if not isinstance(found, EmptyFile):
+    if not isinstance(found, EmptyFile) and not other_owner(path, paths, chain):
         return _repair_sound_file(path, paths, chain, models, found)
-    # Without a file, or with a damaged one, a boot knows what to do.
+    # Without a file, with a damaged one or another application's, a boot knows what to do.
     return embedded.prepare_locked(path, paths, chain, models)
 
 

@@ -3,7 +3,6 @@
 
 import contextlib
 import errno
-import hashlib
 import logging
 import sqlite3
 import threading
@@ -13,24 +12,23 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgepaas.alerts.catalogue import (
+    DATABASE_FOREIGN,
     FALLBACK_NOT_READY,
     NOT_CAPTURED,
     POSTGRES_UNUSABLE,
     SCHEMA_REFUSED,
-    SQLITE_FOREIGN,
 )
-from edgepaas.build import build_version
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
-from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import damage_noted, note_damage, open_refusal_reason, wal_of
+from edgepaas.files.sqlite_file import note_damage
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing, show_own_history
-from edgepaas.schema.chain import Chain, chain_of, show
-from edgepaas.schema.errors import SchemaError, SchemaRefused, brief
+from edgepaas.schema.chain import Chain, chain_of
+from edgepaas.schema.errors import OfAnotherApplication, SchemaError, SchemaRefused, brief
 from edgepaas.schema.open_problems import (
     clear_problem,
     clear_refusal,
@@ -41,6 +39,7 @@ from edgepaas.schema.open_problems import (
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
 from edgepaas.schema.sqlite.error_classes import Damaged, error_for
+from edgepaas.schema.sqlite.file_stage import attempt_on_file, bring_file_to_head
 from edgepaas.schema.sqlite.housekeeping import tidy
 from edgepaas.schema.sqlite.quarantine import to_be_taken_back
 
@@ -98,13 +97,13 @@ def prepare_database(
         return metadata_of(application)
 
     with extended_start_timeout(), _explained_folder_errors(paths):
-        attempt = _attempt(contract, settings, chain) if contract.sqlite_active else ""
+        attempt = attempt_on_file(contract, settings, chain) if contract.sqlite_active else ""
         stage = _Stage(contract, settings, paths, chain, models, attempt)
         clear_problem(paths)
         try:
             report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
         except SchemaRefused as error:
-            return stage.refuse(str(error))
+            return stage.refuse(error)
         clear_refusal(paths)
         resolve_alerts(contract, paths, report)
         return report
@@ -157,11 +156,14 @@ class _Stage:
             self._prepare_fallback(document)
         return report
 
-    def refuse(self, reason: str) -> SchemaReport:
-        """Have the service answer 503 with *reason*; what is captured already is still sent."""
-        SCHEMA_REFUSED.raise_alert(reason)
+    def refuse(self, error: SchemaRefused) -> SchemaReport:
+        """Have the service answer 503 with the reason; what is captured already is still sent."""
+        another = isinstance(error, OfAnotherApplication)
+        reason = str(error)
+        (DATABASE_FOREIGN if another else SCHEMA_REFUSED).raise_alert(reason)
         on_sqlite = self.contract.sqlite_active
-        record_refusal(self.paths, reason, self.attempt)
+        # That it is another application's is found again at no cost.
+        record_refusal(self.paths, reason, "" if another else self.attempt)
         self._publish()
         database: Literal["sqlite", "postgresql"] = "sqlite" if on_sqlite else "postgresql"
         return SchemaReport(database, "refused", (), (), f"REFUSED, the box answers 503: {reason}")
@@ -169,7 +171,9 @@ class _Stage:
     def _prepare_file(self, *, serving: bool = True) -> SchemaReport:
         path = self.contract.sqlite_path
         tidy(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
-        report = _prepare_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
+        report = bring_file_to_head(
+            self.contract, self.paths, self.chain, self.models, check=serving
+        )
         tables.note_user(self.paths, path, self.chain.name)
         return report
 
@@ -232,74 +236,6 @@ class _Stage:
             logger.info("the SQLite file is ready to take over: %s", report.message)
 
 
-def _attempt(contract: DatabaseContract, settings: "Settings", chain: Chain) -> str:
-    """Return what stands for the code as it is, and for the file that it is to work on."""
-    path = contract.sqlite_path
-    if not path.exists():
-        return ""
-    stamps: list[object] = [build_version(), chain.name]
-    for file in (*tables.source_files(settings.text("EDGEPAAS_APP"), chain), path, wal_of(path)):
-        with contextlib.suppress(OSError):
-            status = file.stat()
-            stamps.append((str(file), status.st_ino, status.st_mtime_ns, status.st_size))
-    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:32]
-
-
-def _report_if_at_head(
-    contract: DatabaseContract, paths: Paths, chain: Chain, *, check: bool
-) -> SchemaReport | None:
-    """Return a report when the SQLite file is sound and at head; None to take the long way.
-
-    Without *check* it is not asked whether it is sound: it will be when it has to serve.
-
-    Needs no exclusive lock, so that it can be asked beside a running service.
-    """
-    from edgepaas.schema.sqlite.inspection import inspect_file
-
-    path = contract.sqlite_path
-    try:
-        # A check to the end of a file, or anything to be moved, is for the exclusive lock.
-        if chain.unwritten or not path.is_file() or path.stat().st_size == 0:
-            return None
-        if open_refusal_reason(path) or damage_noted(path):
-            return None
-        with held(paths.database_lock, shared=True):
-            found = inspect_file(path, chain, check=check)
-    except (SchemaError, DatabaseUnavailable, LockHeld) as error:
-        logger.info("the SQLite file has to be examined: %s", error)
-        return None
-    if found != chain.heads:
-        return None
-    revisions = tuple(sorted(found))
-    return SchemaReport("sqlite", "nothing", revisions, revisions, f"at head ({show(revisions)})")
-
-
-def _prepare_sqlite(
-    contract: DatabaseContract,
-    paths: Paths,
-    chain: Chain,
-    models: "Callable[[], MetaData | None]",
-    *,
-    check: bool,
-) -> SchemaReport:
-    path = contract.sqlite_path
-    before = tables.last_user(paths, path)
-    if before in ("", chain.name):
-        SQLITE_FOREIGN.resolve_alert(f"{path} is the application {chain.name}'s")
-        report = _report_if_at_head(contract, paths, chain, check=check)
-        if report is not None:
-            return report
-    from edgepaas.schema.sqlite.migrate import prepare_sqlite
-
-    foreign = before not in ("", chain.name) and path.exists()
-    report = prepare_sqlite(path, paths, chain, models, foreign=foreign)
-    if not foreign or report.action in ("created", "replaced"):
-        return report
-    warning = f"{path} was the application {before}'s until now, and {chain.name} goes on with it"
-    SQLITE_FOREIGN.raise_alert(warning)
-    return replace(report, message=f"{report.message}; WARNING: {SQLITE_FOREIGN.message(warning)}")
-
-
 def _prepare_postgres(
     contract: DatabaseContract,
     settings: "Settings",
@@ -324,7 +260,7 @@ def _prepare_postgres(
         )
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:
-            if isinstance(error, SchemaError):
+            if isinstance(error, SchemaError) and not isinstance(error, SchemaRefused):
                 raise SchemaRefused(str(error)) from error
             raise
         hold_postgres(paths, settings, str(error))

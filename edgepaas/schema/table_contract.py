@@ -101,6 +101,12 @@ def last_user(paths: Paths, file: Path) -> str:
     return str(owner["application"]) if owner is not None and owner["file"] == str(file) else ""
 
 
+def current_application(paths: Paths) -> str:
+    """Return the name of the application that the box ran last; empty: unknown."""
+    owner = _cache(paths)["owner"]
+    return "" if owner is None else str(owner["application"])
+
+
 def note_user(paths: Paths, file: Path, application: str) -> None:
     """Remember that *application* uses the SQLite *file*."""
     if last_user(paths, file) != application:

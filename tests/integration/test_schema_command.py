@@ -72,7 +72,7 @@ def test_the_stage_says_in_a_line_what_it_did(paths: Paths) -> None:
     report = json.loads(edgepaas_here("schema", "--json").stdout)
     assert (report["action"], report["after"]) == ("nothing", [HEAD])
     with connected(paths.sqlite) as connection:
-        connection.execute("DROP TABLE alembic_version")
+        connection.execute("DROP TABLE alembic_version_telemetry")
     behind = edgepaas_here("schema", "--check")
     assert behind.returncode == 1
     assert "run 'edgepaas schema'" in behind.stdout

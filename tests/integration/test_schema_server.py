@@ -340,7 +340,7 @@ def test_an_unknown_revision_that_does_not_fit_is_held_back(
     bring(paths, postgres_url, shop(tmp_path, "0001"))
     execute(
         postgres_url,
-        "UPDATE alembic_version SET version_num = 'x'",
+        "UPDATE alembic_version_shop SET version_num = 'x'",
         "ALTER TABLE items RENAME name TO title",
     )
     with pytest.raises(DecideAgain, match=r"items\.name is missing"):
@@ -366,9 +366,9 @@ def _repair(paths: Paths, url: str, application: Application) -> SchemaReport:
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("DROP TABLE alembic_version", "no version table"),
-        ("UPDATE alembic_version SET version_num = 'x'", "unknown"),
-        ("INSERT INTO alembic_version VALUES ('0002')", "comes before"),
+        ("DROP TABLE alembic_version_shop", "no version table"),
+        ("UPDATE alembic_version_shop SET version_num = 'x'", "unknown"),
+        ("INSERT INTO alembic_version_shop VALUES ('0002')", "comes before"),
     ],
 )
 def test_a_wrong_version_is_mended_and_no_row_is_touched(
@@ -395,7 +395,7 @@ def test_a_half_applied_migration_is_explained_and_nothing_is_dropped(
         postgres_url,
         "ALTER TABLE items ADD price INTEGER",
         "ALTER TABLE items ADD colour TEXT",
-        "DROP TABLE alembic_version",
+        "DROP TABLE alembic_version_shop",
     )
     with pytest.raises(SchemaError, match=r"items\.colour is too many"):
         _repair(paths, postgres_url, shop(tmp_path, "0002"))
@@ -408,7 +408,7 @@ def test_a_hub_that_claims_the_newest_revision_and_lacks_a_column_is_mended(
 ) -> None:
     """Somebody stamped it by hand; without an explanation nothing is changed."""
     bring(paths, postgres_url, shop(tmp_path, "0001"))
-    execute(postgres_url, "UPDATE alembic_version SET version_num = '0002'")
+    execute(postgres_url, "UPDATE alembic_version_shop SET version_num = '0002'")
     assert _repair(paths, postgres_url, shop(tmp_path, "0002")).action == "repaired"
     assert _repair(paths, postgres_url, shop(tmp_path, "0002")).action == "nothing"
     execute(postgres_url, "ALTER TABLE items RENAME price TO cost")

@@ -248,7 +248,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         rehearsal_record.RECORD,
         {
             "fingerprint": "0a",
-            "revisions": ["alembic_version 0002"],
+            "revisions": ["alembic_version_telemetry 0002"],
             "wall": 1.5,
             "since_boot": 2.5,
             "boot_id": "b",

@@ -295,7 +295,7 @@ def test_after_a_hand_back_the_gate_asks_postgres_nothing_again(paths: Paths) ->
         paths, db_state="primary", database_url=url, hub_url=url, final_db_mode="try_postgres"
     )
     assert not accept_rehearsal(board(), primary, paths)
-    note_rehearsal(paths, url, ["alembic_version 0002"])
+    note_rehearsal(paths, url, ["alembic_version_telemetry 0002"])
     found = board()
     assert accept_rehearsal(found, primary, paths)
     assert verify(found, production=True).ok

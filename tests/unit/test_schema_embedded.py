@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import open_problems
 from edgepaas.schema.at_head import schema_at_head
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.chain import chain_of
+from edgepaas.schema.errors import OfAnotherApplication, SchemaError
 from edgepaas.schema.open_problems import open_refusal
+from edgepaas.schema.repair import repair_sqlite
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import inspection as looking
@@ -430,7 +433,7 @@ def test_an_older_release_that_meets_a_newer_file_does_not_touch_it(
 ) -> None:
     """It lacks what the older one needs; the newer one goes on with it."""
     with connected(old.sqlite) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE alembic_version_shop SET version_num = '9999'")
         connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
     message = assert_refused(old, shop(tmp_path, "0001"), "its revision 9999 is unknown")
     assert "items.name is missing" in message
@@ -440,7 +443,7 @@ def test_an_older_release_that_meets_a_newer_file_does_not_touch_it(
 def test_tables_without_a_version_are_known_by_their_looks(old: Paths, tmp_path: Path) -> None:
     """They are taken for the revision that they are, and migrated from there."""
     with connected(old.sqlite) as connection:
-        connection.execute("DROP TABLE alembic_version")
+        connection.execute("DROP TABLE alembic_version_shop")
     report = bring(old, shop(tmp_path, "0002"))
     assert report.action == "adopted"
     assert version_of(old.sqlite) == "0002"
@@ -572,7 +575,7 @@ def test_an_application_without_revisions_gets_the_tables_that_it_lacks(
     bring(paths, without_revisions(tmp_path))
     with connected(paths.sqlite) as connection:
         connection.execute("DROP TABLE sales")
-        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+        connection.execute("INSERT INTO alembic_version_shop VALUES ('9999')")
     bring(paths, without_revisions(tmp_path))
     assert rows_in(paths.sqlite, "sales") == []
     assert version_of(paths.sqlite) == "9999"
@@ -617,8 +620,11 @@ def test_the_traceback_of_a_migration_is_for_debugging(
 
 def test_a_quarantine_with_rows_is_seen_until_it_is_removed(old: Paths, tmp_path: Path) -> None:
     """Its rows are counted, and the reason is kept; one without rows is no matter."""
+    with connected(old.sqlite) as connection:
+        connection.execute("UPDATE alembic_version_shop SET version_num = '9999'")
+        connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
     files.move_to_quarantine(old.sqlite, old.quarantine, "a bug")
-    bring(old, shop(tmp_path, "0001"))
+    assert "cannot be taken back yet" in bring(old, shop(tmp_path, "0001")).message
     (found,) = list_quarantined(old, old.sqlite)
     assert found.rows == 6
     assert "bug" in found.reason
@@ -638,22 +644,99 @@ def test_a_quarantine_without_a_note_may_hold_rows(old: Paths) -> None:
     assert list_quarantined(old, old.sqlite) == []
 
 
-def test_another_application_on_the_same_file_is_warned_about(
-    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its revision may bear the same name; it gets its tables beside the other's rows."""
+def notes(folder: Path) -> Application:
+    """Return another application, whose first revision bears the same name as the shop's."""
     models = new_metadata()
     Table("notes", models, Column("id", String(36), primary_key=True), info={"kind": "facts"})
-    scripts = migrations_folder(tmp_path / "notes", [])
-    body = upgrade_body('op.create_table("notes", sa.Column("id", sa.String(36), nullable=False))')
-    write_revision(scripts, "0001", None, body)
-    report = bring(old, Application(name="notes", models=models, migrations=scripts))
-    assert "was the application shop's" in report.message
-    assert "DATABASE_URL_SQLITE" in report.message
+    scripts = folder / "notes"
+    if not scripts.exists():
+        migrations_folder(scripts, [])
+        body = 'op.create_table("notes", sa.Column("id", sa.String(36), primary_key=True))'
+        write_revision(scripts, "0001", None, upgrade_body(body))
+    return Application(name="notes", models=models, migrations=scripts)
+
+
+def test_the_file_of_another_application_is_refused_by_name(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was taken for one at head, and got a second application's tables."""
+    message = assert_refused(old, notes(tmp_path), "of the application shop")
+    assert "this box is to run notes" in message
+    assert "DATABASE_URL_SQLITE" in message
     assert "sqlite-foreign" in caplog.text
-    assert rows_in(old.sqlite, "notes") == []
+    with pytest.raises(OfAnotherApplication):
+        application = notes(tmp_path)
+        repair_sqlite(old.sqlite, old, chain_of(application), lambda: metadata_of(application))
     assert len(rows_in(old.sqlite, "sales")) == 3
-    assert quarantined(old) == []
+    assert bring(old, shop(tmp_path, "0001")).action == "nothing"
+    assert open_refusal(old) == ""
+
+
+def test_the_file_of_another_application_is_known_when_the_state_folder_was_lost(
+    old: Paths, tmp_path: Path
+) -> None:
+    """The name stands in the file."""
+    (old.state / "tables-cache.json").unlink()
+    assert_refused(old, notes(tmp_path), "of the application shop")
+
+
+def test_a_file_without_a_row_gives_way_to_another_application(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """A fresh box ran telemetry before its operator named an application."""
+    bring(paths, shop(tmp_path, "0001"))
+    report = bring(paths, notes(tmp_path))
+    assert report.action == "created"
+    assert "was the application shop's, and holds no row" in report.message
+    assert rows_in(paths.sqlite, "notes") == []
+    assert list_quarantined(paths, paths.sqlite) == []
+    assert bring(paths, notes(tmp_path)).message == "at head (0001)"
+
+
+def test_an_application_that_was_renamed_goes_on_with_its_file(old: Paths, tmp_path: Path) -> None:
+    """It says which name it had."""
+    store = replace(shop(tmp_path, "0002"), name="store")
+    assert_refused(old, store, "of the application shop")
+    report = bring(old, replace(store, formerly=("shop",)))
+    assert (report.action, report.before) == ("migrated", ("0001",))
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert bring(old, replace(store, formerly=("shop",))).message == "at head (0002)"
+
+
+def of_an_earlier_release(path: Path) -> None:
+    """Make *path* a file of the time when every application had the same version table."""
+    with connected(path) as connection:
+        connection.execute("ALTER TABLE alembic_version_shop RENAME TO alembic_version")
+        connection.execute("DROP TABLE edgepaas_applications")
+
+
+def revisions_in(path: Path, table: str) -> list[str]:
+    """Return what the version table *table* says."""
+    return [str(version) for (version,) in rows_in(path, table)]
+
+
+def test_a_file_of_an_earlier_release_gets_a_name_and_stays_usable_for_that_release(
+    old: Paths, tmp_path: Path
+) -> None:
+    """Its version table is kept in step: that release may be installed again."""
+    of_an_earlier_release(old.sqlite)
+    assert bring(old, shop(tmp_path, "0001")).message == "at head (0001)"
+    assert version_of(old.sqlite) == "0001"
+    report = bring(old, shop(tmp_path, "0002"))
+    assert (report.action, report.before) == ("migrated", ("0001",))
+    assert version_of(old.sqlite) == "0002"
+    assert revisions_in(old.sqlite, "alembic_version") == ["0002"]
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert_refused(old, notes(tmp_path), "of the application shop")
+
+
+def test_a_file_of_an_earlier_release_and_another_application_is_known_by_its_last_user(
+    old: Paths, tmp_path: Path
+) -> None:
+    """There is no name in it; the state folder has it."""
+    of_an_earlier_release(old.sqlite)
+    assert_refused(old, notes(tmp_path), "of the application shop")
+    assert bring(old, shop(tmp_path, "0002")).action == "migrated"
 
 
 def test_a_missing_migrations_folder_is_named(paths: Paths, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_more_are_begun_where_writes_wait_for_the_service(
     server: Server, paths: Paths, handed_back: bool
 ) -> None:
     if handed_back:
-        note_rehearsal(paths, URL, ["alembic_version 0002"])
+        note_rehearsal(paths, URL, ["alembic_version_telemetry 0002"])
     server.let.set()
     found = early_connections.begin(primary(paths), Settings.of(), paths)
     assert found is not None
@@ -131,7 +131,7 @@ def handed_back(server: Server, paths: Paths) -> Iterator[None]:
     """A decision that is about to end: a rehearsal has passed."""
     Settings.of().write(paths.env_contract)
     contract(paths, hub_url=URL, db_state="fallback").write(paths.db_contract)
-    note_rehearsal(paths, URL, ["alembic_version 0002"])
+    note_rehearsal(paths, URL, ["alembic_version_telemetry 0002"])
     server.let.set()
     yield
     forget_identity()

@@ -29,7 +29,7 @@ class ChainUpgrade:
 
     def run(self, before: Revisions | None, *, adopt: bool) -> Action:
         """Bring it to head from *before*; returns what was done, raises what a migration raises."""
-        from edgepaas.schema import fingerprint, migrations
+        from edgepaas.schema import fingerprint, migrations, ownership
 
         connection, chain, metadata = self.connection, self.chain, self.metadata
         if chain.unwritten:
@@ -41,6 +41,7 @@ class ChainUpgrade:
         # An empty version table: the tables were made from the models before there was a migration.
         adopt = adopt or before == frozenset()
         if before == chain.heads and not adopt:
+            ownership.claim(connection, chain)
             return "nothing"
         shape = migrations.columns_by_table(connection, chain)
         # Not asked for where nothing hangs on it: the platform's have to be tried out.

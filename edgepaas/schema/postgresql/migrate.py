@@ -11,7 +11,13 @@ from edgepaas.errors import DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
-from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
+from edgepaas.schema.chain import (
+    SHARED_VERSION_TABLE,
+    Chain,
+    Revisions,
+    platform_chain,
+    show,
+)
 from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.postgresql.capture_triggers import capture_changes
 from edgepaas.schema.postgresql.chain_upgrade import ChainUpgrade, needed_columns
@@ -168,12 +174,13 @@ def _nothing_to_do(part: Part) -> SchemaReport:
 
 
 def _judged(connector: "Connector", part: Part) -> SchemaReport:
-    from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema import fingerprint, migrations, ownership
 
     chain, metadata = part.chain, part.models()
     engine = migrations.migration_engine(connector, "postgresql+pg8000://")
     try:
         with engine.connect() as connection:
+            ownership.require_own(connection, chain, "PostgreSQL", metadata)
             before = migrations.versions(connection, chain)
             shape = migrations.columns_by_table(connection, chain)
             needs = needed_columns(connection, chain, metadata, forwarding=True)
@@ -217,7 +224,7 @@ def migrate(
     *adopt* allows to take tables without a version (or with a wrong one) for the revision
     that they look like. *own*, *forwarding*: see :func:`prepare_postgres`.
     """
-    from edgepaas.schema import migrations
+    from edgepaas.schema import migrations, ownership
 
     engine = migrations.migration_engine(
         lambda: connector(statement_timeout=STATEMENT_TIMEOUT), "postgresql+pg8000://"
@@ -225,6 +232,7 @@ def migrate(
     try:
         with engine.begin() as connection:
             _take_turn(connection, chain)
+            ownership.require_own(connection, chain, "PostgreSQL", metadata)
             before = migrations.versions(connection, chain)
             upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
             action = upgrade.run(before, adopt=adopt)
@@ -264,7 +272,9 @@ def unusable(error: Exception, what: str) -> Exception:
 
 def _take_turn(connection: "Connection", chain: Chain) -> None:
     """Wait for the advisory lock; it ends with the transaction, whatever becomes of this box."""
-    digest = hashlib.sha256(f"edgepaas.schema/{chain.version_table}".encode()).digest()
+    # One for all applications, and the one of the releases before each had a version table.
+    table = chain.version_table if chain.only_postgres else SHARED_VERSION_TABLE
+    digest = hashlib.sha256(f"edgepaas.schema/{table}".encode()).digest()
     key = int.from_bytes(digest[:8], "big", signed=True)
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TURN_TIMEOUT * 1000)}")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")

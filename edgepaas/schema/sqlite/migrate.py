@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.alerts.catalogue import SQLITE_REBUILT, SQLITE_REPLACED, SQLITE_UNMIGRATED
+from edgepaas.decision.waiting import is_sound_and_empty
 from edgepaas.errors import DatabaseFull
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
@@ -26,6 +27,7 @@ from edgepaas.schema.errors import (
     SchemaRefused,
     brief,
 )
+from edgepaas.schema.ownership import another_application
 from edgepaas.schema.report import Action, SchemaReport
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
@@ -33,7 +35,9 @@ from edgepaas.schema.sqlite.copies import (
     finished_copy,
     incompatibility,
     missing_tables,
+    other_owner,
     outbox_problem,
+    write_name,
 )
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths
@@ -60,24 +64,19 @@ class _Failed:
     error: Exception
 
 
-def prepare_sqlite(
-    path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
-) -> SchemaReport:
+def prepare_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
     """Bring the file *path* to head and say what was done.
 
-    *foreign*: another application used it last, so that the same word for a revision need
-    not mean the same tables. Raises SchemaError or LockHeld when it cannot and no safe way
-    round is left: the file is in use, or the disk is full. SchemaRefused is raised where this
-    build cannot work on the file, which is left as it was.
+    Raises SchemaError or LockHeld when it cannot and no safe way round is left: the file is in
+    use, or the disk is full. SchemaRefused is raised where this build cannot work on the file,
+    which is left as it was.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with held(paths.database_lock, timeout=LOCK_TIMEOUT):
-        return prepare_locked(path, paths, chain, models, foreign=foreign)
+        return prepare_locked(path, paths, chain, models)
 
 
-def prepare_locked(
-    path: Path, paths: Paths, chain: Chain, models: Models, *, foreign: bool = False
-) -> SchemaReport:
+def prepare_locked(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
     """Do so with the lock held exclusively."""
     files.sweep(path)
     files.forget_unfinished_backups(path, paths.backups)
@@ -91,12 +90,36 @@ def prepare_locked(
         if not chain.unwritten:
             chain.check_environment()
         return _create(path, chain, models)
+    if other := other_owner(path, paths, chain):
+        return _succeed(path, paths, chain, models, other)
     if chain.unwritten:
         if before is not None and not missing_tables(path, models()):
+            write_name(path, chain)
             return _report("nothing", before, chain, "every table is there", after=before)
-    elif before == chain.heads and not (foreign and incompatibility(path, chain, models())):
+    elif before == chain.heads:
+        write_name(path, chain)
         return _report("nothing", before, chain, f"at head ({show(before)})")
     return _migrate(path, paths, chain, models, before)
+
+
+def _succeed(path: Path, paths: Paths, chain: Chain, models: Models, other: str) -> SchemaReport:
+    """Begin a fresh file in the place of one of the application *other* that holds no row.
+
+    Raises OfAnotherApplication where it holds rows.
+    """
+    if not is_sound_and_empty(path):
+        raise another_application(
+            other,
+            chain,
+            str(path),
+            f"it is left as it is, with its rows; give {chain.name} a file of its own with "
+            f"DATABASE_URL_SQLITE, or set EDGEPAAS_APP back (an application that was renamed says "
+            f"so with 'formerly')",
+        )
+    reason = f"it was the application {other}'s, and holds no row"
+    folder = files.move_to_quarantine(path, paths.quarantine, reason)
+    created = _create(path, chain, models)
+    return _report("created", None, chain, f"{created.message}; {reason}: {folder}", kept=folder)
 
 
 def _create(path: Path, chain: Chain, models: Models) -> SchemaReport:
@@ -197,8 +220,6 @@ def bring_copy(
         if not before:  # a version that another build or application wrote is left to it
             _stamp(connection, chain)
         return "migrated"
-    if before == chain.heads:
-        raise SchemaError(f"it says {show(before)}, but its tables are another application's")
     if not before:
         # Made from the models before there was a migration, or by something else.
         alike = fingerprint.match_fingerprint(connection, chain, metadata, before)

@@ -25,8 +25,9 @@ from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import server_message
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
-from edgepaas.schema.chain import PLATFORM_VERSION_TABLE, VERSION_TABLE
+from edgepaas.schema.chain import PLATFORM_VERSION_TABLE, version_table_of
 from edgepaas.schema.postgresql.migrate import recorded_revisions
+from edgepaas.schema.table_contract import current_application
 from edgepaas.settings.urls import split_url
 from edgepaas.timing.link import ATTEMPT_TRIPS
 
@@ -73,7 +74,7 @@ def rehearse(url: str, settings: "Settings", paths: "Paths") -> Rehearsed:
     try:
         connection = service_connector(url, settings, link)()
         try:
-            revisions = _revisions(connection)
+            revisions = _revisions(connection, paths)
             fit = _fit(connection, paths)
         finally:
             close_quietly(connection)
@@ -157,5 +158,6 @@ def _fit(connection: object, paths: "Paths") -> Fit:
     return judge(document["tables"], answer)
 
 
-def _revisions(connection: object) -> Sequence[str]:
-    return recorded_revisions(connection, (VERSION_TABLE, PLATFORM_VERSION_TABLE))
+def _revisions(connection: object, paths: "Paths") -> Sequence[str]:
+    own = version_table_of(current_application(paths))
+    return recorded_revisions(connection, (own, PLATFORM_VERSION_TABLE))
