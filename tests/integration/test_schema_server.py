@@ -16,7 +16,7 @@ from edgepaas.app import Application
 from edgepaas.database import open_database
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.database.postgresql.database import ServerDatabase
-from edgepaas.decision.contract import DatabaseContract
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.decision.hold import read_hold
 from edgepaas.errors import DatabaseUnavailable, DecideAgain
 from edgepaas.files.paths import Paths
@@ -82,7 +82,7 @@ def test_the_migrated_schema_is_what_the_models_say_on_both_databases(
     assert metadata is not None
     chain = chain_of(telemetry)
     for contract in (sqlite_contract(paths), postgres_contract(paths, postgres_url, fallback=True)):
-        _migrate_from_nothing(contract, paths)
+        prepare_database(contract, Settings.of(), paths, telemetry)
         database = open_database(contract, Settings.of(), paths)
         with database.read() as session:
             assert differences(session.connection(), chain, metadata) == []
@@ -92,33 +92,23 @@ def test_the_migrated_schema_is_what_the_models_say_on_both_databases(
         database.close()
 
 
-def _migrate_from_nothing(contract: DatabaseContract, paths: Paths) -> None:
-    """By the scripts on either database: a fresh SQLite file would come from the models."""
-    if not contract.sqlite_active:
-        prepare_database(contract, Settings.of(), paths, telemetry)
-        return
-    from edgepaas.database.sqlite.connection import open_sqlite
-    from edgepaas.schema.migrations import upgrade
-
-    engine = migration_engine(lambda: open_sqlite(paths.sqlite, create=True), "sqlite://")
-    with engine.begin() as connection:
-        upgrade(connection, chain_of(telemetry), metadata_of(telemetry))
-    engine.dispose()
-
-
-def test_a_file_made_from_the_models_is_what_the_migrations_say(paths: Paths) -> None:
-    """Both ways to a fresh SQLite file lead to the same one."""
-    assert metadata_of(telemetry) is not None
+def test_the_models_say_what_the_migrations_make(paths: Paths) -> None:
+    """The migrations alone make a fresh file; the application works by its models."""
+    metadata = metadata_of(telemetry)
+    assert metadata is not None
     prepare_database(sqlite_contract(paths), Settings.of(), paths, telemetry)
     made = _schema_of(paths.sqlite)
-    paths.sqlite.unlink()
-    _migrate_from_nothing(sqlite_contract(paths), paths)
-    assert _schema_of(paths.sqlite) == made
+    engine = migration_engine(
+        lambda: open_sqlite(paths.state / "models.db", create=True), "sqlite://"
+    )
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+    engine.dispose()
+    of_models = _schema_of(paths.state / "models.db")
+    assert {name: made.get(name) for name in of_models} == of_models
 
 
 def _schema_of(path: Path) -> dict[str, set[str]]:
-    from edgepaas.database.sqlite.connection import open_sqlite
-
     connection = open_sqlite(path)
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
     # The order of columns and constraints in a statement is of no consequence.

@@ -125,6 +125,11 @@ def _unguarded_loop(auth: Any) -> Iterable[Replacement]:
     return [(auth.Guard, "find", lambda *_, **__: auth.LOCAL)]
 
 
+def _any_owner(ownership: Any) -> Iterable[Replacement]:
+    """Whose database it is is not asked."""
+    return [(ownership.Ownership, "other", lambda *_: "")]
+
+
 def _takes_back_over(merging: Any) -> Iterable[Replacement]:
     """A file that comes back out of quarantine overwrites what was written since."""
 
@@ -586,6 +591,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "append-again": {"edgepaas.httpd.channel": _append_again},
     "unguarded-loop": {"edgepaas.web.access.auth": _unguarded_loop},
+    "any-owner": {"edgepaas.schema.ownership": _any_owner},
     "takes-back-over": {"edgepaas.schema.sqlite.merging": _takes_back_over},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
     "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},
