@@ -130,6 +130,25 @@ def _any_owner(ownership: Any) -> Iterable[Replacement]:
     return [(ownership.Ownership, "other", lambda *_: "")]
 
 
+def _serves_empty(migrate: Any) -> Iterable[Replacement]:
+    """A file on which a migration fails is set aside, and an empty one serves."""
+
+    def without(path: Path, paths: Any, chain: Any, models: Any, failed: Any) -> Any:
+        return migrate._replace(path, paths, chain, models, failed.reason)
+
+    return [(migrate, "_without_migration", without)]
+
+
+def _fresh_from_models(migrate: Any) -> Iterable[Replacement]:
+    """A fresh file is made from the models, though there are migrations."""
+
+    def fill(connection: Any, chain: Any, metadata: Any) -> None:
+        metadata.create_all(connection)
+        migrate._stamp(connection, chain)
+
+    return [(migrate, "fill_fresh", fill)]
+
+
 def _takes_back_over(merging: Any) -> Iterable[Replacement]:
     """A file that comes back out of quarantine overwrites what was written since."""
 
@@ -592,6 +611,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "append-again": {"edgepaas.httpd.channel": _append_again},
     "unguarded-loop": {"edgepaas.web.access.auth": _unguarded_loop},
     "any-owner": {"edgepaas.schema.ownership": _any_owner},
+    "serves-empty": {"edgepaas.schema.sqlite.migrate": _serves_empty},
+    "fresh-from-models": {"edgepaas.schema.sqlite.migrate": _fresh_from_models},
     "takes-back-over": {"edgepaas.schema.sqlite.merging": _takes_back_over},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
     "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},

@@ -48,6 +48,7 @@ from tests.support.chains import (
     version_of,
     write_revision,
 )
+from tests.support.weaken import weakened
 
 
 def quarantined(paths: Paths) -> list[Path]:
@@ -247,6 +248,12 @@ def test_a_failing_migration_is_refused_and_costs_no_row(
     assert version_of(old.sqlite) == "0001"
 
 
+def test_a_build_that_serves_an_empty_file_is_found_out(old: Paths, tmp_path: Path) -> None:
+    """As the releases before did."""
+    with weakened("serves-empty"), pytest.raises(AssertionError):
+        assert_refused(old, failing(tmp_path), "from 0001 to 0002 failed: bug")
+
+
 def test_a_migration_that_was_mended_goes_on_from_where_the_file_is(
     old: Paths, tmp_path: Path
 ) -> None:
@@ -340,6 +347,14 @@ def test_a_fresh_file_has_what_the_migrations_make(paths: Paths, tmp_path: Path)
     with connected(paths.sqlite) as connection, pytest.raises(sqlite3.IntegrityError):
         connection.execute("INSERT INTO items VALUES ('seed-2', 'tea')")
     assert bring(paths, seeding(tmp_path)).action == "nothing"
+
+
+def test_a_build_that_makes_a_fresh_file_from_the_models_is_found_out(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The row, the view and the index are missing."""
+    with weakened("fresh-from-models"), pytest.raises(AssertionError):
+        test_a_fresh_file_has_what_the_migrations_make(paths, tmp_path)
 
 
 def test_migrations_that_leave_out_what_the_models_need_make_no_file(
