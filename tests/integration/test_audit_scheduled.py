@@ -254,6 +254,18 @@ def test_what_postgresql_answers_to_a_comparison_stops_nothing(audited: Audited)
     assert audited.told[-1][0] == "critical"
 
 
+def test_counters_and_marks_are_compared_as_well(audited: Audited) -> None:
+    both = audited.both
+    both.write(3)
+    both.drain()
+    both.hub.query("UPDATE sync_streams SET rows = rows + 1")
+    record = audited.tomorrow()
+    assert "PostgreSQL counted 4 applied" in record.problems[0]
+    assert audited.told[-1][0] == "critical"
+    both.hub.query("UPDATE sync_streams SET rows = rows - 1")
+    assert audited.tomorrow().problems == []
+
+
 def test_a_pass_that_is_cut_off_begins_anew(audited: Audited) -> None:
     """The connection to the file is another one: what the pass kept there is gone."""
     both = audited.both

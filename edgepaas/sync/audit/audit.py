@@ -15,7 +15,7 @@ from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.layout import read_document
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
 from edgepaas.sync.audit.comparison import Comparison, compare_content
-from edgepaas.sync.audit.counters import check_counters, check_marks
+from edgepaas.sync.audit.counters import compare_streams
 from edgepaas.sync.audit.hub import HubReader, HubStream, content_hub, hub_reader
 from edgepaas.sync.audit.marks import LostMarks, read_lost_marks
 from edgepaas.sync.audit.record import still_open
@@ -236,12 +236,8 @@ def _compare(sides: _Sides, connection: sqlite3.Connection | None, hub: HubReade
     if stream is None:
         found.discrepancies += _vanished_file(sides, connection, hub)
         return found
-    found.streams = hub.streams(stream.node_id, stream.stream_id)
-    hub_stream = next((one for one in found.streams if one.stream_id == stream.stream_id), None)
-    if wrong := check_marks(box, stream, hub_stream):
-        found.discrepancies.append(wrong)
-    for one in found.streams:
-        found.discrepancies += check_counters(one)
+    found.streams, wrong = compare_streams(box, stream, hub)
+    found.discrepancies += wrong
     return found
 
 

@@ -170,8 +170,10 @@ class HubContent:
         layout = table.mapping.layout
         sent, unsendable = _sendable(table.mapping, rows)
         found = [Difference(layout, row, "missing") for row in unsendable]
-        own = [_digest(table.digest, row) for row in sent]
-        if not sent or self._same_sum(table, sent, own):
+        if not sent:
+            return found
+        own, same = self._sums(table, sent)
+        if same:
             return found
         try:
             there = self._digests(table, sent)
@@ -189,30 +191,43 @@ class HubContent:
                 found.append(Difference(layout, row, "doubled" if len(digests) > 1 else kind))
         return found
 
-    def _same_sum(
-        self, table: ComparedTable, rows: Sequence[Row], own: Sequence[int | None]
-    ) -> bool:
-        if any(digest is None for digest in own):
-            return False
-        statement = _statement(table, rows, f"count(*), coalesce(sum({table.digest.sql}), 0)::text")
+    def _sums(self, table: ComparedTable, rows: Sequence[Row]) -> tuple[list[int | None], bool]:
+        """Return the digests of *rows* on the box, and whether the hub's have the same sum.
+
+        Both sides compute theirs at the same time.
+        """
+        selected = f"count(*), coalesce(sum({table.digest.sql}), 0)::text"
+        self._hub.send(self._in_savepoint(table, _statement(table, rows, selected)))
+        own = [_digest(table.digest, row) for row in rows]
         try:
-            ((count, total),) = self._asked(table, statement)
+            ((count, total),) = self._received()
         except RowRefused:
-            return False
-        return int(count) == len(rows) and int(total) == sum(one for one in own if one is not None)
+            return own, False
+        known = [one for one in own if one is not None]
+        same = len(known) == len(rows) == int(count) and sum(known) == int(total)
+        return own, same
 
     def _digests(self, table: ComparedTable, rows: Sequence[Row]) -> dict[int, list[int]]:
         statement = _statement(table, rows, f"w.n, {table.digest.sql}")
         found: dict[int, list[int]] = {}
-        for number, digest in self._asked(table, statement):
+        self._hub.send(self._in_savepoint(table, statement))
+        for number, digest in self._received():
             found.setdefault(int(number) - 1, []).append(int(digest))
         return found
 
-    def _asked(self, table: ComparedTable, statement: Statement) -> list[list[Any]]:
-        key = self._hub.tables[table.mapping.hub_table].key
-        if not key:
-            return self._hub.savepoint([statement])[0].rows
-        return self._hub.savepoint([_BY_KEY, statement, _AS_BEFORE])[1].rows
+    def _in_savepoint(self, table: ComparedTable, statement: Statement) -> list[Statement]:
+        by_key = bool(self._hub.tables[table.mapping.hub_table].key)
+        how = [_BY_KEY, statement, _AS_BEFORE] if by_key else [statement]
+        return [("SAVEPOINT part", ()), *how, ("RELEASE SAVEPOINT part", ())]
+
+    def _received(self) -> list[list[Any]]:
+        """Return the rows of the statement that was sent; the transaction goes on if it fails."""
+        try:
+            results = self._hub.receive()
+        except RowRefused:
+            self._hub.run([("ROLLBACK TO SAVEPOINT part", ()), ("RELEASE SAVEPOINT part", ())])
+            raise
+        return results[len(results) // 2].rows
 
     def _explained(self, layout: Layout, found: Sequence[Difference]) -> list[Difference]:
         keys = {bounded_key(key_text(one.key)): one for one in found}

@@ -1,9 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparing the counters and marks of both sides; decides, and asks nobody."""
+"""Comparing the counters and marks of both sides; decides, but for asking the hub."""
 
 from edgepaas.outbox.stream import Stream
 from edgepaas.sync.audit.box import BoxSide
-from edgepaas.sync.audit.hub import HubStream
+from edgepaas.sync.audit.hub import HubReader, HubStream
+
+
+def compare_streams(
+    box: BoxSide, stream: Stream, hub: HubReader
+) -> tuple[list[HubStream], list[str]]:
+    """Return the box's streams on *hub*, and what disagrees; raises HubError."""
+    streams = hub.streams(stream.node_id, stream.stream_id)
+    own = next((one for one in streams if one.stream_id == stream.stream_id), None)
+    wrong = check_marks(box, stream, own)
+    found = [wrong] if wrong else []
+    for one in streams:
+        found += check_counters(one)
+    return streams, found
 
 
 def check_marks(box: BoxSide, stream: Stream, hub_stream: HubStream | None) -> str:

@@ -18,7 +18,10 @@ from edgepaas.outbox.reading import key_text
 from edgepaas.outbox.requeue import QueuedChange, queue_again
 from edgepaas.outbox.revisions.record import read_record
 from edgepaas.outbox.stream import read_stream
+from edgepaas.sync.audit.box import read_box
 from edgepaas.sync.audit.content import Difference, HubContent
+from edgepaas.sync.audit.counters import compare_streams
+from edgepaas.sync.audit.hub import HubReader
 from edgepaas.sync.audit.journal_rows import JournalRows
 from edgepaas.sync.audit.own_rows import Chunk, OwnRows, fact_layouts
 from edgepaas.sync.audit.record import MOST_OPEN, AuditRecord
@@ -114,6 +117,19 @@ class ScheduledPass:
         for chunk in self._own.of_journal(most=self._rows):
             self._judge(chunk)
             yield True
+        self._check_counters()
+
+    def _check_counters(self) -> None:
+        """Compare counters and marks, too: nothing is sent meanwhile, this is the drainer."""
+        if self._sent_over is None:
+            raise RuntimeError("a pass compares with a hub")
+        hub = HubReader(self._sent_over)
+        box = read_box(self._connection)
+        found = box.discrepancies()
+        if box.stream is not None and hub.has_sync_tables():
+            found += compare_streams(box, box.stream, hub)[1]
+        for one in found:
+            self.tally.add_problem(one)
 
     def _look_again(self, layouts: Sequence[Layout]) -> Iterator[bool]:
         """Look at what was open: it may have been mended; a row that left the box stays open."""
