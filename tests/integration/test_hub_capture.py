@@ -9,7 +9,8 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def everything(chance: random.Random, count: int) -> list[dict[str, Any]]:
 
     rows = []
     for n in range(count):
-        moment = datetime(1, 1, 1, tzinfo=UTC) + timedelta(
+        moment = datetime(1, 1, 2, tzinfo=UTC) + timedelta(
             microseconds=chance.randrange(10**6 * 86400 * 365 * 9990)
         )
         rows.append(
@@ -317,6 +318,12 @@ def everything(chance: random.Random, count: int) -> list[dict[str, Any]]:
                 "day": some(date(1, 1, 1), date(9999, 12, 31), date(2026, 2, 28)),
                 "hour": some(time(0, 0), time(23, 59, 59, 999999), time(12, 30, 0, 500)),
                 "mood": some(Mood.calm, Mood.wild),
+                "price": some(*map(Decimal, ("0", "-0.5", "1.10", "9999999999.99"))),
+                "fine": some(*map(Decimal, ("0", "1E-12", "-123456789012345678.1"))),
+                "zoned": some(
+                    moment, moment.astimezone(timezone(timedelta(hours=-3, minutes=-30)))
+                ),
+                "plain": some(uuid.UUID(int=chance.getrandbits(128))),
             }
         )
     return rows

@@ -217,10 +217,16 @@ def _check(
     database = open_database(contract, settings, paths)
     try:
         state = schema_at_head(database, application)
+        not_captured = ""
+        if database.dialect == "postgresql" and settings.flag("JOURNAL"):
+            from edgepaas.hosting.loading import metadata_of
+            from edgepaas.schema.postgresql.capture_triggers import not_captured_reason
+
+            not_captured = not_captured_reason(database, metadata_of(application))
     finally:
         database.close()
-    message = "; but ".join(filter(None, (state.message, state.reservation)))
-    takes_everything = state.at_head and not state.reservation
+    message = "; but ".join(filter(None, (state.message, state.reservation, not_captured)))
+    takes_everything = state.at_head and not state.reservation and not not_captured
     if as_json:
         print_json({"at_head": state.at_head, "fits": takes_everything, "message": message})
     else:

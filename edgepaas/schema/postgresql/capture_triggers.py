@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgepaas.errors import DatabaseUnavailable
-from edgepaas.outbox.hub_capture.upkeep import ensure
+from edgepaas.outbox.hub_capture.triggers import lacking_question
+from edgepaas.outbox.hub_capture.upkeep import ensure, parse_lacking
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import is_lost, server_message
 from edgepaas.pgdriver.pg8000_adapter import simple_query
@@ -14,6 +15,7 @@ from edgepaas.pgdriver.pg8000_adapter import simple_query
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
+    from edgepaas.database import Database
     from edgepaas.database.postgresql.connector import Connector
 
 logger = logging.getLogger("edgepaas.schema")
@@ -53,3 +55,26 @@ def capture_changes(connector: "Connector", metadata: "MetaData | None") -> str:
     finally:
         close_quietly(connection)
     return "changes are captured" if lacking else ""
+
+
+def not_captured_reason(database: "Database", metadata: "MetaData | None") -> str:
+    """Return why changes of *metadata*'s forwarded tables are not captured; empty: they are.
+
+    *database*: a PostgreSQL. Raises a DatabaseError.
+    """
+    from edgepaas.database.model import forwarded_tables
+
+    tables = forwarded_tables(metadata)
+    if not tables:
+        return ""
+    question = f"SELECT {lacking_question(tables)}"
+    with database.read() as session:
+        # pg8000 looks for its placeholders.
+        row = session.connection().exec_driver_sql(question.replace("%", "%%")).one()
+    lacking = parse_lacking(row[0])
+    if not lacking:
+        return ""
+    return (
+        f"{lacking.text}: 'edgepaas schema --hub' makes them, and the service does where "
+        f"RUN_MIGRATIONS permits it"
+    )
