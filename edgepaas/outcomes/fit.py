@@ -79,6 +79,8 @@ SELECT coalesce(md5(string_agg(w.name || ' ' || {FINGERPRINT.replace("$oid", "w.
 #: Kinds of relation that hold rows of their own (pg_class.relkind).
 _HOLD_ROWS = frozenset({"r", "p"})
 _UNLOGGED = "u"
+#: The kind of a table that never leaves the box.
+_LOCAL = "local"
 _EVERY_TEXT = "UTF8"
 
 
@@ -163,9 +165,9 @@ def shapes_of(answer: str) -> dict[str, TableShape]:
 
 
 def judge(models: Mapping[str, Any], answer: str) -> Fit:
-    """Judge *answer* by *models*, ``tables`` of tables.json.
+    """Judge *answer* by *models*, ``tables`` of tables.json: the forwarded ones among them.
 
-    A table that is not there is not judged: what needs it finds that out
+    What a local table keeps is between the application and its database. A table that is not there is not judged: what needs it finds that out
     (:mod:`edgepaas.database.table_presence`).
     """
     found = [
@@ -178,7 +180,12 @@ def judge(models: Mapping[str, Any], answer: str) -> Fit:
 
 
 def table_misfit(table: str, model: Mapping[str, Any], shape: TableShape) -> Refusal | None:
-    """Return why *table* as it is there does not keep every row of *model* as it is, or None."""
+    """Return why *table* as it is there does not keep every row of *model* as it is, or None.
+
+    None for a local table.
+    """
+    if model.get("kind") == _LOCAL:
+        return None
     found = _misfits(model, shape)
     if not found:
         return None

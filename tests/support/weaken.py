@@ -5,7 +5,7 @@
     environ | weak_environ("late-sync")     # in an 'edgepaas up' and all its children
 
 Each weakness is a few replacements in the product's modules, put in place when a module is
-imported. Two of them weaken nothing: ``quick`` shortens the pauses after a kill, and
+imported. Two of them weaken nothing: ``quick`` shortens pauses, and
 ``hand-back-steps`` stops a drainer where a test wants it.
 """
 
@@ -567,6 +567,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
         "edgepaas.supervisor.sidecars": _constants(PAUSE=0.05, LONGEST_PAUSE=0.2),
+        "edgepaas.service.watches.table_fit": _constants(LOOK_EVERY=0.5),
     },
     "hand-back-steps": {"edgepaas.sync.handback": hand_back_steps.patch},
     "steps": {"edgepaas.sync.handback": _stops},
