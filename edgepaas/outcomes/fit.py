@@ -167,8 +167,8 @@ def shapes_of(answer: str) -> dict[str, TableShape]:
 def judge(models: Mapping[str, Any], answer: str) -> Fit:
     """Judge *answer* by *models*, ``tables`` of tables.json: the forwarded ones among them.
 
-    What a local table keeps is between the application and its database. A table that is not there is not judged: what needs it finds that out
-    (:mod:`edgepaas.database.table_presence`).
+    What a local table keeps is between the application and its database. A table that is not
+    there is not judged: what needs it finds that out (:mod:`edgepaas.database.table_presence`).
     """
     found = [
         table_misfit(name, models[name], shape)
