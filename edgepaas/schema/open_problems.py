@@ -5,6 +5,7 @@ Imports nothing heavy: the service asks it at its start.
 """
 
 import contextlib
+from collections.abc import Callable
 
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.files import shapes
@@ -81,10 +82,10 @@ def open_refusal(paths: Paths) -> str:
     return "" if found is None else " ".join(found["message"].split())
 
 
-def refused_before(paths: Paths, attempt: str) -> str:
+def refused_before(paths: Paths, attempt: Callable[[], str]) -> str:
     """Return the refusal of the same *attempt* a short while ago; empty: it is to be tried."""
     found = REFUSAL_RECORD.read_or_none(paths.runtime / _REFUSAL_NAME)
-    if found is None or not attempt or found["attempt"] != attempt:
+    if found is None or not found["attempt"] or found["attempt"] != attempt():
         return ""
     try:
         passed = current_moment().seconds_since(read_moment(found["at"]))

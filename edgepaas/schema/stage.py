@@ -97,8 +97,7 @@ def prepare_database(
         return metadata_of(application)
 
     with extended_start_timeout(), _explained_folder_errors(paths):
-        attempt = attempt_on_file(contract, settings, chain) if contract.sqlite_active else ""
-        stage = _Stage(contract, settings, paths, chain, models, attempt)
+        stage = _Stage(contract, settings, paths, chain, models)
         clear_problem(paths)
         try:
             report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
@@ -118,15 +117,13 @@ class _Stage:
     paths: Paths
     chain: Chain
     models: "Callable[[], MetaData | None]"
-    #: What stands for this run's code and the file that it meets; empty: there is none.
-    attempt: str = ""
 
     def on_sqlite(self) -> SchemaReport:
         """Bring the file to head; it serves even where capture cannot be put in place.
 
         Raises SchemaRefused at once where nothing has changed since it was refused last.
         """
-        if refused := refused_before(self.paths, self.attempt):
+        if refused := refused_before(self.paths, self._attempt):
             raise SchemaRefused(refused)
         report = self._prepare_file()
         document = self._publish()
@@ -163,10 +160,13 @@ class _Stage:
         (DATABASE_FOREIGN if another else SCHEMA_REFUSED).raise_alert(reason)
         on_sqlite = self.contract.sqlite_active
         # That it is another application's is found again at no cost.
-        record_refusal(self.paths, reason, "" if another else self.attempt)
+        record_refusal(self.paths, reason, "" if another or not on_sqlite else self._attempt())
         self._publish()
         database: Literal["sqlite", "postgresql"] = "sqlite" if on_sqlite else "postgresql"
         return SchemaReport(database, "refused", (), (), f"REFUSED, the box answers 503: {reason}")
+
+    def _attempt(self) -> str:
+        return attempt_on_file(self.contract, self.settings, self.chain)
 
     def _prepare_file(self, *, serving: bool = True) -> SchemaReport:
         path = self.contract.sqlite_path

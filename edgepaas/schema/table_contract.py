@@ -187,6 +187,23 @@ def source_files(application: str, chain: Chain) -> Iterable[Path]:
             yield Path(file)
 
 
+def application_files(application: str) -> list[Path]:
+    """Return the source files of the *application*'s own packages, imported or not.
+
+    None of this platform's, for which its version stands.
+    """
+    roots = {application.partition(":")[0].partition(".")[0]}
+    roots |= {name.partition(".")[0] for name in _entry_point_module(application)}
+    found: list[Path] = []
+    for root in sorted(roots - {"edgepaas"}):
+        module = sys.modules.get(root)
+        if (file := getattr(module, "__file__", None)) is None:
+            continue
+        package = hasattr(module, "__path__")
+        found += sorted(Path(file).parent.rglob("*.py")) if package else [Path(file)]
+    return found
+
+
 def _entry_point_module(application: str) -> Iterable[str]:
     from importlib.metadata import entry_points
 

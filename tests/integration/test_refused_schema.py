@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,15 +73,27 @@ class ShopBox:
         write_revision(self.migrations, "0002", "0001", body)
         (self._folder / "shop_of_a_test.py").write_text(_APPLICATION)
 
-    def start(self) -> Process:
-        """Start ``edgepaas up`` with the new release."""
-        environ = os.environ | {
+    def _environ(self) -> dict[str, str]:
+        return os.environ | {
             "PYTHONPATH": f"{self._folder}:{REPOSITORY}",
             "EDGEPAAS_APP": "shop_of_a_test:application",
             "PORT": str(self.port),
             "LOG_FILE": "none",
         }
-        return Process(edgepaas("up"), self._folder, environ)
+
+    def start(self) -> Process:
+        """Start ``edgepaas up`` with the new release."""
+        return Process(edgepaas("up"), self._folder, self._environ())
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the new release."""
+        return subprocess.run(
+            edgepaas(*arguments),
+            env=self._environ(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 def until_refused(port: int) -> str:
@@ -154,3 +167,21 @@ def test_a_refused_service_neither_loads_the_application_nor_gets_ready(
     finally:
         process.close()
         manager.close()
+
+
+def test_a_refused_migration_is_not_run_again_by_the_next_process(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The chain runs it in a process each minute; only a change of code or file is a reason to."""
+    box = ShopBox(tmp_path, paths, upgrade_body('raise ValueError("a bug of the release")'))
+    ran = 'failed: a bug of the release"'
+    for stage in ("env", "dbdecide"):
+        assert box.run(stage).returncode == 0
+    first, second = box.run("schema"), box.run("schema")
+    assert ran in first.stderr
+    assert "REFUSED" in first.stdout
+    assert ran not in second.stderr
+    assert "a bug of the release" in second.stdout
+    write_revision(box.migrations, "0002", "0001", upgrade_body('raise ValueError("another bug")'))
+    assert "another bug" in box.run("schema").stdout
+    assert box.run("schema", "--check").returncode == 1

@@ -36,7 +36,8 @@ def attempt_on_file(contract: DatabaseContract, settings: "Settings", chain: Cha
     if not path.exists():
         return ""
     stamps: list[object] = [build_version(), chain.name]
-    for file in (*tables.source_files(settings.text("EDGEPAAS_APP"), chain), path, wal_of(path)):
+    code = tables.application_files(settings.text("EDGEPAAS_APP"))
+    for file in (*code, *chain.scripts(), path, wal_of(path)):
         with contextlib.suppress(OSError):
             status = file.stat()
             stamps.append((str(file), status.st_ino, status.st_mtime_ns, status.st_size))
