@@ -95,6 +95,25 @@ def test_a_restored_hub_gets_all_of_it_again_in_its_order(
     assert ledger.read(primary.file.file)["accepted"] == accepted, "once"
 
 
+def test_increments_that_a_restored_hub_lost_are_added_to_what_others_count_since(
+    primary: PrimaryBox, hub: TestHub, backups: Backups
+) -> None:
+    """The journal has them, and the marks say that the hub does not: none is in doubt."""
+    primary.place("hall", "0")
+    primary.count("hall", 0)
+    primary.settle()
+    primary.disconnect()
+    backups.take()
+    for before in (1, 2, 3):
+        primary.count("hall", before)
+    restore(primary, backups)
+    hub.ask("UPDATE places SET visits = visits + 10 RETURNING 1")
+    assert hub.one("SELECT visits FROM places") == 11
+    primary.settle()
+    assert hub.ask("SELECT visits, note FROM places") == [[14, "0"]]
+    nothing_for_a_person(primary, hub)
+
+
 def test_a_recovery_that_queues_nothing_is_found_out(
     primary: PrimaryBox, hub: TestHub, backups: Backups
 ) -> None:

@@ -143,6 +143,16 @@ class PrimaryBox:
             Change("places", "U", (*new.values, *old.values)),
         )
 
+    def count(self, name: str, before: int) -> None:
+        """Count a visit of a place that had *before*."""
+        identity = str(name_id("places", name))
+        new = self._change("places", "I", id=identity, name=name, visits=before + 1)
+        old = self._change("places", "I", id=identity, name=name, visits=before)
+        self.write(
+            [("UPDATE places SET visits = coalesce(visits, 0) + 1 WHERE name = $1::text", (name,))],
+            Change("places", "U", (*new.values, *old.values)),
+        )
+
     def _change(self, table: str, op: Op, **values: Any) -> Change:
         return Change(table, op, tuple(values.get(name) for name in self._names[table]))
 
