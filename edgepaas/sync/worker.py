@@ -262,7 +262,7 @@ class SyncWorker:
         """Mirror, else audit, if that is due; whether there is something to be sent again."""
         if self._mirror.due.left <= 0:
             return not self._mirror.take(file, hub)
-        return not self._file.dirty and self._audit.left <= 0 and self._audit.take(file, hub)
+        return self._audit.left <= 0 and self._audit.take(file, hub)
 
     def _rehearse(self, hub: "Hub") -> None:
         """Try the tables for whose sake PostgreSQL was given up, before anything is sent."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.outbox.reading import key_text
-from edgepaas.outbox.revisions.record import read_record
-from edgepaas.sync.audit.content import HubContent
+from edgepaas.sync.audit.content import HubContent, revisions_of
 from edgepaas.sync.audit.journal_rows import JournalRows
 from edgepaas.sync.audit.own_rows import OwnRows, fact_layouts
 from edgepaas.sync.audit.tally import Tally, judge
@@ -47,7 +46,7 @@ def compare_content(
     HubError, LockHeld, OSError, sqlite3.Error.
     """
     found = Comparison()
-    content = HubContent(hub, models, read_record(connection))
+    content = HubContent(hub, models, revisions_of(connection))
     rows = OwnRows(connection, None if journal is None else JournalRows(journal))
     with closing(rows) as own:
         for chunks in (

@@ -7,6 +7,8 @@ digest of each: one more round trip, where halving would take one for each half.
 """
 
 import json
+import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from typing import Any, Literal
 from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.reading import bounded_key, key_text
 from edgepaas.outbox.revisions.naming import Naming
-from edgepaas.outbox.revisions.record import RevisionRecord
+from edgepaas.outbox.revisions.record import RevisionRecord, read_record
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.audit.digest import NoDigest, RowDigest, row_digest
 from edgepaas.sync.delivery import values
@@ -23,6 +25,8 @@ from edgepaas.sync.delivery.values import UnsendableValue
 from edgepaas.sync.errors import RowRefused, SchemaDrift
 from edgepaas.sync.hub.catalog import HubTable
 from edgepaas.sync.hub.connection import Hub
+
+logger = logging.getLogger("edgepaas.sync")
 
 Row = Sequence[Any]
 #: missing: the hub has no row of this key; differs: it has one with other content; doubled: it
@@ -83,6 +87,18 @@ class Difference:
 def key_of(layout: Layout, row: Row) -> tuple[Any, ...]:
     """Return the values of *layout*'s key in *row*."""
     return tuple(row[position] for position in layout.key_positions)
+
+
+def revisions_of(connection: sqlite3.Connection) -> RevisionRecord:
+    """Return the record of the box's file; an empty one where this build cannot read it.
+
+    Names are then taken as they are, and what does not fit them is reported.
+    """
+    try:
+        return read_record(connection)
+    except ValueError as error:
+        logger.warning("the record of revisions cannot be read: %s", error)
+        return RevisionRecord()
 
 
 class HubContent:

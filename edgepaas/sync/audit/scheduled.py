@@ -16,16 +16,16 @@ from edgepaas.outbox import ledger, tables
 from edgepaas.outbox.layout import Layout, registered
 from edgepaas.outbox.reading import key_text
 from edgepaas.outbox.requeue import QueuedChange, queue_again
-from edgepaas.outbox.revisions.record import read_record
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.audit.box import read_box
-from edgepaas.sync.audit.content import Difference, HubContent
+from edgepaas.sync.audit.content import Difference, HubContent, revisions_of
 from edgepaas.sync.audit.counters import compare_streams
 from edgepaas.sync.audit.hub import HubReader
 from edgepaas.sync.audit.journal_rows import JournalRows
 from edgepaas.sync.audit.own_rows import Chunk, OwnRows, fact_layouts
 from edgepaas.sync.audit.record import MOST_OPEN, AuditRecord
 from edgepaas.sync.audit.tally import Tally, judge
+from edgepaas.sync.errors import HubError, HubUnreachable
 from edgepaas.sync.hub.connection import Hub
 
 logger = logging.getLogger("edgepaas.sync")
@@ -74,8 +74,8 @@ class ScheduledPass:
         """
         if hub is not self._sent_over:
             hub.forget_tables()
-            record = read_record(self._connection)
-            self._sent_over, self._hub = hub, HubContent(hub, self._models, record)
+            self._sent_over = hub
+            self._hub = HubContent(hub, self._models, revisions_of(self._connection))
         return next(self._steps, None) is not None
 
     def close(self) -> None:
@@ -126,8 +126,13 @@ class ScheduledPass:
         hub = HubReader(self._sent_over)
         box = read_box(self._connection)
         found = box.discrepancies()
-        if box.stream is not None and hub.has_sync_tables():
-            found += compare_streams(box, box.stream, hub)[1]
+        try:
+            if box.stream is not None and hub.has_sync_tables():
+                found += compare_streams(box, box.stream, hub)[1]
+        except HubUnreachable:
+            raise
+        except HubError as error:
+            found.append(f"PostgreSQL's counters cannot be read: {error}")
         for one in found:
             self.tally.add_problem(one)
 

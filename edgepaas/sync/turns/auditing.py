@@ -16,6 +16,7 @@ from edgepaas.outbox.stream import read_stream
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.audit.hub import HubReader
 from edgepaas.sync.audit.record import AuditRecord, open_discrepancies, read_audit, write_audit
+from edgepaas.sync.errors import HubError, HubUnreachable
 from edgepaas.sync.losses import lost_state
 from edgepaas.sync.losses.acknowledge import read_acknowledged
 from edgepaas.timing.due import Interval
@@ -47,7 +48,7 @@ _FILE_AWAY = 60.0
 class AuditTurn:
     """Compares chunk after chunk while a pass runs, and begins one when it is due.
 
-    Nothing while rows wait: what is to be sent goes first.
+    Rows that wait go first, where there are more of them than one batch holds.
     """
 
     def __init__(
@@ -117,10 +118,7 @@ class AuditTurn:
         self._looked_at_state = False
 
     def take(self, file: "BoxFile", hub: "Hub") -> bool:
-        """Do what is due; whether rows were queued again. Raises HubError, sqlite3.Error, OSError.
-
-        Called while nothing waits.
-        """
+        """Do what is due; whether rows were queued again. Raises HubError, sqlite3.Error, OSError."""
         if not self._looked_at_state:
             self._ask_about_losses(hub)
         if self._pass is not None and self._file is not file:
@@ -141,7 +139,13 @@ class AuditTurn:
 
     def _ask_about_losses(self, hub: "Hub") -> None:
         with self._context.stop.abort_on_stop(hub.abort):
-            lost_state.ask_hub(self._context.paths, HubReader(hub))
+            try:
+                lost_state.ask_hub(self._context.paths, HubReader(hub))
+            except HubUnreachable:
+                raise
+            except HubError as error:
+                # Its tables may be in any shape: that is no reason to send nothing.
+                logger.warning("PostgreSQL cannot be asked about a lost state folder: %s", error)
         self._looked_at_state = True
 
     def _until_due(self) -> float:
