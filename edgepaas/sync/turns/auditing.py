@@ -118,7 +118,7 @@ class AuditTurn:
         self._looked_at_state = False
 
     def take(self, file: "BoxFile", hub: "Hub") -> bool:
-        """Do what is due; whether rows were queued again. Raises HubError, sqlite3.Error, OSError."""
+        """Do what is due; whether rows were queued again. Raises HubError, sqlite3.Error."""
         if not self._looked_at_state:
             self._ask_about_losses(hub)
         if self._pass is not None and self._file is not file:
