@@ -224,6 +224,7 @@ def test_rows_are_read_by_the_layout_that_they_were_written_in(path: Path) -> No
 
 def test_all_that_wait_are_written_in_one_transaction(path: Path) -> None:
     with opened(path) as journal:
+        journal.record("s", 1, [fact(0)])
         commits: list[str] = []
         journal._writer._file.connection.set_trace_callback(
             lambda text: commits.append(text) if text == "COMMIT" else None
@@ -240,7 +241,7 @@ def test_all_that_wait_are_written_in_one_transaction(path: Path) -> None:
             thread.join()
         assert commits == ["COMMIT"]
         assert sorted(keys(journal.unsettled())) == []  # each is in flight here
-        assert len(by_another_process(path)) == 8
+        assert len(by_another_process(path)) == 9
 
 
 def test_an_entry_that_cannot_be_written_fails_alone(path: Path) -> None:

@@ -188,6 +188,10 @@ class GroupWriter:
 
     def _run(self, group: Sequence[Write]) -> None:
         """Write *group*, and what became of earlier entries where that is due; one transaction."""
+        if group:
+            with self._translated():
+                self._connection()
+                self._file.sync_by_itself()
         if len(group) == 1 and not self._notes_due and self._run_alone(group[0]):
             return
         with self._guard:
@@ -298,6 +302,8 @@ class GroupWriter:
     def _register(self) -> None:
         """Have the file know the layouts of the tables whose changes are written."""
         connection = self._file.connection
+        if not self._wanted:
+            return
         with outbox_tables.transaction(connection):
             widest = max((2 * len(layout.columns) for layout in self._wanted), default=1)
             tables.widen(connection, widest)

@@ -66,7 +66,7 @@ class Journal:
         try:
             self._writer = GroupWriter(file, layouts, owner=owner, wall=wall)
             #: Added to the clock: no order is lower than one that was given out before.
-            self._base = _order_base(file, clock())
+            self._base = _order_base(file, clock)
         except BaseException:
             file.close()
             raise
@@ -295,14 +295,24 @@ class Journal:
             self._open.pop(entry.order, None)
 
 
-def _order_base(file: JournalFile, now: int) -> int:
-    connection = file.connection
-    with outbox_tables.transaction(connection):
-        base, dropped = connection.execute(
-            f"SELECT order_base, dropped_ord FROM {STATE}"  # noqa: S608
-        ).fetchone()
-        last = max(reading.last_order(connection), dropped)
-        if base + now <= last:  # the box was started since
-            base = last + 1 - now
-            connection.execute(f"UPDATE {STATE} SET order_base = ?", (base,))  # noqa: S608
-    return int(base)
+def _order_base(file: JournalFile, clock: Callable[[], int]) -> int:
+    if (base := _stored_base(file, clock())) is not None:
+        return base
+    with outbox_tables.transaction(file.connection):
+        # Another process may have been faster.
+        if (base := _stored_base(file, now := clock())) is not None:
+            return base
+        base = _youngest(file) + 1 - now  # the box was started since
+        file.connection.execute(f"UPDATE {STATE} SET order_base = ?", (base,))  # noqa: S608
+    return base
+
+
+def _stored_base(file: JournalFile, now: int) -> int | None:
+    """Return the base that the file has, None where an order of *now* would not be the greatest."""
+    (base,) = file.connection.execute(f"SELECT order_base FROM {STATE}").fetchone()  # noqa: S608
+    return int(base) if base + now > _youngest(file) else None
+
+
+def _youngest(file: JournalFile) -> int:
+    (dropped,) = file.connection.execute(f"SELECT dropped_ord FROM {STATE}").fetchone()  # noqa: S608
+    return max(reading.newest_order(file.connection), int(dropped))

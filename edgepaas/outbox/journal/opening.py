@@ -53,6 +53,8 @@ class JournalFile:
         self.path = path
         self._node_id = node_id
         self._lock = self._wal = -1
+        #: Once commits are synced by :meth:`sync`: the file and its -wal.
+        self._files: OpenFiles | None = None
         lock = lock_of(path)
         for attempt in (1, 2):
             self._lock = acquire(lock, shared=True, timeout=_LOCK_TIMEOUT)
@@ -74,9 +76,27 @@ class JournalFile:
 
         FileNotFoundError: the file has lost its name, and what is written into it is gone.
         """
+        if self._files is None:
+            return  # SQLite has synced each commit
         if lost := self._files.lost():
             raise FileNotFoundError(errno.ENOENT, lost)
         os.fdatasync(self._wal)
+
+    def sync_by_itself(self) -> None:
+        """From here on a commit is on the disk with the next :meth:`sync` alone.
+
+        Not from the start: most who open the file write nothing. Raises sqlite3.Error, OSError.
+        """
+        if self._files is not None:
+            return
+        # The -wal is there, and synced with its folder, after the first commit that syncs.
+        with outbox_tables.transaction(self.connection):
+            self.connection.execute(f"UPDATE {tables.STATE} SET order_base = order_base")  # noqa: S608
+        files = OpenFiles(self.path)
+        # No lock of SQLite's is on this file, so closing it drops none.
+        self._wal = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        self.connection.execute("PRAGMA synchronous=NORMAL")
+        self._files = files
 
     def reopen(self) -> None:
         """Open the file anew: after a failed commit or sync nothing that is open is trusted.
@@ -100,22 +120,11 @@ class JournalFile:
 
     def _open(self) -> None:
         self.connection = _opened(self.path, self._node_id)
-        try:
-            # The -wal is there, and synced with its folder, after the first commit that syncs.
-            with outbox_tables.transaction(self.connection):
-                self.connection.execute(f"UPDATE {tables.STATE} SET order_base = order_base")  # noqa: S608
-            # From here on a commit is on the disk with the next sync() alone.
-            self.connection.execute("PRAGMA synchronous=NORMAL")
-            self._files = OpenFiles(self.path)
-            # No lock of SQLite's is on this file, so closing it drops none.
-            self._wal = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
-        except BaseException:
-            self.connection.close()
-            raise
 
     def _close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self.connection.close()
+        self._files = None
         descriptor, self._wal = self._wal, -1
         if descriptor >= 0:
             os.close(descriptor)

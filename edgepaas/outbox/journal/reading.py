@@ -99,12 +99,6 @@ def changes_between(connection: sqlite3.Connection, first: int, last: int) -> It
         yield _change(number, first, layouts[layout], op, values)
 
 
-def last_order(connection: sqlite3.Connection) -> int:
-    """Return the greatest order of an entry; 0 without one."""
-    found = connection.execute(f"SELECT max(ord) FROM {JOURNAL}").fetchone()[0]  # noqa: S608
-    return int(found or 0)
-
-
 def newest_order(connection: sqlite3.Connection) -> int:
     """Return the greatest order among the entries that were written last; 0 without one.
 
