@@ -119,16 +119,18 @@ def test_a_journal_that_cannot_be_opened_refuses_writes_until_it_can(
     with contextlib.closing(watching.server.journal):
         with contextlib.closing(sqlite3.connect(watching.path)) as connection:
             connection.execute("PRAGMA user_version=99")
-        another: Any = Watching(paths)
+        another = Watching(paths)
         another.watch.open()  # the first one has it open, so that it is not set aside
-        assert isinstance(another.server.journal, RefusingJournal)
+        refusing: Any = another.server.journal
+        assert isinstance(refusing, RefusingJournal)
         with pytest.raises(DatabaseBusy, match="another process has it open"):
-            another.server.journal.write("s", 1, [])
+            refusing.write("s", 1, [])
         assert another.state.is_noted("journal") and len(alert.raised) == 1
         another.watch.look()
         assert len(alert.raised) == 1  # said once
     another.watch.look()
-    assert isinstance(another.server.journal, Journal)
+    opened: Any = another.server.journal
+    assert isinstance(opened, Journal)
     assert not another.state.is_noted("journal")
     assert len(alert.raised) == 2 and "is set aside as" in alert.raised[1]
     assert len(alert.resolved) == 1

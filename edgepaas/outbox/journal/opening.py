@@ -34,11 +34,6 @@ class JournalUnusable(EdgePaaSError):
     """The journal's file can neither be used nor be set aside."""
 
 
-def lock_of(path: Path) -> Path:
-    """Return the lock of the journal *path*: shared by its users, exclusive to set it aside."""
-    return path.with_name(f"{path.name}.lock")
-
-
 class JournalFile:
     """The open file *path*; :meth:`close` releases its lock. Made for the box *node_id*.
 
@@ -55,7 +50,7 @@ class JournalFile:
         self._lock = self._wal = -1
         #: Once commits are synced by :meth:`sync`: the file and its -wal.
         self._files: OpenFiles | None = None
-        lock = lock_of(path)
+        lock = tables.lock_of(path)
         for attempt in (1, 2):
             self._lock = acquire(lock, shared=True, timeout=_LOCK_TIMEOUT)
             try:

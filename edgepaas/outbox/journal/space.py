@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal's room: the oldest entries leave, counted, where it is too large or they too old."""
 
+import contextlib
 import sqlite3
+from pathlib import Path
 
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.files.locks import held
+from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal.reading import used_bytes
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, STATE
+from edgepaas.outbox.journal.tables import (
+    IN_FLIGHT,
+    JOURNAL,
+    STATE,
+    VERSION,
+    journal_path,
+    lock_of,
+    version,
+)
 from edgepaas.outbox.space import vacuum
+from edgepaas.outbox.space.budget import Usage, usage
 
 
 def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: int) -> int:
@@ -16,8 +30,11 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
     (seconds since 1970; 0: none for their age). Inside the caller's transaction.
     """
     _note_settled(connection)
-    over = used_bytes(connection) > budget
-    if not over and not before:
+    excess = used_bytes(connection) - budget
+    over = excess > 0
+    if over:
+        limit = min(limit, _rows_of(connection, excess))
+    elif not before:
         return 0
     end = None
     rows = last = 0
@@ -41,6 +58,42 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
     return rows
 
 
+def usage_of_both(connection: sqlite3.Connection, path: Path, budget: int) -> Usage:
+    """Return what the rows in the SQLite file *path*, which is open, and its journal take.
+
+    Raises sqlite3.Error.
+    """
+    found = usage(connection, budget)
+    journal = journal_path(path)
+    if not journal.exists():
+        return found
+    with contextlib.closing(open_sqlite(journal, read_only=True)) as beside:
+        return Usage(found.used + used_bytes(beside), budget)
+
+
+def shrink(path: Path, by: int, *, busy_timeout: float, limit: int = 2_000) -> int:
+    """Have the oldest entries of the journal beside the SQLite file *path* leave; return the rows.
+
+    For the disk budget, while SQLite serves: what waits for PostgreSQL needs the room more. *by*:
+    bytes that the journal is to take less; about *limit* rows a call. Raises sqlite3.Error,
+    LockHeld, DatabaseError, OSError.
+    """
+    journal = journal_path(path)
+    if not journal.exists():
+        return 0
+    with (
+        held(lock_of(journal), shared=True, timeout=0.0),
+        contextlib.closing(open_sqlite(journal, busy_timeout=busy_timeout)) as connection,
+    ):
+        if version(connection) != VERSION:
+            return 0
+        target = max(0, used_bytes(connection) - by)
+        with outbox_tables.transaction(connection):
+            rows = prune(connection, budget=target, before=0, limit=limit)
+        give_back(connection, target)
+    return rows
+
+
 def give_back(connection: sqlite3.Connection, budget: int) -> None:
     """Give free pages back to the file system where the file itself is larger than *budget*."""
     (size,) = connection.execute(
@@ -48,6 +101,14 @@ def give_back(connection: sqlite3.Connection, budget: int) -> None:
     ).fetchone()
     if size > budget:
         vacuum.release(connection, limit=size - budget)
+
+
+def _rows_of(connection: sqlite3.Connection, size: int) -> int:
+    """Return about how many rows take *size* bytes; at least one."""
+    (rows,) = connection.execute(
+        f"SELECT coalesce(max(number) - min(number) + 1, 1) FROM {JOURNAL}"  # noqa: S608
+    ).fetchone()
+    return max(1, size * int(rows) // max(1, used_bytes(connection)))
 
 
 def _note_settled(connection: sqlite3.Connection) -> None:

@@ -58,6 +58,11 @@ def journal_path(sqlite_path: Path) -> Path:
     return sqlite_path.with_name(f"{sqlite_path.name}.journal")
 
 
+def lock_of(path: Path) -> Path:
+    """Return the lock of the journal *path*: shared by its users, exclusive to set it aside."""
+    return path.with_name(f"{path.name}.lock")
+
+
 def create(connection: sqlite3.Connection, node_id: str) -> None:
     """Make what is missing, inside the caller's transaction; raises sqlite3.Error."""
     for statement in _TABLES:

@@ -26,6 +26,7 @@ from edgepaas.alerts.conditions.review import Check
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.outbox.journal.space import usage_of_both
 from edgepaas.outbox.space import budget
 from edgepaas.outcomes.causes import Access
 from edgepaas.outcomes.refused_tables import read_refused
@@ -158,7 +159,7 @@ class ServiceChecks:
                 held(self.paths.database_lock, shared=True, timeout=0.0),
                 contextlib.closing(open_sqlite(path, busy_timeout=_BUSY_TIMEOUT)) as connection,
             ):
-                found = budget.usage(connection, size)
+                found = usage_of_both(connection, path, size)
         except (LockHeld, sqlite3.Error, DatabaseError):
             return None  # the file is being replaced, or is damaged: checked again in an hour
         if budget.level(found.share, "full") != "ok":

@@ -15,8 +15,7 @@ from edgepaas.database.sqlite import numeric_order
 from edgepaas.files.locks import held
 from edgepaas.files.sqlite_file import open_refusal_reason
 from edgepaas.outbox.journal import tables
-from edgepaas.outbox.journal.opening import lock_of
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID
+from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID, lock_of
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows
 from edgepaas.outbox.triggers import values_of
