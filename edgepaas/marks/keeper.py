@@ -266,9 +266,8 @@ class MarkKeeper:
                 self._choose(record, hub)
         if not record.joining:
             return
-        if self.journal is not None:
-            joined = record.known().joined_mark.transactions
-            self.journal.note_joining(record.joining, record.sum_id, joined)
+        if not self._note_joining(record):
+            return
         # Recorded as on their way before anything is sent: the answer may be lost.
         statement = join_statement(record.known(), record.node_id, self._streams.owner)
         with changing(self._paths, self._streams.node_id) as record:
@@ -281,6 +280,18 @@ class MarkKeeper:
                 return
             if rows and rows[-1][0] == "joined":
                 record.set_joined()
+
+    def _note_joining(self, record: MarksRecord) -> bool:
+        """Have the journal know which streams are to be joined; whether it does."""
+        if self.journal is None:
+            return True
+        joined = record.known().joined_mark.transactions
+        try:
+            self.journal.note_joining(record.joining, record.sum_id, joined)
+        except DatabaseError as error:
+            logger.warning("ended streams are not joined yet: %s", error)
+            return False
+        return True
 
     def _choose(self, record: MarksRecord, hub: HubStreams) -> None:
         """Choose the streams to be joined to the sum; forget those that never came about."""

@@ -48,7 +48,7 @@ def open_journal(
         return Journal(path, node_id, layouts, owner=owner, set_aside=set_aside)
     except (sqlite3.Error, OSError, EdgePaaSError) as error:
         require_writable(path.parent)
-        logger.error("the journal %s cannot be opened: %s", path, error)
+        logger.debug("the journal %s cannot be opened: %s", path, error)
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         full = full or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
         said = f"the journal {path} cannot be opened ({error}); nothing was written"

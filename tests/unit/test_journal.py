@@ -377,6 +377,24 @@ def test_joined_streams_are_a_part_of_the_sum(path: Path) -> None:
         assert [one.mark for one in journal.lacking({"sum": 7})] == [1, 2, 3]
 
 
+def test_an_entry_of_a_stream_that_was_joined_is_settled_by_the_sum(path: Path) -> None:
+    with opened(path) as journal:
+        journal.leave(journal.ahead("s", 1, [fact(1)]))
+        journal.note_joining(["s"], "sum", 10)
+        journal.settle({"sum": 10})
+        assert [one.mark for one in journal.entries("s", 0)] == [1]
+
+
+def test_a_journal_that_is_closed_writes_nothing(path: Path) -> None:
+    with opened(path) as journal:
+        entry = journal.ahead("s", 1, [fact(1)])
+    journal.confirm(entry)
+    journal.flush()
+    journal.close()
+    with pytest.raises(DatabaseBusy, match="is closed"):
+        journal.ahead("s", 2, [fact(2)])
+
+
 # -- room --
 
 

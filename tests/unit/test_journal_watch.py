@@ -45,17 +45,21 @@ class Alert:
 
 class Keeper:
     owner = "this process"
+    journal: Any = None
 
 
 class Server:
     """What of a ServerDatabase the watch uses."""
 
     def __init__(self) -> None:
-        self.marks: Keeper | None = Keeper()
-        self.journal: Any = None
+        self.marks = Keeper()
+
+    @property
+    def journal(self) -> Any:
+        return self.marks.journal
 
     def use_journal(self, journal: Any) -> None:
-        self.journal = journal
+        self.marks.journal = journal
 
 
 class Watching:
@@ -135,7 +139,7 @@ def test_a_journal_that_cannot_be_opened_refuses_writes_until_it_can(
     assert len(alert.raised) == 2 and "is set aside as" in alert.raised[1]
     assert len(alert.resolved) == 1
     another.server.journal.close()
-    watching.server.journal = None
+    watching.server.use_journal(None)
 
 
 def test_a_full_disk_is_said_to_be_full(

@@ -61,6 +61,8 @@ ATTEMPTS = 6
 _FIRST_PAUSE = 0.04
 #: Seconds that COMMIT and its cancellation take at most where DB_STATEMENT_TIMEOUT is off.
 UNBOUNDED_STATEMENTS = 60.0
+#: How many times as long as a COMMIT an append may take in all, with a journal on the disk.
+_PATIENCE_FACTOR = 6.0
 #: Seconds that a row of a flight may take beside: half a kilobyte over 100 kB/s.
 SECONDS_A_ROW = 0.005
 #: Seconds for closing connections to a server that may be gone.
@@ -183,6 +185,8 @@ class ServerDatabase(Database):
         if self._marks is None:
             return
         self._marks.journal = journal
+        # PostgreSQL's part is bounded by itself; a disk that hangs is bounded by nothing.
+        self.patience = None if journal is None else _PATIENCE_FACTOR * self._commit_limit
         self._facts.journal = None if journal is None else AppendJournal(journal)
 
     def compare_marks(self) -> None:

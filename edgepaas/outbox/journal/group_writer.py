@@ -75,7 +75,7 @@ class GroupWriter:
         self._turn = threading.Lock()
         self._waiting: list[Write] = []
         self._notes: list[Note] = []
-        self._notes_due = False
+        self._notes_due = self._closed = False
         self._broken = False
         #: How many transactions were committed, and how many of them are synced.
         self._written = self._synced = 0
@@ -162,12 +162,14 @@ class GroupWriter:
         with contextlib.suppress(DatabaseError):
             self.flush()
         with self._turn:
-            self._file.close()
+            if not self._closed:
+                self._closed = True
+                self._file.close()
 
     # -- by who has the turn --
 
     def _write_notes(self) -> None:
-        if self._notes:
+        if self._notes and not self._closed:
             self._run([])
 
     def _run_group(self, group: Sequence[Write]) -> None:
@@ -292,6 +294,8 @@ class GroupWriter:
 
     def _connection(self) -> sqlite3.Connection:
         """Return the connection, a new one where the last transaction failed."""
+        if self._closed:
+            raise DatabaseBusy("the journal is closed; nothing was written")
         if self._broken:
             self._streams.clear()
             self._file.reopen()

@@ -32,6 +32,10 @@ from edgepaas.outbox.layout import Layout
 Alive = Callable[[str, str], bool]
 
 
+#: More transactions than a stream has.
+_ALL = 1 << 62
+
+
 def nobody(_stream_id: str, _owner: str) -> bool:
     """No connection is open."""
     return False
@@ -195,7 +199,8 @@ class Journal:
                 return 0
             living = {one.stream_id for one in entries if alive(one.stream_id, one.owner)}
             acknowledged = reading.acknowledged_marks(connection)
-            decided = settling.decide(entries, hub, living, acknowledged, went_back=went_back)
+            marks = {**hub, **dict.fromkeys(reading.streams_in_sums(connection, hub), _ALL)}
+            decided = settling.decide(entries, marks, living, acknowledged, went_back=went_back)
             if not decided:
                 return 0
             self._writer.note(

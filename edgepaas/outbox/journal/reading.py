@@ -48,13 +48,7 @@ def lacking(
 
     *newest*: only among so many rows at the end of the file; 0: among all.
     """
-    joined = {
-        stream_id
-        for stream_id, to, mark in connection.execute(
-            f"SELECT stream_id, joined_to, joined_mark FROM {STREAMS} WHERE joined_to <> ''"  # noqa: S608
-        )
-        if hub.get(to, 0) >= mark
-    }
+    joined = streams_in_sums(connection, hub)
     rows = connection.execute(
         f"{_HEADS} AND j.state = {CONFIRMED} AND j.stream <> 0 AND j.number > "  # noqa: S608
         f"CASE ?1 WHEN 0 THEN 0 ELSE (SELECT max(number) FROM {JOURNAL}) - ?1 END",
@@ -66,6 +60,17 @@ def lacking(
         if one.mark > hub.get(one.stream_id, 0) and one.stream_id not in joined
     ]
     return sorted(found, key=lambda one: one.order)
+
+
+def streams_in_sums(connection: sqlite3.Connection, hub: Mapping[str, int]) -> set[str]:
+    """Return the streams that were joined, where a hub with these marks has all of them."""
+    return {
+        stream_id
+        for stream_id, to, mark in connection.execute(
+            f"SELECT stream_id, joined_to, joined_mark FROM {STREAMS} WHERE joined_to <> ''"  # noqa: S608
+        )
+        if hub.get(to, 0) >= mark
+    }
 
 
 def joined_streams(connection: sqlite3.Connection) -> dict[str, str]:

@@ -82,16 +82,20 @@ class JournalWatch:
 
     def look(self) -> None:
         """Write what is known of the last entries; make room; open what could not be opened."""
-        if self._journal is None:
+        journal = self._journal
+        if journal is None:
             if self._state.is_noted(_KEY):
                 self.open()
             return
+        keeper = self._database.marks
+        if keeper is None or keeper.journal is not journal:
+            return  # the database is being closed, and the journal with it
         try:
-            self._journal.flush()
+            journal.flush()
             now = time.monotonic()
             if now - self._pruned_at >= PRUNE_EVERY:
                 self._pruned_at = now
-                self._prune(self._journal)
+                self._prune(journal)
         except DatabaseError as error:
             self._cannot_write(error)
         else:
@@ -122,6 +126,7 @@ class JournalWatch:
     def _report(self, why: str) -> None:
         reason = f"what PostgreSQL acknowledges is not in the box's journal: {why}"
         if not self._state.is_noted(_KEY):
+            logger.error("%s", reason)
             JOURNAL_UNUSABLE.raise_alert(reason)
         self._state.note(_KEY, reason)
 
