@@ -87,8 +87,7 @@ class JournalWatch:
             if self._state.is_noted(_KEY):
                 self.open()
             return
-        keeper = self._database.marks
-        if keeper is None or keeper.journal is not journal:
+        if not self._is_used(journal):
             return  # the database is being closed, and the journal with it
         try:
             journal.flush()
@@ -100,6 +99,10 @@ class JournalWatch:
             self._cannot_write(error)
         else:
             self._recovered()
+
+    def _is_used(self, journal: Journal) -> bool:
+        keeper = self._database.marks
+        return keeper is not None and keeper.journal is journal
 
     def _prune(self, journal: Journal) -> None:
         budget = int(budget_of(self._contract.sqlite_path, self._budget) * SHARE)
