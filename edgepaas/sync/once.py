@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from edgepaas.files.locks import LockHeld, acquire
+from edgepaas.marks.record import is_alive
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.ledger import pending
 from edgepaas.sync import status as sync_status

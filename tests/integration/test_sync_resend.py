@@ -123,6 +123,15 @@ def test_a_recovery_that_queues_nothing_is_found_out(
     assert primary.missing() == 3
 
 
+def test_sending_it_behind_all_that_waits_is_found_out(
+    primary: PrimaryBox, hub: TestHub, backups: Backups
+) -> None:
+    with weakened("resent-behind"):
+        live_through_an_outage(primary, backups)
+        primary.settle()
+    assert notes(hub)["hall"] != "3" or hub.ask("SELECT 1 FROM sync_conflicts")
+
+
 def test_the_service_may_find_the_loss_first(
     primary: PrimaryBox, hub: TestHub, backups: Backups, alerts: list[tuple[str, str]]
 ) -> None:

@@ -443,6 +443,16 @@ def _trusting_mirror(mirror: Any) -> Iterable[Replacement]:
     ]
 
 
+def _resent_behind(insertion: Any) -> Iterable[Replacement]:
+    """What a hub lost is sent after all that waits."""
+    original = insertion._placed
+
+    def placed(connection: Any, transactions: Any, _least: int, last: int) -> Any:
+        return original(connection, transactions, last, last)
+
+    return [(insertion, "_placed", placed)]
+
+
 def _lost_stays_lost(recovery: Any) -> Iterable[Replacement]:
     """A hub that went back in time is sent nothing but what the outbox still has."""
     return [(recovery.Recovery, "_queue", lambda *_: None)]
@@ -624,6 +634,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
     "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
+    "resent-behind": {"edgepaas.outbox.resending.insertion": _resent_behind},
     "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},
     "names-alone": {"edgepaas.outbox.revisions.naming": _names_alone},
     "names-as-read": {"edgepaas.sync.delivery.drain": _names_as_read},
