@@ -112,7 +112,11 @@ def _send_all(
     document = context.table_document()
     models, recovery = (
         document["tables"] or None,
-        Recovery(document, journal_path(context.contract.sqlite_path)),
+        Recovery(
+            document,
+            journal_path(context.contract.sqlite_path),
+            lambda _stream, owner: is_alive(context.paths, owner),
+        ),
     )
     reported = time.monotonic()
     with closing(context.connect(schema)) as hub, context.stop.abort_on_stop(hub.abort):
