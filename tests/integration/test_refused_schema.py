@@ -32,7 +32,6 @@ from tests.support.service_process import (
     get,
     ready_document,
     until,
-    wait_until_ready,
     write_contracts,
 )
 
@@ -123,7 +122,7 @@ def test_a_failing_migration_is_answered_with_503_and_mended_by_the_next_release
         assert b"schema is refused" in body
         assert b"a bug" not in body, "a client needs no paths of the box"
         up.signal(signal.SIGTERM)
-        assert up.wait() == 0
+        assert up.wait(90.0) == 0
     finally:
         up.close()
     assert version_of(paths.sqlite) == "0001"
@@ -132,7 +131,7 @@ def test_a_failing_migration_is_answered_with_503_and_mended_by_the_next_release
     write_revision(box.migrations, "0002", *SHOP["0002"])
     up = box.start()
     try:
-        wait_until_ready(box.port)
+        until(lambda: get(box.port, "/health/ready", timeout=5)[0] == 200, "readiness", 90.0)
         assert get(box.port, "/sales") == (200, b"served")
     finally:
         up.close()
@@ -160,7 +159,7 @@ def test_a_refused_service_neither_loads_the_application_nor_gets_ready(
             manager.wait_for("STATUS=answering 503: the file is another release's")
             assert manager.count("READY=1") == 0
             process.signal(signal.SIGTERM)
-            assert process.wait() == 0
+            assert process.wait(90.0) == 0
         else:
             assert process.wait(60.0) == 1
             assert "the file is another release's" in process.output
