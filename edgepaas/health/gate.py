@@ -254,5 +254,5 @@ def _schema_at_head(database: "Database", application: "Application") -> str:
 
     state = schema_at_head(database, application)
     if not state.at_head:
-        raise CheckFailed(state.message, ready=state.fits)
-    return state.message
+        raise CheckFailed(state.text, ready=state.fits)
+    return state.text

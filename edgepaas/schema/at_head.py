@@ -46,6 +46,11 @@ class SchemaState:
     fits: bool = False
     reservation: str = ""
 
+    @property
+    def text(self) -> str:
+        """The message, with the reservation if there is one."""
+        return "; but ".join(filter(None, (self.message, self.reservation)))
+
 
 def schema_at_head(database: "Database", application: "Application") -> SchemaState:
     """Compare the database's revisions with the scripts'; raises a DatabaseError.
