@@ -282,3 +282,16 @@ def row_of(model: Reading) -> dict[str, Any]:
     """Return the columns of *model* that have to be set."""
     given = {name: value for name, value in vars(model).items() if not name.startswith("_")}
     return {**given, "received_at": given["recorded_at"]}
+
+
+def test_a_build_that_does_not_look_how_many_rows_were_stored_is_found_out(
+    hub_database: HubDatabase,
+) -> None:
+    hub_database.execute(SWALLOWS.format(when="true"))
+    hub_database.execute(ON_READINGS)
+    with weakened("unseen-rows"):
+        weak = ServerDatabase(hub_database.url, Settings.of())
+        weak.require_tables(Model.metadata)
+        assert weak.write(adding(reading())) == 1, "acknowledged"
+        weak.close()
+    assert hub_database.number("SELECT count(*) FROM readings") == 0

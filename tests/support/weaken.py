@@ -468,6 +468,11 @@ def _believes_tags(planner: Any) -> Iterable[Replacement]:
     return [(planner, "verify", lambda *_: None)]
 
 
+def _unseen_rows(outcomes: Any) -> Iterable[Replacement]:
+    """How many rows an INSERT stored is not looked at."""
+    return [(outcomes.StatementTracker, "_on_executed", lambda *_: None)]
+
+
 def _catalog_as_read(drain: Any) -> Iterable[Replacement]:
     """The hub's tables stay as they were when this connection looked at them."""
     return [(drain, "unaltered_statements", lambda *_: [])]
@@ -587,6 +592,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     },
     "any-type-fits": {"edgepaas.outcomes.fit": _any_type_fits},
     "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
+    "unseen-rows": {"edgepaas.database.postgresql.write_outcomes": _unseen_rows},
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
     "counters-overwrite": {"edgepaas.sync.delivery.statements": _counters_overwrite},
     "rounded-decimals": {"edgepaas.database.sqlite.numeric_type": _rounded_decimals},

@@ -225,7 +225,7 @@ def _check(
             not_captured = not_captured_reason(database, metadata_of(application))
     finally:
         database.close()
-    message = "; but ".join(filter(None, (state.message, state.reservation, not_captured)))
+    message = "; but ".join(filter(None, (state.text, not_captured)))
     takes_everything = state.at_head and not state.reservation and not not_captured
     if as_json:
         print_json({"at_head": state.at_head, "fits": takes_everything, "message": message})
