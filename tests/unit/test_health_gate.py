@@ -25,6 +25,7 @@ from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
+from edgepaas.schema.at_head import SchemaState
 from edgepaas.settings import Settings
 from edgepaas.sync.losses.acknowledge import acknowledged_lost
 from tests.support.boxes import FakeDatabase, contract
@@ -235,7 +236,7 @@ def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A migration failed; the service works all the same."""
-    state = SimpleNamespace(at_head=False, fits=True, message="at 0001; its tables fit")
+    state = SchemaState(False, "at 0001; its tables fit", fits=True)
     monkeypatch.setattr("edgepaas.schema.at_head.schema_at_head", lambda *_: state)
     application = Application(name="shop", migrations=paths.state, blueprints=lambda box: [])
     resolved = Settings.of()
