@@ -129,6 +129,7 @@ def test_merge_is_captured(captured: CapturedBox) -> None:
         "WHEN MATCHED THEN UPDATE SET note = 'merged' "
         "WHEN NOT MATCHED THEN INSERT (id, name) VALUES (gen_random_uuid(), v.name)"
     )
+    assert sorted(ops(captured)[3:]) == ["D places", "I places", "U places"]
     captured.assert_complete()
 
 
@@ -358,6 +359,7 @@ def test_columns_that_were_dropped_or_added_on_the_hub_confuse_nothing(
     try:
         add_places(box, "a", "b")
         box.write(lambda session: session.execute(update(Place).values(note="n", first=1)))
+        assert len(box.replayed()) == 2
         box.assert_complete()
     finally:
         box.close()
@@ -568,4 +570,5 @@ def test_random_writes_are_captured_to_the_last_value(
                 statements.append(f"{word} s{depth}")
                 depth -= word.startswith("RELEASE")
         captured.run(*statements)
+    assert len(captured.recorder.changes()) > 100
     captured.assert_complete()

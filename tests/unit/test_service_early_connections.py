@@ -166,7 +166,7 @@ def test_its_connections_have_compared_their_marks_before_it_is_needed(
     column = dict.fromkeys(("type", "storage", "merge", "filled_from"), "") | {
         "name": "id", "nullable": False, "primary_key": True,
     }  # fmt: skip
-    table = {"kind": "facts", "columns": [column], "key": ["id"], "foreign": []}
+    table = {"kind": "facts", "columns": [column], "key": ["id"], "foreign": [], "checks": []}
     TABLES_RECORD.write(
         paths.tables, {"fingerprint": "", "revision": [], "tables": {"facts": table}}
     )
