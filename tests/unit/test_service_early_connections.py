@@ -37,7 +37,7 @@ class Connection:
     def execute_simple(self, sql: str) -> Any:
         """Answer the question for the marks: it has none, and no table."""
         self.asked = sql
-        return SimpleNamespace(rows=[[False, None, None]])
+        return SimpleNamespace(rows=[[False, None, None, None]])
 
     def close(self) -> None:
         """Be closed."""
@@ -164,9 +164,16 @@ def test_its_connections_have_compared_their_marks_before_it_is_needed(
 ) -> None:
     """Over a slow link each would take a round trip more while writes wait."""
     column = dict.fromkeys(("type", "storage", "merge", "filled_from"), "") | {
-        "name": "id", "nullable": False, "primary_key": True,
+        "name": "id", "nullable": False, "primary_key": True, "values": [],
     }  # fmt: skip
-    table = {"kind": "facts", "columns": [column], "key": ["id"], "foreign": [], "checks": []}
+    table = {
+        "kind": "facts",
+        "columns": [column],
+        "key": ["id"],
+        "foreign": [],
+        "checks": [],
+        "unique": [],
+    }
     TABLES_RECORD.write(
         paths.tables, {"fingerprint": "", "revision": [], "tables": {"facts": table}}
     )
