@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What no longer holds is resolved by the running box, whichever process or release raised it."""
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -37,7 +38,6 @@ from edgepaas.schema.open_problems import (
     record_refusal,
 )
 from edgepaas.schema.stage import prepare_database
-from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
 from edgepaas.settings import Settings
@@ -197,8 +197,17 @@ def writes_accepted(box: Box) -> None:
 
 
 def used_by_another(box: Box) -> None:
+    """Have the file bear another application's name, and hold a row of it."""
     box.run_schema_stage()
-    note_user(box.paths, box.contract.sqlite_path, "another")
+    with contextlib.closing(sqlite3.connect(box.paths.sqlite, isolation_level=None)) as file:
+        file.execute("CREATE TABLE notes (id TEXT)")
+        file.execute("INSERT INTO notes VALUES ('n')")
+        file.execute("UPDATE edgepaas_applications SET name = 'another'")
+
+
+def without_the_file(box: Box) -> None:
+    for file in (box.paths.sqlite, *box.paths.state.glob("edgepaas.db-*")):
+        file.unlink(missing_ok=True)
 
 
 def counts(**left: int) -> Step:
@@ -292,7 +301,7 @@ SCENARIOS = [
         "writes-refused:readings", put(noted=["writes:readings:write"], **HUB_WELL), put(noted=[])
     ),
     *undeliverable("writes-refused:readings", state="blocked", hub="misconfigured"),
-    Scenario("sqlite-foreign", used_by_another, nothing, Box.run_schema_stage),
+    Scenario("sqlite-foreign", used_by_another, without_the_file, Box.run_schema_stage),
     Scenario("sqlite-foreign", nothing, put(state="primary", mode="postgres_only")),
     Scenario("sqlite-unmigrated", None, nothing, Box.run_schema_stage),
     Scenario("sqlite-unmigrated", nothing, put(state="primary", mode="postgres_only")),
