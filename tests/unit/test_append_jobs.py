@@ -342,6 +342,7 @@ def test_a_writer_that_is_held_up_is_not_waited_for_without_end(
     database.patience = 0.05
     with Held(database), pytest.raises(DatabaseBusy, match="nothing was written"):
         append_facts(database, READINGS, [fact(1.0)])
+    database.patience = LIMIT
     append_facts(database, READINGS, [fact(2.0)])
     assert values(database) == [2.0], "what was given up is not written later"
 

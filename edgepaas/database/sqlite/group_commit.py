@@ -50,8 +50,6 @@ QUEUE_LENGTH = 1000
 #: A group stops gathering after this many seconds, so that its first job is not held up
 #: by a queue that never empties.
 GROUP_SECONDS = 0.02
-#: For how many seconds the look at the files after a commit serves the next one as well.
-CHECKED_SECONDS = 0.05
 
 #: A statement that ends a transaction; ROLLBACK TO a savepoint does not.
 _ENDS_TRANSACTION = re.compile(
@@ -114,8 +112,6 @@ class GroupCommitWriter:
         self._queue: JobQueue[Job | None] = JobQueue(QUEUE_LENGTH)
         self._connection: WriterConnection | None = None
         self._closing = False
-        #: When the look after a commit last found everything in its place (monotonic).
-        self._checked = -CHECKED_SECONDS
         #: Whether a job runs now, to whom the transaction's end does not belong.
         self._in_job = False
         #: Whether the transaction was rolled back during the last job.
@@ -215,7 +211,7 @@ class GroupCommitWriter:
         outcome = Outcome([job])
         transaction: Transaction | None = None
         try:
-            self._check_before()
+            self._check()
             transaction = self._connect().transaction()
             transaction.begin(job)
             outcome.step = Step.JOBS
@@ -228,25 +224,15 @@ class GroupCommitWriter:
             transaction.commit()
             outcome.step = Step.CHECK
             self._check()
-            self._checked = time.monotonic()
             transaction.release()
             outcome.step = Step.DONE
             outcome.captured = transaction.captured
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
             outcome.error = error
-            self._checked = -CHECKED_SECONDS
             outcome.open = self._in_transaction()
             self._undo(transaction, error)
         self.failing = isinstance(outcome.error, DatabaseUnavailable)
         return outcome
-
-    def _check_before(self) -> None:
-        """Look whether what is written now would be lost, unless that was seen just now.
-
-        The look after the commit is the one that answers rest on.
-        """
-        if time.monotonic() - self._checked >= CHECKED_SECONDS:
-            self._check()
 
     def _run_job(self, job: Job, transaction: Transaction) -> None:
         """Run *job* in the open transaction; raises what it raises, and where it ended that."""
