@@ -50,8 +50,8 @@ def complaints(history: History, hub: HubDatabase) -> list[Complaint]:
     ]
 
 
-def all_home(box: LiveBox, history: History, hub: HubDatabase) -> None:
-    """Wait until the clients miss nothing on *hub*, and the box says the same."""
+def all_home(box: LiveBox, history: History, hub: HubDatabase) -> int:
+    """Wait until the clients miss nothing on *hub*, and the box says so; how many facts it has."""
     box.wait_drained(limit=120)
     until(
         lambda: not complaints(history, hub),
@@ -60,6 +60,7 @@ def all_home(box: LiveBox, history: History, hub: HubDatabase) -> None:
     )
     _, said = box.run("sync", "status", "--json")
     assert '"hub_lost": 0' in said, said
+    return len(hub.witness.look().facts)
 
 
 def outage(box: LiveBox, relay: Relay, clients: Clients) -> None:
@@ -102,7 +103,7 @@ def test_a_lagging_standby_is_promoted_under_load(tmp_path: Path, *, pooled: boo
         clients.wait_for(LOAD)
         clients.stop()
         box.wait_state("primary", limit=120)
-        all_home(box, history, there)
+        assert all_home(box, history, there) > LOAD
         assert "sent again from the journal" in box.output(), "something was lost"
         if not pooler:
             primary.start()  # for the fixtures, which tidy up
@@ -126,7 +127,7 @@ def test_the_server_that_a_drainer_is_pooled_to_changes_under_its_session(tmp_pa
         box.wait_drained()
         streaming.promote(standby)
         pooler.switch(standby)
-        all_home(box, history, HubDatabase(standby, hub.name))
+        assert all_home(box, history, HubDatabase(standby, hub.name)) > LOAD
 
 
 def test_a_restore_of_a_dump_under_load(tmp_path: Path, postgres: PostgresServer) -> None:
@@ -157,7 +158,7 @@ def test_a_restore_of_a_dump_under_load(tmp_path: Path, postgres: PostgresServer
         clients.wait_for(LOAD)
         clients.stop()
         box.wait_state("primary", limit=120)
-        all_home(box, history, hub)
+        assert all_home(box, history, hub) > LOAD
         assert "sent again from the journal" in box.output(), "something was lost"
 
 
@@ -179,7 +180,7 @@ def test_a_server_without_synchronous_commit_is_killed(tmp_path: Path) -> None:
                     primary.kill()
                     primary.start("synchronous_commit=off")
             box.wait_state("primary", limit=120)
-            all_home(box, history, hub)
+            assert all_home(box, history, hub) > LOAD
 
 
 def tool(server: PostgresServer, name: str, *arguments: str) -> None:

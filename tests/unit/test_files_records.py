@@ -55,10 +55,13 @@ TABLE = {
             "primary_key": True,
             "merge": "",
             "filled_from": "",
+            "values": [],
         }
     ],
     "key": ["id"],
     "foreign": [],
+    "checks": [{"name": "positive", "text": "value > 0"}],
+    "unique": [{"name": "named", "columns": ["id"], "nulls_distinct": True}],
 }
 TABLES = {"fingerprint": "f", "revision": ["1"], "tables": {"t": TABLE}}
 BOX = {
@@ -236,7 +239,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
             "sum": {"stream_id": NODE, **MARK},
             "joining": [NODE],
             "streams": {NODE: {"owner": "", **MARK}},
-            "losses": {NODE: {"known": MARK, "hub": MARK}},
+            "losses": {NODE: {"known": MARK, "hub": MARK, "resent": 0}},
             "earlier_losses": MARK,
             "acknowledged": MARK,
         },

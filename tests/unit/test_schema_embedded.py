@@ -301,7 +301,7 @@ def test_what_was_refused_is_copied_again_only_once_something_has_changed(
 def test_a_migration_that_breaks_a_key_is_not_swapped_in(old: Paths, tmp_path: Path) -> None:
     """Foreign keys are off while it runs, so they are checked after it."""
     body = SHOP["0002"][1] + upgrade_body("op.execute(\"DELETE FROM items WHERE id = 'i0'\")")
-    assert_refused(old, failing(tmp_path, body), "points to none")
+    assert assert_refused(old, failing(tmp_path, body), "points to none")
 
 
 def test_a_file_that_belongs_to_another_user_is_no_damaged_one(
@@ -692,7 +692,7 @@ def test_the_file_of_another_application_is_known_when_the_state_folder_was_lost
 ) -> None:
     """The name stands in the file."""
     (old.state / "tables-cache.json").unlink()
-    assert_refused(old, notes(tmp_path), "of the application shop")
+    assert assert_refused(old, notes(tmp_path), "of the application shop")
 
 
 def test_a_file_without_a_row_gives_way_to_another_application(
