@@ -3,8 +3,8 @@
 
 Alembic's batch mode makes a table anew and copies its rows with such a statement
 (``alembic.operations.batch.ApplyBatchImpl``). It names the columns of the new table by their keys,
-which are the old names, while the new table's columns have the new ones. What the statement fills is
-in its ``_select_names`` alone.
+which are the old names, while the new table's columns have the new ones. The names that the
+statement fills are in its ``_select_names`` alone.
 ``tests/unit/test_adapter_copied_columns.py`` holds both to the tested versions.
 """
 
