@@ -4,6 +4,7 @@
 import itertools
 import os
 import shutil
+import sqlite3
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,24 @@ def test_a_build_that_overwrites_what_is_in_use_is_found_out(aside: Paths, tmp_p
     """The test above sees it."""
     with weakened("takes-back-over"), pytest.raises(AssertionError):
         test_what_is_in_use_wins_and_what_differs_is_told_of(aside, tmp_path)
+
+
+def test_rows_that_an_earlier_release_accepted_come_back_without_a_hub(
+    aside: Paths, tmp_path: Path
+) -> None:
+    """SQLite took any length then; one such row kept the whole file aside."""
+    (folder,) = aside.quarantine.iterdir()
+    long = "x" * 101
+    with connected(folder / aside.sqlite.name) as connection:
+        triggers = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
+        for (name,) in triggers.fetchall():
+            connection.execute(f'DROP TRIGGER "{name}"')
+        connection.execute("INSERT INTO items VALUES ('long', ?)", (long,))
+    report = bring(aside, shop(tmp_path, "0001"))
+    assert "7 rows of" in report.message
+    assert ("long", long) in rows_in(aside.sqlite, "items")
+    with pytest.raises(sqlite3.IntegrityError, match="at most 100 characters"):
+        add(aside, f"INSERT INTO items VALUES ('longer', '{long}')")
 
 
 def test_a_row_without_its_parent_stays_aside(aside: Paths, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgepaas.database.reserved_names import OUTBOX, STATE, is_reserved
-from edgepaas.outbox import tables
+from edgepaas.outbox import strictness, tables
 from edgepaas.outbox.capture import forget_covered, paused
 from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.salvage.salvage import was_salvaged
@@ -68,7 +68,7 @@ def merge(connection: sqlite3.Connection, other: Path, source: str) -> Merged:
             ).fetchone()
             if done is not None:
                 return Merged(*done)
-            with paused(connection):
+            with paused(connection), strictness.suspended(connection):
                 found = _merge_tables(connection, source)
             connection.execute(
                 f"INSERT INTO {DONE} (source, rows, differing, at) VALUES (?, ?, ?, ?)",  # noqa: S608
