@@ -22,7 +22,7 @@ from edgepaas.outbox.space import retention
 from edgepaas.outbox.stream import rewind
 from edgepaas.settings import Settings
 from edgepaas.sync.audit import own_rows
-from edgepaas.sync.audit.record import AuditRecord, read_audit, still_open
+from edgepaas.sync.audit.record import AuditRecord, read_audit, still_open, write_audit
 from edgepaas.sync.box_file import BoxFile
 from edgepaas.sync.context import SyncContext
 from edgepaas.sync.losses.acknowledge import acknowledge_rows
@@ -332,6 +332,21 @@ def test_what_was_written_while_postgresql_served_is_compared_by_the_journal(
     assert counts == {"queued_again": 2, "differing": 1, "changed_here": 1}
     both.drain()
     assert sorted(values(both)) == sorted({*map(float, range(20))} - {3.0, 7.0} | {100.0})
+
+
+def test_an_entry_of_the_journal_that_is_not_looked_at_is_no_row_in_place(
+    audited: Audited,
+) -> None:
+    """What was left open stays open where the audit did not get to it again."""
+    both = audited.both
+    Settings.of(AUDIT_ROWS="10").write(both.paths.env_contract)
+    Served(both).write(*range(20))
+    ((key,),) = both.hub.query("SELECT id::text FROM readings WHERE value = 0")
+    both.hub.query("DELETE FROM readings WHERE value = 0")
+    entry = {"table": "readings", "key": key, "parts": [key], "kind": "missing"}
+    write_audit(both.paths, AuditRecord(at="2026-01-01T00:00:00Z", open=[entry]))
+    assert both.audit() == 1
+    assert "the audit that runs by itself: 1 rows" in both.said
 
 
 def test_what_no_client_was_answered_is_not_looked_for(audited: Audited) -> None:

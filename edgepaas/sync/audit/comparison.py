@@ -49,6 +49,7 @@ def compare_content(
     content = HubContent(hub, models, revisions_of(connection))
     rows = OwnRows(connection, None if journal is None else JournalRows(journal))
     with closing(rows) as own:
+        found.complete = most is None or not own.has_more_than(most)
         for chunks in (
             *(
                 chain(own.of_table(layout, most=most), own.gone_from_table(layout, most=most))

@@ -56,6 +56,16 @@ class JournalRows:
             for identity, inserted in by_layout.items():
                 yield layouts[identity], inserted
 
+    def has_more_than(self, rows: int) -> bool:
+        """Whether there may be entries beside the latest *rows* ones."""
+        with self._opened() as connection:
+            if connection is None:
+                return False
+            first, last = connection.execute(
+                f"SELECT (SELECT min(number) FROM {JOURNAL}), (SELECT max(number) FROM {JOURNAL})"  # noqa: S608
+            ).fetchone()
+            return first is not None and bool(last - first >= rows)
+
     def changed(self, table: str, keys: Iterable[Key]) -> set[Key]:
         """Return those *keys* of *table* whose rows were changed or deleted while it served."""
         wanted = set(keys)

@@ -117,6 +117,13 @@ class OwnRows:
                 left = [row for row in rows if _key_in(layout, row) not in there]
                 yield Chunk(layout, list(left))
 
+    def has_more_than(self, rows: int) -> bool:
+        """Whether outbox or journal hold more than their latest *rows*: the others are left out."""
+        ((delivered,),) = self._connection.execute(
+            f"SELECT confirmed_seq - reclaimed_seq FROM {STATE}"  # noqa: S608
+        ).fetchall()
+        return delivered > rows or (self._journal is not None and self._journal.has_more_than(rows))
+
     def changed_while_serving(self, layout: Layout, keys: Sequence[Key]) -> set[Key]:
         """Return those *keys* whose rows this box changed, or deleted, while PostgreSQL served."""
         return set() if self._journal is None else self._journal.changed(layout.table, keys)
