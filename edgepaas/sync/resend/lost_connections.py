@@ -71,17 +71,21 @@ class LostConnections:
         changed = losses.keys() != self._known.keys() or any(
             losses[one].missing != self._known[one].missing for one in losses
         )
-        self._known = losses
         if connection is None:
             return True
         if lost or changed:
             self.look_closely()
         if not lost and (changed or self._clock() < self._look_until):
-            lost = self._lacks_entries(hub, whole=changed)
+            found = self._lacks_entries(hub, whole=changed)
+            if found is None:
+                return True  # not known: the next comparison looks again
+            lost = found
         if lost:
             note_broken(connection)
         elif losses and not read_history(connection).broken:
             self._account(connection, losses)
+        # Not before: what interrupts a look at a loss must not be the last that is seen of it.
+        self._known = losses
         return not lost
 
     def _compare_marks(self, hub: "Hub") -> bool:
@@ -117,8 +121,8 @@ class LostConnections:
             return self._known
         return {} if record is None else dict(record.losses)
 
-    def _lacks_entries(self, hub: "Hub", *, whole: bool) -> bool:
-        """Whether the journal, or its end, has what *hub* acknowledged and lacks."""
+    def _lacks_entries(self, hub: "Hub", *, whole: bool) -> bool | None:
+        """Whether the journal, or its end, has what *hub* acknowledged and lacks; None: unknown."""
         try:
             with opened_journal(self._journal, self._node_id) as journal:
                 return journal is not None and bool(
@@ -128,7 +132,7 @@ class LostConnections:
                 )
         except (OSError, LockHeld) as error:
             logger.warning("the journal is not compared with PostgreSQL: %s", error)
-            return False
+            return None
 
     def _account(self, connection: sqlite3.Connection, losses: dict[str, Loss]) -> None:
         """Count what is sent again as lost no longer; alert what is in no journal."""
