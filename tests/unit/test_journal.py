@@ -2,6 +2,7 @@
 """The journal of what PostgreSQL acknowledged: written ahead, settled, ordered, within bounds."""
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -348,6 +349,22 @@ def test_entries_settled_long_ago_are_not_looked_at(path: Path) -> None:
         assert [entry.mark for entry in journal.unsettled()] == [5, 6]
 
 
+def test_an_entry_in_flight_is_found_after_all_before_it_have_left(path: Path) -> None:
+    """Numbers are given out again once the journal is empty."""
+    now = [1_000_000.0]
+    with opened(path, wall=lambda: now[0]) as journal:
+        for number in range(1, 5):
+            journal.record("s", number, [fact(number)])
+        now[0] += 1_000
+        while journal.prune(budget=1 << 30, older_than=10):
+            pass
+        assert journal.reach().rows == 0
+        journal.leave(journal.ahead("s", 5, [fact(5)]))
+        assert [entry.mark for entry in journal.unsettled()] == [5]
+        assert journal.settle({"s": 5}) == 1
+        assert [entry.mark for entry in journal.lacking({})] == [5]
+
+
 # -- what a hub lacks --
 
 
@@ -363,6 +380,28 @@ def test_what_a_hub_lacks_is_what_stands_above_its_marks(path: Path) -> None:
         assert len(journal.lacking({})) == 6
         journal.note_resent(one.order for one in found)
         assert journal.lacking({"s": 1, "t": 3}) == []
+
+
+def test_many_entries_are_noted_in_one_look_at_the_file(path: Path) -> None:
+    """Writes wait meanwhile: a look for each would take hours in a journal of a week."""
+    with opened(path) as journal:
+        for number in range(1, 301):
+            journal.record("s", number, [fact(number)])
+        orders = [one.order for one in journal.lacking({})]
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        journal._writer._file.connection.set_progress_handler(count, 10)
+        journal.note_resent(orders[:1])
+        one, steps = steps, 0
+        journal.note_resent(orders[1:])
+        journal._writer._file.connection.set_progress_handler(None, 0)
+        assert journal.lacking({}) == []
+        assert steps < 20 * one
 
 
 def test_joined_streams_are_a_part_of_the_sum(path: Path) -> None:
@@ -453,6 +492,53 @@ def test_a_file_that_is_locked_refuses_the_entry(path: Path) -> None:
         other.execute("ROLLBACK")
         journal.record("s", 1, [fact(2)])
         assert keys(journal.lacking({}) and journal.entries("s", 0)) == [["fact-2"]]
+
+
+def test_a_sync_that_failed_makes_nothing_certain_that_was_written_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second sync succeeds without what the first one lost (fsync(2))."""
+    with opened(path) as journal:
+        journal.record("s", 1, [fact(1)])
+        one, other = (journal.write(name, 1, [fact(2, name)]) for name in ("t", "u"))
+
+        def fail() -> None:
+            monkeypatch.undo()
+            raise OSError(errno.EIO, "an input/output error")
+
+        monkeypatch.setattr(journal._writer._file, "sync", fail)
+        with pytest.raises(DatabaseBusy, match="cannot be synced"):
+            journal.sync(one)
+        with pytest.raises(DatabaseBusy, match="cannot be synced"):
+            journal.sync(other)
+        journal.record("s", 2, [fact(3)])  # over a connection of its own
+        for entry in (one, other):
+            with pytest.raises(DatabaseBusy, match="cannot be synced"):
+                journal.sync(entry)
+
+
+def test_nothing_counts_as_synced_while_the_file_cannot_be_opened_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(path) as journal:
+        journal.record("s", 1, [fact(1)])
+        entry = journal.write("t", 1, [fact(2)])
+        journal._writer._file.connection.execute("PRAGMA max_page_count=1")
+        with pytest.raises(DatabaseFull):
+            journal.record("s", 2, [fact(3, "x" * 100_000)])
+        with monkeypatch.context() as patch:
+            patch.setattr(journal._writer._file, "_open", refuse)
+            with pytest.raises(DatabaseBusy, match="an input/output error"):
+                journal.record("s", 2, [fact(3)])
+            with pytest.raises(DatabaseBusy, match="cannot be synced"):
+                journal.sync(entry)
+        journal.record("s", 2, [fact(3)])
+        with pytest.raises(DatabaseBusy, match="cannot be synced"):
+            journal.sync(entry)
+
+
+def refuse() -> None:
+    raise OSError(errno.EIO, "an input/output error")
 
 
 def test_what_became_of_an_entry_is_kept_where_it_cannot_be_written(path: Path) -> None:

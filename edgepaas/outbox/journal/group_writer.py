@@ -79,8 +79,12 @@ class GroupWriter:
         self._broken = False
         #: How many transactions were committed, and how many of them are synced.
         self._written = self._synced = 0
-        #: Held by who syncs.
+        #: Held by who syncs, and while the file is opened anew. Who has the turn may wait for it.
         self._syncing = threading.Lock()
+        #: Whether a sync tells nothing, since one failed or the file is not open; and the
+        #: transactions that were not synced when that came, which no later sync makes certain.
+        self._unsyncable = False
+        self._refused = range(0)
         #: Streams by id, and statements by table and operation, with the layout's id.
         self._streams: dict[str, int] = {}
         self._statements: dict[tuple[str, str, int], tuple[str, int]] = {}
@@ -106,22 +110,30 @@ class GroupWriter:
 
     def sync(self, entry: Entry) -> None:
         """Return when a power cut leaves *entry* in the file; raises DatabaseFull, DatabaseBusy."""
-        if self._synced >= entry.written:
+        if self._is_synced(entry):
             return
         with self._syncing:
-            if self._synced >= entry.written:
+            if self._is_synced(entry):
                 return  # by another thread
+            if self._unsyncable or entry.written in self._refused:
+                raise DatabaseBusy(self._unsynced("it failed meanwhile"))
             written = self._written
             try:
                 self._file.sync()
             except OSError as error:
-                self._broken = True
+                self._broken = self._unsyncable = True
                 kind = DatabaseFull if error.errno == errno.ENOSPC else DatabaseBusy
-                raise kind(
-                    f"the journal {self._file.path} cannot be synced ({error}): the write may be "
-                    "stored, and is not acknowledged"
-                ) from error
+                raise kind(self._unsynced(str(error))) from error
             self._synced = written
+
+    def _is_synced(self, entry: Entry) -> bool:
+        return self._synced >= entry.written and entry.written not in self._refused
+
+    def _unsynced(self, why: str) -> str:
+        return (
+            f"the journal {self._file.path} cannot be synced ({why}): the write may be stored, "
+            "and is not acknowledged"
+        )
 
     def note(self, *notes: Note) -> None:
         """Have what became of entries written, with a later transaction or by :meth:`flush`."""
@@ -164,7 +176,10 @@ class GroupWriter:
         with self._turn:
             if not self._closed:
                 self._closed = True
-                self._file.close()
+                with self._syncing:
+                    # Who has not synced by now cannot tell any more.
+                    self._unsyncable = True
+                    self._file.close()
 
     # -- by who has the turn --
 
@@ -298,10 +313,18 @@ class GroupWriter:
             raise DatabaseBusy("the journal is closed; nothing was written")
         if self._broken:
             self._streams.clear()
-            self._file.reopen()
-            self._register()
-            self._broken = False
+            with self._syncing:
+                self._open_anew()
         return self._file.connection
+
+    def _open_anew(self) -> None:
+        """Open the file anew; what was not synced before may be lost, and is refused."""
+        self._unsyncable = True
+        self._file.reopen()
+        self._register()
+        first = self._refused.start or self._synced + 1
+        self._refused = range(first, self._written + 1)
+        self._unsyncable = self._broken = False
 
     def _register(self) -> None:
         """Have the file know the layouts of the tables whose changes are written."""

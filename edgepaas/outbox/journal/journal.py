@@ -15,6 +15,7 @@ The rules that keep it true:
   also where two processes write.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -254,10 +255,11 @@ class Journal:
     def note_resent(self, orders: Iterable[int]) -> None:
         """Note, durably, that these entries were handed to the outbox, which sends them again."""
         with self._writer.changing() as connection:
-            connection.executemany(
-                f"UPDATE {JOURNAL} SET state = {tables.RESENT} WHERE ord = ? "  # noqa: S608
-                f"AND state = {CONFIRMED}",
-                [(one,) for one in orders],
+            # One look at the file for all of them: orders have no index, and writes wait.
+            connection.execute(
+                f"UPDATE {JOURNAL} SET state = {tables.RESENT} WHERE state = {CONFIRMED} "  # noqa: S608
+                "AND ord IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(orders)),),
             )
 
     # -- space --

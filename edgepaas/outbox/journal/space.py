@@ -50,9 +50,11 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
     if end is None:
         return 0
     connection.execute(f"DELETE FROM {JOURNAL} WHERE number < ?", (end,))  # noqa: S608
+    # Numbers are given out again once the journal is empty.
     connection.execute(
         f"UPDATE {STATE} SET dropped_ord = max(dropped_ord, ?), "  # noqa: S608
-        "dropped_rows = dropped_rows + ?",
+        "dropped_rows = dropped_rows + ?, "
+        f"unsettled = min(unsettled, coalesce((SELECT max(number) FROM {JOURNAL}), 0))",
         (last, rows),
     )
     return rows
