@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file that was set aside comes back by itself once what was wrong with it was mended."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -175,6 +176,36 @@ def test_rows_that_an_earlier_release_accepted_come_back_without_a_hub(
     assert ("long", long) in rows_in(aside.sqlite, "items")
     with pytest.raises(sqlite3.IntegrityError, match="at most 100 characters"):
         add(aside, f"INSERT INTO items VALUES ('longer', '{long}')")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_rows_of_another_application_are_not_taken_for_taken_back(
+    paths: Paths, tmp_path: Path, *, named: bool
+) -> None:
+    """Earlier releases set its file aside; it was noted as empty then, and pruned in time."""
+    with contextlib.closing(sqlite3.connect(paths.sqlite, isolation_level=None)) as connection:
+        version = "alembic_version_meters" if named else "alembic_version"
+        connection.execute(f"CREATE TABLE {version} (version_num TEXT PRIMARY KEY)")
+        connection.execute(f"INSERT INTO {version} VALUES ('0001')")
+        if named:
+            connection.execute(
+                "CREATE TABLE edgepaas_applications (name TEXT, version_table TEXT, "
+                "keeps_shared INTEGER)"
+            )
+            connection.execute(
+                "INSERT INTO edgepaas_applications VALUES ('meters', ?, 0)", (version,)
+            )
+        connection.execute("CREATE TABLE meters (id TEXT PRIMARY KEY)")
+        connection.execute("CREATE TABLE items (id TEXT PRIMARY KEY, name TEXT, colour TEXT)")
+        connection.execute("INSERT INTO meters VALUES ('m1'), ('m2')")
+        connection.execute("INSERT INTO items VALUES ('i1', 'tea', 'green'), ('i2', 'tea', NULL)")
+    folder = set_aside(paths)
+    (folder / quarantine.SALVAGE).unlink()  # nothing of it waits for a hub
+    said = bring(paths, shop(tmp_path, "0001")).message
+    assert ("it is the application meters's" if named else "3 more differ") in said
+    assert not quarantine.content_of(folder).nothing
+    if not named:
+        assert [one.rows for one in list_quarantined(paths, paths.sqlite)] == [3]
 
 
 def test_a_row_without_its_parent_stays_aside(aside: Paths, tmp_path: Path) -> None:

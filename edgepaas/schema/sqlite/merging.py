@@ -7,7 +7,7 @@ under that key since. One transaction: all of it, or nothing.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,10 @@ _LONGEST_CHAIN = 100
 
 @dataclass(frozen=True)
 class Merged:
-    """How many rows came back, and how many did not: another row has their key or their place."""
+    """How many rows came back, and how many did not, or not whole.
+
+    Another row has their key or their place, or the file in use has no such table or column.
+    """
 
     rows: int
     differing: int
@@ -42,6 +45,8 @@ class _Table:
     columns: tuple[str, ...]
     #: All columns where the table has no primary key.
     key: tuple[str, ...]
+    #: Columns that the file in use lacks.
+    lacking: tuple[str, ...]
     #: The key is a number that SQLite gives, and no other table points to it.
     numbered: bool
 
@@ -97,6 +102,8 @@ def _merge_tables(connection: sqlite3.Connection, source: str) -> Merged:
     if dropped := _drop_orphans(connection, broken):
         rows -= dropped
         differing += dropped
+    differing += sum(_not_whole(connection, table) for table in merged)
+    differing += _without_table(connection, {table.name for table in merged})
     captured = _captured(connection) or was_salvaged(connection, source)
     if not captured and tables.exist(connection):
         forget_covered(connection, [table.name for table in merged])
@@ -126,12 +133,14 @@ def _tables(connection: sqlite3.Connection) -> Iterator[_Table]:
             for schema in ("main", _ASIDE)
         }
         common = tuple(column for column in columns["main"] if column in columns[_ASIDE])
+        lacking = tuple(column for column in columns[_ASIDE] if column not in columns["main"])
         places = sorted((place, name) for name, (place, _) in columns["main"].items() if place)
         key = tuple(column for _, column in places) or common
         # "INTEGER PRIMARY KEY", to the letter: https://sqlite.org/lang_createtable.html#rowid
         numbered = len(places) == 1 and columns["main"][key[0]][1].upper() == "INTEGER"
         if common and set(key) <= set(common):
-            yield _Table(name, common, key, numbered and name.casefold() not in pointed_to)
+            numbered = numbered and name.casefold() not in pointed_to
+            yield _Table(name, common, key, lacking, numbered)
 
 
 def _pointed_to(connection: sqlite3.Connection, names: Sequence[str]) -> set[str]:
@@ -164,6 +173,32 @@ def _differing(connection: sqlite3.Connection, table: _Table) -> int:
         f"{_not_deleted(connection, table)}"
     ).fetchone()
     return int(count)
+
+
+def _not_whole(connection: sqlite3.Connection, table: _Table) -> int:
+    """Count the rows that are in use but for values of columns that are not there."""
+    if not table.lacking:
+        return 0
+    given = " OR ".join(f"old.{quoted(name)} IS NOT NULL" for name in table.lacking)
+    same = _same("own", "old", (*table.key, *table.columns))
+    (count,) = connection.execute(
+        f"SELECT count(*) FROM {_ASIDE}.{quoted(table.name)} AS old WHERE ({given}) "  # noqa: S608
+        f"AND EXISTS (SELECT 1 FROM main.{quoted(table.name)} AS own WHERE {same})"
+    ).fetchone()
+    return int(count)
+
+
+def _without_table(connection: sqlite3.Connection, merged: Collection[str]) -> int:
+    """Count the rows of the application's tables that are none of *merged*."""
+    tables_there = connection.execute(
+        # Virtual tables have no root: their rows lie in tables of their own.
+        f"SELECT name FROM {_ASIDE}.sqlite_schema WHERE type = 'table' AND rootpage > 0"  # noqa: S608
+    ).fetchall()
+    left = [name for (name,) in tables_there if name not in merged and not is_reserved(name)]
+    return sum(
+        connection.execute(f"SELECT count(*) FROM {_ASIDE}.{quoted(name)}").fetchone()[0]  # noqa: S608
+        for name in left
+    )
 
 
 def _bring_renumbered(connection: sqlite3.Connection, table: _Table) -> int:

@@ -21,6 +21,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import open_refusal_reason, wal_of
 from edgepaas.schema.chain import Chain, Revisions, show
 from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.ownership import ownership_of_file
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.schema.sqlite.inspection import versions_in
@@ -100,6 +101,7 @@ def _take(aside: Path, path: Path, chain: Chain, models: Models) -> "Merged":
             raise SchemaError(f"its check takes longer than {CHECK_SECONDS:g} s")
         if problem:
             raise SchemaError(f"it is damaged: {problem}")
+        _require_own(copy, chain)
         if chain.unwritten or _revisions(copy, chain) != _revisions(path, chain):
             _migrate(copy, path, chain, models)
         with contextlib.closing(open_sqlite(path)) as connection:
@@ -128,6 +130,14 @@ def _migrate(copy: Path, path: Path, chain: Chain, models: Models) -> None:
     except BaseException:
         files.discard(migrated)
         raise
+
+
+def _require_own(file: Path, chain: Chain) -> None:
+    """Raise SchemaError where *file* bears the name of another application."""
+    with contextlib.closing(open_sqlite(file)) as connection:
+        other = ownership_of_file(connection, chain).other(chain)
+    if other:
+        raise SchemaError(f"it is the application {other}'s")
 
 
 def _revisions(file: Path, chain: Chain) -> Revisions | None:
