@@ -13,6 +13,8 @@ import pytest
 from edgepaas.cli import main
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture, stream
+from edgepaas.outbox.journal.tables import journal_path
+from edgepaas.outbox.resending.recovery_state import note_broken
 from edgepaas.outbox.stream import Counts
 from tests.support.boxes import contract
 from tests.unit.test_audit_box import DOCUMENT
@@ -106,6 +108,18 @@ def test_nothing_is_kept_where_all_is_at_home(
     stream.confirm(file, "b1", 3, Counts(delivered=3))
     assert purge(package, paths) == ""
     assert not package.backups.exists()
+
+
+def test_what_postgresql_lost_and_was_not_sent_again_yet_is_kept(
+    package: Package, paths: Paths, file: sqlite3.Connection
+) -> None:
+    """No row of the outbox waits: those that it lost are in the journal, and in the tables."""
+    stream.confirm(file, "b1", 3, Counts(delivered=3))
+    note_broken(file)
+    journal = journal_path(paths.sqlite)
+    journal.write_bytes(b"a journal")
+    assert "unknown" in purge(package, paths)
+    assert {"edgepaas.db", journal.name} <= set(package.kept())
 
 
 def test_a_box_without_a_postgresql_is_purged_whole(package: Package, paths: Paths) -> None:

@@ -6,16 +6,24 @@ the code understands: so it is asked before, once the service has stopped. A pur
 is not known to be at home.
 """
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.decision.waiting import rows_waiting
+from edgepaas.errors import EdgePaaSError
 from edgepaas.files.atomic import write_atomic
+from edgepaas.files.locks import held
+from edgepaas.outbox.resending.recovery_state import read_history
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
+
+#: Seconds to wait for whoever has the file open.
+_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,26 @@ def count_unsent(contract: "DatabaseContract", paths: "Paths") -> Unsent:
     if not contract.hub_url:
         return Unsent(found.rows)
     aside = list_quarantined(paths, contract.sqlite_path)
-    return Unsent(found.total, aside[0].line if aside else "")
+    problem = aside[0].line if aside else _not_queued_yet(contract, paths)
+    return Unsent(found.total, problem)
+
+
+def _not_queued_yet(contract: "DatabaseContract", paths: "Paths") -> str:
+    """Return what is to be said of rows that PostgreSQL lost and that are still here, if any."""
+    path = contract.sqlite_path
+    if not path.exists():
+        return ""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with (
+            held(paths.database_lock, shared=True, timeout=_TIMEOUT),
+            closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT)) as connection,
+        ):
+            if not read_history(connection).broken:
+                return ""
+    except (EdgePaaSError, OSError, sqlite3.Error) as error:
+        return f"whether PostgreSQL has all that it confirmed cannot be read: {error}"
+    return "PostgreSQL went back in time, and what it lost is not queued again yet"
 
 
 def note_unsent(paths: "Paths", found: Unsent) -> None:
