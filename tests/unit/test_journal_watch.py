@@ -198,6 +198,31 @@ def test_an_error_that_passes_is_reported_and_withdrawn(
     assert isinstance(watching.server.journal, Journal)
 
 
+def test_a_journal_that_is_damaged_while_it_is_used_is_set_aside(
+    watching: Watching, alert: Alert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes were refused until the service was started again."""
+    watching.watch.open()
+    watching.write(1)
+    with contextlib.closing(sqlite3.connect(watching.path)) as file:
+        file.execute("PRAGMA user_version=99")
+    with monkeypatch.context() as broken:
+
+        def refuse(*_: object) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        broken.setattr("edgepaas.outbox.journal.group_writer._apply", refuse)
+        watching.watch.look()
+    watching.watch.look()
+    assert watching.state.is_noted("journal")
+    with pytest.raises(DatabaseBusy, match="is closed"):
+        watching.write(2)
+    watching.watch.look()
+    assert not watching.state.is_noted("journal") and len(alert.resolved) == 1
+    assert len(alert.raised) == 2 and "is set aside as" in alert.raised[1]
+    watching.write(2)
+
+
 def test_the_journal_takes_half_of_the_disk_budget(
     paths: Paths, alert: Alert, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,8 +149,14 @@ class GroupWriter:
             return {one.entry.order for one in self._notes}
 
     def flush(self) -> None:
-        """Write what became of entries, without a sync; raises DatabaseFull, DatabaseBusy."""
+        """Write what became of entries, without a sync; raises DatabaseFull, DatabaseBusy.
+
+        A file that has to be opened anew is, so that an error lasts no longer than its cause.
+        """
         with self._turn:
+            if self._broken and not self._closed:
+                with self._translated():
+                    self._connection()
             self._write_notes()
 
     @contextlib.contextmanager
@@ -171,8 +177,8 @@ class GroupWriter:
 
     def close(self) -> None:
         """Write what is known, and close the file."""
-        with contextlib.suppress(DatabaseError):
-            self.flush()
+        with contextlib.suppress(DatabaseError), self._turn:
+            self._write_notes()
         with self._turn:
             if not self._closed:
                 self._closed = True

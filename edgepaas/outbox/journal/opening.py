@@ -34,6 +34,10 @@ class JournalUnusable(EdgePaaSError):
     """The journal's file can neither be used nor be set aside."""
 
 
+class JournalDamaged(JournalUnusable):
+    """The file that was open is to be set aside, which whoever opens the journal next does."""
+
+
 class JournalFile:
     """The open file *path*; :meth:`close` releases its lock. Made for the box *node_id*.
 
@@ -97,14 +101,15 @@ class JournalFile:
         """Open the file anew: after a failed commit or sync nothing that is open is trusted.
 
         What the -wal holds is brought into the file: pages of it that could not be synced count
-        as synced from then on (fsync(2)). Raises sqlite3.Error, OSError, JournalUnusable.
+        as synced from then on (fsync(2)). Raises sqlite3.Error, OSError, JournalUnusable, of
+        which JournalDamaged does not pass by itself.
         """
         self._close()
         try:
             self._open()
             busy, *_ = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         except _NotOurs as error:
-            raise JournalUnusable(f"{self.path}: {error}") from error
+            raise JournalDamaged(f"{self.path}: {error}") from error
         if busy:
             raise JournalUnusable(f"{self.path}: what it holds is not synced yet")
 

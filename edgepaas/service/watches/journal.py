@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgepaas.alerts.catalogue import JOURNAL_UNUSABLE
 from edgepaas.errors import DatabaseError, EdgePaaSError
 from edgepaas.outbox.journal.journal import Journal
+from edgepaas.outbox.journal.opening import JournalDamaged
 from edgepaas.outbox.space.budget import budget_of
 from edgepaas.service.journal import open_journal, require_writable
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
@@ -121,6 +122,10 @@ class JournalWatch:
                 journal.close()
             self._report(f"the disk takes no write ({dead}): PostgreSQL serves without a journal")
         else:
+            if isinstance(error.__cause__, JournalDamaged) and self._journal is not None:
+                # It refuses writes until the next look, which opens another one in its place.
+                self._journal.close()
+                self._journal = None
             self._report(f"{error}: writes are refused meanwhile")
 
     def _set_aside(self, line: str) -> None:
