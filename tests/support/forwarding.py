@@ -212,6 +212,9 @@ SELECT conrelid::regclass::text, conname, contype::text, 0, false, condeferrable
 FROM pg_constraint WHERE oid > 16383
 UNION ALL
 SELECT tgrelid::regclass::text, tgname, '', 0, false, false FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT oid::regclass::text, relpersistence::text, relkind::text, 0, relrowsecurity, relhasrules
+FROM pg_class WHERE oid > 16383
 ORDER BY 1, 2, 3"""
 _TABLES = """
 SELECT string_agg(quote_ident(relname), ', ') FROM pg_class
