@@ -55,6 +55,9 @@ _COLUMNS = """
 _WATCHED = f"""
 (EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid
   AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT starts_with(p.proname, '{OWN_PREFIX}')))"""
+#: What may remove a row is called for each one, before it is inserted (TRIGGER_TYPE_ROW, _BEFORE
+#: and _INSERT of PostgreSQL's catalog/pg_trigger.h).
+_REMOVING = _WATCHED.replace("NOT t.tgisinternal", "NOT t.tgisinternal AND t.tgtype & 7 = 7")
 _RULES = """
 (EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'
   AND r.ev_enabled <> 'D'))"""
@@ -63,6 +66,7 @@ _QUESTION = f"""
 SELECT json_build_object('encoding', current_setting('server_encoding'), 'tables',
   (SELECT coalesce(json_agg(json_build_object('name', w.name, 'kind', c.relkind,
     'persistence', c.relpersistence, 'rules', {_RULES}, 'watched', {_WATCHED},
+    'removing', {_REMOVING},
     'fingerprint', {FINGERPRINT.replace("$oid", "c.oid")}, 'key', {_KEY}, 'columns', {_COLUMNS})),
     '[]'::json) FROM $from))::text"""
 _NAMED = """
@@ -101,7 +105,8 @@ class TableShape:
     """A table as PostgreSQL has it.
 
     ``watched``: triggers other than the platform's own run on its rows, and may remove or
-    change them. ``fingerprint``: see FINGERPRINT.
+    change them; ``removing``: one of them runs before each row that is inserted, and may remove it.
+    ``fingerprint``: see FINGERPRINT.
     """
 
     name: str
@@ -112,6 +117,7 @@ class TableShape:
     fingerprint: str = ""
     key: tuple[str, ...] = ()
     columns: Mapping[str, ColumnShape] = field(default_factory=dict)
+    removing: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ def shapes_of(answer: str) -> dict[str, TableShape]:
             one["fingerprint"],
             tuple(one["key"] or ()),
             {column[0]: ColumnShape(*column) for column in one["columns"] or ()},
+            one["removing"],
         )
         for one in json.loads(answer)["tables"]
     }

@@ -4,6 +4,7 @@
 import json
 import os
 import secrets
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from edgepaas.alerts.conditions.listing import list_conditions
+from edgepaas.app.models import utc_now
 from edgepaas.database.postgresql.database import ServerDatabase
 from edgepaas.errors import RowNotStored
 from edgepaas.files.paths import Paths
@@ -27,7 +29,7 @@ from edgepaas.service.watches.table_fit import FitWatch
 from edgepaas.settings import Settings
 from edgepaas.sync.takeover.rehearsal import RehearsalFailed, rehearse
 from edgepaas.telemetry import application as telemetry
-from edgepaas.telemetry.models import Model, Reading
+from edgepaas.telemetry.models import Device, Model, Reading
 from tests.support.chains import postgres_contract
 from tests.support.checker import check, summary
 from tests.support.databases import adding, reading
@@ -246,6 +248,33 @@ def test_a_trigger_that_removes_every_row_is_found_without_a_write(
     assert (refusal.table, refusal.cause) == ("readings", Cause.FUNCTION)
     assert "accepted and not stored" in refusal.text
     assert hub_database.number("SELECT count(*) FROM readings") == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "AFTER INSERT OR UPDATE ON devices FOR EACH ROW",
+        "BEFORE UPDATE ON devices FOR EACH ROW",
+        "BEFORE INSERT ON devices FOR EACH STATEMENT",
+    ],
+)
+def test_a_trigger_that_can_remove_no_row_has_nothing_rehearsed(
+    event: str, hub_database: HubDatabase, database: ServerDatabase, paths: Paths
+) -> None:
+    """A copied device has the name of another: an error in PostgreSQL's log, at every start."""
+    models = TABLES_RECORD.read(paths.tables)
+    assert models is not None
+    log = hub_database.server.home / "server.log"
+    database.require_tables(Model.metadata)
+    device = Device(id=uuid.uuid4(), name="one", created_at=utc_now(), updated_at=utc_now())
+    database.write(lambda session: session.add(device))
+    hub_database.execute(SWALLOWS.format(when="false"))
+    hub_database.execute(f"CREATE TRIGGER harmless {event} EXECUTE FUNCTION swallow()")
+    began = log.stat().st_size
+    found: list[Any] = []
+    FitWatch(database, models["tables"], found.append, rehearse=database.rehearse_write).look()
+    assert found == [()]
+    assert "ERROR" not in log.read_bytes()[began:].decode(errors="replace")
 
 
 def test_a_row_that_a_trigger_removes_is_not_acknowledged_however_it_is_written(

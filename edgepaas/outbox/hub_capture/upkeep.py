@@ -24,6 +24,13 @@ logger = logging.getLogger("edgepaas.capture")
 
 #: Milliseconds for which a table that is in use is waited for; the next look tries again.
 LOCK_TIMEOUT_MS = 1500
+#: And for other boxes that put the same triggers in place at this moment.
+TURN_TIMEOUT_MS = 10_000
+_TURN = (
+    f"SET LOCAL lock_timeout = {TURN_TIMEOUT_MS}",
+    "SELECT pg_advisory_xact_lock(hashtextextended('edgepaas.capture', 0))",
+    f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}",
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,10 @@ def parse_lacking(answer: str) -> Lacking:
 def mend(ask: "Ask", lacking: Lacking) -> None:
     """Put what is *lacking* in its place, in one transaction; raises what *ask* raises.
 
-    It waits for a table that is in use, and others wait meanwhile, so not for long.
+    One box does so at a time: of two that create the same trigger at once, one fails. It waits
+    for a table that is in use, and others wait meanwhile, so not for long.
     """
-    statements = [f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"]
+    statements = list(_TURN)
     if lacking.functions:
         statements += FUNCTIONS
     for table in lacking.tables:
