@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many boxes that bring one hub to head at the same moment: none stands in another's way."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,19 +14,16 @@ import pytest
 from edgepaas.database.model import forwarded_tables
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.database.reserved_names import APPLICATIONS, REVISIONS
-from edgepaas.files.paths import find_paths
 from edgepaas.outbox.hub_capture.triggers import TRIGGERS, lacking_question
 from edgepaas.outbox.hub_capture.upkeep import Lacking, mend, parse_lacking
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema import migrations
 from edgepaas.schema.chain import SHARED_VERSION_TABLE, chain_of, platform_chain
-from edgepaas.schema.report import SchemaReport
-from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.telemetry.models import Model
-from tests.support.chains import postgres_contract
+from tests.support.chains import REPOSITORY
 from tests.support.hub_database import HubDatabase
 from tests.support.postgres_server import PostgresServer
 
@@ -56,12 +55,50 @@ def errors_since(server: PostgresServer, began: int) -> list[str]:
     return [one for one in lines if " ERROR: " in one and "does not exist at character" not in one]
 
 
-def bring(url: str, home: Path) -> SchemaReport:
-    """Run the schema stage of the box in *home*."""
-    paths = find_paths({"EDGEPAAS_HOME": str(home)})
-    paths.create()
-    contract = postgres_contract(paths, url, fallback=True)
-    return prepare_database(contract, Settings.of(), paths, telemetry)
+_BRING = """
+import sys
+from edgepaas.files.paths import find_paths
+from edgepaas.schema.stage import prepare_database
+from edgepaas.settings import Settings
+from edgepaas.telemetry import application
+from tests.support.chains import postgres_contract
+paths = find_paths({"EDGEPAAS_HOME": sys.argv[2]})
+paths.create()
+print("up", flush=True)
+sys.stdin.readline()
+contract = postgres_contract(paths, sys.argv[1], fallback=True)
+prepare_database(contract, Settings.of(), paths, application)
+"""
+
+
+def bring_at_once(url: str, folder: Path) -> None:
+    """Run the schema stage of all boxes, each a process, once the last of them is up."""
+    boxes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _BRING, url, str(folder / f"box{number}")],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(BOXES)
+    ]
+    try:
+        for box in boxes:
+            assert box.stdout is not None
+            assert box.stdout.readline() == "up\n"
+        for box in boxes:
+            assert box.stdin is not None
+            box.stdin.write("\n")
+            box.stdin.flush()
+        for box in boxes:
+            told, _ = box.communicate(timeout=200)
+            assert box.returncode == 0, told
+    finally:
+        for box in boxes:
+            box.kill()
+            box.wait()
 
 
 def put_in_place(url: str, lacking: Lacking) -> None:
@@ -108,8 +145,7 @@ def test_boxes_that_start_at_once_leave_no_error(
     if before != "empty":
         _make_former(url)
     began = size_of_log(postgres)
-    homes = iter([tmp_path / f"box{number}" for number in range(BOXES)])
-    at_once(lambda: bring(url, next(homes)))
+    bring_at_once(url, tmp_path)
     for chain in (chain_of(telemetry), platform_chain()):
         rows = postgres.execute(f"SELECT version_num FROM {chain.version_table}", name)
         assert {row[0] for row in rows} == set(chain.heads)
