@@ -170,7 +170,7 @@ class Channel(AdaptedChannel):
                 return data
             self._answered = next(iter(self.requests), None)
             try:
-                return data[self.socket.send(data) :]
+                return data[self.send(data, do_close=False) :]
             except OSError:
                 return data  # the way through the buffers knows what it means
 
