@@ -68,7 +68,9 @@ SEARCHES = $(shell grep -l '^@given' tests/unit/*.py) tests/integration/test_ope
   tests/integration/test_telemetry_import.py tests/integration/test_rules_episodes.py \
   tests/integration/test_alerts_kills.py tests/integration/test_alerts_storm.py
 
-SOAK_TESTS = $(SEARCHES) tests/integration/test_faults_link.py tests/integration/test_faults_streams.py \
+SOAK_TESTS = $(SEARCHES) tests/integration/test_faults_link.py \
+  tests/integration/test_faults_back_in_time.py \
+  tests/integration/test_faults_streams.py \
   tests/integration/test_faults_live.py tests/integration/test_faults_model.py \
   tests/integration/test_faults_revisions.py tests/system/test_pooler.py \
   tests/system/test_disk_faults.py tests/system/test_live_faults.py \

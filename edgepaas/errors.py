@@ -54,8 +54,19 @@ class DatabaseBusy(DatabaseError):
     """The database is there but took no more work within the bound; nothing was written."""
 
 
+class RowNotStored(DatabaseBusy):
+    """The database accepted a row and does not have it: something there removed it."""
+
+
 class DatabaseFull(DatabaseError):
     """There is no room left on the disk; nothing was written."""
+
+
+class ValueRefused(ValueError):
+    """A column's type refuses a value that it was given: the values of a request are wrong.
+
+    Raised before a statement is run; SQLAlchemy hands it on as the ``orig`` of a StatementError.
+    """
 
 
 class DatabaseRefused(DatabaseError):

@@ -87,7 +87,8 @@ WRITES_REFUSED = _entry(
     origin="service",
     severity="critical",
     what_happened="PostgreSQL answers, and refuses every write to a table: a right is missing, "
-    "it is locked, read-only or full, or the table was changed.",
+    "it is locked, read-only or full, or the table was changed so that it does not keep every row "
+    "as it is.",
     what_to_do="Mend what is named. Nothing is lost: rows are kept on the box where SQLite may "
     "serve, are sent once PostgreSQL takes them, and then it serves again by itself.",
     check="writes-accepted",
@@ -95,13 +96,25 @@ WRITES_REFUSED = _entry(
 
 # -- The SQLite file --
 
-SQLITE_FOREIGN = _entry(
+DATABASE_FOREIGN = _entry(
     "sqlite-foreign",
     origin="schema",
-    severity="warning",
-    what_happened="The SQLite file was another application's until now.",
-    what_to_do="Give each application a file of its own with DATABASE_URL_SQLITE.",
+    severity="critical",
+    what_happened="The database is another application's. It is left as it is, and the box "
+    "answers 503.",
+    what_to_do="Give each application a database of its own: DATABASE_URL_SQLITE names a file, "
+    "DATABASE_URL a PostgreSQL.",
     check="file-is-our-own",
+)
+SCHEMA_REFUSED = _entry(
+    "schema-refused",
+    origin="schema",
+    severity="critical",
+    what_happened="This release cannot work on the database: a migration fails on it, another "
+    "release or another application made it. Nothing was changed, and the box answers 503.",
+    what_to_do="Install a release that works on it, or mend what is named; it is tried again by "
+    "itself.",
+    check="schema-accepted",
 )
 SQLITE_UNMIGRATED = _entry(
     "sqlite-unmigrated",
@@ -123,7 +136,7 @@ SQLITE_REPLACED = _entry(
     "sqlite-replaced",
     origin="schema",
     severity="critical",
-    what_happened="The SQLite file could not be used; it was set aside and a fresh one opened.",
+    what_happened="The SQLite file was damaged; it was set aside and a fresh one opened.",
     what_to_do="'edgepaas doctor' and the log say more; take what is needed out of the old file, "
     "then remove its folder.",
     check="nothing-set-aside",
@@ -153,6 +166,25 @@ NOT_CAPTURED = _entry(
     what_to_do="'edgepaas schema' tries again, and 'edgepaas schema --repair' mends the file.",
     check="schema-stage-complete",
 )
+CAPTURE_RESTORED = _entry(
+    "capture-restored",
+    origin="service",
+    severity="critical",
+    what_happened="Triggers that capture changes were removed while the box ran, from its SQLite "
+    "file or from PostgreSQL. They were put back before anything else was written: nothing that "
+    "the service acknowledged went uncaptured, but what another program wrote may have.",
+    what_to_do="Find out who removes them; 'edgepaas audit' compares both sides.",
+)
+HUB_NOT_CAPTURED = _entry(
+    "hub-not-captured",
+    origin="service",
+    severity="critical",
+    what_happened="PostgreSQL serves and does not capture changes: what it loses of the "
+    "application's own writes, appended facts left out, cannot be sent again.",
+    what_to_do="Have 'edgepaas schema --hub' run by a box that may change PostgreSQL's schema "
+    "(RUN_MIGRATIONS), as the owner of the tables.",
+    check="hub-captures",
+)
 FALLBACK_NOT_READY = _entry(
     "fallback-not-ready",
     origin="schema",
@@ -179,6 +211,17 @@ DISK_BUDGET = _entry(
     what_to_do="Rows leave the box when PostgreSQL takes them; DISK_BUDGET sets the limit.",
     check="budget-kept",
     also=("critical",),
+)
+JOURNAL_UNUSABLE = _entry(
+    "journal-unusable",
+    origin="service",
+    severity="critical",
+    what_happened="The journal of what PostgreSQL acknowledges cannot be written, or was set "
+    "aside. Writes are refused until it can be; where the disk takes no write at all, PostgreSQL "
+    "serves without it.",
+    what_to_do="Make room on the disk, or replace it; a file that was set aside lies beside the "
+    "SQLite file.",
+    check="journal-written",
 )
 ROWS_SHED = _entry(
     "rows-shed",
@@ -244,10 +287,34 @@ ACKNOWLEDGED_ROWS_LOST = _entry(
     severity="critical",
     what_happened="PostgreSQL went back in time while it served: rows that it had acknowledged are "
     "not there. It was restored, a standby that lagged was promoted, or it crashed with "
-    "synchronous_commit off.",
-    what_to_do="Look for them on the server that served before, or with the devices that sent "
-    "them, then run 'edgepaas sync acknowledge'; writes go on meanwhile.",
+    "synchronous_commit off. A warning while the box sends them again from its journal.",
+    what_to_do="Nothing where the box sends all of them again. Look for the others on the server "
+    "that served before, or with the devices that sent them, then run 'edgepaas sync "
+    "acknowledge'; writes go on meanwhile.",
     check="no-row-left",
+    also=("warning",),
+)
+AUDIT_DISCREPANCY = _entry(
+    "audit-discrepancy",
+    origin="edgepaas-sync",
+    severity="critical",
+    what_happened="The audit that runs by itself found rows that are not in PostgreSQL as this box "
+    "wrote them (a warning where all of them could be sent again).",
+    what_to_do="'edgepaas audit --deep' names them. Find out who changes or deletes rows there; "
+    "what is in order so is acknowledged with 'edgepaas audit --acknowledge'.",
+    check="audit-adds-up",
+    also=("warning",),
+)
+STATE_LOST = _entry(
+    "state-lost",
+    origin="edgepaas-sync",
+    severity="critical",
+    what_happened="The state folder of this box, or the SQLite file in it, was deleted, and "
+    "with it the rows that waited there (a warning where none did).",
+    what_to_do="Bring the folder back from a backup, or look for the rows with the devices or "
+    "people that sent them; then run 'edgepaas sync acknowledge'.",
+    check="state-loss-known",
+    also=("warning",),
 )
 SYNC_FORK = _entry(
     "sync-fork",

@@ -45,6 +45,12 @@ CHECKS = {
         "no such row is left, or no PostgreSQL is configured any more",
         "the service every ten seconds, by the counts of the drainer and PostgreSQL",
     ),
+    "audit-adds-up": CheckDescription(
+        "the last audit left nothing open that no operator knows of, or no PostgreSQL is "
+        "configured any more",
+        f"the drainer after each audit, and {_SERVICE}",
+    ),
+    "state-loss-known": CheckDescription("an operator has acknowledged the loss", _SERVICE),
     "postgresql-takes-rows": CheckDescription(
         "PostgreSQL takes rows again, or is not configured any more",
         f"the drainer after each success, and {_SERVICE}",
@@ -57,6 +63,7 @@ CHECKS = {
     "file-is-our-own": CheckDescription(
         "the SQLite file was last used by this application, or is not used any more", _STAGE
     ),
+    "schema-accepted": CheckDescription("this release works on the database", _STAGE),
     "file-at-head": CheckDescription(
         "the SQLite file is at the application's head revision, or is not used any more", _STAGE
     ),
@@ -65,6 +72,14 @@ CHECKS = {
     "budget-kept": CheckDescription(
         "the SQLite file takes less of DISK_BUDGET than the first level at which the box acts",
         f"the service every five seconds while SQLite serves, and {_SERVICE}",
+    ),
+    "journal-written": CheckDescription(
+        "the journal is written again, or PostgreSQL does not serve any more",
+        f"the service every second while PostgreSQL serves, and {_SERVICE}",
+    ),
+    "hub-captures": CheckDescription(
+        "PostgreSQL captures changes, or serves no more",
+        f"the service with each comparison of marks, and {_SERVICE}",
     ),
     "watched-and-well": CheckDescription(
         "the value or check has been well for a minute, or is not watched any more",

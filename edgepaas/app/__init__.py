@@ -13,7 +13,8 @@
 ``edgepaas.app.commands``  sub-commands of the application's own: ``edgepaas NAME COMMAND``
 ``edgepaas.app.http``      requests to other servers, under a real deadline
 ``edgepaas.app.storage``   files beside the tables: a small SQLite file, a lock
-``edgepaas.app.migrations``  what ``env.py`` and the revisions of a schema import
+``edgepaas.app.migrations``  what ``env.py`` and the revisions of a schema import; what they
+                           rename beyond what can be seen (``edgepaas.app.renamed``)
 =========================  ==================================================================
 
 What lies elsewhere in ``edgepaas`` may change with any release. Importing this package
@@ -42,10 +43,14 @@ __all__ = [
     "Worker",
     "jitter",
     "pause_after",
+    "renamed",
+    "renamed_table",
+    "retired",
 ]
 
 if TYPE_CHECKING:
     from edgepaas.app.box import Box, BoxState, RaiseAlert, ResolveAlert, Worker
+    from edgepaas.app.migrations import renamed, renamed_table, retired
     from edgepaas.timing.backoff import jitter, pause_after
     from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 else:
@@ -56,6 +61,7 @@ else:
             ("Box", "BoxState", "RaiseAlert", "ResolveAlert", "Worker"), "edgepaas.app.box"
         ),
         **dict.fromkeys(("jitter", "pause_after"), "edgepaas.timing.backoff"),
+        **dict.fromkeys(("renamed", "renamed_table", "retired"), "edgepaas.app.migrations"),
         **dict.fromkeys(("PeriodicTask", "TaskAlert"), "edgepaas.timing.periodic_task"),
     }
 

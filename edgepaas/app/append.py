@@ -64,6 +64,9 @@ class AppendedSchema(ma.Schema):
     )
 
 
+_TAKEN = "Another one has a value that is to be unique."
+
+
 @dataclass(frozen=True, slots=True)
 class AppendRequest:
     """Whose request it is. *caller* is a token's id, *key* its Idempotency-Key.
@@ -195,7 +198,7 @@ class AppendRoute:
                 following=append.following,
             )
         except FactsDiffer as error:
-            raise self._conflict(append, items, value, made, error.positions) from None
+            raise self._conflict(append, items, value, made, error) from None
         if append.stored is not None:
             append.stored(stored)
         return stored
@@ -263,7 +266,7 @@ class AppendRoute:
         items: Sequence[Mapping[str, Any]],
         value: Any,
         made: AppendRequest,
-        positions: Sequence[int],
+        differ: FactsDiffer,
     ) -> Problem:
         key = key_of(append.table).name
         details = [
@@ -272,7 +275,9 @@ class AppendRoute:
                 key,
                 of_key=made.key is not None and not items[position].get(key),
             )
-            for position in positions
+            if not differ.taken
+            else Detail(path=self._path_of(value, position) or key, message=_TAKEN)
+            for position in differ.positions
         ]
         first = details[0]["message"]
         return Problem(

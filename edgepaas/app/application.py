@@ -31,7 +31,9 @@ class Application:
     """One application: named in the entry point group ``edgepaas.application``, or as
     ``module:attribute`` in EDGEPAAS_APP.
 
-    *name* and *version* are shown to people; the name also marks its tables' schema.
+    *name* and *version* are shown to people. The name also stands in the database: that of
+    another application is refused. *formerly* are names that this one had, whose databases it
+    goes on with.
 
     *models* is SQLAlchemy's MetaData (:mod:`edgepaas.app.models`) or a function that
     returns it. *migrations* is a folder as Alembic wants it
@@ -60,5 +62,6 @@ class Application:
     commands: "tuple[Command, ...]" = field(default=())
     guarded: bool = True
     example: str = ""
+    formerly: tuple[str, ...] = field(default=())
     #: What EDGEPAAS_APP called it, for messages; set by the platform when it loads it.
     loaded_as: str = field(default="", init=False, repr=False, compare=False)

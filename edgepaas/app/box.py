@@ -24,7 +24,7 @@ _PARTIAL = frozenset({"fallback", "draining"})
 _FOLDER = re.compile(r"[a-z][a-z0-9-]{0,63}\Z")
 #: What the platform has in the state folder (:class:`edgepaas.files.paths.Paths`).
 _PLATFORM_FOLDERS = frozenset(
-    {"backups", "ballast", "drill", "marks-owners", "postgres-hold", "quarantine"}
+    {"backups", "ballast", "drill", "marks-owners", "postgres-hold", "quarantine", "unsent-rows"}
 )
 
 

@@ -10,11 +10,26 @@
 The revisions beside it are Alembic's; their column types are those of
 :mod:`edgepaas.app.models` (``models.Uuid()``). ``edgepaas schema`` runs them on both
 databases, in one transaction, with a copy or a lock as the database wants it.
+
+Rows that wait on a box were captured before the migration, and arrive at PostgreSQL after it. A
+column or a table that is renamed (``op.alter_column``, ``op.rename_table``, batch mode, ``ALTER
+TABLE … RENAME`` in raw SQL) is followed by itself. What cannot be seen is said inside
+``upgrade()``: :func:`renamed` where the values of a column were copied to another one that takes
+its place, :func:`renamed_table` the same of a table, :func:`retired` where a column goes whose
+values need no place any more. Without it, a migration that drops what rows which wait have a value
+for is refused until they are in PostgreSQL.
 """
 
 from types import ModuleType
 from typing import Any
 
+from edgepaas.database.sqlite.numeric_type import exact_columns
+from edgepaas.database.types import Numeric
+
+#: Alembic's batch mode makes its copy of a table under this name.
+BATCH_PREFIX = "_alembic_tmp_"
+#: Where a migration finds what observes its connection, in ``Connection.info``.
+OBSERVER = "edgepaas.renames"
 #: Autogenerate writes the platform's column types as ``models.Uuid()``.
 TYPES_PREFIX = "models."
 
@@ -42,9 +57,68 @@ def run(context: ModuleType) -> None:
         user_module_prefix=TYPES_PREFIX,
         include_name=_only_known(attributes["metadata"]),
         compare_type=True,
+        on_version_apply=_reported(attributes.get("applied")),
     )
-    with context.begin_transaction():
+    with context.begin_transaction(), exact_columns(_decimals(attributes["metadata"])):
         context.run_migrations()
+
+
+def renamed(table: str, column: str, to: str) -> None:
+    """Say, in ``upgrade()``, that values of *column* which still wait belong into column *to*.
+
+    For a column that was copied and dropped. *table* is called so at the revision's end, *column*
+    as before it. Raises ValueError, when the revision ends, where there is no column *to*.
+    """
+    if (lineage := _lineage()) is not None:
+        lineage.declared(table, column, to)
+
+
+def renamed_table(table: str, to: str) -> None:
+    """Say, in ``upgrade()``, that rows of *table* which still wait belong into table *to*."""
+    if (lineage := _lineage()) is not None:
+        lineage.declared_table(table, to)
+
+
+def retired(table: str, column: str) -> None:
+    """Say, in ``upgrade()``, that values of *column* which still wait need no place any more.
+
+    They do not hold the migration up, and are kept beside PostgreSQL's row as a conflict
+    (``edgepaas sync conflicts``).
+    """
+    if (lineage := _lineage()) is not None:
+        lineage.retired(table, column)
+
+
+def _lineage() -> Any:
+    """Return what follows the columns of the revision that runs; None where nobody does."""
+    from alembic import op
+
+    observer = op.get_bind().info.get(OBSERVER)
+    return None if observer is None else observer.lineage
+
+
+def _reported(applied: Any) -> Any:
+    """Return the callback of Alembic that tells *applied* each revision."""
+    if applied is None:
+        return ()
+
+    def report(*, step: Any, **_: Any) -> None:
+        if step.is_upgrade and not step.is_stamp:
+            applied(step.up_revision_id)
+
+    return report
+
+
+def _decimals(metadata: Any) -> set[tuple[str, str]]:
+    """Return the columns of the models that SQLite is to store as exact decimal numbers."""
+    tables = () if metadata is None else metadata.tables.values()
+    return {
+        (table.name if prefix is None else f"{prefix}{table.name}", column.name)
+        for table in tables
+        for column in table.columns
+        if isinstance(column.type, Numeric)
+        for prefix in (None, BATCH_PREFIX)
+    }
 
 
 def _only_known(metadata: Any) -> Any:

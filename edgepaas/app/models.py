@@ -17,8 +17,9 @@ shared row, PostgreSQL merges it column by column; ``info={"merge": …}`` of a 
 how (:data:`Merge`, :mod:`edgepaas.database.model`).
 
 Column types hold the same value on SQLite and PostgreSQL, and refuse what PostgreSQL would
-refuse later: :class:`Text`, :class:`Number`, :class:`UtcDateTime`, :class:`Uuid`,
-:class:`Json`; beside them SQLAlchemy's ``Integer``, ``BigInteger`` and ``Boolean``.
+refuse later: :class:`Text`, :class:`Number`, :class:`Numeric`, :class:`UtcDateTime`,
+:class:`Uuid`, :class:`Json`; beside them SQLAlchemy's ``Integer``, ``BigInteger``, ``Boolean``
+and ``Enum``.
 
 Keys are made by the application: :func:`uuid7` for a new row, :func:`name_id` for a row
 that is known by a name (boxes that met the same device agree), :func:`content_id` for one
@@ -34,7 +35,7 @@ from edgepaas.database.database import Database
 from edgepaas.database.engine import PlainSelect
 from edgepaas.database.ids import content_id, name_id, uuid7
 from edgepaas.database.model import Kind, KindedModel, Merge, new_metadata, new_model_base
-from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, utc_now
+from edgepaas.database.types import Json, Number, Numeric, Text, UtcDateTime, Uuid, utc_now
 
 __all__ = [
     "Database",
@@ -43,6 +44,7 @@ __all__ = [
     "KindedModel",
     "Merge",
     "Number",
+    "Numeric",
     "PlainSelect",
     "Text",
     "UtcDateTime",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Table
+from sqlalchemy import Table, UniqueConstraint
 
 from edgepaas.database.bulk_insert import (
     Row,
@@ -23,7 +23,7 @@ from edgepaas.database.bulk_insert import (
     key_of,
     rows_by_id,
 )
-from edgepaas.errors import DatabaseBusy, DatabaseUnavailable
+from edgepaas.errors import DatabaseBusy, DatabaseUnavailable, RowNotStored
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -45,12 +45,19 @@ class Appended:
 class FactsDiffer(Exception):
     """Facts whose key is there already with other content; nothing was stored.
 
-    *positions* are theirs among the rows that were given.
+    *positions* are theirs among the rows that were given; *taken*: they are not there, and
+    another row has what is to be unique in them.
     """
 
-    def __init__(self, table: str, positions: Sequence[int]) -> None:
-        super().__init__(f"{len(positions)} rows of {table} are there already with other content")
+    def __init__(self, table: str, positions: Sequence[int], *, taken: bool = False) -> None:
+        what = (
+            "have a unique value of another row"
+            if taken
+            else "are there already with other content"
+        )
+        super().__init__(f"{len(positions)} rows of {table} {what}")
         self.positions = tuple(positions)
+        self.taken = taken
 
 
 #: What an append job ends with.
@@ -244,12 +251,16 @@ def compared_columns(table: Table, stamp: str) -> list[str]:
 def stored_now(job: AppendJob, stored: Mapping[uuid.UUID, Row]) -> Collection[uuid.UUID]:
     """Return which facts of *job* were stored by it, where some were there before.
 
-    *stored* are their rows as they are now, by key. Raises FactsDiffer, DatabaseBusy.
+    *stored* are their rows as they are now, by key. Raises FactsDiffer, RowNotStored.
     """
     missing = len(job.distinct) - len(stored)
-    if missing:  # deleted a moment ago: nothing is acknowledged that is not there
-        raise DatabaseBusy(
-            f"{missing} rows of {job.table.name} were deleted while they were repeated"
+    if missing:  # nothing is acknowledged that is not there
+        if _is_unique_beside_its_key(job.table):
+            lacking = [at for identity, at in job.positions.items() if identity not in stored]
+            raise FactsDiffer(job.table.name, sorted(lacking), taken=True)
+        raise RowNotStored(
+            f"{missing} rows of {job.table.name} were accepted and are not there: a trigger "
+            "removed them, or somebody deleted them a moment ago"
         )
     differing = [
         position
@@ -277,6 +288,12 @@ def _is_same(table: Table, row: Row, other: Row) -> bool:
         for name, source in filled.items()
         if name in row
     )
+
+
+@cache
+def _is_unique_beside_its_key(table: Table) -> bool:
+    constraints = any(isinstance(one, UniqueConstraint) for one in table.constraints)
+    return constraints or any(index.unique for index in table.indexes)
 
 
 @cache

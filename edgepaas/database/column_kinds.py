@@ -18,12 +18,16 @@ To forward another column type, in this order:
    Where an input function depends on a setting of the session, as dates do on DateStyle,
    :mod:`edgepaas.sync.hub.connection` sets it.
 7. :mod:`edgepaas.sync.mirror.stored_values`: how the hub's value becomes what SQLite stores,
-   to the bit what step 1 writes; one entry for each kind.
-8. :mod:`edgepaas.app.models`: a type of ours is offered to applications there, and named in
+   to the bit what step 1 writes; one entry for each kind. The same of what the hub's triggers
+   captured: :mod:`edgepaas.outbox.hub_capture.decoding`; and for the audit's digests:
+   :mod:`edgepaas.sync.audit.digest`.
+8. :mod:`edgepaas.outbox.strictness`: which values PostgreSQL would refuse, as a condition in
+   SQLite's words.
+9. :mod:`edgepaas.app.models`: a type of ours is offered to applications there, and named in
    its docstring and in docs/applications.md.
-9. ``Everything`` in ``tests/support/forwarding.py``: a column of the type, which the tests of
-   delivery, mirror and audit then send both ways; ``Kinds`` in
-   ``tests/integration/test_facts.py`` the same for inserting.
+10. ``Everything`` in ``tests/support/forwarding.py``: a column of the type, which the tests of
+    delivery, mirror and audit then send both ways; ``Kinds`` in
+    ``tests/integration/test_facts.py`` the same for inserting.
 
 ``tests/unit/test_column_kinds.py`` fails when a kind is missing from one of them. Imports no
 SQLAlchemy: the sync process uses it.
@@ -32,14 +36,20 @@ SQLAlchemy: the sync process uses it.
 from enum import Enum, auto
 from typing import Final
 
+#: How SQLAlchemy's own Uuid lies in SQLite: 32 characters without hyphens, which sort as 36 do.
+PLAIN_UUID: Final = "CHAR(32)"
+
 
 class ColumnKind(Enum):
     """How a forwarded column's values differ from others; all the rest is TEXT."""
 
     BOOLEAN = auto()
     INTEGER = auto()
-    #: On SQLite a 64-bit float, also where PostgreSQL has decimals.
+    #: A 64-bit float.
     FLOAT = auto()
+    #: A decimal number; on SQLite its text, just as PostgreSQL writes it, with every digit of
+    #: the column's scale (edgepaas.database.sqlite.numeric_order).
+    DECIMAL = auto()
     BYTES = auto()
     #: On SQLite compact text with sorted keys.
     JSON = auto()
@@ -61,8 +71,8 @@ _NAMES: Final[tuple[tuple[str, ColumnKind], ...]] = (
     ("DOUBLE", ColumnKind.FLOAT),
     ("FLOAT", ColumnKind.FLOAT),
     ("REAL", ColumnKind.FLOAT),
-    ("NUMERIC", ColumnKind.FLOAT),
-    ("DECIMAL", ColumnKind.FLOAT),
+    ("NUMERIC", ColumnKind.DECIMAL),
+    ("DECIMAL", ColumnKind.DECIMAL),
     ("BYTEA", ColumnKind.BYTES),
     ("JSONPATH", ColumnKind.TEXT),
     ("JSON", ColumnKind.JSON),

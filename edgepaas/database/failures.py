@@ -5,13 +5,14 @@ import logging
 import sqlite3
 from typing import NamedTuple
 
-from edgepaas.database.reserved_names import FENCED
+from edgepaas.database.reserved_names import CAPTURE, FENCED
 from edgepaas.errors import (
     DatabaseBusy,
     DatabaseError,
     DatabaseFull,
     DatabaseRefused,
     DatabaseUnavailable,
+    ValueRefused,
 )
 from edgepaas.pgdriver.failures import (
     ErrorClass,
@@ -35,6 +36,8 @@ _POSTGRES_FULL = "53100"
 #: undefined_table, undefined_column, invalid_schema_name: what was there when the service
 #: started was taken away.
 _POSTGRES_LACKING = frozenset({"42P01", "42703", "3F000"})
+#: undefined_function: of capture on the hub, which the box makes again.
+_NO_FUNCTION = "42883"
 
 #: What is refused since something that is stored stands against it: unique_violation,
 #: foreign_key_violation, exclusion_violation; and their like in SQLite.
@@ -80,6 +83,18 @@ def refused_values(error: BaseException) -> RefusedValues | None:
     return RefusedValues(found.sqlite_errorcode in _SQLITE_CONFLICTS, str(found))
 
 
+def refused_by_type(error: BaseException) -> ValueRefused | None:
+    """Return why a column's type refused a value of a statement; None where none did.
+
+    SQLAlchemy's own Enum raises a LookupError.
+    """
+    found = find_cause(error, ValueRefused)
+    if found is not None:
+        return found
+    original = getattr(error, "orig", None)
+    return ValueRefused(str(original)) if type(original) is LookupError else None
+
+
 def primary_code(error: BaseException) -> int:
     """Return SQLite's primary result code, 0 when *error* is not SQLite's."""
     # Python itself raises sqlite3 errors without a code, for a caller's mistakes.
@@ -101,12 +116,16 @@ def is_full(error: BaseException) -> bool:
     return primary_code(error) == sqlite3.SQLITE_FULL
 
 
-def translate_sqlite(error: BaseException, *, writing: bool) -> DatabaseError | None:
+def translate_sqlite(  # noqa: PLR0911 - one for each cause
+    error: BaseException, *, writing: bool
+) -> DatabaseError | None:
     """Return what an SQLite error means to a caller; None for one that it caused itself.
 
     A refused write on a connection that is not *writing* is the caller's mistake.
     """
     code = primary_code(error)
+    if isinstance(error, OverflowError):  # the driver's
+        return DatabaseRefused("a whole number has more than 64 bits")
     if code == sqlite3.SQLITE_FULL:
         return DatabaseFull(f"the disk has no room for the database ({error}); nothing was written")
     if code == sqlite3.SQLITE_CONSTRAINT and FENCED in str(error):
@@ -152,6 +171,10 @@ def _translate_answer(error: BaseException) -> DatabaseError | None:
         return DatabaseUnavailable(
             f"PostgreSQL has no such table, column or schema ({server_message(error)}): "
             f"'edgepaas verify' says whether its schema fits"
+        )
+    if state == _NO_FUNCTION and CAPTURE in server_message(error):
+        return DatabaseBusy(
+            f"PostgreSQL does not capture changes for the moment: {server_message(error)}"
         )
     if error_class(error) is ErrorClass.LINK and state is not None and not is_retryable(error):
         return DatabaseBusy(f"PostgreSQL refused the work for now: {server_message(error)}")

@@ -18,9 +18,11 @@ both ways, ``local`` ones never leave the box. The kind is kept in ``table.info[
 
 Where boxes insert the same shared row, the hub merges it column by column, and the
 arriving value stays; NULL and an empty JSON object overwrite nothing. A column may say
-otherwise, ``mapped_column(…, info={"merge": …})``: ``least`` or ``greatest`` of the two, or
-``keep`` for the hub's. What boxes merely stamped is no content then: two facts that differ
-only there are the same. For a fact's column that the box fills in when nothing was given,
+otherwise, ``mapped_column(…, info={"merge": …})``: ``least`` or ``greatest`` of the two,
+``keep`` for the hub's, or ``add`` for a counter: its increments travel, not its value, so that
+those of all boxes and of both databases add up. What boxes merely stamped is no content then:
+two facts that differ only there are the same. For a fact's column that the box fills in when
+nothing was given,
 ``info={"filled_from": "received_at"}`` says which column it equals in that case.
 """
 
@@ -29,11 +31,12 @@ from typing import Any, Literal, get_args
 from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table
 from sqlalchemy.orm import DeclarativeBase
 
-from edgepaas.database.exact_columns import inexact_reason
+from edgepaas.database.exact_columns import inexact_reason, make_exact
 from edgepaas.database.reserved_names import is_reserved
+from edgepaas.database.types import Numeric
 
 Kind = Literal["facts", "shared", "local"]
-Merge = Literal["least", "greatest", "keep"]
+Merge = Literal["least", "greatest", "keep", "add"]
 
 #: Every constraint has a name on both databases: a migration cannot drop what has none
 #: (Alembic, "The Importance of Naming Constraints").
@@ -122,14 +125,17 @@ def _check_table(table: Table) -> None:
             "edgepaas.app.models"
         )
     for column in table.columns:
+        make_exact(column)
+    # All of them at once: one that is mended is not to lead to the next one.
+    reasons = [(f"{table.name}.{one.name}", inexact_reason(one)) for one in table.columns]
+    if inexact := [f"{name} cannot be forwarded exactly: {why}" for name, why in reasons if why]:
+        raise TypeError("; ".join(inexact))
+    for column in table.columns:
         _check_column(table, column)
 
 
 def _check_column(table: Table, column: Column[Any]) -> None:
     name = f"{table.name}.{column.name}"
-    why = inexact_reason(column)
-    if why:
-        raise TypeError(f"{name} cannot be forwarded exactly: {why}")
     rule = column.info.get("merge", "")
     if rule not in ("", *get_args(Merge)):
         raise TypeError(
@@ -137,6 +143,16 @@ def _check_column(table: Table, column: Column[Any]) -> None:
         )
     if rule and column.primary_key:
         raise TypeError(f"{name} has merge={rule!r}, but a key is never merged: leave it out")
+    if rule == "add":
+        if not isinstance(column.type, Integer | Numeric):
+            raise TypeError(
+                f"{name} has merge='add': a counter is an Integer, a BigInteger or a Numeric, "
+                "whose sums are exact"
+            )
+        if table.info["kind"] == "facts":
+            raise TypeError(
+                f"{name} has merge='add', but facts never change: count in a shared table"
+            )
     source = column.info.get("filled_from", "")
     if source and (source not in table.columns or source == column.name):
         raise TypeError(

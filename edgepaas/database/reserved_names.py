@@ -13,12 +13,27 @@ TRANSACTIONS: Final = "outbox_transactions"
 BATCHES: Final = "outbox_batches"
 LEDGER: Final = "outbox_ledger"
 SEQUENCE_GAPS: Final = "outbox_absent"
+RECOVERY: Final = "outbox_recovery"
+RESENT: Final = "outbox_resent"
+SWITCHES: Final = "outbox_switches"
+COPIES: Final = "outbox_copies"
+COPIED: Final = "outbox_copied"
+#: What each revision of the schema renamed; the same name on both databases.
+REVISIONS: Final = "edgepaas_revisions"
+
+#: The functions that capture on the hub what a box writes there, and hand it over.
+CAPTURE: Final = "edgepaas_capture"
+CAPTURED: Final = "edgepaas_captured"
+
+#: The applications whose database it is (edgepaas.schema.ownership).
+APPLICATIONS: Final = "edgepaas_applications"
 
 #: What a write is answered while the fence stands: the text of the triggers' RAISE.
 FENCED: Final = "edgepaas: writes wait while PostgreSQL takes over"
 
-_NAMES = frozenset({OUTBOX, "nodes", "alembic_version"})
-_PREFIXES = ("outbox_", "sync_", "edgepaas_", "sqlite_", "_alembic_tmp_")
+_NAMES = frozenset({OUTBOX, "nodes"})
+#: Each application has a version table of its own (edgepaas.schema.ownership).
+_PREFIXES = ("alembic_version", "outbox_", "sync_", "edgepaas_", "sqlite_", "_alembic_tmp_")
 
 
 def is_reserved(table: str) -> bool:

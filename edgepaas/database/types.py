@@ -2,8 +2,9 @@
 """Column types that hold the same value on SQLite and on PostgreSQL.
 
 What PostgreSQL would refuse later, when a row is delivered, they refuse now: NUL and lone
-surrogates in text, text that is too long, numbers that are not finite, times without a
-zone. The refusal is a ValueError; SQLAlchemy hands it on as the ``orig`` of a StatementError.
+surrogates in text, text that is too long, numbers that are not finite, decimal numbers with
+too many digits, times without a zone. The refusal is a ValueRefused, a ValueError; SQLAlchemy
+hands it on as the ``orig`` of a StatementError.
 
 Another type that is forwarded begins here; :mod:`edgepaas.database.column_kinds` names the
 other places, in order.
@@ -13,13 +14,22 @@ import json
 import math
 import uuid
 from datetime import UTC, datetime
+from decimal import MAX_PREC, Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
 from sqlalchemy import TIMESTAMP, Dialect, Double, String, types
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from edgepaas.database.sqlite.numeric_type import NumericText
+from edgepaas.errors import ValueRefused
+
 #: Length of ``2026-01-31T12:00:00.000000Z``.
 _TIME_LENGTH = 27
+#: Digits of a ``numeric`` that says how many it has
+#: (https://www.postgresql.org/docs/current/datatype-numeric.html).
+_MOST_DIGITS = 1000
+#: Rounds nothing.
+_EXACT = Context(prec=MAX_PREC, traps=[Inexact, InvalidOperation])
 
 
 def utc_now() -> datetime:
@@ -42,7 +52,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"{value.isoformat()} has no time zone")
+            raise ValueRefused(f"{value.isoformat()} has no time zone")
         if value.tzinfo is not UTC:
             value = value.astimezone(UTC)
         if dialect.name == "postgresql":
@@ -89,10 +99,10 @@ class Text(TypeDecorator[str]):
         if value is None or (value.isascii() and "\0" not in value and self._fits(value)):
             return value
         if "\0" in value:
-            raise ValueError("text with a NUL character, which PostgreSQL does not store")
+            raise ValueRefused("text with a NUL character, which PostgreSQL does not store")
         if not self._fits(value):
-            raise ValueError(f"text of {len(value)} characters in a column of {self._length}")
-        value.encode("utf-8")  # UnicodeEncodeError, a ValueError, for a lone surrogate
+            raise ValueRefused(f"text of {len(value)} characters in a column of {self._length}")
+        _check_unicode(value)
         return value
 
     def _fits(self, value: str) -> bool:
@@ -114,8 +124,67 @@ class Number(TypeDecorator[float]):
             return None
         number = float(value)
         if not math.isfinite(number):
-            raise ValueError(f"{number} is not a finite number")
+            raise ValueRefused(f"{number} is not a finite number")
         return number
+
+
+class Numeric(TypeDecorator[Decimal]):
+    """A decimal number of at most *precision* digits, *scale* of them after the point; exact.
+
+    ``numeric`` on PostgreSQL; on SQLite the digits as text, in a column that sorts and compares
+    as numbers do. Sums and products that SQLite itself makes are 64-bit floats: add up
+    in the application what has more than 15 digits.
+    """
+
+    impl = types.Numeric
+    cache_ok = True
+
+    def __init__(self, precision: int | None = None, scale: int = 0) -> None:
+        """Raises ValueError for digits that PostgreSQL's numeric cannot have."""
+        if precision is not None and not 0 <= scale <= precision <= _MOST_DIGITS:
+            raise ValueError(f"Numeric({precision}, {scale}): say Numeric(12, 2) or the like")
+        super().__init__(precision, scale)
+        # Beside the underlying type: what tells two such types apart in SQLAlchemy's cache.
+        self.precision = precision
+        self.scale = scale
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(NumericText(self.precision, self.scale))
+        return dialect.type_descriptor(types.Numeric(self.precision, self.scale))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        number = self._exact(value)
+        return f"{number:f}" if dialect.name == "sqlite" else number
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        if value is None or isinstance(value, Decimal):
+            return value
+        return Decimal(value if isinstance(value, str | int) else repr(value))
+
+    def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
+        # What a column is compared with may have more digits than the column.
+        return Numeric()
+
+    def _exact(self, value: Any) -> Decimal:
+        try:
+            number = Decimal(repr(value) if isinstance(value, float) else value)
+        except (InvalidOperation, TypeError, ValueError):
+            raise ValueRefused(f"{value!r:.60} is no decimal number") from None
+        if not number.is_finite():
+            raise ValueRefused(f"{number} is not a finite number")
+        if self.precision is None:
+            return number
+        whole = self.precision - self.scale
+        if number.adjusted() >= whole and number:
+            raise ValueRefused(f"{number} has more than {whole} digits before the point")
+        try:
+            number = number.quantize(Decimal(1).scaleb(-self.scale), context=_EXACT)
+        except Inexact:
+            raise ValueRefused(f"{number} has more than {self.scale} after the point") from None
+        return number or abs(number)  # PostgreSQL knows no negative zero
 
 
 class Json(TypeDecorator[Any]):
@@ -144,13 +213,23 @@ class Json(TypeDecorator[Any]):
 
 def dump_json(value: Any) -> str:
     """Return compact JSON; ValueError for what jsonb refuses (NaN, NUL, lone surrogates)."""
-    text = json.dumps(
-        value, allow_nan=False, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    try:
+        text = json.dumps(
+            value, allow_nan=False, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+    except ValueError as error:
+        raise ValueRefused(f"no JSON document: {error}") from None
     if "\\u0000" in text and "\0" in _all_text(value):
-        raise ValueError("JSON with a NUL character, which PostgreSQL does not store")
-    text.encode("utf-8")
+        raise ValueRefused("JSON with a NUL character, which PostgreSQL does not store")
+    _check_unicode(text)
     return text
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueRefused("text with lone surrogates, which is not valid Unicode") from None
 
 
 def _all_text(value: Any) -> str:

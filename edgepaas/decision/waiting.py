@@ -23,7 +23,8 @@ _COUNTED_BYTES = 64 * 1024 * 1024
 _COUNTED_ROWS = 10_000
 
 #: Tables that are no application's (edgepaas.database.reserved_names).
-_NOT_ROWS = ("alembic_version", "outbox", "sqlite_", "outbox_", "_alembic_tmp_")
+_NOT_ROWS = "outbox"
+_NOT_ROWS_PREFIXES = ("alembic_version", "edgepaas_", "sqlite_", "outbox_", "_alembic_tmp_")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _own_tables(connection: sqlite3.Connection) -> list[str]:
     return [
         str(name)
         for (name,) in names
-        if name not in _NOT_ROWS and not name.startswith(_NOT_ROWS[2:])
+        if name != _NOT_ROWS and not name.startswith(_NOT_ROWS_PREFIXES)
     ]
 
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgepaas.database.sqlite import numeric_order
 from edgepaas.doctor.findings import Finding, Level
 from edgepaas.errors import ConfigurationError, EdgePaaSError
 from edgepaas.files.contract import ContractMissing
@@ -192,6 +193,7 @@ def _severity(settings: Settings) -> Level:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
     try:
+        numeric_order.register(connection)  # quick_check compares
         yield connection
     finally:
         connection.close()

@@ -10,8 +10,9 @@ from edgepaas.doctor.findings import Finding
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
+from edgepaas.outbox.journal.space import usage_of_both
 from edgepaas.outbox.layout import read_document
-from edgepaas.outbox.space.budget import LEVEL_STARTS, budget_of, usage
+from edgepaas.outbox.space.budget import LEVEL_STARTS, budget_of
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.audit.box import BoxUnreadable, opened_for_audit, read_box
@@ -75,7 +76,7 @@ def budget(paths: Paths, settings: Settings) -> Finding:
     with opened_for_audit(path, paths.database_lock) as connection:
         if connection is None:
             return Finding("disk budget", "ok", "there is no SQLite file yet")
-        used = usage(connection, budget_of(path, settings.size("DISK_BUDGET")))
+        used = usage_of_both(connection, path, budget_of(path, settings.size("DISK_BUDGET")))
     if used.share < LEVEL_STARTS["alert"]:
         return Finding("disk budget", "ok", used.text)
     advice = "make PostgreSQL reachable so that rows leave, raise DISK_BUDGET, or set LOW_VALUE"

@@ -155,6 +155,21 @@ class Paths:
         return self.state / "acknowledged.json"
 
     @property
+    def audit(self) -> Path:
+        """What the audit that runs by itself found (edgepaas.sync.audit.record)."""
+        return self.state / "audit.json"
+
+    @property
+    def audit_acknowledged(self) -> Path:
+        """The rows that an operator knows to be not in place (edgepaas.sync.losses.acknowledge)."""
+        return self.state / "audit-acknowledged.json"
+
+    @property
+    def unsent_rows(self) -> Path:
+        """How many rows waited when the package was removed; the purge reads it (postrm)."""
+        return self.state / "unsent-rows"
+
+    @property
     def marks(self) -> Path:
         """What PostgreSQL acknowledged while it served (edgepaas.marks.record)."""
         return self.state / "marks.json"
@@ -168,6 +183,14 @@ class Paths:
     def marks_owners(self) -> Path:
         """Locks of the processes that keep marks, each held by one; a dead one's is removed."""
         return self.state / "marks-owners"
+
+    @property
+    def last_known(self) -> Path:
+        """Which box and which file this was (edgepaas.sync.losses.lost_state).
+
+        Kept beside the state folder: whoever deletes that leaves this.
+        """
+        return self.spool / "last-known.json"
 
     @property
     def alerts(self) -> Path:

@@ -27,6 +27,11 @@ def sidecars(path: Path) -> Iterator[Path]:
     return (path.with_name(path.name + suffix) for suffix in _SIDECARS)
 
 
+def wal_of(path: Path) -> Path:
+    """Return the name of the write-ahead log of the database file *path*."""
+    return path.with_name(f"{path.name}-wal")
+
+
 def wrong_file_type(path: Path) -> str:
     """Return what lies at *path* in a file's place; empty for a file and for nothing."""
     try:

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgepaas.files import shapes
-from edgepaas.files.records import RecordType, same_fields
 from edgepaas.marks.record import lost_rows
 from edgepaas.outbox.forwarding_state import Forwarding
 from edgepaas.sync import status as sync_status
+from edgepaas.sync.losses.acknowledge import acknowledged_lost
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 GRACE = 20.0
 #: Seconds for which what was read is not read again.
 _KEPT = 0.5
-
-#: ``state/acknowledged.json``: up to which count the rows that PostgreSQL lost are known.
-ACKNOWLEDGED = RecordType("acknowledged", 2, {"hub_lost": shapes.whole}, {1: same_fields})
 
 
 class ForwardingWatch:
@@ -69,7 +65,7 @@ class ForwardingWatch:
             status,
             waiting=self._contract.rows_waiting,
             running=now - self._fresh_at < self._grace,
-            acknowledged=acknowledged(self._paths),
+            acknowledged=acknowledged_lost(self._paths),
             lost_while_serving=lost_rows(self._paths),
         )
 
@@ -110,21 +106,6 @@ def forwarding_of(
         hand_back=status.hand_back if fresh else "",
         running=running or fresh,
     )
-
-
-def acknowledged(paths: "Paths") -> int:
-    """Return how many of the rows that PostgreSQL lost were acknowledged by an operator."""
-    try:
-        found = ACKNOWLEDGED.read_or_set_aside(paths.acknowledged)
-    except OSError:
-        found = None
-    # Not acknowledged is the side to err on.
-    return 0 if found is None else int(found["hub_lost"])
-
-
-def acknowledge(paths: "Paths", hub_lost: int) -> None:
-    """Remember that an operator knows of *hub_lost* rows; raises OSError."""
-    ACKNOWLEDGED.write(paths.acknowledged, {"hub_lost": hub_lost})
 
 
 def _open(counted: int | None, ever: int) -> int:

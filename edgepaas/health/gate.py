@@ -13,7 +13,9 @@ from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
+from edgepaas.health.journal import journal_line
 from edgepaas.hosting.loading import metadata_of
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 
@@ -101,6 +103,11 @@ def build_checks(
         watch = ForwardingWatch(paths, contract)
         probe = partial(_rows_on_their_way, watch, contract)
         checks.append(Check("forwarding", probe, required=False, raised_elsewhere=True))
+    if metadata is not None and (contract.hub_url or not contract.sqlite_active):
+        probe = partial(
+            journal_line, journal_path(contract.sqlite_path), enabled=settings.flag("JOURNAL")
+        )
+        checks.append(Check("journal", probe, required=False, raised_elsewhere=True))
     if list_quarantined(paths, contract.sqlite_path):
         # Only the schema stage sets a file aside, and the service starts anew after it.
         probe = partial(_nothing_set_aside, paths, contract.sqlite_path)
@@ -247,5 +254,5 @@ def _schema_at_head(database: "Database", application: "Application") -> str:
 
     state = schema_at_head(database, application)
     if not state.at_head:
-        raise CheckFailed(state.message, ready=state.fits)
-    return state.message
+        raise CheckFailed(state.text, ready=state.fits)
+    return state.text

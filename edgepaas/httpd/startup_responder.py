@@ -26,10 +26,14 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 @dataclass(frozen=True)
 class NotReady:
-    """Why the application does not answer: the box's state and one line for an operator."""
+    """Why the application does not answer: the box's state and one line for an operator.
+
+    *client* is a sentence for any client; the reason may name paths, and is for probes.
+    """
 
     state: str
     reason: str
+    client: str = ""
 
 
 class StartupResponder:
@@ -90,7 +94,8 @@ def _answer(
         headers["Retry-After"] = str(RETRY_AFTER)
     else:
         status = "503 Service Unavailable"
-        problem = Problem(503, f"The service is {phase.state}; try again.", retry_after=RETRY_AFTER)
+        message = f"The service is {phase.state}; try again. {phase.client}".rstrip()
+        problem = Problem(503, message, retry_after=RETRY_AFTER)
         body = problem.encoded(request_id)
         headers |= problem.headers
     headers |= {

@@ -2,7 +2,7 @@
 """One comparison of the box's streams with the hub: what is missing is counted and alerted."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,15 +43,21 @@ def compare(
     *,
     tables: Sequence[str] = (),
     own: OwnMarks = NO_MARKS,
+    beside: str = "",
+    journaled: bool = False,
+    joined: Callable[[], Collection[str]] = tuple,
 ) -> Found:
     """Compare all streams of the box with the hub that *ask* reaches, and act on a difference.
 
     The box's values are read before the hub's. What seems to be missing is looked at once
     more with the record locked, since another process may have joined streams meanwhile, and
-    then recorded and alerted. Raises what *ask* raises, OSError, LockHeld.
+    then recorded and alerted. *beside*: an SQL expression that is asked for in the same round
+    trip. *journaled*: the box has a journal, from which the drainer sends it again
+    (edgepaas.sync.resend); only what that lacks is lost. *joined* returns streams that were
+    joined to the sum, where that is known. Raises what *ask* raises, OSError, LockHeld.
     """
     known = _read_known(own.marks(), own, read_record(paths, node_id))
-    hub = read_streams(ask, node_id, tables)
+    hub = read_streams(ask, node_id, tables, beside=beside)
     if hub is None or not hub.readable:
         return Found(hub, {})
     if not find_losses(known, hub.marks, unknown_streams(known, hub, own, paths)):
@@ -62,11 +68,16 @@ def compare(
     try:
         with changing(paths, node_id) as record:
             known = _read_known(own.marks(), own, record)
-            hub = read_streams(ask, node_id, tables)
+            hub = read_streams(ask, node_id, tables, beside=beside)
             if hub is None or not hub.readable:
                 return Found(hub, {})
             unknown = unknown_streams(known, hub, own, paths)
             losses = find_losses(known, hub.marks, unknown)
+            if known.sum_id in losses:
+                # A process that runs does not write them any more, either.
+                for identity in hub.marks.keys() & set(joined()) - known.streams.keys():
+                    unknown[identity] = hub.marks[identity]
+                losses = find_losses(known, hub.marks, unknown)
             if losses:
                 _enter(record, known, hub, losses, unknown)
                 for identity in losses.keys() & own.marks().keys() & record.owners.keys():
@@ -77,7 +88,7 @@ def compare(
         # A dead disk must not keep anybody from being notified.
         logger.error("what PostgreSQL lost cannot be written down: %s", error)
     if losses:
-        _alert(total(loss.lost for loss in losses.values()), record.lost)
+        _alert(total(loss.lost for loss in losses.values()), record.lost, journaled=journaled)
     return Found(hub, losses)
 
 
@@ -163,13 +174,22 @@ def _look_for_returned(paths: "Paths", node_id: str, hub: HubStreams) -> None:
 
 def _returned(record: MarksRecord, hub: HubStreams) -> dict[str, Loss]:
     return {
-        identity: Loss(loss.known, hub.marks[identity])
+        identity: loss._replace(hub=hub.marks[identity])
         for identity, loss in record.losses.items()
         if hub.marks.get(identity, NOTHING) > loss.hub and loss.known > loss.hub
     }
 
 
-def _alert(found: Mark, ever: Mark) -> None:
+def alert_lost(lost: Mark) -> None:
+    """Alert that *lost* is in no journal of this box either."""
+    logger.error("%d rows that PostgreSQL had acknowledged and lost are not here either", lost.rows)
+    ACKNOWLEDGED_ROWS_LOST.raise_alert(
+        f"PostgreSQL went back in time: {lost.rows:,} rows that it had acknowledged to this box "
+        "while it served are lost; the box's journal does not have them either"
+    )
+
+
+def _alert(found: Mark, ever: Mark, *, journaled: bool) -> None:
     if not found.rows:
         logger.warning(
             "PostgreSQL went back in time: it lacks %d transactions of this box, which wrote no "
@@ -180,8 +200,10 @@ def _alert(found: Mark, ever: Mark) -> None:
         "PostgreSQL went back in time: %d rows in %d transactions that it had acknowledged are "
         "not there", found.rows, found.transactions,
     )  # fmt: skip
+    again = "what this box's journal has of them is sent again" if journaled else ""
     ACKNOWLEDGED_ROWS_LOST.raise_alert(
         f"PostgreSQL went back in time: it lacks {found.rows:,} rows, in {found.transactions:,} "
-        f"transactions, that it had acknowledged to this box while it served "
-        f"({ever.rows:,} rows in all so far)"
+        f"transactions, that it had acknowledged to this box while it served; "
+        f"{again or f'{ever.rows:,} rows in all so far'}",
+        severity="warning" if journaled else "critical",
     )

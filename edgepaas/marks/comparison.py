@@ -32,19 +32,33 @@ def total(marks: Iterable[Mark]) -> Mark:
 
 
 class Loss(NamedTuple):
-    """A stream of which the hub has less than it acknowledged."""
+    """A stream of which the hub has less than it acknowledged.
+
+    *resent*: how many of the rows the box had in its journal, and sends again.
+    """
 
     known: Mark
     hub: Mark
+    resent: int = 0
 
     @property
-    def lost(self) -> Mark:
+    def missing(self) -> Mark:
         """What is missing on the hub."""
         return self.known.beyond(self.hub)
 
+    @property
+    def lost(self) -> Mark:
+        """What is missing on the hub, without the rows that are sent again."""
+        transactions, rows = self.missing
+        return Mark(transactions, max(0, rows - self.resent))
+
     def joined(self, other: "Loss") -> "Loss":
         """Return both findings about one stream as one: from the lowest mark to the highest."""
-        return Loss(max(self.known, other.known), min(self.hub, other.hub))
+        return Loss(
+            max(self.known, other.known),
+            min(self.hub, other.hub),
+            max(self.resent, other.resent),
+        )
 
 
 class Known(NamedTuple):

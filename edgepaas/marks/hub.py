@@ -37,6 +37,7 @@ class HubStreams:
 
     *tables* are the OIDs of the forwarded tables there. *why_not* says what keeps marks from
     being kept there, empty where nothing does; *readable* is false where nothing is known.
+    *beside* is what was asked for beside them, empty where nothing was.
     """
 
     marks: dict[str, Mark]
@@ -45,16 +46,19 @@ class HubStreams:
     tables: tuple[int, ...] = ()
     readable: bool = True
     why_not: str = ""
+    beside: str = ""
 
 
-def read_streams(ask: Ask, node_id: str, tables: Iterable[str]) -> HubStreams | None:
+def read_streams(
+    ask: Ask, node_id: str, tables: Iterable[str], *, beside: str = ""
+) -> HubStreams | None:
     """Return the streams of the box *node_id*; None where *ask* reaches a standby.
 
-    *tables*: the names of the forwarded tables. A hub without the table of streams has none
-    of them. Raises what *ask* raises.
+    *tables*: the names of the forwarded tables. *beside*: an SQL expression of type text. A hub
+    without the table of streams has none of them. Raises what *ask* raises.
     """
     try:
-        ((standby, streams, oids),) = ask(_question(node_id, tables))
+        ((standby, streams, oids, found_beside),) = ask(_question(node_id, tables, beside))
     except Exception as error:
         state = sqlstate(error)
         if state not in (*_MISSING, *_FORBIDDEN):
@@ -72,6 +76,7 @@ def read_streams(ask: Ask, node_id: str, tables: Iterable[str]) -> HubStreams | 
         {one[0]: one[3] for one in found},
         frozenset(one[0] for one in found if one[4]),
         tuple(oid for oid in (json.loads(oids) if oids else []) if oid),
+        beside=found_beside or "",
     )
 
 
@@ -80,7 +85,7 @@ def is_unusable(error: BaseException) -> bool:
     return sqlstate(error) in (*_MISSING, *_FORBIDDEN) and TABLE in str(error)
 
 
-def _question(node_id: str, tables: Iterable[str]) -> str:
+def _question(node_id: str, tables: Iterable[str], beside: str) -> str:
     names = ", ".join(
         "(to_regclass('" + '"{}"'.format(name.replace('"', '""')).replace("'", "''") + "'))"
         for name in tables
@@ -89,7 +94,8 @@ def _question(node_id: str, tables: Iterable[str]) -> str:
     return (
         "SELECT pg_is_in_recovery(), (SELECT json_agg(json_build_array(stream_id, mark, rows, "  # noqa: S608
         "owner_id, updated_at < now() - interval '1 hour')) "
-        f"FROM {TABLE} WHERE node_id = '{uuid.UUID(node_id)}')::text, {oids}::text"
+        f"FROM {TABLE} WHERE node_id = '{uuid.UUID(node_id)}')::text, {oids}::text, "
+        f"{beside or 'NULL'}"
     )
 
 

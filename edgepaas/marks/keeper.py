@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld
 from edgepaas.marks.check import OwnMarks, compare, unknown_streams
 from edgepaas.marks.comparison import NOTHING
 from edgepaas.marks.hub import Ask, HubStreams, join_statement
+from edgepaas.marks.journaling import JournalingRider
 from edgepaas.marks.record import (
     MarksRecord,
     changing,
@@ -23,9 +25,13 @@ from edgepaas.marks.record import (
 )
 from edgepaas.marks.rider import MarkRider, OwnStreams
 from edgepaas.pgdriver.failures import sqlstate
+from edgepaas.pgdriver.flights.riders import RiderChain
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
+    from edgepaas.marks.check import Found
+    from edgepaas.marks.journaling import StreamJournal
+    from edgepaas.pgdriver.flights import CommitRider
 
 logger = logging.getLogger("edgepaas.marks")
 
@@ -55,6 +61,27 @@ class _Asked:
             raise
 
 
+class Companion(Protocol):
+    """What travels beside the marks of a process, and is asked for in the same round trips."""
+
+    @property
+    def why_not(self) -> str:
+        """Why it does not do its work on the hub, empty where it does."""
+
+    @property
+    def question(self) -> str:
+        """An SQL expression of type text: what the hub is asked at each comparison."""
+
+    def compared(self, ask: Ask, hub: HubStreams) -> None:
+        """Act on a comparison; ``hub.beside`` is the answer to :attr:`question`.
+
+        Raises what *ask* raises where the link or the server is at fault.
+        """
+
+    def beside(self, marks: MarkRider) -> "CommitRider":
+        """Return what rides with the transactions of a connection, beside *marks*."""
+
+
 class MarkKeeper:
     """Keeps the marks of the connections of this process; for any thread.
 
@@ -75,7 +102,11 @@ class MarkKeeper:
         self.tables = tuple(tables)
         self._clock = clock
         self.suspect = suspect
-        self._streams = OwnStreams(node_id, self._suspected)
+        #: What travels beside; set before the first connection is attached.
+        self.companion: Companion | None = None
+        #: Where the rows of its connections are written as well; None: nowhere.
+        self.journal: StreamJournal | None = None
+        self._streams = OwnStreams(node_id, self.notice)
         self._own = OwnMarks(self._streams.owner, self._streams.marks)
         self._lock = threading.Lock()
         self._claim = -1
@@ -83,23 +114,32 @@ class MarkKeeper:
         self._persisted_at = float("-inf")
         self._joined_at = clock()
 
+    @property
+    def owner(self) -> str:
+        """The name of this process, by which others know whether it still runs."""
+        return self._streams.owner
+
     def attach(self, connection: Any, ask: Ask) -> None:
         """Compare over a new *connection*, which *ask* queries, and let its transactions be marked.
 
         Raises what *ask* raises; that the record cannot be written is only logged.
         """
         self._compare(_Asked(ask))
-        connection.rider = MarkRider(self._streams)
+        marks = MarkRider(self._streams)
+        rider = JournalingRider(marks, lambda: self.journal)
+        connection.rider = (
+            rider if self.companion is None else RiderChain(self.companion.beside(marks), rider)
+        )
 
     def keeps(self, connection: Any) -> bool:
         """Whether the marks of *connection* are kept by this keeper already."""
-        rider = getattr(connection, "rider", None)
-        return isinstance(rider, MarkRider) and rider.belongs_to(self._streams)
+        rider = _rider_of(connection)
+        return rider is not None and rider.marks.belongs_to(self._streams)
 
     def detach(self, connection: Any) -> None:
         """Note that *connection* is closed."""
-        rider = getattr(connection, "rider", None)
-        if isinstance(rider, MarkRider):
+        rider = _rider_of(connection)
+        if rider is not None:
             rider.end()
 
     def look(self, ask: Ask) -> None:
@@ -118,7 +158,8 @@ class MarkKeeper:
                 raise
             logger.warning("%s cannot be written: %s", self._paths.marks, error)
 
-    def _suspected(self) -> None:
+    def notice(self) -> None:
+        """Have a comparison made at once, by whoever makes them at the time."""
         self.suspect()
 
     def close(self) -> None:
@@ -140,7 +181,13 @@ class MarkKeeper:
                 if self._claim < 0:
                     self._claim = claim_owner(self._paths, self._streams.owner)
             found = compare(
-                ask, self._paths, self._streams.node_id, tables=self.tables, own=self._own
+                ask,
+                self._paths,
+                self._streams.node_id,
+                tables=self.tables,
+                own=self._own,
+                beside="" if self.companion is None else self.companion.question,
+                journaled=self.journal is not None,
             )
         except (OSError, LockHeld) as error:
             if error is ask.error:
@@ -151,9 +198,29 @@ class MarkKeeper:
         hub = found.hub
         if hub is not None:
             self._streams.settle(hub.marks)
+            self._settle_journal(found)
             self._streams.use(None if hub.why_not else hub.tables)
             self._tell(hub.why_not)
+            if self.companion is not None:
+                self.companion.compared(ask, hub)
         return hub
+
+    def _settle_journal(self, found: "Found") -> None:
+        """Have the journal know what became of entries whose COMMIT was not answered."""
+        if self.journal is None or found.hub is None or not found.hub.readable:
+            return
+        own = self._streams.open_ids()
+
+        def alive(stream_id: str, owner: str) -> bool:
+            if owner == self._streams.owner:
+                return stream_id in own
+            return is_alive(self._paths, owner)
+
+        marks = {identity: mark.transactions for identity, mark in found.hub.marks.items()}
+        try:
+            self.journal.settle(marks, alive, went_back=bool(found.losses))
+        except DatabaseError as error:
+            logger.warning("the journal is not settled: %s", error)
 
     def _tell(self, why_not: str) -> None:
         """Log once why no marks are kept, and once that they are again."""
@@ -199,6 +266,8 @@ class MarkKeeper:
                 self._choose(record, hub)
         if not record.joining:
             return
+        if not self._note_joining(record):
+            return
         # Recorded as on their way before anything is sent: the answer may be lost.
         statement = join_statement(record.known(), record.node_id, self._streams.owner)
         with changing(self._paths, self._streams.node_id) as record:
@@ -211,6 +280,18 @@ class MarkKeeper:
                 return
             if rows and rows[-1][0] == "joined":
                 record.set_joined()
+
+    def _note_joining(self, record: MarksRecord) -> bool:
+        """Have the journal know which streams are to be joined; whether it does."""
+        if self.journal is None:
+            return True
+        joined = record.known().joined_mark.transactions
+        try:
+            self.journal.note_joining(record.joining, record.sum_id, joined)
+        except DatabaseError as error:
+            logger.warning("ended streams are not joined yet: %s", error)
+            return False
+        return True
 
     def _choose(self, record: MarksRecord, hub: HubStreams) -> None:
         """Choose the streams to be joined to the sum; forget those that never came about."""
@@ -241,3 +322,10 @@ class MarkKeeper:
             # One of a box with a copy of this one's identity would be written by that box.
             if identity in hub.idle or has_claim(self._paths, hub.owners[identity]):
                 record.set_stream(identity, mark, "")
+
+
+def _rider_of(connection: Any) -> JournalingRider | None:
+    """Return what moves the marks of *connection*, alone or in a chain of riders."""
+    rider = getattr(connection, "rider", None)
+    riders = rider.riders if isinstance(rider, RiderChain) else (rider,)
+    return next((one for one in riders if isinstance(one, JournalingRider)), None)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,22 +30,36 @@ _LOCK_TIMEOUT = 5.0
 #: Streams with a loss that are listed one by one; older ones are counted in the sum alone.
 MOST_LOSSES = 200
 
+
+def _of_version_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Nothing was sent again by the releases that wrote it."""
+    losses = {identity: {**one, "resent": 0} for identity, one in old["losses"].items()}
+    return {**old, "losses": losses}
+
+
 _MARK = {"transactions": shapes.whole, "rows": shapes.whole}
 RECORD = RecordType(
     "connection-marks",
-    1,
+    2,
     {
         "node_id": shapes.text,
         "sum": shapes.object_of({"stream_id": shapes.text, **_MARK}),
         "joining": shapes.list_of(shapes.text),
         "streams": shapes.map_of(shapes.object_of({"owner": shapes.text, **_MARK})),
         "losses": shapes.map_of(
-            shapes.object_of({"known": shapes.object_of(_MARK), "hub": shapes.object_of(_MARK)})
+            shapes.object_of(
+                {
+                    "known": shapes.object_of(_MARK),
+                    "hub": shapes.object_of(_MARK),
+                    "resent": shapes.whole,
+                }
+            )
         ),
         # Losses that are not listed any more; and how much of all of them an operator knows of.
         "earlier_losses": shapes.object_of(_MARK),
         "acknowledged": shapes.object_of(_MARK),
     },
+    {1: _of_version_1},
 )
 
 
@@ -103,6 +117,13 @@ class MarksRecord:
         while len(self.losses) > MOST_LOSSES:
             self._forget_loss(next(iter(self.losses)))
 
+    def set_resent(self, rows: Mapping[str, int]) -> None:
+        """Enter how many rows of each lost stream are sent again; they are lost no longer."""
+        for identity, count in rows.items():
+            loss = self.losses.get(identity)
+            if loss is not None and count > loss.resent:
+                self.losses[identity] = loss._replace(resent=count)
+
     def settle_losses(self) -> None:
         """Keep only the number of what was lost: an operator has acknowledged it."""
         self.acknowledged = self.lost
@@ -123,7 +144,11 @@ class MarksRecord:
                 for identity, mark in self.streams.items()
             },
             "losses": {
-                identity: {"known": _fields(loss.known), "hub": _fields(loss.hub)}
+                identity: {
+                    "known": _fields(loss.known),
+                    "hub": _fields(loss.hub),
+                    "resent": loss.resent,
+                }
                 for identity, loss in self.losses.items()
             },
             "earlier_losses": _fields(self.earlier_losses),
@@ -148,7 +173,7 @@ def read_record(paths: "Paths", node_id: str) -> MarksRecord | None:
         streams={identity: _mark(one) for identity, one in found["streams"].items()},
         owners={identity: one["owner"] for identity, one in found["streams"].items()},
         losses={
-            identity: Loss(_mark(one["known"]), _mark(one["hub"]))
+            identity: Loss(_mark(one["known"]), _mark(one["hub"]), one["resent"])
             for identity, one in found["losses"].items()
         },
         earlier_losses=_mark(found["earlier_losses"]),
@@ -179,7 +204,7 @@ def lost_rows(paths: "Paths") -> int:
         return 0
     return int(
         found["earlier_losses"]["rows"]
-        + sum(Loss(_mark(one["known"]), _mark(one["hub"])).lost.rows
+        + sum(Loss(_mark(one["known"]), _mark(one["hub"]), one["resent"]).lost.rows
               for one in found["losses"].values())
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgepaas.marks.comparison import NOTHING, Loss, Mark
 from edgepaas.marks.hub import DURABLE_ONLY, MarkStatements, is_unusable, mark_statements
@@ -32,6 +32,14 @@ class Stream:
     ended: bool = False
     #: Whether its last COMMIT was not answered: the hub may have more than is known.
     unanswered: bool = False
+
+
+class StreamPosition(NamedTuple):
+    """Where a transaction stands: the hub has it when its stream's mark is at least so high."""
+
+    stream_id: str
+    #: The mark of the transaction, in transactions.
+    transactions: int
 
 
 class OwnStreams:
@@ -72,6 +80,11 @@ class OwnStreams:
         with self._lock:
             stream.ended = True
             self._streams[stream.stream_id] = stream
+
+    def open_ids(self) -> set[str]:
+        """Return the streams that a connection of this process may move."""
+        with self._lock:
+            return {identity for identity, one in self._streams.items() if not one.ended}
 
     def marks(self) -> dict[str, Mark]:
         """Return what is known of each stream, open or not yet recorded as ended."""
@@ -128,14 +141,20 @@ class MarkRider:
         #: Those of the open transaction: the rows are counted as they were when it began.
         self._statements: MarkStatements | None = None
         self._sent = False
+        #: Where the transaction stands that ends, from :meth:`ending` on; None: it has no mark.
+        self.position: StreamPosition | None = None
 
     def belongs_to(self, streams: OwnStreams) -> bool:
         """Whether it moves the marks of *streams*."""
         return self._streams is streams
 
-    def begin(self) -> "Sequence[Statement]":
+    def expect(self, known: object) -> None:
+        """Take nothing: the server counts the rows."""
+
+    def begin(self, *, rows_known: bool = False) -> "Sequence[Statement]":
         """Ask for durability, and note where the count of rows begins."""
         self._sent = False
+        self.position = None
         self._statements = self._streams.statements
         return [(DURABLE_ONLY if self._statements is None else self._statements.begin, ())]
 
@@ -148,6 +167,8 @@ class MarkRider:
         if self._stream is None or self._stream.ended:
             self._stream = self._streams.open()
         stream, known = self._stream, self._stream.known
+        number = known.transactions + stream.begins_with.transactions + 1
+        self.position = StreamPosition(stream.stream_id, number)
         if known.transactions:
             moved = (stream.stream_id, known.transactions + 1, known.transactions)
             return [(statements.advance, moved)]
@@ -164,6 +185,9 @@ class MarkRider:
     def sent(self) -> None:
         """From here on the outcome of the transaction may stay unknown."""
         self._sent = True
+
+    def under_way(self) -> None:
+        """Do nothing meanwhile."""
 
     def committed(self, results: "Sequence[Result]") -> None:
         """Note the new mark; one that did not move is evidence, and its stream ends."""
@@ -186,6 +210,7 @@ class MarkRider:
         carried = stream.begins_with.plus(this)
         self._end_stream()
         self._stream = self._streams.open(carried)
+        self.position = StreamPosition(self._stream.stream_id, carried.transactions)
         self._streams.suspect()
 
     def failed(self, error: BaseException | None) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queueing whole tables: what was there before capture began, or what a hub has lost."""
+"""Queueing whole tables: what was there before capture began."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from edgepaas.database.reserved_names import OUTBOX
-from edgepaas.outbox.layout import Layout, stored_layouts
+from edgepaas.outbox.layout import Layout
 from edgepaas.outbox.references import Reference, references
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
@@ -40,33 +40,6 @@ def queue(
     if own:
         connection.execute(f"DROP TABLE {_ORDER}")
     return cursor.rowcount
-
-
-def queue_shared(connection: sqlite3.Connection) -> int:
-    """Queue the rows of all shared tables again, parents first; returns how many.
-
-    For a hub that lacks rows of which the outbox has nothing any more: they are inserted
-    where they are missing and were not deleted. Inside the caller's transaction.
-    """
-    present: dict[str, Layout] = {}
-    for _, layout in sorted(stored_layouts(connection).items()):
-        rows = connection.execute("SELECT name FROM pragma_table_info(?)", (layout.table,))
-        if set(layout.names) <= {str(row[0]) for row in rows}:
-            present[layout.table] = layout  # the newest that fits
-    found = references(connection)
-    shared = [layout for layout in present.values() if layout.kind == "shared"]
-    return sum(queue(connection, one, resent=True, found=found) for one in _ordered(shared, found))
-
-
-def _ordered(layouts: Iterable[Layout], found: Sequence[Reference]) -> list[Layout]:
-    """Return *layouts* parents first; those that point to each other in a circle come last."""
-    waiting = {layout.table: layout for layout in layouts}
-    ordered: list[Layout] = []
-    while waiting:
-        bound = {one.child for one in found if one.parent in waiting and one.parent != one.child}
-        free = [table for table in waiting if table not in bound] or list(waiting)
-        ordered += [waiting.pop(table) for table in free]
-    return ordered
 
 
 def _put_in_order(connection: sqlite3.Connection, layout: Layout, own: Sequence[Reference]) -> str:

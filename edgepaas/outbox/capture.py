@@ -126,6 +126,42 @@ def problems(connection: sqlite3.Connection, document: Mapping[str, Any]) -> lis
     return found
 
 
+def restore(connection: sqlite3.Connection, document: Mapping[str, Any]) -> list[str]:
+    """Put back the triggers of *document*'s tables that are missing or changed; say which.
+
+    Inside the caller's transaction, which has the write lock. Nothing is done where nothing is
+    to be captured, and to a table that is captured in another layout. Raises sqlite3.Error.
+    """
+    if not is_installed(connection) or versions.problem(connection):
+        return []
+    ids = {(one.table, one.definition()): one.id for one in stored_layouts(connection).values()}
+    present = _present(connection)
+    found = []
+    for layout in forwarded_layouts(document):
+        identity = ids.get((layout.table, layout.definition()))
+        if identity is None:
+            continue
+        for name, text in triggers_for(replace(layout, id=identity)).items():
+            if present.get(name) == text:
+                continue
+            found.append(f"the trigger {name} {'was changed' if name in present else 'is missing'}")
+            if name in present:
+                connection.execute(f"DROP TRIGGER {quoted(name)}")
+            connection.execute(text)
+    return found
+
+
+def forget_covered(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Have the rows of the tables *names* queued anew, as resent ones, by the next ``install``.
+
+    Inside the caller's transaction. Nothing happens where no baseline was ever queued.
+    """
+    state = connection.execute(f"SELECT covered FROM {STATE}").fetchone()  # noqa: S608
+    if state is not None:
+        covered = [name for name in json.loads(state[0]) if name not in names]
+        connection.execute(f"UPDATE {STATE} SET covered = ?", (json.dumps(covered),))  # noqa: S608
+
+
 @contextlib.contextmanager
 def paused(connection: sqlite3.Connection) -> Iterator[None]:
     """Capture nothing of the block, which is a part of the caller's open transaction.

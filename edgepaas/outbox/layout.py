@@ -17,8 +17,10 @@ from typing import Any, Literal, cast, get_args
 from edgepaas.database.reserved_names import LAYOUTS
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType
+from edgepaas.outbox.revisions.changes import Names
+from edgepaas.outbox.revisions.record import read_record
 
-Merge = Literal["", "least", "greatest", "keep"]
+Merge = Literal["", "least", "greatest", "keep", "add"]
 FORWARDED = ("facts", "shared")
 
 
@@ -43,26 +45,51 @@ def _of_version_1(old: dict[str, Any]) -> dict[str, Any]:
     return {"fingerprint": "", "revision": [], **old, "tables": tables}
 
 
+def _of_version_2(old: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what SQLite is to check (edgepaas.outbox.strictness), which was not written."""
+    tables = {
+        name: {
+            "checks": [],
+            "unique": [],
+            **table,
+            "columns": [{"values": [], **column} for column in table["columns"]],
+        }
+        for name, table in old["tables"].items()
+    }
+    return {**old, "tables": tables}
+
+
 _COLUMN = {
     **dict.fromkeys(("name", "type", "storage", "merge", "filled_from"), shapes.text),
     **dict.fromkeys(("nullable", "primary_key"), shapes.flag),
+    "values": shapes.list_of(shapes.text),
 }
 _TABLE = {
     "kind": shapes.text,
     "columns": shapes.list_of(shapes.object_of(_COLUMN)),
     "key": shapes.list_of(shapes.text),
     "foreign": shapes.list_of(shapes.text),
+    "checks": shapes.list_of(shapes.object_of({"name": shapes.text, "text": shapes.text})),
+    "unique": shapes.list_of(
+        shapes.object_of(
+            {
+                "name": shapes.text,
+                "columns": shapes.list_of(shapes.text),
+                "nulls_distinct": shapes.flag,
+            }
+        )
+    ),
 }
 #: ``run/tables.json``, which the schema stage writes (edgepaas.schema.table_contract).
 TABLES_RECORD = RecordType(
     "tables",
-    2,
+    3,
     {
         "fingerprint": shapes.text,
         "revision": shapes.list_of(shapes.text),
         "tables": shapes.map_of(shapes.object_of(_TABLE)),
     },
-    {1: _of_version_1},
+    {1: _of_version_1, 2: _of_version_2},
 )
 
 
@@ -71,7 +98,7 @@ class Column:
     """One column; ``type`` in PostgreSQL's words, ``storage`` in SQLite's.
 
     ``merge`` says what stays where an insert meets a row that the hub has already: the
-    lesser, the greater, the hub's value; empty: the arriving one. Such a column is no
+    lesser, the greater, the hub's value, the sum; empty: the arriving one. Such a column is no
     content: two facts that differ only there are the same fact. ``filled_from`` names a
     column that this one equals where the box filled it in; filled in on either side, it
     is no content either.
@@ -170,7 +197,9 @@ def forwarded_layouts(document: Mapping[str, Any]) -> list[Layout]:
 
 def stored_layouts(connection: sqlite3.Connection) -> dict[int, Layout]:
     """Return every layout that the file has rows of, by id."""
-    rows = connection.execute(f"SELECT id, tbl, revision, definition FROM {LAYOUTS}")  # noqa: S608
+    rows = connection.execute(
+        f"SELECT id, tbl, revision, definition FROM {LAYOUTS} ORDER BY id"  # noqa: S608
+    )
     return {
         identity: layout_of(table, json.loads(definition), identity=identity, revision=revision)
         for identity, table, revision, definition in rows
@@ -180,15 +209,19 @@ def stored_layouts(connection: sqlite3.Connection) -> dict[int, Layout]:
 def registered(connection: sqlite3.Connection, layouts: Sequence[Layout]) -> Iterator[Layout]:
     """Give each of *layouts* with its id in the file; inside the caller's transaction.
 
-    A table that a new revision leaves as it was keeps its layout.
+    A table that a new revision leaves as it was keeps its layout. Where names moved in between,
+    it gets another one, even with an equal definition: two columns may have swapped their names.
     """
+    record = read_record(connection)
     for layout in layouts:
         definition = layout.definition()
         found = connection.execute(
-            f"SELECT id, revision FROM {LAYOUTS} WHERE tbl = ? AND definition = ?",  # noqa: S608
+            f"SELECT id, revision FROM {LAYOUTS} WHERE tbl = ? AND definition = ? "  # noqa: S608
+            "ORDER BY id DESC LIMIT 1",
             (layout.table, definition),
         ).fetchone()
-        if found is None:
+        names = Names.of(layout.table, layout.names)
+        if found is None or not record.same_names(names, found[1], layout.revision):
             cursor = connection.execute(
                 f"INSERT INTO {LAYOUTS} (tbl, revision, definition) VALUES (?, ?, ?)",  # noqa: S608
                 (layout.table, layout.revision, definition),

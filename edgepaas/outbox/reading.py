@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading what waits: whole transactions, in order, in memory that does not grow with them."""
 
+import hashlib
 import json
 import math
 import sqlite3
@@ -12,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from edgepaas.database.reserved_names import OUTBOX, TRANSACTIONS
 from edgepaas.outbox.layout import Layout, stored_layouts
+from edgepaas.outbox.resending.counters import MISSING
 from edgepaas.outbox.triggers import values_of
 
 Values = tuple[Any, ...] | None
@@ -21,6 +23,9 @@ Op = Literal["insert", "update", "delete", "gap"]
 #: a thousand photographs do not fit.
 CHUNK: Final = 1000
 CHUNK_BYTES: Final = 1024 * 1024
+
+#: The longest key, in bytes, in the hub's own tables: an index entry has less than 2704.
+MAX_KEY_BYTES: Final = 1000
 
 _OPS: Final[dict[str, Op]] = {"I": "insert", "U": "update", "D": "delete", "G": "gap"}
 #: A gap row belongs to no table; its one value is JSON.
@@ -33,7 +38,9 @@ class Change(NamedTuple):
     ``transaction`` is the number of the source transaction's first change. ``new`` and
     ``old`` hold the values by the layout's positions, as SQLite had them: None, int, float,
     str, bytes; bytes of a text that are no UTF-8 stand as lone surrogates
-    (``surrogateescape``). ``gap`` is a gap row's content.
+    (``surrogateescape``). ``gap`` is a gap row's content. ``resent``: it is sent again, to a hub
+    that may have it (``outbox.resent`` is 1), or that lacks it for sure (2: ``missing``, of an
+    update of a counter alone).
     """
 
     seq: int
@@ -44,6 +51,7 @@ class Change(NamedTuple):
     old: Values
     resent: bool
     gap: dict[str, Any] | None = None
+    missing: bool = False
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -120,7 +128,7 @@ class Batch:
             transaction = first if first <= seq else seq
             if op == "G":
                 gap = json.loads(row[4])
-                yield Change(seq, transaction, _GAP, "gap", None, None, resent == 1, gap)
+                yield Change(seq, transaction, _GAP, "gap", None, None, resent != 0, gap)
                 continue
             layout, middle, end = shapes[layout_id]
             new: Values = row[4:middle]
@@ -129,7 +137,8 @@ class Batch:
                 new, old = None, new
             elif op == "U":
                 old = row[middle:end]
-            yield Change(seq, transaction, layout, _OPS[op], new, old, resent == 1)
+            again, missing = resent != 0, resent == MISSING
+            yield Change(seq, transaction, layout, _OPS[op], new, old, again, None, missing)
 
     @cached_property
     def _layouts(self) -> dict[int, Layout]:
@@ -198,6 +207,14 @@ def key_text(key: tuple[Any, ...]) -> str:
     ):
         return key[0]
     return json.dumps(key[0] if len(key) == 1 else key, default=_bytes, separators=(",", ":"))
+
+
+def bounded_key(text: str) -> str:
+    """Return a key as *text* (:func:`key_text`), or the hash of a long one."""
+    if len(text) <= MAX_KEY_BYTES // 4:
+        return text
+    data = text.encode("utf-8")
+    return text if len(data) <= MAX_KEY_BYTES else f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def exact_rows(

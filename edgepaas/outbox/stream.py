@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from edgepaas.database.reserved_names import BATCHES, OUTBOX, STATE, TRANSACTIONS
 from edgepaas.database.sqlite.transaction_stamp import LAST_SEQ
-from edgepaas.outbox import baseline, ledger, sequence_gaps, tables
+from edgepaas.outbox import ledger, sequence_gaps, tables
+from edgepaas.outbox.resending import counters, switches
 
 logger = logging.getLogger("edgepaas.outbox")
 
@@ -138,9 +139,7 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
     What is still here is sent again, as resent. Returns how many rows retention took in
     the meantime: they are lost to the hub, and counted as ``hub_lost``, each once. Behind
     ``base_seq`` the stream goes for a hub that knows none of those before it: it begins
-    there then, and takes their rows along under their own numbers. The rows of shared
-    tables are never taken by it; where the hub may lack some, or is another one, all of
-    them are queued behind: the mirror would take for deleted what is not there.
+    there then, and takes their rows along under their own numbers.
     """
     with tables.transaction(connection):
         confirmed, reclaimed = connection.execute(
@@ -158,10 +157,12 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
             "WHERE last_seq > ?",
             (hub_seq,),
         ).fetchone()
+        counters.trust(connection, hub_seq, confirmed)
         connection.execute(
-            f"UPDATE {OUTBOX} SET resent = 1 WHERE seq > ? AND seq <= ?",  # noqa: S608
+            f"UPDATE {OUTBOX} SET resent = 1 WHERE seq > ? AND seq <= ? AND NOT resent",  # noqa: S608
             (hub_seq, confirmed),
         )
+        counters.doubt_lost_rows(connection, hub_seq)
         connection.execute(f"DELETE FROM {BATCHES} WHERE last_seq > ?", (hub_seq,))  # noqa: S608
         connection.execute(
             f"UPDATE {STATE} SET confirmed_seq = ?1, confirmed_batch = ?2, "  # noqa: S608
@@ -172,8 +173,6 @@ def rewind(connection: sqlite3.Connection, hub_seq: int, hub_batch: str = "") ->
         ledger.add(connection, "dead", -dead)
         ledger.add(connection, "conflicts", -conflicts)
         ledger.add(connection, "hub_lost", gone)
-        if hub_seq < reclaimed or not hub_batch:
-            baseline.queue_shared(connection)
     return gone
 
 
@@ -187,6 +186,7 @@ def _renumber(connection: sqlite3.Connection, above: int, last: int, shift: int)
         (shift, shift, above),
     )
     connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (last + shift, OUTBOX))
+    switches.shift(connection, above, shift)
     gaps = connection.execute(
         f"SELECT seq, v0 FROM {OUTBOX} WHERE op = 'G' AND seq > ?",  # noqa: S608
         (last,),

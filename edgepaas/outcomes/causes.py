@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from edgepaas.errors import RowNotStored
 from edgepaas.pgdriver.failures import (
     CommitUnconfirmed,
     error_fields,
@@ -38,10 +39,16 @@ class Cause(StrEnum):
     TYPE = "type"
     READ_ONLY = "read-only"
     FULL = "full"
-    #: A trigger or a function of the server fails.
+    #: A trigger or a function of the server fails, or removes what is written.
     FUNCTION = "function"
     #: A constraint that the box does not know.
     CONSTRAINT = "constraint"
+    #: The table has another primary key than the box's, or none.
+    KEY = "key"
+    #: A column that the box may leave empty takes no NULL.
+    NOT_NULL = "not-null"
+    #: The table is a view, or has rules, or does not outlive a crash.
+    KIND = "kind"
     #: COMMIT was not confirmed in time: a synchronous standby does not answer.
     STANDBY = "standby"
     #: The server itself: an I/O error, damaged data, no memory.
@@ -56,6 +63,8 @@ class Access(StrEnum):
     LOOK = "look"
     #: Nothing was to be written.
     READ = "read"
+    #: Nothing: the catalog says that it would not keep every row as it is.
+    FIT = "fit"
 
 
 #: They may be over in a moment; the others stay until an operator changes something.
@@ -88,6 +97,9 @@ _CAUSES = {
 _NOT_NULL_VIOLATION = "23502"
 #: character_not_in_repertoire, untranslatable_character: always the client's text.
 _ENCODING = frozenset({"22021", "22P05"})
+#: prohibited_sql_statement_attempted: a statement that the hub's capture refuses, such as
+#: TRUNCATE; whoever sends another one succeeds.
+_PROHIBITED = "2F003"
 #: The function of PostgreSQL that checks a row against policies and WITH CHECK OPTION.
 _CHECKS_POLICIES = "ExecWithCheckOptions"
 
@@ -121,6 +133,8 @@ class Refusal:
     @property
     def text(self) -> str:
         """The one line for a person: the table and the cause; the same in every process."""
+        if self.access is Access.FIT:
+            return f"PostgreSQL's table {self.table} does not fit: {self.said}"
         what = "writes to" if self.access is Access.WRITE else "reads of"
         code = f" (SQLSTATE {self.sqlstate})" if self.sqlstate else ""
         return f"PostgreSQL refuses {what} {self.table}: {self.said}{code}"
@@ -142,8 +156,11 @@ def refusal_of(
     table = _table(tables, fields)
     if find_cause(error, CommitUnconfirmed) is not None:
         return Refusal(table, Cause.STANDBY, server_message(error), access=access)
+    not_stored = find_cause(error, RowNotStored)
+    if not_stored is not None:
+        return Refusal(table, Cause.FUNCTION, str(not_stored), doubtful=True)
     state = sqlstate(error)
-    if state is None or state in _ENCODING:
+    if state is None or state in _ENCODING or state == _PROHIBITED:
         return None
     found = _cause(state, fields, (known or {}).get(table))
     if found is None:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from edgepaas.errors import RowNotStored
 from edgepaas.outcomes.causes import KnownTable, Refusal, refusal_of
 from edgepaas.pgdriver.failures import sqlstate
 
 #: Runs a query and returns its rows; raises the error of the driver, or one raised from it.
 Read = Callable[[str], list[list[object]]]
-#: Runs a statement, then undoes it; raises likewise.
-Attempt = Callable[[str], None]
+#: Runs a statement, then undoes it; returns how many rows it returned; raises likewise.
+Attempt = Callable[[str], int]
 
 _NO_RIGHT = "42501"
 #: unique_violation, exclusion_violation.
@@ -81,15 +82,21 @@ def rehearse(table: str, columns: Mapping[str, str], *, read: Read, attempt: Att
         copied = bool(wanted) and _has_rows(table, read)
         if copied:
             try:
-                attempt(_insert(table, wanted, there, columns, copying=True))
+                _try(attempt, table, _insert(table, wanted, there, columns, copying=True))
                 return Rehearsal(None, copied)
             except Exception as error:
                 if sqlstate(error) != _NO_RIGHT:
                     raise
-        attempt(_insert(table, wanted, there, columns, copying=False))
+        _try(attempt, table, _insert(table, wanted, there, columns, copying=False))
     except Exception as error:  # noqa: BLE001 - handed to the caller, who judges it
         return Rehearsal(error, copied)
     return Rehearsal(None, copied)
+
+
+def _try(attempt: Attempt, table: str, insert: str) -> None:
+    """Attempt *insert*, of one row; raises RowNotStored where none was stored."""
+    if not attempt(f"{insert} RETURNING true"):
+        raise RowNotStored(f"a row of {table} was accepted and not stored: a trigger removed it")
 
 
 def shown_refusal(found: Rehearsal, table: str, known: KnownTable | None = None) -> Refusal | None:

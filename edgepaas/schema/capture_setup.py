@@ -8,7 +8,7 @@ looked at; what a file that was set aside still held is brought into its success
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from edgepaas.schema.sqlite.quarantine import note_salvaged, pending_salvage
 
 logger = logging.getLogger("edgepaas.schema")
 
+#: Seconds for copying what the box wrote to PostgreSQL before SQLite serves.
+HISTORY_SECONDS = 1.5
 #: Seconds for making an older release's file one that gives its free pages back.
 _CONVERTING = 5.0
 
@@ -39,7 +41,10 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     """
     from edgepaas.files.node_identity import node_identity
     from edgepaas.outbox import capture as outbox
-    from edgepaas.outbox import fence, versions
+    from edgepaas.outbox import fence, strictness, versions
+    from edgepaas.outbox.journal.opening import youngest_order
+    from edgepaas.outbox.journal.tables import journal_path
+    from edgepaas.outbox.resending.switches import note_switch
     from edgepaas.outbox.space import vacuum
 
     with _opened(path, paths) as connection:
@@ -59,25 +64,56 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
         missing = outbox.problems(connection, document) if done.changed else []
         if missing:
             raise NotCaptured(f"{path}: changes are not captured: {'; '.join(missing)}")
+        note_switch(connection, youngest_order(journal_path(path)))
+        _report_gaps(path, strictness.install(connection, document, captured=True))
         steps = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
         steps += _salvage(path, paths, connection, document)
     return "; ".join(steps)
 
 
-def capture_nothing(path: Path, paths: Paths) -> None:
+def show_own_history(path: Path, paths: Paths) -> str:
+    """Copy what this box wrote to PostgreSQL into the tables of *path*, which is to serve.
+
+    For HISTORY_SECONDS; the drainer goes on with it. Returns what was done, for a person. What
+    cannot be copied is not shown, and keeps nothing from serving.
+    """
+    from edgepaas.outbox.journal.opening import opened_for_reading
+    from edgepaas.outbox.journal.tables import journal_path
+    from edgepaas.outbox.resending.own_history import copy_history
+
+    try:
+        with opened_for_reading(journal_path(path)) as journal:
+            if journal is None:
+                return ""
+            with _opened(path, paths) as connection:
+                copied = copy_history(connection, journal, seconds=HISTORY_SECONDS)
+    except (sqlite3.Error, OSError, EdgePaaSError) as error:
+        logger.warning("what this box wrote to PostgreSQL is not shown: %s", brief(error))
+        return ""
+    return f"{copied:,} rows that this box wrote to PostgreSQL are shown" if copied else ""
+
+
+def capture_nothing(path: Path, paths: Paths, document: Mapping[str, Any]) -> None:
     """Take capture out of *path*, which has no hub: no write is to pay for it.
 
-    Raises sqlite3.Error, LockHeld.
+    It refuses all the same what a hub would refuse, which may come later. Raises sqlite3.Error,
+    LockHeld.
     """
-    from edgepaas.outbox import tables
+    from edgepaas.outbox import strictness, tables
 
     with _opened(path, paths) as connection:
+        _report_gaps(path, strictness.install(connection, document, captured=False))
         if not tables.exist(connection):
             return  # a box without a hub pays nothing at its boot either
         from edgepaas.outbox import capture as outbox
 
         if outbox.remove(connection):
             logger.warning("there is no hub any more: changes of %s are not captured", path)
+
+
+def _report_gaps(path: Path, gaps: Sequence[str]) -> None:
+    for gap in gaps:
+        logger.warning("%s is less strict than PostgreSQL: %s", path, gap)
 
 
 @contextlib.contextmanager

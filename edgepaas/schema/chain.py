@@ -6,6 +6,8 @@ more than everything else that a boot stage with nothing to do has to do.
 """
 
 import ast
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +19,9 @@ from edgepaas.schema.errors import ChainIncomplete, SchemaError
 if TYPE_CHECKING:
     from edgepaas.app import Application
 
-VERSION_TABLE = "alembic_version"
+#: The version table that every application had in the releases before each had its own; those
+#: are called so and by the application's name.
+SHARED_VERSION_TABLE = "alembic_version"
 #: The platform's own chain: its name, and where it counts its revisions.
 PLATFORM = "platform"
 PLATFORM_VERSION_TABLE = "edgepaas_version"
@@ -32,18 +36,43 @@ ENVIRONMENT = (
 Revisions = frozenset[str]
 
 
+#: PostgreSQL cuts names off after 63 letters.
+_LONGEST_NAME = 36
+
+
+def version_table_of(application: str) -> str:
+    """Return the name of the *application*'s version table, which no other one has."""
+    plain = re.sub("[^a-z0-9_]", "_", application)[:_LONGEST_NAME]
+    # Of what is no plain name, a digest: two names may be alike but for what was replaced.
+    digest = "" if plain == application else hashlib.sha256(application.encode()).hexdigest()[:8]
+    return "_".join(filter(None, (SHARED_VERSION_TABLE, plain, digest)))
+
+
 @dataclass(frozen=True)
 class Chain:
     """The migrations in *folder* (as Alembic lays it out), counted in *version_table*.
 
     ``folder`` is None for an application without migrations: its tables are created
-    where they are missing and never altered. *only_postgres*: its scripts run nowhere else.
+    where they are missing and never altered. *version_table* is by default the one that
+    belongs to *name*. *only_postgres*: its scripts run nowhere else. *formerly*: names that
+    the application had.
     """
 
     name: str
     folder: Path | None
-    version_table: str = VERSION_TABLE
+    version_table: str = ""
     only_postgres: bool = False
+    formerly: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Name the version table after the application."""
+        if not self.version_table:
+            object.__setattr__(self, "version_table", version_table_of(self.name))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The application's name, and those that it had."""
+        return (self.name, *self.formerly)
 
     def scripts(self) -> list[Path]:
         """Return the revision files, sorted by name."""
@@ -111,7 +140,7 @@ class Chain:
 
 def chain_of(application: "Application") -> Chain:
     """Return the application's chain."""
-    return Chain(name=application.name, folder=application.migrations)
+    return Chain(application.name, application.migrations, formerly=application.formerly)
 
 
 def platform_chain() -> Chain:

@@ -10,8 +10,28 @@ class SchemaError(EdgePaaSError):
     """The schema cannot be brought to head; the message says what was left as it was."""
 
 
+class SchemaRefused(SchemaError):
+    """This build cannot work on the database, which was left as it is; the message says why.
+
+    The box answers 503 with it, and tries again, until what it names was mended.
+    """
+
+
+class OfAnotherApplication(SchemaRefused):
+    """The database is another application's, which the message names."""
+
+
 class ChainIncomplete(SchemaError):
     """The build lacks a part of its migrations: no database is to blame for that."""
+
+
+class RevisionRefused(SchemaError):
+    """A revision would break rows that wait; the message has their number and a way out.
+
+    ``reached``: the revisions that the database came to without it.
+    """
+
+    reached: frozenset[str] = frozenset()
 
 
 def brief(error: BaseException) -> str:

@@ -7,7 +7,7 @@ What they make is seen by running them where nothing stays.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -16,6 +16,7 @@ from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.migrations import (
     TableColumns,
     columns_by_table,
+    scratch_engine,
     script_names,
     upgrade,
     versions,
@@ -24,8 +25,10 @@ from edgepaas.schema.migrations import (
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-#: Tables of the platform without which a box serves all the same: marks (edgepaas.marks).
-_OPTIONAL = frozenset({"sync_connections"})
+#: Tables of the platform without which a box serves all the same: marks of connections
+#: (edgepaas.marks) and of the hub's history (edgepaas.sync.hub.history), and what is kept of
+#: renames (edgepaas.outbox.revisions, edgepaas.sync.hub.layouts).
+_OPTIONAL = frozenset({"sync_connections", "sync_histories", "edgepaas_revisions", "sync_layouts"})
 _TEMPORARY = (
     "SELECT c.relname, a.attname FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
@@ -122,7 +125,7 @@ def columns_by_revision(
 def _columns_in_memory(
     chain: Chain, metadata: "MetaData | None"
 ) -> list[tuple[Revisions, TableColumns]]:
-    engine = create_engine("sqlite://", poolclass=StaticPool)
+    engine = scratch_engine("sqlite://", poolclass=StaticPool)
     by_revision: list[tuple[Revisions, TableColumns]] = []
     try:
         with engine.connect() as connection:

@@ -4,13 +4,15 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, inspect
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
-from edgepaas.schema.chain import Chain, Revisions
+from edgepaas.database.reserved_names import APPLICATIONS
+from edgepaas.schema import ownership
+from edgepaas.schema.chain import SHARED_VERSION_TABLE, Chain, Revisions
 from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
@@ -29,52 +31,57 @@ _BATCH_TABLE = "_alembic_tmp_"
 
 
 def upgrade(
-    connection: Connection, chain: Chain, metadata: "MetaData | None", to: str = "heads"
+    connection: Connection,
+    chain: Chain,
+    metadata: "MetaData | None",
+    to: str = "heads",
+    *,
+    applied: Callable[[str], None] | None = None,
 ) -> None:
-    """Migrate in the transaction that *connection* is in; raises what the migration raises."""
+    """Migrate in the transaction that *connection* is in; raises what the migration raises.
+
+    *applied* gets each revision that was applied, before the next one; what it raises as well.
+    """
     if chain.unwritten:
         return
     chain.check_environment()
     _quiet_alembic()
     from alembic import command
 
-    command.upgrade(_config(connection, chain, metadata), to)
+    ownership.claim(connection, chain)
+    config = _config(connection, chain, metadata)
+    config.attributes["applied"] = applied
+    command.upgrade(config, to)
+    ownership.keep_in_step(connection, chain)
 
 
 def stamp(connection: Connection, chain: Chain, revisions: Revisions) -> None:
     """Write *revisions* as the version, without running anything."""
-    from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table
-
-    # As Alembic makes it (alembic.ddl.impl.version_table_impl); importing Alembic for one
-    # table would double what the first boot takes.
-    name = chain.version_table
-    table = Table(
-        name,
-        MetaData(),
-        Column("version_num", String(32), nullable=False),
-        PrimaryKeyConstraint("version_num", name=f"{name}_pkc"),
-    )
-    table.create(connection, checkfirst=True)
-    connection.execute(table.delete())
-    if revisions:
-        connection.execute(table.insert(), [{"version_num": r} for r in sorted(revisions)])
+    # Importing Alembic for one table would double what a boot takes.
+    ownership.claim(connection, chain)
+    connection.exec_driver_sql(ownership.version_table_statement(chain.version_table))
+    connection.exec_driver_sql(f"DELETE FROM {chain.version_table}")  # noqa: S608
+    for revision in sorted(revisions):
+        connection.execute(
+            text(f"INSERT INTO {chain.version_table} (version_num) VALUES (:revision)"),  # noqa: S608
+            {"revision": revision},
+        )
+    ownership.keep_in_step(connection, chain)
 
 
 def versions(connection: Connection, chain: Chain) -> Revisions | None:
     """Return the revisions that the database says it has; None without a version table."""
-    if not inspect(connection).has_table(chain.version_table):
-        return None
-    rows = connection.exec_driver_sql(f"SELECT version_num FROM {chain.version_table}")  # noqa: S608
-    return frozenset(row[0] for row in rows)
+    return ownership.ownership_of(connection, chain).revisions
 
 
 def columns_by_table(connection: Connection, chain: Chain) -> TableColumns:
-    """Return the tables that are there, but for the version table and SQLite's own."""
+    """Return the tables that are there, but for version tables, the owner's name and SQLite's."""
     inspector = inspect(connection)
     return {
         name: frozenset(column["name"] for column in inspector.get_columns(name))
         for name in inspector.get_table_names()
-        if name != chain.version_table and not name.startswith(_BATCH_TABLE)
+        if name not in (chain.version_table, APPLICATIONS)
+        and not name.startswith((_BATCH_TABLE, SHARED_VERSION_TABLE))
     }
 
 
@@ -123,7 +130,7 @@ def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Pat
     from alembic import command
 
     number = 1 + max((int(r) for r in chain.parents if r.isdecimal()), default=0)
-    engine = create_engine(f"sqlite:///{folder / 'scratch.db'}")
+    engine = scratch_engine(f"sqlite:///{folder / 'scratch.db'}")
     try:
         with engine.connect() as connection:
             upgrade(connection, chain, metadata)
@@ -167,6 +174,17 @@ def shipped_template() -> Path:
         if place.is_file():
             return place
     raise ChainIncomplete(f"{places[0]} is not there: install this build again")
+
+
+def scratch_engine(url: str, **options: Any) -> Engine:
+    """Return an engine for a database of SQLite's that is no box's file."""
+    from sqlalchemy import event
+
+    from edgepaas.database.sqlite import numeric_order
+
+    engine = create_engine(url, **options)
+    event.listen(engine, "connect", lambda connection, _: numeric_order.register(connection))
+    return engine
 
 
 def migration_engine(connect: Any, dialect: str) -> Engine:

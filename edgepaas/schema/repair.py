@@ -21,11 +21,12 @@ from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import migrate as embedded
-from edgepaas.schema.sqlite.copies import finished_copy
+from edgepaas.schema.sqlite.copies import finished_copy, other_owner
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths, tidy
 from edgepaas.schema.sqlite.inspection import EmptyFile, examine
 from edgepaas.schema.sqlite.rebuild import rebuild
+from edgepaas.schema.sqlite.taking_back import take_back
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
@@ -51,20 +52,34 @@ POSTGRES_SCHEMA_RECORD = RecordType(
 
 
 def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
-    """Diagnose and mend the SQLite file; raises SchemaError or LockHeld with nothing changed."""
+    """Diagnose and mend the SQLite file, and take back what is set aside of it.
+
+    Raises SchemaError or LockHeld with nothing changed.
+    """
     tidy(paths, path)
     with held(paths.database_lock, timeout=embedded.LOCK_TIMEOUT):
-        files.sweep(path)
-        clear_reserved_paths(path, paths)
-        files.forget_unfinished_backups(path, paths.backups)
-        try:
-            found = examine(path, paths, chain)
-        except Damaged:
-            found = EmptyFile()
-        if not isinstance(found, EmptyFile):
-            return _repair_sound_file(path, paths, chain, models, found)
-    # Without a file, or with a damaged one, a boot knows what to do.
-    return embedded.prepare_sqlite(path, paths, chain, models)
+        report = _repair_file(path, paths, chain, models)
+        found = take_back(path, paths, chain, models, again=True)
+    if not found.done and not found.failed:
+        return report
+    action = "repaired" if found.done and report.action == "nothing" else report.action
+    message = "; ".join((report.message, *found.done)) if found.done else report.message
+    steps = (*report.steps, *found.done, *found.failed)
+    return replace(report, action=action, message=message, steps=steps)
+
+
+def _repair_file(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
+    files.sweep(path)
+    clear_reserved_paths(path, paths)
+    files.forget_unfinished_backups(path, paths.backups)
+    try:
+        found = examine(path, paths, chain)
+    except Damaged:
+        found = EmptyFile()
+    if not isinstance(found, EmptyFile) and not other_owner(path, paths, chain):
+        return _repair_sound_file(path, paths, chain, models, found)
+    # Without a file, with a damaged one or another application's, a boot knows what to do.
+    return embedded.prepare_locked(path, paths, chain, models)
 
 
 def repair_postgres(

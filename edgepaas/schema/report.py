@@ -12,7 +12,8 @@ Action = Literal[
     "adopted",  # it had tables and no version; it looked like a known revision
     "ahead",  # a newer build migrated it; it holds all that this build needs
     "unmigrated",  # a migration failed; the tables fit all the same, so it serves as it was
-    "replaced",  # unusable: set aside, a fresh file opened
+    "refused",  # this build cannot work on it; left as it is, and the box answers 503
+    "replaced",  # damaged: set aside, a fresh file opened
     "repaired",
     "left",  # RUN_MIGRATIONS=false
 ]

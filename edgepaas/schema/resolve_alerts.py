@@ -6,6 +6,7 @@ from edgepaas.alerts.catalogue import (
     NOT_CAPTURED,
     POSTGRES_UNUSABLE,
     SALVAGE_FAILED,
+    SCHEMA_REFUSED,
     SQLITE_REPLACED,
     SQLITE_UNMIGRATED,
 )
@@ -21,6 +22,7 @@ PROBLEMS = (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)
 
 def resolve_alerts(contract: DatabaseContract, paths: Paths, report: SchemaReport) -> None:
     """Resolve what earlier runs raised and *report*, of a run that succeeded, is free of."""
+    SCHEMA_REFUSED.resolve_alert(f"this release works on the database: {report.message}")
     if contract.sqlite_active:
         resolve_file_alerts(contract, report)
     else:

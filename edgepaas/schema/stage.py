@@ -9,30 +9,39 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgepaas.alerts.catalogue import (
+    DATABASE_FOREIGN,
     FALLBACK_NOT_READY,
     NOT_CAPTURED,
     POSTGRES_UNUSABLE,
-    SQLITE_FOREIGN,
+    SCHEMA_REFUSED,
 )
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.errors import DatabaseUnavailable, DecideAgain, EdgePaaSError
-from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
-from edgepaas.files.sqlite_file import damage_noted, note_damage, open_refusal_reason
+from edgepaas.files.sqlite_file import note_damage
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import table_contract as tables
-from edgepaas.schema.capture_setup import capture, capture_nothing
-from edgepaas.schema.chain import Chain, chain_of, show
-from edgepaas.schema.errors import SchemaError, brief
-from edgepaas.schema.open_problems import clear_problem, record_problem
+from edgepaas.schema.capture_setup import capture, capture_nothing, show_own_history
+from edgepaas.schema.chain import Chain, chain_of
+from edgepaas.schema.errors import OfAnotherApplication, SchemaError, SchemaRefused, brief
+from edgepaas.schema.open_problems import (
+    clear_problem,
+    clear_refusal,
+    record_problem,
+    record_refusal,
+    refused_before,
+)
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.resolve_alerts import resolve_alerts, resolve_file_alerts
 from edgepaas.schema.sqlite.error_classes import Damaged, error_for
+from edgepaas.schema.sqlite.file_stage import attempt_on_file, bring_file_to_head
 from edgepaas.schema.sqlite.housekeeping import tidy
+from edgepaas.schema.sqlite.quarantine import to_be_taken_back
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -74,9 +83,11 @@ def prepare_database(
     """Bring the database that *contract* names to the application's head revision.
 
     Writes ``run/tables.json``. With a hub the SQLite file captures every change when it
-    serves, and is kept ready to where it may have to. Raises DecideAgain when PostgreSQL
-    turned out unusable and SQLite can take over (``state/postgres-hold`` then says why),
-    SchemaError, LockHeld or a DatabaseError when no safe way round is left.
+    serves, and is kept ready to where it may have to. The report's action is ``refused`` where
+    this build cannot work on the database: nothing was changed, and the service answers 503.
+    Raises DecideAgain when PostgreSQL turned out unusable and SQLite can take over
+    (``state/postgres-hold`` then says why), SchemaError, LockHeld or a DatabaseError when no
+    safe way round is left.
     """
     chain = chain_of(application)
     chain.check_folder()
@@ -88,7 +99,11 @@ def prepare_database(
     with extended_start_timeout(), _explained_folder_errors(paths):
         stage = _Stage(contract, settings, paths, chain, models)
         clear_problem(paths)
-        report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
+        try:
+            report = stage.on_sqlite() if contract.sqlite_active else stage.on_postgres()
+        except SchemaRefused as error:
+            return stage.refuse(error)
+        clear_refusal(paths)
         resolve_alerts(contract, paths, report)
         return report
 
@@ -104,11 +119,16 @@ class _Stage:
     models: "Callable[[], MetaData | None]"
 
     def on_sqlite(self) -> SchemaReport:
-        """Bring the file to head; it serves even where capture cannot be put in place."""
+        """Bring the file to head; it serves even where capture cannot be put in place.
+
+        Raises SchemaRefused at once where nothing has changed since it was refused last.
+        """
+        if refused := refused_before(self.paths, self._attempt):
+            raise SchemaRefused(refused)
         report = self._prepare_file()
         document = self._publish()
         try:
-            return self._with_capture(report, document)
+            return self._with_rows_taken_back(self._with_capture(report, document), document)
         except sqlite3.DatabaseError as error:
             damaged = error_for(self.contract.sqlite_path, error)
             if not isinstance(damaged, Damaged):
@@ -133,10 +153,27 @@ class _Stage:
             self._prepare_fallback(document)
         return report
 
+    def refuse(self, error: SchemaRefused) -> SchemaReport:
+        """Have the service answer 503 with the reason; what is captured already is still sent."""
+        another = isinstance(error, OfAnotherApplication)
+        reason = str(error)
+        (DATABASE_FOREIGN if another else SCHEMA_REFUSED).raise_alert(reason)
+        on_sqlite = self.contract.sqlite_active
+        # That it is another application's is found again at no cost.
+        record_refusal(self.paths, reason, "" if another or not on_sqlite else self._attempt())
+        self._publish()
+        database: Literal["sqlite", "postgresql"] = "sqlite" if on_sqlite else "postgresql"
+        return SchemaReport(database, "refused", (), (), f"REFUSED, the box answers 503: {reason}")
+
+    def _attempt(self) -> str:
+        return attempt_on_file(self.contract, self.settings, self.chain)
+
     def _prepare_file(self, *, serving: bool = True) -> SchemaReport:
         path = self.contract.sqlite_path
         tidy(self.paths, path, least_free=self.settings.size("DISK_MIN_FREE"))
-        report = _prepare_sqlite(self.contract, self.paths, self.chain, self.models, check=serving)
+        report = bring_file_to_head(
+            self.contract, self.paths, self.chain, self.models, check=serving
+        )
         tables.note_user(self.paths, path, self.chain.name)
         return report
 
@@ -151,10 +188,24 @@ class _Stage:
     def _with_capture(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
         path = self.contract.sqlite_path
         if not self.contract.hub_url:
-            capture_nothing(path, self.paths)
+            capture_nothing(path, self.paths, document)
             return report
-        done = capture(path, self.paths, document)
+        steps = [capture(path, self.paths, document), show_own_history(path, self.paths)]
+        done = "; ".join(filter(None, steps))
         return replace(report, message=f"{report.message}; {done}") if done else report
+
+    def _with_rows_taken_back(self, report: SchemaReport, document: dict[str, Any]) -> SchemaReport:
+        """Bring back what is set aside and can be used again; what was not captured is queued."""
+        path = self.contract.sqlite_path
+        if not to_be_taken_back(self.paths, path, ""):
+            return report
+        from edgepaas.schema.sqlite.taking_back import take_back
+
+        with held(self.paths.database_lock, shared=True):
+            found = take_back(path, self.paths, self.chain, self.models)
+        if found.done:
+            report = self._with_capture(report, document)
+        return replace(report, message="; ".join((report.message, *found.done, *found.failed)))
 
     def _uncaptured(self, report: SchemaReport, error: Exception) -> SchemaReport:
         if not self.contract.hub_url:
@@ -170,6 +221,7 @@ class _Stage:
         try:
             report = self._prepare_file(serving=False)
             done = capture(self.contract.sqlite_path, self.paths, document)
+            report = self._with_rows_taken_back(report, document)
         except Exception as error:
             # Whatever it is: PostgreSQL serves, and a broken spare must not stop it.
             logger.debug("the fallback cannot be prepared", exc_info=error)
@@ -184,61 +236,6 @@ class _Stage:
             logger.info("the SQLite file is ready to take over: %s", report.message)
 
 
-def _report_if_at_head(
-    contract: DatabaseContract, paths: Paths, chain: Chain, *, check: bool
-) -> SchemaReport | None:
-    """Return a report when the SQLite file is sound and at head; None to take the long way.
-
-    Without *check* it is not asked whether it is sound: it will be when it has to serve.
-
-    Needs no exclusive lock, so that it can be asked beside a running service.
-    """
-    from edgepaas.schema.sqlite.inspection import inspect_file
-
-    path = contract.sqlite_path
-    try:
-        # A check to the end of a file, or anything to be moved, is for the exclusive lock.
-        if chain.unwritten or not path.is_file() or path.stat().st_size == 0:
-            return None
-        if open_refusal_reason(path) or damage_noted(path):
-            return None
-        with held(paths.database_lock, shared=True):
-            found = inspect_file(path, chain, check=check)
-    except (SchemaError, DatabaseUnavailable, LockHeld) as error:
-        logger.info("the SQLite file has to be examined: %s", error)
-        return None
-    if found != chain.heads:
-        return None
-    revisions = tuple(sorted(found))
-    return SchemaReport("sqlite", "nothing", revisions, revisions, f"at head ({show(revisions)})")
-
-
-def _prepare_sqlite(
-    contract: DatabaseContract,
-    paths: Paths,
-    chain: Chain,
-    models: "Callable[[], MetaData | None]",
-    *,
-    check: bool,
-) -> SchemaReport:
-    path = contract.sqlite_path
-    before = tables.last_user(paths, path)
-    if before in ("", chain.name):
-        SQLITE_FOREIGN.resolve_alert(f"{path} is the application {chain.name}'s")
-        report = _report_if_at_head(contract, paths, chain, check=check)
-        if report is not None:
-            return report
-    from edgepaas.schema.sqlite.migrate import prepare_sqlite
-
-    foreign = before not in ("", chain.name) and path.exists()
-    report = prepare_sqlite(path, paths, chain, models, foreign=foreign)
-    if not foreign or report.action in ("created", "replaced"):
-        return report
-    warning = f"{path} was the application {before}'s until now, and {chain.name} goes on with it"
-    SQLITE_FOREIGN.raise_alert(warning)
-    return replace(report, message=f"{report.message}; WARNING: {SQLITE_FOREIGN.message(warning)}")
-
-
 def _prepare_postgres(
     contract: DatabaseContract,
     settings: "Settings",
@@ -247,7 +244,9 @@ def _prepare_postgres(
     models: "Callable[[], MetaData | None]",
 ) -> SchemaReport:
     from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.files.node_identity import node_identity
     from edgepaas.schema.postgresql.migrate import parts_of, prepare_postgres
+    from edgepaas.schema.renames.boxes import OwnBox
 
     connector = Connector(contract.database_url, settings, name="edgepaas-schema")
     try:
@@ -257,9 +256,12 @@ def _prepare_postgres(
             parts,
             run_migrations=contract.run_migrations,
             revisions=fresh_rehearsal(paths, contract.database_url),
+            own=OwnBox(node_identity(paths).node_id, contract.sqlite_path),
         )
     except (SchemaError, DatabaseUnavailable) as error:
         if not contract.fallback_armed:
+            if isinstance(error, SchemaError) and not isinstance(error, SchemaRefused):
+                raise SchemaRefused(str(error)) from error
             raise
         hold_postgres(paths, settings, str(error))
         raise DecideAgain(

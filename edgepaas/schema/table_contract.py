@@ -20,6 +20,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType
 from edgepaas.outbox.layout import TABLES_RECORD
 from edgepaas.schema.chain import Chain
+from edgepaas.schema.strict_checks import checks_of, unique_of, values_of
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -27,11 +28,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("edgepaas.schema")
 
 CACHE = "tables-cache.json"
+_EMPTY_CACHE: dict[str, Any] = {"made_for": None, "sources": {}, "document": None, "owner": None}
+
+
+def _owner_alone(old: dict[str, Any]) -> dict[str, Any]:
+    return {**_EMPTY_CACHE, "owner": old.get("owner")}
+
+
 #: ``state/tables-cache.json``: tables.json's content, what it was made from, and which
 #: application used the SQLite file last. Each part may be missing.
 CACHE_RECORD = RecordType(
     "tables-cache",
-    2,
+    3,
     {
         "made_for": shapes.anything,
         "sources": shapes.map_of(shapes.list_of(shapes.whole)),
@@ -40,10 +48,9 @@ CACHE_RECORD = RecordType(
             shapes.object_of({"file": shapes.text, "application": shapes.text})
         ),
     },
-    # Version 1: its owner alone is kept; everything else can be computed again.
-    {1: lambda old: {**_EMPTY_CACHE, "owner": old.get("owner")}},
+    # Of older versions the owner alone is kept; everything else can be computed again.
+    {1: _owner_alone, 2: _owner_alone},
 )
-_EMPTY_CACHE: dict[str, Any] = {"made_for": None, "sources": {}, "document": None, "owner": None}
 
 
 def remembered(paths: Paths, application: str, chain: Chain) -> dict[str, Any] | None:
@@ -77,7 +84,7 @@ def make(
         "revision": revision,
         "tables": tables,
     }
-    sources = {str(path): _stamp(path) for path in _sources(application, chain)}
+    sources = {str(path): _stamp(path) for path in source_files(application, chain)}
     cache = {
         **_cache(paths),
         "made_for": _identity(application, chain),
@@ -94,6 +101,12 @@ def last_user(paths: Paths, file: Path) -> str:
     return str(owner["application"]) if owner is not None and owner["file"] == str(file) else ""
 
 
+def current_application(paths: Paths) -> str:
+    """Return the name of the application that the box ran last; empty: unknown."""
+    owner = _cache(paths)["owner"]
+    return "" if owner is None else str(owner["application"])
+
+
 def note_user(paths: Paths, file: Path, application: str) -> None:
     """Remember that *application* uses the SQLite *file*."""
     if last_user(paths, file) != application:
@@ -107,7 +120,8 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
     Tables come in the order in which rows can be written: what one points to is before it.
     A column's ``type`` is PostgreSQL's, its ``storage`` SQLite's; ``merge`` and
     ``filled_from`` say what becomes of it where a row that is there is met
-    (edgepaas.outbox.layout).
+    (edgepaas.outbox.layout). ``values`` are the words of an enumeration; ``checks`` and ``unique``
+    are what PostgreSQL checks beside them (edgepaas.schema.strict_checks).
     """
     from sqlalchemy.dialects import postgresql, sqlite
 
@@ -124,11 +138,14 @@ def describe(metadata: "MetaData") -> dict[str, Any]:
                     "primary_key": column.primary_key,
                     "merge": column.info.get("merge", ""),
                     "filled_from": column.info.get("filled_from", ""),
+                    "values": values_of(column),
                 }
                 for column in table.columns
             ],
             "key": [column.name for column in table.primary_key.columns],
             "foreign": sorted({key.column.table.name for key in table.foreign_keys}),
+            "checks": checks_of(table),
+            "unique": unique_of(table),
         }
         for table in metadata.sorted_tables
     }
@@ -157,7 +174,7 @@ def _identity(application: str, chain: Chain) -> list[object]:
     ]
 
 
-def _sources(application: str, chain: Chain) -> Iterable[Path]:
+def source_files(application: str, chain: Chain) -> Iterable[Path]:
     """The files whose change may change the tables: migrations and the application's modules."""
     if chain.folder is not None:
         if (chain.folder / "versions").is_dir():
@@ -168,6 +185,23 @@ def _sources(application: str, chain: Chain) -> Iterable[Path]:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in roots and (file := getattr(module, "__file__", None)):
             yield Path(file)
+
+
+def application_files(application: str) -> list[Path]:
+    """Return the source files of the *application*'s own packages, imported or not.
+
+    None of this platform's, for which its version stands.
+    """
+    roots = {application.partition(":")[0].partition(".")[0]}
+    roots |= {name.partition(".")[0] for name in _entry_point_module(application)}
+    found: list[Path] = []
+    for root in sorted(roots - {"edgepaas"}):
+        module = sys.modules.get(root)
+        if (file := getattr(module, "__file__", None)) is None:
+            continue
+        package = hasattr(module, "__path__")
+        found += sorted(Path(file).parent.rglob("*.py")) if package else [Path(file)]
+    return found
 
 
 def _entry_point_module(application: str) -> Iterable[str]:

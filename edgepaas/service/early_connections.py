@@ -56,23 +56,27 @@ def begin_for_hand_back(paths: "Paths") -> bool:
     except (OSError, EdgePaaSError) as error:  # the stages say what is wrong
         logger.debug("no connection is begun: %s", error)
         return False
-    keeper = _keeper(paths)
+    keeper = _keeper(paths, settings)
     connector.begin_early(COUNT_OF_HAND_BACK, at_once=True, keeper=keeper)
     _begun[url, found] = connector
     return True
 
 
-def _keeper(paths: "Paths") -> "MarkKeeper | None":
+def _keeper(paths: "Paths", settings: "Settings") -> "MarkKeeper | None":
     """Return what keeps the marks, by the tables that the schema stage found last."""
     from edgepaas.database.opening import new_keeper
     from edgepaas.outbox.layout import forwarded_layouts, read_document
+    from edgepaas.service.hub_capture import capture_on_hub
 
     try:
         forwarded = [layout.table for layout in forwarded_layouts(read_document(paths.tables))]
     except (OSError, ValueError, EdgePaaSError) as error:
         logger.debug("no marks are compared early: %s", error)
         return None
-    return new_keeper(paths, forwarded)
+    keeper = new_keeper(paths, forwarded)
+    if keeper is not None and settings.flag("JOURNAL"):
+        capture_on_hub(keeper, paths, may_mend=settings.flag("RUN_MIGRATIONS"))
+    return keeper
 
 
 def begin(contract: "DatabaseContract", settings: "Settings", paths: "Paths") -> "Connector | None":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgepaas.health.checks import HealthBoard
     from edgepaas.health.gate import GateReport
     from edgepaas.health.state import StateBoard
+    from edgepaas.service.watches.journal import JournalWatch
     from edgepaas.settings import Settings
     from edgepaas.timing.task_registry import TaskRegistry
     from edgepaas.web.plain_appends import PlainAppends
@@ -40,6 +41,8 @@ class Loaded:
     report: "GateReport"
     #: What the application wants to run beside the requests.
     workers: "list[Worker]"
+    #: What keeps the journal of what PostgreSQL acknowledges; None where none is kept.
+    journal: "JournalWatch | None" = None
 
 
 def preload() -> None:
@@ -71,12 +74,15 @@ def load(
     from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
     from edgepaas.hosting.box import make_box
     from edgepaas.hosting.loading import load_application, metadata_of
+    from edgepaas.service.capture_guard import guard_capture
     from edgepaas.web.app import create_app, plain_appends
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     forwarded = forwarded_tables(metadata_of(application))
     database = open_database(contract, settings, paths, connector=connector, forwarded=forwarded)
     try:
+        guard_capture(database, contract, paths)
+        journal = _open_journal(database, contract, settings, paths, state)
         checks = build_checks(database, contract, settings, paths, application)
         board = build_board(checks, settings)
         state.latest = board.latest
@@ -93,7 +99,30 @@ def load(
     except BaseException:
         database.close()
         raise
-    return Loaded(wsgi, plain_appends(wsgi), database, board, report, box.workers)
+    return Loaded(wsgi, plain_appends(wsgi), database, board, report, box.workers, journal)
+
+
+def _open_journal(
+    database: "Database",
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: "Paths",
+    state: "StateBoard",
+) -> "JournalWatch | None":
+    """Open the journal where PostgreSQL serves and JOURNAL is not off."""
+    if database.dialect != "postgresql" or not settings.flag("JOURNAL"):
+        return None
+    from edgepaas.database.postgresql.database import ServerDatabase
+    from edgepaas.service.hub_capture import capture_on_hub
+    from edgepaas.service.watches.journal import JournalWatch
+
+    if not isinstance(database, ServerDatabase):
+        return None
+    if database.marks is not None:
+        capture_on_hub(database.marks, paths, may_mend=contract.run_migrations)
+    watch = JournalWatch(database, contract, settings, paths, state)
+    watch.open()
+    return watch
 
 
 def freeze_startup_objects() -> None:

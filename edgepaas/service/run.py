@@ -29,6 +29,7 @@ from edgepaas.httpd.server import HTTPServer
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
 from edgepaas.logs import PRINTED
 from edgepaas.pgdriver.failures import server_message, sqlstate
+from edgepaas.schema.open_problems import open_refusal
 from edgepaas.sd_notify import Notifier
 from edgepaas.service.core_pinning import CorePinning
 from edgepaas.service.crash_loop import CrashLoop
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 SWITCH_INTERVAL = 0.001
 #: Seconds in which a worker of the application brings its work to an end; fewer after a loss.
 WORKER_PATIENCE = 2.0
+#: Seconds for which a refused database is answered with 503 before the chain runs again; well
+#: below TimeoutStartSec= of the unit, since the service is not ready meanwhile.
+REFUSED_PATIENCE = 60.0
 
 logger = logging.getLogger("edgepaas.service")
 
@@ -139,6 +143,10 @@ class Service:
     # -- start (the loader's thread) --
 
     def _start(self) -> None:
+        refused = open_refusal(self._paths)
+        if refused:
+            self._refuse(refused)
+            return
         try:
             loaded = load(self._settings, self._contract, self._paths, self._state, self._tasks)
             self._loaded = loaded
@@ -201,6 +209,21 @@ class Service:
         # What a rehearsal found may be over: it was lost again before this was reached.
         if not self._contract.db_fallback and self._control.ending is None:
             DATABASE_LOST.resolve_alert(f"the database answers ({self._contract.db_state})")
+
+    def _refuse(self, reason: str) -> None:
+        """Answer 503 with *reason*, for a while: the schema stage found the database unfit.
+
+        Then the chain runs again, which finds out whether that was mended.
+        """
+        if not self._environment.supervised:
+            self._fail(EXIT_FAILED, f"the database's schema is refused: {reason}")
+            return
+        self._print("verify", f"answering 503: {reason}")
+        self._responder.close(NotReady("starting", reason, "Its database's schema is refused."))
+        self._server.dispatcher.refuse_parked()
+        self._notifier.status(f"answering 503: {reason}")
+        self._control.wait(REFUSED_PATIENCE)
+        self._control.end(Ending(EXIT_DECIDE_AGAIN, reason, self._patience))
 
     def _gate_failed(self, loaded: Loaded) -> None:
         failed = {result.name for result in loaded.report.failures}

@@ -313,6 +313,12 @@ _FORWARDING = (
         100_000,
         "Maximum number of rows that one transaction sends to PostgreSQL.",
     ),
+    flag(
+        "JOURNAL",
+        "true",
+        "true: what PostgreSQL acknowledges while it serves is also kept on the box, so that it"
+        " can be sent again if PostgreSQL loses it; it takes at most half of DISK_BUDGET.",
+    ),
     seconds(
         "RETENTION",
         "1209600",
@@ -320,14 +326,31 @@ _FORWARDING = (
         3650 * _DAY,
         "Facts that PostgreSQL has confirmed stay on the box for this long.",
     ),
+    seconds(
+        "AUDIT_INTERVAL",
+        "86400",
+        0,
+        365 * _DAY,
+        "The box compares the content of its rows with PostgreSQL's this often, and after each"
+        " return and each restore of PostgreSQL: what is missing there is sent again, of"
+        " whatever else does not add up an alert tells. 0: only 'edgepaas audit' does.",
+    ),
+    integer(
+        "AUDIT_ROWS",
+        100_000,
+        1,
+        1_000_000_000,
+        "Such an audit, and 'edgepaas audit' without --deep, compares so many rows of each table"
+        " of facts: the latest, and by itself older ones in turn.",
+    ),
     size(
         "DISK_BUDGET",
         0,
         0,
         1024 * _GIB,
-        "The SQLite file may take this much of the disk: an alert is raised at 70 % of it,"
-        " LOW_VALUE rows are shed at 85 %, writes are refused with 507 at 95 %; 0: 1 GiB or"
-        " 20 % of the file system, the smaller.",
+        "The SQLite file and the journal may take this much of the disk: an alert is raised at"
+        " 70 % of it, LOW_VALUE rows are shed at 85 %, writes are refused with 507 at 95 %;"
+        " 0: 1 GiB or 20 % of the file system, the smaller.",
     ),
     size(
         "BALLAST",

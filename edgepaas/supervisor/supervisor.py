@@ -30,6 +30,8 @@ PAUSE = 0.1
 LONGEST_PAUSE = 60.0
 #: A service that was ready for so long did not fail at its start; seconds.
 STEADY = 60.0
+#: A service that asks for a new decision after so many seconds has waited by itself.
+WAITED = 30.0
 #: Seconds beyond its own drain after which a stage is killed.
 KILL_AFTER = 10.0
 #: Seconds without a watchdog message after which a service that was ready counts as hung.
@@ -52,6 +54,8 @@ class Round:
     was_ready: bool
     #: For how many seconds the service was ready.
     steady: float = 0.0
+    #: For how many seconds it ran.
+    lasted: float = 0.0
 
 
 class Supervisor:
@@ -140,6 +144,7 @@ class Supervisor:
         raise AssertionError("the chain ends with the service")
 
     def _serve(self, events: Events) -> Round:
+        began = time.monotonic()
         child = Child.start_service(
             self._launcher,
             sockets=[sock.fileno() for sock in self._sockets],
@@ -152,7 +157,8 @@ class Supervisor:
             child.close()
             self._sidecars.end()
         steady = time.monotonic() - child.ready_at if child.ready_at is not None else 0.0
-        return Round(SERVICE, child.status or 0, child.ready_at is not None, steady)
+        lasted = time.monotonic() - began
+        return Round(SERVICE, child.status or 0, child.ready_at is not None, steady, lasted)
 
     def _await(self, child: Child, events: Events) -> None:
         """Wait for the end of *child*, passing on what arrives meanwhile."""
@@ -243,6 +249,8 @@ class Supervisor:
             self._failures = 0
             return PAUSE
         self._failures += 1
+        if ended.status == EXIT_DECIDE_AGAIN and ended.lasted >= WAITED:
+            return PAUSE  # it answered 503 for a while, so that the chain is not a busy loop
         if ended.stage == SERVICE and ended.status > 0 and ended.status != EXIT_DECIDE_AGAIN:
             return PAUSE  # it has backed off by itself before it ended
         return pause_after(self._failures, first=PAUSE, longest=LONGEST_PAUSE)

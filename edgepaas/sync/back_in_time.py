@@ -7,17 +7,14 @@ not notice.
 
 import logging
 import sqlite3
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgepaas.files.locks import LockHeld
-from edgepaas.marks.check import compare
-from edgepaas.marks.record import read_record
+from edgepaas.outbox.resending.recovery_state import note_broken, read_history
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.delivery.marks import is_in_step
+from edgepaas.sync.hub.history import can_keep_history, is_whole
 
 if TYPE_CHECKING:
-    from edgepaas.files.paths import Paths
     from edgepaas.sync.hub.connection import Hub
 
 logger = logging.getLogger("edgepaas.sync")
@@ -32,18 +29,16 @@ def compare_file(connection: sqlite3.Connection, hub: "Hub") -> bool:
     return False
 
 
-def compare_connections(paths: "Paths", node_id: str, hub: "Hub") -> None:
-    """Compare the marks of the service's connections with *hub*; raises HubError.
+def compare_history(connection: sqlite3.Connection, hub: "Hub") -> bool:
+    """Whether *hub* has all that the file mirrored from it; raises what both raise.
 
-    By the box's record, which the service writes; where that cannot be read or written, the
-    service's own comparison has to do.
+    Where it has not, the file notes it (edgepaas.sync.resend.recovery).
     """
-
-    def ask(sql: str) -> Sequence[Sequence[Any]]:
-        return hub.query(sql)
-
-    try:
-        if read_record(paths, node_id) is not None:
-            compare(ask, paths, node_id)
-    except (OSError, LockHeld) as error:
-        logger.warning("the marks of the connections are not compared: %s", error)
+    known = read_history(connection)
+    if known.broken:
+        return False
+    if not can_keep_history(hub) or is_whole(hub, known):
+        return True
+    logger.warning("PostgreSQL went back in time: it lacks what this box had mirrored from it")
+    note_broken(connection)
+    return False

@@ -76,6 +76,9 @@ _HUB_STATES: dict[Cause, HubState] = {
     Cause.REQUIRED_COLUMN: "schema",
     Cause.TYPE: "schema",
     Cause.CONSTRAINT: "schema",
+    Cause.KEY: "schema",
+    Cause.NOT_NULL: "schema",
+    Cause.KIND: "schema",
 }
 #: The causes that show to the drainer as tables that do not fit.
 _OF_SCHEMA = frozenset(cause for cause, state in _HUB_STATES.items() if state == "schema")

@@ -8,12 +8,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from edgepaas.files.locks import LockHeld, acquire
+from edgepaas.marks.record import is_alive
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.ledger import pending
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.box_file import BoxFile, open_box_file
 from edgepaas.sync.context import SyncContext
 from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade
+from edgepaas.sync.resend.recovery import Recovery
 from edgepaas.sync.wakeups import send_wakeup
 
 #: Seconds between two progress lines.
@@ -106,12 +109,22 @@ def _send_all(
     from edgepaas.sync.delivery.drain import drain_batch
 
     rows = context.settings.integer("SYNC_BATCH")
-    models = context.table_document()["tables"] or None
+    document = context.table_document()
+    models, recovery = (
+        document["tables"] or None,
+        Recovery(
+            document,
+            journal_path(context.contract.sqlite_path),
+            lambda _stream, owner: is_alive(context.paths, owner),
+        ),
+    )
     reported = time.monotonic()
     with closing(context.connect(schema)) as hub, context.stop.abort_on_stop(hub.abort):
         while True:
             context.stop.raise_if_requested()
-            batch = drain_batch(file.connection, hub, rows=rows, log=progress, models=models)
+            batch = drain_batch(
+                file.connection, hub, rows=rows, log=progress, models=models, recovery=recovery
+            )
             outcome.rows += batch.rows
             outcome.dead += batch.dead
             outcome.conflicts += batch.conflicts

@@ -4,6 +4,7 @@
 import logging
 import sqlite3
 
+from edgepaas.outbox.resending import fact_copies
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.timing.due import Interval
 
@@ -38,6 +39,7 @@ class Reclaimer:
             return False
         try:
             reclaimed = reclaim(connection, older_than=self._older_than, limit=ROWS_AT_ONCE)
+            fact_copies.reclaim(connection, older_than=self._older_than, limit=ROWS_AT_ONCE)
         except sqlite3.IntegrityError as error:  # e.g. a trigger that forbids the deletion
             logger.warning("rows that were delivered long ago cannot be deleted: %s", error)
             self.due.done()

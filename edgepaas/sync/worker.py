@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from edgepaas.database.failures import is_damaged, is_full
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.sqlite_file import note_damage
+from edgepaas.marks.record import is_alive
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.space import ballast
 from edgepaas.outbox.versions import UnknownOutbox
 from edgepaas.sync.box_file import BoxFile
@@ -27,14 +29,20 @@ from edgepaas.sync.handback import HandBack, TakeoverFailed
 from edgepaas.sync.hub.heartbeat_sender import HeartbeatSender
 from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
-from edgepaas.sync.refused_tables import RefusedTables
+from edgepaas.sync.refusals.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.resend.journaled import keys_unknown_to
+from edgepaas.sync.resend.lost_connections import LostConnections
+from edgepaas.sync.resend.recovery import Recovery
 from edgepaas.sync.shutdown import Stopped
 from edgepaas.sync.takeover.drain_time import DrainTime
 from edgepaas.sync.takeover.rehearsal import Rehearsal, rehearse
 from edgepaas.sync.takeover.turn import TakeoverTurn
+from edgepaas.sync.turns.auditing import AuditTurn
 from edgepaas.sync.turns.comparison import ComparisonTurn
 from edgepaas.sync.turns.heartbeats import HeartbeatTurn
+from edgepaas.sync.turns.history import HistoryTurn, SharedCopier
+from edgepaas.sync.turns.layouts import LayoutTurn
 from edgepaas.sync.turns.mirroring import MirrorTurn
 from edgepaas.sync.turns.polled_file import POLL_INTERVAL, PolledFile
 from edgepaas.sync.turns.reclaiming import ReclaimTurn
@@ -85,10 +93,24 @@ class SyncWorker:
             self._send_batch,
             partial(self._heartbeat.take, alone=True),
         )
-        mirror = Mirror(self.context.table_document(), stop.raise_if_requested)
+        journal = journal_path(contract.sqlite_path)
+        mirror = Mirror(
+            self.context.table_document(),
+            stop.raise_if_requested,
+            SharedCopier(journal),
+            partial(keys_unknown_to, path=journal, node_id=node.node_id),
+        )
         self._models = mirror.document["tables"]
+        self._history = HistoryTurn(journal, wanted=contract.sqlite_active)
+        self._recovery = Recovery(mirror.document, journal, self._is_alive)
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
-        self._file = PolledFile(self.context, self.report, opened=mirror.compare_everything)
+        self._audit = AuditTurn(self.context, self._models, self.report)
+
+        def opened() -> None:
+            mirror.compare_everything()
+            self._audit.look_at_state(self._file.current)
+
+        self._file = PolledFile(self.context, self.report, opened=opened)
         self._refused = RefusedTables(
             self.context.paths, self._models, settings.number("POSTGRES_HOLD")
         )
@@ -104,7 +126,9 @@ class SyncWorker:
             self.report,
             reclaimed=mirror.compare_everything,
         )
-        self._comparison = ComparisonTurn(self.context, node.node_id, interval)
+        connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
+        self._comparison = ComparisonTurn(self.context, interval, connections)
+        self._layouts = LayoutTurn(self.context, node.node_id, mirror.document, interval)
 
     def run(self) -> int:
         """Drain until a stop is requested; returns the exit status."""
@@ -118,6 +142,7 @@ class SyncWorker:
             logger.debug("stopped in the middle of work: %s", stop.reason)
         finally:
             self._close_hub()
+            self._history.close()
             self._file.close()
         logger.info("ending with status %d: %s", stop.status, stop.reason)
         return stop.status
@@ -131,6 +156,7 @@ class SyncWorker:
     def _turn(self) -> None:
         """Do everything that is due, or count what waits while the hub is unreachable."""
         try:
+            self._history.take(self._file.current)
             if self._failures.remaining <= 0:
                 self._work()
                 self._failures.record_success()
@@ -152,6 +178,7 @@ class SyncWorker:
         self._failures.record_failure(error)
         if isinstance(error, HubError):
             self._close_hub()
+            self._audit.forget_pass()
             self._handback.record_hub_failure()
             self._takeover.forget()
             if self._handback.wanted:
@@ -186,12 +213,14 @@ class SyncWorker:
             return
         yield self._heartbeat.due.left
         yield self._comparison.due.left
+        yield self._layouts.due.left
         yield self._takeover.seconds_left()
         # A hand-back that is due but blocked is looked at again with the next poll.
         yield self._handback.seconds_left() or POLL_INTERVAL
         if self._file.captures:
             yield self._reclaim.due.left
             yield self._mirror.due.left
+            yield self._audit.left
 
     def _work(self) -> None:
         """Do everything that is due, rows first; nothing while the chain waits for our end."""
@@ -206,12 +235,15 @@ class SyncWorker:
             raise
         if self._handback.wanted:
             self._rehearse(hub)
+        # Before anything is sent: what a hub lost is older than what waits.
+        if self._comparison.due.left <= 0 and not self._comparison.take(file, hub):
+            self._file.dirty = True
         if file is not None:
             self._drain(file, hub)
         if self._heartbeat.is_due:
             self._heartbeat.take(hub)
-        if self._comparison.due.left <= 0 and not self._comparison.take(file, hub):
-            self._file.dirty = True
+        if self._layouts.due.left <= 0:
+            self._layouts.take(file, hub)
         if file is None or not file.captures or self._has_backlog():
             return
         if self._reclaim.due.left <= 0:
@@ -223,8 +255,14 @@ class SyncWorker:
                 logger.warning("PostgreSQL does not take over: %s", error)
                 self._file.dirty = True
                 self._close_hub()  # it may have been aborted
-        elif self._mirror.due.left <= 0:
-            self._mirror.take(file, hub)
+        elif self._look_at_hub(file, hub):
+            self._file.dirty = True
+
+    def _look_at_hub(self, file: BoxFile, hub: "Hub") -> bool:
+        """Mirror, else audit, if that is due; whether there is something to be sent again."""
+        if self._mirror.due.left <= 0:
+            return not self._mirror.take(file, hub)
+        return self._audit.left <= 0 and self._audit.take(file, hub)
 
     def _rehearse(self, hub: "Hub") -> None:
         """Try the tables for whose sake PostgreSQL was given up, before anything is sent."""
@@ -241,6 +279,10 @@ class SyncWorker:
             "SYNC_BATCH"
         )
 
+    def _is_alive(self, _stream_id: str, owner: str) -> bool:
+        """Whether the process that wrote a stream may still commit on it."""
+        return is_alive(self.context.paths, owner)
+
     # -- the hub --
 
     def _connected_hub(self) -> "Hub":
@@ -249,6 +291,8 @@ class SyncWorker:
             self._hub = hub
             self._file.dirty = True
             self._heartbeat.make_due()
+            self._comparison.make_due()
+            self._layouts.forget()
             self.report.server = hub.server_name
             logger.info("connected to %s", hub.server_name)
         return self._hub
@@ -296,5 +340,6 @@ class SyncWorker:
                 log=logger.info,
                 models=self._models or None,
                 before_reading=before_reading,
+                recovery=self._recovery,
             )
         return int(batch.rows)

@@ -12,7 +12,8 @@ from edgepaas.telemetry.times import EARLIEST
 
 #: Version of the form, microseconds since 1970, the id's bytes.
 _FORM = struct.Struct(">Bq16s")
-_VERSION = 1
+#: The version says whether the list was whole; the first releases did not know.
+_UNTOLD, _PARTIAL, _WHOLE = 1, 2, 3
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -31,11 +32,14 @@ class Cursor:
 
     moment: datetime
     id: uuid.UUID
+    #: Whether no row was missing when the list began: the client is to see all of it.
+    whole: bool = True
 
     def encode(self) -> str:
         """Return the cursor as text for addresses, opaque to clients."""
         microseconds = (self.moment - EARLIEST) // _MICROSECOND
-        packed = _FORM.pack(_VERSION, microseconds, self.id.bytes)
+        version = _WHOLE if self.whole else _PARTIAL
+        packed = _FORM.pack(version, microseconds, self.id.bytes)
         return base64.urlsafe_b64encode(packed).decode("ascii").rstrip("=")
 
     @classmethod
@@ -45,8 +49,9 @@ class Cursor:
             padded = text + "=" * (-len(text) % 4)
             packed = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
             version, microseconds, identity = _FORM.unpack(packed)
-            if version != _VERSION or microseconds < 0:
+            if version not in (_UNTOLD, _PARTIAL, _WHOLE) or microseconds < 0:
                 raise BadCursor(text)
-            return cls(EARLIEST + microseconds * _MICROSECOND, uuid.UUID(bytes=identity))
+            moment = EARLIEST + microseconds * _MICROSECOND
+            return cls(moment, uuid.UUID(bytes=identity), version != _PARTIAL)
         except (UnicodeEncodeError, binascii.Error, struct.error, OverflowError) as error:
             raise BadCursor(text) from error

@@ -45,6 +45,7 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
 
     @api.route("")
     @api.answers_query(DeviceQuery, DevicePage)
+    @api.may_answer(409)
     def list_devices(query: dict[str, Any]) -> str:
         """List devices in the order in which they were first seen"""
         return _LIST.answer(box, query)

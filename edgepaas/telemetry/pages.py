@@ -19,10 +19,14 @@ from sqlalchemy import (
 )
 
 from edgepaas.app import Box
-from edgepaas.app.api import compile_encoder, wrong
+from edgepaas.app.api import Problem, compile_encoder, wrong
 from edgepaas.app.models import PlainSelect
 from edgepaas.telemetry.cursor import BadCursor, Cursor
 
+_CUT = (
+    "The rest of this list is in PostgreSQL, which is away: start again without a cursor for what "
+    "this box has, or go on with this one when PostgreSQL is back."
+)
 #: A filter of a list: the condition on a column, of the value given in the address.
 Filter = Callable[[ColumnElement[Any], Any], ColumnElement[bool]]
 
@@ -61,28 +65,33 @@ class PagedList:
         """Return the page that *query* asks for, as JSON.
 
         *query* holds ``limit``, ``cursor`` and the filters' values. Raises Problem 422 for a
-        cursor that is none. ``partial`` is true while rows may be missing that only PostgreSQL
-        has.
+        cursor that is none, 409 where the rest of a list is missing that was whole when it
+        began. ``partial`` is true while rows may be missing that only PostgreSQL has.
         """
         given = tuple(name for name in self._filters if query[name] is not None)
         values: dict[str, Any] = {name: query[name] for name in given}
+        partial = box.may_lack_rows
+        whole = not partial
         if query["cursor"] is not None:
             try:
                 after = Cursor.decode(query["cursor"])
             except BadCursor:
                 raise wrong("cursor", "Not a cursor of this API.") from None
-            given = (*given, "cursor")
+            given, whole = (*given, "cursor"), after.whole
             values.update(after_moment=after.moment, after_id=after.id)
         limit = query["limit"]
         # One row more than asked for tells whether there is a next page.
         values["most"] = limit + 1
         found = box.database.fetch(self._statement(given), values)
+        # What this box lacks may come after its own last row: a list that was whole has no end.
+        cut = partial and whole and len(found) <= limit
+        if cut and not found:
+            raise Problem(409, _CUT, error="list_cut")
+        last = found[-1] if cut else found[limit - 1] if len(found) > limit else None
         parts = {
             "items": self._encoder.array(found[:limit]),
-            "next_cursor": json.dumps(self._cursor(found[limit - 1]))
-            if len(found) > limit
-            else "null",
-            **({"partial": "true"} if box.may_lack_rows else {}),
+            "next_cursor": "null" if last is None else json.dumps(self._cursor(last, whole=whole)),
+            **({"partial": "true"} if partial else {}),
         }
         body = ",".join(f'"{name}":{parts[name]}' for name in self._page_order if name in parts)
         return f"{{{body}}}\n"
@@ -112,9 +121,10 @@ class PagedList:
                 statement = statement.where(condition(columns[which], value))
         return statement.limit(bindparam("most", type_=Integer))
 
-    def _cursor(self, row: Sequence[Any]) -> str:
+    def _cursor(self, row: Sequence[Any], *, whole: bool) -> str:
         moment, identity = row[self._moment_at], row[self._id_at]
         return Cursor(
             datetime.fromisoformat(moment) if isinstance(moment, str) else moment,
             uuid.UUID(identity) if isinstance(identity, str) else identity,
+            whole,
         ).encode()

@@ -46,6 +46,7 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
 
     @api.route("")
     @api.answers_query(ReadingQuery, ReadingPage)
+    @api.may_answer(409)
     def list_readings(query: dict[str, Any]) -> str:
         """List readings in the order in which they were recorded"""
         return _LIST.answer(box, query)

@@ -10,7 +10,7 @@ from typing import cast
 
 import marshmallow as ma
 from flask import Flask, Response, request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 
 from edgepaas.apikit.fields import flatten
 from edgepaas.apikit.problems import PROBLEMS, Detail, Problem, invalid, printable, too_long
@@ -21,8 +21,14 @@ from edgepaas.apikit.werkzeug_adapter import (
     has_route,
     is_from_routing,
 )
-from edgepaas.database.failures import refused_values
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseRefused
+from edgepaas.database.failures import refused_by_type, refused_values
+from edgepaas.errors import (
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseRefused,
+    ValueRefused,
+)
 from edgepaas.logs import request_id
 from edgepaas.logs.redact import redact
 from edgepaas.web.access.locality import is_local
@@ -43,7 +49,8 @@ def install_errors(app: Flask, *, debug: bool = False) -> None:
     app.register_error_handler(ma.ValidationError, answer_validation_error)
     app.register_error_handler(HTTPException, answer_http_exception)
     bug = answer_bug_in_detail if debug else answer_bug
-    app.register_error_handler(DBAPIError, partial(answer_statement_error, bug=bug))
+    app.register_error_handler(StatementError, partial(answer_statement_error, bug=bug))
+    app.register_error_handler(ValueRefused, answer_refused_value)
     app.register_error_handler(Exception, bug)
 
 
@@ -73,12 +80,24 @@ def answer_database_error(error: DatabaseError) -> Response:
     return answer_problem(Problem(503, message, retry_after=error.retry_after))
 
 
-def answer_statement_error(error: DBAPIError, *, bug: Callable[[Exception], Response]) -> Response:
+def answer_refused_value(error: ValueRefused) -> Response:
+    """Answer 422 for a value that its column's type refused."""
+    text = printable(str(error))
+    logger.warning("%s %s: a column refused a value: %s", request.method, request.path, text)
+    return answer_problem(Problem(422, f"The database cannot store this: {text}."))
+
+
+def answer_statement_error(
+    error: StatementError, *, bug: Callable[[Exception], Response]
+) -> Response:
     """Answer 409 or 422 for values that the database refused; anything else is a *bug*.
 
     An application that expects such an error catches it; where none does, the values are the
     client's all the same.
     """
+    refusal = refused_by_type(error)
+    if refusal is not None:
+        return answer_refused_value(refusal)
     refused = refused_values(error)
     if refused is None:
         return bug(error)

@@ -37,7 +37,8 @@ programs, with your own application's routes in place of the built-in one's.
   disk or its budget is full. Nothing that a client sends is answered with 500.
 - **Repeats.** An `id` of the client's own, or an `Idempotency-Key`, makes a repeat harmless.
 - **Pages.** `next_cursor` of one page is the `cursor` of the next; null on the last one. While
-  SQLite serves because PostgreSQL is away, list answers say `"partial": true`.
+  SQLite serves because PostgreSQL is away, list answers say `"partial": true`. A cursor from before
+  goes on in what the box has itself; where that ends, 409 `list_cut` says to start again.
 - **`X-Request-ID`** is accepted, made where it is missing, and stands in every log line.
 """
 

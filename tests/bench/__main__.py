@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.bench.journal import measure_journal
 from tests.bench.layers import measure_layers
 from tests.bench.loads import measure_loads
 from tests.bench.memory import measure_memory
@@ -27,6 +28,7 @@ PARTS = {
     "loads": "requests a second and latencies at 1 to 64 connections: ours : plain",
     "layers": "processor time of a request, microseconds, by layer",
     "round-trips": "each route in primary, over a link to PostgreSQL of 100 ms",
+    "journal": "POST in primary with the box's journal and without: how many times as long",
     "memory": "resident memory of each process",
     "start": "from the start of a process to its end, to live or to ready (medians)",
 }
@@ -43,6 +45,9 @@ def parts(home: Path, *, quick: bool) -> dict[str, Callable[[], Any]]:
             measure_round_trips(home, rounds=1, most=4)
             if quick
             else measure_round_trips(home, rounds=3)
+        ),
+        "journal": lambda: measure_journal(
+            home, core=core, seconds=seconds, rounds=rounds if quick else 3 * rounds
         ),
         "memory": lambda: measure_memory(home, settle=0.5 if quick else 3.0),
         "start": lambda: measure_start(home, rounds=1 if quick else 5),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Store and forward, measured: the drain beside psql, capture's cost, an outage, and memory.
+"""Store and forward, measured: the drain beside psql, capture's cost, an outage, memory, audit.
 
 python -m tests.bench.forwarding [--json FILE]
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.sync.audit.comparison import compare_content
 from tests.bench.load import LoadResult, request_bytes, run_load
 from tests.bench.servers import Server, listener_below
 from tests.support.history import History
@@ -192,6 +193,37 @@ def memory(server: PostgresServer, template: str, home: Path, rows: int, seconds
     }  # fmt: skip
 
 
+def audit_of_all(server: PostgresServer, template: str, home: Path, rows: int) -> Any:
+    """Comparing the content of *rows* delivered readings, all in place and one changed."""
+    with hub_on(server, template) as hub:
+        node = Node(home / "audit", hub.url, rows=5000)
+        fill(node.path, rows)
+        node.drain(600)
+        hub.execute("VACUUM ANALYZE readings")
+        found: dict[str, Any] = {"rows": rows}
+        ((backend,),) = node.hub().query("SELECT pg_backend_pid()")
+        for name, changed in (("in_place_s", 0), ("one_changed_s", 1)):
+            if changed:
+                hub.execute("UPDATE readings SET value = -1 WHERE value = 0.1")
+            began, used, served = time.perf_counter(), time.process_time(), _processor(backend)
+            tally = compare_content(
+                node.connection, node.hub(), node.document["tables"], {}, most=None
+            ).tally
+            found[name] = time.perf_counter() - began
+            found["box_processor_s"] = time.process_time() - used
+            found["server_processor_s"] = _processor(backend) - served
+            assert (tally.checked, tally.differing) == (rows, changed)
+            assert tally.in_place == rows - changed
+        node.close()
+    return found
+
+
+def _processor(pid: int) -> float:
+    """The seconds of processor time that the process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _wait_for_memory(box: LiveBox) -> float:
     while True:
         with contextlib.suppress(OSError, ValueError):
@@ -207,8 +239,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bench.forwarding", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="readings to drain")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="rows that wait")
+    parser.add_argument("--audited", type=int, default=600_000, help="rows that are compared")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of a load")
-    parser.add_argument("--only", help="drain, capture, outage or memory")
+    parser.add_argument("--only", help="drain, capture, outage, memory or audit")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     home = Path(
@@ -225,6 +258,7 @@ def main() -> int:
             "capture": lambda: cost_of_capture(home, arguments.seconds),
             "outage": lambda: outage(server, template, home),
             "memory": lambda: memory(server, template, home / "m", arguments.waiting, 60.0),
+            "audit": lambda: audit_of_all(server, template, home, arguments.audited),
         }
         for name, work in parts.items():
             if arguments.only not in (None, name):

@@ -62,8 +62,10 @@ def test_given_up_rows_are_counted_on_both_sides(both: Both) -> None:
     assert (found["box"]["shed"], found["hub"]["totals"]["shed"]) == (1, 1)
 
 
-def test_rows_that_a_restored_hub_lost_for_good_are_named_and_add_up(both: Both) -> None:
-    """Each counts once, also when the same backup is put back again."""
+def test_rows_that_a_restored_hub_lost_for_good_do_not_add_up_until_acknowledged(
+    both: Both,
+) -> None:
+    """Each counts once, also when the same backup is put back again; lost they are ever after."""
     both.write(4)
     both.drain()
     ((batch, mark, rows),) = both.hub.query("SELECT batch::text, mark, rows FROM sync_streams")
@@ -77,14 +79,18 @@ def test_rows_that_a_restored_hub_lost_for_good_are_named_and_add_up(both: Both)
         )
         both.hub.query("DELETE FROM readings WHERE value >= 4")
         both.drain()
-        assert both.audit("--deep") == 0, both.said
+        assert both.audit("--deep") == (1 if first == 10 else 0), both.said
         both.write(2, first=first)
         both.drain()
-        assert both.audit("--deep", "--json") == 0, both.said
-        found = json.loads(both.said)["box"]
-        assert (found["hub_lost"], found["lost"]) == (6, [[mark + 1, mark + 6]])
+        status = both.audit("--deep", "--json")
+        found = json.loads(both.said)
+        assert status == (1 if first == 10 else 0), both.said
+        assert (found["box"]["hub_lost"], found["box"]["lost"]) == (6, [[mark + 1, mark + 6]])
+        assert (found["not_in_place"], len(found["discrepancies"])) == (6, status)
+        assert both.command("sync", "acknowledge") == 0
     assert both.audit() == 0
-    assert "confirmed by PostgreSQL, and lost there since" in both.said
+    assert "6 rows that PostgreSQL had confirmed, and lost (6 of them acknowledged" in both.said
+    assert "it adds up, but for 6 rows that are not in place" in both.said
 
 
 #: What is done to the hub, what undoes it, and what the audit says of it.
@@ -92,7 +98,7 @@ _HARM = (
     (
         "UPDATE readings SET id = gen_random_uuid() WHERE value = 3",
         None,
-        "1 delivered facts are not in PostgreSQL, among them readings ",
+        "1 rows that PostgreSQL had are not there, among them readings ",
     ),
     (
         "UPDATE sync_streams SET mark = mark - 1",
@@ -152,7 +158,8 @@ def test_a_fact_that_the_hub_deleted_as_told_is_accounted_for(both: Both) -> Non
         stream,
     )
     assert both.audit("--deep", "--json") == 0
-    assert json.loads(both.said)["compared"]["settled"] == 1
+    found = json.loads(both.said)
+    assert (found["compared"]["deleted"], found["not_in_place"]) == (1, 1)
 
 
 def test_a_batch_whose_commit_was_not_answered_adds_up(both: Both) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    DateTime,
     Integer,
     LargeBinary,
     Numeric,
@@ -79,6 +80,14 @@ class Event(Model, kind="facts"):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, info={"merge": "keep"})
 
 
+class Tag(Model, kind="facts"):
+    """A fact with a value that no other one has."""
+
+    __tablename__ = "tags"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    code: Mapped[str] = mapped_column(Text(50), unique=True)
+
+
 class Queued(Model, kind="local"):
     """Events that are to be worked on, in order."""
 
@@ -110,6 +119,9 @@ class Kinds(Model, kind="facts"):
     day: Mapped[date | None] = mapped_column()
     hour: Mapped[time | None] = mapped_column()
     mood: Mapped[Mood | None] = mapped_column()
+    price: Mapped[Decimal | None] = mapped_column(Numeric(12, 2))
+    zoned: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    ident: Mapped[uuid.UUID | None] = mapped_column()
 
 
 class Stay(Model, kind="local"):
@@ -179,6 +191,18 @@ def test_a_repeat_is_a_duplicate_in_the_table_and_within_a_call(box: Box) -> Non
     assert append_facts(box.database, EVENTS, [first, second, first]) == Appended(2, 1)
     assert append_facts(box.database, EVENTS, [second, third]) == Appended(1, 1)
     assert count(box, EVENTS) == 3
+
+
+def test_a_value_that_another_fact_has_is_a_conflict_and_no_outage(box: Box) -> None:
+    """A client that is told to try again would do so for ever."""
+    tags = table_of(Tag)
+    first: Row = {"id": uuid7(), "code": "a"}
+    assert append_facts(box.database, tags, [first]) == Appended(1, 0)
+    again: list[Row] = [{"id": uuid7(), "code": "b"}, first, {"id": uuid7(), "code": "a"}]
+    with pytest.raises(FactsDiffer, match="unique value of another row") as caught:
+        append_facts(box.database, tags, again)
+    assert (caught.value.positions, caught.value.taken) == ((2,), True)
+    assert count(box, tags) == 1
 
 
 def test_other_content_under_the_same_key_stores_nothing_and_names_the_rows(box: Box) -> None:
@@ -282,6 +306,9 @@ KINDS: list[Row] = [
         "day": date(1, 1, 1),
         "hour": time(23, 59, 59, 999999),
         "mood": Mood.wild,
+        "price": Decimal("-9999999999.99"),
+        "zoned": datetime(2024, 2, 29, 23, 59, 59, 999999, timezone(timedelta(hours=-5.5))),
+        "ident": uuid.UUID(int=7),
     },
     {
         **EMPTY,
@@ -296,6 +323,7 @@ KINDS: list[Row] = [
         "local": datetime(9999, 12, 31, 23, 59, 59, 999999),
         "day": date(9999, 12, 31),
         "hour": time(0),
+        "price": Decimal("0.10"),
     },
     {**EMPTY, "real": math.inf, "number": 1.7976931348623157e308, "plain": "text"},
     {**EMPTY, "plain": 0},

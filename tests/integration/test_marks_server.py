@@ -14,7 +14,7 @@ import pytest
 from edgepaas.alerts import catalogue_entry
 from edgepaas.marks.comparison import NOTHING, Mark
 from edgepaas.marks.record import read_record, settle
-from edgepaas.sync.back_in_time import compare_connections
+from edgepaas.sync.resend.lost_connections import LostConnections
 from tests.support.forwarding import TestHub, make_hub
 from tests.support.marked_box import FACTS, NODE, MarkedBox
 from tests.support.postgres_server import PostgresServer
@@ -303,8 +303,11 @@ def test_the_drainer_finds_it_by_the_record(server: Server, box: MarkedBox) -> N
     box.look(connection)
     server.set_back()
     with server.hub.link() as hub:
+        connections = LostConnections(
+            box.paths, NODE, box.paths.state / "journal", lambda _stream, _owner: False
+        )
         for _ in range(2):
-            compare_connections(box.paths, NODE, hub)
+            connections.compare(hub, None)
     assert box.lost.rows == box.missing(server.hub.ask) == 1
     box.connect()
     assert box.lost.rows == 1

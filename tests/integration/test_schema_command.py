@@ -16,6 +16,7 @@ from edgepaas.schema.chain import chain_of, show
 from edgepaas.telemetry import application as telemetry
 from tests.support.chains import REPOSITORY, connected, migrations_folder
 from tests.support.in_process import edgepaas_here
+from tests.support.postgres_server import PostgresServer
 
 _APPLICATION = """
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_the_stage_says_in_a_line_what_it_did(paths: Paths) -> None:
     report = json.loads(edgepaas_here("schema", "--json").stdout)
     assert (report["action"], report["after"]) == ("nothing", [HEAD])
     with connected(paths.sqlite) as connection:
-        connection.execute("DROP TABLE alembic_version")
+        connection.execute("DROP TABLE alembic_version_telemetry")
     behind = edgepaas_here("schema", "--check")
     assert behind.returncode == 1
     assert "run 'edgepaas schema'" in behind.stdout
@@ -174,3 +175,22 @@ def test_no_greenlet_is_needed(paths: Paths) -> None:
         check=False,
     )
     assert run.stdout == "[1.0]\n", run.stderr
+
+
+def test_a_trigger_of_capture_that_is_missing_on_postgresql_is_named_and_made(
+    paths: Paths, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By --check, and by --hub."""
+    name = postgres.create_database()
+    monkeypatch.setenv("DATABASE_URL", postgres.url(name))
+    for stage in ("env", "dbdecide", "schema"):
+        assert edgepaas_here(stage).returncode == 0
+    assert edgepaas_here("schema", "--check").returncode == 0
+    postgres.execute("DROP TRIGGER edgepaas_capture_delete ON devices", name)
+    lacking = edgepaas_here("schema", "--check")
+    assert lacking.returncode == 1
+    assert "triggers of capture are missing on devices" in lacking.stdout
+    made = edgepaas_here("schema", "--hub")
+    assert made.returncode == 0 and "changes are captured" in made.stdout
+    assert edgepaas_here("schema", "--check").returncode == 0
+    assert paths.db_contract.exists()

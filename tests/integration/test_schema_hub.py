@@ -78,7 +78,9 @@ def test_postgresql_holds_both_chains_and_the_file_is_ready(
     assert execute(postgres_url, "SELECT version_num FROM edgepaas_version") == [(PLATFORM_HEAD,)]
     with connected(paths.sqlite) as connection:
         assert capture.is_installed(connection)
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert connection.execute("SELECT version_num FROM alembic_version_shop").fetchone() == (
+            "0002",
+        )
     again = bring(paths, postgres_url, application)
     assert (again.action, again.message) == ("nothing", "at head (0002)")
     assert open_problem(paths) == ""

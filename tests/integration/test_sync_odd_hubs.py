@@ -52,23 +52,6 @@ def test_another_hub_gets_the_shared_rows_that_the_outbox_has_forgotten(
     assert another.ask("SELECT name, note FROM places") == [["a", "x"]]
 
 
-def test_a_fact_that_a_trigger_swallows_is_not_counted_as_if_it_were_there(
-    box: TestBox, hub: TestHub, link: Hub, alerts: list[str]
-) -> None:
-    hub.ask(
-        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS "
-        "'BEGIN IF NEW.value = 2 THEN RETURN NULL; END IF; RETURN NEW; END'"
-    )
-    hub.ask(
-        "CREATE TRIGGER swallow BEFORE INSERT ON samples FOR EACH ROW EXECUTE FUNCTION swallow()"
-    )
-    box.samples(1, 2, 3)
-    (done,) = box.drain_all(link)
-    assert (done.rows, done.conflicts) == (3, 1)
-    assert hub.ask("SELECT hub, box ->> 'value' FROM sync_conflicts") == [[None, "2"]]
-    assert alerts == ["sync-conflicts"]
-
-
 class Model(KindedModel, DeclarativeBase):
     """Base of the table below."""
 

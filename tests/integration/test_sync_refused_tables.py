@@ -13,7 +13,7 @@ from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, read_refused
 from edgepaas.sync.errors import SchemaDrift, TableRefused
 from edgepaas.sync.hub.connection import Hub
-from edgepaas.sync.refused_tables import RefusedTables
+from edgepaas.sync.refusals.refused_tables import RefusedTables
 from tests.support.forwarding import TestBox, TestHub, document
 from tests.support.postgres_server import USER
 

@@ -3,7 +3,8 @@
 
 import struct
 import uuid
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import create_engine, insert
@@ -31,6 +32,14 @@ MOMENTS = [
     datetime(2026, 1, 31, 12, 0, 0, 1, tzinfo=UTC),
     datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
 ]
+PRICES = [
+    *map(Decimal, ("0.00", "-0.01", "9999999999.99", "-9999999999.99", "1.1", "0.1", "10", "1E+3"))
+]
+FINE = [*map(Decimal, ("0.1", "123456789012345678.123456789012", "-1E-12"))]
+ZONED = [
+    datetime(2026, 1, 31, 12, 0, 0, 1, tzinfo=timezone(timedelta(hours=-5))),
+    datetime(2026, 7, 31, 23, 30, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+]
 DOCUMENTS: list[Any] = [{}, {"a": [1, 0.1, None, True, 'ü\\"\n']}, [], "text", 1.5]
 
 
@@ -43,7 +52,9 @@ def test_every_value_of_every_type_arrives_as_it_was(box: TestBox, hub: TestHub,
             "blob": BLOBS[number % len(BLOBS)], "doc": DOCUMENTS[number % 5],
             "moment": MOMENTS[number % 3], "local": datetime(2026, 2, 3, 4, 5, 6, number),
             "day": date(1, 1, 1 + number), "hour": time(23, 59, 59, number),
-            "mood": list(Mood)[number % 2],
+            "mood": list(Mood)[number % 2], "price": PRICES[number % len(PRICES)],
+            "fine": FINE[number % len(FINE)], "zoned": ZONED[number % len(ZONED)],
+            "plain": uuid.uuid4(),
         }
         for number, text in enumerate(TEXTS)
     ]  # fmt: skip
@@ -71,11 +82,12 @@ def test_every_type_is_merged_updated_and_deleted(
 ) -> None:
     columns = (
         '"wo\'rd", "select", ident, text, small, big, real, flag, blob, doc, moment, local, day, '
-        "hour, mood"
+        "hour, mood, price, fine, zoned, plain"
     )
     row = ("'w', 1, '{0}', 't', 1, 2, 0.1, 1, x'00', '{{\"a\": 0.1}}', "
            "'2026-01-31T12:00:00.000000Z', '2026-01-31 12:00:00.000000', '2026-01-31', "
-           "'12:00:00.000000', 'calm'")  # fmt: skip
+           "'12:00:00.000000', 'calm', '1.10', '0.100000000000', "
+           "'2026-01-31T12:00:00.000000Z', '00112233445566778899aabbccddeeff'")  # fmt: skip
     identity = uuid.uuid4()
     for one in (box, other):
         one.write(f'INSERT INTO "all ""kinds""" ({columns}) VALUES ({row.format(identity)})')
@@ -83,7 +95,8 @@ def test_every_type_is_merged_updated_and_deleted(
         assert (done.rows, done.dead, done.conflicts) == (1, 0, 0), "the same to the bit"
     new = ("text = 'u', small = 2, big = 3, real = 1e999, flag = 0, blob = x'01', doc = '[]', "
            "moment = '2027-01-31T12:00:00.000000Z', local = NULL, day = NULL, hour = NULL, "
-           "mood = 'wild'")  # fmt: skip
+           "mood = 'wild', price = '10.00', fine = '-0.100000000000', "
+           "zoned = '2027-01-31T12:00:00.000000Z'")  # fmt: skip
     for one in (box, other):
         one.write(f'UPDATE "all ""kinds""" SET {new}')
         done = one.drain(link)

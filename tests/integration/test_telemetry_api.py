@@ -544,6 +544,34 @@ def test_lists_say_so_while_rows_may_be_missing(
             assert answer["items"] == []
 
 
+def test_a_list_that_was_whole_never_ends_early(paths: Paths, postgres_url: str) -> None:
+    """In an outage it goes on with what the box has, and where that ends an error says so."""
+    many = [reading("d", number, id=str(uuid.uuid4()), recorded_at=NOON) for number in range(10)]
+    many.sort(key=lambda one: one["id"])
+    with (
+        open_box(paths, postgres_url) as (server, _),
+        open_box(paths, state="fallback") as (embedded, _),
+    ):
+        server.test_client().post(READINGS, json=many)
+        embedded.test_client().post(READINGS, json=many[:6])
+
+        def page(app: Flask, cursor: str, limit: int = 100) -> Any:
+            return app.test_client().get(f"{READINGS}?limit={limit}&cursor={cursor}")
+
+        first = json_of(server.test_client().get(f"{READINGS}?limit=4"))
+        rest = json_of(page(embedded, first["next_cursor"]))
+        assert [one["id"] for one in rest["items"]] == [one["id"] for one in many[4:6]]
+        assert rest["partial"] is True
+        cut = page(embedded, rest["next_cursor"])
+        assert (cut.status_code, json_of(cut)["error"]) == (409, "list_cut")
+        last = json_of(page(server, rest["next_cursor"], 3))
+        assert [one["id"] for one in last["items"]] == [one["id"] for one in many[6:9]]
+        end = json_of(page(server, last["next_cursor"]))
+        assert ([one["id"] for one in end["items"]], end["next_cursor"]) == ([many[9]["id"]], None)
+        begun = json_of(embedded.test_client().get(f"{READINGS}?limit=4"))
+        assert json_of(page(embedded, begun["next_cursor"]))["next_cursor"] is None
+
+
 def test_a_cursor_of_one_database_goes_on_in_the_other(paths: Paths, postgres_url: str) -> None:
     many = [reading("d", number, id=str(uuid.uuid4()), recorded_at=NOON) for number in range(10)]
     with open_box(paths) as (embedded, _), open_box(paths, postgres_url) as (server, _):

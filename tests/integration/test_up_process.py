@@ -56,6 +56,17 @@ class Chain:
         self._stack.callback(process.close)
         return process
 
+    def start_until_ready(self, **environ: str) -> Process:
+        """Start the supervisor, and wait until it knows that the service is ready.
+
+        HTTP answers a moment before READY=1 is sent, and before READY=1 a service that is
+        killed has failed at its start, and one that hangs has no watchdog yet.
+        """
+        process = self.start(**environ)
+        wait_until_ready(self.port)
+        until(lambda: "ready after" in process.output, "READY=1")
+        return process
+
     @property
     def ran(self) -> list[str]:
         """The stages in the order in which they ran."""
@@ -143,9 +154,8 @@ def test_a_sidecar_that_fails_is_started_again_and_disturbs_nobody(chain: Chain)
 
 def test_an_interrupt_is_passed_on(chain: Chain) -> None:
     """Ctrl-C ends the service in order."""
-    up = chain.start()
-    # The service says so after READY=1; before that nothing but SIGTERM ends every stage.
-    until(lambda: "ready after" in up.output, "READY=1")
+    # Before READY=1 nothing but SIGTERM ends every stage.
+    up = chain.start_until_ready()
     up.signal(signal.SIGINT)
     assert up.wait() == 0
     assert "SIGINT was received" in up.output
@@ -206,8 +216,7 @@ def test_a_failure_before_the_first_readiness_ends_it_with_that_status(
 
 def test_a_service_that_is_killed_is_started_again(chain: Chain) -> None:
     """kill -9 of the service, and a stage that fails once on the way back."""
-    up = chain.start()
-    wait_until_ready(chain.port)
+    up = chain.start_until_ready()
     chain.plan("schema", 1)
     os.kill(chain.service_pids[0], signal.SIGKILL)
     until(lambda: len(chain.service_pids) == 2, "the second service")
@@ -218,8 +227,7 @@ def test_a_service_that_is_killed_is_started_again(chain: Chain) -> None:
 
 def test_a_service_that_hangs_is_ended_and_started_again(chain: Chain) -> None:
     """SIGSTOP: the watchdog of 'up' notices the silence."""
-    chain.start(TEST_WATCHDOG="1")
-    wait_until_ready(chain.port)
+    chain.start_until_ready(TEST_WATCHDOG="1")
     os.kill(chain.service_pids[0], signal.SIGSTOP)
     until(lambda: len(chain.service_pids) == 2, "the second service")
     wait_until_ready(chain.port)
@@ -275,8 +283,7 @@ def test_it_speaks_for_the_service_to_its_own_manager(chain: Chain, tmp_path: Pa
 
 def test_a_stop_during_a_pause_is_heard(chain: Chain) -> None:
     """The back-off is slept with open ears."""
-    up = chain.start()
-    wait_until_ready(chain.port)
+    up = chain.start_until_ready()
     chain.plan("env", *[1] * 20)
     os.kill(chain.service_pids[0], signal.SIGKILL)
     until(lambda: chain.ran.count("env") >= 5, "a few failures")

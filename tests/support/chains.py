@@ -196,5 +196,7 @@ def rows_in(path: Path, table: str) -> list[tuple[object, ...]]:
 def version_of(path: Path) -> str:
     """Return the file's one revision."""
     with connected(path) as connection:
-        ((version,),) = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        ((version,),) = connection.execute(
+            "SELECT version_num FROM alembic_version_shop"
+        ).fetchall()
     return str(version)

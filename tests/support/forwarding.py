@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from datetime import date, datetime, time
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,25 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    DateTime,
     ForeignKey,
     Integer,
     LargeBinary,
     MetaData,
     create_engine,
 )
+from sqlalchemy import Numeric as AnyNumeric
+from sqlalchemy import Uuid as PlainUuid
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.ids import name_id
-from edgepaas.database.model import KindedModel, new_metadata
+from edgepaas.database.model import KindedModel, forwarded_tables, new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
-from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid
-from edgepaas.outbox import capture, ledger
+from edgepaas.database.types import Json, Number, Numeric, Text, UtcDateTime, Uuid
+from edgepaas.outbox import capture, ledger, strictness
+from edgepaas.outbox.hub_capture.upkeep import ensure
 from edgepaas.outbox.stream import read_stream
 from edgepaas.pgdriver.connection import connect
 from edgepaas.pgdriver.tls import TLSPolicy
@@ -38,6 +43,7 @@ from edgepaas.schema.table_contract import describe
 from edgepaas.settings.urls import split_url
 from edgepaas.sync.delivery.drain import DrainResult, drain_batch
 from edgepaas.sync.hub.connection import Hub, connect_hub
+from edgepaas.sync.resend.recovery import Recovery
 from tests.support.postgres_server import PostgresServer
 
 PLAIN = TLSPolicy("disable")
@@ -68,6 +74,8 @@ class Place(Model, kind="shared"):
     first: Mapped[int | None] = mapped_column(Integer, info={"merge": "least"})
     last: Mapped[int | None] = mapped_column(Integer, info={"merge": "greatest"})
     origin: Mapped[str | None] = mapped_column(Text(), info={"merge": "keep"})
+    visits: Mapped[int | None] = mapped_column(Integer, info={"merge": "add"})
+    paid: Mapped[Decimal | None] = mapped_column(Numeric(12, 2), info={"merge": "add"})
 
 
 class Sensor(Model, kind="shared"):
@@ -112,6 +120,10 @@ class Everything(Model, kind="facts"):
     day: Mapped[date | None] = mapped_column()
     hour: Mapped[time | None] = mapped_column()
     mood: Mapped[Mood | None] = mapped_column()
+    price: Mapped[Decimal | None] = mapped_column(Numeric(12, 2))
+    fine: Mapped[Decimal | None] = mapped_column(AnyNumeric(30, 12))
+    zoned: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    plain: Mapped[uuid.UUID | None] = mapped_column(PlainUuid)
 
 
 def document(metadata: MetaData = Model.metadata) -> dict[str, Any]:
@@ -158,6 +170,7 @@ def make_hub(server: PostgresServer, metadata: MetaData = Model.metadata) -> Tes
         upgrade(connection, platform_chain(), None)
         metadata.create_all(connection)
     engine.dispose()
+    ensure(hub.ask, list(forwarded_tables(metadata)))
     return hub
 
 
@@ -199,6 +212,9 @@ SELECT conrelid::regclass::text, conname, contype::text, 0, false, condeferrable
 FROM pg_constraint WHERE oid > 16383
 UNION ALL
 SELECT tgrelid::regclass::text, tgname, '', 0, false, false FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT oid::regclass::text, relpersistence::text, relkind::text, 0, relrowsecurity, relhasrules
+FROM pg_class WHERE oid > 16383
 ORDER BY 1, 2, 3"""
 _TABLES = """
 SELECT string_agg(quote_ident(relname), ', ') FROM pg_class
@@ -210,10 +226,19 @@ class TestBox:
 
     __test__ = False
 
-    def __init__(self, path: Path, metadata: MetaData = Model.metadata, node: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        metadata: MetaData = Model.metadata,
+        node: str = "",
+        *,
+        strict: bool = False,
+    ) -> None:
+        """*strict*: the file refuses what PostgreSQL would, as the schema stage sees to it."""
         self.path = path
         self.node = node or str(uuid.uuid4())
         self.said: list[str] = []
+        self.recovery = Recovery(document(metadata))
         if not path.exists():
             engine = create_engine(
                 "sqlite://", creator=lambda: open_sqlite(path, create=True), poolclass=NullPool
@@ -222,6 +247,8 @@ class TestBox:
             engine.dispose()
         self.file = open_sqlite(path)
         capture.install(self.file, document(metadata), node_id=self.node)
+        if strict:
+            assert strictness.install(self.file, document(metadata), captured=True) == []
 
     def write(self, sql: str, *rows: Any) -> None:
         """Run *sql* once, or for each of *rows*, in one transaction of its own."""
@@ -256,7 +283,7 @@ class TestBox:
 
     def drain(self, hub: Hub, *, rows: int = 1000) -> DrainResult:
         """Send one batch."""
-        return drain_batch(self.file, hub, rows=rows, log=self.said.append)
+        return drain_batch(self.file, hub, rows=rows, log=self.said.append, recovery=self.recovery)
 
     def drain_all(self, hub: Hub, *, rows: int = 1000) -> list[DrainResult]:
         """Send batches until nothing waits."""

@@ -216,6 +216,11 @@ CASES = [
         ("readings", "is_not_there"),
     ),
     RefusalCase(
+        "trigger-swallows",
+        trigger("RETURN NULL"),
+        ("readings", "not stored"),
+    ),
+    RefusalCase(
         "trigger-takes-for-ever",
         trigger("PERFORM pg_sleep(60)"),
         ("readings", "statement timeout"),

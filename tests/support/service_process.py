@@ -21,7 +21,7 @@ from edgepaas.decision.contract import DatabaseContract
 from edgepaas.files.paths import Paths
 from edgepaas.settings import Settings
 
-LIMIT = 30.0
+LIMIT = 90.0
 
 #: An application that needs a moment to be imported, and has slow and hanging requests.
 PROBE_APPLICATION = """

@@ -5,7 +5,7 @@
     environ | weak_environ("late-sync")     # in an 'edgepaas up' and all its children
 
 Each weakness is a few replacements in the product's modules, put in place when a module is
-imported. Two of them weaken nothing: ``quick`` shortens the pauses after a kill, and
+imported. Two of them weaken nothing: ``quick`` shortens pauses, and
 ``hand-back-steps`` stops a drainer where a test wants it.
 """
 
@@ -123,6 +123,45 @@ def _append_again(channel: Any) -> Iterable[Replacement]:
 def _unguarded_loop(auth: Any) -> Iterable[Replacement]:
     """The loop takes what anybody sends."""
     return [(auth.Guard, "find", lambda *_, **__: auth.LOCAL)]
+
+
+def _any_owner(ownership: Any) -> Iterable[Replacement]:
+    """Whose database it is is not asked."""
+    return [(ownership.Ownership, "other", lambda *_: "")]
+
+
+def _serves_empty(migrate: Any) -> Iterable[Replacement]:
+    """A file on which a migration fails is set aside, and an empty one serves."""
+
+    def without(path: Path, paths: Any, chain: Any, models: Any, failed: Any) -> Any:
+        return migrate._replace(path, paths, chain, models, failed.reason)
+
+    return [(migrate, "_without_migration", without)]
+
+
+def _fresh_from_models(migrate: Any) -> Iterable[Replacement]:
+    """A fresh file is made from the models, though there are migrations."""
+
+    def fill(connection: Any, chain: Any, metadata: Any) -> None:
+        metadata.create_all(connection)
+        migrate._stamp(connection, chain)
+
+    return [(migrate, "fill_fresh", fill)]
+
+
+def _takes_back_over(merging: Any) -> Iterable[Replacement]:
+    """A file that comes back out of quarantine overwrites what was written since."""
+
+    def bring(connection: Any, table: Any) -> int:
+        names = ", ".join(f'"{name}"' for name in table.columns)
+        return int(
+            connection.execute(
+                f'INSERT OR REPLACE INTO main."{table.name}" ({names}) '
+                f'SELECT {names} FROM aside."{table.name}"'
+            ).rowcount
+        )
+
+    return [(merging, "_bring", bring)]
 
 
 def _no_markers(module: Any) -> Iterable[Replacement]:
@@ -315,15 +354,38 @@ def _sent_once(store: Any) -> Iterable[Replacement]:
     """A flight whose answer was lost counts as one that was stored."""
     original = store.FactStore._fly
 
-    def fly(self: Any, flight: Any) -> Any:
+    def fly(self: Any, flight: Any, journaled: Any) -> Any:
         try:
-            return original(self, flight)
+            return original(self, flight, journaled)
         except Exception as error:
             if not store.is_lost(error):
                 raise
             return []
 
     return [(store.FactStore, "_fly", fly)]
+
+
+def _journal_behind(module: Any) -> Iterable[Replacement]:
+    """The journal is written when COMMIT was answered, not before it is sent."""
+    rider = module.JournalingRider
+    committed = rider.committed
+
+    def sent(self: Any) -> None:
+        self.late = (self.marks.position, self._expected)
+        self.marks.sent()
+
+    def behind(self: Any, results: Any) -> None:
+        committed(self, results)
+        (stream_id, mark), expected = self.late
+        for one in expected:
+            self._journal().record(stream_id, mark, one.changes)
+
+    return [(rider, "sent", sent), (rider, "committed", behind)]
+
+
+def _journal_unsynced(module: Any) -> Iterable[Replacement]:
+    """The client hears of a write that a power cut takes from the journal."""
+    return [(module.Journal, "sync", lambda self, entry: None)]
 
 
 def _followed_in_part(statements: Any) -> Iterable[Replacement]:
@@ -373,15 +435,154 @@ def _changes(change: Callable[[list[Any]], list[Any]]) -> Patch:
     return patch
 
 
+def _trusting_mirror(mirror: Any) -> Iterable[Replacement]:
+    """What the hub does not have counts as deleted there, whatever the hub has forgotten."""
+    return [
+        (mirror, "require_whole_history", lambda _: None),
+        (mirror, "_prove", lambda *_: mirror.Proof()),
+    ]
+
+
+def _resent_behind(insertion: Any) -> Iterable[Replacement]:
+    """What a hub lost is sent after all that waits."""
+    original = insertion._placed
+
+    def placed(connection: Any, transactions: Any, _least: int, last: int) -> Any:
+        return original(connection, transactions, last, last)
+
+    return [(insertion, "_placed", placed)]
+
+
+def _lost_stays_lost(recovery: Any) -> Iterable[Replacement]:
+    """A hub that went back in time is sent nothing but what the outbox still has."""
+    return [(recovery.Recovery, "_queue", lambda *_: None)]
+
+
+def _any_type_fits(fit: Any) -> Iterable[Replacement]:
+    """Whatever type a column has, it keeps what is written to it."""
+    return [(fit, "column_misfit", lambda *_: "")]
+
+
+def _believes_tags(planner: Any) -> Iterable[Replacement]:
+    """What a statement says that it stored is stored as it was sent."""
+    return [(planner, "verify", lambda *_: None)]
+
+
+def _unseen_rows(outcomes: Any) -> Iterable[Replacement]:
+    """How many rows an INSERT stored is not looked at."""
+    return [(outcomes.StatementTracker, "_on_executed", lambda *_: None)]
+
+
+def _catalog_as_read(drain: Any) -> Iterable[Replacement]:
+    """The hub's tables stay as they were when this connection looked at them."""
+    return [(drain, "unaltered_statements", lambda *_: [])]
+
+
+def _keys_alone(digest: Any) -> Iterable[Replacement]:
+    """The audit takes a row for the same where its key is."""
+    made = digest.row_digest
+
+    def row_digest(mapping: Any) -> Any:
+        keys = dataclasses.replace(mapping, columns=mapping.key)
+        return made(keys)
+
+    content = importlib.import_module("edgepaas.sync.audit.content")
+    return [(content, "row_digest", row_digest)]
+
+
+def _no_repair(scheduled: Any) -> Iterable[Replacement]:
+    """What the audit found missing is not sent again."""
+    return [(scheduled, "queue_again", lambda *_: 0)]
+
+
+def _takes_any_state(module: Any) -> Iterable[Replacement]:
+    """A state folder that is empty is taken for one that always was."""
+    return [(module, "_lost", lambda *_, **__: None)]
+
+
+def _names_alone(naming: Any) -> Iterable[Replacement]:
+    """A row's columns are looked for under the names that they had when it was captured."""
+    return [(naming, "way_to_hub", lambda *_: ())]
+
+
+def _names_as_read(drain: Any) -> Iterable[Replacement]:
+    """What a connection has read of the hub's names is taken to hold for ever."""
+    names = ("unchanged_statements", "unaltered_statements")
+    return [(drain, name, lambda *_: []) for name in names]
+
+
+def _contracts_at_once(upgrade: Any) -> Iterable[Replacement]:
+    """A revision is applied whatever waits."""
+    original = upgrade.upgrade
+
+    def unguarded(connection: Any, chain: Any, metadata: Any, guard: Any = None) -> Any:
+        return original(connection, chain, metadata, None)
+
+    return [(upgrade, "upgrade", unguarded)]
+
+
+def _dropped_in_silence(statements: Any) -> Iterable[Replacement]:
+    """A value whose column the hub has no more is left out."""
+    return [(statements, "keep_dropped", lambda *_: None)]
+
+
 #: No difference between the two marks is noticed.
 _OVERLOOK_ALL = {
     "edgepaas.sync.delivery.reconcile": _overlooking("COMMITTED", "HUB_BEHIND", "FORKED")
 }
 
+
+def _counters_overwrite(statements: Any) -> Iterable[Replacement]:
+    """The value of a counter travels, not its difference."""
+
+    def updated_value(mapped: Any, **_: Any) -> str:
+        return f"h.n{mapped.position}"
+
+    return [(statements, "updated_value", updated_value)]
+
+
+def _rounded_decimals(module: Any) -> Iterable[Replacement]:
+    """SQLite stores decimal numbers as it likes: as 64-bit floats."""
+
+    def get_col_spec(self: Any, **_: Any) -> str:
+        return f"NUMERIC({self.precision}, {self.scale})"
+
+    return [(module.NumericText, "get_col_spec", get_col_spec)]
+
+
+def _lenient(strictness: Any) -> Iterable[Replacement]:
+    """SQLite takes what its tables take."""
+    return [(strictness, "rules_of", lambda *_, **__: iter(()))]
+
+
+def _unchecked_capture(rider: Any) -> Iterable[Replacement]:
+    """COMMIT is sent whether or not the hub's triggers are in place."""
+    original = rider.HubCapture.use
+
+    def use(self: Any, tables: Sequence[int] | None) -> None:
+        original(self, None if tables is None else ())
+
+    return [(rider.HubCapture, "use", use)]
+
+
+def _forgotten_capture(keeping: Any) -> Iterable[Replacement]:
+    """What was captured is acknowledged, and kept nowhere."""
+    return [(keeping.JournaledChanges, "keep", lambda _self, _written: None)]
+
+
+def _unguarded_file(guard: Any) -> Iterable[Replacement]:
+    """The SQLite file is written whether or not its triggers are in place."""
+    return [(guard.CaptureGuard, name, lambda _self: None) for name in ("begin", "finish")]
+
+
 WEAKNESSES: dict[str, dict[str, Patch]] = {
+    "unchecked-capture": {"edgepaas.outbox.hub_capture.rider": _unchecked_capture},
+    "forgotten-capture": {"edgepaas.outbox.hub_capture.keeping": _forgotten_capture},
+    "unguarded-file": {"edgepaas.database.sqlite.capture_guard": _unguarded_file},
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
         "edgepaas.supervisor.sidecars": _constants(PAUSE=0.05, LONGEST_PAUSE=0.2),
+        "edgepaas.service.watches.table_fit": _constants(LOOK_EVERY=0.5),
     },
     "hand-back-steps": {"edgepaas.sync.handback": hand_back_steps.patch},
     "steps": {"edgepaas.sync.handback": _stops},
@@ -389,7 +590,25 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.handback": _no_fence,
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
+    "any-type-fits": {"edgepaas.outcomes.fit": _any_type_fits},
+    "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
+    "unseen-rows": {"edgepaas.database.postgresql.write_outcomes": _unseen_rows},
+    "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
+    "counters-overwrite": {"edgepaas.sync.delivery.statements": _counters_overwrite},
+    "rounded-decimals": {"edgepaas.database.sqlite.numeric_type": _rounded_decimals},
+    "lenient-sqlite": {"edgepaas.outbox.strictness": _lenient},
+    # Weakens nothing: the audit follows a return, or another audit, at once.
+    "audit-soon": {
+        "edgepaas.sync.turns.auditing": _constants(
+            AFTER_RETURN=0.2, BETWEEN_RETURNS=0.5, _LOOK_EVERY=0.2
+        )
+    },
+    "audit-keys-alone": {"edgepaas.sync.audit.digest": _keys_alone},
+    "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
+    "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
+    "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
+    "journal-unsynced": {"edgepaas.outbox.journal.journal": _journal_unsynced},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
     "never-gives-up": {"edgepaas.outcomes.outcomes": _never_gives_up},
     "predecessors-stay": {"edgepaas.pgdriver.sessions": _predecessors_stay},
@@ -408,6 +627,10 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "append-again": {"edgepaas.httpd.channel": _append_again},
     "unguarded-loop": {"edgepaas.web.access.auth": _unguarded_loop},
+    "any-owner": {"edgepaas.schema.ownership": _any_owner},
+    "serves-empty": {"edgepaas.schema.sqlite.migrate": _serves_empty},
+    "fresh-from-models": {"edgepaas.schema.sqlite.migrate": _fresh_from_models},
+    "takes-back-over": {"edgepaas.schema.sqlite.merging": _takes_back_over},
     "no-markers": {"edgepaas.database.sqlite.transaction_stamp": _no_markers},
     "confirm-first": {"edgepaas.sync.delivery.drain": _confirm_first, **_OVERLOOK_ALL},
     "forget-mark": {"edgepaas.sync.delivery.drain": _forget_mark, **_OVERLOOK_ALL},
@@ -416,6 +639,13 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.delivery.reconcile": _overlooking("HUB_BEHIND"),
         "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
+    "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
+    "resent-behind": {"edgepaas.outbox.resending.insertion": _resent_behind},
+    "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},
+    "names-alone": {"edgepaas.outbox.revisions.naming": _names_alone},
+    "names-as-read": {"edgepaas.sync.delivery.drain": _names_as_read},
+    "contracts-at-once": {"edgepaas.schema.renames.upgrade": _contracts_at_once},
+    "dropped-in-silence": {"edgepaas.sync.delivery.statements": _dropped_in_silence},
     "no-fork": {"edgepaas.sync.delivery.reconcile": _overlooking("FORKED")},
     "forgetful": {
         "edgepaas.outbox.reading": _changes(lambda chunk: chunk[: max(1, len(chunk) - 1)])

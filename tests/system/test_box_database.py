@@ -124,7 +124,7 @@ def test_a_database_that_returns_serves_again_after_a_restart(box: Appliance, hu
     "spoil",
     [
         pytest.param(
-            "DO $$ BEGIN UPDATE alembic_version SET version_num = '9999'; "
+            "DO $$ BEGIN UPDATE alembic_version_telemetry SET version_num = '9999'; "
             "ALTER TABLE readings DROP COLUMN unit; END $$",
             id="unknown revision",
         ),

@@ -118,6 +118,28 @@ def test_a_purge_leaves_nothing_and_installing_again_works(appliance: Appliance)
     assert appliance.writer.stored("press") == []
 
 
+def test_a_purge_keeps_rows_that_have_not_reached_postgresql_and_says_so(
+    appliance: Appliance,
+) -> None:
+    """PostgreSQL is away: what the box acknowledged is nowhere else."""
+    appliance.configure(DATABASE_URL="postgresql://edge@127.0.0.1:9/edge")
+    appliance.restart()
+    appliance.writer.write("press", 1.0)
+    said = appliance.exec("apt-get", "purge", "-y", "edgepaas", timeout=120).stdout
+    assert "rows of this box have not reached PostgreSQL" in said
+    for folder in OWN_FOLDERS:
+        assert not appliance.path(folder).exists()
+    (kept,) = appliance.path("/var/backups/edgepaas").iterdir()
+    names = {path.name for path in kept.iterdir()}
+    assert {"edgepaas.db", "node.json"} <= names
+    assert appliance.sh("stat -c '%U %a' /var/backups/edgepaas").strip() == "root 700"
+    assert kept.name in said
+    appliance.sh("rm -r /var/backups/edgepaas")
+    appliance._token = ""
+    appliance.install()
+    assert appliance.writer.stored("press") == []
+
+
 def test_installing_while_a_stage_has_something_to_complain_of_succeeds(
     appliance: Appliance,
 ) -> None:

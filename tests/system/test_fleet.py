@@ -186,7 +186,7 @@ def test_twenty_boxes_that_start_at_once_migrate_an_empty_hub_once(fleet: Fleet)
         assert {row[0] for row in found} == set(chain.heads)
     commands = [tuple(row) for row in fleet.hub.execute("SELECT command, object FROM watch.ddl")]
     made = [str(thing) for command, thing in commands if command == "CREATE TABLE"]
-    assert {"public.readings", "public.nodes", "public.alembic_version"} <= set(made)
+    assert {"public.readings", "public.nodes", "public.alembic_version_telemetry"} <= set(made)
     assert len(made) == len(set(made)), sorted(made)
     tables = fleet.hub.number("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
     assert len(made) == tables

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What no longer holds is resolved by the running box, whichever process or release raised it."""
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -21,21 +22,30 @@ from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.cli import main
 from edgepaas.decision.contract import DatabaseContract, FinalMode
 from edgepaas.decision.decide import Decision, store_decision
+from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckResult
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
+from edgepaas.outbox.stream import Stream
 from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, remove_refused
-from edgepaas.schema.open_problems import clear_problem, record_problem
+from edgepaas.schema.open_problems import (
+    clear_problem,
+    clear_refusal,
+    record_problem,
+    record_refusal,
+)
 from edgepaas.schema.stage import prepare_database
-from edgepaas.schema.table_contract import note_user
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
 from edgepaas.settings import Settings
+from edgepaas.sync.audit.record import AuditRecord, write_audit
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.hub.heartbeat import CHECKS_ALONE, Heartbeat, LocalNode, NodeState
+from edgepaas.sync.losses.acknowledge import acknowledge_rows
+from edgepaas.sync.losses.lost_state import forget_losses, look
 from edgepaas.telemetry import application as telemetry
 from edgepaas.timing.link import Link
 from edgepaas.timing.moment import current_moment
@@ -187,8 +197,17 @@ def writes_accepted(box: Box) -> None:
 
 
 def used_by_another(box: Box) -> None:
+    """Have the file bear another application's name, and hold a row of it."""
     box.run_schema_stage()
-    note_user(box.paths, box.contract.sqlite_path, "another")
+    with contextlib.closing(sqlite3.connect(box.paths.sqlite, isolation_level=None)) as file:
+        file.execute("CREATE TABLE notes (id TEXT)")
+        file.execute("INSERT INTO notes VALUES ('n')")
+        file.execute("UPDATE edgepaas_applications SET name = 'another'")
+
+
+def without_the_file(box: Box) -> None:
+    for file in (box.paths.sqlite, *box.paths.state.glob("edgepaas.db-*")):
+        file.unlink(missing_ok=True)
 
 
 def counts(**left: int) -> Step:
@@ -218,6 +237,35 @@ def undeliverable(name: str, **wrong: object) -> list[Scenario]:
 
 def counted(name: str, **left: int) -> list[Scenario]:
     return [Scenario(name, counts(**left), end) for end in (counts(), put(forwarding=None))]
+
+
+def audited(left: int, **counts: int) -> Step:
+    """An audit has left so many rows open."""
+
+    def write(box: Box) -> None:
+        box.forwarding = FORWARDS
+        found = [
+            {"table": "readings", "key": f"k{n}", "parts": [], "kind": "differs"}
+            for n in range(left)
+        ]
+        write_audit(box.paths, AuditRecord(counts=counts, open=found))
+
+    return write
+
+
+def lose_state(box: Box) -> None:
+    """The file of the box is another one than before."""
+    for stream_id in ("s1", "s2"):
+        stream = Stream("n", stream_id, "", 0, 0, "", "", 0, 0)
+        look(box.paths, node_identity(box.paths), stream, before=(), replaced=False)
+
+
+def acknowledge_loss(box: Box) -> None:
+    assert forget_losses(box.paths) == 1
+
+
+def acknowledge_row(box: Box) -> None:
+    assert acknowledge_rows(box.paths, {"readings": ["k0"]}) == 1
 
 
 def broken(name: str) -> Step:
@@ -253,15 +301,27 @@ SCENARIOS = [
         "writes-refused:readings", put(noted=["writes:readings:write"], **HUB_WELL), put(noted=[])
     ),
     *undeliverable("writes-refused:readings", state="blocked", hub="misconfigured"),
-    Scenario("sqlite-foreign", used_by_another, nothing, Box.run_schema_stage),
+    Scenario("sqlite-foreign", used_by_another, without_the_file, Box.run_schema_stage),
     Scenario("sqlite-foreign", nothing, put(state="primary", mode="postgres_only")),
     Scenario("sqlite-unmigrated", None, nothing, Box.run_schema_stage),
     Scenario("sqlite-unmigrated", nothing, put(state="primary", mode="postgres_only")),
+    Scenario(
+        "schema-refused",
+        lambda box: record_refusal(box.paths, "a migration fails", ""),
+        Box.run_schema_stage,
+    ),
+    Scenario(
+        "schema-refused",
+        lambda box: record_refusal(box.paths, "a migration fails", ""),
+        lambda box: clear_refusal(box.paths),
+    ),
     Scenario("sqlite-replaced", quarantine, lambda box: shutil.rmtree(box.paths.quarantine)),
     *map(problem, (NOT_CAPTURED, FALLBACK_NOT_READY, SALVAGE_FAILED)),
     Scenario("disk-budget", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),
     Scenario("disk-budget", file_of_rows, lambda box: box.paths.sqlite.unlink()),
     Scenario("rows-shed", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),
+    Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(noted=[])),
+    Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(state="fallback")),
     *counted("rows-not-in-postgres", rows_waiting=3),
     *counted("rows-left-behind", rows_waiting=3),
     *counted("sync-dead-letters", dead_letters=3),
@@ -280,7 +340,30 @@ SCENARIOS = [
         lambda box: box.nodes.others.clear(),
         Box.run_drainer,
     ),
+    Scenario(
+        "hub-not-captured",
+        put(state="primary", noted=["hub-capture"]),
+        put(noted=[]),
+    ),
+    Scenario(
+        "hub-not-captured",
+        put(state="primary", noted=["hub-capture"]),
+        put(state="fallback"),
+    ),
     Scenario("node-twice", put(forwarding=FORWARDS), put(forwarding=None)),
+    Scenario("audit-discrepancy", audited(1), audited(0)),
+    Scenario("audit-discrepancy", audited(1), put(forwarding=None)),
+    Scenario(
+        "audit-discrepancy",
+        audited(1),
+        acknowledge_row,
+    ),
+    Scenario(
+        "audit-discrepancy",
+        audited(0, queued_again=2),
+        audited(0),
+    ),
+    Scenario("state-lost", lose_state, acknowledge_loss),
     measured("cpu", "percent"),
     measured("memory", "percent"),
     measured("disk", "percent"),

@@ -28,7 +28,6 @@ from edgepaas.files.records import (
     same_fields,
     set_aside_sqlite,
 )
-from edgepaas.health import forwarding
 from edgepaas.marks import record as marks
 from edgepaas.outbox import layout
 from edgepaas.outcomes import refused_tables
@@ -36,7 +35,9 @@ from edgepaas.schema import open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
+from edgepaas.sync.audit import record as audit_record
 from edgepaas.sync.hub import fleet
+from edgepaas.sync.losses import acknowledge, lost_state
 from edgepaas.timing.moment import current_moment
 from edgepaas.web.access import tokens
 
@@ -54,10 +55,13 @@ TABLE = {
             "primary_key": True,
             "merge": "",
             "filled_from": "",
+            "values": [],
         }
     ],
     "key": ["id"],
     "foreign": [],
+    "checks": [{"name": "positive", "text": "value > 0"}],
+    "unique": [{"name": "named", "columns": ["id"], "nulls_distinct": True}],
 }
 TABLES = {"fingerprint": "f", "revision": ["1"], "tables": {"t": TABLE}}
 BOX = {
@@ -193,7 +197,41 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     ),
     (tokens.RECORD, {"tokens": [TOKEN]}),
     (hold.RECORD, {"reason": "r", "until": "2027-01-15T08:01:00Z", "seconds": 60.0, **MOMENT}),
-    (forwarding.ACKNOWLEDGED, {"hub_lost": 3}),
+    (acknowledge.LOST_RECORD, {"hub_lost": 3}),
+    (acknowledge.RECORD, {"rows": {"readings": ["k1", "k2"]}}),
+    (
+        audit_record.RECORD,
+        {
+            "at": "2026-01-01T00:00:00Z",
+            "why": "return",
+            "stream_id": NODE,
+            "counters": {"delivered": 3},
+            "counts": {"checked": 3},
+            "queued_again": 1,
+            "open": [{"table": "t", "key": "k", "parts": ["k"], "kind": "missing"}],
+            "beyond": 0,
+            "problems": ["no table t"],
+            "cursors": {"t": ["k"]},
+        },
+    ),
+    (
+        lost_state.RECORD,
+        {
+            "node_id": NODE,
+            "streams": [NODE],
+            "losses": [
+                {
+                    "node_id": NODE,
+                    "stream_id": NODE,
+                    "found_at": "2026-01-01T00:00:00Z",
+                    "what": "the file was deleted",
+                    "rows_waiting": None,
+                    "asked_hub": True,
+                    "known": "nothing",
+                }
+            ],
+        },
+    ),
     (
         marks.RECORD,
         {
@@ -201,7 +239,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
             "sum": {"stream_id": NODE, **MARK},
             "joining": [NODE],
             "streams": {NODE: {"owner": "", **MARK}},
-            "losses": {NODE: {"known": MARK, "hub": MARK}},
+            "losses": {NODE: {"known": MARK, "hub": MARK, "resent": 0}},
             "earlier_losses": MARK,
             "acknowledged": MARK,
         },
@@ -213,7 +251,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         rehearsal_record.RECORD,
         {
             "fingerprint": "0a",
-            "revisions": ["alembic_version 0002"],
+            "revisions": ["alembic_version_telemetry 0002"],
             "wall": 1.5,
             "since_boot": 2.5,
             "boot_id": "b",
@@ -239,6 +277,10 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     ),
     (repair.POSTGRES_SCHEMA_RECORD, {"versions": ["1"], "columns": [{"table_name": "t"}]}),
     (open_problems.RECORD, {"message": "no triggers"}),
+    (
+        open_problems.REFUSAL_RECORD,
+        {"message": "a migration fails", "attempt": "0f", "at": current_moment().as_dict()},
+    ),
     (
         refused_tables.RECORD,
         {"tables": [{"table": "readings", "cause": "rights", "text": "it refuses"}]},
@@ -489,7 +531,7 @@ def test_the_box_goes_on_without_what_it_does_not_understand(content: str, paths
         path.write_text(content)
     assert hold.read_hold(paths.postgres_hold) is None
     hold.write_hold(paths.postgres_hold, "again", 60)
-    assert forwarding.acknowledged(paths) == 0
+    assert acknowledge.acknowledged_lost(paths) == 0
     node = node_identity.node_identity(paths)
     assert node_identity.node_identity(paths) == node
     again = hold.read_hold(paths.postgres_hold)
@@ -517,7 +559,7 @@ def test_an_upgraded_box_keeps_what_its_old_files_say(paths: Paths) -> None:
         path.write_text(json.dumps(document))
     assert [token.digest for token in tokens.read_tokens(paths.tokens)] == ["ab"]
     assert node_identity.node_identity(paths).node_id == NODE
-    assert forwarding.acknowledged(paths) == 7
+    assert acknowledge.acknowledged_lost(paths) == 7
     held = hold.read_hold(paths.postgres_hold, moment)
     assert held is not None and held.reason == "read-only" and held.remaining == 900.0
     assert crash_loop.CrashLoop(paths.crash_loop, clock=lambda: moment.since_boot).failed() == (

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a connection sends in which flight, against a server that answers from a script."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -31,8 +32,13 @@ class Rider:
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.refuse: Exception | None = None
+        #: Called while the server works on COMMIT.
+        self.act: Callable[[], None] = lambda: None
 
-    def begin(self) -> Sequence[Statement]:
+    def expect(self, known: Any) -> None:
+        self.told.append(known)
+
+    def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         self.told.append("begin")
         return [("SET LOCAL synchronous_commit = on", ())]
 
@@ -45,11 +51,24 @@ class Rider:
         if self.refuse is not None:
             raise self.refuse
 
+    def under_way(self) -> None:
+        self.act()
+
     def committed(self, results: Sequence[Result]) -> None:
         self.told.append([result.tag for result in results])
 
     def failed(self, error: BaseException | None) -> None:
         self.told.append(error if error is None else type(error))
+
+
+def wait_until(reached: Callable[[], bool]) -> bool:
+    """Whether *reached* came true within a minute."""
+    until = time.monotonic() + 60
+    while not reached():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def test_begin_travels_with_the_first_statement_and_commit_alone() -> None:
@@ -207,6 +226,48 @@ def test_a_whole_transaction_is_one_flight() -> None:
         assert [result.count for result in results] == [5]
         assert rider.told == ["begin", "ending", "sent", ["UPDATE 1"]]
         assert server.codes.count("S") == 1
+
+
+def test_a_rider_acts_while_the_server_works() -> None:
+    """All has arrived there when it acts, and no answer has been read."""
+    answer = (
+        BEGUN + statement("SET") + statement("INSERT 0 5") + statement("UPDATE 1")
+        + COMMITTED + ready()
+    )  # fmt: skip
+    with connected(LOGGED_IN, answer) as (connection, server):
+        rider = connection.rider = Rider()
+        there: list[bool] = []
+        rider.act = lambda: there.append(wait_until(lambda: server.codes.count("S") == 1))
+        results = run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])], known="rows")
+        assert there == [True]
+        assert [result.count for result in results] == [5]
+        assert rider.told == ["begin", "rows", "ending", "sent", ["UPDATE 1"]]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_rider_raises_meanwhile_is_raised_once_commit_was_answered(refused: bool) -> None:
+    """The rider knows of the commit; what the server says against it comes first."""
+    worked = BEGUN + statement("SET")
+    answers = [
+        worked + statement("INSERT 0 5") + statement("UPDATE 1") + COMMITTED + ready(),
+        BEGUN + statement("SET") + statement("SELECT 1") + ready(b"T"),
+    ]
+    if refused:
+        answers[0] = worked + error("23514", "refused") + ready(b"E")
+        answers.insert(1, ROLLED_BACK + ready())
+
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    with connected(LOGGED_IN, *answers) as (connection, _):
+        rider = connection.rider = Rider()
+        rider.act = fail
+        with pytest.raises(DatabaseError if refused else OSError):
+            run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])])
+        (end,) = rider.told[3:]
+        assert issubclass(end, DatabaseError) if refused else end == ["UPDATE 1"]
+        assert not connection.lost and not connection.in_transaction
+        connection.cursor().execute("SELECT 1")
 
 
 def test_a_whole_transaction_that_is_refused_is_rolled_back() -> None:

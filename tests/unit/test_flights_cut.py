@@ -26,7 +26,10 @@ class Rider:
     def __init__(self) -> None:
         self.ends: list[str] = []
 
-    def begin(self) -> Sequence[Statement]:
+    def expect(self, known: Any) -> None:
+        self.ends.append(f"expects {known}")
+
+    def begin(self, *, rows_known: bool = False) -> Sequence[Statement]:
         return [("SET LOCAL synchronous_commit = on", ())]
 
     def ending(self) -> Sequence[Statement]:
@@ -34,6 +37,9 @@ class Rider:
 
     def sent(self) -> None:
         self.ends.append("sent")
+
+    def under_way(self) -> None:
+        """Acts on nothing."""
 
     def committed(self, results: Sequence[Result]) -> None:
         assert len(results) == 1

@@ -10,14 +10,13 @@ from edgepaas.cli import main
 from edgepaas.files.paths import Paths
 from edgepaas.health.forwarding import (
     ForwardingWatch,
-    acknowledge,
-    acknowledged,
     current_forwarding,
     forwarding_of,
 )
 from edgepaas.health.state import Facts, StateBoard, box_state
 from edgepaas.service.watches.monitor import status_line
 from edgepaas.sync import status as sync_status
+from edgepaas.sync.losses.acknowledge import acknowledge_lost, acknowledged_lost
 from edgepaas.sync.status import SyncStatus
 from tests.support.boxes import contract, make_box
 
@@ -102,8 +101,8 @@ def test_settled_letters_and_conflicts_are_no_trouble(paths: Paths) -> None:
 
 def test_what_the_hub_lost_is_trouble_until_somebody_acknowledges_it(paths: Paths) -> None:
     """And again when it loses more."""
-    acknowledge(paths, 3)
-    assert acknowledged(paths) == 3
+    acknowledge_lost(paths, 3)
+    assert acknowledged_lost(paths) == 3
     assert word(paths, "primary", hub_lost=3)[0] == "primary"
     assert "lost 1 row " in word(paths, "primary", hub_lost=4)[1][0]
 

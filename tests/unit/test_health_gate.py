@@ -23,10 +23,11 @@ from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, Database
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import files_set_aside
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
-from edgepaas.health.forwarding import acknowledged
 from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
+from edgepaas.schema.at_head import SchemaState
 from edgepaas.settings import Settings
+from edgepaas.sync.losses.acknowledge import acknowledged_lost
 from tests.support.boxes import FakeDatabase, contract
 
 PLAIN = Application(name="plain", blueprints=lambda box: [])
@@ -213,7 +214,7 @@ def test_a_file_in_quarantine_leaves_the_box_ready_and_degraded(paths: Paths) ->
 def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths: Paths) -> None:
     """Until somebody takes it away; it is named with the way out."""
     paths.acknowledged.write_text("torn")
-    assert acknowledged(paths) == 0
+    assert acknowledged_lost(paths) == 0
     (aside,) = files_set_aside(paths.state)
     resolved = Settings.of(HEALTH_CACHE="0")
     board = build_board(
@@ -235,7 +236,7 @@ def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A migration failed; the service works all the same."""
-    state = SimpleNamespace(at_head=False, fits=True, message="at 0001; its tables fit")
+    state = SchemaState(False, "at 0001; its tables fit", fits=True)
     monkeypatch.setattr("edgepaas.schema.at_head.schema_at_head", lambda *_: state)
     application = Application(name="shop", migrations=paths.state, blueprints=lambda box: [])
     resolved = Settings.of()
@@ -295,7 +296,7 @@ def test_after_a_hand_back_the_gate_asks_postgres_nothing_again(paths: Paths) ->
         paths, db_state="primary", database_url=url, hub_url=url, final_db_mode="try_postgres"
     )
     assert not accept_rehearsal(board(), primary, paths)
-    note_rehearsal(paths, url, ["alembic_version 0002"])
+    note_rehearsal(paths, url, ["alembic_version_telemetry 0002"])
     found = board()
     assert accept_rehearsal(found, primary, paths)
     assert verify(found, production=True).ok

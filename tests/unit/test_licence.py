@@ -13,7 +13,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 #: What a source file of ours is, by its suffix, and by its name where it has none.
 SUFFIXES = {
-    *(".py", ".c", ".mako", ".toml", ".yaml", ".yml", ".launcher", ".postinst", ".postrm"),
+    *(
+        ".py",
+        ".c",
+        ".mako",
+        ".toml",
+        ".yaml",
+        ".yml",
+        ".launcher",
+        ".postinst",
+        ".prerm",
+        ".postrm",
+    ),
     *(".service", ".socket", ".path", ".timer", ".target", ".preset", ".sysusers", ".tmpfiles"),
 }
 NAMES = {"Makefile", "Dockerfile", "rules", "run", "ended", "edgepaas-generator"}

@@ -123,7 +123,7 @@ def test_a_loss_is_alerted_on_a_disk_that_takes_no_write(
 
     monkeypatch.setattr(RecordType, "write", refuse)
     monkeypatch.setattr(catalogue_entry, "raise_alert", raise_alert)
-    found = compare(lambda _: [(False, None, None)], paths, NODE)
+    found = compare(lambda _: [(False, None, None, None)], paths, NODE)
     assert found.losses["a"].lost == Mark(2, 5)
     assert len(raised) == 1 and "5 rows" in raised[0]
 
@@ -132,5 +132,5 @@ def test_a_standby_is_not_compared_with(paths: Paths) -> None:
     """It may lag and takes no writes: what it lacks is not lost."""
     with changing(paths, NODE) as record:
         record.set_stream("a", Mark(2, 5), "")
-    found = compare(lambda _: [(True, None, None)], paths, NODE)
+    found = compare(lambda _: [(True, None, None, None)], paths, NODE)
     assert found.hub is None and lost_rows(paths) == 0

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from edgepaas.database.model import KindedModel, new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Text
-from edgepaas.outbox import baseline, capture, tables
+from edgepaas.outbox import capture
 from tests.support.outbox import NODE, changes, create_file, document
 
 
@@ -77,16 +77,3 @@ def test_rows_in_a_circle_are_queued_as_well(file: sqlite3.Connection) -> None:
     place(file, "b", "a")
     file.execute("""UPDATE "the ""places\""" SET within = 'b' WHERE name = 'a'""")
     assert capture.install(file, document(Model.metadata), node_id=NODE).baseline_rows == 2
-
-
-def test_shared_tables_are_queued_again_parents_first(file: sqlite3.Connection) -> None:
-    capture.install(file, document(Model.metadata), node_id=NODE)
-    place(file, "a")
-    file.execute("INSERT INTO doors VALUES ('d', 'a')")
-    last = tables.last_seq(file)
-    assert baseline.queue_shared(file) == 2
-    again = changes(file, last)
-    assert [(one.op, one.key_text, one.resent) for one in again] == [
-        ("insert", "a", True),
-        ("insert", "d", True),
-    ]

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from edgepaas.database.ids import uuid7
+from edgepaas.database.reserved_names import REVISIONS
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.outbox import capture, tables
 from edgepaas.outbox.ledger import pending
@@ -384,6 +385,8 @@ def test_a_migration_keeps_what_waits_and_captures_the_new_columns(
     capture.drop_triggers(file)
     file.execute("ALTER TABLE facts DROP COLUMN body")
     file.execute("ALTER TABLE facts ADD COLUMN extra TEXT")
+    file.execute(f"CREATE TABLE {REVISIONS} (position INTEGER, chain, revision, changes)")
+    file.execute(f"INSERT INTO {REVISIONS} VALUES (1, 'c', 'r1', NULL), (2, 'c', 'r2', NULL)")
     file.execute("COMMIT")
     newer = document(revision="r2")
     columns = newer["tables"]["facts"]["columns"]

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import (
     ARRAY,
+    CHAR,
+    DECIMAL,
     JSON,
     REAL,
     BigInteger,
@@ -34,6 +36,7 @@ from sqlalchemy.orm import mapped_column
 
 from edgepaas.database.model import check_metadata, new_metadata, new_model_base
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid
+from edgepaas.database.types import Numeric as ExactNumeric
 from edgepaas.outbox.layout import forwarded_layouts
 from edgepaas.schema.table_contract import describe
 from edgepaas.telemetry.models import Model as Telemetry
@@ -62,11 +65,12 @@ def test_a_name_that_only_looks_like_one_is_taken(name: str) -> None:
 
 
 INEXACT: dict[str, tuple[Any, str]] = {
-    "decimal": (Numeric(10, 2), "Number"),
-    "plain decimal": (Numeric(), "Number"),
+    "plain decimal": (Numeric(), r"Numeric\(12, 2\)"),
+    "decimal as a float": (Numeric(10, 2, asdecimal=False), "Number"),
+    "our decimal": (ExactNumeric(), r"Numeric\(12, 2\)"),
+    "padded text": (CHAR(5), "Text"),
     "32 bits": (REAL(), "Number"),
     "24 bits": (Float(24), "Number"),
-    "time with zone": (DateTime(timezone=True), "UtcDateTime"),
     "time of day with zone": (Time(timezone=True), "UtcDateTime"),
     "interval": (Interval(), "Number"),
     "array": (ARRAY(Integer), "Json"),
@@ -88,6 +92,7 @@ def test_a_type_that_would_change_on_its_way_is_refused(name: str) -> None:
         *(Text(5), Number(), UtcDateTime(), Uuid(), Json()),
         *(Integer(), BigInteger(), SmallInteger(), Boolean(), Float(), Float(53), Double()),
         *(String(5), PlainText(), PlainUuid(), LargeBinary(), JSON(), Date(), DateTime(), Time()),
+        *(ExactNumeric(12, 2), Numeric(10, 2), DECIMAL(10), DateTime(timezone=True)),
         Enum("a", "b", name="letters"),
     ],
     ids=repr,
@@ -122,7 +127,7 @@ def test_a_column_that_the_database_computes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"merge": "newest"}, "merge='newest': it is one of least, greatest, keep"),
+        ({"merge": "newest"}, "merge='newest': it is one of least, greatest, keep, add"),
         ({"filled_from": "y"}, "filled_from='y': name another column of things"),
         ({"filled_from": "x"}, "filled_from='x': name another column"),
     ],

@@ -12,13 +12,15 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from edgepaas.database.sqlite.capture_guard import Capture
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.database.sqlite.sync_wakeup import Waker, address_of
 from edgepaas.errors import DatabaseBusy
-from edgepaas.outbox import fence
+from edgepaas.outbox import capture, fence
 from tests.support.databases import in_one_group
-from tests.support.outbox import Fact, Note, captured_file, changes, create_file
+from tests.support.outbox import Fact, Note, captured_file, changes, create_file, document
+from tests.support.weaken import weakened
 
 
 @pytest.fixture
@@ -167,3 +169,101 @@ def test_a_waker_reaches_a_socket_however_deep_and_survives_its_absence(
     waker.close()
     waker()
     waker.close()
+
+
+@pytest.fixture
+def restored() -> list[str]:
+    """What was put back."""
+    return []
+
+
+@pytest.fixture
+def guarded(database: EmbeddedDatabase, restored: list[str]) -> EmbeddedDatabase:
+    """A database that lets nothing be written without capture."""
+    database.guard_capture(
+        Capture(lambda connection: capture.restore(connection, document()), restored.extend)
+    )
+    return database
+
+
+def waiting(file: sqlite3.Connection) -> list[str]:
+    return [change.key_text for change in changes(file)]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DROP TRIGGER outbox_insert_facts",
+        "DROP TRIGGER outbox_insert_facts; CREATE TRIGGER outbox_insert_facts "
+        "AFTER INSERT ON facts BEGIN SELECT 1; END",
+    ],
+)
+def test_what_is_written_after_a_trigger_was_dropped_is_captured(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection, restored: list[str], harm: str
+) -> None:
+    """It is put back in the very transaction that would have gone without."""
+    guarded.write(facts(1, "before"))
+    file.executescript(harm)
+    guarded.write(facts(2, "after"))
+    guarded.write(facts(1, "later"))
+    assert waiting(file) == ["before0", "after0", "after1", "later0"]
+    assert len(restored) == 1 and "outbox_insert_facts" in restored[0]
+    assert capture.problems(file, document()) == []
+
+
+def test_a_build_that_looks_at_no_trigger_is_found_out(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    with weakened("unguarded-file"):
+        file.execute("DROP TRIGGER outbox_insert_facts")
+        guarded.write(facts(1))
+    assert waiting(file) == []
+
+
+def test_a_failed_write_does_not_keep_the_triggers_from_coming_back(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    """What was put back in its transaction was undone with it."""
+    file.execute("DROP TRIGGER outbox_insert_facts")
+
+    def fail(_session: Session) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        guarded.write(fail)
+    guarded.write(facts(1))
+    assert waiting(file) == ["f0"]
+
+
+def test_a_write_that_drops_a_trigger_itself_is_undone(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection
+) -> None:
+    def drop(session: Session) -> None:
+        session.execute(text("DROP TRIGGER outbox_insert_facts"))
+        facts(1, "hidden")(session)
+
+    with pytest.raises(RuntimeError, match="has removed what captures changes"):
+        guarded.write(drop)
+    guarded.write(facts(1, "seen"))
+    assert waiting(file) == ["seen0"]
+    assert file.execute("SELECT id FROM facts").fetchall() == [("seen0",)]
+
+
+def test_a_write_may_make_tables_of_its_own(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection, restored: list[str]
+) -> None:
+    def make(session: Session) -> None:
+        session.execute(text("CREATE TABLE cache (n)"))
+        facts(1)(session)
+
+    guarded.write(make)
+    assert waiting(file) == ["f0"] and restored == []
+
+
+def test_without_capture_nothing_is_put_back(
+    guarded: EmbeddedDatabase, file: sqlite3.Connection, restored: list[str]
+) -> None:
+    """The hub was taken away, and with it the triggers."""
+    capture.remove(file)
+    guarded.write(facts(1))
+    assert restored == [] and waiting(file) == []

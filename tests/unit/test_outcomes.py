@@ -8,7 +8,7 @@ import pytest
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from edgepaas.outcomes.causes import Access, Cause, KnownTable, Refusal, refusal_of
 from edgepaas.outcomes.outcomes import Outcomes
-from edgepaas.outcomes.statements import tables_of
+from edgepaas.outcomes.statements import inserted_table, tables_of
 from edgepaas.pgdriver.failures import CommitUnconfirmed
 
 
@@ -290,3 +290,23 @@ def test_a_statements_tables_are_known_by_its_text(
     statement: str, written: tuple[str, ...], read: tuple[str, ...]
 ) -> None:
     assert tables_of(statement) == (written, read)
+
+
+@pytest.mark.parametrize(
+    ("statement", "table"),
+    [
+        ("INSERT INTO readings (id, value) VALUES ($1::uuid, $2)", "readings"),
+        ('insert into public."Odd one" (id) values (1), (2)', "Odd one"),
+        ("INSERT INTO readings (id) VALUES (1) RETURNING id", "readings"),
+        ("INSERT INTO readings (id) VALUES (1) ON CONFLICT DO NOTHING", ""),
+        ("INSERT INTO readings (id) SELECT 1", ""),
+        ("INSERT INTO readings (id) VALUES ((SELECT 1))", ""),
+        ("INSERT INTO readings DEFAULT VALUES", ""),
+        ("UPDATE readings SET value = 1", ""),
+        ("SELECT 'INSERT INTO readings (id) VALUES (1)'", ""),
+    ],
+)
+def test_an_insert_that_has_to_store_its_rows_is_told_from_others(
+    statement: str, table: str
+) -> None:
+    assert inserted_table(statement) == table

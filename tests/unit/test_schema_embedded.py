@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,12 @@ from edgepaas.errors import DatabaseFull, EdgePaaSError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
+from edgepaas.schema import open_problems
 from edgepaas.schema.at_head import schema_at_head
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.chain import chain_of
+from edgepaas.schema.errors import OfAnotherApplication, SchemaError
+from edgepaas.schema.open_problems import open_refusal
+from edgepaas.schema.repair import repair_sqlite
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import inspection as looking
@@ -43,6 +48,7 @@ from tests.support.chains import (
     version_of,
     write_revision,
 )
+from tests.support.weaken import weakened
 
 
 def quarantined(paths: Paths) -> list[Path]:
@@ -122,6 +128,7 @@ def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path)
                 "primary_key": True,
                 "merge": "",
                 "filled_from": "",
+                "values": [],
             },
             {
                 "name": "name",
@@ -131,10 +138,13 @@ def test_tables_json_says_what_lean_processes_need(paths: Paths, tmp_path: Path)
                 "primary_key": False,
                 "merge": "",
                 "filled_from": "",
+                "values": [],
             },
         ],
         "key": ["id"],
         "foreign": [],
+        "checks": [],
+        "unique": [],
     }
     assert first["tables"]["sales"]["foreign"] == ["items"]
     assert list(first["tables"]) == ["items", "sales"]
@@ -202,36 +212,172 @@ def test_rows_that_are_still_in_the_wal_are_migrated_too(old: Paths, tmp_path: P
     assert ("w", "wal", None) in rows_in(old.sqlite, "items")
 
 
-def test_a_failing_migration_sets_the_old_file_aside_and_the_box_starts(
+def failing(folder: Path, body: str = upgrade_body('raise ValueError("bug")')) -> Application:
+    """Return the shop at 0002, whose migration does *body* and fails."""
+    application = shop(folder, "0002")
+    assert application.migrations is not None
+    write_revision(application.migrations, "0002", "0001", body)
+    return application
+
+
+def assert_refused(paths: Paths, application: Application, reason: str) -> str:
+    """Run the stage: the file has to stay as it is, and the box to answer 503; the message."""
+    tables = {name: rows_in(paths.sqlite, name) for name in ("items", "sales")}
+    inode = paths.sqlite.stat().st_ino
+    report = bring(paths, application)
+    assert report.action == "refused"
+    assert reason in report.message
+    assert reason in open_refusal(paths)
+    assert paths.sqlite.stat().st_ino == inode
+    assert {name: rows_in(paths.sqlite, name) for name in tables} == tables
+    assert quarantined(paths) == []
+    assert list(paths.state.glob(".edgepaas.db.*")) == []
+    return report.message
+
+
+def test_a_failing_migration_is_refused_and_costs_no_row(
     old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The rows are kept, whole; a human is told."""
-    application = shop(tmp_path, "0002")
-    assert application.migrations is not None
+    """An empty database never serves in the place of one with rows; a human is told."""
     body = upgrade_body('op.execute("UPDATE items SET name = 1")', 'raise ValueError("bug")')
-    write_revision(application.migrations, "0002", "0001", body)
     with caplog.at_level(logging.CRITICAL, "edgepaas.alerts"):
-        report = bring(old, application)
-    assert report.action == "replaced"
-    assert version_of(old.sqlite) == "0002"
-    assert rows_in(old.sqlite, "items") == []
-    (folder,) = quarantined(old)
-    assert report.kept == folder
-    assert rows_in(folder / "edgepaas.db", "items") == [(f"i{n}", "tea") for n in range(3)]
-    assert str(folder) in caplog.text
-    assert bring(old, application).action == "nothing"
+        message = assert_refused(old, failing(tmp_path, body), "from 0001 to 0002 failed: bug")
+    assert "\n" not in message
+    assert "install a release that works on it" in message
+    assert "schema-refused" in caplog.text
+    assert version_of(old.sqlite) == "0001"
+
+
+def test_a_build_that_serves_an_empty_file_is_found_out(old: Paths, tmp_path: Path) -> None:
+    """As the releases before did."""
+    with weakened("serves-empty"), pytest.raises(AssertionError):
+        assert_refused(old, failing(tmp_path), "from 0001 to 0002 failed: bug")
+
+
+def test_a_migration_that_was_mended_goes_on_from_where_the_file_is(
+    old: Paths, tmp_path: Path
+) -> None:
+    """The rows are where they were, and the refusal is over."""
+    application = failing(tmp_path)
+    assert_refused(old, application, "bug")
+    assert application.migrations is not None
+    write_revision(application.migrations, "0002", *SHOP["0002"])
+    report = bring(old, application)
+    assert (report.action, report.before) == ("migrated", ("0001",))
+    assert len(rows_in(old.sqlite, "items")) == len(rows_in(old.sqlite, "sales")) == 3
+    assert open_refusal(old) == ""
+
+
+def test_what_was_refused_is_copied_again_only_once_something_has_changed(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain goes round each minute, and a copy is as large as the file."""
+    copies = 0
+    original = files.copy_database
+
+    def counted(source: Path, target: Path) -> None:
+        nonlocal copies
+        copies += 1
+        original(source, target)
+
+    monkeypatch.setattr(files, "copy_database", counted)
+    application = failing(tmp_path)
+    assert bring(old, application).action == "refused"
+    first = copies
+    for _ in range(3):
+        assert "bug" in bring(old, application).message
+    assert copies == first
+    with connected(old.sqlite) as connection:
+        connection.execute("INSERT INTO items(id, name) VALUES ('new', 'cup')")
+    assert bring(old, application).action == "refused"
+    assert copies == 2 * first
+    assert bring(old, application).action == "refused"
+    assert copies == 2 * first
+    monkeypatch.setattr(open_problems, "TRIED_AGAIN_AFTER", 0.0)
+    assert bring(old, application).action == "refused"
+    assert copies == 3 * first
 
 
 def test_a_migration_that_breaks_a_key_is_not_swapped_in(old: Paths, tmp_path: Path) -> None:
     """Foreign keys are off while it runs, so they are checked after it."""
-    application = shop(tmp_path, "0002")
+    body = SHOP["0002"][1] + upgrade_body("op.execute(\"DELETE FROM items WHERE id = 'i0'\")")
+    assert assert_refused(old, failing(tmp_path, body), "points to none")
+
+
+def test_a_file_that_belongs_to_another_user_is_no_damaged_one(
+    old: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root restored it from a backup; it was moved away, and an empty one served."""
+
+    def denied(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(looking, "open_sqlite", denied)
+        patched.setattr(os, "access", lambda *_: False)
+        report = bring(old, shop(tmp_path, "0001"))
+    assert report.action == "refused"
+    assert "Permission denied" in report.message
+    assert quarantined(old) == []
+    old.sqlite.touch()  # as a new owner or mode changes it
+    assert bring(old, shop(tmp_path, "0001")).action == "nothing"
+    assert len(rows_in(old.sqlite, "sales")) == 3
+
+
+SEEDS = upgrade_body(
+    "op.execute(\"INSERT INTO items (id, name) VALUES ('seed', 'tea')\")",
+    'op.execute("CREATE VIEW cheap AS SELECT id FROM items")',
+    "op.execute(\"CREATE UNIQUE INDEX one_name ON items (name) WHERE id LIKE 'seed%'\")",
+)
+
+
+def seeding(folder: Path) -> Application:
+    """Return the shop at 0001 whose migration also makes a row, a view and an index."""
+    application = shop(folder, "0001")
     assert application.migrations is not None
-    body = upgrade_body("op.execute(\"DELETE FROM items WHERE id = 'i0'\")")
-    write_revision(application.migrations, "0002", "0001", body)
-    report = bring(old, application)
-    assert report.action == "replaced"
-    assert "points to none" in report.message
-    assert len(rows_in(quarantined(old)[0] / "edgepaas.db", "items")) == 3
+    write_revision(application.migrations, "0001", None, SHOP["0001"][1] + "\n" + SEEDS)
+    return application
+
+
+def test_a_fresh_file_has_what_the_migrations_make(paths: Paths, tmp_path: Path) -> None:
+    """There is one source of the schema: rows, views and indexes are in no model."""
+    assert bring(paths, seeding(tmp_path)).action == "created"
+    assert rows_in(paths.sqlite, "items") == [("seed", "tea")]
+    assert rows_in(paths.sqlite, "cheap") == [("seed",)]
+    with connected(paths.sqlite) as connection, pytest.raises(sqlite3.IntegrityError):
+        connection.execute("INSERT INTO items VALUES ('seed-2', 'tea')")
+    assert bring(paths, seeding(tmp_path)).action == "nothing"
+
+
+def test_a_build_that_makes_a_fresh_file_from_the_models_is_found_out(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The row, the view and the index are missing."""
+    with weakened("fresh-from-models"), pytest.raises(AssertionError):
+        test_a_fresh_file_has_what_the_migrations_make(paths, tmp_path)
+
+
+def test_migrations_that_leave_out_what_the_models_need_make_no_file(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """It worked on a fresh box alone, and on no older one."""
+    older = shop(tmp_path, "0001")
+    newer = Application(name="shop", models=shop_models("0002"), migrations=older.migrations)
+    report = bring(paths, newer)
+    assert report.action == "refused"
+    assert "items.price is missing" in report.message
+    assert "--revision" in report.message
+    assert not paths.sqlite.exists()
+    assert bring(paths, older).action == "created"
+
+
+def test_a_migration_that_fails_on_a_fresh_file_leaves_none(paths: Paths, tmp_path: Path) -> None:
+    """No half of one either."""
+    report = bring(paths, failing(tmp_path))
+    assert report.action == "refused"
+    assert "no fresh file: bug" in report.message
+    assert not paths.sqlite.exists()
+    assert list(paths.state.glob(".edgepaas.db.*")) == []
 
 
 @pytest.mark.parametrize(
@@ -297,21 +443,22 @@ def test_a_file_of_a_newer_build_that_fits_is_served_as_it_is(old: Paths, tmp_pa
     assert list(old.state.glob(".edgepaas.db.*")) == []
 
 
-def test_a_file_of_a_newer_build_that_does_not_fit_is_kept_aside(
+def test_an_older_release_that_meets_a_newer_file_does_not_touch_it(
     old: Paths, tmp_path: Path
 ) -> None:
-    """It lacks what this build needs; the box starts, and the file waits."""
+    """It lacks what the older one needs; the newer one goes on with it."""
     with connected(old.sqlite) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE alembic_version_shop SET version_num = '9999'")
         connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
-    assert bring(old, shop(tmp_path, "0001")).action == "replaced"
-    assert version_of(quarantined(old)[0] / "edgepaas.db") == "9999"
+    message = assert_refused(old, shop(tmp_path, "0001"), "its revision 9999 is unknown")
+    assert "items.name is missing" in message
+    assert version_of(old.sqlite) == "9999"
 
 
 def test_tables_without_a_version_are_known_by_their_looks(old: Paths, tmp_path: Path) -> None:
     """They are taken for the revision that they are, and migrated from there."""
     with connected(old.sqlite) as connection:
-        connection.execute("DROP TABLE alembic_version")
+        connection.execute("DROP TABLE alembic_version_shop")
     report = bring(old, shop(tmp_path, "0002"))
     assert report.action == "adopted"
     assert version_of(old.sqlite) == "0002"
@@ -443,7 +590,7 @@ def test_an_application_without_revisions_gets_the_tables_that_it_lacks(
     bring(paths, without_revisions(tmp_path))
     with connected(paths.sqlite) as connection:
         connection.execute("DROP TABLE sales")
-        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+        connection.execute("INSERT INTO alembic_version_shop VALUES ('9999')")
     bring(paths, without_revisions(tmp_path))
     assert rows_in(paths.sqlite, "sales") == []
     assert version_of(paths.sqlite) == "9999"
@@ -488,10 +635,11 @@ def test_the_traceback_of_a_migration_is_for_debugging(
 
 def test_a_quarantine_with_rows_is_seen_until_it_is_removed(old: Paths, tmp_path: Path) -> None:
     """Its rows are counted, and the reason is kept; one without rows is no matter."""
-    application = shop(tmp_path, "0002")
-    assert application.migrations is not None
-    write_revision(application.migrations, "0002", "0001", upgrade_body('raise ValueError("bug")'))
-    bring(old, application)
+    with connected(old.sqlite) as connection:
+        connection.execute("UPDATE alembic_version_shop SET version_num = '9999'")
+        connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
+    files.move_to_quarantine(old.sqlite, old.quarantine, "a bug")
+    assert "cannot be taken back yet" in bring(old, shop(tmp_path, "0001")).message
     (found,) = list_quarantined(old, old.sqlite)
     assert found.rows == 6
     assert "bug" in found.reason
@@ -511,22 +659,99 @@ def test_a_quarantine_without_a_note_may_hold_rows(old: Paths) -> None:
     assert list_quarantined(old, old.sqlite) == []
 
 
-def test_another_application_on_the_same_file_is_warned_about(
-    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its revision may bear the same name; it gets its tables beside the other's rows."""
+def notes(folder: Path) -> Application:
+    """Return another application, whose first revision bears the same name as the shop's."""
     models = new_metadata()
     Table("notes", models, Column("id", String(36), primary_key=True), info={"kind": "facts"})
-    scripts = migrations_folder(tmp_path / "notes", [])
-    body = upgrade_body('op.create_table("notes", sa.Column("id", sa.String(36), nullable=False))')
-    write_revision(scripts, "0001", None, body)
-    report = bring(old, Application(name="notes", models=models, migrations=scripts))
-    assert "was the application shop's" in report.message
-    assert "DATABASE_URL_SQLITE" in report.message
+    scripts = folder / "notes"
+    if not scripts.exists():
+        migrations_folder(scripts, [])
+        body = 'op.create_table("notes", sa.Column("id", sa.String(36), primary_key=True))'
+        write_revision(scripts, "0001", None, upgrade_body(body))
+    return Application(name="notes", models=models, migrations=scripts)
+
+
+def test_the_file_of_another_application_is_refused_by_name(
+    old: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was taken for one at head, and got a second application's tables."""
+    message = assert_refused(old, notes(tmp_path), "of the application shop")
+    assert "this box is to run notes" in message
+    assert "DATABASE_URL_SQLITE" in message
     assert "sqlite-foreign" in caplog.text
-    assert rows_in(old.sqlite, "notes") == []
+    with pytest.raises(OfAnotherApplication):
+        application = notes(tmp_path)
+        repair_sqlite(old.sqlite, old, chain_of(application), lambda: metadata_of(application))
     assert len(rows_in(old.sqlite, "sales")) == 3
-    assert quarantined(old) == []
+    assert bring(old, shop(tmp_path, "0001")).action == "nothing"
+    assert open_refusal(old) == ""
+
+
+def test_the_file_of_another_application_is_known_when_the_state_folder_was_lost(
+    old: Paths, tmp_path: Path
+) -> None:
+    """The name stands in the file."""
+    (old.state / "tables-cache.json").unlink()
+    assert assert_refused(old, notes(tmp_path), "of the application shop")
+
+
+def test_a_file_without_a_row_gives_way_to_another_application(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """A fresh box ran telemetry before its operator named an application."""
+    bring(paths, shop(tmp_path, "0001"))
+    report = bring(paths, notes(tmp_path))
+    assert report.action == "created"
+    assert "was the application shop's, and holds no row" in report.message
+    assert rows_in(paths.sqlite, "notes") == []
+    assert list_quarantined(paths, paths.sqlite) == []
+    assert bring(paths, notes(tmp_path)).message == "at head (0001)"
+
+
+def test_an_application_that_was_renamed_goes_on_with_its_file(old: Paths, tmp_path: Path) -> None:
+    """It says which name it had."""
+    store = replace(shop(tmp_path, "0002"), name="store")
+    assert_refused(old, store, "of the application shop")
+    report = bring(old, replace(store, formerly=("shop",)))
+    assert (report.action, report.before) == ("migrated", ("0001",))
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert bring(old, replace(store, formerly=("shop",))).message == "at head (0002)"
+
+
+def of_an_earlier_release(path: Path) -> None:
+    """Make *path* a file of the time when every application had the same version table."""
+    with connected(path) as connection:
+        connection.execute("ALTER TABLE alembic_version_shop RENAME TO alembic_version")
+        connection.execute("DROP TABLE edgepaas_applications")
+
+
+def revisions_in(path: Path, table: str) -> list[str]:
+    """Return what the version table *table* says."""
+    return [str(version) for (version,) in rows_in(path, table)]
+
+
+def test_a_file_of_an_earlier_release_gets_a_name_and_stays_usable_for_that_release(
+    old: Paths, tmp_path: Path
+) -> None:
+    """Its version table is kept in step: that release may be installed again."""
+    of_an_earlier_release(old.sqlite)
+    assert bring(old, shop(tmp_path, "0001")).message == "at head (0001)"
+    assert version_of(old.sqlite) == "0001"
+    report = bring(old, shop(tmp_path, "0002"))
+    assert (report.action, report.before) == ("migrated", ("0001",))
+    assert version_of(old.sqlite) == "0002"
+    assert revisions_in(old.sqlite, "alembic_version") == ["0002"]
+    assert len(rows_in(old.sqlite, "sales")) == 3
+    assert_refused(old, notes(tmp_path), "of the application shop")
+
+
+def test_a_file_of_an_earlier_release_and_another_application_is_known_by_its_last_user(
+    old: Paths, tmp_path: Path
+) -> None:
+    """There is no name in it; the state folder has it."""
+    of_an_earlier_release(old.sqlite)
+    assert_refused(old, notes(tmp_path), "of the application shop")
+    assert bring(old, shop(tmp_path, "0002")).action == "migrated"
 
 
 def test_a_missing_migrations_folder_is_named(paths: Paths, tmp_path: Path) -> None:

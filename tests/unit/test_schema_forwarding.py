@@ -271,7 +271,7 @@ def test_a_repair_puts_capture_back(captured: Paths, tmp_path: Path) -> None:
 
     with connected(captured.sqlite) as connection:
         connection.execute("ALTER TABLE items ADD COLUMN colour TEXT")
-        connection.execute("DROP TABLE alembic_version")
+        connection.execute("DROP TABLE alembic_version_shop")
     application = shop(tmp_path, "0001")
     report = repair_sqlite(
         captured.sqlite, captured, chain_of(application), lambda: metadata_of(application)

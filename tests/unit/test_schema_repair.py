@@ -58,14 +58,14 @@ def test_nothing_is_done_to_a_sound_file(old: Paths, tmp_path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[tuple[str, ...], str]] = {
-    "no version table": (("DROP TABLE alembic_version",), "no version table"),
-    "an empty version table": (("DELETE FROM alembic_version",), "looks like 0001"),
+    "no version table": (("DROP TABLE alembic_version_shop",), "no version table"),
+    "an empty version table": (("DELETE FROM alembic_version_shop",), "looks like 0001"),
     "an unknown revision": (
-        ("UPDATE alembic_version SET version_num = 'abc'",),
+        ("UPDATE alembic_version_shop SET version_num = 'abc'",),
         "revision abc is unknown",
     ),
     "two revisions, one before the other": (
-        ("INSERT INTO alembic_version VALUES ('0002')",),
+        ("INSERT INTO alembic_version_shop VALUES ('0002')",),
         "0001 comes before one of the others",
     ),
     "half of the next revision": (
@@ -88,11 +88,14 @@ DAMAGES: dict[str, tuple[tuple[str, ...], str]] = {
         "gave items its name back",
     ),
     "a column that nobody knows": (
-        ("ALTER TABLE items ADD COLUMN colour TEXT", "UPDATE alembic_version SET version_num='x'"),
+        (
+            "ALTER TABLE items ADD COLUMN colour TEXT",
+            "UPDATE alembic_version_shop SET version_num='x'",
+        ),
         "colour",
     ),
     "a lost table": (
-        ("DROP TABLE sales", "DELETE FROM alembic_version"),
+        ("DROP TABLE sales", "DELETE FROM alembic_version_shop"),
         "created the table sales",
     ),
 }
@@ -123,7 +126,7 @@ def test_what_does_not_fit_is_left_as_it_was(old: Paths, tmp_path: Path) -> None
     _execute(
         old,
         "ALTER TABLE items RENAME COLUMN name TO title",
-        "UPDATE alembic_version SET version_num = 'x'",
+        "UPDATE alembic_version_shop SET version_num = 'x'",
     )
     with pytest.raises(SchemaError, match="left as it was"):
         repair(old, shop(tmp_path, "0002"))
@@ -141,7 +144,7 @@ def test_scripts_with_two_heads_are_both_applied(old: Paths, tmp_path: Path) -> 
     assert report.after == ("0002", "0002b")
     assert rows_in(old.sqlite, "notes") == []
     assert bring(old, application).action == "nothing"
-    _execute(old, "DROP TABLE alembic_version")
+    _execute(old, "DROP TABLE alembic_version_shop")
     repaired = repair(old, application)
     assert "two heads (0002 and 0002b)" in " ".join(repaired.steps)
     assert bring(old, application).action == "nothing"

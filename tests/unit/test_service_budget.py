@@ -16,6 +16,10 @@ from edgepaas.errors import DatabaseFull
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import StateBoard
 from edgepaas.outbox import capture, ledger
+from edgepaas.outbox.journal.entries import Change
+from edgepaas.outbox.journal.journal import Journal
+from edgepaas.outbox.journal.tables import journal_path
+from edgepaas.outbox.layout import forwarded_layouts
 from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.shedding import LowValue
 from edgepaas.outbox.stream import Counts, confirm, set_inflight
@@ -105,6 +109,28 @@ def test_rows_that_the_application_lets_nobody_delete_do_not_hide_a_full_budget(
     fill(paths.sqlite, "heat", 10_000, 10_000)
     assert looked.look() == "full"
     assert told == ["disk-budget"]
+
+
+def test_what_postgresql_acknowledged_makes_room_for_what_it_is_still_to_get(
+    paths: Paths, database: EmbeddedDatabase, told: list[str]
+) -> None:
+    """The journal of the time when PostgreSQL served is a part of the budget."""
+    layouts = forwarded_layouts(DOCUMENT)
+    path = journal_path(paths.sqlite)
+    with closing(Journal(path, NODE, layouts)) as journal:
+        for number in range(1, 501):
+            change = Change("readings", "I", (f"old-{number}", "x" * 1_500, 1.0))
+            journal.record("s", number, [change])
+        before = journal.reach()
+    looked, _ = watch(paths, database, MIB)
+    fill(paths.sqlite, "heat", 0, 2_000)
+    assert looked.look() == "ok" and told == []
+    with closing(Journal(path, NODE, layouts)) as journal:
+        after = journal.reach()
+        kept = [one.mark for one in journal.lacking({})]
+    assert kept == list(range(501 - len(kept), 501)) and 0 < len(kept) < 500
+    assert after.bytes < before.bytes and after.dropped_rows == 500 - len(kept)
+    assert count(paths.sqlite) == 2_000
 
 
 def test_beyond_the_budget_writes_are_refused_and_taken_again_when_rows_have_left(

@@ -37,7 +37,7 @@ class Connection:
     def execute_simple(self, sql: str) -> Any:
         """Answer the question for the marks: it has none, and no table."""
         self.asked = sql
-        return SimpleNamespace(rows=[[False, None, None]])
+        return SimpleNamespace(rows=[[False, None, None, None]])
 
     def close(self) -> None:
         """Be closed."""
@@ -117,7 +117,7 @@ def test_more_are_begun_where_writes_wait_for_the_service(
     server: Server, paths: Paths, handed_back: bool
 ) -> None:
     if handed_back:
-        note_rehearsal(paths, URL, ["alembic_version 0002"])
+        note_rehearsal(paths, URL, ["alembic_version_telemetry 0002"])
     server.let.set()
     found = early_connections.begin(primary(paths), Settings.of(), paths)
     assert found is not None
@@ -131,7 +131,7 @@ def handed_back(server: Server, paths: Paths) -> Iterator[None]:
     """A decision that is about to end: a rehearsal has passed."""
     Settings.of().write(paths.env_contract)
     contract(paths, hub_url=URL, db_state="fallback").write(paths.db_contract)
-    note_rehearsal(paths, URL, ["alembic_version 0002"])
+    note_rehearsal(paths, URL, ["alembic_version_telemetry 0002"])
     server.let.set()
     yield
     forget_identity()
@@ -164,9 +164,16 @@ def test_its_connections_have_compared_their_marks_before_it_is_needed(
 ) -> None:
     """Over a slow link each would take a round trip more while writes wait."""
     column = dict.fromkeys(("type", "storage", "merge", "filled_from"), "") | {
-        "name": "id", "nullable": False, "primary_key": True,
+        "name": "id", "nullable": False, "primary_key": True, "values": [],
     }  # fmt: skip
-    table = {"kind": "facts", "columns": [column], "key": ["id"], "foreign": []}
+    table = {
+        "kind": "facts",
+        "columns": [column],
+        "key": ["id"],
+        "foreign": [],
+        "checks": [],
+        "unique": [],
+    }
     TABLES_RECORD.write(
         paths.tables, {"fingerprint": "", "revision": [], "tables": {"facts": table}}
     )

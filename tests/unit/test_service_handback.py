@@ -79,11 +79,11 @@ def test_a_rehearsal_that_has_passed_is_announced_once(paths: Paths) -> None:
         note_rehearsal(paths, "postgresql://another/db", [])
         watch.look()
         assert announced == []
-        note_rehearsal(paths, HUB, ["alembic_version 0002"])
+        note_rehearsal(paths, HUB, ["alembic_version_telemetry 0002"])
         watch.look()
         watch.look()
         assert announced == ["soon"]
-        note_rehearsal(paths, HUB, ["alembic_version 0002"])
+        note_rehearsal(paths, HUB, ["alembic_version_telemetry 0002"])
         watch.look()
         assert announced == ["soon", "soon"]
         paths.rehearsal.unlink()

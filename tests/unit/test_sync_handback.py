@@ -366,8 +366,10 @@ def test_a_rehearsal_that_failed_backs_off_and_says_why(box: FallbackBox) -> Non
 def test_what_the_rehearsal_found_is_left_for_the_next_stages(box: FallbackBox) -> None:
     now = current_moment()
     url = box.contract.hub_url
-    box.handback.attempt(box.connection, box.drain, box.prove, revisions=["alembic_version 0002"])
-    assert fresh_rehearsal(box.paths, url) == frozenset({"alembic_version 0002"})
+    box.handback.attempt(
+        box.connection, box.drain, box.prove, revisions=["alembic_version_telemetry 0002"]
+    )
+    assert fresh_rehearsal(box.paths, url) == frozenset({"alembic_version_telemetry 0002"})
     assert fresh_rehearsal(box.paths, f"{url}2") is None
     later = replace(now, since_boot=now.since_boot + 1000, wall=now.wall + 1000)
     assert fresh_rehearsal(box.paths, url, later) is None

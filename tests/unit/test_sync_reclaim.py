@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reclaiming trusts a clock only where the hub confirms it."""
 
+import sqlite3
 from types import SimpleNamespace
 from typing import cast
 
@@ -33,5 +34,7 @@ def test_a_clock_that_the_hub_does_not_confirm_makes_nothing_old(
             LiveStatus(clock_offset=offset),
             reclaimed=lambda: None,
         )
-        turn.take(cast(BoxFile, SimpleNamespace(connection=None)), cast(Hub, None))
+        file = SimpleNamespace(connection=sqlite3.connect(":memory:"))
+        turn.take(cast(BoxFile, file), cast(Hub, None))
+        file.connection.close()
         assert reclaimed == expected

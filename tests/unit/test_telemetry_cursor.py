@@ -16,11 +16,16 @@ moments = st.datetimes(
 )
 
 
-@given(moments, st.uuids())
-def test_a_cursor_comes_back_the_same(moment: datetime, identity: uuid.UUID) -> None:
-    text = Cursor(moment, identity).encode()
+@given(moments, st.uuids(), st.booleans())
+def test_a_cursor_comes_back_the_same(moment: datetime, identity: uuid.UUID, whole: bool) -> None:
+    text = Cursor(moment, identity, whole).encode()
     assert len(text) == 34
-    assert Cursor.decode(text) == Cursor(moment, identity)
+    assert Cursor.decode(text) == Cursor(moment, identity, whole)
+
+
+def test_a_cursor_of_the_first_releases_is_one_of_a_whole_list() -> None:
+    old = "AQAGF2aL3dgAEjRWeBI0VngSNFZ4EjRWeA"
+    assert Cursor.decode(old).whole
 
 
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{34}", fullmatch=True))

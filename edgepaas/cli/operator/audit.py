@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepaas.sync.audit.audit import Audit
+    from edgepaas.sync.audit.tally import Tally
 
 DESCRIPTION = """\
-Compare the counters of the box with those of PostgreSQL. Every row that was accepted while
-SQLite served has to be delivered, pending, a dead letter, or given up and counted. Missing
-sequence numbers, marks that differ and wrong counters are listed, one in a line. --deep also
-looks in PostgreSQL for every delivered fact that the box still holds.
+Compare what this box accepted with what PostgreSQL has. Every row that was accepted while SQLite
+served has to be delivered, pending, a dead letter, or given up and counted: missing sequence
+numbers, marks that differ and wrong counters are listed, one in a line. Then the content of the
+facts that the box still holds is compared, by digests that differ where one bit does: the latest
+AUDIT_ROWS of each table, with --deep all of them. A row that is not in PostgreSQL as the box
+wrote it counts as not in place, also where a dead letter, a conflict or an operator explains it.
 
-Rows that were written while PostgreSQL served did not pass through the box's file; their
-marks tell how many of them PostgreSQL has lost. Changes nothing; the box may go on working.
+Rows that were written while PostgreSQL served are counted by marks, which tell how many of them
+it has lost. What left the box (RETENTION) and was changed in PostgreSQL afterwards is not seen,
+nor is a shared row that another box may have changed. --acknowledge changes what counts as known;
+nothing else is changed, and the box may go on working.
 
-exit status: 0 everything adds up, 1 it does not, 2 PostgreSQL cannot be read (only the counters
-of the box are checked).
+exit status: 0 everything adds up, or is acknowledged; 1 it does not; 2 PostgreSQL cannot be read
+(only the counters of the box are checked).
 """
 
 EXIT_HUB_NOT_READ = 2
@@ -41,7 +46,12 @@ _BESIDE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--deep", action="store_true", help="look for every delivered fact")
+    parser.add_argument("--deep", action="store_true", help="compare every fact on the box")
+    parser.add_argument(
+        "--acknowledge",
+        action="store_true",
+        help="acknowledge the rows that are not in place: they are no discrepancy any more",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
@@ -60,7 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.read(paths.env_contract)
     for secret in settings.secrets():
         register_secret(secret)
-    found = audit(DatabaseContract.read(paths.db_contract), settings, paths, deep=arguments.deep)
+    found = audit(
+        DatabaseContract.read(paths.db_contract),
+        settings,
+        paths,
+        deep=arguments.deep,
+        acknowledge=arguments.acknowledge,
+    )
     if arguments.json:
         print_json(found.as_dict())
     else:
@@ -95,13 +111,12 @@ def _show(found: "Audit") -> None:
         )
     print()
     if found.compared is not None:
-        compared = found.compared
-        present = compared.checked - compared.settled - compared.missing
+        _show_content(found.compared)
+    if counters["hub_lost"]:
         say(
-            "by key",
-            f"{compared.checked:,} delivered facts are still on the box: {present:,} are in "
-            f"PostgreSQL, {compared.settled:,} are explained there, "
-            f"{compared.missing:,} are missing",
+            "lost",
+            f"{counters['hub_lost']:,} rows that PostgreSQL had confirmed, and lost "
+            f"({found.hub_lost_acknowledged:,} of them acknowledged by an operator)",
         )
     if found.lost.rows:
         say(
@@ -114,6 +129,29 @@ def _show(found: "Audit") -> None:
     say("audit", _conclusion(found))
 
 
+def _show_content(compared: "Tally") -> None:
+    from edgepaas.terminal import say
+
+    say(
+        "content",
+        f"{compared.checked:,} facts that are still on the box: {compared.in_place:,} are in "
+        "PostgreSQL as they were written",
+    )
+    for rows, what in (
+        (compared.missing, "are not there"),
+        (compared.differing, "have other values there"),
+        (compared.doubled, "are there more than once"),
+        (compared.acknowledged, "are not in place, acknowledged by an operator"),
+        (compared.dead_waiting, "wait there as dead letters"),
+        (compared.dead_discarded, "were discarded as dead letters"),
+        (compared.deleted, "were deleted there by a box"),
+        (compared.changed_here, "were changed or deleted by this box while PostgreSQL served"),
+        (compared.conflicts, "met other values, which a conflict keeps"),
+    ):
+        if rows:
+            say("", f"{rows:,} {what}")
+
+
 def _conclusion(found: "Audit") -> str:
     if not found.adds_up:
         return f"it does not add up: {len(found.discrepancies)} discrepancies"
@@ -123,4 +161,6 @@ def _conclusion(found: "Audit") -> str:
         return "the box's own side adds up; no PostgreSQL is configured"
     if found.box.stream is None:
         return "it adds up: no row was ever written while SQLite served"
+    if found.not_in_place:
+        return f"it adds up, but for {found.not_in_place:,} rows that are not in place"
     return "it adds up"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas sync status|conflicts|dead-letters|acknowledge``: inspect forwarding, and act on it.
+"""``edgepaas sync status|conflicts|dead-letters``: inspect forwarding, and act on it.
 
 Sub-commands of ``edgepaas sync``; its module ``sync.py`` calls this one.
 """
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.paths import Paths
     from edgepaas.settings import Settings
     from edgepaas.sync.hub.connection import Hub
@@ -36,14 +35,12 @@ order, 'discard ID|all' discards them: they stay listed with --all. An ID may be
 
 exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter.
 """
-_ACKNOWLEDGE = """\
-Acknowledge the rows that PostgreSQL lost (it was restored from a backup older than what it had
-confirmed), so that the box is no longer degraded because of them.
-"""
 
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare these sub-commands of ``edgepaas sync``."""
+    from edgepaas.cli.operator import sync_losses
+
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
         "status", help="show what waits, and for what", description=_STATUS, formatter_class=form
@@ -70,17 +67,12 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
             "--every-node", action="store_true", help="those of every box, not only of this one"
         )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    acknowledge = subparsers.add_parser(
-        "acknowledge",
-        help="acknowledge rows that PostgreSQL lost",
-        description=_ACKNOWLEDGE,
-        formatter_class=form,
-    )
-    acknowledge.add_argument("--json", action="store_true", help="print a JSON document")
+    sync_losses.add_subcommands(subparsers)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
+    from edgepaas.cli.operator import sync_losses
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")
@@ -88,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         "status": _status,
         "conflicts": _conflicts,
         "dead-letters": _dead_letters,
-        "acknowledge": _acknowledge,
+        "acknowledge": sync_losses.acknowledge,
+        "unsent": sync_losses.unsent,
     }
     return actions[arguments.subcommand](arguments)
 
@@ -97,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from edgepaas.cli.operator.sync_losses import read_ledger
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.files.paths import find_paths
@@ -108,7 +102,7 @@ def _status(arguments: argparse.Namespace) -> int:
     paths = find_paths()
     contract = DatabaseContract.read(paths.db_contract)
     found, status = current_forwarding(paths, contract), sync_status.read(paths)
-    counters = _ledger(paths, contract)
+    counters = read_ledger(paths, contract)
     if arguments.json:
         print_json(
             {
@@ -133,43 +127,6 @@ def _status(arguments: argparse.Namespace) -> int:
         for line in found.problems:
             say("to do", line)
     return EXIT_FAILED if found is not None and found.problems else EXIT_DONE
-
-
-def _ledger(paths: "Paths", contract: "DatabaseContract") -> dict[str, int] | None:
-    """Return the file's counters, None where it cannot be read right now."""
-    import sqlite3
-
-    from edgepaas.errors import EdgePaaSError
-    from edgepaas.sync.audit.box import opened_for_audit, read_box
-
-    try:
-        with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
-            return read_box(connection).counters
-    except (EdgePaaSError, OSError, sqlite3.Error):
-        return None
-
-
-def _acknowledge(arguments: argparse.Namespace) -> int:
-    from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.errors import EXIT_DONE, EXIT_FAILED
-    from edgepaas.files.paths import find_paths
-    from edgepaas.health.forwarding import acknowledge
-    from edgepaas.marks.record import lost_rows, settle
-    from edgepaas.terminal import print_json, say
-
-    paths = find_paths()
-    counters = _ledger(paths, DatabaseContract.read(paths.db_contract))
-    if counters is None:
-        say("sync", "the SQLite file cannot be read; 'edgepaas doctor' shows why")
-        return EXIT_FAILED
-    settle(paths)
-    lost = counters["hub_lost"] + lost_rows(paths)
-    acknowledge(paths, lost)
-    if arguments.json:
-        print_json({"hub_lost": lost})
-    else:
-        say("sync", f"acknowledged: {lost:,} rows that PostgreSQL lost")
-    return EXIT_DONE
 
 
 # -- conflicts and dead letters --

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Bring the decided database to the newest revision and write run/tables.json.
 
-A fresh SQLite file is created; an older one is migrated on a copy, checked and swapped
-in. One that cannot be migrated is moved to quarantine and the box starts on a fresh one.
-PostgreSQL is migrated in one transaction under an advisory lock; if it turns out to be
-unusable and SQLite may take over, the chain is sent round again (exit status 75)."""
+A fresh SQLite file is made by the application's migrations; an older one is migrated on a
+copy, checked and swapped in. One on which this release cannot work is left as it is: the
+box then answers 503 with the reason (exit status 0; --check tells). PostgreSQL is migrated
+in one transaction under an advisory lock; if it turns out to be unusable and SQLite may
+take over, the chain is sent round again (exit status 75)."""
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     verbs = parser.add_mutually_exclusive_group()
     verbs.add_argument(
-        "--check", action="store_true", help="only check whether it is at head (exit status 0 or 1)"
+        "--check",
+        action="store_true",
+        help="only check whether it is at head and takes every row as it is (exit status 0 or 1)",
     )
     verbs.add_argument(
         "--hub",
@@ -179,6 +182,7 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import DecideAgain
     from edgepaas.files.contract import ContractMissing
+    from edgepaas.files.node_identity import node_identity
     from edgepaas.hosting.loading import load_application
     from edgepaas.settings import Settings
     from edgepaas.settings.logs import start_logging
@@ -192,7 +196,9 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     from edgepaas.schema.postgresql.hub import prepare_hub
 
     with _identified(contract, paths):
-        report = prepare_hub(contract, settings, load_application(settings.text("EDGEPAAS_APP")))
+        application = load_application(settings.text("EDGEPAAS_APP"))
+        node = node_identity(paths).node_id
+        report = prepare_hub(contract, settings, application, node_id=node)
     _tell(report, as_json=as_json)
     return EXIT_DONE
 
@@ -211,13 +217,21 @@ def _check(
     database = open_database(contract, settings, paths)
     try:
         state = schema_at_head(database, application)
+        not_captured = ""
+        if database.dialect == "postgresql" and settings.flag("JOURNAL"):
+            from edgepaas.hosting.loading import metadata_of
+            from edgepaas.schema.postgresql.capture_triggers import not_captured_reason
+
+            not_captured = not_captured_reason(database, metadata_of(application))
     finally:
         database.close()
+    message = "; but ".join(filter(None, (state.text, not_captured)))
+    takes_everything = state.at_head and not state.reservation and not not_captured
     if as_json:
-        print_json({"at_head": state.at_head, "message": state.message})
+        print_json({"at_head": state.at_head, "fits": takes_everything, "message": message})
     else:
-        say("schema", f"{_NAMES[database.dialect]}: {state.message}")
-    return EXIT_DONE if state.at_head else EXIT_FAILED
+        say("schema", f"{_NAMES[database.dialect]}: {message}")
+    return EXIT_DONE if takes_everything else EXIT_FAILED
 
 
 def _repair(

@@ -10,7 +10,7 @@ is: the answer names such jobs, and they go the way of :func:`~edgepaas.database
 # ruff: noqa: S608 - names come from the application's models, quoted; every value is a parameter
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from json.encoder import encode_basestring
@@ -59,8 +59,9 @@ class PreparedJob:
     facts: str
     before: Sequence[str]
     following: Sequence[str]
-    #: How many rows follow.
+    #: How many rows follow, and which they are.
     followed: int
+    following_rows: Mapping[Table, Sequence[Row]]
 
 
 def prepare(job: AppendJob) -> PreparedJob:
@@ -69,11 +70,13 @@ def prepare(job: AppendJob) -> PreparedJob:
     ``following`` is asked for the rows that follow when all of the facts are new.
     """
     following: dict[_Shape, list[str]] = {}
+    following_rows: Mapping[Table, Sequence[Row]] = {}
     try:
         facts = _shape(job.table, job.distinct)
         before = {_shape(table, rows): rows for table, rows in job.before.items() if rows}
         if job.following is not None:
-            for table, rows in job.following(job.positions.keys()).items():
+            following_rows = job.following(job.positions.keys())
+            for table, rows in following_rows.items():
                 for row in rows:
                     shape = _shape(table, [row])
                     _check_complete(shape)
@@ -86,6 +89,7 @@ def prepare(job: AppendJob) -> PreparedJob:
             [_array([_written(shape, rows)]) for shape, rows in before.items()],
             [_array(rows) for rows in following.values()],
             sum(map(len, following.values())),
+            following_rows,
         )
     except Exception as error:
         raise CannotTravel(str(error)) from error  # the ordinary way meets it again
@@ -99,6 +103,8 @@ class Flight:
         for one in jobs:
             by_kind.setdefault(one.kind, []).append(one)
         self._parts = list(by_kind.values())
+        #: Those of the statements, in their order.
+        self.kinds = list(by_kind)
         #: How many facts travel.
         self.rows = sum(len(one.job.distinct) for one in jobs)
         self.statements: list[Statement] = [
@@ -113,7 +119,7 @@ class Flight:
         """
         found: list[PreparedJob] = []
         for part, answer in zip(self._parts, results, strict=True):
-            stored, followed, there = answer.rows[0]
+            stored, followed, there = answer.rows[0][:3]
             left = set(json.loads(there))
             kept = [one for number, one in enumerate(part, 1) if number not in left]
             if int(stored) != sum(len(one.job.distinct) for one in kept) or int(followed) != sum(
@@ -122,6 +128,17 @@ class Flight:
                 left.update(range(1, len(part) + 1))
             found += [one for number, one in enumerate(part, 1) if number in left]
         return found
+
+
+def inserted_before(flight: Flight, results: Sequence[Result]) -> set[tuple[str, str]]:
+    """Return the rows that went before the facts and were inserted: table, and key as text."""
+    return {
+        (shape[0].name, key)
+        for kind, answer in zip(flight.kinds, results, strict=True)
+        for shape, keys in zip(kind.before, answer.rows[0][3:], strict=True)
+        if keys is not None
+        for key in json.loads(keys)
+    }
 
 
 def tables_of(jobs: Iterable[PreparedJob]) -> list[str]:
@@ -226,8 +243,8 @@ def _statement(kind: _Kind) -> str:
     Each but $2 is an array with an array of rows for each job: those that have to be there
     before, then those that follow. The keys are looked up as an array of their own: only so
     does the planner know how many they are. The one row of the answer says how many facts and
-    how many rows that follow were stored, and which jobs, from 1, were left out since a fact
-    of theirs is there.
+    how many rows that follow were stored, which jobs, from 1, were left out since a fact of
+    theirs is there, and for each of ``before`` the keys of the rows that were inserted.
     """
     table, names = kind.facts
     name, key = _QUOTE.format_table(table), _QUOTE.quote(key_of(table).name)
@@ -239,6 +256,7 @@ def _statement(kind: _Kind) -> str:
         f"stored AS (INSERT INTO {name} ({_listed(names)}) "
         f"SELECT {_selected(kind.facts)} FROM given WHERE {new} RETURNING 1)",
     ]
+    inserted = []
     for number, shape in enumerate(kind.before):
         one = _QUOTE.quote(key_of(shape[0]).name)
         parts.append(
@@ -246,8 +264,9 @@ def _statement(kind: _Kind) -> str:
             f"({_listed(shape[1])}) SELECT DISTINCT ON (given.{one}) {_selected(shape)} "
             f"FROM ({_rows_of(number + 3, _typed(shape))}) AS given WHERE {new} "
             # In one order everywhere, so that two flights do not wait for each other.
-            f"ORDER BY given.{one} ON CONFLICT DO NOTHING)"
+            f"ORDER BY given.{one} ON CONFLICT DO NOTHING RETURNING {one} AS key)"
         )
+        inserted.append(f"(SELECT json_agg(key)::text FROM before{number})")
     counts = []
     for number, shape in enumerate(kind.following):
         rows = _rows_of(number + 3 + len(kind.before), f"{_typed(shape)}, {_PLACE} integer")
@@ -261,6 +280,7 @@ def _statement(kind: _Kind) -> str:
         f"WITH {', '.join(parts)} SELECT (SELECT count(*) FROM stored), "
         f"{' + '.join(counts) or '0'}, "
         "(SELECT coalesce(json_agg(job), '[]'::json)::text FROM there)"
+        f"{''.join(f', {one}' for one in inserted)}"
     )
 
 

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Engine, exc
@@ -29,11 +30,13 @@ from edgepaas.database.append import (
 )
 from edgepaas.database.bulk_insert import Row, rows_by_id
 from edgepaas.database.failures import is_retryable, translate_postgres
+from edgepaas.database.postgresql.append_journal import AppendJournal, JournaledFlight
 from edgepaas.database.postgresql.append_queue import Waiting
 from edgepaas.database.postgresql.append_statements import (
     CannotTravel,
     Flight,
     PreparedJob,
+    inserted_before,
     prepare,
     tables_of,
 )
@@ -58,12 +61,13 @@ class OrdinaryWay(Protocol):
     def write(self, work: "Callable[[Session], int]") -> int: ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Travelling:
-    """A job that can be a part of a flight."""
+    """A job that can be a part of a flight; ``journaled`` is that flight's part of the journal."""
 
     waiting: Waiting
     prepared: PreparedJob
+    journaled: JournaledFlight | None = None
 
     @property
     def job(self) -> AppendJob:
@@ -97,6 +101,8 @@ class FactStore:
         self._suspect = suspect
         self._forget_idle = forget_idle
         self._bounded = bounded
+        #: Where the facts are written as well; None: nowhere.
+        self.journal: AppendJournal | None = None
 
     def store(self, group: Sequence[Waiting]) -> None:
         """Store the jobs of *group* and end each of them; raises nothing."""
@@ -104,7 +110,10 @@ class FactStore:
         others: list[Waiting] = []
         for one in group:
             try:
-                travelling.append(_Travelling(one, prepare(one.job)))
+                prepared = prepare(one.job)
+                if self.journal is not None:
+                    self.journal.require_known(prepared)
+                travelling.append(_Travelling(one, prepared))
             except CannotTravel:
                 others.append(one)
         if travelling:
@@ -126,21 +135,23 @@ class FactStore:
                     parts += [some[half:], some[:half]]
                     continue
                 if failure is None:
-                    failure = self._store_refused(some[0].job, error)
+                    failure = self._store_refused(some[0], error)
                 if isinstance(failure, DatabaseError) and not isinstance(failure, DatabaseRefused):
                     # The server's condition, not one row's: the others would meet it as well.
                     parts, rest = [], [one for part in parts for one in part]
                     _end_all(rest, failure)
                 continue
-            self._settle([one.job for one in left_out])
+            self._settle(left_out)
 
     def _send(self, jobs: Sequence[_Travelling]) -> list[_Travelling]:
         """Store *jobs* and end those that are stored; return the others. Raises what refused it."""
-        flight = Flight([one.prepared for one in jobs])
+        prepared = [one.prepared for one in jobs]
+        flight = Flight(prepared)
+        journaled = None if self.journal is None else self.journal.flight(prepared)
         lost = False
         for attempt in range(_ATTEMPTS):
             try:
-                left = {id(one) for one in self._fly(flight)}
+                left = {id(one) for one in self._fly(flight, journaled)}
                 break
             except Exception as error:
                 if is_lost(error) and not isinstance(error, DatabaseError) and not lost:
@@ -151,20 +162,28 @@ class FactStore:
                     raise
         else:
             raise DatabaseBusy("PostgreSQL asked again and again to run the transaction anew")
-        self._outcomes.record(tables_of([one.prepared for one in jobs]), None)
+        self._outcomes.record(tables_of(prepared), None)
         for one in jobs:
+            one.journaled = journaled
             if id(one.prepared) not in left:
                 one.job.done(one.job.appended(len(one.job.distinct)))
         return [one for one in jobs if id(one.prepared) in left]
 
-    def _fly(self, flight: Flight) -> list[PreparedJob]:
-        """Run *flight* on a connection of the pool; return the jobs that it left out."""
+    def _fly(self, flight: Flight, journaled: JournaledFlight | None) -> list[PreparedJob]:
+        """Run *flight* on a connection of the pool; return the jobs that it left out.
+
+        All that is *journaled* of it is in the journal then.
+        """
         connection = self._engine.raw_connection()
         try:
             driver: Any = connection.driver_connection
             with self._bounded(driver, flight.rows):
-                results = run_flight(driver, flight.statements)
-            return flight.left_out(results)
+                known = None if journaled is None else journaled.expected
+                results = run_flight(driver, flight.statements, known)
+            left_out = flight.left_out(results)
+            if journaled is not None:
+                journaled.stored({id(one) for one in left_out}, inserted_before(flight, results))
+            return left_out
         except BaseException as error:
             if is_lost(error):
                 connection.invalidate(error)
@@ -194,53 +213,65 @@ class FactStore:
             one.job.done(said)
         return found[0]
 
-    def _store_refused(self, job: AppendJob, error: Exception) -> BaseException | None:
-        """End *job*, which was refused alone; return the error that it ended with."""
-        if sqlstate(error) == _UNIQUE_VIOLATION:
+    def _store_refused(self, one: _Travelling, error: Exception) -> BaseException | None:
+        """End a job that was refused alone; return the error that it ended with."""
+        if sqlstate(error) == _UNIQUE_VIOLATION and self.journal is None:
             # Another session stored it meanwhile; perhaps this job's own first flight.
-            return self._settle([job])
-        return self._store_alone(job)
+            return self._settle([one])
+        return self._store_alone(one.job)
 
     def _store_alone(self, job: AppendJob) -> BaseException | None:
         """Store *job* the ordinary way and end it; return the error that it ended with."""
         try:
-            accepted = self._ordinary.write(lambda session: append_in_session(session, job))
+            accepted = self._ordinary.write(partial(self._append, job))
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
             job.done(error)
             return error
         job.done(job.appended(accepted))
         return None
 
-    def _settle(self, jobs: Sequence[AppendJob]) -> BaseException | None:
+    def _append(self, job: AppendJob, session: "Session") -> int:
+        accepted = append_in_session(session, job)
+        if self.journal is not None:
+            driver: Any = session.connection().connection.dbapi_connection
+            driver.expect(self.journal.facts_of(job))
+        return accepted
+
+    def _settle(self, jobs: Sequence[_Travelling]) -> BaseException | None:
         """End *jobs*, of which some facts are stored already; return the last error."""
         failure: BaseException | None = None
-        by_table: dict[tuple[Any, str], list[AppendJob]] = {}
-        for job in jobs:
-            by_table.setdefault((job.table, job.stamp), []).append(job)
+        by_table: dict[tuple[Any, str], list[_Travelling]] = {}
+        for one in jobs:
+            by_table.setdefault((one.job.table, one.job.stamp), []).append(one)
         for (table, stamp), some in by_table.items():
-            keys = dict.fromkeys(key for job in some for key in job.positions)
+            keys = dict.fromkeys(key for one in some for key in one.job.positions)
             try:
                 with self._ordinary.read() as session:
                     stored = rows_by_id(session, table, keys, compared_columns(table, stamp))
             except BaseException as error:  # noqa: BLE001 - it belongs to the callers
                 failure = error
-                for job in some:
-                    job.done(error)
+                for one in some:
+                    one.job.done(error)
                 continue
-            for job in some:
-                failure = self._compare(job, stored) or failure
+            for one in some:
+                failure = self._compare(one, stored) or failure
         return failure
 
-    def _compare(self, job: AppendJob, stored: Mapping[uuid.UUID, Row]) -> BaseException | None:
-        """End *job* by what is *stored* under its keys; return the error that it ended with."""
+    def _compare(self, one: _Travelling, stored: Mapping[uuid.UUID, Row]) -> BaseException | None:
+        """End a job by what is *stored* under its keys; return the error that it ended with."""
+        job = one.job
         known = {key: stored[key] for key in job.positions if key in stored}
-        if len(known) < len(job.positions):
-            return self._store_alone(job)
         try:
-            new = stored_now(job, known)
+            new = stored_now(job, known) if len(known) == len(job.positions) else None
         except Exception as error:  # noqa: BLE001 - FactsDiffer is the caller's
+            if one.journaled is not None:
+                one.journaled.void(job)
             job.done(error)
             return error
+        if new is None:
+            if one.journaled is not None:
+                one.journaled.void(job)
+            return self._store_alone(job)
         # Those with this call's stamp are of a flight of its own whose answer was lost.
         job.done(job.appended(len(new)))
         return None

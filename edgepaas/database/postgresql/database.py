@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from edgepaas.database.append import AppendJob
 from edgepaas.database.database import Database
 from edgepaas.database.failures import is_retryable
+from edgepaas.database.postgresql.append_journal import AppendJournal
 from edgepaas.database.postgresql.append_queue import AppendQueue
 from edgepaas.database.postgresql.append_store import FactStore
 from edgepaas.database.postgresql.connector import COMPARE_TIMEOUT, Connector, service_connector
@@ -30,6 +31,7 @@ from edgepaas.database.postgresql.pool import (
 from edgepaas.database.postgresql.write_outcomes import (
     StatementTracker,
     TouchedTables,
+    forwarded_tables,
     known_tables,
     rehearse_on,
 )
@@ -45,6 +47,7 @@ from edgepaas.timing.deadline import Scope, within
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
+    from edgepaas.marks.journaling import StreamJournal
     from edgepaas.marks.keeper import MarkKeeper
     from edgepaas.settings import Settings
 
@@ -58,6 +61,8 @@ ATTEMPTS = 6
 _FIRST_PAUSE = 0.04
 #: Seconds that COMMIT and its cancellation take at most where DB_STATEMENT_TIMEOUT is off.
 UNBOUNDED_STATEMENTS = 60.0
+#: How many times as long as a COMMIT an append may take in all, with a journal on the disk.
+_PATIENCE_FACTOR = 6.0
 #: Seconds that a row of a flight may take beside: half a kilobyte over 100 kB/s.
 SECONDS_A_ROW = 0.005
 #: Seconds for closing connections to a server that may be gone.
@@ -94,23 +99,22 @@ class ServerDatabase(Database):
         #: How the writes of this process end, by table; what else writes to PostgreSQL reports
         #: to it as well.
         self.outcomes = Outcomes(
-            patience=settings.number("WRITE_PATIENCE"), rehearse=self._rehearse
+            patience=settings.number("WRITE_PATIENCE"), rehearse=self.rehearse_write
         )
         #: What commits on a connection of this database does so under its watch.
         self._commit_limit = _commit_limit(settings.number("DB_STATEMENT_TIMEOUT"))
         self.commits = CommitWatch(self._commit_limit)
         self._tracker = StatementTracker(self._engine)
-        self._appends = AppendQueue(
-            FactStore(
-                self._engine,
-                self,
-                self.outcomes,
-                lost=self._noticed,
-                suspect=self._suspect,
-                forget_idle=self._forget_idle,
-                bounded=self._bounded_flight,
-            ).store
+        self._facts = FactStore(
+            self._engine,
+            self,
+            self.outcomes,
+            lost=self._noticed,
+            suspect=self._suspect,
+            forget_idle=self._forget_idle,
+            bounded=self._bounded_flight,
         )
+        self._appends = AppendQueue(self._facts.store)
         self._reads = reading_engine(self._engine)
         self._pinger = Pinger(self._connector, max_age=settings.number("DB_POOL_RECYCLE"))
         self._gave_back_at = time.monotonic()
@@ -166,11 +170,24 @@ class ServerDatabase(Database):
     def require_tables(self, metadata: "MetaData") -> None:
         self._pinger.require_tables(metadata)
         self.outcomes.known = known_tables(metadata)
+        self._tracker.forwarded = forwarded_tables(metadata)
 
     @property
     def marks(self) -> "MarkKeeper | None":
         """The marks of its connections; None where none are kept."""
         return self._marks
+
+    def use_journal(self, journal: "StreamJournal | None") -> None:
+        """Write rows of forwarded tables into *journal* ahead of their COMMIT; None: into none.
+
+        It is closed with the database. Only where marks are kept (:attr:`marks`).
+        """
+        if self._marks is None:
+            return
+        self._marks.journal = journal
+        # PostgreSQL's part is bounded by itself; a disk that hangs is bounded by nothing.
+        self.patience = None if journal is None else _PATIENCE_FACTOR * self._commit_limit
+        self._facts.journal = None if journal is None else AppendJournal(journal)
 
     def compare_marks(self) -> None:
         """Compare the marks over a connection of the pool; raises DatabaseError."""
@@ -199,6 +216,10 @@ class ServerDatabase(Database):
         except Exception as error:  # noqa: BLE001 - the process ends, and so do its connections
             logger.warning("not every connection to PostgreSQL was closed in order: %r", error)
         if self._marks is not None:
+            journal = self._marks.journal
+            self.use_journal(None)
+            if journal is not None:
+                journal.close()
             self._marks.close()
 
     def _transaction(self, work: Callable[[Session], T], touched: TouchedTables) -> T:
@@ -244,7 +265,11 @@ class ServerDatabase(Database):
         before = self._commit_limit + rows * SECONDS_A_ROW
         return self.commits.watching(connection, before=before)
 
-    def _rehearse(self, table: str) -> Refusal | None:
+    def rehearse_write(self, table: str) -> Refusal | None:
+        """Rehearse a write to *table*, on a new connection; return why every row is refused.
+
+        None where the row was taken. Raises DatabaseUnavailable.
+        """
         return rehearse_on(
             lambda seconds: self._connector(deadline=seconds),
             table,

@@ -4,17 +4,17 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects import postgresql
 
-from edgepaas.errors import DatabaseUnavailable
+from edgepaas.errors import DatabaseUnavailable, RowNotStored
 from edgepaas.outcomes.causes import Access, KnownTable, Refusal
 from edgepaas.outcomes.rehearsal import rehearse, shown_refusal
-from edgepaas.outcomes.statements import Tables, tables_of
+from edgepaas.outcomes.statements import Tables, inserted_table, tables_of
 from edgepaas.pgdriver.connection import bounded, close_quietly
 from edgepaas.pgdriver.failures import READ_ONLY, is_lost, server_message, sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
@@ -64,11 +64,17 @@ class TouchedTables:
 
 
 class StatementTracker:
-    """Notes the tables of the statements that a thread runs on *engine*."""
+    """Notes the tables of the statements that a thread runs on *engine*.
+
+    It also sees that rows which were given to an INSERT of a ``forwarded`` table are stored: a
+    trigger that removes them makes no statement fail.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        self.forwarded: Collection[str] = ()
         self._local = threading.local()
         event.listen(engine, "before_cursor_execute", self._on_execute)
+        event.listen(engine, "after_cursor_execute", self._on_executed)
 
     @contextlib.contextmanager
     def tracking(self) -> Iterator[TouchedTables]:
@@ -84,6 +90,21 @@ class StatementTracker:
         touched: TouchedTables | None = getattr(self._local, "touched", None)
         if touched is not None:
             touched.add(statement)
+
+    def _on_executed(
+        self, _connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any
+    ) -> None:
+        """Raise RowNotStored where an INSERT stored fewer rows than it was given."""
+        table = inserted_table(statement)
+        if table not in self.forwarded:
+            return
+        *_, many = rest
+        stored, given = cursor.rowcount, len(parameters) if many else 1
+        if 0 <= stored < given:
+            raise RowNotStored(
+                f"{given - stored} rows of {table} were accepted and not stored: a trigger "
+                "removed them"
+            )
 
 
 def known_tables(metadata: "MetaData") -> Mapping[str, KnownTable]:
@@ -110,6 +131,15 @@ def known_tables(metadata: "MetaData") -> Mapping[str, KnownTable]:
     }
 
 
+def forwarded_tables(metadata: "MetaData") -> frozenset[str]:
+    """Return the names of the facts and shared tables of *metadata*."""
+    return frozenset(
+        table.name
+        for table in metadata.tables.values()
+        if table.schema is None and table.info.get("kind", "local") != "local"
+    )
+
+
 def rehearse_on(
     connect: Callable[[float], Any], table: str, known: KnownTable | None
 ) -> Refusal | None:
@@ -123,9 +153,9 @@ def rehearse_on(
     def read(sql: str) -> list[list[object]]:
         return simple_query(connection, sql)
 
-    def attempt(sql: str) -> None:
+    def attempt(sql: str) -> int:
         try:
-            simple_query(
+            stored = simple_query(
                 connection,
                 f"BEGIN; SET LOCAL lock_timeout = {milliseconds}; {sql}; "
                 "SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK",
@@ -133,6 +163,7 @@ def rehearse_on(
         except Exception:
             simple_query(connection, "ROLLBACK")
             raise
+        return len(stored)
 
     try:
         with bounded(connection, REHEARSAL_TIMEOUT):

@@ -127,10 +127,10 @@ def _insert_new(
     """Return the statement's head, one row's placeholders, and what rows' values become."""
     columns = ", ".join(_QUOTE.quote(name) for name in names)
     head = f"INSERT INTO {_QUOTE.format_table(table)} ({columns}) VALUES "  # noqa: S608
-    return head, f"({', '.join('?' * len(names))})", _values(table, names)
+    return head, f"({', '.join('?' * len(names))})", stored_values(table, names)
 
 
-def _values(table: Table, names: tuple[str, ...]) -> Callable[[Sequence[Row]], list[Any]]:
+def stored_values(table: Table, names: tuple[str, ...]) -> Callable[[Sequence[Row]], list[Any]]:
     """Return what makes the stored values of rows, one row after the other.
 
     Where a value is the very object that the row before had (a device's name, the moment of

@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
+from edgepaas.database.sqlite import numeric_order
 from edgepaas.errors import DatabaseUnavailable
 
 #: Seconds that a writer waits for another process's transaction before SQLITE_BUSY.
@@ -39,6 +40,7 @@ def open_sqlite(
         check_same_thread=False,
     )
     try:
+        numeric_order.register(connection)
         journal = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if journal != "wal":
             raise DatabaseUnavailable(

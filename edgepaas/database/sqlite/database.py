@@ -24,6 +24,7 @@ from edgepaas.database.failures import (
     is_full,
     translate_sqlite,
 )
+from edgepaas.database.sqlite.capture_guard import Capture
 from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
@@ -152,6 +153,10 @@ class EmbeddedDatabase(Database):
     def refuse_writes(self, reason: str) -> None:
         """Refuse writes with DatabaseFull, which says *reason*; empty: take them again."""
         self._refused = reason
+
+    def guard_capture(self, capture: Capture) -> None:
+        """Have what *capture* lacks put back before anything is written without it."""
+        self._writer.capture = capture
 
     def ping(self) -> None:
         if self._closed or not self._writer.alive:

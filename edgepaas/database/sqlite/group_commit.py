@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
 from edgepaas.database.append import AppendJob
+from edgepaas.database.sqlite.capture_guard import Capture
 from edgepaas.database.sqlite.job_queue import JobQueue
 from edgepaas.database.sqlite.transaction import Transaction, WriterConnection, in_transaction
 from edgepaas.database.sqlite.write_job import (
@@ -103,6 +104,8 @@ class GroupCommitWriter:
         self._patience = patience
         self._check = check
         self._on_commit = on_commit
+        #: How changes are captured; None: they are not.
+        self.capture: Capture | None = None
         self.sizes = GroupSizes()
         #: Whether the last transaction failed because the database cannot be written.
         self.failing = False
@@ -309,7 +312,9 @@ class GroupCommitWriter:
 
     def _connect(self) -> WriterConnection:
         if self._connection is None:
-            self._connection = WriterConnection(self._engine.connect(), self._translate)
+            self._connection = WriterConnection(
+                self._engine.connect(), self._translate, lambda: self.capture
+            )
         return self._connection
 
     def _refuse_the_rest(self) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from edgepaas.database.append import FactsDiffer
+from edgepaas.database.failures import translate_sqlite
 from edgepaas.database.sqlite.append_statements import AppendStatements
+from edgepaas.database.sqlite.capture_guard import Capture, CaptureGuard
 from edgepaas.database.sqlite.transaction_stamp import TransactionStamp
 from edgepaas.database.sqlite.write_job import FactsJob, Job, WorkJob
 from edgepaas.database.write_session import WriteSession
@@ -28,13 +30,22 @@ Translate = Callable[[sqlite3.Error], BaseException]
 class WriterConnection:
     """The writer's connection, and what is kept for as long as it is open."""
 
-    def __init__(self, connection: Connection, translate: Translate) -> None:
-        """*translate* returns what callers get for an error of the bare driver."""
+    def __init__(
+        self,
+        connection: Connection,
+        translate: Translate,
+        capture: Callable[[], Capture | None] = lambda: None,
+    ) -> None:
+        """*translate* returns what callers get for an error of the bare driver.
+
+        *capture* returns how changes are captured, None where they are not.
+        """
         self.connection = connection
         driver: Any = connection.connection.dbapi_connection
         self.driver: sqlite3.Connection = driver
         self.translate = translate
         self.stamp = TransactionStamp(driver)
+        self.guard = CaptureGuard(driver, capture)
         self.statements = AppendStatements(driver)
 
     def transaction(self) -> "Transaction":
@@ -74,6 +85,7 @@ class Transaction:
         else:
             self._open_session()
         with self._translated():
+            self._on.guard.begin()
             self._stamp.begin()
 
     @property
@@ -109,14 +121,14 @@ class Transaction:
             self._driver.execute("SAVEPOINT facts")
         try:
             accepted = self._on.statements.run(facts.job)
-        except (FactsDiffer, ValueError, DatabaseBusy) as refusal:
+        except (FactsDiffer, ValueError, OverflowError, DatabaseBusy) as refusal:
             if several:
                 self._driver.execute("ROLLBACK TO facts")
                 self._driver.execute("RELEASE facts")
             elif self._driver.total_changes != changes:
                 raise
             self._on.statements.forget()
-            facts.note(refusal)
+            facts.note(translate_sqlite(refusal, writing=True) or refusal)
             return
         if several:
             self._driver.execute("RELEASE facts")
@@ -130,6 +142,8 @@ class Transaction:
 
     def commit(self) -> None:
         """Commit; durable when this returns."""
+        with self._translated():
+            self._on.guard.finish()
         if self._session is not None:
             self._session.finish()
         else:

@@ -95,6 +95,17 @@ def salvage(
         return _bring_in(connection, workspace, contents, name)
 
 
+def was_salvaged(connection: sqlite3.Connection, source: str) -> bool:
+    """Whether rows of *source* (``FOLDER/FILE``) were brought in: they are queued already."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (_DONE,)).fetchone():
+        return False
+    found = connection.execute(
+        f"SELECT 1 FROM {_DONE} WHERE source = ? AND rows + again > 0",  # noqa: S608
+        (source,),
+    ).fetchone()
+    return found is not None
+
+
 @contextlib.contextmanager
 def _workspace_beside(connection: sqlite3.Connection) -> Iterator[Path]:
     """Give the name of a file for what is found: it need not fit into the memory."""

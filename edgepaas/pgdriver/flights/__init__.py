@@ -10,5 +10,6 @@ statement needs neither.
 from edgepaas.pgdriver.flights.answers import Result, Statement
 from edgepaas.pgdriver.flights.connection import FlightConnection, run_flight
 from edgepaas.pgdriver.flights.rider import CommitRider
+from edgepaas.pgdriver.flights.riders import RiderChain
 
-__all__ = ["CommitRider", "FlightConnection", "Result", "Statement", "run_flight"]
+__all__ = ["CommitRider", "FlightConnection", "Result", "RiderChain", "Statement", "run_flight"]

@@ -197,12 +197,15 @@ class FlightConnection(TransactionFlights):
         return answers
 
 
-def run_flight(connection: FlightConnection, statements: Sequence[Statement]) -> list[Result]:
+def run_flight(
+    connection: FlightConnection, statements: Sequence[Statement], known: Any = None
+) -> list[Result]:
     """Run *statements* as one transaction in one round trip; return their results.
 
     BEGIN, what the connection's rider sends first, *statements*, what it sends at the end and
     COMMIT stand before one Sync. So nothing can be decided between them, and a lost answer
-    leaves everything open: for inserts of facts, whose repetition changes nothing. Raises
-    the first error that the server reports; the transaction is then rolled back.
+    leaves everything open: for inserts of facts, whose repetition changes nothing. *known*: what
+    the rider is told of them (CommitRider.expect). Raises the first error that the server
+    reports; the transaction is then rolled back.
     """
-    return connection.run_transaction(statements)
+    return connection.run_transaction(statements, known)

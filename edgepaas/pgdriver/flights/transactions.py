@@ -62,7 +62,12 @@ class TransactionFlights(DriverFacade):
         if self._exchange.status != IDLE or self._exchange.lost:
             self._roll_back(None)
 
-    def run_transaction(self, statements: Sequence[Statement]) -> list[Result]:
+    def expect(self, known: Any) -> None:
+        """Tell the rider of the open transaction what is known of the rows that it writes."""
+        if self._riding is not None:
+            self._riding.expect(known)
+
+    def run_transaction(self, statements: Sequence[Statement], known: Any = None) -> list[Result]:
         """See :func:`run_flight`."""
         if self._exchange.status != IDLE:
             raise pg8000_adapter.programming_error("a transaction is open")
@@ -71,29 +76,33 @@ class TransactionFlights(DriverFacade):
         within, self.prove_within = self.prove_within, None
         self._stale = False
         try:
-            return self._run_transaction(statements, within)
+            return self._run_transaction(statements, known, within)
         except Exception:
             if not self._stale or self._exchange.lost:
                 raise
-        return self._run_transaction(statements, None)
+        return self._run_transaction(statements, known, None)
 
     def _run_transaction(
-        self, statements: Sequence[Statement], within: float | None
+        self, statements: Sequence[Statement], known: Any, within: float | None
     ) -> list[Result]:
-        opening, first = self._opening()
+        opening, first = self._opening(rows_known=known is not None)
+        if known is not None:
+            self.expect(known)
         body, answers = self._encoded(statements)
         flight = opening + body if within is None else messages.PROOF + opening + body
         return self._end(flight, [*first, *answers], within)[len(first) :]
 
     # -- the ends of a transaction --
 
-    def _opening(self) -> tuple[bytes, list[Answer]]:
+    def _opening(self, *, rows_known: bool = False) -> tuple[bytes, list[Answer]]:
         """Return what begins a transaction, and its answers to be read."""
         if self._exchange.lost:
             raise pg8000_adapter.interface_error("connection is closed")
         self._wrote = False
         self._riding = self.rider
-        body, answers = self._encoded(() if self._riding is None else self._riding.begin())
+        riding = self._riding
+        first = () if riding is None else riding.begin(rows_known=rows_known)
+        body, answers = self._encoded(first)
         return messages.BEGIN + body, [Answer(), *answers]
 
     def _end(
@@ -110,7 +119,8 @@ class TransactionFlights(DriverFacade):
             if rider is not None:
                 rider.sent()
             flight = before + ending + messages.COMMIT + messages.SYNC
-            results = results_of(self._ask(flight, [*answers, *more], within=within))
+            act = _Meanwhile(rider)
+            results = results_of(self._ask(flight, [*answers, *more], within=within, act=act))
             if results[-1].tag != "COMMIT":
                 raise _not_committed(results[-1].tag)
         except BaseException as error:
@@ -119,6 +129,8 @@ class TransactionFlights(DriverFacade):
         self._riding = None
         if rider is not None:
             rider.committed(results[count:-1])
+        if act.error is not None:
+            raise act.error
         return results[:count]
 
     def _give_up(self, error: BaseException) -> None:
@@ -148,11 +160,16 @@ class TransactionFlights(DriverFacade):
         *,
         copying: Copying | None = None,
         within: float | None = None,
+        act: Callable[[], None] = lambda: None,
     ) -> list[Answer]:
-        """Send *flight* and return its answers, the first of which are *answers*."""
+        """Send *flight* and return its answers, the first of which are *answers*.
+
+        *act* is called in between; it raises nothing.
+        """
         exchange = self._exchange
         try:
             exchange.send(flight)
+            act()
             found = exchange.receive(answers, copying=copying, first_within=within)
         except BaseException as error:
             self._stale = self.prepared.failed(error)
@@ -215,6 +232,21 @@ class TransactionFlights(DriverFacade):
 
     def _text(self, sql: str) -> bytes:
         return sql.encode(self._exchange.encoding)
+
+
+class _Meanwhile:
+    """What *rider* does while the server works on COMMIT, and the error of it."""
+
+    def __init__(self, rider: CommitRider | None) -> None:
+        self._rider = rider
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        try:
+            if self._rider is not None:
+                self._rider.under_way()
+        except Exception as error:  # noqa: BLE001 - raised once COMMIT was answered
+            self.error = error
 
 
 def results_of(answers: Sequence[Answer]) -> list[Result]:

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING
 
 from edgepaas.database.postgresql.connector import Connector
 from edgepaas.hosting.loading import metadata_of
+from edgepaas.outcomes.fit import fit_question, judge
+from edgepaas.pgdriver.connection import close_quietly
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema.chain import chain_of
-from edgepaas.schema.postgresql.migrate import check_postgres, parts_of, prepare_postgres
+from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.postgresql.migrate import (
+    check_postgres,
+    parts_of,
+    prepare_postgres,
+    unusable,
+)
+from edgepaas.schema.renames.boxes import OwnBox
 from edgepaas.schema.report import SchemaReport
+from edgepaas.schema.table_contract import describe
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -19,12 +30,17 @@ if TYPE_CHECKING:
 
 
 def prepare_hub(
-    contract: "DatabaseContract", settings: "Settings", application: "Application"
+    contract: "DatabaseContract",
+    settings: "Settings",
+    application: "Application",
+    *,
+    node_id: str = "",
 ) -> SchemaReport:
     """Bring both chains of the contract's ``HUB_URL`` to head; changes nothing on this box.
 
-    With RUN_MIGRATIONS=false it only looks whether everything is there. Raises
-    DatabaseUnavailable, or SchemaError that names what is lacking.
+    *node_id*: this box's. A revision that would break rows which wait, here or on another box,
+    is left for later. With RUN_MIGRATIONS=false it only looks whether everything is there. Raises
+    DatabaseUnavailable, or SchemaError that names what is lacking or does not fit.
     """
     if not contract.hub_url:
         return SchemaReport("postgresql", "left", (), (), "there is none to forward rows to")
@@ -38,6 +54,31 @@ def prepare_hub(
     connector = Connector(contract.hub_url, settings, name="edgepaas-schema")
     parts = parts_of(chain, models)
     # The contract's RUN_MIGRATIONS is false whenever SQLite serves.
-    if not settings.flag("RUN_MIGRATIONS"):
-        return check_postgres(connector, parts)
-    return prepare_postgres(connector, parts, run_migrations=True)
+    if settings.flag("RUN_MIGRATIONS"):
+        own = OwnBox(node_id, contract.sqlite_path)
+        report = prepare_postgres(
+            connector, parts, run_migrations=True, always_capture=True, own=own, forwarding=True
+        )
+    else:
+        report = check_postgres(connector, parts)
+    # At another revision its tables are not those of the models; rows find their columns there.
+    if report.action not in {"ahead", "unmigrated"}:
+        _require_fit(connector, models())
+    return report
+
+
+def _require_fit(connector: Connector, metadata: "MetaData | None") -> None:
+    """Raise SchemaError where the tables of *metadata* would not keep every row as it is."""
+    if metadata is None:
+        return
+    tables = describe(metadata)
+    connection = connector()
+    try:
+        ((answer,),) = simple_query(connection, fit_question(tables))
+    except Exception as error:
+        raise unusable(error, "its tables cannot be examined") from error
+    finally:
+        close_quietly(connection)
+    fit = judge(tables, answer)
+    if fit.refusals:
+        raise SchemaError(f"{fit.reason}; alter it back, and what waits is sent")

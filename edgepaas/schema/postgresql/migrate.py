@@ -11,14 +11,23 @@ from edgepaas.errors import DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
-from edgepaas.schema.chain import Chain, Revisions, platform_chain, show
+from edgepaas.schema.chain import (
+    SHARED_VERSION_TABLE,
+    Chain,
+    Revisions,
+    platform_chain,
+    show,
+)
 from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.postgresql.capture_triggers import capture_changes
+from edgepaas.schema.postgresql.chain_upgrade import ChainUpgrade, needed_columns
 from edgepaas.schema.report import Action, SchemaReport
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
     from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.schema.renames.boxes import OwnBox
 
 logger = logging.getLogger("edgepaas.schema")
 
@@ -43,7 +52,7 @@ class Part:
 
 
 def parts_of(chain: Chain, models: "Callable[[], MetaData | None]") -> tuple[Part, ...]:
-    """Return what every PostgreSQL holds: the application's chain first, then the platform's."""
+    """Return what every PostgreSQL holds: the application's chain, and the platform's."""
     return Part(chain, models), Part(platform_chain(), lambda: None)
 
 
@@ -94,10 +103,16 @@ def prepare_postgres(
     *,
     run_migrations: bool,
     revisions: Collection[str] | None = None,
+    always_capture: bool = False,
+    own: "OwnBox | None" = None,
+    forwarding: bool = False,
 ) -> SchemaReport:
     """Bring the PostgreSQL that *connector* reaches to head and say what was done.
 
     *revisions*: what a rehearsal has just found recorded there; it is not asked again then.
+    *always_capture*: look also where it is at head whether every change is captured.
+    *own*: the box that migrates; a revision that would break rows of it or of another box waits.
+    *forwarding*: rows are only sent there, so that a newer build may have renamed what they bring.
 
     The report is the first part's; its message says what was done about the rest. Raises
     DatabaseUnavailable or SchemaError, which name why it is unusable; it is then as it was
@@ -110,16 +125,21 @@ def prepare_postgres(
     if revisions is not None and heads_recorded(parts, revisions):
         return _joined([_nothing_to_do(part) for part in parts])
     found = _ask_versions(connector, parts)
-    return _joined(
-        [
-            _at_head(part, before) or migrate(connector, part.chain, part.models())
-            for part, before in zip(parts, found, strict=True)
-        ]
-    )
+    # The last one first: the platform's tables take the record of what the application renames.
+    reports = [
+        _at_head(part, before)
+        or migrate(connector, part.chain, part.models(), own=own, forwarding=forwarding)
+        for part, before in reversed(list(zip(parts, found, strict=True)))
+    ]
+    report = _joined(reports[::-1])
+    if not always_capture and all(one.action == "nothing" for one in reports):
+        return report  # the service looks whether each change is captured
+    captured = capture_changes(connector, parts[0].models())
+    return replace(report, message=f"{report.message}; {captured}") if captured else report
 
 
 def check_postgres(connector: "Connector", parts: Sequence[Part]) -> SchemaReport:
-    """Say whether the PostgreSQL has all that this build needs, and change nothing.
+    """Say whether the PostgreSQL takes the rows of this build, and change nothing.
 
     Raises DatabaseUnavailable, or SchemaError that names what it lacks.
     """
@@ -154,15 +174,16 @@ def _nothing_to_do(part: Part) -> SchemaReport:
 
 
 def _judged(connector: "Connector", part: Part) -> SchemaReport:
-    from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema import fingerprint, migrations, ownership
 
     chain, metadata = part.chain, part.models()
     engine = migrations.migration_engine(connector, "postgresql+pg8000://")
     try:
         with engine.connect() as connection:
+            ownership.require_own(connection, chain, "PostgreSQL", metadata)
             before = migrations.versions(connection, chain)
             shape = migrations.columns_by_table(connection, chain)
-            needs = fingerprint.required_columns(connection, chain, metadata)
+            needs = needed_columns(connection, chain, metadata, forwarding=True)
             incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
     except SchemaError:
         raise
@@ -190,14 +211,20 @@ def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
 
 
 def migrate(
-    connector: "Connector", chain: Chain, metadata: "MetaData | None", *, adopt: bool = False
+    connector: "Connector",
+    chain: Chain,
+    metadata: "MetaData | None",
+    *,
+    adopt: bool = False,
+    own: "OwnBox | None" = None,
+    forwarding: bool = False,
 ) -> SchemaReport:
     """Migrate under the advisory lock, in one transaction.
 
     *adopt* allows to take tables without a version (or with a wrong one) for the revision
-    that they look like.
+    that they look like. *own*, *forwarding*: see :func:`prepare_postgres`.
     """
-    from edgepaas.schema import migrations
+    from edgepaas.schema import migrations, ownership
 
     engine = migrations.migration_engine(
         lambda: connector(statement_timeout=STATEMENT_TIMEOUT), "postgresql+pg8000://"
@@ -205,8 +232,10 @@ def migrate(
     try:
         with engine.begin() as connection:
             _take_turn(connection, chain)
+            ownership.require_own(connection, chain, "PostgreSQL", metadata)
             before = migrations.versions(connection, chain)
-            action = _upgrade(connection, chain, metadata, before, adopt=adopt)
+            upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
+            action = upgrade.run(before, adopt=adopt)
     except (SchemaError, DatabaseUnavailable):
         raise
     except Exception as error:
@@ -220,6 +249,10 @@ def migrate(
             f"at {show(before or ())}, which a newer build made; it holds all that this one needs"
         )
         return _report(action, before, before, message)
+    elif upgrade.refused is not None:
+        reached = upgrade.refused.reached
+        message = f"{upgrade.refused}; until then it is left at {show(reached)}"
+        return _report(action, before, reached, message)
     else:
         message = f"{action} from {show(before or ())} to {show(chain.heads)}"
     return _report(action, before, chain.heads, message)
@@ -239,68 +272,13 @@ def unusable(error: Exception, what: str) -> Exception:
 
 def _take_turn(connection: "Connection", chain: Chain) -> None:
     """Wait for the advisory lock; it ends with the transaction, whatever becomes of this box."""
-    digest = hashlib.sha256(f"edgepaas.schema/{chain.version_table}".encode()).digest()
+    # One for all applications, and the one of the releases before each had a version table.
+    table = chain.version_table if chain.only_postgres else SHARED_VERSION_TABLE
+    digest = hashlib.sha256(f"edgepaas.schema/{table}".encode()).digest()
     key = int.from_bytes(digest[:8], "big", signed=True)
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TURN_TIMEOUT * 1000)}")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(TABLE_TIMEOUT * 1000)}")
-
-
-def _upgrade(
-    connection: "Connection",
-    chain: Chain,
-    metadata: "MetaData | None",
-    before: Revisions | None,
-    *,
-    adopt: bool,
-) -> Action:
-    from edgepaas.schema import fingerprint, migrations
-
-    if chain.unwritten:
-        if metadata is not None:
-            metadata.create_all(connection)
-        if not before:  # a version that another build wrote is left to it
-            migrations.stamp(connection, chain, chain.heads)
-        return "migrated"
-    # An empty version table: the tables were made from the models before there was a migration.
-    adopt = adopt or before == frozenset()
-    if before == chain.heads and not adopt:
-        return "nothing"
-    shape = migrations.columns_by_table(connection, chain)
-    # Not asked for where nothing hangs on it: the platform's have to be tried out.
-    looked_at = adopt or not before or not chain.only_postgres
-    ours = set(
-        fingerprint.required_columns(connection, chain, metadata) if looked_at else ()
-    ) & set(shape)
-    unknown = (before or frozenset()) - frozenset(chain.parents)
-    if adopt and ours:
-        alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
-        if alike.revisions is not None and alike.revisions != before:
-            migrations.stamp(connection, chain, alike.revisions)
-            migrations.upgrade(connection, chain, metadata)
-            return "adopted"
-        if before == chain.heads and alike.revisions is not None:
-            return "nothing"
-        hint = f"its tables look like no known revision: {alike.difference}"
-    else:
-        hint = "'edgepaas schema --repair' finds out which it is"
-    if unknown:
-        needs = fingerprint.required_columns(connection, chain, metadata)
-        incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
-        if incompatibility:
-            raise SchemaError(
-                f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and "
-                f"{incompatibility}: install the build that made it; {hint}"
-            )
-        return "ahead"
-    if not before and ours:
-        raise SchemaError(
-            f"PostgreSQL has the tables {', '.join(sorted(ours))} but no version of them; {hint}"
-        )
-    if before == chain.heads:
-        raise SchemaError(f"PostgreSQL says that it is at {show(before)}, but {hint}")
-    migrations.upgrade(connection, chain, metadata)
-    return "migrated" if before else "created"
 
 
 def _report(action: Action, before: Any, after: Any, message: str) -> SchemaReport:

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.files.paths import Paths
+from edgepaas.outbox.tables import transaction
 from edgepaas.schema.chain import Chain
+from edgepaas.schema.ownership import claim_file, ownership_of_file
 from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.schema.table_contract import last_user
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
@@ -55,7 +59,7 @@ def _open_for_migration(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _without_capture(connection: "Connection") -> Iterator[None]:
-    from edgepaas.outbox import versions
+    from edgepaas.outbox import strictness, versions
     from edgepaas.outbox.capture import drop_triggers, paused
 
     driver = connection.connection.driver_connection
@@ -65,6 +69,7 @@ def _without_capture(connection: "Connection") -> Iterator[None]:
         yield  # its triggers could not be put back afterwards
         raise versions.UnknownOutbox(unknown)
     drop_triggers(driver)
+    strictness.drop(driver)
     with paused(driver):
         yield
 
@@ -78,6 +83,26 @@ def outbox_problem(path: Path) -> str:
 
     with contextlib.closing(open_sqlite(path)) as connection:
         return versions.problem(connection)
+
+
+def other_owner(path: Path, paths: Paths, chain: Chain) -> str:
+    """Return the application whose file this is, if it is not *chain*'s; else empty.
+
+    By the name in it; in a file of the releases before there was one, by who used it last.
+    Raises sqlite3.Error.
+    """
+    with contextlib.closing(open_sqlite(path)) as connection:
+        found = ownership_of_file(connection, chain)
+    if found.owners:
+        return found.other(chain)
+    last = last_user(paths, path)
+    return "" if last in ("", *chain.names) else last
+
+
+def write_name(path: Path, chain: Chain) -> None:
+    """Write the application's name into a file that has none yet; raises sqlite3.Error."""
+    with contextlib.closing(open_sqlite(path)) as connection, transaction(connection):
+        claim_file(connection, chain)
 
 
 def incompatibility(path: Path, chain: Chain, metadata: "MetaData | None") -> str:

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from edgepaas.errors import DatabaseFull, EdgePaaSError
-from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.errors import SchemaError, SchemaRefused, brief
 
 #: A file system with less than this many bytes left is full: no error there is the file's.
 FULL_BELOW = 256 * 1024
@@ -33,7 +33,11 @@ def error_for(path: Path, error: sqlite3.Error) -> EdgePaaSError:
     if fails_to_read(error):
         return unreadable(path, error)
     if not os.access(path, os.R_OK | os.W_OK):
-        return Damaged(f"{os.strerror(errno.EACCES)}: {error}")
+        return SchemaRefused(
+            f"{path} is left as it is, with all its rows, and cannot be opened "
+            f"({os.strerror(errno.EACCES)}): give it to the user that this runs as ('ls -l' "
+            f"shows whose it is)"
+        )
     return SchemaError(f"{path} cannot be opened: {error}")
 
 

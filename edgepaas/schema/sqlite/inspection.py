@@ -19,6 +19,7 @@ from edgepaas.files.sqlite_file import (
     stopped_uncleanly,
 )
 from edgepaas.schema.chain import Chain, Revisions
+from edgepaas.schema.ownership import ownership_of_file
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite.error_classes import Damaged, Unreadable
@@ -30,19 +31,25 @@ logger = logging.getLogger("edgepaas.schema")
 _FULL_CHECK_SECONDS = 24 * 3600.0
 
 
-def versions_in(connection: sqlite3.Connection, chain: Chain) -> Revisions | None:
-    """Return the file's revisions; None without a version table; raises sqlite3.Error."""
-    found = connection.execute(
-        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (chain.version_table,)
-    ).fetchone()
-    if found is None:
+def versions_in(
+    connection: sqlite3.Connection, chain: Chain, *, named: bool = False
+) -> Revisions | None:
+    """Return the file's revisions; None without a version table; raises sqlite3.Error.
+
+    *named*: only from the table that is the application's own, in a file that bears its name.
+    """
+    found = ownership_of_file(connection, chain)
+    if named and (chain.name not in found.owners or found.table != chain.version_table):
         return None
-    rows = connection.execute(f"SELECT version_num FROM {chain.version_table}")  # noqa: S608
-    return frozenset(row[0] for row in rows)
+    return found.revisions
 
 
-def inspect_file(path: Path, chain: Chain, *, check: bool = True) -> Revisions | None:
+def inspect_file(
+    path: Path, chain: Chain, *, check: bool = True, named: bool = False
+) -> Revisions | None:
     """Return the file's revisions after a quick check; None without a version table.
+
+    *named*: as for :func:`versions_in`.
 
     A file that was found damaged in use is checked in full, however large it is; without
     *check* no other is. After an unclean stop its indexes are checked as well, for as long
@@ -56,7 +63,7 @@ def inspect_file(path: Path, chain: Chain, *, check: bool = True) -> Revisions |
             if problem:
                 raise Damaged(f"the check found: {problem}")
             forget_damage(path)
-            return versions_in(connection, chain)
+            return versions_in(connection, chain, named=named)
     except sqlite3.Error as error:
         raise error_classes.error_for(path, error) from error
 

@@ -5,6 +5,7 @@ Imports nothing heavy: the service asks it at its start.
 """
 
 import contextlib
+import glob
 import os
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from edgepaas.decision.waiting import is_sound_and_empty, rows_waiting
 from edgepaas.files import shapes
-from edgepaas.files.atomic import remove_durably
+from edgepaas.files.atomic import remove_durably, write_atomic
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import NotThisRecord, RecordType
 from edgepaas.files.sqlite_file import sidecars, wrong_file_type
@@ -22,6 +23,11 @@ from edgepaas.timing.moment import rfc3339
 NOTE = "why.json"
 #: Beside a file whose rows for the hub have not been brought into its successor yet.
 SALVAGE = "to-be-salvaged"
+#: Beside a file whose rows are in the file in use again, but for those that differ there.
+TAKEN = "taken-back"
+#: Beside a file that could not be taken back: which build and migrations have tried it.
+TRIED = "tried-by"
+_MARKS = (NOTE, SALVAGE, TAKEN, TRIED)
 
 RECORD = RecordType(
     "quarantine-note",
@@ -53,8 +59,9 @@ class SetAside:
         rows = "rows that could not be counted" if self.rows is None else f"{self.rows:,} rows"
         why = f" ({self.reason})" if self.reason else ""
         return (
-            f"{self.folder / self.file} was set aside with {rows}{why}: take from it what is "
-            f"needed (sqlite3 reads it), then move {self.folder} away or remove it"
+            f"{self.folder / self.file} was set aside with {rows}{why}: it comes back by itself "
+            f"once a release can use it ('edgepaas schema --repair' tries now); else take from it "
+            f"what is needed (sqlite3 reads it), then move {self.folder} away or remove it"
         )
 
 
@@ -139,6 +146,47 @@ def note_salvaged(folder: Path, rows: int | None) -> None:
     remove_durably(folder / SALVAGE)
 
 
+def to_be_taken_back(paths: Paths, sqlite_path: Path, attempt: str) -> list[Path]:
+    """Return the folders whose file is to be taken back, the oldest first.
+
+    Not those that *attempt* stands for: it has tried them in vain.
+    """
+    found = []
+    for quarantine in quarantines(paths, sqlite_path):
+        for file in quarantine.glob(f"*/{glob.escape(sqlite_path.name)}"):
+            folder = file.parent
+            if (folder / TAKEN).exists() or not file.is_file() or not file.stat().st_size:
+                continue
+            if content_of(folder).nothing or (attempt and attempt == _tried_by(folder)):
+                continue
+            found.append(folder)
+    return sorted(found, key=lambda folder: folder.name)
+
+
+def note_taken_back(folder: Path, differing: int) -> None:
+    """Note that the rows in *folder* are in use again but for *differing*; raises OSError."""
+    note = RECORD.read_or_none(folder / NOTE) or {"file": "", "from": "", "reason": "", "at": ""}
+    if differing:
+        reason = "these differ from the rows in use; the others were taken back"
+        write_note(folder, {**note, "rows": differing, "empty": False, "reason": reason})
+    else:  # there is no row in it that is not elsewhere, unless one is still to be salvaged
+        salvaged = not (folder / SALVAGE).exists()
+        write_note(folder, {**note, "rows": 0, "empty": salvaged})
+    write_atomic(folder / TAKEN, "")
+
+
+def note_tried(folder: Path, attempt: str) -> None:
+    """Note that *attempt* could not take *folder* back; raises OSError."""
+    write_atomic(folder / TRIED, f"{attempt}\n")
+
+
+def _tried_by(folder: Path) -> str:
+    try:
+        return (folder / TRIED).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def list_quarantined(paths: Paths, sqlite_path: Path) -> list[SetAside]:
     """Return the files in quarantine that hold rows, or may; newest first. Never raises."""
     found = []
@@ -157,7 +205,7 @@ def content_of(folder: Path) -> Content:
         files = {
             entry.name: 0 if entry.is_dir() else entry.stat().st_size
             for entry in folder.iterdir()
-            if entry.name not in (NOTE, SALVAGE) and not entry.name.endswith("-shm")
+            if entry.name not in _MARKS and not entry.name.endswith("-shm")
         }
         folders = [entry.name for entry in folder.iterdir() if entry.is_dir()]
     except OSError:

@@ -26,12 +26,15 @@ from edgepaas.alerts.conditions.review import Check
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.outbox.journal.space import usage_of_both
 from edgepaas.outbox.space import budget
 from edgepaas.outcomes.causes import Access
 from edgepaas.outcomes.refused_tables import read_refused
-from edgepaas.schema.open_problems import open_problem
+from edgepaas.schema.open_problems import open_problem, open_refusal
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.service.watches.write_outcomes import noted_key
+from edgepaas.sync.audit.record import read_audit, still_open
+from edgepaas.sync.losses.lost_state import lost_sentences
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -73,6 +76,7 @@ class ServiceChecks:
             "database-answers": self._database_answers,
             "postgresql-usable": self._postgresql_usable,
             "file-is-our-own": self._file_unused,
+            "schema-accepted": self._schema_accepted,
             "file-at-head": self._file_unused,
             "nothing-set-aside": self._nothing_set_aside,
             "schema-stage-complete": self._schema_stage_complete,
@@ -81,6 +85,10 @@ class ServiceChecks:
             "no-row-left": self._no_row_left,
             "postgresql-takes-rows": self._postgresql_takes_rows,
             "node-id-unique": self._node_id_unique,
+            "hub-captures": self._hub_captures,
+            "audit-adds-up": self._audit_adds_up,
+            "state-loss-known": self._state_loss_known,
+            "journal-written": self._journal_written,
         }
 
     def _unit_works(self, fingerprint: str) -> str | None:
@@ -130,6 +138,9 @@ class ServiceChecks:
             return None
         return f"{self.contract.sqlite_path} is not used any more"
 
+    def _schema_accepted(self, _: str) -> str | None:
+        return None if open_refusal(self.paths) else "this release works on the database"
+
     def _nothing_set_aside(self, _: str) -> str | None:
         found = list_quarantined(self.paths, self.contract.sqlite_path)
         return None if found else "nothing is set aside any more"
@@ -148,7 +159,7 @@ class ServiceChecks:
                 held(self.paths.database_lock, shared=True, timeout=0.0),
                 contextlib.closing(open_sqlite(path, busy_timeout=_BUSY_TIMEOUT)) as connection,
             ):
-                found = budget.usage(connection, size)
+                found = usage_of_both(connection, path, size)
         except (LockHeld, sqlite3.Error, DatabaseError):
             return None  # the file is being replaced, or is damaged: checked again in an hour
         if budget.level(found.share, "full") != "ok":
@@ -169,6 +180,27 @@ class ServiceChecks:
             return NO_HUB
         well = forwarding.hub == "ok" and forwarding.state in ("idle", "draining")
         return "PostgreSQL takes rows again" if well else None
+
+    def _audit_adds_up(self, _: str) -> str | None:
+        if self.forwarding() is None:
+            return NO_HUB
+        record = read_audit(self.paths)
+        if record is None or record.counts.get("queued_again", 0):
+            return None  # the next audit finds out what became of what was sent again
+        return None if still_open(self.paths) else "the last audit left nothing open"
+
+    def _state_loss_known(self, _: str) -> str | None:
+        return None if lost_sentences(self.paths) else "the loss is acknowledged"
+
+    def _journal_written(self, _: str) -> str | None:
+        if self.contract.sqlite_active:
+            return "PostgreSQL does not serve any more"
+        return None if self.state.is_noted("journal") else "the journal is written again"
+
+    def _hub_captures(self, _: str) -> str | None:
+        if self.contract.sqlite_active:
+            return "PostgreSQL does not serve any more"
+        return None if self.state.is_noted("hub-capture") else "PostgreSQL captures changes"
 
     def _node_id_unique(self, _: str) -> str | None:
         """Where there is a hub the drainer asks, which sees the other's heartbeats."""

@@ -14,6 +14,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox import versions
+from edgepaas.outbox.journal.space import shrink, usage_of_both
 from edgepaas.outbox.space import ballast, budget, vacuum
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
@@ -126,7 +127,13 @@ class BudgetWatch:
 
     def _make_room(self, connection: sqlite3.Connection, size: int) -> budget.Usage:
         """Return what is used after delivered rows went, and low-value ones where it must be."""
-        found = budget.usage(connection, size)
+        found = usage_of_both(connection, self._path, size)
+        for _ in range(_STEPS):
+            # What PostgreSQL has goes before what it is still to get.
+            over = found.beyond(budget.TARGET_SHARE)
+            if budget.level(found.share) == "ok" or not self._shrink_journal(over):
+                break
+            found = usage_of_both(connection, self._path, size)
         if budget.level(found.share) == "ok" or versions.problem(connection):
             return found  # a newer release's outbox is left as it is, and full in the end
         for _ in range(_STEPS):
@@ -134,7 +141,7 @@ class BudgetWatch:
                 break
             if not _allowed(lambda: reclaim(connection, older_than=0.0).rows):
                 break
-            found = budget.usage(connection, size)
+            found = usage_of_both(connection, self._path, size)
         given_up = 0
         for _ in range(_STEPS):
             if not found.beyond(budget.LEVEL_STARTS["shed"] - budget.HYSTERESIS):
@@ -143,11 +150,17 @@ class BudgetWatch:
             if not rows:
                 break
             given_up += rows
-            found = budget.usage(connection, size)
+            found = usage_of_both(connection, self._path, size)
         if given_up:
             self._alert_shedding(given_up, found)
         vacuum.release(connection)
         return found
+
+    def _shrink_journal(self, over: int) -> int:
+        try:
+            return shrink(self._path, over, busy_timeout=_BUSY_TIMEOUT) if over else 0
+        except LockHeld:
+            return 0  # it is being set aside
 
     def _alert_shedding(self, rows: int, found: budget.Usage) -> None:
         ROWS_SHED.raise_alert(

@@ -10,16 +10,28 @@ from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
     from edgepaas.database.postgresql.database import ServerDatabase
+    from edgepaas.health.state import StateBoard
     from edgepaas.marks.keeper import MarkKeeper
 
 logger = logging.getLogger("edgepaas.service")
+
+#: Under which changes that are not captured are held against the box.
+_CAPTURE = "hub-capture"
 
 
 class MarkWatch:
     """Compares the marks of *database*, which *keeper* keeps, while PostgreSQL serves."""
 
-    def __init__(self, database: "ServerDatabase", keeper: "MarkKeeper") -> None:
+    def __init__(
+        self,
+        database: "ServerDatabase",
+        keeper: "MarkKeeper",
+        state: "StateBoard | None" = None,
+    ) -> None:
+        """*state*: where changes that are not captured are held against the box."""
         self._database = database
+        self._keeper = keeper
+        self._state = state
         self.task = PeriodicTask(
             "marks",
             self._look,
@@ -35,3 +47,11 @@ class MarkWatch:
         except DatabaseError as error:
             # A lost database has a watch of its own, and each new connection compares.
             logger.debug("the marks are not compared: %s", error)
+            return
+        if self._state is None:
+            return
+        why_not = "" if self._keeper.companion is None else self._keeper.companion.why_not
+        if why_not and self._keeper.journal is not None:
+            self._state.note(_CAPTURE, f"PostgreSQL captures no changes: {why_not}")
+        else:
+            self._state.withdraw(_CAPTURE)

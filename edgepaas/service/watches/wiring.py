@@ -87,8 +87,11 @@ class Watches:
         if outcomes is not None:
             handlers = replace(handlers, give_up=outcomes.give_up)
             self._start(outcomes.task)
+            self._start_fit(loaded.database, outcomes)
         self._start(LossWatch(loaded.database, handlers).task)
         self._start_marks(loaded.database)
+        if loaded.journal is not None:
+            self._start(loaded.journal.task)
         patience = self.settings.number("STOP_TIMEOUT")
         watch = HandBackWatch(self.contract, self.paths, self.control, patience, announce=announce)
         hand_back = watch.task()
@@ -116,6 +119,22 @@ class Watches:
         )
         return OutcomeWatch(database.outcomes, handlers)
 
+    def _start_fit(self, database: "Database", outcomes: "OutcomeWatch") -> None:
+        """Look whether the tables go on keeping what is written to them."""
+        from edgepaas.database.postgresql.database import ServerDatabase
+        from edgepaas.outbox.layout import TABLES_RECORD
+        from edgepaas.service.watches.table_fit import FitWatch
+
+        document = TABLES_RECORD.read_or_none(self.paths.tables)
+        if isinstance(database, ServerDatabase) and document is not None and document["tables"]:
+            watch = FitWatch(
+                database,
+                document["tables"],
+                outcomes.report_unfit,
+                rehearse=database.rehearse_write,
+            )
+            self._start(watch.task)
+
     def _start_marks(self, database: "Database") -> None:
         """Compare what PostgreSQL acknowledged with what it has."""
         if database.dialect != "postgresql":
@@ -124,7 +143,7 @@ class Watches:
         from edgepaas.service.watches.marks import MarkWatch
 
         if isinstance(database, ServerDatabase) and database.marks is not None:
-            self._start(MarkWatch(database, database.marks).task)
+            self._start(MarkWatch(database, database.marks, self.state).task)
 
     def start_for_machine(self, loaded: "Loaded", forwarding: "ForwardingWatch") -> None:
         """Watch the machine, what the checks find, and the disk budget."""

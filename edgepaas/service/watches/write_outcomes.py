@@ -52,6 +52,8 @@ class OutcomeWatch:
     def __init__(self, outcomes: Outcomes, handlers: GivingUp) -> None:
         self._outcomes = outcomes
         self._handlers = handlers
+        #: The tables that do not fit.
+        self._unfit: Sequence[Failing] = ()
         self._noted: dict[str, Refusal] = {}
         self._alerted: set[str] = set()
         self.task = PeriodicTask(
@@ -64,7 +66,7 @@ class OutcomeWatch:
 
     def look(self) -> None:
         """Report the tables that PostgreSQL refuses, and give it up for those that last."""
-        failing = self._outcomes.failing()
+        failing = [*self._outcomes.failing(), *self._unfit]
         self._report([one for one in failing if one.is_known])
         lasting = [one for one in failing if one.is_lasting]
         if not lasting:
@@ -72,11 +74,21 @@ class OutcomeWatch:
         if self._handlers.contract.fallback_armed:
             self._give_up(lasting)
         else:
-            self._alert_once(lasting, "There is no fallback (BOTH_DB=false): it answers 503")
+            unfit = all(one.refusal.access is Access.FIT for one in lasting)
+            answers = "is not ready" if unfit else "answers 503"
+            self._alert_once(lasting, f"There is no fallback (BOTH_DB=false): it {answers}")
 
     def give_up(self, refusal: Refusal) -> bool:
         """Give PostgreSQL up for what was found without a write; returns whether that is done."""
-        return self._give_up([Failing(refusal, 0.0, 0, is_known=True, is_lasting=True)])
+        return self._give_up([_found(refusal)])
+
+    def report_unfit(self, refusals: Sequence[Refusal]) -> None:
+        """Have the next look act on tables that do not keep what is written to them.
+
+        From any thread; with none of *refusals* it is over.
+        """
+        self._unfit = tuple(_found(one) for one in refusals)
+        self.task.wake()
 
     def _report(self, known: Sequence[Failing]) -> None:
         state = self._handlers.state
@@ -126,3 +138,8 @@ class OutcomeWatch:
             f"{first.refusal.text}{also}.{failed} {consequence}", subject=first.refusal.table
         )
         self._alerted.add(first.refusal.table)
+
+
+def _found(refusal: Refusal) -> Failing:
+    """Return *refusal*, which no request has met yet, as what is acted upon."""
+    return Failing(refusal, 0.0, 0, is_known=True, is_lasting=True)

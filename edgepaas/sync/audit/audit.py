@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparing the ledgers of the box and of PostgreSQL (``edgepaas audit``)."""
+"""Comparing the ledgers and the rows of the box and of PostgreSQL (``edgepaas audit``)."""
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.outbox.stream import Stream
+from edgepaas.files.node_identity import node_identity
+from edgepaas.outbox import capture
+from edgepaas.outbox.journal.tables import journal_path
+from edgepaas.outbox.layout import read_document
 from edgepaas.sync.audit.box import BoxSide, opened_for_audit, read_box
-from edgepaas.sync.audit.hub import HubReader, HubStream, KeyComparison, compare_by_key, hub_reader
+from edgepaas.sync.audit.comparison import Comparison, compare_content
+from edgepaas.sync.audit.counters import compare_streams
+from edgepaas.sync.audit.hub import HubReader, HubStream, content_hub, hub_reader
 from edgepaas.sync.audit.marks import LostMarks, read_lost_marks
+from edgepaas.sync.audit.record import still_open
+from edgepaas.sync.audit.tally import Tally
 from edgepaas.sync.errors import HubError
+from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.losses.acknowledge import acknowledge_rows, acknowledged_lost, read_acknowledged
+from edgepaas.sync.losses.lost_state import lost_sentences
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -25,7 +37,7 @@ _PAUSE = 0.2
 
 @dataclass
 class Audit:
-    """The counters of both sides, and where they disagree."""
+    """The counters of both sides, the rows that were compared, and where they disagree."""
 
     box: BoxSide
     #: Whether there is a PostgreSQL to deliver rows to.
@@ -33,9 +45,12 @@ class Audit:
     #: Why the hub could not be read; empty when it was.
     hub_error: str = ""
     streams: list[HubStream] = field(default_factory=list)
-    compared: KeyComparison | None = None
+    #: The rows whose content was compared; None: none could be.
+    compared: Tally | None = None
     #: What PostgreSQL acknowledged while it served, and has lost.
     lost: LostMarks = field(default_factory=LostMarks)
+    #: Of the rows that it lost after it had confirmed them, those that an operator knows of.
+    hub_lost_acknowledged: int = 0
     discrepancies: list[str] = field(default_factory=list)
 
     @property
@@ -48,6 +63,12 @@ class Audit:
         """Whether both sides were read; a box without a hub has only one."""
         return not self.hub_error
 
+    @property
+    def not_in_place(self) -> int:
+        """Accepted rows that PostgreSQL does not have as they were written, known ones too."""
+        rows = self.box.counters["hub_lost"] + self.lost.rows
+        return rows + (0 if self.compared is None else self.compared.not_in_place)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it for ``--json``."""
         stream = self.box.stream
@@ -55,6 +76,7 @@ class Audit:
             "adds_up": self.adds_up,
             "complete": self.complete,
             "hub_error": self.hub_error,
+            "not_in_place": self.not_in_place,
             "box": {
                 **self.box.counters,
                 "stream": None
@@ -76,8 +98,9 @@ class Audit:
                 "streams": [asdict(one) for one in self.streams],
                 "totals": self.hub_totals(),
             },
+            "hub_lost_acknowledged": self.hub_lost_acknowledged,
             "lost_while_serving": asdict(self.lost),
-            "compared": None if self.compared is None else asdict(self.compared),
+            "compared": None if self.compared is None else self.compared.as_dict(),
             "discrepancies": self.discrepancies,
         }
 
@@ -87,76 +110,119 @@ class Audit:
         return {name: sum(getattr(one, name) for one in self.streams) for name in names}
 
 
+@dataclass(frozen=True)
+class _Sides:
+    """How both sides are reached."""
+
+    contract: "DatabaseContract"
+    settings: "Settings"
+    paths: "Paths"
+    open_reader: Callable[..., AbstractContextManager[HubReader]]
+
+    def reader(self) -> AbstractContextManager[HubReader]:
+        return self.open_reader(self.settings, self.contract.hub_url)
+
+    def hub(self) -> Hub:
+        return content_hub(self.settings, self.contract.hub_url)
+
+    def document(self) -> Mapping[str, Any] | None:
+        """Return what tables.json says; None where no schema stage has run since the boot."""
+        try:
+            return read_document(self.paths.tables)
+        except (OSError, ValueError):
+            return None
+
+
 def audit(
     contract: "DatabaseContract",
     settings: "Settings",
     paths: "Paths",
     *,
     deep: bool = False,
-    open_reader: Callable[..., Any] = hub_reader,
+    acknowledge: bool = False,
+    open_reader: Callable[..., AbstractContextManager[HubReader]] = hub_reader,
 ) -> Audit:
-    """Read the box's file and the hub, and compare; *deep* also compares every key.
+    """Read the box's file and the hub, and compare counters and content.
 
-    Changes nothing on either side, and the box may go on working. Raises BoxUnreadable,
-    LockHeld, sqlite3.Error; that the hub cannot be read is part of the result.
+    Of each table the latest AUDIT_ROWS rows, with *deep* all of them. Changes nothing on either
+    side, and the box may go on working; *acknowledge*: rows that are not in place count as
+    known from now on. Raises BoxUnreadable, LockHeld, TooMany, OSError, sqlite3.Error; that the
+    hub cannot be read is part of the result.
     """
-    found = _audit_rows(contract, settings, paths, deep=deep, open_reader=open_reader)
+    sides = _Sides(contract, settings, paths, open_reader)
+    most = None if deep else settings.integer("AUDIT_ROWS")
+    with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
+        found, compared = _audit_rows(sides, connection, most)
+        if (
+            connection is not None
+            and contract.hub_url
+            and contract.final_db_mode != "postgres_only"
+        ):
+            found.discrepancies += _capture_problems(sides, connection)
     found.lost = read_lost_marks(paths, settings, contract.hub_url)
     found.discrepancies += found.lost.discrepancies()
+    found.hub_lost_acknowledged, lost = _hub_lost(paths, found)
+    found.discrepancies += lost
+    found.discrepancies += lost_sentences(paths)
+    if compared is not None:
+        if acknowledge:
+            acknowledge_rows(paths, compared.unexplained)
+            compared.tally.acknowledge()
+        found.compared = compared.tally
+        found.discrepancies += compared.tally.discrepancies()
+        if not compared.complete:
+            found.discrepancies += [
+                f"the audit that runs by itself: {one}" for one in still_open(paths)
+            ]
     return found
 
 
 def _audit_rows(
-    contract: "DatabaseContract",
-    settings: "Settings",
-    paths: "Paths",
-    *,
-    deep: bool,
-    open_reader: Callable[..., Any],
-) -> Audit:
-    with opened_for_audit(contract.sqlite_path, paths.database_lock) as connection:
-        if not contract.hub_url:
-            return _audit_box(read_box(connection))
-        try:
-            with open_reader(settings, contract.hub_url) as hub:
-                return _audit_both(
-                    connection, hub, lambda: open_reader(settings, contract.hub_url), deep=deep
-                )
-        except HubError as error:
-            found = _audit_box(read_box(connection))
-            found.hub_configured, found.hub_error = True, str(error)
-            return found
+    sides: _Sides, connection: sqlite3.Connection | None, most: int | None
+) -> tuple[Audit, Comparison | None]:
+    if not sides.contract.hub_url:
+        return _audit_box(read_box(connection)), None
+    try:
+        found = _audit_both(sides, connection)
+        if connection is None or found.box.stream is None:
+            return found, None
+        document = sides.document() or {"tables": {}}
+        known = read_acknowledged(sides.paths)
+        with sides.hub() as hub:
+            return found, compare_content(
+                connection,
+                hub,
+                document["tables"],
+                known,
+                most=most,
+                journal=journal_path(sides.contract.sqlite_path),
+            )
+    except HubError as error:
+        found = _audit_box(read_box(connection))
+        found.hub_configured, found.hub_error = True, str(error)
+        return found, None
 
 
 def _audit_box(box: BoxSide) -> Audit:
     return Audit(box, hub_configured=False, discrepancies=box.discrepancies())
 
 
-def _audit_both(
-    connection: sqlite3.Connection | None,
-    hub: HubReader,
-    reopen: Callable[[], Any],
-    *,
-    deep: bool,
-) -> Audit:
-    found = _compare(connection, hub)
+def _audit_both(sides: _Sides, connection: sqlite3.Connection | None) -> Audit:
+    compare = partial(_compare, sides, connection)
+    with sides.reader() as hub:
+        found = compare(hub)
     for _ in range(_ATTEMPTS):
         if found.adds_up:
             break
         # The drainer may have committed a batch after the file was read: only what is still
         # wrong when both are read again is wrong.
         time.sleep(_PAUSE)
-        with reopen() as another:
-            found = _compare(connection, another)
-    if deep and connection is not None and found.box.stream is not None:
-        # The file was read first: what it had delivered by then has to be on the hub now.
-        with reopen() as another:
-            found.compared = compare_by_key(connection, another, found.box.stream)
-        found.discrepancies += _check_keys(found.compared)
+        with sides.reader() as hub:
+            found = compare(hub)
     return found
 
 
-def _compare(connection: sqlite3.Connection | None, hub: HubReader) -> Audit:
+def _compare(sides: _Sides, connection: sqlite3.Connection | None, hub: HubReader) -> Audit:
     box = read_box(connection)
     found = Audit(box, hub_configured=True, discrepancies=box.discrepancies())
     stream = box.stream
@@ -167,78 +233,55 @@ def _compare(connection: sqlite3.Connection | None, hub: HubReader) -> Audit:
                 "server?"
             )
         return found
-    if stream is not None:
-        found.streams = hub.streams(stream.node_id, stream.stream_id)
-        hub_stream = next((one for one in found.streams if one.stream_id == stream.stream_id), None)
-        if wrong := _check_marks(box, stream, hub_stream):
-            found.discrepancies.append(wrong)
-    for one in found.streams:
-        found.discrepancies += _check_counters(one)
+    if stream is None:
+        found.discrepancies += _vanished_file(sides, connection, hub)
+        return found
+    found.streams, wrong = compare_streams(box, stream, hub)
+    found.discrepancies += wrong
     return found
 
 
-def _check_marks(box: BoxSide, stream: Stream, hub_stream: HubStream | None) -> str:
-    """Compare the box's marks with the hub's row of the same stream; "" where they agree."""
-    if hub_stream is None:
-        if stream.confirmed_seq == stream.base_seq:
-            return ""
-        return (
-            f"PostgreSQL does not know the stream {stream.stream_id}, of which the box "
-            f"delivered rows up to {stream.confirmed_seq}"
-        )
-    confirmed = (stream.confirmed_batch, stream.confirmed_seq)
-    in_flight = (stream.inflight_batch, stream.inflight_seq)
-    if hub_stream.mark > hub_stream.base and (hub_stream.batch, hub_stream.mark) not in (
-        confirmed,
-        in_flight,
-    ):
-        return (
-            f"PostgreSQL's mark of the stream {stream.stream_id} is {hub_stream.mark} (batch "
-            f"{hub_stream.batch or 'none'}); the box confirmed {stream.confirmed_seq} (batch "
-            f"{stream.confirmed_batch or 'none'}) and has {stream.inflight_seq or 'nothing'} "
-            "in flight"
-        )
-    numbers = (hub_stream.base + 1, hub_stream.mark)
-    expected = (
-        hub_stream.mark
-        - hub_stream.base
-        - box.shed_between(*numbers)
-        - box.missing_between(*numbers)
+def _vanished_file(
+    sides: _Sides, connection: sqlite3.Connection | None, hub: HubReader
+) -> list[str]:
+    """Return what PostgreSQL knows of a file that is not there, or holds nothing, any more."""
+    if sides.contract.final_db_mode == "postgres_only":
+        return []
+    node_id = node_identity(sides.paths).node_id
+    streams = [one for one in hub.streams(node_id, node_id) if one.mark > one.base]
+    if not streams:
+        return []
+    last = max(streams, key=lambda one: one.mark)
+    beat = hub.heartbeat(node_id)
+    waiting = (
+        "" if beat is None else f"; {beat[0]:,} rows waited here at its heartbeat of {beat[1]}"
     )
-    if hub_stream.rows + hub_stream.dead != expected:
-        return (
-            f"up to {hub_stream.mark} the box sent {expected} rows; PostgreSQL counted "
-            f"{hub_stream.rows} applied and {hub_stream.dead} dead, "
-            f"{hub_stream.rows + hub_stream.dead} in all"
-        )
-    given_up = sum(gap.rows for gap in box.gaps if hub_stream.base < gap.seq <= hub_stream.mark)
-    if hub_stream.shed != given_up:
-        return f"the box reported {given_up} rows as given up; PostgreSQL counted {hub_stream.shed}"
-    return ""
-
-
-def _check_counters(one: HubStream) -> list[str]:
-    """Compare the hub's counters of a stream with the rows of its tables."""
-    pairs = (
-        ("dead letters", one.dead, one.dead_letters),
-        ("conflicts", one.conflicts, one.conflicts_counted),
-        ("rows given up", one.shed, one.gap_rows),
-    )
+    what = "is gone" if connection is None else "has lost its outbox"
     return [
-        f"PostgreSQL counts {counted} {what} of the stream {one.stream_id}, and has {present}"
-        for what, counted, present in pairs
-        if counted != present
+        f"the SQLite file {sides.contract.sqlite_path} {what}: PostgreSQL knows rows of this box "
+        f"up to {last.mark} of the stream {last.stream_id}{waiting}"
     ]
 
 
-def _check_keys(compared: KeyComparison) -> list[str]:
-    found = [
-        f"PostgreSQL has no table {table}, of which the box delivered rows"
-        for table in compared.no_table
+def _capture_problems(sides: _Sides, connection: sqlite3.Connection) -> list[str]:
+    document = sides.document()
+    if document is None:
+        return []
+    return [
+        f"changes of the SQLite file may not reach PostgreSQL: {problem}"
+        for problem in capture.problems(connection, document)
     ]
-    if compared.missing:
-        found.append(
-            f"{compared.missing} delivered facts are not in PostgreSQL, among them "
-            + ", ".join(compared.examples)
-        )
-    return found
+
+
+def _hub_lost(paths: "Paths", found: Audit) -> tuple[int, list[str]]:
+    """Return how many of the lost rows are known to an operator, and what is said of the others."""
+    lost = found.box.counters["hub_lost"]
+    # What was acknowledged counts the rows lost while PostgreSQL served as well.
+    of_marks = found.lost.rows - found.lost.open_rows
+    known = min(lost, max(0, acknowledged_lost(paths) - of_marks))
+    if lost == known:
+        return known, []
+    return known, [
+        f"PostgreSQL confirmed {lost - known:,} rows that it has lost since, and that this box no "
+        "longer holds; once that is dealt with: 'edgepaas sync acknowledge'"
+    ]

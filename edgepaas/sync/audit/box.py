@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgepaas.database.reserved_names import OUTBOX, STATE
+from edgepaas.database.sqlite import numeric_order
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import held
 from edgepaas.files.sqlite_file import open_refusal_reason
@@ -92,6 +93,7 @@ def opened_for_audit(path: Path, lock: Path) -> Iterator[sqlite3.Connection | No
         with closing(
             sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None)
         ) as connection:
+            numeric_order.register(connection)
             yield connection
 
 

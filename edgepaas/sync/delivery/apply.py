@@ -3,8 +3,8 @@
 
 A chunk that was sent is not kept in memory. So the transaction is rolled back when a fact
 exists already, and the batch is read and sent again with a comparison of its facts; and when a
-row is refused: the batch is then read again and applied row by row
-(:mod:`edgepaas.sync.delivery.bisect`).
+row is refused, or is not there afterwards as it was sent: the batch is then read again and applied
+row by row (:mod:`edgepaas.sync.delivery.bisect`).
 """
 
 from collections import deque
@@ -15,10 +15,10 @@ from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery.column_mapping import TableDropped
 from edgepaas.sync.delivery.dead_letters import RefusedChange
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
-from edgepaas.sync.delivery.runs import runs_of
 from edgepaas.sync.delivery.sending import Origin, bind
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.delivery.values import UnsendableValue
+from edgepaas.sync.delivery.verification import unstored
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
@@ -78,7 +78,7 @@ class PipelinedApplier:
     def _statements(self, changes: Sequence[Change]) -> tuple[list[Statement], list[_Sent]]:
         statements: list[Statement] = []
         parts: list[_Sent] = []
-        runs = runs_of(changes, self._planner.tables)
+        runs = self._planner.runs_of(changes)
         for run in runs:
             if run.op == "gap":
                 statements += [gap_statement(change, self._origin) for change in run.changes]
@@ -108,4 +108,6 @@ class PipelinedApplier:
             position += len(own)
             if must_be_new and own[0].count < rows:
                 raise FactsExist("facts that exist already")
+            if not_there := unstored(templates, own[: len(templates)]):
+                raise NeedsRowByRow(next(iter(not_there.values())))
             self.counts.add_results(templates, own[: len(templates)], rows)

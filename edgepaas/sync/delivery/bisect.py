@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applying a batch row by row where needed: rows that PostgreSQL refuses are found and left out.
 
+So are rows that it accepted and did not store as they were sent.
+
 Each run is tried as a whole in a savepoint, then in halves, down to the single row that is
 refused. Halves are applied in the order of the changes, so that what one statement over many
 rows cannot do (two rows that swap a unique value) succeeds.
@@ -9,7 +11,7 @@ rows cannot do (two rows that swap a unique value) succeeds.
 from collections.abc import Sequence
 
 from edgepaas.outbox.reading import Change
-from edgepaas.pgdriver.pipeline import Statement
+from edgepaas.pgdriver.pipeline import Result, Statement
 from edgepaas.sync.delivery.column_mapping import TableDropped
 from edgepaas.sync.delivery.dead_letters import (
     RefusedChange,
@@ -17,13 +19,14 @@ from edgepaas.sync.delivery.dead_letters import (
     store_dead_letters,
 )
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner, gap_statement, rows_shed
-from edgepaas.sync.delivery.refusals import TableJudge
-from edgepaas.sync.delivery.runs import Run, runs_of
+from edgepaas.sync.delivery.runs import Run
 from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
 from edgepaas.sync.delivery.statement_template import StatementTemplate
 from edgepaas.sync.delivery.values import INVALID_CHARACTER
+from edgepaas.sync.delivery.verification import unstored
 from edgepaas.sync.errors import HubError, RowRefused
 from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.refusals.table_judge import TableJudge
 
 #: The reason of a row that was not refused itself; it has no SQLSTATE.
 FOLLOWS = "an earlier change of this row was refused and waits here"
@@ -57,7 +60,7 @@ class BisectingApplier:
         self._left_out.clear()
         if self._letters_waiting:
             self._left_out |= rows_with_waiting_letters(self._hub, self._origin.node_id, changes)
-        for run in runs_of(changes, self._planner.tables):
+        for run in self._planner.runs_of(changes):
             if run.op == "gap":
                 self._hub.run([gap_statement(change, self._origin) for change in run.changes])
                 self.counts.delivered += len(run.changes)
@@ -100,33 +103,62 @@ class BisectingApplier:
                 refused.append(RefusedChange(change, INVALID_CHARACTER, reason))
             else:
                 sendable.append(change)
-        parts: list[Sequence[Change]] = [sendable] if sendable else []
+        return refused + (self._apply_parts(run, templates, sendable) if sendable else [])
+
+    def _apply_parts(
+        self, run: Run, templates: Sequence[StatementTemplate], changes: Sequence[Change]
+    ) -> list[RefusedChange]:
+        """Apply *changes*, in halves where PostgreSQL refuses them; return those refused."""
+        refused: list[RefusedChange] = []
+        parts = [changes]
         while parts:
             part = parts.pop(0)
             try:
-                self._apply_in_savepoint(templates, part)
+                not_there = self._apply_in_savepoint(templates, part)
             except HubError as error:
-                refusal = self._judge.refusal(error, run.layout)
+                table = self._planner.hub_table(run.layout)
+                refusal = self._judge.refusal(error, table, run.layout)
                 if refusal is None and not isinstance(error, RowRefused):
                     raise
                 if len(part) == 1 or (refusal is not None and not refusal.doubtful):
                     if refusal is not None:
-                        self._judge.raise_for_table(refusal, run.layout, error)
+                        self._judge.raise_for_table(refusal, table, run.layout, error)
                     refused.append(RefusedChange(part[0], error.sqlstate, error.server_message))
                 else:
                     middle = len(part) // 2
                     parts[:0] = [part[:middle], part[middle:]]
+                continue
+            if not_there:
+                refused += [
+                    RefusedChange(change, "", not_there[change.seq])
+                    for change in part
+                    if change.seq in not_there
+                ]
+                others = [change for change in part if change.seq not in not_there]
+                parts[:0] = [others] if others else []
         return refused
 
     def _apply_in_savepoint(
         self, templates: Sequence[StatementTemplate], changes: Sequence[Change]
-    ) -> None:
+    ) -> dict[int, str]:
+        """Apply *changes*; where some are not there as they were sent, none of them is.
+
+        Returns those, by sequence number, with the reason.
+        """
         statements: list[Statement] = []
         slices = []
         for sent, rows in bind(templates, changes, self._origin):
             statements += sent
             slices.append(len(rows))
-        results = self._hub.savepoint(statements)
-        for number, count in enumerate(slices):
-            start = number * len(templates)
-            self.counts.add_results(templates, results[start : start + len(templates)], count)
+        not_there: dict[int, str] = {}
+
+        def is_stored(results: Sequence[Result]) -> bool:
+            not_there.update(unstored(templates, results))
+            return not not_there
+
+        results = self._hub.savepoint(statements, accepted=is_stored)
+        if not not_there:
+            for number, count in enumerate(slices):
+                start = number * len(templates)
+                self.counts.add_results(templates, results[start : start + len(templates)], count)
+        return not_there

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which columns of the box's rows exist in the hub's table, and where each one stands."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.outbox.layout import Layout, Merge
+from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.outbox.layout import Column, Layout, Merge
+from edgepaas.outbox.revisions.changes import Names
+from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.tables import quoted
+from edgepaas.outcomes.fit import table_misfit
 from edgepaas.sync.errors import SchemaDrift
 from edgepaas.sync.hub.catalog import HubColumn, HubTable
 
@@ -35,15 +39,21 @@ class MappedColumn:
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """The columns of *layout* that the hub has, in the layout's order."""
+    """The columns of *layout* that the hub has, in the layout's order.
+
+    ``hub_table`` is the table's name there. ``dropped`` are columns that the hub has no more:
+    what rows bring for them is kept as a conflict.
+    """
 
     layout: Layout
     columns: tuple[MappedColumn, ...]
+    hub_table: str
+    dropped: tuple[MappedColumn, ...] = ()
 
     @property
     def table(self) -> str:
-        """The table's name as an SQL identifier."""
-        return quoted(self.layout.table)
+        """The hub's table as an SQL identifier."""
+        return quoted(self.hub_table)
 
     @property
     def key(self) -> tuple[MappedColumn, ...]:
@@ -59,53 +69,121 @@ class TableDropped(Exception):
     """Neither the hub nor this box's own models have the table any more."""
 
 
-def map_columns(layout: Layout, table: HubTable | None, models: Mapping[str, Any]) -> ColumnMapping:
-    """Return the columns of *layout* that the hub's *table* has.
+def map_columns(
+    layout: Layout,
+    tables: Mapping[str, HubTable],
+    models: Mapping[str, Any],
+    naming: Naming | None = None,
+) -> ColumnMapping:
+    """Return where the columns of *layout* stand among the hub's *tables*.
 
-    A column that neither the hub nor the current *models* (``tables`` of tables.json) have is
-    left out. Raises SchemaDrift where the hub lacks a column of the models, has another key, or
-    requires a value that these rows do not have; TableDropped.
+    *naming*: what was renamed since rows of the layout were captured. A column that neither the
+    hub nor the current *models* (``tables`` of tables.json) have is ``dropped``. Raises
+    SchemaDrift where the hub lacks a column of the models, has another key, or requires a value
+    that these rows do not have; TableDropped.
     """
-    wanted = models.get(layout.table)
+    naming = naming or Naming()
+    names, own = naming.at_hub(layout), naming.at_box(layout)
+    wanted = models.get(own.table or "")
+    table = None if names.table is None else tables.get(names.table)
     if table is None:
-        if wanted is None:
+        if names.table is None or wanted is None:
             raise TableDropped
-        raise SchemaDrift(f"the hub has no table {layout.table}; {_REMEDY}")
+        raise SchemaDrift(f"the hub has no table {names.table}; {_REMEDY}")
+    if names.ambiguous:
+        raise SchemaDrift(f"the hub's table {table.name} has other columns yet; {_REMEDY}")
     known = {column["name"] for column in wanted["columns"]} if wanted else set()
-    missing = [name for name in layout.names if name not in table.columns]
-    lacking = sorted(set(missing) & (known | set(layout.key)))
+    lacking = sorted(
+        now
+        for name, now in names.columns.items()
+        if now is not None
+        and now not in table.columns
+        and (own.columns[name] in known or name in layout.key)
+    )
     if lacking:
-        raise SchemaDrift(f"the hub's table {layout.table} has no {lacking[0]}; {_REMEDY}")
-    if set(table.key) != set(layout.key):
-        raise SchemaDrift(
-            f"the hub's table {layout.table} has the key ({', '.join(table.key)}), this box's "
-            f"({', '.join(layout.key)}); {_REMEDY}"
-        )
-    for column in table.columns.values():
-        if column.required and not column.generated and column.name not in layout.names:
-            raise SchemaDrift(
-                f"the hub's column {layout.table}.{column.name} requires a value, and rows that "
-                "wait here have none: give it a default there until they are delivered"
-            )
-    return ColumnMapping(layout, tuple(_mapped_columns(layout, table)))
+        raise SchemaDrift(f"the hub's table {table.name} has no {lacking[0]}; {_REMEDY}")
+    _check_key(layout, table, names)
+    _check_required(table, names)
+    if wanted is not None:
+        _check_fit(layout, table, names, own, wanted)
+    return ColumnMapping(
+        layout,
+        tuple(_mapped_columns(layout, table, names)),
+        table.name,
+        tuple(_dropped_columns(layout, table, names)),
+    )
 
 
+_ALTERED = "alter it back, and what waits is sent"
 _REMEDY = "run 'edgepaas schema --hub' to upgrade it to this box's models"
 
 
-def _mapped_columns(layout: Layout, table: HubTable) -> list[MappedColumn]:
-    names = layout.names
-    return [
-        MappedColumn(
+def _check_key(layout: Layout, table: HubTable, names: Names) -> None:
+    key = [names.columns[name] for name in layout.key]
+    if set(table.key) != set(key):
+        raise SchemaDrift(
+            f"the hub's table {table.name} has the key ({', '.join(table.key)}), this box's "
+            f"({', '.join(layout.key)}); {_REMEDY}"
+        )
+
+
+def _check_required(table: HubTable, names: Names) -> None:
+    given = set(names.columns.values())
+    for column in table.columns.values():
+        if column.required and not column.generated and column.name not in given:
+            raise SchemaDrift(
+                f"the hub's column {table.name}.{column.name} requires a value, and rows that "
+                "wait here have none: give it a default there until they are delivered"
+            )
+
+
+def _check_fit(
+    layout: Layout, table: HubTable, names: Names, own: Names, wanted: Mapping[str, Any]
+) -> None:
+    """Raise SchemaDrift where *table* would not keep what the models, *wanted*, allow as it is.
+
+    The rows at hand may be of an older layout; what a migration made of their columns is the
+    models' matter.
+    """
+    models = {column["name"]: column for column in wanted["columns"]}
+    columns = [
+        {**models.get(own.columns[column.name] or "", {}), "name": there}
+        for column in layout.columns
+        if (there := names.columns[column.name]) in table.columns
+    ]
+    if table.shape is None:
+        return
+    refusal = table_misfit(table.name, {"columns": columns}, table.shape)
+    if refusal is not None:
+        raise SchemaDrift(f"{refusal.text}; {_ALTERED}")
+
+
+def _mapped_columns(layout: Layout, table: HubTable, names: Names) -> Iterator[MappedColumn]:
+    positions = {now: n for n, now in enumerate(names.columns.values()) if now in table.columns}
+    for position, column in enumerate(layout.columns):
+        now = names.columns[column.name]
+        if now is None or now not in table.columns or table.columns[now].generated:
+            continue
+        filled_from = names.columns.get(column.filled_from)
+        yield MappedColumn(
             position,
-            table.columns[column.name],
+            table.columns[now],
             column.merge,
-            names.index(column.filled_from) if column.filled_from in table.columns else -1,
+            -1 if filled_from is None else positions.get(filled_from, -1),
             column.name in layout.key,
         )
-        for position, column in enumerate(layout.columns)
-        if column.name in table.columns and not table.columns[column.name].generated
-    ]
+
+
+def _dropped_columns(layout: Layout, table: HubTable, names: Names) -> Iterator[MappedColumn]:
+    for position, column in enumerate(layout.columns):
+        if names.columns[column.name] not in table.columns:
+            yield MappedColumn(position, _without_place(column), "", -1, in_key=False)
+
+
+def _without_place(column: Column) -> HubColumn:
+    """Return *column* as one of the hub, to send its values as text or bytes."""
+    kind = "bytea" if column_kind(column.type) is ColumnKind.BYTES else "text"
+    return HubColumn(column.name, kind, kind, False, kind == "text", False, False)
 
 
 def literal(text: str) -> str:

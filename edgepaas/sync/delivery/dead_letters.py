@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dead letters: changes that PostgreSQL refused, kept on the hub until an operator decides."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,14 @@ from uuid import UUID
 from edgepaas.errors import EdgePaaSError
 from edgepaas.outbox.layout import Layout, forwarded_layouts
 from edgepaas.outbox.reading import Change, Op
-from edgepaas.pgdriver.pipeline import Statement
+from edgepaas.outbox.revisions.naming import Naming
+from edgepaas.pgdriver.pipeline import Result, Statement
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.column_mapping import TableDropped
 from edgepaas.sync.delivery.planner import Planner
-from edgepaas.sync.delivery.runs import runs_of
 from edgepaas.sync.delivery.sending import Origin, bind, row_key, unsendable_reason
+from edgepaas.sync.delivery.statement_template import StatementTemplate
+from edgepaas.sync.delivery.verification import unstored
 from edgepaas.sync.errors import RowRefused
 from edgepaas.sync.hub.connection import Hub
 
@@ -70,7 +73,8 @@ class DeadLetter:
 
     def change(self) -> Change:
         """Return the change as it was captured, with numbers as text."""
-        (layout,) = forwarded_layouts({"tables": {self.table: self.layout}})
+        revision = [str(self.layout.get("revision", ""))]
+        (layout,) = forwarded_layouts({"revision": revision, "tables": {self.table: self.layout}})
         return Change(
             self.seq,
             self.seq,
@@ -105,7 +109,7 @@ def store_dead_letters(hub: Hub, refused: Sequence[RefusedChange], origin: Origi
             [change.layout.table for change in changes],
             [change.op for change in changes],
             [row_key(change) for change in changes],
-            [change.layout.definition() for change in changes],
+            [_definition(change.layout) for change in changes],
             [values.encode_row(change.layout.names, change.new) for change in changes],
             [values.encode_row(change.layout.names, change.old) for change in changes],
             [one.sqlstate for one in part],
@@ -172,11 +176,11 @@ def _apply_chain(
     hub: Hub, chain: Sequence[DeadLetter], models: Mapping[str, Any]
 ) -> tuple[int, tuple[str, str] | None]:
     """Apply letters in order; returns how many were, and the SQLSTATE and error of the next."""
-    planner = Planner(hub.tables, models, {chain[0].table})
+    planner = Planner(hub.tables, models, {chain[0].table}, Naming(hub.revisions))
     for number, letter in enumerate(chain):
         change = letter.change()
         origin = Origin(str(letter.node_id), str(letter.stream_id))
-        (run,) = runs_of([change], planner.tables)
+        (run,) = planner.runs_of([change])
         try:
             templates = planner.templates_for(run, comparing=True)
             reason = unsendable_reason(templates, change)
@@ -185,13 +189,29 @@ def _apply_chain(
             statements: list[Statement] = []
             for sent, _ in bind(templates, [change], origin):
                 statements += sent
-            if statements:
-                hub.savepoint(statements)
+            reason = _apply_letter(hub, templates, statements)
+            if reason:
+                return number, ("", reason)
         except RowRefused as error:
             return number, (error.sqlstate, error.server_message)
         except TableDropped:
             return number, ("42P01", f"there is no table {letter.table} any more")
     return len(chain), None
+
+
+def _apply_letter(
+    hub: Hub, templates: Sequence[StatementTemplate], statements: Sequence[Statement]
+) -> str:
+    """Run the *statements* of a letter; returns why its row is not there as it was sent, or ""."""
+    not_there: list[str] = []
+
+    def is_stored(results: Sequence[Result]) -> bool:
+        not_there.extend(unstored(templates, results).values())
+        return not not_there
+
+    if statements:
+        hub.savepoint(statements, accepted=is_stored)
+    return not_there[0] if not_there else ""
 
 
 def _waiting(hub: Hub, letter: UUID | str) -> DeadLetter:
@@ -219,6 +239,11 @@ def _settle(hub: Hub, letters: Sequence[UUID], state: str) -> None:
             values.array([str(one) for one in letters]),
             state,
         )
+
+
+def _definition(layout: Layout) -> str:
+    """Return the layout as a letter keeps it: with the revision at which the row was captured."""
+    return json.dumps({**json.loads(layout.definition()), "revision": layout.revision})
 
 
 def _row(layout: Layout, stored: Mapping[str, values.Stored] | None) -> tuple[Any, ...] | None:

@@ -6,23 +6,31 @@ rows, and the batch's random id, which the file stores as in flight before anyth
 When the answer to COMMIT is lost, the next call finds out: either the hub has that id or not.
 """
 
+import json
 import logging
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from edgepaas.alerts.catalogue import SYNC_CONFLICTS, SYNC_DEAD_LETTERS
 from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.ledger import pending
 from edgepaas.outbox.reading import Batch, next_batch
+from edgepaas.outbox.revisions.naming import Naming
+from edgepaas.outbox.revisions.record import read_record
 from edgepaas.outbox.stream import Stream, read_stream, set_inflight
 from edgepaas.outcomes.causes import refusal_of
 from edgepaas.sync.delivery import dead_letters
 from edgepaas.sync.delivery.apply import FactsExist, NeedsRowByRow, PipelinedApplier
 from edgepaas.sync.delivery.bisect import BisectingApplier
-from edgepaas.sync.delivery.marks import HubStreamState, advance_statements, lock_stream
+from edgepaas.sync.delivery.marks import (
+    HubStreamState,
+    advance_statements,
+    lock_stream,
+    unaltered_statements,
+)
 from edgepaas.sync.delivery.planner import DeliveryCounts, Planner
 from edgepaas.sync.delivery.reconcile import Log, Totals, confirm_batch, reconcile
 from edgepaas.sync.delivery.sending import Origin
@@ -34,6 +42,7 @@ from edgepaas.sync.errors import (
     UnclassifiedHubError,
 )
 from edgepaas.sync.hub.connection import Hub
+from edgepaas.sync.hub.revisions import unchanged_statements
 
 logger = logging.getLogger("edgepaas.sync")
 
@@ -56,6 +65,29 @@ class DrainResult:
     hub_lost: int = 0
 
 
+class Recovery(Protocol):
+    """What is done about a hub that went back in time (edgepaas.sync.resend.recovery)."""
+
+    def prepare(self, connection: sqlite3.Connection, hub: Hub, stream: Stream) -> None:
+        """Queue what *hub* has lost, if anything, in its open transaction."""
+
+    def committed(self, connection: sqlite3.Connection) -> None:
+        """Note that this transaction was committed."""
+
+
+class NoRecovery:
+    """Queues nothing: the drain of a file alone."""
+
+    def prepare(self, connection: sqlite3.Connection, hub: Hub, stream: Stream) -> None:
+        """Do nothing."""
+
+    def committed(self, connection: sqlite3.Connection) -> None:
+        """Do nothing."""
+
+
+NO_RECOVERY = NoRecovery()
+
+
 def drain_batch(
     connection: sqlite3.Connection,
     hub: Hub,
@@ -64,12 +96,14 @@ def drain_batch(
     log: Log = logger.info,
     models: Mapping[str, Any] | None = None,
     before_reading: Callable[[], None] | None = None,
+    recovery: Recovery = NO_RECOVERY,
 ) -> DrainResult:
     """Bring the file in step with *hub*, then send the next batch of about *rows* rows, if any.
 
     *connection* is that of the embedded database, outside a transaction. *models* are the
     ``tables`` of run/tables.json; without them, the file's newest layouts are used. *log*
-    gets a line about everything out of the ordinary.
+    gets a line about everything out of the ordinary. *recovery* queues what a hub lost that
+    went back in time, before the rows that wait.
 
     Raises HubUnreachable (retry later; whether the batch was committed is found out by the
     next call), TableRefused, HubMisconfigured, SchemaDrift, UnclassifiedHubError, and
@@ -87,6 +121,7 @@ def drain_batch(
             hub_state = lock_stream(hub, stream)
             stream = reconcile(connection, stream, hub_state, totals, log)
             if stream is not None:
+                recovery.prepare(connection, hub, stream)
                 if before_reading is not None:
                     before_reading()
                 row_by_row = row_by_row or hub_state.letters_waiting
@@ -94,14 +129,12 @@ def drain_batch(
                     connection, hub, stream, hub_state, models, row_by_row, comparing
                 )
                 _send_next(sending, rows, totals, log)
+                recovery.committed(connection)
                 break
         except TableRefused:
             raise
         except SchemaDrift:
-            if drifted:
-                raise
-            drifted = True  # perhaps only this connection's description of the hub is old
-            hub.forget_tables()
+            rows, drifted = _fewer_after_drift(hub, rows, again=drifted), True
         except (NeedsRowByRow, RowRefused) as reason:
             if row_by_row:
                 raise UnclassifiedHubError(
@@ -119,6 +152,21 @@ def drain_batch(
         finally:
             hub.rollback()
     return _result(totals, pending(connection))
+
+
+def _fewer_after_drift(hub: Hub, rows: int, *, again: bool) -> int:
+    """Return how many rows to send after a SchemaDrift, which is being handled; or raise it.
+
+    At first perhaps only what this connection knows of the hub is old. Where it comes *again*, rows
+    of an older layout may stand before the one that does not fit: they go home, since a revision
+    may wait for that.
+    """
+    if not again:
+        hub.forget_tables()
+        return rows
+    if rows <= 1:
+        raise  # noqa: PLE0704 - the SchemaDrift
+    return rows // 2
 
 
 def _result(totals: Totals, remaining: int) -> DrainResult:
@@ -144,9 +192,12 @@ class _Sending:
     row_by_row: bool
     comparing: bool
 
-    def applier(self) -> PipelinedApplier | BisectingApplier:
+    def planner(self) -> Planner:
         models = _newest_layouts(self.connection) if self.models is None else self.models
-        planner = Planner(self.hub.tables, models, set(self.hub_state.tombstoned))
+        naming = Naming(self.hub.revisions, read_record(self.connection))
+        return Planner(self.hub.tables, models, set(self.hub_state.tombstoned), naming)
+
+    def applier(self, planner: Planner) -> PipelinedApplier | BisectingApplier:
         origin = Origin(self.stream.node_id, self.stream.stream_id)
         if not self.row_by_row:
             return PipelinedApplier(self.hub, planner, origin, comparing=self.comparing)
@@ -165,9 +216,14 @@ def _send_next(sending: _Sending, rows: int, totals: Totals, log: Log) -> None:
     batch_id = str(uuid.uuid4())
     # Before anything is sent, and while the lock is held, so that no other process sends it.
     set_inflight(connection, batch_id, batch.last_seq)
-    applier = sending.applier()
+    planner = sending.planner()
+    applier = sending.applier(planner)
     counts = _apply(batch, applier)
-    hub.commit(*advance_statements(stream, batch_id, batch.last_seq, counts))
+    hub.commit(
+        *unchanged_statements(hub.revisions),
+        *advance_statements(stream, batch_id, batch.last_seq, counts),
+        *unaltered_statements(planner.used.values()),
+    )
     confirm_batch(connection, batch_id, batch.last_seq, counts)
     totals.add(counts)
     _report(counts, applier.refused, log)
@@ -182,7 +238,7 @@ def _apply(batch: Batch, applier: PipelinedApplier | BisectingApplier) -> Delive
 def _newest_layouts(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return the file's newest layout of each table, in the form of tables.json."""
     return {
-        layout.table: {"columns": [{"name": name} for name in layout.names]}
+        layout.table: json.loads(layout.definition())
         for _, layout in sorted(stored_layouts(connection).items())
     }
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mark: up to which row the hub has a stream, read, compared with the file, advanced."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from edgepaas.outbox.stream import Stream
+from edgepaas.outcomes.fit import FINGERPRINT
 from edgepaas.pgdriver.pipeline import Statement
+from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.planner import DeliveryCounts
+from edgepaas.sync.hub.catalog import HubTable
 from edgepaas.sync.hub.connection import Hub
 
 
@@ -129,3 +133,25 @@ def advance_statements(
         ("SET CONSTRAINTS ALL IMMEDIATE", ()),
         (_ADVANCE, (stream.stream_id, mark, batch, *counted)),
     ]
+
+
+# The cast fails with undefined_table, which is what a changed schema is to the drainer; without
+# a row it is not evaluated.
+_UNALTERED = f"""
+SELECT quote_ident('altered while rows were sent: ' || w.name)::regclass
+FROM (SELECT name, fingerprint, to_regclass(quote_ident(name)) AS oid
+  FROM unnest($1::text[], $2::text[]) AS given(name, fingerprint)) AS w
+WHERE w.fingerprint IS DISTINCT FROM {FINGERPRINT.replace("$oid", "w.oid")}"""  # noqa: S608
+
+
+def unaltered_statements(tables: Iterable[HubTable]) -> list[Statement]:
+    """Return what fails, with SchemaDrift, where one of *tables* is not as it was read.
+
+    To be sent with COMMIT: the rows that were written keep anybody from altering their tables
+    meanwhile, so that what the catalog says then is what they were written to.
+    """
+    known = [(one.name, one.shape.fingerprint) for one in tables if one.shape is not None]
+    if not known:
+        return []
+    names, fingerprints = zip(*known, strict=True)
+    return [(_UNALTERED, (values.array(names), values.array(fingerprints)))]

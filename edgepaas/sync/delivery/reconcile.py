@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from edgepaas.alerts.catalogue import SYNC_FORK, SYNC_HUB_LOST
 from edgepaas.outbox import ledger
 from edgepaas.outbox.ledger import pending
+from edgepaas.outbox.resending.recovery_state import note_broken
 from edgepaas.outbox.stream import Counts, Stream, confirm, fork, read_stream, rewind
+from edgepaas.outbox.tables import transaction
 from edgepaas.sync.delivery.marks import HubStreamState, StreamComparison, compare_marks
 from edgepaas.sync.delivery.planner import DeliveryCounts
 
@@ -104,7 +106,9 @@ def _rewind(
     totals: Totals,
     log: Log,
 ) -> None:
-    lost = rewind(connection, hub_state.mark, hub_state.batch)
+    with transaction(connection):
+        lost = rewind(connection, hub_state.mark, hub_state.batch)
+        note_broken(connection)
     totals.hub_lost += lost
     again = pending(connection)
     log(

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Binding the values of changes to statement templates, in slices of a bounded size."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.outbox.reading import Change
+from edgepaas.outbox.reading import Change, bounded_key
 from edgepaas.pgdriver.pipeline import Statement
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.statement_template import Parameter, StatementTemplate
@@ -24,17 +23,9 @@ class Origin:
     stream_id: str
 
 
-#: The longest key, in bytes, in the hub's own tables: an index entry has less than 2704.
-_MAX_KEY_BYTES = 1000
-
-
 def row_key(change: Change) -> str:
     """Return the key of the row of *change* for the hub's own tables; a long one as its hash."""
-    text = change.key_text
-    if len(text) <= _MAX_KEY_BYTES // 4:
-        return text
-    data = text.encode("utf-8")
-    return text if len(data) <= _MAX_KEY_BYTES else f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return bounded_key(change.key_text)
 
 
 def bind(

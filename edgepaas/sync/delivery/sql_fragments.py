@@ -51,17 +51,32 @@ def merged_value(mapped: MappedColumn) -> str:
         return f"{mapped.merge}({new}, {hub})"
     if mapped.merge == "keep":
         return f"coalesce({hub}, {new})"
+    if mapped.merge == "add":
+        return hub  # the insert has added already, since this may meet the row that it made
     return f"coalesce({nonempty(mapped, new)}, {hub}, {new})"
 
 
-def updated_value(mapped: MappedColumn) -> str:
+def added_value(mapped: MappedColumn) -> str:
+    """Return the value of a counter after an insert that met the row ``t``."""
+    hub, new = f"t.{mapped.name}", f"excluded.{mapped.name}"
+    return f"CASE WHEN {new} IS NULL THEN {hub} ELSE coalesce({hub}, 0) + {new} END"
+
+
+def updated_value(mapped: MappedColumn, *, known: bool = True) -> str:
     """Return the value of a column after an update.
 
-    A merge rule applies only where the hub's value is not the old one any more.
+    A merge rule applies only where the hub's value is not the old one any more; the
+    difference that a counter's update makes is added always, unless it is not *known*
+    whether the hub has it already.
     """
     new, hub = f"h.n{mapped.position}", f"h.h{mapped.position}"
     if not mapped.merge:
         return new
+    if mapped.merge == "add":
+        old = f"h.o{mapped.position}"
+        if known:
+            return f"coalesce({hub}, 0) + (coalesce({new}, 0) - coalesce({old}, 0))"
+        return f"CASE WHEN {values_differ(mapped, hub, old)} THEN {hub} ELSE {new} END"
     merged = hub if mapped.merge == "keep" else f"{mapped.merge}({new}, {hub})"
     unchanged = f"NOT {values_differ(mapped, hub, f'h.o{mapped.position}')}"
     return f"CASE WHEN {unchanged} THEN {new} ELSE {merged} END"
@@ -141,7 +156,7 @@ def record_conflict(
     return (
         "INSERT INTO sync_conflicts (id, node_id, stream_id, seq, tbl, row_key, reason, hub, box) "
         f"SELECT gen_random_uuid(), {builder.origin()}, {rows}.s, "
-        f"{literal(mapping.layout.table)}, {rows}.k, {reason}, {hub}, {box}"
+        f"{literal(mapping.hub_table)}, {rows}.k, {reason}, {hub}, {box}"
     )
 
 

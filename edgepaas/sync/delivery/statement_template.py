@@ -9,6 +9,8 @@ from typing import Literal
 from edgepaas.sync.delivery.column_mapping import MappedColumn
 
 Source = Literal["seq", "key", "new", "old", "node", "stream"]
+#: What is learned from a template's rows (edgepaas.sync.delivery.verification).
+Role = Literal["", "existing", "verify"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,15 @@ class StatementTemplate:
     """A statement, and how its result counts.
 
     ``counts``: its only row is the number of conflicts that it recorded. ``records``: its
-    command tag is. With neither, its command tag is the number of inserted rows.
+    command tag is. With neither, its command tag is the number of inserted rows. ``role``: its
+    rows are the sequence numbers of rows that were there before, or that are not there as sent.
     """
 
     sql: str
     parameters: tuple[Parameter, ...]
     records: bool = False
     counts: bool = False
+    role: Role = ""
 
 
 class StatementBuilder:
@@ -76,6 +80,6 @@ class StatementBuilder:
         return f"{node}, {self.parameter(Parameter('stream'), 'uuid')}"
 
     def template(
-        self, sql: str, *, records: bool = False, counts: bool = False
+        self, sql: str, *, records: bool = False, counts: bool = False, role: Role = ""
     ) -> StatementTemplate:
-        return StatementTemplate(sql, tuple(self.parameters), records, counts)
+        return StatementTemplate(sql, tuple(self.parameters), records, counts, role)

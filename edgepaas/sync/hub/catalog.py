@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.outcomes.fit import TableShape, fit_question, shapes_of
 from edgepaas.pgdriver.pipeline import Result, Statement
 
 # format_type(…, -1) is the type without its length or precision: an explicit cast to
@@ -24,8 +25,9 @@ ORDER BY c.relname, a.attnum"""
 _KEYS = """
 SELECT 'key', c.relname, a.attname
 FROM pg_class c
-JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate
+JOIN pg_attribute a ON a.attrelid = c.oid
+  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 WHERE c.relnamespace = to_regnamespace(current_schema())
 ORDER BY c.relname, array_position(i.indkey::int2[], a.attnum)"""
 _PARENTS = """
@@ -83,12 +85,16 @@ class HubColumn:
 
 @dataclass(frozen=True)
 class HubTable:
-    """One table: columns by name, primary key, and the tables that its foreign keys refer to."""
+    """One table: columns by name, primary key, and the tables that its foreign keys refer to.
+
+    ``shape``: the same as it is judged for fit, and what may happen to its rows.
+    """
 
     name: str
     columns: Mapping[str, HubColumn]
     key: tuple[str, ...] = ()
     parents: frozenset[str] = field(default_factory=frozenset)
+    shape: TableShape | None = None
 
 
 Tables = Mapping[str, HubTable]
@@ -96,7 +102,9 @@ Tables = Mapping[str, HubTable]
 
 def read_tables(run: Callable[[Sequence[Statement]], list[Result]]) -> Tables:
     """Return the tables of the default schema, read with *run* in one round trip."""
-    found_columns, found_keys, found_parents = run([(_COLUMNS, ()), (_KEYS, ()), (_PARENTS, ())])
+    found_columns, found_keys, found_parents, found_shapes = run(
+        [(_COLUMNS, ()), (_KEYS, ()), (_PARENTS, ()), (fit_question(), ())]
+    )
     columns: dict[str, dict[str, HubColumn]] = {}
     for (
         _,
@@ -120,9 +128,16 @@ def read_tables(run: Callable[[Sequence[Statement]], list[Result]]) -> Tables:
         )
     keys = _grouped(found_keys.rows)
     parents = _grouped(found_parents.rows)
+    shapes = shapes_of(found_shapes.rows[0][0])
     return MappingProxyType(
         {
-            name: HubTable(name, found, tuple(keys.get(name, ())), frozenset(parents.get(name, ())))
+            name: HubTable(
+                name,
+                found,
+                tuple(keys.get(name, ())),
+                frozenset(parents.get(name, ())),
+                shapes.get(name),
+            )
             for name, found in columns.items()
         }
     )

@@ -9,9 +9,10 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgepaas.outbox.revisions.record import RevisionRecord
 from edgepaas.pgdriver.connection import close_quietly, connect
 from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.hosts import endpoint_of
@@ -20,6 +21,7 @@ from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings.urls import Address, split_url
 from edgepaas.sync.errors import HubError, HubUnreachable, UnclassifiedHubError, as_hub_error
 from edgepaas.sync.hub.catalog import Tables, read_tables
+from edgepaas.sync.hub.revisions import read_hub_record
 from edgepaas.timing.link import Link
 
 if TYPE_CHECKING:
@@ -60,11 +62,15 @@ class Hub:
         self._connection = connection
         self._pipeline = Pipeline(connection)
         self._unsent: list[Statement] = []
+        #: What is sent with the next statements of the transaction.
+        self._due: list[Statement] = []
         self._open = False
         #: For each :meth:`send` not received yet: how many results at its start to discard
         #: (those of BEGIN and of the settings).
         self._pending_results: deque[int] = deque()
         self._tables: Tables | None = None
+        self._revisions: RevisionRecord | None = None
+        self._revisions_read = False
         sock = connection.link
         self._abort_socket = socket.socket(
             sock.family, sock.type, sock.proto, os.dup(sock.fileno())
@@ -107,7 +113,8 @@ class Hub:
 
     def send(self, statements: Sequence[Statement]) -> None:
         """Send *statements* without waiting for their results; see :meth:`receive`."""
-        first, self._unsent = self._unsent, []
+        first = [*self._unsent, *self._due]
+        self._unsent, self._due = [], []
         with self._translated():
             self._pipeline.send([*first, *statements])
         self._pending_results.append(len(first))
@@ -133,12 +140,15 @@ class Hub:
             raise
         self.commit()
 
-    def begin(self, *, snapshot: bool = False) -> None:
+    def begin(self, *, snapshot: bool = False, writing: bool = False) -> None:
         """Begin a transaction with the next statement.
 
-        *snapshot*: read-only, and every statement sees the database as of the first one.
+        *snapshot*: every statement sees the database as of the first one, and none may write,
+        unless *writing*.
         """
-        how = " ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else ""
+        how = ""
+        if snapshot:
+            how = f" ISOLATION LEVEL REPEATABLE READ{'' if writing else ' READ ONLY'}"
         self._unsent = [(f"BEGIN{how}", ()), *self._begin[1:]]
         self._open = True
 
@@ -160,6 +170,7 @@ class Hub:
         """Roll back the transaction, if one is open; never raises HubError."""
         nothing_sent, self._unsent = bool(self._unsent), []
         opened, self._open = self._open, False
+        self._due = []
         if nothing_sent or not opened:
             return
         while self._pending_results and not self.broken:
@@ -171,20 +182,31 @@ class Hub:
             with contextlib.suppress(HubError):
                 self.run([("ROLLBACK", ())])
 
-    def savepoint(self, statements: Sequence[Statement]) -> list[Result]:
+    def savepoint(
+        self,
+        statements: Sequence[Statement],
+        *,
+        accepted: Callable[[Sequence[Result]], bool] = lambda _results: True,
+    ) -> list[Result]:
         """Run *statements* in a savepoint, in one round trip, and return their results.
 
-        After an error they are undone, with a second round trip, and the transaction goes on.
+        After an error, and where *accepted* says no to their results, they are undone, with a
+        second round trip, and the transaction goes on.
         """
         try:
-            results = self.run(
-                [("SAVEPOINT part", ()), *statements, ("RELEASE SAVEPOINT part", ())]
-            )
+            results = self.run([("SAVEPOINT part", ()), *statements])[1:]
         except Exception:
             if not self.broken:
-                self.run([("ROLLBACK TO SAVEPOINT part", ()), ("RELEASE SAVEPOINT part", ())])
+                self._undo_part()
             raise
-        return results[1:-1]
+        if accepted(results):
+            self._due = [("RELEASE SAVEPOINT part", ())]
+        else:
+            self._undo_part()
+        return results
+
+    def _undo_part(self) -> None:
+        self.run([("ROLLBACK TO SAVEPOINT part", ()), ("RELEASE SAVEPOINT part", ())])
 
     @property
     def tables(self) -> Tables:
@@ -193,9 +215,18 @@ class Hub:
             self._tables = read_tables(self.run)
         return self._tables
 
+    @property
+    def revisions(self) -> RevisionRecord | None:
+        """What the revisions of its schema renamed; None without a record. Read as ``tables``."""
+        if not self._revisions_read:
+            self._revisions = read_hub_record(self.run, self.tables)
+            self._revisions_read = True
+        return self._revisions
+
     def forget_tables(self) -> None:
-        """Read the tables again when they are used next."""
+        """Read the tables and the record of revisions again when they are used next."""
         self._tables = None
+        self._revisions_read = False
 
     def abort(self) -> None:
         """Shut the connection down, from any thread; a call that waits for it fails at once."""

@@ -30,16 +30,23 @@ class MirroredTable:
     columns: tuple[StoredColumn, ...]
     #: Tables with a foreign key to this one, directly or through others.
     children: frozenset[str]
+    #: Its name on the hub, where a newer build may have renamed it.
+    hub_name: str
 
     @property
     def name(self) -> str:
-        """Its name, the same on both sides."""
+        """Its name on the box."""
         return self.layout.table
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that both sides have."""
+        """The columns that both sides have, as the box calls them."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def hub_names(self) -> tuple[str, ...]:
+        """The same columns, as the hub calls them."""
+        return tuple(column.hub_name for column in self.columns)
 
     @property
     def key_positions(self) -> tuple[int, ...]:
@@ -72,6 +79,10 @@ class Difference:
         self._width = len(table.columns)
         self._rows: list[tuple[Any, ...]] = []
         self._size = 0
+        #: How many rows to write and keys to delete it has.
+        self.count = 0
+        #: The only keys that may be deleted; None: all may.
+        self.deletable: set[tuple[Any, ...]] | None = None
         connection.execute(f"DROP TABLE IF EXISTS {self._name}")
         # Without column types, so that SQLite converts no value.
         values = (f"v{position}" for position in range(self._width))
@@ -126,6 +137,7 @@ class Difference:
 
     def _add(self, row: tuple[Any, ...]) -> None:
         self._rows.append(row)
+        self.count += 1
         self._size += sum(len(value) for value in row if isinstance(value, str | bytes))
         if len(self._rows) >= _PAGE or self._size >= CHUNK_BYTES:
             self.flush()
@@ -135,24 +147,27 @@ def apply(
     connection: sqlite3.Connection,
     found: Sequence[tuple[MirroredTable, Difference]],
     waiting: Callable[[sqlite3.Connection], Keys],
+    applied: Callable[[sqlite3.Connection], None] = lambda _: None,
 ) -> ApplyResult:
     """Apply the differences *found*, parents first, in one transaction with capture off.
 
-    *waiting* is called inside the transaction and returns the keys to leave alone. Foreign keys
-    are checked at the commit; where the box's own rows violate one then, the rows are applied
-    one by one, and those that cannot be are skipped. Raises sqlite3.Error.
+    *waiting* is called inside the transaction and returns the keys to leave alone, *applied*
+    before it is committed. Foreign keys are checked at the commit; where the box's own rows
+    violate one then, the rows are applied one by one, and those that cannot be are skipped.
+    Raises sqlite3.Error.
     """
     try:
-        return _transaction(connection, found, waiting, deferred=True)
+        return _transaction(connection, found, waiting, applied, deferred=True)
     except sqlite3.IntegrityError as error:
         logger.debug("the mirror applies row by row: %s", error)
-    return _transaction(connection, found, waiting, deferred=False)
+    return _transaction(connection, found, waiting, applied, deferred=False)
 
 
 def _transaction(
     connection: sqlite3.Connection,
     found: Sequence[tuple[MirroredTable, Difference]],
     waiting: Callable[[sqlite3.Connection], Keys],
+    applied: Callable[[sqlite3.Connection], None],
     *,
     deferred: bool,
 ) -> ApplyResult:
@@ -167,6 +182,7 @@ def _transaction(
                 _delete(connection, table, difference, keys, result)
             for table, difference in found:
                 _write(connection, table, difference, keys, result)
+            applied(connection)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -188,7 +204,8 @@ def _delete(
     held = bool(table.children & {name for name, _ in keys})
     for row in difference.rows("D"):
         key = row[: len(table.layout.key)]
-        if held or (table.name, key) in keys:
+        unproven = difference.deletable is not None and key not in difference.deletable
+        if held or unproven or (table.name, key) in keys:
             result.skip(table)
             continue
         try:

@@ -5,6 +5,11 @@ A pass reads one snapshot of the hub. A fingerprint of each table tells which ha
 rows of those are read in the order of the key beside the box's own, and differences are stored
 in temporary tables. Only then is the file written, in one transaction, with capture off, and
 never over a key that waits in the outbox: there the box has the newer value.
+
+What a hub does not have any more is deleted here only while its history is whole: the snapshot
+in which it is missing has every mark that the hub had confirmed (edgepaas.sync.hub.history).
+The pass moves the mark itself, in the transaction of the snapshot: through a pooler, the next
+statement might reach another server.
 """
 
 import logging
@@ -14,19 +19,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import OUTBOX
-from edgepaas.outbox.layout import forwarded_layouts, stored_layouts
+from edgepaas.outbox.layout import Layout, forwarded_layouts, stored_layouts
 from edgepaas.outbox.reading import next_batch
+from edgepaas.outbox.resending.recovery_state import HistoryMark
+from edgepaas.outbox.revisions.naming import Naming
+from edgepaas.outbox.revisions.record import RevisionRecord, read_record
 from edgepaas.outbox.stream import read_stream
 from edgepaas.outbox.tables import quoted
+from edgepaas.sync.hub.revisions import unchanged_statements
+from edgepaas.sync.hub.tombstones import deleted_keys
 from edgepaas.sync.mirror.difference import Difference, Keys, MirroredTable, apply
 from edgepaas.sync.mirror.ordered_rows import (
     PAGE,
     HubRows,
     MirrorPostponed,
-    box_rows,
-    compare_keys,
-    sort_key,
+    paired_rows,
 )
+from edgepaas.sync.mirror.proof import Proof, prove_history, require_whole_history
 from edgepaas.sync.mirror.stored_values import stored_column
 
 if TYPE_CHECKING:
@@ -56,6 +65,10 @@ class Mirror:
     document: Mapping[str, Any]
     #: Raises to abandon the pass.
     check: Callable[[], None] = lambda: None
+    #: Applies to the file what this box itself changed on the hub; returns how many rows.
+    copy_own: Callable[[sqlite3.Connection], int] = lambda _: 0
+    #: Returns the keys that the box changed on the hub, and of which the snapshot knows nothing.
+    changed_since: Callable[["Hub"], Keys] = lambda _: set()
     #: The hub's fingerprint of each table that was the same on both sides.
     _fingerprints: dict[str, str] = field(default_factory=dict)
     #: The stream, and up to which row the hub had confirmed it then.
@@ -67,19 +80,27 @@ class Mirror:
         self._fingerprints.clear()
 
     def run(self, connection: sqlite3.Connection, hub: "Hub") -> PassResult:
-        """Make a pass. Raises what *hub* raises, MirrorPostponed, sqlite3.Error."""
+        """Make a pass. Raises what *hub* raises, MirrorPostponed, sqlite3.Error.
+
+        HistoryBroken among those that postpone it: the next batch sends again what was lost.
+        """
         if not any(layout.kind == "shared" for layout in forwarded_layouts(self.document)):
             return PassResult()
+        if self.copy_own(connection):
+            self.compare_everything()
         self._check_own_deliveries(connection)
         # The temporary tables lie in a file: a large difference must not take memory.
         connection.execute("PRAGMA temp_store=FILE")
         found: list[tuple[MirroredTable, Difference]] = []
         unreadable: set[str] = set()
         total = 0
-        hub.begin(snapshot=True)
+        known = require_whole_history(connection)
+        hub.begin(snapshot=True, writing=True)
         try:
-            tables = shared_tables(self.document, hub)
-            fingerprints = _read_fingerprints(hub, tables)
+            # What the connection knows of the hub's names may be old.
+            hub.run(unchanged_statements(hub.revisions))
+            tables = shared_tables(self.document, hub, read_record(connection))
+            fingerprints = read_fingerprints(hub, tables)
             for table, (count, largest, fingerprint) in zip(tables, fingerprints, strict=True):
                 total += count
                 if self._fingerprints.get(table.name) == fingerprint:
@@ -91,8 +112,13 @@ class Mirror:
                     connection, HubRows(hub, table, largest, self.check), difference
                 ):
                     unreadable.add(table.name)
+            alone: Keys = set()
+            proof = Proof()
+            if any(difference.count for _, difference in found):
+                alone = self.changed_since(hub)
+                proof = _prove(connection, hub, known, found)
             hub.rollback()
-            result = apply(connection, found, waiting_keys)
+            result = apply(connection, found, lambda c: waiting_keys(c) | alone, proof.note)
         except BaseException:
             hub.rollback()
             for table, _ in found:
@@ -130,43 +156,61 @@ class Mirror:
     @staticmethod
     def _compare(connection: sqlite3.Connection, hub_rows: HubRows, difference: Difference) -> bool:
         """Store what differs; returns False when the hub has a row that the box cannot hold."""
-        table = hub_rows.table
-        own_rows = box_rows(connection, table)
-        positions = table.key_positions
-        row, own = next(hub_rows, None), next(own_rows, None)
-        while row is not None or own is not None:
-            order = compare_keys(row, own, positions)
-            if row is not None and (order < 0 or (order == 0 and row != own)):
-                difference.write(row)
-            elif (
-                own is not None
-                and order > 0
-                and sort_key(own, positions) not in hub_rows.unreadable
-            ):
+        positions = hub_rows.table.key_positions
+        for row, own in paired_rows(connection, hub_rows):
+            if row is None and own is not None:
                 difference.delete(tuple(own[position] for position in positions))
-            row = next(hub_rows, None) if order <= 0 else row
-            own = next(own_rows, None) if order >= 0 else own
+            elif row is not None and row != own:
+                difference.write(row)
         difference.flush()
         return not hub_rows.unreadable
 
 
-def shared_tables(document: Mapping[str, Any], hub: "Hub") -> list[MirroredTable]:
-    """Return the shared tables that the hub has, parents first, with the columns that it has."""
+def _prove(
+    connection: sqlite3.Connection,
+    hub: "Hub",
+    known: HistoryMark,
+    found: Sequence[tuple[MirroredTable, Difference]],
+) -> Proof:
+    """Have the snapshot prove that what differs is no loss, and commit it; or raise."""
+    proof = prove_history(connection, hub, known)
+    if proof.mark is None:
+        for table, difference in found:
+            keys = [row[: len(table.layout.key)] for row in difference.rows("D")]
+            difference.deletable = deleted_keys(hub, table.hub_name, keys)
+    hub.commit()
+    return proof
+
+
+def shared_tables(
+    document: Mapping[str, Any], hub: "Hub", record: RevisionRecord | None = None
+) -> list[MirroredTable]:
+    """Return the shared tables that the hub has, parents first, with the columns that it has.
+
+    *record*: what revisions renamed in the file; the hub may be at another one.
+    """
+    naming = Naming(hub.revisions, record or RevisionRecord())
     layouts = [layout for layout in forwarded_layouts(document) if layout.kind == "shared"]
     foreign = {name: set(table.get("foreign", ())) for name, table in document["tables"].items()}
     found = []
     for layout in layouts:
-        if layout.table not in hub.tables:
+        names = naming.at_hub(layout)
+        if names.table is None or names.table not in hub.tables or names.ambiguous:
             continue
-        hub_columns = hub.tables[layout.table].columns
-        columns = tuple(stored_column(c) for c in layout.columns if c.name in hub_columns)
+        there = hub.tables[names.table].columns
+        columns = tuple(
+            stored_column(column, now)
+            for column, now in zip(layout.columns, names.columns.values(), strict=True)
+            if now is not None and now in there
+        )
         if set(layout.key) <= {column.name for column in columns}:
-            found.append(MirroredTable(layout, columns, _children(layout.table, foreign)))
+            children = _children(layout.table, foreign)
+            found.append(MirroredTable(layout, columns, children, names.table))
     return found
 
 
 def waiting_keys(connection: sqlite3.Connection) -> Keys:
-    """Return (table, key) of each change that the hub has not confirmed.
+    """Return (table, key) of each change that the hub has not confirmed, as they are called now.
 
     Raises MirrorPostponed when there are too many: they have to be delivered first.
     """
@@ -174,10 +218,14 @@ def waiting_keys(connection: sqlite3.Connection) -> Keys:
     if stream is None:
         return set()
     keys: Keys = set()
+    naming = Naming(box=read_record(connection))
+    tables: dict[Layout, str] = {}
     after = stream.confirmed_seq
     while (batch := next_batch(connection, after, rows=PAGE)) is not None:
         for chunk in batch.chunks():
-            keys.update((change.layout.table, change.key) for change in chunk)
+            for layout in {change.layout for change in chunk if change.layout not in tables}:
+                tables[layout] = naming.at_box(layout).table or layout.table
+            keys.update((tables[change.layout], change.key) for change in chunk)
             if len(keys) > MAX_WAITING:
                 raise MirrorPostponed(f"more than {MAX_WAITING} rows wait to be sent first")
         after = batch.last_seq
@@ -196,7 +244,7 @@ def _children(table: str, foreign: Mapping[str, set[str]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _read_fingerprints(
+def read_fingerprints(
     hub: "Hub", tables: Sequence[MirroredTable]
 ) -> Iterator[tuple[int, int, str]]:
     """Give for each table the number of rows, the size of the largest one, and a fingerprint.
@@ -207,11 +255,11 @@ def _read_fingerprints(
         return
     parts = []
     for table in tables:
-        columns = ", ".join(quoted(name) for name in table.names)
+        columns = ", ".join(quoted(name) for name in table.hub_names)
         parts.append(
             "(SELECT concat_ws('/', count(*), coalesce(max(octet_length(t::text)), 0), "  # noqa: S608
             f"coalesce(sum(hashtextextended(t::text, 0)), 0)) "
-            f"FROM (SELECT {columns} FROM {quoted(table.name)}) AS t)"
+            f"FROM (SELECT {columns} FROM {quoted(table.hub_name)}) AS t)"
         )
     for fingerprint in hub.query(f"SELECT {', '.join(parts)}")[0]:
         count, largest, _ = fingerprint.split("/")

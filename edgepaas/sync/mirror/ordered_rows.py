@@ -28,6 +28,10 @@ class MirrorPostponed(Exception):
     """This pass is not possible now; the next one tries again."""
 
 
+class HistoryBroken(MirrorPostponed):
+    """The hub lacks what it had: nothing is mirrored before that was sent again."""
+
+
 class HubRows:
     """The hub's rows of *table* in the order of the key, as the box stores them; an iterator.
 
@@ -46,11 +50,11 @@ class HubRows:
         self.unreadable: set[Row] = set()
         columns = ", ".join(f"{column.select} AS c{n}" for n, column in enumerate(table.columns))
         order = ", ".join(table.columns[position].order for position in table.key_positions)
-        rows = f"FROM {quoted(table.name)} ORDER BY {order}"
+        rows = f"FROM {quoted(table.hub_name)} ORDER BY {order}"
         hub.query(f"DECLARE {_CURSOR} NO SCROLL CURSOR FOR SELECT {columns} {rows}")
         if self._sized:
             # The same snapshot and the same order: these are the sizes of the same rows.
-            names = ", ".join(quoted(name) for name in table.names)
+            names = ", ".join(quoted(name) for name in table.hub_names)
             hub.query(
                 f"DECLARE {_SIZES} NO SCROLL CURSOR FOR "
                 f"SELECT octet_length(ROW({names})::text) {rows}"
@@ -135,6 +139,28 @@ def box_rows(connection: sqlite3.Connection, table: MirroredTable) -> Iterator[R
                 raise MirrorPostponed(f"{table.name}: the box's keys cannot be sorted")
             last = tuple(row[position] for position in positions)
             yield row
+
+
+def paired_rows(
+    connection: sqlite3.Connection, hub_rows: HubRows
+) -> Iterator[tuple[Row | None, Row | None]]:
+    """Give the rows of both sides by key: (the hub's, the box's), None where a side has none.
+
+    A row of the box whose counterpart the box cannot store is left out: ``unreadable`` has it.
+    """
+    positions = hub_rows.table.key_positions
+    own_rows = box_rows(connection, hub_rows.table)
+    row, own = next(hub_rows, None), next(own_rows, None)
+    while row is not None or own is not None:
+        order = compare_keys(row, own, positions)
+        if order < 0:
+            yield row, None
+        elif order == 0:
+            yield row, own
+        elif own is not None and sort_key(own, positions) not in hub_rows.unreadable:
+            yield None, own
+        row = next(hub_rows, None) if order <= 0 else row
+        own = next(own_rows, None) if order >= 0 else own
 
 
 def compare_keys(

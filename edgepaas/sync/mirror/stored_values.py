@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.database.column_kinds import PLAIN_UUID, ColumnKind, column_kind
 from edgepaas.outbox.layout import Column
 from edgepaas.outbox.tables import quoted
 
@@ -31,7 +31,7 @@ Reader = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class StoredColumn:
-    """How one column is selected, sorted and stored.
+    """How one column, ``name`` on the box and ``hub_name`` there, is selected, sorted and stored.
 
     ``select`` is an SQL expression of PostgreSQL, ``order`` one for ORDER BY that sorts as
     SQLite's BINARY collation does; ``read`` converts a value that is not None to what SQLite
@@ -42,15 +42,22 @@ class StoredColumn:
     select: str
     order: str
     read: Reader
+    hub_name: str
 
 
-def stored_column(column: Column) -> StoredColumn:
-    """Return how *column* is read from the hub, by its PostgreSQL type."""
-    name = quoted(column.name)
+def stored_column(column: Column, hub_name: str = "") -> StoredColumn:
+    """Return how *column* is read from the hub, by its PostgreSQL type.
+
+    *hub_name*: what it is called there, where that is another name.
+    """
+    hub_name = hub_name or column.name
+    name = quoted(hub_name)
     form = _FORMS[column_kind(column.type)]
     select = form.select.format(name)
     order = f'{select} COLLATE "C"' if form.is_text else name
-    return StoredColumn(column.name, select, order, form.read)
+    if column.storage == PLAIN_UUID:
+        return StoredColumn(column.name, select, order, _without_hyphens, hub_name)
+    return StoredColumn(column.name, select, order, form.read, hub_name)
 
 
 def compact_json(text: str) -> str:
@@ -68,6 +75,10 @@ def compact_json(text: str) -> str:
     )
 
 
+def _without_hyphens(text: str) -> str:
+    return text.replace("-", "")
+
+
 def _as_is(value: Any) -> Any:
     return value
 
@@ -76,6 +87,12 @@ def _checked_time(text: str) -> str:
     # Python has no datetime for infinity, and for years beyond 9999 or before the year 1.
     if not _TIME.match(text):
         raise ValueError(f"the box cannot store the time {text}")
+    return text
+
+
+def _checked_decimal(text: str) -> str:
+    if not text[-1].isdecimal():
+        raise ValueError(f"the box cannot store the number {text}")  # NaN, Infinity
     return text
 
 
@@ -94,6 +111,7 @@ _FORMS: dict[ColumnKind, _Form] = {
     ColumnKind.BOOLEAN: _Form(read=int),
     ColumnKind.INTEGER: _Form(),
     ColumnKind.FLOAT: _Form("{0}::float8", float),
+    ColumnKind.DECIMAL: _Form("{0}::text", _checked_decimal, is_text=True),
     ColumnKind.BYTES: _Form(),
     ColumnKind.JSON: _Form("{0}::text", compact_json, is_text=True),
     ColumnKind.MOMENT: _Form(

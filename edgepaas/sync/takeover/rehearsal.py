@@ -19,11 +19,15 @@ from edgepaas.decision.further_connections import TO_SERVE
 from edgepaas.decision.link_record import recorded_link
 from edgepaas.decision.probe import probe
 from edgepaas.errors import EdgePaaSError
+from edgepaas.outbox.layout import TABLES_RECORD
+from edgepaas.outcomes.fit import Fit, fit_question, judge
 from edgepaas.pgdriver.connection import close_quietly
 from edgepaas.pgdriver.failures import server_message
+from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.pgdriver.tls import TLSPolicy
-from edgepaas.schema.chain import PLATFORM_VERSION_TABLE, VERSION_TABLE
+from edgepaas.schema.chain import PLATFORM_VERSION_TABLE, version_table_of
 from edgepaas.schema.postgresql.migrate import recorded_revisions
+from edgepaas.schema.table_contract import current_application
 from edgepaas.settings.urls import split_url
 from edgepaas.timing.link import ATTEMPT_TRIPS
 
@@ -70,13 +74,16 @@ def rehearse(url: str, settings: "Settings", paths: "Paths") -> Rehearsed:
     try:
         connection = service_connector(url, settings, link)()
         try:
-            revisions = _revisions(connection)
+            revisions = _revisions(connection, paths)
+            fit = _fit(connection, paths)
         finally:
             close_quietly(connection)
     except EdgePaaSError as error:
         raise RehearsalFailed(str(error)) from error
     except Exception as error:
         raise RehearsalFailed(f"its revisions cannot be read: {server_message(error)}") from error
+    if fit.refusals:
+        raise RehearsalFailed(fit.reason)
     return Rehearsed(tuple(revisions), time.monotonic() - began)
 
 
@@ -142,5 +149,15 @@ class Rehearsal:
             self._found, self._found_at = found, self._clock()
 
 
-def _revisions(connection: object) -> Sequence[str]:
-    return recorded_revisions(connection, (VERSION_TABLE, PLATFORM_VERSION_TABLE))
+def _fit(connection: object, paths: "Paths") -> Fit:
+    """Return whether the tables would keep what is written to them; nothing, without models."""
+    document = TABLES_RECORD.read_or_none(paths.tables)
+    if document is None or not document["tables"]:
+        return Fit()
+    ((answer,),) = simple_query(connection, fit_question(document["tables"]))
+    return judge(document["tables"], answer)
+
+
+def _revisions(connection: object, paths: "Paths") -> Sequence[str]:
+    own = version_table_of(current_application(paths))
+    return recorded_revisions(connection, (own, PLATFORM_VERSION_TABLE))

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from edgepaas.sync.box_file import BoxFile
     from edgepaas.sync.context import SyncContext
     from edgepaas.sync.hub.connection import Hub
+    from edgepaas.sync.resend.lost_connections import LostConnections
 
 #: The hub is asked so often, in parts of HEARTBEAT_INTERVAL.
 SHARE = 2 / 3
@@ -17,22 +18,32 @@ SHARE = 2 / 3
 class ComparisonTurn:
     """Compares the marks of both sides."""
 
-    def __init__(self, context: "SyncContext", node_id: str, heartbeat_interval: float) -> None:
+    def __init__(
+        self,
+        context: "SyncContext",
+        heartbeat_interval: float,
+        connections: "LostConnections",
+    ) -> None:
         self.due = Interval(SHARE * heartbeat_interval)
         self._context = context
-        self._node_id = node_id
+        self._connections = connections
+
+    def make_due(self) -> None:
+        """Have it done at once, as over a new connection."""
+        self.due = Interval(self.due.every)
+        self._connections.look_closely()
 
     def take(self, file: "BoxFile | None", hub: "Hub") -> bool:
-        """Whether *hub* has all that it confirmed of *file*'s stream; raises HubError.
+        """Whether *hub* has all that it confirmed to this box; raises HubError, sqlite3.Error.
 
-        Where it has not, the next batch, or an empty one, finds what is to be sent again.
+        Where it has not, the next batch, or an empty one, sends again what it lost.
         """
-        from edgepaas.sync.back_in_time import compare_connections, compare_file
+        from edgepaas.sync.back_in_time import compare_file, compare_history
 
-        in_step = True
+        connection = file.connection if file is not None and file.captures else None
         with self._context.stop.abort_on_stop(hub.abort):
-            if file is not None and file.captures:
-                in_step = compare_file(file.connection, hub)
-            compare_connections(self._context.paths, self._node_id, hub)
+            found = [self._connections.compare(hub, connection)]
+            if connection is not None:
+                found += [compare_history(connection, hub), compare_file(connection, hub)]
         self.due.done()
-        return in_step
+        return all(found)

@@ -5,7 +5,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
+from edgepaas.sync.mirror.ordered_rows import HistoryBroken, MirrorPostponed
 from edgepaas.sync.status import Mirrored
 from edgepaas.timing.due import Interval
 from edgepaas.timing.moment import rfc3339
@@ -34,8 +34,11 @@ class MirrorTurn:
         self._report = report
         self._stop = stop
 
-    def take(self, file: "BoxFile", hub: "Hub") -> None:
-        """Run one pass, which may find that it has to wait; raises HubError, sqlite3.Error."""
+    def take(self, file: "BoxFile", hub: "Hub") -> bool:
+        """Run one pass, which may find that it has to wait; raises HubError, sqlite3.Error.
+
+        Returns False where the hub went back in time: what it lost is to be sent first.
+        """
         began = time.monotonic()
         try:
             with self._stop.abort_on_stop(hub.abort):
@@ -43,8 +46,9 @@ class MirrorTurn:
         except MirrorPostponed as error:
             logger.info("the mirror waits: %s", error)
             self.due.done()
-            return
+            return not isinstance(error, HistoryBroken)
         self.due.done(longer=(time.monotonic() - began) / _SHARE)
         if result.written or result.deleted:
             logger.info("mirrored %d rows, deleted %d", result.written, result.deleted)
         self._report.mirror = Mirrored(rfc3339(time.time(), milliseconds=True), result.rows)
+        return True

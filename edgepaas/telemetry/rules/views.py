@@ -59,6 +59,7 @@ def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
 def _add_reading(api: ApiBlueprint, box: Box) -> None:
     @api.route("")
     @api.answers_query(RuleQuery, RulePage)
+    @api.may_answer(409)
     def list_rules(query: dict[str, Any]) -> str:
         """List rules in the order in which they were created"""
         return _LIST.answer(box, query)

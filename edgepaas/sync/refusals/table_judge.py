@@ -22,14 +22,16 @@ class TableJudge:
         #: Whether the table refuses every row, by table, SQLSTATE and constraint.
         self._verdicts: dict[tuple[str, str, str], bool] = {}
 
-    def refusal(self, error: HubError, layout: Layout) -> Refusal | None:
-        """Return what *error* may say of the table of *layout*; None for nothing."""
+    def refusal(self, error: HubError, table: str, layout: Layout) -> Refusal | None:
+        """Return what *error* may say of *table*, the hub's of *layout*; None for nothing."""
         if self._hub.broken:
             return None
-        known = {layout.table: KnownTable(dict.fromkeys(layout.names, ""))}
-        return refusal_of(error, [layout.table], known)
+        known = {table: KnownTable(dict.fromkeys(layout.names, ""))}
+        return refusal_of(error, [table], known)
 
-    def raise_for_table(self, refusal: Refusal, layout: Layout, error: HubError) -> None:
+    def raise_for_table(
+        self, refusal: Refusal, table: str, layout: Layout, error: HubError
+    ) -> None:
         """Raise TableRefused, or SchemaDrift, where every row would be refused.
 
         It returns where *error* is about one row.
@@ -41,15 +43,15 @@ class TableJudge:
             raise TableRefused(refusal) from error
         key = (refusal.table, refusal.sqlstate, refusal.constraint)
         if key not in self._verdicts:
-            self._verdicts[key] = self._refuses_every_row(layout)
+            self._verdicts[key] = self._refuses_every_row(table, layout)
         if self._verdicts[key]:
             raise TableRefused(refusal) from error
 
-    def _refuses_every_row(self, layout: Layout) -> bool:
+    def _refuses_every_row(self, table: str, layout: Layout) -> bool:
         known = KnownTable(dict.fromkeys(layout.names, ""))
-        found = rehearse_on_hub(self._hub, layout.table, known.columns)
+        found = rehearse_on_hub(self._hub, table, known.columns)
         # Made-up values prove nothing: the rows at hand may be the first of their kind.
-        return found.copied and shown_refusal(found, layout.table, known) is not None
+        return found.copied and shown_refusal(found, table, known) is not None
 
 
 def rehearse_on_hub(hub: Hub, table: str, columns: Mapping[str, str]) -> Rehearsal:
@@ -61,8 +63,8 @@ def rehearse_on_hub(hub: Hub, table: str, columns: Mapping[str, str]) -> Rehears
     def read(sql: str) -> list[list[object]]:
         return hub.savepoint([(sql, ())])[0].rows
 
-    def attempt(sql: str) -> None:
-        hub.savepoint(
+    def attempt(sql: str) -> int:
+        results = hub.savepoint(
             [
                 ("SAVEPOINT rehearsal", ()),
                 (sql, ()),
@@ -70,6 +72,7 @@ def rehearse_on_hub(hub: Hub, table: str, columns: Mapping[str, str]) -> Rehears
                 ("ROLLBACK TO SAVEPOINT rehearsal", ()),
             ]
         )
+        return len(results[1].rows)
 
     found = rehearse(table, columns, read=read, attempt=attempt)
     if isinstance(found.error, HubUnreachable) and hub.broken:

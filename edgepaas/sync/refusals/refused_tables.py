@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.alerts.catalogue import WRITES_REFUSED
 from edgepaas.decision.hold import clear_hold, read_hold, write_hold
 from edgepaas.outcomes.causes import KnownTable
+from edgepaas.outcomes.fit import table_misfit
 from edgepaas.outcomes.refused_tables import RefusedTable, read_refused, remove_refused
 from edgepaas.outcomes.rehearsal import shown_refusal
 from edgepaas.sync.errors import TableRefused
@@ -73,11 +74,17 @@ class RefusedTables:
             WRITES_REFUSED.resolve_alert(holds_now, subject=one.table)
 
     def _rehearse(self, hub: "Hub", table: str) -> None:
-        from edgepaas.sync.delivery.refusals import rehearse_on_hub
+        from edgepaas.sync.refusals.table_judge import rehearse_on_hub
 
         model = self._models.get(table)
         if self._models and model is None:
             return  # a later release has it no more
+        hub.forget_tables()
+        there = hub.tables.get(table)
+        if model is not None and there is not None and there.shape is not None:
+            misfit = table_misfit(table, model, there.shape)
+            if misfit is not None:
+                raise TableRefused(misfit)
         columns = {} if model is None else {one["name"]: one["type"] for one in model["columns"]}
         hub.begin()
         try:

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PostgreSQL acknowledged while it served and lost: found in the journal, put into the outbox.
+
+Every row that a client was told of is in the journal. What a hub has of it is told by the marks
+of the box's connections; the rest is put into the outbox at its place in time, and delivered as
+all else is.
+"""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepaas.marks.hub import TABLE, read_streams
+from edgepaas.outbox import tables
+from edgepaas.outbox.journal.journal import Alive, Journal
+from edgepaas.outbox.layout import Layout, registered
+from edgepaas.outbox.resending import resent
+from edgepaas.outbox.resending.insertion import Change, Transaction, insert_among_waiting
+from edgepaas.outbox.resending.resent import ResentEntry
+from edgepaas.outbox.resending.switches import Switches
+
+if TYPE_CHECKING:
+    from edgepaas.outbox import reading
+    from edgepaas.outbox.journal.entries import StoredEntry
+    from edgepaas.sync.hub.connection import Hub
+
+logger = logging.getLogger("edgepaas.sync")
+
+#: Rows at the end of the journal that are compared beside the marks: what a process that was
+#: killed, and its record of the marks with it, had acknowledged last.
+NEWEST = 20_000
+_OPS = {"insert": "I", "update": "U", "delete": "D"}
+
+
+@contextlib.contextmanager
+def opened_journal(path: Path, node_id: str) -> Iterator[Journal | None]:
+    """Give the journal *path* of the box; None where there is none.
+
+    Raises JournalUnusable, sqlite3.Error, OSError, LockHeld.
+    """
+    if not path.exists():
+        yield None
+        return
+    with contextlib.closing(Journal(path, node_id)) as journal:
+        yield journal
+
+
+def lost_entries(
+    journal: Journal, hub: "Hub", node_id: str, alive: Alive, *, newest: int = 0
+) -> "list[StoredEntry]":
+    """Return the entries that *hub* had acknowledged and does not have; in order, no changes.
+
+    *newest*: only among so many rows. What is in flight is settled first; *alive* is asked as by
+    :meth:`Journal.settle`. Two looks at the hub: what is confirmed between the first look and
+    that into the journal is there at the second. Raises HubError, DatabaseError.
+    """
+    first = _marks(hub, node_id)
+    if first is None:
+        return []
+    journal.settle(first, alive)
+    suspected = journal.lacking(first, newest=newest)
+    if not suspected:
+        return []
+    second = _marks(hub, node_id)
+    if second is None:
+        return []
+    before = {one.order for one in suspected}
+    return [one for one in journal.lacking(second, newest=newest) if one.order in before]
+
+
+def keys_unknown_to(hub: "Hub", path: Path, node_id: str) -> set[tuple[str, tuple[Any, ...]]]:
+    """Return (table, key) of the shared rows that the box changed and *hub*'s snapshot lacks.
+
+    They were changed since the snapshot began, or the hub lost the change. Among the newest
+    entries of the journal *path*. Raises HubError, DatabaseError, OSError, sqlite3.Error.
+    """
+    with opened_journal(path, node_id) as journal:
+        marks = None if journal is None else _marks(hub, node_id)
+        if journal is None or marks is None:
+            return set()
+        return {
+            (change.layout.table, change.key)
+            for entry in journal.lacking(marks, newest=NEWEST)
+            for change in journal.with_changes(entry).changes
+            if change.layout.kind == "shared"
+        }
+
+
+def queue_lost_entries(
+    connection: sqlite3.Connection, journal: Journal, hub: "Hub", node_id: str, alive: Alive
+) -> int:
+    """Put what *hub* lost of the journal among the rows that wait; return how many rows.
+
+    As :func:`edgepaas.outbox.resending.insertion.insert_among_waiting`. An entry is put there
+    once, whatever is killed in between. Raises HubError, DatabaseError, sqlite3.Error.
+    """
+    known = resent.not_noted(connection)
+    _note(connection, journal, known)
+    found = lost_entries(journal, hub, node_id, alive)
+    if not found:
+        return 0
+    joined = journal.joined_streams()
+    switches = Switches(connection)
+    with tables.transaction(connection):
+        layouts = _Layouts(connection)
+        counts: dict[int, int] = {}
+
+        def transactions() -> Iterator[Transaction]:
+            for entry in found:
+                changes = journal.with_changes(entry).changes
+                counts[entry.order] = len(changes)
+                yield Transaction(
+                    switches.row_before(entry.order),
+                    [layouts.change(one) for one in changes],
+                    missing=True,
+                )
+
+        def inserted() -> None:
+            resent.remember(
+                connection,
+                (
+                    ResentEntry(
+                        one.order,
+                        one.stream_id,
+                        joined.get(one.stream_id, ""),
+                        one.mark,
+                        counts[one.order],
+                    )
+                    for one in found
+                ),
+            )
+
+        rows = insert_among_waiting(connection, transactions, inserted=inserted)
+    _note(connection, journal, [one.order for one in found])
+    return rows
+
+
+def _note(connection: sqlite3.Connection, journal: Journal, orders: Sequence[int]) -> None:
+    if orders:
+        journal.note_resent(orders)
+        with tables.transaction(connection):
+            resent.set_noted(connection, orders)
+
+
+def _marks(hub: "Hub", node_id: str) -> Mapping[str, int] | None:
+    """Return the transactions of each of the box's streams on *hub*; None: nothing is known."""
+    if TABLE not in hub.tables:
+        return None
+    found = read_streams(hub.query, node_id, ())
+    if found is None or not found.readable:
+        return None
+    return {identity: mark.transactions for identity, mark in found.marks.items()}
+
+
+class _Layouts:
+    """The layouts of the journal in the file of the outbox, inside the caller's transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._known: dict[int, int] = {}
+
+    def change(self, change: "reading.Change") -> Change:
+        """Return *change* in the form of the outbox."""
+        values: tuple[Any, ...] = (*(change.new or ()), *(change.old or ()))
+        return Change(self._id(change.layout), _OPS[change.op], values)
+
+    def _id(self, layout: Layout) -> int:
+        found = self._known.get(layout.id)
+        if found is None:
+            tables.widen(self._connection, 2 * len(layout.columns))
+            (stored,) = registered(self._connection, [layout])
+            found = self._known[layout.id] = stored.id
+        return found

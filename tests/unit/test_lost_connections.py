@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A look for what PostgreSQL lost is made until it has come to its end."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepaas.files.locks import LockHeld
+from edgepaas.files.paths import find_paths
+from edgepaas.marks.check import Found
+from edgepaas.marks.comparison import NOTHING, Loss, Mark
+from edgepaas.marks.record import changing
+from edgepaas.outbox.journal.journal import Journal, nobody
+from edgepaas.outbox.resending.recovery_state import read_history
+from edgepaas.sync.errors import HubError
+from edgepaas.sync.resend import lost_connections
+from edgepaas.sync.resend.lost_connections import LOOK_AGAIN, LostConnections
+from tests.support.outbox import NODE, captured_file
+
+
+@pytest.mark.parametrize("cut", [HubError("the link was cut"), LockHeld("in use")])
+def test_a_look_that_is_cut_is_made_again_however_long_the_link_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: Exception
+) -> None:
+    paths = find_paths({"EDGEPAAS_HOME": str(tmp_path)})
+    paths.create()
+    path = tmp_path / "journal"
+    Journal(path, NODE).close()
+    # The service has found it, so that the comparison of the marks finds nothing new.
+    with changing(paths, NODE) as record:
+        record.add_loss("s", Loss(Mark(30, 30), NOTHING))
+    monkeypatch.setattr(lost_connections, "compare", lambda *_a, **_k: Found(None, {}))
+    looks: list[int] = []
+
+    def look(*_: Any, newest: int) -> list[str]:
+        looks.append(newest)
+        if len(looks) == 1:
+            raise cut
+        return ["an entry"]
+
+    monkeypatch.setattr(lost_connections, "lost_entries", look)
+    now = [0.0]
+    connections = LostConnections(paths, NODE, path, nobody, clock=lambda: now[0])
+    hub: Any = object()
+    with captured_file(tmp_path / "box.db") as connection:
+        with contextlib.suppress(HubError):
+            connections.compare(hub, connection)
+        assert looks == [0] and not read_history(connection).broken
+        now[0] += 2 * LOOK_AGAIN
+        assert not connections.compare(hub, connection)
+        assert looks == [0, 0] and read_history(connection).broken
+        now[0] += 2 * LOOK_AGAIN
+        connections.compare(hub, connection)
+        assert looks == [0, 0]
