@@ -17,6 +17,7 @@ RECOVERY: Final = "outbox_recovery"
 RESENT: Final = "outbox_resent"
 SWITCHES: Final = "outbox_switches"
 COPIES: Final = "outbox_copies"
+HUB_TABLES: Final = "outbox_hub_tables"
 COPIED: Final = "outbox_copied"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"

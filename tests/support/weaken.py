@@ -443,6 +443,11 @@ def _trusting_mirror(mirror: Any) -> Iterable[Replacement]:
     ]
 
 
+def _any_table(proof: Any) -> Iterable[Replacement]:
+    """A table of the hub is the one that was mirrored as long as it has the name."""
+    return [(proof, "made_anew", lambda *_: frozenset())]
+
+
 def _resent_behind(insertion: Any) -> Iterable[Replacement]:
     """What a hub lost is sent after all that waits."""
     original = insertion._placed
@@ -603,6 +608,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
             AFTER_RETURN=0.2, BETWEEN_RETURNS=0.5, _LOOK_EVERY=0.2
         )
     },
+    # Weakens nothing: the journal makes room at once.
+    "prune-soon": {"edgepaas.service.watches.journal": _constants(PRUNE_EVERY=0.5)},
     "audit-keys-alone": {"edgepaas.sync.audit.digest": _keys_alone},
     "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
     "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
@@ -640,6 +647,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
     "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
+    "any-table": {"edgepaas.sync.mirror.proof": _any_table},
     "resent-behind": {"edgepaas.outbox.resending.insertion": _resent_behind},
     "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},
     "names-alone": {"edgepaas.outbox.revisions.naming": _names_alone},

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import STATE
+from edgepaas.outbox import tables
 from edgepaas.outbox.journal.journal import Alive, nobody
+from edgepaas.outbox.resending.hub_tables import note_identities
 from edgepaas.outbox.resending.insertion import insert_among_waiting
 from edgepaas.outbox.resending.recovery_state import (
     HistoryMark,
@@ -46,6 +48,8 @@ class Recovery:
     _prepared: bool = field(default=False, init=False)
     #: The history that the open transaction begins.
     _begun: HistoryMark = field(default=HistoryMark(), init=False)
+    #: The hub's tables, of which is known what they lack.
+    _identities: Mapping[str, int] = field(default_factory=dict, init=False)
 
     def prepare(self, connection: sqlite3.Connection, hub: "Hub", stream: "Stream") -> None:
         """Queue what *hub* lacks, and begin a new history in its open transaction.
@@ -57,6 +61,7 @@ class Recovery:
         if not self._prepared:
             return
         self._begun = HistoryMark()
+        self._identities = {}
         self._queue(connection, hub, stream)
         if history.can_keep_history(hub):
             self._begun = history.begin_history(hub, stream.node_id)
@@ -65,7 +70,9 @@ class Recovery:
         """Note that the transaction of :meth:`prepare` was committed; raises sqlite3.Error."""
         if self._prepared:
             self._prepared = False
-            note_history(connection, self._begun.history_id, self._begun.mark)
+            with tables.transaction(connection):
+                note_history(connection, self._begun.history_id, self._begun.mark)
+                note_identities(connection, self._identities)
 
     def _queue(self, connection: sqlite3.Connection, hub: "Hub", stream: "Stream") -> None:
         if self.journal is not None:
@@ -106,4 +113,5 @@ class Recovery:
         except MirrorPostponed as error:
             logger.warning("which shared rows PostgreSQL lacks cannot be found out: %s", error)
             return 0
-        return insert_among_waiting(connection, lambda: missing)
+        self._identities = missing.identities
+        return insert_among_waiting(connection, lambda: missing.transactions)
