@@ -47,13 +47,12 @@ def test_rows_of_a_table_that_was_made_anew_come_home(
     tmp_path: Path, hub_database: HubDatabase, mode: str
 ) -> None:
     """Facts by the audit that runs by itself, shared rows by the mirror."""
-    settings = {"USE_SQLITE": "true"} if mode == "local-first" else {}
     with LiveBox(
         tmp_path, weak=("audit-soon",), DATABASE_URL=hub_database.url, AUDIT_INTERVAL="1",
-        **settings,
+        USE_SQLITE=str(mode == "local-first").lower(),
     ) as box:  # fmt: skip
         box.wait_state(mode)
-        acknowledged = set().union(*(post(box, 10, name) for name in "abc"))
+        acknowledged = {one for name in "abc" for one in post(box, 10, name)}
 
         def in_file(sql: str) -> set[str]:
             with (
