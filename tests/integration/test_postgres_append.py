@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, exc, func, select
+from sqlalchemy import Table, exc, func, select, text
 
 from edgepaas.app import Box
 from edgepaas.app.facts import Appended, FactsDiffer, Row, append_facts
@@ -175,6 +175,33 @@ def test_many_requests_at_once_are_all_stored_once(box: Box) -> None:
         thread.join(LIMIT)
     assert found == [Appended(3, 0)] * 60
     assert sorted(stored(box)) == sorted(fed(box)) == sorted(ids(*requests))
+
+
+def test_a_growing_table_is_not_read_whole_for_each_request(
+    box: Box, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """By the server's own count, with plans that were made while the table was empty."""
+    name = postgres_url.rpartition("/")[2]
+    postgres.execute(f"ALTER TABLE {READINGS.name} SET (autovacuum_enabled = false)", name)
+    for _ in range(100):
+        assert append(box, readings(100)).accepted == 100
+    before = _rows_read(box)
+    for _ in range(50):
+        assert append(box, readings(100)).accepted == 100
+    assert _rows_read(box) - before < 50 * 1_000
+
+
+def _rows_read(box: Box) -> int:
+    """Return how many readings the box's session has looked at, or at their index entries."""
+    with box.database.read() as session:
+        session.execute(text("SELECT pg_stat_force_next_flush()"))
+    question = (
+        "SELECT t.seq_tup_read + sum(i.idx_tup_read) FROM pg_stat_user_tables t "
+        "JOIN pg_stat_user_indexes i USING (relid) "
+        f"WHERE t.relname = '{READINGS.name}' GROUP BY t.seq_tup_read"
+    )
+    with box.database.read() as session:
+        return int(session.execute(text(question)).scalar_one())
 
 
 def test_each_of_a_group_hears_what_became_of_its_own(box: Box) -> None:

@@ -392,8 +392,8 @@ def _followed_in_part(statements: Any) -> Iterable[Replacement]:
     """Where a part of a job is new, that part is stored, and nothing that follows from it."""
     original = statements._statement
 
-    def statement(kind: Any) -> Any:
-        text = original(kind)
+    def statement(*kind: Any) -> Any:
+        text = original(*kind)
         return text.replace(
             f"given WHERE given.{statements._JOB} NOT IN (SELECT job FROM there) RETURNING",
             "given WHERE true ON CONFLICT DO NOTHING RETURNING",
