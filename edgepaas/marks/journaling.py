@@ -27,7 +27,7 @@ class StreamJournal(Protocol):
 
     def sync(self, entry: Any) -> None: ...
 
-    def confirm(self, entry: Any) -> None: ...
+    def confirm(self, entry: Any, position: tuple[str, int] | None = None) -> None: ...
 
     def drop(self, entry: Any) -> None: ...
 
@@ -41,9 +41,9 @@ class StreamJournal(Protocol):
 
     def next_order(self) -> int: ...
 
-    def settle(
-        self, hub: Mapping[str, int], alive: Callable[[str, str], bool], *, went_back: bool
-    ) -> int: ...
+    def abandoned(self, alive: Callable[[str, str], bool]) -> Collection[int]: ...
+
+    def settle(self, hub: Mapping[str, int], abandoned: Collection[int]) -> int: ...
 
     def note_joining(self, streams: Collection[str], joined_to: str, mark: int) -> None: ...
 
@@ -111,14 +111,19 @@ class JournalingRider:
             journal.sync(entry)
 
     def committed(self, results: "Sequence[Result]") -> None:
-        """Confirm what was written."""
+        """Confirm what was written; by another mark where that did not move."""
+        before = self.marks.position
         self.marks.committed(results)
-        self._end(lambda journal, entry: journal.confirm(entry))
+        position = self.marks.position
+        moved = None if position == before else position
+        self._end(lambda journal, entry: journal.confirm(entry, moved))
 
     def failed(self, error: BaseException | None) -> None:
         """Drop what was written; leave it to the marks where the outcome is not known.
 
-        In that case the stream ends, so that no later transaction has the same mark.
+        In that case the stream ends, so that no later transaction has the same mark. Either is
+        written before the caller hears of it: what is in flight after a kill is what somebody may
+        have been told was stored.
         """
         self.marks.failed(error)
         self._expected = []

@@ -90,7 +90,7 @@ class RefusingJournal:
     def sync(self, entry: object) -> None:
         """Do nothing: there are no entries."""
 
-    def confirm(self, entry: object) -> None:
+    def confirm(self, entry: object, position: tuple[str, int] | None = None) -> None:
         """Do nothing: there are no entries."""
 
     def drop(self, entry: object) -> None:
@@ -102,9 +102,11 @@ class RefusingJournal:
     def void(self, entry: object, places: Collection[int]) -> None:
         """Do nothing."""
 
-    def settle(
-        self, hub: Mapping[str, int], alive: Callable[[str, str], bool], *, went_back: bool
-    ) -> int:
+    def abandoned(self, alive: Callable[[str, str], bool]) -> Collection[int]:
+        """Return nothing: there are no entries."""
+        return ()
+
+    def settle(self, hub: Mapping[str, int], abandoned: Collection[int]) -> int:
         """Do nothing."""
         return 0
 

@@ -102,7 +102,10 @@ class SyncWorker:
         )
         self._models = mirror.document["tables"]
         self._history = HistoryTurn(journal, wanted=contract.sqlite_active)
-        self._recovery = Recovery(mirror.document, journal, self._is_alive)
+        connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
+        self._recovery = Recovery(
+            mirror.document, journal, self._is_alive, lambda: connections.in_doubt
+        )
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
         self._audit = AuditTurn(self.context, self._models, self.report)
 
@@ -126,7 +129,6 @@ class SyncWorker:
             self.report,
             reclaimed=mirror.compare_everything,
         )
-        connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
         self._comparison = ComparisonTurn(self.context, interval, connections)
         self._layouts = LayoutTurn(self.context, node.node_id, mirror.document, interval)
 

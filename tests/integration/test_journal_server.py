@@ -200,6 +200,9 @@ def test_killed_at_any_step_nothing_is_doubled_or_missing(
         box.look()
         assert box.journal.unsettled() == []
         assert (set(rows) <= set(box.kept_keys())) == STEPS[step]
+        doubtful = [box.journal.with_changes(one) for one in box.journal.doubtful(box.hub_marks())]
+        in_doubt = {str(change.key[0]) for one in doubtful for change in one.changes}
+        assert (set(rows) <= in_doubt) == (step == "+journal")
         # The client has heard nothing, and repeats.
         again = append(box.database, [reading(uuid.UUID(one)) for one in rows], stamp=MORNING)
         assert again.accepted + again.duplicates == 3
@@ -232,7 +235,7 @@ def test_an_entry_of_a_transaction_that_the_hub_lost_is_kept(
     postgres.execute("UPDATE sync_connections SET mark = mark - 2, rows = rows - 2", database)
     with journaled_box(paths, url) as box:
         box.look()
-        lacking = [box.journal.with_changes(one) for one in box.journal.lacking(box.hub_marks())]
+        lacking = [box.journal.with_changes(one) for one in box.journal.doubtful(box.hub_marks())]
         assert rows[0] in {str(change.key[0]) for one in lacking for change in one.changes}
 
 

@@ -383,6 +383,36 @@ def _journal_behind(module: Any) -> Iterable[Replacement]:
     return [(rider, "sent", sent), (rider, "committed", behind)]
 
 
+def _in_flight_goes(settling: Any) -> Iterable[Replacement]:
+    """What a killed process left in flight goes where the hub lacks it."""
+    return [(settling, "DOUBTFUL", None)]
+
+
+def _asked_too_late(keeper: Any) -> Iterable[Replacement]:
+    """Who still writes is asked when the hub's marks were read already."""
+    original = keeper.MarkKeeper._settle_journal
+
+    def settle(self: Any, hub: Any, _abandoned: Any) -> None:
+        original(self, hub, self._abandoned_entries())
+
+    return [(keeper.MarkKeeper, "_settle_journal", settle)]
+
+
+def _no_mark_after_a_failover(hub: Any) -> Iterable[Replacement]:
+    """A transaction whose mark does not move begins no other stream."""
+    original = hub.mark_statements
+
+    def mark_statements(tables: Any) -> Any:
+        found = original(tables)
+        return dataclasses.replace(
+            found,
+            advance=found.advance.replace("WHERE NOT EXISTS (SELECT FROM moved)", "WHERE false"),
+        )
+
+    rider = importlib.import_module("edgepaas.marks.rider")
+    return [(hub, "mark_statements", mark_statements), (rider, "mark_statements", mark_statements)]
+
+
 def _journal_unsynced(module: Any) -> Iterable[Replacement]:
     """The client hears of a write that a power cut takes from the journal."""
     return [(module.Journal, "sync", lambda self, entry: None)]
@@ -614,6 +644,9 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
     "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
+    "asked-too-late": {"edgepaas.marks.keeper": _asked_too_late},
+    "in-flight-goes": {"edgepaas.outbox.journal.settling": _in_flight_goes},
+    "no-mark-after-a-failover": {"edgepaas.marks.hub": _no_mark_after_a_failover},
     "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
     "journal-unsynced": {"edgepaas.outbox.journal.journal": _journal_unsynced},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},

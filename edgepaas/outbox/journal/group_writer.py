@@ -20,7 +20,7 @@ from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal import tables
 from edgepaas.outbox.journal.entries import Change, Entry
 from edgepaas.outbox.journal.opening import JournalFile, JournalUnusable
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID
+from edgepaas.outbox.journal.tables import CONFIRMED, IN_FLIGHT, JOURNAL, UNCERTAIN, UNSETTLED, VOID
 from edgepaas.outbox.layout import Layout, registered
 from edgepaas.outbox.triggers import values_of
 
@@ -47,11 +47,15 @@ class Write:
 
 @dataclass(frozen=True)
 class Note:
-    """What became of an entry: its state, None: it is to go; and rows that are no changes."""
+    """What became of an entry: its state, None: it is to go; and rows that are no changes.
+
+    ``position``: the stream and the mark that tell of it, not those that it was written with.
+    """
 
     entry: Entry
     state: int | None
     void: Collection[int] = ()
+    position: tuple[str, int] | None = None
 
 
 class GroupWriter:
@@ -223,7 +227,7 @@ class GroupWriter:
         try:
             with self._translated(), outbox_tables.transaction(self._connection()):
                 for note in notes:
-                    _apply(self._file.connection, note)
+                    self._apply(self._file.connection, note)
                 for one in group:
                     self._insert(self._file.connection, one)
             self._note_written(group)
@@ -278,6 +282,29 @@ class GroupWriter:
                 statement, [(*_NO_HEAD, layout, op, *one.values) for one in changes[start:end]]
             )
             start = end
+
+    def _apply(self, connection: sqlite3.Connection, note: Note) -> None:
+        """Write what became of an entry; a number that has been given out again is left alone."""
+        entry = note.entry
+        if note.state is None:
+            _delete(connection, entry)
+            return
+        # Several processes settle: what one of them knows to be confirmed stays so.
+        before = UNCERTAIN if note.state == CONFIRMED else f"({IN_FLIGHT})"
+        moved = note.position
+        stream, mark = (
+            (None, None) if moved is None else (self._stream(connection, moved[0]), moved[1])
+        )
+        connection.execute(
+            f"UPDATE {JOURNAL} SET state = ?, stream = coalesce(?, stream), "  # noqa: S608
+            f"mark = coalesce(?, mark) WHERE number = ? AND ord = ? AND state IN {before}",
+            (note.state, stream, mark, entry.number, entry.order),
+        )
+        connection.executemany(
+            f"UPDATE {JOURNAL} SET op = '{VOID}' WHERE number = ? AND EXISTS "  # noqa: S608
+            f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
+            [(entry.number + place, entry.number, entry.order) for place in note.void],
+        )
 
     def _head(self, write: Write, stream: int) -> tuple[int, ...]:
         entry = write.entry
@@ -365,24 +392,11 @@ _OF_THE_VALUES = (
 )
 
 
-def _apply(connection: sqlite3.Connection, note: Note) -> None:
-    """Write what became of an entry; a number that has been given out again is left alone."""
-    entry = note.entry
-    if note.state is None:
-        connection.execute(
-            f"DELETE FROM {JOURNAL} WHERE number BETWEEN ? AND ? AND EXISTS "  # noqa: S608
-            f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
-            (entry.number, entry.number + entry.rows - 1, entry.number, entry.order),
-        )
-        return
+def _delete(connection: sqlite3.Connection, entry: Entry) -> None:
     connection.execute(
-        f"UPDATE {JOURNAL} SET state = ? WHERE number = ? AND ord = ? AND state = {IN_FLIGHT}",  # noqa: S608
-        (note.state, entry.number, entry.order),
-    )
-    connection.executemany(
-        f"UPDATE {JOURNAL} SET op = '{VOID}' WHERE number = ? AND EXISTS "  # noqa: S608
-        f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
-        [(entry.number + place, entry.number, entry.order) for place in note.void],
+        f"DELETE FROM {JOURNAL} WHERE number BETWEEN ? AND ? AND EXISTS "  # noqa: S608
+        f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ? AND state IN {UNSETTLED})",
+        (entry.number, entry.number + entry.rows - 1, entry.number, entry.order),
     )
 
 

@@ -15,18 +15,28 @@ The rules that keep it true:
   also where two processes write.
 """
 
+import contextlib
 import json
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from edgepaas.errors import DatabaseError
 from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal import reading, settling, space, tables
 from edgepaas.outbox.journal.entries import Change, Entry, Reach, StoredEntry
 from edgepaas.outbox.journal.group_writer import GroupWriter, Note, Write
 from edgepaas.outbox.journal.opening import JournalFile
-from edgepaas.outbox.journal.tables import CONFIRMED, IN_FLIGHT, JOURNAL, STATE
+from edgepaas.outbox.journal.tables import (
+    CONFIRMED,
+    DOUBTFUL,
+    IN_FLIGHT,
+    JOURNAL,
+    STATE,
+    UNANSWERED,
+)
 from edgepaas.outbox.layout import Layout
 
 #: Whether a connection may still commit on a stream, given its id and the name of its process.
@@ -146,9 +156,13 @@ class Journal:
             self.sync(entry)
         return entry
 
-    def confirm(self, entry: Entry) -> None:
-        """Note that the hub has committed *entry*; nothing is written yet."""
-        self._end(entry, Note(entry, CONFIRMED))
+    def confirm(self, entry: Entry, position: tuple[str, int] | None = None) -> None:
+        """Note that the hub has committed *entry*; nothing is written yet.
+
+        *position*: the stream and the mark that tell of it, where they are not those that it was
+        written with.
+        """
+        self._end(entry, Note(entry, CONFIRMED, position=position))
 
     def void(self, entry: Entry, places: Collection[int]) -> None:
         """Note that rows of a confirmed *entry*, at these places from 0, were no change."""
@@ -156,12 +170,17 @@ class Journal:
             self._writer.note(Note(entry, CONFIRMED, tuple(places)))
 
     def drop(self, entry: Entry) -> None:
-        """Note that the hub did not commit *entry*; nothing is written yet."""
+        """Note that the hub did not commit *entry*."""
         self._end(entry, Note(entry, None))
+        self._flush_if_it_can()
 
     def leave(self, entry: Entry) -> None:
-        """Leave *entry* in flight: its COMMIT was sent and not answered. The marks settle it."""
-        self._end(entry, None)
+        """Note that the COMMIT of *entry* was sent and not answered. The marks settle it.
+
+        The caller tells whoever asked for it, so that it goes where the hub lacks it.
+        """
+        self._end(entry, Note(entry, UNANSWERED))
+        self._flush_if_it_can()
 
     def flush(self) -> None:
         """Write what became of entries, without a sync; raises DatabaseFull, DatabaseBusy."""
@@ -179,29 +198,40 @@ class Journal:
             return [
                 reading.with_changes(connection, one)
                 for one in reading.unsettled(connection)
-                if one.order not in self._own_orders()
+                if one.state != DOUBTFUL and one.order not in self._own_orders()
             ]
 
-    def settle(
-        self, hub: Mapping[str, int], alive: Alive = nobody, *, went_back: bool = False
-    ) -> int:
+    def abandoned(self, alive: Alive = nobody) -> frozenset[int]:
+        """Return the orders of the entries in flight that no connection can commit any more.
+
+        *alive* is asked with the stream and its owner. To be called before the marks of the hub are
+        read: what commits after that, on a connection that ends at once, is not among them. Raises
+        DatabaseFull, DatabaseBusy.
+        """
+        with self._writer.reading() as connection:
+            own = self._own_orders()
+            return frozenset(
+                one.order
+                for one in reading.unsettled(connection)
+                if one.order not in own and not alive(one.stream_id, one.owner)
+            )
+
+    def settle(self, hub: Mapping[str, int], abandoned: Collection[int] = ()) -> int:
         """Settle entries in flight by the marks of the *hub*; return how many.
 
         *hub*: the transactions of each of the box's streams there. An entry that the hub has is
-        confirmed. One that it lacks is dropped, since no client has been answered, unless its
-        stream is *alive* (asked with the stream and its owner: a connection may still commit it),
-        or the hub *went back*: then it may have had it, and the entry is kept to be sent again.
-        Raises DatabaseFull, DatabaseBusy.
+        confirmed. One that it lacks is dropped or in doubt (edgepaas.outbox.journal.settling),
+        where it was *abandoned* (:meth:`abandoned`) before these marks were read. Raises
+        DatabaseFull, DatabaseBusy.
         """
         with self._writer.reading() as connection:
             own = self._own_orders()
             entries = [one for one in reading.unsettled(connection) if one.order not in own]
             if not entries:
                 return 0
-            living = {one.stream_id for one in entries if alive(one.stream_id, one.owner)}
             acknowledged = reading.acknowledged_marks(connection)
             marks = {**hub, **dict.fromkeys(reading.streams_in_sums(connection, hub), _ALL)}
-            decided = settling.decide(entries, marks, living, acknowledged, went_back=went_back)
+            decided = settling.decide(entries, marks, abandoned, acknowledged)
             if not decided:
                 return 0
             self._writer.note(
@@ -242,6 +272,27 @@ class Journal:
         with self._writer.reading() as connection:
             return reading.lacking(connection, hub, newest=newest)
 
+    def doubtful(self, hub: Mapping[str, int]) -> list[StoredEntry]:
+        """Return the entries in doubt that a hub with these marks lacks; in order, no changes."""
+        with self._writer.reading() as connection:
+            return reading.doubtful(connection, hub)
+
+    def with_changes_in_doubt(self, entry: StoredEntry) -> StoredEntry:
+        """Return *entry*, which is in doubt, with those of its changes that may be sent again.
+
+        Of a row that is not a fact only where this box has not changed it since: who was not
+        answered may have repeated the change, and have taken it back.
+        """
+        with self._writer.reading() as connection:
+            found = reading.with_changes(connection, entry)
+            kept = [
+                change
+                for change in found.changes
+                if change.layout.kind == "facts"
+                or not reading.is_changed_later(connection, entry, change)
+            ]
+        return replace(found, changes=kept)
+
     def joined_streams(self) -> dict[str, str]:
         """Return by stream the one on the hub that it was, or is being, joined to."""
         with self._writer.reading() as connection:
@@ -257,7 +308,8 @@ class Journal:
         with self._writer.changing() as connection:
             # One look at the file for all of them: orders have no index, and writes wait.
             connection.execute(
-                f"UPDATE {JOURNAL} SET state = {tables.RESENT} WHERE state = {CONFIRMED} "  # noqa: S608
+                f"UPDATE {JOURNAL} SET state = {tables.RESENT} "  # noqa: S608
+                f"WHERE state IN ({CONFIRMED}, {DOUBTFUL}) "
                 "AND ord IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(orders)),),
             )
@@ -295,8 +347,13 @@ class Journal:
             under_way = set(self._open)
         return under_way | self._writer.noted()
 
-    def _end(self, entry: Entry, note: Note | None) -> None:
-        if note is not None and entry.number:
+    def _flush_if_it_can(self) -> None:
+        """Write what became of entries before a client hears of it; what cannot be stays noted."""
+        with contextlib.suppress(DatabaseError):
+            self._writer.flush()
+
+    def _end(self, entry: Entry, note: Note) -> None:
+        if entry.number:
             self._writer.note(note)
         with self._guard:
             self._open.pop(entry.order, None)

@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from edgepaas.outbox.journal.entries import Reach, StoredEntry
-from edgepaas.outbox.journal.tables import CONFIRMED, IN_FLIGHT, JOURNAL, STATE, STREAMS, VOID
+from edgepaas.outbox.journal.tables import (
+    CONFIRMED,
+    DOUBTFUL,
+    JOURNAL,
+    STATE,
+    STREAMS,
+    UNCERTAIN,
+    VOID,
+)
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import Change, Op, exact_rows
 from edgepaas.outbox.triggers import values_of
@@ -23,11 +31,11 @@ _HEADS: Final = (
 
 
 def unsettled(connection: sqlite3.Connection) -> list[StoredEntry]:
-    """Return the entries in flight, in order, without their changes."""
+    """Return the entries that are not settled for good, in order, without their changes."""
     # A look at the rest of the file would take longer with each day.
     (start,) = connection.execute(f"SELECT unsettled FROM {STATE}").fetchone()  # noqa: S608
     rows = connection.execute(
-        f"{_HEADS} AND j.number >= ? AND j.state = {IN_FLIGHT} ORDER BY j.ord", (start,)
+        f"{_HEADS} AND j.number >= ? AND j.state IN {UNCERTAIN} ORDER BY j.ord", (start,)
     )
     return [StoredEntry(*row) for row in rows]
 
@@ -60,6 +68,33 @@ def lacking(
         if one.mark > hub.get(one.stream_id, 0) and one.stream_id not in joined
     ]
     return sorted(found, key=lambda one: one.order)
+
+
+def doubtful(connection: sqlite3.Connection, hub: Mapping[str, int]) -> list[StoredEntry]:
+    """Return the entries in doubt that a hub with these marks lacks, in order, without changes."""
+    joined = streams_in_sums(connection, hub)
+    return [
+        one
+        for one in unsettled(connection)
+        if one.state == DOUBTFUL
+        and one.mark > hub.get(one.stream_id, 0)
+        and one.stream_id not in joined
+    ]
+
+
+def is_changed_later(connection: sqlite3.Connection, entry: StoredEntry, change: Change) -> bool:
+    """Whether an entry that was written after *entry* holds a change of the same row."""
+    for identity, layout in stored_layouts(connection).items():
+        if layout.table != change.layout.table or layout.key != change.layout.key:
+            continue
+        key = " AND ".join(f"v{position} IS ?" for position in layout.key_positions)
+        if connection.execute(
+            f"SELECT 1 FROM {JOURNAL} WHERE number >= ? AND layout = ? AND op <> '{VOID}' "  # noqa: S608
+            f"AND {key} LIMIT 1",
+            (entry.number + entry.rows, identity, *change.key),
+        ).fetchone():
+            return True
+    return False
 
 
 def streams_in_sums(connection: sqlite3.Connection, hub: Mapping[str, int]) -> set[str]:
@@ -123,7 +158,7 @@ def acknowledged_marks(connection: sqlite3.Connection) -> dict[str, int]:
     Of the entries of the last :data:`RECENT` rows.
     """
     rows = connection.execute(
-        f"SELECT s.stream_id, max(j.mark - (j.state = {IN_FLIGHT})) "  # noqa: S608
+        f"SELECT s.stream_id, max(j.mark - (j.state IN {UNCERTAIN})) "  # noqa: S608
         f"FROM {JOURNAL} j JOIN {STREAMS} s ON s.id = j.stream WHERE j.ord IS NOT NULL "
         f"AND j.number > (SELECT max(number) - {RECENT} FROM {JOURNAL}) GROUP BY s.stream_id"
     )
@@ -137,7 +172,7 @@ def reach(connection: sqlite3.Connection) -> Reach:
     ).fetchone() or (0, 0)
     rows, waiting = connection.execute(
         f"SELECT coalesce(max(number) - min(number) + 1, 0), "  # noqa: S608
-        f"(SELECT count(*) FROM {JOURNAL} WHERE state = {IN_FLIGHT} AND number >= "
+        f"(SELECT count(*) FROM {JOURNAL} WHERE state IN {UNCERTAIN} AND number >= "
         f"(SELECT unsettled FROM {STATE})) FROM {JOURNAL}"
     ).fetchone()
     dropped_order, dropped_rows = connection.execute(

@@ -10,9 +10,11 @@ from edgepaas.files.locks import held
 from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal.reading import used_bytes
 from edgepaas.outbox.journal.tables import (
-    IN_FLIGHT,
+    CONFIRMED,
     JOURNAL,
+    RESENT,
     STATE,
+    UNCERTAIN,
     VERSION,
     journal_path,
     lock_of,
@@ -43,7 +45,8 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
         "ORDER BY number"
     )
     for number, order, count, at, state in heads:
-        if (state == IN_FLIGHT and not over) or rows >= limit or not (over or at < before):
+        settled = state in (CONFIRMED, RESENT)
+        if not (settled or over) or rows >= limit or not (over or at < before):
             break
         end, rows, last = number + count, rows + count, max(last, order)
     heads.close()
@@ -114,10 +117,10 @@ def _rows_of(connection: sqlite3.Connection, size: int) -> int:
 
 
 def _note_settled(connection: sqlite3.Connection) -> None:
-    """Remember up to where no entry is in flight."""
+    """Remember up to where every entry is settled."""
     (start,) = connection.execute(f"SELECT unsettled FROM {STATE}").fetchone()  # noqa: S608
     first, last = connection.execute(
-        f"SELECT min(number) FILTER (WHERE state = {IN_FLIGHT}), max(number) FROM {JOURNAL} "  # noqa: S608
+        f"SELECT min(number) FILTER (WHERE state IN {UNCERTAIN}), max(number) FROM {JOURNAL} "  # noqa: S608
         "WHERE number >= ?",
         (start,),
     ).fetchone()

@@ -20,11 +20,19 @@ JOURNAL: Final = "journal"
 STREAMS: Final = "journal_streams"
 STATE: Final = "journal_state"
 
-#: States of an entry: its COMMIT is under way, or was not answered; the hub acknowledged it; it
-#: was handed to the outbox, which sends it again.
+#: States of an entry: its COMMIT is under way, or what came of it is not written yet; the hub
+#: acknowledged it; it was handed to the outbox, which sends it again.
 IN_FLIGHT: Final = 0
 CONFIRMED: Final = 1
 RESENT: Final = 2
+#: COMMIT was not answered, and who had asked for it was told so.
+UNANSWERED: Final = 3
+#: Its process was killed, and the hub does not have it: a client may have been told that it was
+#: stored. It is sent again, in doubt.
+DOUBTFUL: Final = 4
+#: For SQL: of these the hub's marks are still to tell; and with those of which they may yet.
+UNSETTLED: Final = f"({IN_FLIGHT}, {UNANSWERED})"
+UNCERTAIN: Final = f"({IN_FLIGHT}, {UNANSWERED}, {DOUBTFUL})"
 #: The operation of a row that was written ahead and turned out to be no change.
 VOID: Final = "-"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from edgepaas.database.reserved_names import COPIED
 from edgepaas.outbox import capture, tables
 from edgepaas.outbox.journal.reading import changes_between
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL
+from edgepaas.outbox.journal.tables import JOURNAL, UNSETTLED
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import Change
 from edgepaas.outbox.resending import fact_copies
@@ -113,7 +113,7 @@ class FactCopier:
     def _next_heads(self) -> Iterator[_Head]:
         rows = self._journal.execute(
             f"SELECT number, ord, rows, at FROM {JOURNAL} WHERE number < ? AND number > ? "  # noqa: S608
-            f"AND ord > ? AND state <> {IN_FLIGHT} ORDER BY number DESC LIMIT {STEP}",
+            f"AND ord > ? AND state NOT IN {UNSETTLED} ORDER BY number DESC LIMIT {STEP}",
             (self._below, _start(self._journal, self._before), self._before.order),
         ).fetchall()
         for row in rows:
@@ -211,7 +211,7 @@ def _heads_with(journal: sqlite3.Connection, start: int, above: int, kind: str) 
         f"(SELECT (SELECT h.number FROM {JOURNAL} h WHERE h.number <= j.number "
         "AND h.ord IS NOT NULL ORDER BY h.number DESC LIMIT 1) "
         f"FROM {JOURNAL} j WHERE j.number > ? AND j.layout IN ({layouts})) "
-        f"AND state <> {IN_FLIGHT} ORDER BY ord",
+        f"AND state NOT IN {UNSETTLED} ORDER BY ord",
         (above, start, start),
     )
     return [_Head(*row) for row in rows]
@@ -220,8 +220,8 @@ def _heads_with(journal: sqlite3.Connection, start: int, above: int, kind: str) 
 def _settled(journal: sqlite3.Connection) -> _Pointer:
     """Return the youngest entry before which, and at which, none is in flight."""
     row = journal.execute(
-        f"SELECT ord, number FROM {JOURNAL} WHERE ord IS NOT NULL AND state <> {IN_FLIGHT} "  # noqa: S608
-        f"AND number < coalesce((SELECT min(number) FROM {JOURNAL} WHERE state = {IN_FLIGHT} "
+        f"SELECT ord, number FROM {JOURNAL} WHERE ord IS NOT NULL AND state NOT IN {UNSETTLED} "  # noqa: S608
+        f"AND number < coalesce((SELECT min(number) FROM {JOURNAL} WHERE state IN {UNSETTLED} "
         f"AND number > (SELECT max(number) FROM {JOURNAL}) - 10000), 9e18) "
         "ORDER BY number DESC LIMIT 1"
     ).fetchone()

@@ -15,7 +15,14 @@ from edgepaas.database.sqlite import numeric_order
 from edgepaas.files.locks import held
 from edgepaas.files.sqlite_file import open_refusal_reason
 from edgepaas.outbox.journal import tables
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID, lock_of
+from edgepaas.outbox.journal.tables import (
+    CONFIRMED,
+    IN_FLIGHT,
+    JOURNAL,
+    RESENT,
+    VOID,
+    lock_of,
+)
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows
 from edgepaas.outbox.triggers import values_of
@@ -50,7 +57,7 @@ class JournalRows:
             for _, order, own_state, identity, op, *values in found:
                 state = own_state if order is not None else state
                 layout = layouts.get(identity)
-                if layout is None or op != "I" or state == IN_FLIGHT:
+                if layout is None or op != "I" or state not in (CONFIRMED, RESENT):
                     continue
                 by_layout.setdefault(identity, []).append(tuple(values[: len(layout.columns)]))
             for identity, inserted in by_layout.items():

@@ -54,13 +54,14 @@ def lost_entries(
     """Return the entries that *hub* had acknowledged and does not have; in order, no changes.
 
     *newest*: only among so many rows. What is in flight is settled first; *alive* is asked as by
-    :meth:`Journal.settle`. Two looks at the hub: what is confirmed between the first look and
+    :meth:`Journal.abandoned`. Two looks at the hub: what is confirmed between the first look and
     that into the journal is there at the second. Raises HubError, DatabaseError.
     """
+    abandoned = journal.abandoned(alive)
     first = _marks(hub, node_id)
     if first is None:
         return []
-    journal.settle(first, alive)
+    journal.settle(first, abandoned)
     suspected = journal.lacking(first, newest=newest)
     if not suspected:
         return []
@@ -69,6 +70,22 @@ def lost_entries(
         return []
     before = {one.order for one in suspected}
     return [one for one in journal.lacking(second, newest=newest) if one.order in before]
+
+
+def doubtful_entries(
+    journal: Journal, hub: "Hub", node_id: str, alive: Alive
+) -> "list[StoredEntry]":
+    """Return the entries that *hub* lacks and that somebody may have been told of; no changes.
+
+    Their process was killed before it had written what became of them. *alive* is asked as by
+    :meth:`Journal.abandoned`. Raises HubError, DatabaseError.
+    """
+    abandoned = journal.abandoned(alive)
+    marks = _marks(hub, node_id)
+    if marks is None:
+        return []
+    journal.settle(marks, abandoned)
+    return journal.doubtful(marks)
 
 
 def keys_unknown_to(hub: "Hub", path: Path, node_id: str) -> set[tuple[str, tuple[Any, ...]]]:
@@ -83,23 +100,33 @@ def keys_unknown_to(hub: "Hub", path: Path, node_id: str) -> set[tuple[str, tupl
             return set()
         return {
             (change.layout.table, change.key)
-            for entry in journal.lacking(marks, newest=NEWEST)
+            for entry in (*journal.lacking(marks, newest=NEWEST), *journal.doubtful(marks))
             for change in journal.with_changes(entry).changes
             if change.layout.kind == "shared"
         }
 
 
 def queue_lost_entries(
-    connection: sqlite3.Connection, journal: Journal, hub: "Hub", node_id: str, alive: Alive
+    connection: sqlite3.Connection,
+    journal: Journal,
+    hub: "Hub",
+    node_id: str,
+    alive: Alive,
+    *,
+    in_doubt_alone: bool = False,
 ) -> int:
     """Put what *hub* lost of the journal among the rows that wait; return how many rows.
 
     As :func:`edgepaas.outbox.resending.insertion.insert_among_waiting`. An entry is put there
-    once, whatever is killed in between. Raises HubError, DatabaseError, sqlite3.Error.
+    once, whatever is killed in between. What is in doubt is put there as well; *in_doubt_alone*:
+    nothing else. Raises HubError, DatabaseError, sqlite3.Error.
     """
     known = resent.not_noted(connection)
     _note(connection, journal, known)
-    found = lost_entries(journal, hub, node_id, alive)
+    lost = [] if in_doubt_alone else lost_entries(journal, hub, node_id, alive)
+    doubtful = doubtful_entries(journal, hub, node_id, alive)
+    in_doubt = {one.order for one in doubtful}
+    found = sorted((*lost, *doubtful), key=lambda one: one.order)
     if not found:
         return 0
     joined = journal.joined_streams()
@@ -110,12 +137,14 @@ def queue_lost_entries(
 
         def transactions() -> Iterator[Transaction]:
             for entry in found:
-                changes = journal.with_changes(entry).changes
+                missing = entry.order not in in_doubt
+                read = journal.with_changes if missing else journal.with_changes_in_doubt
+                changes = read(entry).changes
                 counts[entry.order] = len(changes)
                 yield Transaction(
                     switches.row_before(entry.order),
                     [layouts.change(one) for one in changes],
-                    missing=True,
+                    missing=missing,
                 )
 
         def inserted() -> None:

@@ -18,7 +18,12 @@ from edgepaas.marks.comparison import Loss
 from edgepaas.marks.record import changing, read_record
 from edgepaas.outbox.resending import resent
 from edgepaas.outbox.resending.recovery_state import note_broken, read_history
-from edgepaas.sync.resend.journaled import NEWEST, lost_entries, opened_journal
+from edgepaas.sync.resend.journaled import (
+    NEWEST,
+    doubtful_entries,
+    lost_entries,
+    opened_journal,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,13 +60,15 @@ class LostConnections:
         self._look_until = float("-inf")
         self._known: dict[str, Loss] = {}
         self._told = 0
+        #: Whether the journal has entries that are in doubt, to be sent by the next batch.
+        self.in_doubt = False
 
     def look_closely(self) -> None:
         """Look at the end of the journal for a while, as over a new connection."""
         self._look_until = self._clock() + LOOK_AGAIN
 
     def compare(self, hub: "Hub", connection: sqlite3.Connection | None) -> bool:
-        """Whether *hub* has everything; what it lacks is noted in the box's file.
+        """Whether *hub* has everything; what it lost is noted in the box's file.
 
         *connection*: of that file, None where it captures nothing. Raises HubError,
         DatabaseError, sqlite3.Error.
@@ -86,7 +93,8 @@ class LostConnections:
             self._account(connection, losses)
         # Not before: what interrupts a look at a loss must not be the last that is seen of it.
         self._known = losses
-        return not lost
+        self.in_doubt = not lost and self._has_doubts(hub)
+        return not (lost or self.in_doubt)
 
     def _compare_marks(self, hub: "Hub") -> bool:
         """Compare by the record; whether something new is missing."""
@@ -133,6 +141,16 @@ class LostConnections:
         except (OSError, LockHeld) as error:
             logger.warning("the journal is not compared with PostgreSQL: %s", error)
             return None
+
+    def _has_doubts(self, hub: "Hub") -> bool:
+        try:
+            with opened_journal(self._journal, self._node_id) as journal:
+                return journal is not None and bool(
+                    doubtful_entries(journal, hub, self._node_id, self._alive)
+                )
+        except (OSError, LockHeld) as error:
+            logger.warning("what is in doubt in the journal is not known: %s", error)
+            return False
 
     def _account(self, connection: sqlite3.Connection, losses: dict[str, Loss]) -> None:
         """Count what is sent again as lost no longer; alert what is in no journal."""

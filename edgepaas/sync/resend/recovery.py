@@ -9,7 +9,7 @@ committed a new history mark; whatever interrupts it, it is done again and queue
 
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,9 @@ class Recovery:
     journal: Path | None = None
     #: Whether a connection may still commit on a stream of the journal.
     alive: Alive = nobody
+    #: Whether the journal has entries that are in doubt: they are sent again as well, though
+    #: nothing shows that the hub went back.
+    in_doubt: Callable[[], bool] = lambda: False
     _prepared: bool = field(default=False, init=False)
     #: The history that the open transaction begins.
     _begun: HistoryMark = field(default=HistoryMark(), init=False)
@@ -54,11 +57,13 @@ class Recovery:
     def prepare(self, connection: sqlite3.Connection, hub: "Hub", stream: "Stream") -> None:
         """Queue what *hub* lacks, and begin a new history in its open transaction.
 
-        Nothing where its history is not known to be broken. *hub* holds the lock of *stream*,
-        and both sides are in step. Raises HubError, sqlite3.Error.
+        Where its history is not known to be broken, only what is in doubt. *hub* holds the lock
+        of *stream*, and both sides are in step. Raises HubError, sqlite3.Error.
         """
         self._prepared = read_history(connection).broken
         if not self._prepared:
+            if self.journal is not None and self.in_doubt():
+                self._queue_journal(connection, self.journal, hub, stream, in_doubt_alone=True)
             return
         self._begun = HistoryMark()
         self._identities = {}
@@ -85,13 +90,31 @@ class Recovery:
             )  # fmt: skip
 
     def _queue_journal(
-        self, connection: sqlite3.Connection, path: Path, hub: "Hub", stream: "Stream"
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        hub: "Hub",
+        stream: "Stream",
+        *,
+        in_doubt_alone: bool = False,
     ) -> None:
         with opened_journal(path, stream.node_id) as journal:
             if journal is None:
                 return
-            queued = queue_lost_entries(connection, journal, hub, stream.node_id, self.alive)
-        if queued:
+            queued = queue_lost_entries(
+                connection,
+                journal,
+                hub,
+                stream.node_id,
+                self.alive,
+                in_doubt_alone=in_doubt_alone,
+            )
+        if queued and in_doubt_alone:
+            logger.info(
+                "%d rows of a process that was killed are not in PostgreSQL: a client may have "
+                "been told that they are, so they are sent from the journal", queued,
+            )  # fmt: skip
+        elif queued:
             logger.warning(
                 "%d rows that PostgreSQL had acknowledged while it served are not there: they are "
                 "sent again from the journal", queued,
