@@ -37,6 +37,10 @@ class StreamPosition(NamedTuple):
     transactions: int
 
 
+#: Of a transaction on a hub that keeps no marks.
+UNMARKED = StreamPosition("", 0)
+
+
 class OwnStreams:
     """The streams of this process; for any thread. *suspect* is called for a mark that stays.
 
@@ -182,14 +186,16 @@ class MarkRider:
     def committed(self, results: "Sequence[Result]") -> None:
         """Note the new mark; one that did not move is evidence, and its stream ends.
 
-        The transaction has begun another one then, whose mark tells of it.
+        The transaction has begun another one then, whose mark tells of it. Where this raises, what
+        became of the mark is not known, as :meth:`failed` is to be told.
         """
-        self._sent = False
         stream = self._stream
         if not results or stream is None:
+            self._sent = False
             return
         written, moved = results[-1].rows[0]
         this = Mark(1, int(written))
+        self._sent = False
         if moved is not None:
             stream.known = stream.known.plus(this)
             if stream.ended:  # by a comparison, while this transaction was open
@@ -214,6 +220,7 @@ class MarkRider:
             if self._stream is not None:
                 self._stream.unanswered = True
             self._end_stream()
+            self._next = Stream()  # perhaps it was begun
         if error is not None and is_unusable(error):
             self._streams.use(None)
             self._streams.suspect()

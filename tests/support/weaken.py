@@ -605,6 +605,34 @@ def _forgotten_capture(keeping: Any) -> Iterable[Replacement]:
     return [(keeping.JournaledChanges, "keep", lambda _self, _written: None)]
 
 
+def _unreadable_is_missing(access: Any) -> Iterable[Replacement]:
+    """A journal that cannot be read now is taken for one that is not there."""
+    original = access.youngest_order
+
+    def youngest_order(path: Any) -> int:
+        try:
+            return int(original(path))
+        except access.JournalUnreadable:
+            return 0
+
+    return [(access, "youngest_order", youngest_order)]
+
+
+def _waits_for_journal(trouble: Any) -> Iterable[Replacement]:
+    """Nothing is delivered for as long as the journal cannot be read."""
+    return [(trouble.JournalTrouble, "record_failure", lambda *_: False)]
+
+
+def _journal_moves(journal: Any) -> Iterable[Replacement]:
+    """What is read twice of the journal is read at two moments."""
+    return [(journal, "snapshot", lambda _: contextlib.nullcontext())]
+
+
+def _unsent_is_prepared(prepared: Any) -> Iterable[Replacement]:
+    """What a flight would have prepared that was not sent counts as prepared."""
+    return [(prepared.PreparedStatements, "unsent", lambda _: None)]
+
+
 def _unguarded_file(guard: Any) -> Iterable[Replacement]:
     """The SQLite file is written whether or not its triggers are in place."""
     return [(guard.CaptureGuard, name, lambda _self: None) for name in ("begin", "finish")]
@@ -613,6 +641,10 @@ def _unguarded_file(guard: Any) -> Iterable[Replacement]:
 WEAKNESSES: dict[str, dict[str, Patch]] = {
     "unchecked-capture": {"edgepaas.outbox.hub_capture.rider": _unchecked_capture},
     "forgotten-capture": {"edgepaas.outbox.hub_capture.keeping": _forgotten_capture},
+    "unreadable-is-missing": {"edgepaas.outbox.journal.access": _unreadable_is_missing},
+    "waits-for-journal": {"edgepaas.sync.resend.journal_trouble": _waits_for_journal},
+    "journal-moves": {"edgepaas.outbox.journal.journal": _journal_moves},
+    "unsent-is-prepared": {"edgepaas.pgdriver.flights.prepared": _unsent_is_prepared},
     "unguarded-file": {"edgepaas.database.sqlite.capture_guard": _unguarded_file},
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
