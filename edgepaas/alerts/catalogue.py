@@ -223,6 +223,17 @@ JOURNAL_UNUSABLE = _entry(
     "SQLite file.",
     check="journal-written",
 )
+JOURNAL_IN_USE = _entry(
+    "journal-in-use",
+    origin="service",
+    severity="critical",
+    what_happened="Another process has the journal of what PostgreSQL acknowledges, and does not "
+    "let go of it: this one cannot open it, and refuses writes until it can.",
+    what_to_do="Nothing where it is a release's overlap, or a file that is set aside: it is over "
+    "within seconds. Else 'fuser' with the name of the lock file shows which process it is; end "
+    "that one. The disk is not at fault.",
+    check="journal-written",
+)
 ROWS_SHED = _entry(
     "rows-shed",
     origin="service",
@@ -293,6 +304,17 @@ ACKNOWLEDGED_ROWS_LOST = _entry(
     "acknowledge'; writes go on meanwhile.",
     check="no-row-left",
     also=("warning",),
+)
+JOURNAL_UNREAD = _entry(
+    "journal-unread",
+    origin="edgepaas-sync",
+    severity="critical",
+    what_happened="The journal of what PostgreSQL acknowledged cannot be read: what PostgreSQL "
+    "lost of it is not sent again. The rows that wait on this box are delivered.",
+    what_to_do="The message says why. Where another process has it, end that one ('fuser' shows "
+    "it); where the disk answers with errors, copy the state folder to another disk. What was "
+    "lost is sent as soon as the journal can be read.",
+    check="journal-read",
 )
 AUDIT_DISCREPANCY = _entry(
     "audit-discrepancy",

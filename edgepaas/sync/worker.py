@@ -31,6 +31,7 @@ from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.refusals.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.resend.journal_trouble import JournalTrouble
 from edgepaas.sync.resend.journaled import keys_unknown_to
 from edgepaas.sync.resend.lost_connections import LostConnections
 from edgepaas.sync.resend.recovery import Recovery
@@ -102,9 +103,16 @@ class SyncWorker:
         )
         self._models = mirror.document["tables"]
         self._history = HistoryTurn(journal, wanted=contract.sqlite_active)
-        connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
+        trouble = JournalTrouble()
+        connections = LostConnections(
+            self.context.paths, node.node_id, journal, self._is_alive, trouble=trouble
+        )
         self._recovery = Recovery(
-            mirror.document, journal, self._is_alive, lambda: connections.in_doubt
+            mirror.document,
+            journal,
+            self._is_alive,
+            lambda: connections.in_doubt,
+            trouble=trouble,
         )
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
         self._audit = AuditTurn(self.context, self._models, self.report)

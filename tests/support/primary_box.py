@@ -266,6 +266,10 @@ class PrimaryBox:
     def compare(self, link: Hub) -> None:
         """Compare all marks over *link*."""
         self.journal.flush()
+        self.compare_without_journal(link)
+
+    def compare_without_journal(self, link: Hub) -> None:
+        """Compare all marks over *link*; the service has not the journal open."""
         self.connections.compare(link, self.file.file)
         compare_history(self.file.file, link)
         compare_file(self.file.file, link)

@@ -28,6 +28,7 @@ from edgepaas.health.checks import CheckResult
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import Stream
 from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, remove_refused
@@ -177,6 +178,10 @@ def file_of_rows(box: Box) -> None:
     box.settings = {"DISK_BUDGET": "4MiB"}
 
 
+def unreadable_journal(box: Box) -> None:
+    journal_path(box.paths.sqlite).write_bytes(b"no database at all" * 1000)
+
+
 def quarantine(box: Box) -> None:
     folder = box.paths.quarantine / "20260101T000000Z"
     folder.mkdir(parents=True)
@@ -322,6 +327,10 @@ SCENARIOS = [
     Scenario("rows-shed", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),
     Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(noted=[])),
     Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(state="fallback")),
+    Scenario("journal-in-use", put(noted=["journal"], state="primary"), put(noted=[])),
+    Scenario(
+        "journal-unread", unreadable_journal, lambda box: journal_path(box.paths.sqlite).unlink()
+    ),
     *counted("rows-not-in-postgres", rows_waiting=3),
     *counted("rows-left-behind", rows_waiting=3),
     *counted("sync-dead-letters", dead_letters=3),

@@ -555,7 +555,7 @@ def test_a_file_that_is_locked_refuses_the_entry(path: Path) -> None:
     with opened(path) as journal, contextlib.closing(sqlite3.connect(path)) as other:
         journal._writer._file.connection.execute("PRAGMA busy_timeout=0")
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DatabaseBusy, match="cannot be written"):
+        with pytest.raises(DatabaseBusy, match="cannot be used"):
             journal.ahead("s", 1, [fact(1)])
         other.execute("ROLLBACK")
         journal.record("s", 1, [fact(2)])
@@ -656,7 +656,7 @@ def test_a_file_that_cannot_be_used_is_set_aside_and_kept(path: Path, change: An
 def test_a_file_that_another_process_uses_is_not_set_aside(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepaas.outbox.journal.opening._LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("edgepaas.outbox.journal.opening.LOCK_TIMEOUT", 0.1)
     with opened(path):
         newer(path)
         with pytest.raises(JournalUnusable, match="another process has it open"):

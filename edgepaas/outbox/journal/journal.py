@@ -19,22 +19,22 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgepaas.errors import DatabaseError
-from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal import reading, settling, space, tables
+from edgepaas.outbox.journal.access import JournalSnapshot, of_the_journal, snapshot
 from edgepaas.outbox.journal.entries import Change, Entry, Reach, StoredEntry
-from edgepaas.outbox.journal.group_writer import GroupWriter, Note, Write
-from edgepaas.outbox.journal.opening import JournalFile
+from edgepaas.outbox.journal.entry_rows import Note, Write
+from edgepaas.outbox.journal.group_writer import GroupWriter
+from edgepaas.outbox.journal.opening import JournalFile, connected
+from edgepaas.outbox.journal.ordering import order_base
 from edgepaas.outbox.journal.tables import (
     CONFIRMED,
     DOUBTFUL,
     IN_FLIGHT,
     JOURNAL,
-    STATE,
     UNANSWERED,
 )
 from edgepaas.outbox.layout import Layout
@@ -81,7 +81,7 @@ class Journal:
         try:
             self._writer = GroupWriter(file, layouts, owner=owner, wall=wall)
             #: Added to the clock: no order is lower than one that was given out before.
-            self._base = _order_base(file, clock)
+            self._base = order_base(file, clock)
         except BaseException:
             file.close()
             raise
@@ -278,20 +278,9 @@ class Journal:
             return reading.doubtful(connection, hub)
 
     def with_changes_in_doubt(self, entry: StoredEntry) -> StoredEntry:
-        """Return *entry*, which is in doubt, with those of its changes that may be sent again.
-
-        Of a row that is not a fact only where this box has not changed it since: who was not
-        answered may have repeated the change, and have taken it back.
-        """
+        """Return *entry*, which is in doubt, with those of its changes that may be sent again."""
         with self._writer.reading() as connection:
-            found = reading.with_changes(connection, entry)
-            kept = [
-                change
-                for change in found.changes
-                if change.layout.kind == "facts"
-                or not reading.is_changed_later(connection, entry, change)
-            ]
-        return replace(found, changes=kept)
+            return reading.with_changes_in_doubt(connection, entry)
 
     def joined_streams(self) -> dict[str, str]:
         """Return by stream the one on the hub that it was, or is being, joined to."""
@@ -302,6 +291,18 @@ class Journal:
         """Return *entry* with its changes."""
         with self._writer.reading() as connection:
             return reading.with_changes(connection, entry)
+
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[JournalSnapshot]:
+        """Give what stands in the file now, to be read as often as is needed.
+
+        Raises DatabaseFull, DatabaseBusy, JournalUnreadable.
+        """
+        self.flush()
+        with of_the_journal(self.path):
+            connection = connected(self.path)
+        with contextlib.closing(connection), snapshot(connection):
+            yield JournalSnapshot(connection, self.path)
 
     def note_resent(self, orders: Iterable[int]) -> None:
         """Note, durably, that these entries were handed to the outbox, which sends them again."""
@@ -357,26 +358,3 @@ class Journal:
             self._writer.note(note)
         with self._guard:
             self._open.pop(entry.order, None)
-
-
-def _order_base(file: JournalFile, clock: Callable[[], int]) -> int:
-    if (base := _stored_base(file, clock())) is not None:
-        return base
-    with outbox_tables.transaction(file.connection):
-        # Another process may have been faster.
-        if (base := _stored_base(file, now := clock())) is not None:
-            return base
-        base = _youngest(file) + 1 - now  # the box was started since
-        file.connection.execute(f"UPDATE {STATE} SET order_base = ?", (base,))  # noqa: S608
-    return base
-
-
-def _stored_base(file: JournalFile, now: int) -> int | None:
-    """Return the base that the file has, None where an order of *now* would not be the greatest."""
-    (base,) = file.connection.execute(f"SELECT order_base FROM {STATE}").fetchone()  # noqa: S608
-    return int(base) if base + now > _youngest(file) else None
-
-
-def _youngest(file: JournalFile) -> int:
-    (dropped,) = file.connection.execute(f"SELECT dropped_ord FROM {STATE}").fetchone()  # noqa: S608
-    return max(reading.newest_order(file.connection), int(dropped))

@@ -123,6 +123,21 @@ def with_changes(connection: sqlite3.Connection, entry: StoredEntry) -> StoredEn
     return replace(entry, changes=found)
 
 
+def with_changes_in_doubt(connection: sqlite3.Connection, entry: StoredEntry) -> StoredEntry:
+    """Return *entry*, which is in doubt, with those of its changes that may be sent again.
+
+    Of a row that is not a fact only where this box has not changed it since: who was not
+    answered may have repeated the change, and have taken it back.
+    """
+    found = with_changes(connection, entry)
+    kept = [
+        change
+        for change in found.changes
+        if change.layout.kind == "facts" or not is_changed_later(connection, entry, change)
+    ]
+    return replace(found, changes=kept)
+
+
 def changes_between(connection: sqlite3.Connection, first: int, last: int) -> Iterator[Change]:
     """Give the changes of the rows *first* to *last*; those that were no change are left out."""
     layouts = stored_layouts(connection)
@@ -149,6 +164,12 @@ def newest_order(connection: sqlite3.Connection) -> int:
         "ORDER BY number DESC LIMIT 1000)"
     ).fetchone()[0]
     return int(found or 0)
+
+
+def youngest_order(connection: sqlite3.Connection) -> int:
+    """Return the greatest order that was given out, as far as the file tells; 0 without one."""
+    (dropped,) = connection.execute(f"SELECT dropped_ord FROM {STATE}").fetchone()  # noqa: S608
+    return max(newest_order(connection), int(dropped))
 
 
 def acknowledged_marks(connection: sqlite3.Connection) -> dict[str, int]:

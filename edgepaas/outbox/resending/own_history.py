@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from edgepaas.database.reserved_names import COPIED
 from edgepaas.outbox import capture, tables
+from edgepaas.outbox.journal.access import given_by_the_journal, of_the_journal, snapshot
 from edgepaas.outbox.journal.reading import changes_between
 from edgepaas.outbox.journal.tables import JOURNAL, UNSETTLED
 from edgepaas.outbox.layout import Layout, stored_layouts
@@ -53,22 +54,25 @@ class _Head:
 def copy_shared(connection: sqlite3.Connection, journal: sqlite3.Connection) -> int:
     """Apply the changes of shared rows that are in the journal alone; return how many.
 
-    *connection* is that of the box's file. Raises sqlite3.Error.
+    *connection* is that of the box's file. Raises sqlite3.Error of it, JournalUnreadable.
     """
-    before, until = _read_pointer(connection, "shared"), _settled(journal)
-    if until.order <= before.order:
-        return 0
-    heads = _heads_with(journal, _start(journal, before), before.order, "shared")
-    if not heads and until.number - before.number < _NOTED_EVERY:
-        return 0
-    applied = 0
-    with tables.transaction(connection), capture.paused(connection):
-        columns = _Columns(connection)
-        for head in heads:
-            for change in changes_between(journal, head.number, head.number + head.rows - 1):
-                if change.layout.kind == "shared":
-                    applied += _apply(connection, columns, change)
-        _note_pointer(connection, "shared", until)
+    before = _read_pointer(connection, "shared")
+    with snapshot(journal):
+        with of_the_journal():
+            until = _settled(journal)
+            if until.order <= before.order:
+                return 0
+            heads = _heads_with(journal, _start(journal, before), before.order, "shared")
+        if not heads and until.number - before.number < _NOTED_EVERY:
+            return 0
+        applied = 0
+        with tables.transaction(connection), capture.paused(connection):
+            columns = _Columns(connection)
+            for head in heads:
+                for change in _changes_of(journal, head):
+                    if change.layout.kind == "shared":
+                        applied += _apply(connection, columns, change)
+            _note_pointer(connection, "shared", until)
     return applied
 
 
@@ -76,28 +80,32 @@ class FactCopier:
     """Copies facts, the newest first, in steps; remembers how far it has come."""
 
     def __init__(self, connection: sqlite3.Connection, journal: sqlite3.Connection) -> None:
-        """Both are used by :meth:`step` alone. Raises sqlite3.Error."""
+        """Both are used by :meth:`step` alone. Raises sqlite3.Error, JournalUnreadable."""
         self._connection = connection
         self._journal = journal
         self._before = _read_pointer(connection, "facts")
-        self._until = _settled(journal)
+        with of_the_journal():
+            self._until = _settled(journal)
         self._below = self._until.number + 1
         self._copied = 0
         #: Whether nothing is left to be copied.
         self.done = self._until.order <= self._before.order
 
     def step(self) -> int:
-        """Copy some; return how many facts are new. Raises sqlite3.Error."""
+        """Copy some; return how many facts are new. Raises sqlite3.Error, JournalUnreadable."""
         if self.done:
             return 0
         copied = rows = 0
-        with tables.transaction(self._connection), capture.paused(self._connection):
+        with (
+            snapshot(self._journal),
+            tables.transaction(self._connection),
+            capture.paused(self._connection),
+        ):
             columns = _Columns(self._connection)
             for head in self._next_heads():
                 self._below = head.number
                 rows += head.rows
-                found = changes_between(self._journal, head.number, head.number + head.rows - 1)
-                for change in found:
+                for change in _changes_of(self._journal, head):
                     if change.layout.kind == "facts" and change.new is not None:
                         copied += _insert_fact(self._connection, columns, change, head.at)
                 if rows >= STEP:
@@ -111,11 +119,12 @@ class FactCopier:
         return copied
 
     def _next_heads(self) -> Iterator[_Head]:
-        rows = self._journal.execute(
-            f"SELECT number, ord, rows, at FROM {JOURNAL} WHERE number < ? AND number > ? "  # noqa: S608
-            f"AND ord > ? AND state NOT IN {UNSETTLED} ORDER BY number DESC LIMIT {STEP}",
-            (self._below, _start(self._journal, self._before), self._before.order),
-        ).fetchall()
+        with of_the_journal():
+            rows = self._journal.execute(
+                f"SELECT number, ord, rows, at FROM {JOURNAL} WHERE number < ? AND number > ? "  # noqa: S608
+                f"AND ord > ? AND state NOT IN {UNSETTLED} ORDER BY number DESC LIMIT {STEP}",
+                (self._below, _start(self._journal, self._before), self._before.order),
+            ).fetchall()
         for row in rows:
             yield _Head(*row)
 
@@ -129,7 +138,7 @@ def copy_history(
 ) -> int:
     """Copy shared rows, then facts for so many *seconds*; return how many rows came.
 
-    Raises sqlite3.Error.
+    Raises sqlite3.Error, JournalUnreadable.
     """
     deadline = clock() + seconds
     copied = copy_shared(connection, journal)
@@ -200,6 +209,11 @@ def _apply(connection: sqlite3.Connection, columns: _Columns, change: Change) ->
     except sqlite3.IntegrityError as error:
         logger.debug("%s is left to the mirror: %s", change, error)
         return 0
+
+
+def _changes_of(journal: sqlite3.Connection, head: _Head) -> Iterator[Change]:
+    last = head.number + head.rows - 1
+    return given_by_the_journal(changes_between(journal, head.number, last))
 
 
 def _heads_with(journal: sqlite3.Connection, start: int, above: int, kind: str) -> list[_Head]:

@@ -26,7 +26,9 @@ from edgepaas.alerts.conditions.review import Check
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.outbox.journal.access import JournalUnreadable, youngest_order
 from edgepaas.outbox.journal.space import usage_of_both
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.space import budget
 from edgepaas.outcomes.causes import Access
 from edgepaas.outcomes.refused_tables import read_refused
@@ -86,6 +88,7 @@ class ServiceChecks:
             "postgresql-takes-rows": self._postgresql_takes_rows,
             "node-id-unique": self._node_id_unique,
             "hub-captures": self._hub_captures,
+            "journal-read": self._journal_read,
             "audit-adds-up": self._audit_adds_up,
             "state-loss-known": self._state_loss_known,
             "journal-written": self._journal_written,
@@ -196,6 +199,13 @@ class ServiceChecks:
         if self.contract.sqlite_active:
             return "PostgreSQL does not serve any more"
         return None if self.state.is_noted("journal") else "the journal is written again"
+
+    def _journal_read(self, _: str) -> str | None:
+        try:
+            youngest_order(journal_path(self.contract.sqlite_path))
+        except JournalUnreadable:
+            return None
+        return "the journal can be read"
 
     def _hub_captures(self, _: str) -> str | None:
         if self.contract.sqlite_active:
