@@ -473,6 +473,11 @@ def _trusting_mirror(mirror: Any) -> Iterable[Replacement]:
     ]
 
 
+def _uncounted_copies(scheduled: Any) -> Iterable[Replacement]:
+    """What comes home of the file's copies goes on counting as lost."""
+    return [(scheduled.resent, "remember_copies", lambda *_: None)]
+
+
 def _any_table(proof: Any) -> Iterable[Replacement]:
     """A table of the hub is the one that was mirrored as long as it has the name."""
     return [(proof, "made_anew", lambda *_: frozenset())]
@@ -712,6 +717,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
     "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
+    "uncounted-copies": {"edgepaas.sync.audit.scheduled": _uncounted_copies},
     "any-table": {"edgepaas.sync.mirror.proof": _any_table},
     "resent-behind": {"edgepaas.outbox.resending.insertion": _resent_behind},
     "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},

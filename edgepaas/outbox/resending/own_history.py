@@ -17,10 +17,11 @@ from edgepaas.database.reserved_names import COPIED
 from edgepaas.outbox import capture, tables
 from edgepaas.outbox.journal.access import given_by_the_journal, of_the_journal, snapshot
 from edgepaas.outbox.journal.reading import changes_between
-from edgepaas.outbox.journal.tables import JOURNAL, UNSETTLED
+from edgepaas.outbox.journal.tables import JOURNAL, STREAMS, UNSETTLED
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import Change
 from edgepaas.outbox.resending import fact_copies
+from edgepaas.outbox.resending.fact_copies import CopiedEntry
 from edgepaas.outbox.tables import quoted
 
 logger = logging.getLogger("edgepaas.outbox")
@@ -105,9 +106,10 @@ class FactCopier:
             for head in self._next_heads():
                 self._below = head.number
                 rows += head.rows
+                entry = _entry(self._journal, head)
                 for change in _changes_of(self._journal, head):
                     if change.layout.kind == "facts" and change.new is not None:
-                        copied += _insert_fact(self._connection, columns, change, head.at)
+                        copied += _insert_fact(self._connection, columns, change, entry)
                 if rows >= STEP:
                     break
             else:
@@ -166,7 +168,19 @@ class _Columns:
         return set(layout.names) <= found
 
 
-def _insert_fact(connection: sqlite3.Connection, columns: _Columns, change: Change, at: int) -> int:
+def _entry(journal: sqlite3.Connection, head: _Head) -> CopiedEntry:
+    with of_the_journal():
+        stream_id, mark = journal.execute(
+            f"SELECT coalesce(s.stream_id, ''), j.mark FROM {JOURNAL} j "  # noqa: S608
+            f"LEFT JOIN {STREAMS} s ON s.id = j.stream WHERE j.number = ?",
+            (head.number,),
+        ).fetchone()
+    return CopiedEntry(head.at, head.order, stream_id, mark)
+
+
+def _insert_fact(
+    connection: sqlite3.Connection, columns: _Columns, change: Change, entry: CopiedEntry
+) -> int:
     layout = change.layout
     if change.new is None or not columns.fit(layout):
         return 0
@@ -181,7 +195,7 @@ def _insert_fact(connection: sqlite3.Connection, columns: _Columns, change: Chan
         logger.debug("%s is not copied: %s", change, error)
         return 0
     if inserted > 0:
-        fact_copies.remember(connection, layout, change.key, at)
+        fact_copies.remember(connection, layout, change.key, entry)
         return 1
     return 0
 

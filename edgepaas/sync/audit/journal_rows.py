@@ -14,7 +14,7 @@ from typing import Any
 from edgepaas.database.sqlite import numeric_order
 from edgepaas.files.locks import held
 from edgepaas.files.sqlite_file import open_refusal_reason
-from edgepaas.outbox.journal import tables
+from edgepaas.outbox.journal import reading, tables
 from edgepaas.outbox.journal.tables import (
     CONFIRMED,
     IN_FLIGHT,
@@ -72,6 +72,11 @@ class JournalRows:
                 f"SELECT (SELECT min(number) FROM {JOURNAL}), (SELECT max(number) FROM {JOURNAL})"  # noqa: S608
             ).fetchone()
             return first is not None and bool(last - first >= rows)
+
+    def joined_streams(self) -> dict[str, str]:
+        """Return by stream the one on the hub that it was, or is being, joined to."""
+        with self._opened() as connection:
+            return {} if connection is None else reading.joined_streams(connection)
 
     def changed(self, table: str, keys: Iterable[Key]) -> set[Key]:
         """Return those *keys* of *table* whose rows were changed or deleted while it served."""
