@@ -581,6 +581,30 @@ def _counters_overwrite(statements: Any) -> Iterable[Replacement]:
     return [(statements, "updated_value", updated_value)]
 
 
+def _deaf_at_first(module: Any) -> Iterable[Replacement]:
+    """The supervisor's handlers take signals before there is anything to keep them in."""
+
+    class At:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, "SIG_UNBLOCK" if name == "SIG_BLOCK" else name)
+
+    original, real = module.Events.__enter__, module.signal
+
+    def enter(self: Any) -> Any:
+        module.signal = At()
+        try:
+            return original(self)
+        finally:
+            module.signal = real
+
+    return [(module.Events, "__enter__", enter)]
+
+
+def _start_not_extended(module: Any) -> Iterable[Replacement]:
+    """A stage under 'edgepaas up' may ask for more time, and gets none."""
+    return [(module.Child, "extend", lambda self, seconds: None)]
+
+
 def _rounded_decimals(module: Any) -> Iterable[Replacement]:
     """SQLite stores decimal numbers as it likes: as 64-bit floats."""
 
@@ -700,6 +724,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "forks-keep-files": {
         "edgepaas.supervisor.forked_stages": _constants(_close_from=lambda first: None)
     },
+    "deaf-at-first": {"edgepaas.supervisor.child": _deaf_at_first},
+    "start-not-extended": {"edgepaas.supervisor.child": _start_not_extended},
     "pin-caller-alone": {"edgepaas.service.core_pinning": _caller_alone},
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "append-again": {"edgepaas.httpd.channel": _append_again},
