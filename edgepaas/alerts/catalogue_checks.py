@@ -81,6 +81,10 @@ CHECKS = {
         "the journal can be read, or is not there",
         f"the drainer whenever it reads it, and {_SERVICE}",
     ),
+    "hub-schema-complete": CheckDescription(
+        "PostgreSQL's schema is this build's, or no PostgreSQL is configured any more",
+        f"the schema stage, 'edgepaas schema --hub', which the drainer runs again, and {_SERVICE}",
+    ),
     "hub-captures": CheckDescription(
         "PostgreSQL captures changes, or serves no more",
         f"the service with each comparison of marks, and {_SERVICE}",

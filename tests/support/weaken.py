@@ -687,6 +687,14 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
     "any-type-fits": {"edgepaas.outcomes.fit": _any_type_fits},
+    "empties-unasked": {
+        "edgepaas.schema.renames.observer": lambda o: [
+            (o.ObservedRevision, "no_longer_empty", lambda *_: [])
+        ],
+    },
+    "revision-waits-for-ever": {
+        "edgepaas.sync.turns.schema": lambda t: [(t.SchemaTurn, "left", lambda *_: float("inf"))],
+    },
     "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
     "unseen-rows": {"edgepaas.database.postgresql.write_outcomes": _unseen_rows},
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},

@@ -39,7 +39,7 @@ exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare these sub-commands of ``edgepaas sync``."""
-    from edgepaas.cli.operator import sync_losses
+    from edgepaas.cli.operator import sync_losses, sync_retire
 
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
@@ -68,11 +68,12 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
         )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     sync_losses.add_subcommands(subparsers)
+    sync_retire.add_subcommand(subparsers)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
-    from edgepaas.cli.operator import sync_losses
+    from edgepaas.cli.operator import sync_losses, sync_retire
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         "dead-letters": _dead_letters,
         "acknowledge": sync_losses.acknowledge,
         "unsent": sync_losses.unsent,
+        "retire": sync_retire.run,
     }
     return actions[arguments.subcommand](arguments)
 
@@ -180,7 +182,7 @@ def _listed(arguments: argparse.Namespace, kind: "Kind", acts: dict[str, tuple[s
             f"'edgepaas sync {kind} {arguments.verb}' takes "
             + ("no id" if arguments.verb == "list" else "an id; 'list' shows them")
         )
-    with _hub() as (hub, node_id):
+    with opened_hub() as (hub, node_id):
         of_node = "" if arguments.every_node else node_id
         if arguments.verb == "list":
             found = list_entries(hub, kind, node_id=of_node, settled=arguments.all)
@@ -202,7 +204,7 @@ def _act(
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.terminal import print_json, say
 
-    if chosen and not arguments.yes and not _confirmed(f"{arguments.verb} {len(chosen)} rows"):
+    if chosen and not arguments.yes and not confirmed(f"{arguments.verb} {len(chosen)} rows"):
         say("sync", "nothing was done")
         return EXIT_FAILED
     number, problems = act(hub, chosen) if chosen else (0, [])
@@ -215,7 +217,8 @@ def _act(
     return EXIT_FAILED if problems else EXIT_DONE
 
 
-def _confirmed(what: str) -> bool:
+def confirmed(what: str) -> bool:
+    """Whether the operator at the terminal wants *what*; raises UsageError where nobody is."""
     from edgepaas.errors import UsageError
 
     if not sys.stdin.isatty():
@@ -277,7 +280,7 @@ def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
 
 
 @contextmanager
-def _hub() -> "Iterator[tuple[Hub, str]]":
+def opened_hub() -> "Iterator[tuple[Hub, str]]":
     """Give a connection to the hub, and the id of this box (empty: it has none)."""
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import ConfigurationError
