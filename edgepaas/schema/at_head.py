@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from edgepaas.database import Database
 
 
-#: The revisions, NULL where there is none that may be read: a statement that names a table which
-#: is not there is an error, and one that says whether it is there costs another round trip. ts_stat()
-#: takes the statement as text, as query_to_xml() does, which a server built without libxml lacks.
+#: The revisions, NULL where there are none that may be read: a statement that names a table which
+#: is not there is an error, and one that says whether it is there costs another round trip.
+#: ts_stat() takes the statement as text, as query_to_xml() does, which a server built without
+#: libxml lacks.
 _VERSIONS_ALONE = (
     "SELECT CASE WHEN has_table_privilege(to_regclass('{table}'), 'SELECT') THEN ("
     "SELECT array_to_string(array_agg(word), ' ') FROM "
