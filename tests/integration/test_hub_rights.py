@@ -118,7 +118,7 @@ def test_what_the_owner_runs_adds_what_is_lacking(
 
 def alert_about(box: LiveBox, fingerprint: str) -> str:
     """Return what is said under *fingerprint*; empty: it does not hold."""
-    found = list_conditions(box.paths)
+    found = [one for one in list_conditions(box.paths) if one["state"] == "raised"]
     return "".join(one["message"] for one in found if one["fingerprint"] == fingerprint)
 
 

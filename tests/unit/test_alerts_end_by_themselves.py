@@ -13,7 +13,13 @@ from typing import cast
 import pytest
 
 from edgepaas.alerts import raise_alert
-from edgepaas.alerts.catalogue import CATALOGUE, FALLBACK_NOT_READY, NOT_CAPTURED, SALVAGE_FAILED
+from edgepaas.alerts.catalogue import (
+    CATALOGUE,
+    FALLBACK_NOT_READY,
+    HUB_REVISION_WAITS,
+    NOT_CAPTURED,
+    SALVAGE_FAILED,
+)
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.listing import list_conditions
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
@@ -32,12 +38,14 @@ from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import Stream
 from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, remove_refused
+from edgepaas.schema.hub_conditions import note_hub_conditions
 from edgepaas.schema.open_problems import (
     clear_problem,
     clear_refusal,
     record_problem,
     record_refusal,
 )
+from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.stage import prepare_database
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
@@ -164,6 +172,25 @@ class Scenario:
     cause: Step | None
     end: Step
     who: Step = Box.run_service
+
+
+def hub_report(*, reservation: str = "", waiting: str = "") -> Step:
+    """What a run on PostgreSQL left open, long after it was found first."""
+
+    def note(box: Box) -> None:
+        box.state, box.forwarding = "fallback", FORWARDS
+        report = SchemaReport(
+            "postgresql", "nothing", (), (), "at 2", reservation=reservation, waiting=waiting
+        )
+        note_hub_conditions(box.paths, report)
+        if waiting:
+            HUB_REVISION_WAITS.raise_alert("an hour later")
+
+    return note
+
+
+def without_a_hub(box: Box) -> None:
+    box.state, box.forwarding = "standalone", None
 
 
 def settings_file(text: str) -> Step:
@@ -359,6 +386,9 @@ SCENARIOS = [
         put(state="primary", noted=["hub-capture"]),
         put(state="fallback"),
     ),
+    Scenario("hub-rights", hub_report(reservation="no right"), hub_report()),
+    Scenario("hub-revision-waits", hub_report(waiting="revision 0002 waits"), hub_report()),
+    Scenario("hub-revision-waits", hub_report(waiting="revision 0002 waits"), without_a_hub),
     Scenario("node-twice", put(forwarding=FORWARDS), put(forwarding=None)),
     Scenario("audit-discrepancy", audited(1), audited(0)),
     Scenario("audit-discrepancy", audited(1), put(forwarding=None)),

@@ -72,7 +72,8 @@ def made(paths: Paths, clock: Clock) -> tuple[SchemaTurn, Upgrade]:
 
 def said(paths: Paths) -> dict[str, str]:
     """Return what holds, by fingerprint."""
-    return {one["fingerprint"]: one["message"] for one in list_conditions(paths)}
+    holds = [one for one in list_conditions(paths) if one["state"] == "raised"]
+    return {one["fingerprint"]: one["message"] for one in holds}
 
 
 def hub() -> Any:

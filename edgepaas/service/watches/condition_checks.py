@@ -216,7 +216,7 @@ class ServiceChecks:
         return None if self.state.is_noted("hub-capture") else "PostgreSQL captures changes"
 
     def _hub_schema_complete(self, fingerprint: str) -> str | None:
-        if not self.contract.hub_url:
+        if self.forwarding() is None:
             return NO_HUB
         found = read_hub_conditions(self.paths)
         holds = found.rights if fingerprint == HUB_RIGHTS.pattern else found.waiting
