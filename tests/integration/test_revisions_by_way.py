@@ -7,7 +7,10 @@ what waits for other boxes. Here are the other ways, columns that demand a value
 revisions that do something else than rename.
 """
 
+import contextlib
 import json
+import os
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +21,9 @@ from edgepaas.cli import main
 from edgepaas.schema.hub_conditions import note_hub_conditions, read_hub_conditions
 from edgepaas.sync.hub.connection import open_hub
 from tests.support.hub_database import HubDatabase
+from tests.support.live_box import LiveBox
 from tests.support.postgres_server import PostgresServer
+from tests.support.relay import Relay
 from tests.support.revised_shop import (
     BATCH,
     DROPPED,
@@ -31,7 +36,8 @@ from tests.support.revised_shop import (
     reported,
     rows,
 )
-from tests.support.weaken import weakened
+from tests.support.service_process import until
+from tests.support.weaken import weak_environ, weakened
 
 TEXTS: Columns = {"a": String(20), "c": String(20)}
 
@@ -428,3 +434,60 @@ def test_two_boxes_of_one_name_are_told_apart_by_their_ids(
     status, said = command(new, monkeypatch, capsys, "sync", "retire", old.node_id, "--yes")
     assert status == 0, said
     assert hub.execute("SELECT node_id::text FROM nodes") == [[new.node_id]]
+
+
+_PROGRAM = """
+from pathlib import Path
+from sqlalchemy import String
+from tests.support.revised_shop import DROPPED, first_shop
+shop = first_shop(Path({folder!r}))
+shop.revision("0002", {{"c": String(20)}}, DROPPED)
+application = shop.application({revision!r})
+"""
+
+
+def test_a_waiting_revision_goes_on_by_itself_when_the_rows_are_home(
+    hub: HubDatabase, tmp_path: Path
+) -> None:
+    """A whole box is upgraded while PostgreSQL is away; nobody starts anything again."""
+    scripts = tmp_path / "shop"
+    scripts.mkdir()
+
+    def install(revision: str) -> None:
+        text = _PROGRAM.format(folder=str(scripts), revision=revision)
+        (tmp_path / "shop_of_a_test.py").write_text(text)
+
+    def columns() -> set[object]:
+        found = hub.execute(
+            "SELECT column_name::text FROM information_schema.columns WHERE table_name = 'goods'"
+        )
+        return {name for (name,) in found}
+
+    install("0001")
+    with Relay(hub.server.port, seed=1) as relay:
+        box = LiveBox(
+            tmp_path / "box",
+            DATABASE_URL=relay.reroute(hub.url),
+            USE_SQLITE="true",
+            EDGEPAAS_APP="shop_of_a_test:application",
+            environ={
+                "PYTHONPATH": os.pathsep.join([weak_environ("quick")["PYTHONPATH"], str(tmp_path)])
+            },
+        )
+        with box:
+            until(lambda: columns() == {"id", "a", "c"}, "the tables of the first revision")
+            relay.cut()
+            with contextlib.closing(sqlite3.connect(box.paths.sqlite, timeout=10)) as file:
+                for number in range(3):
+                    file.execute("INSERT INTO goods VALUES (?, 'a', 'c')", (f"row {number}",))
+                file.commit()
+            until(lambda: box.waiting() == 3, "rows that wait")
+        install("0002")
+        with box:
+            relay.heal()
+            until(lambda: columns() == {"id", "c"}, "the second revision", 120)
+            box.wait_drained()
+            until(lambda: not read_hub_conditions(box.paths), "the end of the condition")
+            assert "3 rows wait" in box.output()
+    assert rows(hub, "c") == {f"row {number}": ("c",) for number in range(3)}
+    assert hub.number("SELECT count(*) FROM sync_conflicts") == 0
