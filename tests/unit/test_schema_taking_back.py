@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import String
 from sqlalchemy.exc import StatementError
 
 from edgepaas.app import Application
@@ -44,6 +45,7 @@ from tests.support.chains import (
     write_revision,
 )
 from tests.support.outbox import changes
+from tests.support.revised_shop import DROPPED, Box, first_shop
 from tests.support.weaken import weakened
 
 
@@ -309,6 +311,24 @@ def test_a_damaged_file_stays_aside(paths: Paths, tmp_path: Path) -> None:
     assert "cannot be taken back yet" in report.message
     assert rows_in(paths.sqlite, "items") == []
     assert len(list_quarantined(paths, paths.sqlite)) == 1
+
+
+def test_rows_that_were_salvaged_keep_no_revision_from_the_file_that_held_them(
+    tmp_path: Path,
+) -> None:
+    """Its own outbox is never sent: a revision that waited for it would wait for ever."""
+    revised = first_shop(tmp_path)
+    revised.revision("0002", {"c": String(20)}, DROPPED)
+    (tmp_path / "box").mkdir()
+    box = Box(revised, tmp_path / "box", "postgresql://u:p@127.0.0.1:1/hub")
+    box.upgrade("0001")
+    kept = {box.add(a=f"a{n}", c=f"c{n}"): f"c{n}" for n in range(3)}
+    set_aside(box.paths)
+    report = box.upgrade("0002")
+    assert "rows of" in report.message
+    assert "were taken back" in report.message
+    assert {str(key): value for key, value in rows_in(box.paths.sqlite, "goods")} == kept
+    assert box.counts()["pending"] == 3
 
 
 def test_numbers_that_the_database_gave_do_not_keep_rows_aside(

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         "dead-letters": _dead_letters,
         "acknowledge": sync_losses.acknowledge,
         "unsent": sync_losses.unsent,
-        "retire": sync_retire.run,
+        "retire": partial(sync_retire.run, hub=_hub, confirmed=_confirmed),
     }
     return actions[arguments.subcommand](arguments)
 
@@ -182,7 +183,7 @@ def _listed(arguments: argparse.Namespace, kind: "Kind", acts: dict[str, tuple[s
             f"'edgepaas sync {kind} {arguments.verb}' takes "
             + ("no id" if arguments.verb == "list" else "an id; 'list' shows them")
         )
-    with opened_hub() as (hub, node_id):
+    with _hub() as (hub, node_id):
         of_node = "" if arguments.every_node else node_id
         if arguments.verb == "list":
             found = list_entries(hub, kind, node_id=of_node, settled=arguments.all)
@@ -204,7 +205,7 @@ def _act(
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.terminal import print_json, say
 
-    if chosen and not arguments.yes and not confirmed(f"{arguments.verb} {len(chosen)} rows"):
+    if chosen and not arguments.yes and not _confirmed(f"{arguments.verb} {len(chosen)} rows"):
         say("sync", "nothing was done")
         return EXIT_FAILED
     number, problems = act(hub, chosen) if chosen else (0, [])
@@ -217,7 +218,7 @@ def _act(
     return EXIT_FAILED if problems else EXIT_DONE
 
 
-def confirmed(what: str) -> bool:
+def _confirmed(what: str) -> bool:
     """Whether the operator at the terminal wants *what*; raises UsageError where nobody is."""
     from edgepaas.errors import UsageError
 
@@ -280,7 +281,7 @@ def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
 
 
 @contextmanager
-def opened_hub() -> "Iterator[tuple[Hub, str]]":
+def _hub() -> "Iterator[tuple[Hub, str]]":
     """Give a connection to the hub, and the id of this box (empty: it has none)."""
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import ConfigurationError

@@ -8,6 +8,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from edgepaas.sync.hub.connection import Hub
     from edgepaas.sync.hub.retiring import KnownBox
 
 _RETIRE = """\
@@ -39,24 +43,31 @@ def add_subcommand(subparsers: "argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """List the boxes, or take one out; raises HubError, NoSuchBox, StillHeard, UsageError."""
-    from edgepaas.cli.operator.sync_inspect import confirmed, opened_hub
+def run(
+    arguments: argparse.Namespace,
+    *,
+    hub: "Callable[[], AbstractContextManager[tuple[Hub, str]]]",
+    confirmed: "Callable[[str], bool]",
+) -> int:
+    """List the boxes of *hub*, or take one out; *confirmed* asks the operator.
+
+    Raises HubError, NoSuchBox, StillHeard, UsageError.
+    """
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
     from edgepaas.sync.hub.retiring import find_box, known_boxes, retire
     from edgepaas.terminal import print_json, say
 
-    with opened_hub() as (hub, _):
+    with hub() as (opened, _):
         if not arguments.box:
-            _show(known_boxes(hub), as_json=arguments.json)
+            _show(known_boxes(opened), as_json=arguments.json)
             return EXIT_DONE
-        box = find_box(hub, arguments.box)
+        box = find_box(opened, arguments.box)
         waited = f", {box.rows_waiting:,} rows waited on it" if box.rows_waiting else ""
         what = f"retire box {box.name} ({box.node_id}, last heard {box.last_seen}{waited})"
         if not arguments.yes and not confirmed(what):
             say("sync", "nothing was done")
             return EXIT_FAILED
-        retire(hub, box)
+        retire(opened, box)
     if arguments.json:
         print_json({"retired": box.as_dict()})
     else:

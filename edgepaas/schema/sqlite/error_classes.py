@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable, EdgePaaSError
 from edgepaas.files.locks import LockHeld
-from edgepaas.schema.errors import SchemaError, SchemaRefused, brief
+from edgepaas.schema.errors import RevisionRefused, SchemaError, SchemaRefused, brief
 
 #: A file system with less than this many bytes left is full: no error there is the file's.
 FULL_BELOW = 256 * 1024
@@ -22,7 +22,10 @@ _PASSING_CODES = frozenset(
         *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM),
     }
 )
-_PASSING = (OSError, MemoryError, LockHeld, DatabaseUnavailable, DatabaseBusy, DatabaseFull)
+_PASSING = (
+    *(OSError, MemoryError, LockHeld, DatabaseUnavailable, DatabaseBusy, DatabaseFull),
+    RevisionRefused,
+)
 #: Errors that were raised of one another.
 _LONGEST_CHAIN = 20
 
@@ -63,8 +66,9 @@ def fails_to_read(error: BaseException) -> bool:
 def passes_by_itself(error: BaseException) -> bool:
     """Whether *error* is the machine's, or another process's, so that a later attempt may succeed.
 
-    A full or failing disk, a file that is in use, a server that is away; not what is in the file,
-    nor what a migration makes of it. What a library wraps is looked at as well.
+    A full or failing disk, a file that is in use, a server that is away, rows that are still to be
+    salvaged; not what is in the file, nor what a migration makes of it. What a library wraps is
+    looked at as well.
     """
     seen: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):

@@ -107,12 +107,14 @@ def _take(aside: Path, path: Path, chain: Chain, models: Models) -> "Merged":
             raise SchemaError(f"it is damaged: {problem}")
         _require_own(copy, chain)
         if chain.unwritten or _revisions(copy, chain) != _revisions(path, chain):
-            _migrate(copy, path, chain, models)
+            # What waited there is in the outbox of the file in use, and goes home from it.
+            waits = (aside.parent / quarantine.SALVAGE).exists()
+            _migrate(copy, path, chain, models, waits=waits)
         with contextlib.closing(open_sqlite(path)) as connection:
             return merge(connection, copy, f"{aside.parent.name}/{aside.name}")
 
 
-def _migrate(copy: Path, path: Path, chain: Chain, models: Models) -> None:
+def _migrate(copy: Path, path: Path, chain: Chain, models: Models, *, waits: bool) -> None:
     """Bring *copy* to where the file in use is; raises what the migration raises."""
     from edgepaas.schema.sqlite.copies import finished_copy, incompatibility
     from edgepaas.schema.sqlite.migrate import bring_copy
@@ -121,7 +123,7 @@ def _migrate(copy: Path, path: Path, chain: Chain, models: Models) -> None:
     before = _revisions(copy, chain)
     with finished_copy(path, copy) as (migrated, connected):
         if before != chain.heads:
-            bring_copy(connected, chain, metadata, before)
+            bring_copy(connected, chain, metadata, before, waits=waits)
     try:
         files.check_copy(migrated)
         here, used = _revisions(migrated, chain), _revisions(path, chain)
