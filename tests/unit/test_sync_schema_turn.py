@@ -104,12 +104,28 @@ def test_a_revision_that_waits_for_other_boxes_is_tried_again(paths: Paths, cloc
     note_hub_conditions(paths, WAITING)
     turn, upgrade = made(paths, clock)
     upgrade.leaves = WAITING
-    for runs in range(1, 4):
+    turn.left(1)
+    turn.take(hub(), 0)
+    for runs in range(2, 5):
         assert turn.left(0) == REVISION_RETRY
         clock.now += REVISION_RETRY
         assert turn.left(0) == 0
         turn.take(hub(), 0)
         assert upgrade.runs == runs
+
+
+def test_rows_that_went_home_before_the_first_look_hold_nothing_up(
+    paths: Paths, clock: Clock
+) -> None:
+    """The run for a connection found them waiting; the same turn sent them."""
+    note_hub_conditions(paths, WAITING)
+    turn, upgrade = made(paths, clock)
+    assert turn.left(0) == 0
+    upgrade.leaves = WAITING
+    turn.take(hub(), 0)
+    assert turn.left(0) == REVISION_RETRY, "it waits for others"
+    turn.forget()
+    assert turn.left(0) == 0, "once for each connection"
 
 
 def test_an_attempt_that_fails_stops_no_row(paths: Paths, clock: Clock) -> None:

@@ -39,7 +39,7 @@ class SchemaTurn:
         self._clock = clock
         self._looked: float | None = None
         self._open = HubConditions()
-        self._had_rows = False
+        self._had_rows = True
 
     def left(self, rows_waiting: int) -> float:
         """Return the seconds until it is due; infinity where nothing is held up.
@@ -47,7 +47,7 @@ class SchemaTurn:
         *rows_waiting*: those of this box.
         """
         if self._looked is None:
-            self._look(rows_waiting)
+            self._look()
         if not self._open or self._looked is None:
             return math.inf
         if self._open.waiting and self._had_rows and not rows_waiting:
@@ -65,13 +65,16 @@ class SchemaTurn:
         except SchemaBlocked as error:
             logger.warning("PostgreSQL's schema stays as it is: %s", error)
         hub.forget_tables()
-        self._look(rows_waiting)
+        self._had_rows = rows_waiting > 0
+        self._look()
 
     def forget(self) -> None:
-        """Look again at what holds it up: another run may have changed that."""
-        self._looked = None
+        """Look again at what holds it up: the run for this connection may have changed that.
 
-    def _look(self, rows_waiting: int) -> None:
+        Rows may have waited then; they go home before the first look.
+        """
+        self._looked, self._had_rows = None, True
+
+    def _look(self) -> None:
         self._looked = self._clock()
-        self._had_rows = rows_waiting > 0
         self._open = read_hub_conditions(self._paths)
