@@ -30,6 +30,7 @@ from edgepaas.outbox.journal.tables import journal_path, lock_of
 from edgepaas.outbox.layout import forwarded_layouts
 from edgepaas.outbox.resending.switches import Switches, note_switch
 from edgepaas.schema.capture_setup import capture
+from edgepaas.sync.audit.journal_rows import JournalRows
 from edgepaas.sync.mirror.ordered_rows import MirrorPostponed
 from edgepaas.sync.turns.history import HistoryTurn, SharedCopier
 from tests.support.outbox import NODE, captured_file, document
@@ -264,6 +265,46 @@ def test_the_disk_budget_counts_a_journal_that_cannot_be_read(
             assert hidden - alone == (0 if hide is no_file else path.stat().st_size)
             with pytest.raises(JournalUnreadable):
                 shrink(tmp_path / "edgepaas.db", 1000, busy_timeout=0.1)
+
+
+@pytest.mark.parametrize("hide", HIDING)
+def test_the_audit_does_not_take_it_for_missing(path: Path, hide: Hide) -> None:
+    """What it has would not be missed, and what was changed there would be taken for a fault."""
+    written(path, 1)
+    rows = JournalRows(path)
+    with hide(path):
+        for ask in (
+            lambda: list(rows.inserted(rows=10)),
+            lambda: rows.has_more_than(1),
+            lambda: rows.changed("facts", [("fact-1",)]),
+        ):
+            with pytest.raises(JournalUnreadable):
+                ask()
+    assert [len(found) for _, found in rows.inserted(rows=10)] == [1]
+
+
+def test_changes_of_facts_are_found_by_an_index(path: Path) -> None:
+    """Also in a file that an earlier build made."""
+    written(path, 1)
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("DROP INDEX journal_changes")
+    with contextlib.closing(Journal(path, NODE, forwarded_layouts(document()))) as journal:
+        journal.record("s", 2, [Change("facts", "D", ("fact-2", None, 2, None, None))])
+    statements: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = opening.connected
+
+        def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            connection = original(*arguments, **options)
+            connection.set_trace_callback(statements.append)
+            return connection
+
+        patch.setattr(access, "connected", traced)
+        assert JournalRows(path).changed("facts", [("fact-1",), ("fact-2",)]) == {("fact-2",)}
+    (asked,) = (one for one in statements if "FROM journal WHERE" in one)
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        ((*_, plan),) = file.execute(f"EXPLAIN QUERY PLAN {asked}")
+    assert "journal_changes" in plan
 
 
 # -- one moment --

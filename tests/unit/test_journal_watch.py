@@ -26,6 +26,7 @@ from edgepaas.service.watches.journal import JournalWatch
 from edgepaas.settings import Settings
 from tests.support.outbox import document
 from tests.support.telemetry_box import contract_for
+from tests.unit.test_journal_access import tear
 
 URL = "postgresql://hub/edge"
 
@@ -308,3 +309,21 @@ def test_a_journal_that_cannot_be_read_keeps_no_traffic_away(paths: Paths) -> No
     with pytest.raises(CheckFailed, match="cannot be read") as caught:
         journal_line(path, enabled=True)
     assert caught.value.ready
+
+
+def test_a_torn_page_refuses_writes_until_another_journal_is_there(
+    watching: Watching, alert: Alert
+) -> None:
+    watching.watch.open()
+    for number in range(1, 40):
+        watching.write(number, "x" * 500)
+    watching.watch.look()
+    tear(watching.path)
+    watching.server.journal._writer._file.connection.execute("PRAGMA cache_size=0")
+    with pytest.raises(DatabaseBusy, match="malformed"):
+        watching.write(40)
+    for _ in range(3):
+        watching.watch.look()
+    watching.write(41)
+    assert not watching.state.is_noted("journal")
+    assert any("is set aside as" in line for line in alert.raised) and alert.resolved

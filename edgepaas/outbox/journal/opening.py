@@ -147,7 +147,7 @@ def _opened(path: Path, node_id: str) -> sqlite3.Connection:
     if reason := open_refusal_reason(path):
         raise _NotOurs(reason)
     try:
-        connection = connected(path)
+        connection = connected(path, create=True)
     except sqlite3.DatabaseError as error:
         if says_damaged(error):
             raise _NotOurs(f"it is damaged ({error})") from error
@@ -168,10 +168,12 @@ def _opened(path: Path, node_id: str) -> sqlite3.Connection:
     return connection
 
 
-def connected(path: Path, *, busy_timeout: float | None = None) -> sqlite3.Connection:
+def connected(
+    path: Path, *, create: bool = False, busy_timeout: float | None = None
+) -> sqlite3.Connection:
     """Return a connection to the file *path*; raises what open_sqlite raises."""
     wait = BUSY_TIMEOUT if busy_timeout is None else busy_timeout
-    connection = open_sqlite(path, create=True, busy_timeout=wait)
+    connection = open_sqlite(path, create=create, busy_timeout=wait)
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     return connection
 
@@ -187,6 +189,9 @@ def _prepare(connection: sqlite3.Connection, node_id: str) -> None:
     found = tables.version(connection)
     if found > tables.VERSION:
         raise _NotOurs(f"it is of a newer release (version {found})")
+    if found == tables.VERSION and not tables.has_index(connection):
+        with outbox_tables.transaction(connection):
+            tables.create_index(connection)
     if found < tables.VERSION:
         vacuum.prepare(connection)
         with outbox_tables.transaction(connection):
