@@ -388,6 +388,12 @@ def _in_flight_goes(settling: Any) -> Iterable[Replacement]:
     return [(settling, "DOUBTFUL", None)]
 
 
+def _durability_not_asked(hub: Any) -> Iterable[Replacement]:
+    """A transaction is as durable as the server's default makes it."""
+    as_it_is = "current_setting('synchronous_commit')"
+    return [(hub, "_DURABLE", as_it_is), (hub, "DURABLE_ONLY", f"SELECT {as_it_is}")]
+
+
 def _asked_too_late(keeper: Any) -> Iterable[Replacement]:
     """Who still writes is asked when the hub's marks were read already."""
     original = keeper.MarkKeeper._settle_journal
@@ -713,6 +719,7 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
     "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
+    "durability-not-asked": {"edgepaas.marks.hub": _durability_not_asked},
     "asked-too-late": {"edgepaas.marks.keeper": _asked_too_late},
     "in-flight-goes": {"edgepaas.outbox.journal.settling": _in_flight_goes},
     "no-mark-after-a-failover": {"edgepaas.marks.hub": _no_mark_after_a_failover},
