@@ -227,9 +227,8 @@ class MarkKeeper:
         """Have the journal know what became of entries whose COMMIT was not answered."""
         if self.journal is None or not hub.readable:
             return
-        marks = {identity: mark.transactions for identity, mark in hub.marks.items()}
         try:
-            self.journal.settle(marks, abandoned)
+            self.journal.settle(_transactions(hub), abandoned)
         except DatabaseError as error:
             logger.warning("the journal is not settled: %s", error)
 
@@ -274,7 +273,11 @@ class MarkKeeper:
             if hub.why_not:
                 return
             if not record.joining:
-                self._choose(record, hub)
+                try:
+                    self._choose(record, hub)
+                except DatabaseError as error:
+                    logger.warning("ended streams are not joined yet: %s", error)
+                    return
         if not record.joining:
             return
         if not self._note_joining(record):
@@ -311,6 +314,9 @@ class MarkKeeper:
             if identity not in hub.marks and not record.streams[identity].transactions:
                 record.drop_stream(identity)
         chosen = frozenset(identity for identity in ended if identity in hub.marks)
+        if chosen and self.journal is not None:
+            # What the hub lacks of a stream is told by its mark alone, which goes with it.
+            chosen -= set(self.journal.streams_ahead(_transactions(hub)))
         if any(record.streams[identity].transactions for identity in chosen):
             record.joining = chosen
 
@@ -333,6 +339,10 @@ class MarkKeeper:
             # One of a box with a copy of this one's identity would be written by that box.
             if identity in hub.idle or has_claim(self._paths, hub.owners[identity]):
                 record.set_stream(identity, mark, "")
+
+
+def _transactions(hub: HubStreams) -> dict[str, int]:
+    return {identity: mark.transactions for identity, mark in hub.marks.items()}
 
 
 def _rider_of(connection: Any) -> JournalingRider | None:

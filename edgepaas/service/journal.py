@@ -127,6 +127,10 @@ class RefusingJournal:
         """Do nothing."""
         return 0
 
+    def streams_ahead(self, hub: Mapping[str, int]) -> Collection[str]:
+        """Return nothing: there are no entries."""
+        return ()
+
     def note_joining(self, _streams: Collection[str], _joined_to: str, _mark: int) -> NoReturn:
         """Raise why it cannot be written: what is joined is found in its streams no more."""
         raise type(self.error)(str(self.error))

@@ -245,6 +245,23 @@ def test_a_process_killed_before_it_wrote_its_marks_down_loses_nothing(
     nothing_for_a_person(primary, hub)
 
 
+_WRITTEN = ("places", "samples", "sync_connections")
+
+
+def keep(hub: TestHub) -> None:
+    """Keep the hub's tables as they are now."""
+    for table in _WRITTEN:
+        hub.ask(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+
+
+def fail_over(hub: TestHub) -> None:
+    """Take back what was committed since then, behind an open session, as a pooler does."""
+    for table in _WRITTEN:
+        hub.ask(f"DELETE FROM {table}")
+        hub.ask(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+        hub.ask(f"DROP TABLE kept_{table}")
+
+
 # -- box and server die together: whether the client was answered is not written anywhere --
 
 
@@ -267,6 +284,30 @@ def test_the_last_transaction_of_a_killed_box_comes_home_where_the_hub_lost_it_a
     assert hub.one("SELECT count(*) FROM samples") == 3
     assert primary.lost.rows == 0
     nothing_for_a_person(primary, hub)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_stream_is_not_joined_before_what_the_hub_lacks_of_it_is_sent(
+    primary: PrimaryBox, hub: TestHub, *, noted: bool
+) -> None:
+    """A killed process had not recorded its marks; the drainer comes later than the joining."""
+    primary.samples(0)
+    primary.settle()
+    keep(hub)
+    primary.samples(1)
+    if noted:
+        primary.journal.flush()
+    primary.kill()
+    fail_over(hub)
+    for _ in range(3):
+        primary.look()
+    assert primary.missing() == 1
+    primary.settle()
+    assert primary.missing() == 0
+    nothing_for_a_person(primary, hub)
+    for _ in range(3):
+        primary.look()
+    assert hub.one("SELECT count(*) FROM sync_connections") <= 2
 
 
 def test_a_build_that_forgets_what_is_in_flight_is_found_out(
@@ -382,22 +423,6 @@ def test_asking_who_writes_after_the_marks_is_found_out(primary: PrimaryBox) -> 
 
 
 # -- a failover under an open session --
-
-_WRITTEN = ("places", "samples", "sync_connections")
-
-
-def keep(hub: TestHub) -> None:
-    """Keep the hub's tables as they are now."""
-    for table in _WRITTEN:
-        hub.ask(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
-
-
-def fail_over(hub: TestHub) -> None:
-    """Take back what was committed since then, behind an open session, as a pooler does."""
-    for table in _WRITTEN:
-        hub.ask(f"DELETE FROM {table}")
-        hub.ask(f"INSERT INTO {table} SELECT * FROM kept_{table}")
-        hub.ask(f"DROP TABLE kept_{table}")
 
 
 def count_around_a_failover(primary: PrimaryBox, hub: TestHub, after: int, captured: bool) -> int:

@@ -243,6 +243,14 @@ class Journal:
         self._writer.flush()
         return len(decided)
 
+    def streams_ahead(self, hub: Mapping[str, int]) -> set[str]:
+        """Return the streams of which a *hub* with these marks lacks entries, or may lack some.
+
+        Joined to a sum they would seem to be there. Raises DatabaseFull, DatabaseBusy.
+        """
+        with self._writer.reading() as connection:
+            return reading.streams_ahead(connection, hub)
+
     def note_joining(self, streams: Collection[str], joined_to: str, mark: int) -> None:
         """Note that *streams* are about to be joined to the stream *joined_to* on the hub.
 

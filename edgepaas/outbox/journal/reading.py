@@ -82,6 +82,15 @@ def doubtful(connection: sqlite3.Connection, hub: Mapping[str, int]) -> list[Sto
     ]
 
 
+def streams_ahead(connection: sqlite3.Connection, hub: Mapping[str, int]) -> set[str]:
+    """Return the streams with entries that a hub with these marks lacks, or may lack.
+
+    Of the entries of the last :data:`RECENT` rows, and those that are not settled.
+    """
+    found = (*unsettled(connection), *lacking(connection, hub, newest=RECENT))
+    return {one.stream_id for one in found}
+
+
 def is_changed_later(connection: sqlite3.Connection, entry: StoredEntry, change: Change) -> bool:
     """Whether an entry that was written after *entry* holds a change of the same row."""
     for identity, layout in stored_layouts(connection).items():
