@@ -17,7 +17,12 @@ from edgepaas.app.models import name_id, uuid7
 from edgepaas.database.append import AppendJob, AppendOutcome
 from edgepaas.database.postgresql.append_queue import Waiting
 from edgepaas.database.postgresql.database import ServerDatabase
-from edgepaas.errors import DatabaseError, DatabaseRefused, DatabaseUnavailable
+from edgepaas.errors import (
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    RowNotStored,
+)
 from edgepaas.files.paths import Paths
 from edgepaas.outcomes.causes import Cause
 from edgepaas.pgdriver.failures import CommitUnconfirmed
@@ -315,7 +320,31 @@ def test_rows_that_the_server_takes_away_are_not_acknowledged(
     )
     there, gone = Group(readings(2), readings(1, metric="gone")).store(box)
     assert there == Appended(2, 0)
-    assert isinstance(gone, DatabaseError)
+    assert isinstance(gone, RowNotStored)
+
+
+@pytest.mark.parametrize(("condition", "status"), [("NEW.metric = 'gone'", 422), ("true", 503)])
+def test_a_client_may_go_on_where_its_row_alone_is_taken_away_and_waits_where_all_are(
+    paths: Paths, postgres: PostgresServer, postgres_url: str, condition: str, status: int
+) -> None:
+    """Else a device that repeats one reading until it is stored would never send the next."""
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    with open_box(paths, postgres_url) as (app, _):
+        postgres.execute(
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; "
+            "END'; CREATE TRIGGER swallow BEFORE INSERT ON readings FOR EACH ROW "
+            f"WHEN ({condition}) EXECUTE FUNCTION swallow()",
+            name,
+        )
+        client = app.test_client()
+        reading = {"device": "press-1", "metric": "gone", "value": 2.0}
+        answer = client.post("/api/v1/readings", json={"readings": [reading]})
+        assert answer.status_code == status, answer.text
+        if status == 422:
+            assert "rows of readings were accepted and are not there" in answer.text
+            reading["metric"] = "temperature"
+            answer = client.post("/api/v1/readings", json={"readings": [reading]})
+            assert answer.status_code == 201, answer.text
 
 
 # -- the link --
