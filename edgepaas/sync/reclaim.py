@@ -38,14 +38,20 @@ class Reclaimer:
             self.due.done()
             return False
         try:
+            copies = fact_copies.reclaim(
+                connection, older_than=self._older_than, limit=ROWS_AT_ONCE
+            )
+            # The second gives the room of both back to the disk.
             reclaimed = reclaim(connection, older_than=self._older_than, limit=ROWS_AT_ONCE)
-            fact_copies.reclaim(connection, older_than=self._older_than, limit=ROWS_AT_ONCE)
         except sqlite3.IntegrityError as error:  # e.g. a trigger that forbids the deletion
             logger.warning("rows that were delivered long ago cannot be deleted: %s", error)
             self.due.done()
             return False
-        if not reclaimed.rows:
+        if not reclaimed.rows and not copies:
             self.due.done()
             return False
-        logger.info("reclaimed %d delivered rows, %d bytes", reclaimed.rows, reclaimed.bytes)
+        logger.info(
+            "reclaimed %d delivered rows and %d copies, %d bytes",
+            reclaimed.rows, copies, reclaimed.bytes,
+        )  # fmt: skip
         return True

@@ -2,7 +2,9 @@
 """What a box wrote to PostgreSQL is in its own tables when SQLite begins to serve."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.layout import forwarded_layouts, stored_layouts
 from edgepaas.outbox.resending import fact_copies, own_history, resent
 from edgepaas.outbox.resending.own_history import FactCopier, copy_history, copy_shared
+from edgepaas.sync.reclaim import Reclaimer
 from tests.support.outbox import NODE, captured_file, document
 
 LAYOUTS = forwarded_layouts(document())
@@ -189,6 +192,60 @@ def test_copies_of_an_earlier_build_are_of_no_entry(
     keys: list[tuple[Any, ...]] = [("a",), ("old",)]
     assert sum(fact_copies.entries_of(file, layout, keys).values()) == 1
     assert fact_copies.reclaim(file, older_than=60) == 2
+
+
+def test_a_copy_that_others_point_to_keeps_no_other_in_the_file(
+    file: sqlite3.Connection, journal: Journal
+) -> None:
+    """It goes once nothing points to it, and takes nothing along."""
+    file.execute(
+        "CREATE TABLE pointing (id INTEGER PRIMARY KEY, "
+        "fact TEXT REFERENCES facts (id) ON DELETE CASCADE)"
+    )
+    facts(journal, *"abcdef")
+    copied(file, journal)
+    file.executemany("INSERT INTO pointing (fact) VALUES (?)", ["a", "b", "c"])
+    for _ in range(3):
+        fact_copies.reclaim(file, older_than=60, limit=1)
+    assert [row[0] for row in file.execute("SELECT id FROM facts ORDER BY id")] == ["a", "b", "c"]
+    assert file.execute("SELECT count(*) FROM pointing").fetchone() == (3,)
+    assert fact_copies.reclaim(file, older_than=60) == 0
+    file.execute("DELETE FROM pointing")
+    assert fact_copies.reclaim(file, older_than=60) == 3
+    assert file.execute("SELECT count(*) FROM outbox_copies").fetchone() == (0,)
+
+
+def test_months_of_outages_leave_a_file_of_the_size_of_two_retentions(
+    tmp_path: Path,
+) -> None:
+    """Each day PostgreSQL is away for a while, and what the box wrote to it is copied."""
+    day, days, kept, rows = 86_400, 120, 14, 40
+    path = tmp_path / "edgepaas.db.journal"
+    now = time.time()
+    with captured_file(tmp_path / "edgepaas.db") as file:
+        sizes = []
+        for number in range(days):
+            age = (days - number) * day
+            journal = Journal(path, NODE, LAYOUTS, wall=partial(float, now - age))
+            facts(journal, *(f"{number}-{n}" for n in range(rows)))
+            copied(file, journal)
+            journal.prune(budget=0, limit=10 * rows)
+            journal.close()
+            # As if it were that day: older by so much as lies between it and today.
+            reclaimer = Reclaimer(age + kept * day)
+            while reclaimer.run(file, 0.0):
+                continue
+            ((pages,), (free,)) = (
+                file.execute(f"PRAGMA {name}").fetchone()
+                for name in ("page_count", "freelist_count")
+            )
+            sizes.append((pages, pages - free))
+            ((held,),) = file.execute("SELECT count(*) FROM facts").fetchall()
+            assert held <= (kept + 1) * rows
+            assert file.execute("SELECT count(*) FROM outbox_copies").fetchone() == (held,)
+        settled, later = sizes[2 * kept], sizes[2 * kept :]
+        assert max(one[0] for one in later) <= settled[0] + 8
+        assert max(one[1] for one in later) <= settled[1] + 8
 
 
 def test_a_journal_that_began_anew_is_copied_from_its_beginning(

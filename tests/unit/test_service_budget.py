@@ -20,6 +20,7 @@ from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.layout import forwarded_layouts
+from edgepaas.outbox.resending.own_history import copy_history
 from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.shedding import LowValue
 from edgepaas.outbox.stream import Counts, confirm, set_inflight
@@ -131,6 +132,33 @@ def test_what_postgresql_acknowledged_makes_room_for_what_it_is_still_to_get(
     assert kept == list(range(501 - len(kept), 501)) and 0 < len(kept) < 500
     assert after.bytes < before.bytes and after.dropped_rows == 500 - len(kept)
     assert count(paths.sqlite) == 2_000
+
+
+def test_copies_of_what_postgresql_has_leave_before_a_write_is_refused(
+    paths: Paths, database: EmbeddedDatabase, told: list[str]
+) -> None:
+    """However young they are; what waits stays."""
+    layouts = forwarded_layouts(DOCUMENT)
+    looked, _ = watch(paths, database, MIB)
+    fill(paths.sqlite, "heat", 0, 500)
+    with closing(Journal(journal_path(paths.sqlite), NODE, layouts)) as journal:
+        for number in range(1, 501):
+            change = Change("readings", "I", (f"old-{number}", "x" * 1_500, 1.0))
+            journal.record("s", number, [change])
+        with (
+            journal._writer.reading() as beside,
+            closing(open_sqlite(paths.sqlite)) as connection,
+        ):
+            assert copy_history(connection, beside, seconds=60) == 500
+        journal.prune(budget=0, limit=1_000)
+    assert looked.look() == "ok" and told == []
+    with closing(open_sqlite(paths.sqlite)) as connection:
+        kept = connection.execute(
+            "SELECT count(*) FILTER (WHERE id LIKE 'old-%'), "
+            "count(*) FILTER (WHERE id NOT LIKE 'old-%') FROM readings"
+        ).fetchone()
+    assert kept[0] < 500 and kept[1] == 500
+    assert looked.look() == "ok"
 
 
 def test_beyond_the_budget_writes_are_refused_and_taken_again_when_rows_have_left(

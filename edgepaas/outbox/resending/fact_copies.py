@@ -2,18 +2,25 @@
 """Facts that were copied into the file from the journal: they leave it after RETENTION, too.
 
 What was captured is known by its rows in the outbox; a copy has none. The entry that it is of may
-have left the journal before: what is sent again of it is lost no longer.
+have left the journal before: what is sent again of it is lost no longer. Where the disk budget
+needs the room, copies leave before all else of the file: PostgreSQL has them.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from edgepaas.database.reserved_names import COPIES
 from edgepaas.outbox import capture, tables
 from edgepaas.outbox.layout import Layout, registered, stored_layouts
+from edgepaas.outbox.references import Remover, references
 from edgepaas.outbox.tables import quoted, width_of
+
+#: Beyond every moment.
+_NEVER = 2**62
+#: Of copies that others point to so many times more are looked at than may go.
+_MOST_LOOKED_AT = 10
 
 _COLUMNS_OF = "SELECT name FROM pragma_table_info(?)"
 
@@ -74,36 +81,61 @@ def entries_of(
 def reclaim(connection: sqlite3.Connection, *, older_than: float, limit: int = 10_000) -> int:
     """Delete copies that were written more than *older_than* seconds ago; return how many went.
 
-    One to which another row points stays. In one transaction, with capture off. Raises
-    sqlite3.Error.
+    The oldest first, about *limit* of them; 0 seconds: whatever the clock said then. A copy to
+    which another row points stays until that row has gone, and keeps no other from leaving. In one
+    transaction, with capture off. Raises sqlite3.Error.
     """
     if not _exists(connection):
         return 0
-    moment = int(datetime.now(UTC).timestamp() - older_than)
-    names = _names(width_of(_columns(connection)))
-    rows = connection.execute(
-        f"SELECT id, layout, {', '.join(names)} FROM {COPIES} "  # noqa: S608
-        "WHERE at < ? ORDER BY id LIMIT ?",
-        (moment, limit),
-    ).fetchall()
-    if not rows:
+    moment = int(datetime.now(UTC).timestamp() - older_than) if older_than > 0 else _NEVER
+    (first,) = connection.execute(f"SELECT min(at) FROM {COPIES}").fetchone()  # noqa: S608
+    if first is None or first >= moment:
         return 0
-    layouts = stored_layouts(connection)
-    deleted = 0
+    oldest = (first, 0)
+    deleted = looked_at = 0
     with tables.transaction(connection), capture.paused(connection):
-        for identity, layout_id, *values in rows:
-            layout = layouts[layout_id]
-            key = values[: len(layout.key)]
-            where = " AND ".join(f"{quoted(name)} IS ?" for name in layout.key)
-            try:
-                deleted += connection.execute(
-                    f"DELETE FROM {quoted(layout.table)} WHERE {where}",  # noqa: S608
-                    key,
-                ).rowcount
-            except sqlite3.IntegrityError:  # a row points to it
-                continue
-            connection.execute(f"DELETE FROM {COPIES} WHERE id = ?", (identity,))  # noqa: S608
+        layouts = stored_layouts(connection)
+        facts = {one.table for one in layouts.values() if one.kind == "facts"}
+        remover = Remover(connection, references(connection), facts)
+        names = _names(width_of(_columns(connection)))
+        while deleted < limit and looked_at < _MOST_LOOKED_AT * limit:
+            rows = connection.execute(
+                f"SELECT at, id, layout, {', '.join(names)} FROM {COPIES} "  # noqa: S608
+                "WHERE at < ? AND (at, id) > (?, ?) ORDER BY at, id LIMIT ?",
+                (moment, *oldest, limit),
+            ).fetchall()
+            if not rows:
+                break
+            oldest = rows[-1][:2]
+            looked_at += len(rows)
+            deleted += _delete(connection, remover, layouts, rows)
     return deleted
+
+
+def _delete(
+    connection: sqlite3.Connection,
+    remover: Remover,
+    layouts: Mapping[int, Layout],
+    rows: Sequence[tuple[Any, ...]],
+) -> int:
+    """Delete the facts of *rows* (moment, id, layout, parts of the key), and what is noted."""
+    deleted = 0
+    gone = []
+    for _, identity, layout_id, *values in rows:
+        layout = layouts[layout_id]
+        key = values[: len(layout.key)]
+        removed = remover.remove(layout.table, layout.key, key)
+        deleted += removed
+        if removed or not _is_there(connection, layout, key):
+            gone.append((identity,))
+    connection.executemany(f"DELETE FROM {COPIES} WHERE id = ?", gone)  # noqa: S608
+    return deleted
+
+
+def _is_there(connection: sqlite3.Connection, layout: Layout, key: Sequence[Any]) -> bool:
+    where = " AND ".join(f"{quoted(name)} IS ?" for name in layout.key)
+    found = connection.execute(f"SELECT 1 FROM {quoted(layout.table)} WHERE {where}", key)  # noqa: S608
+    return found.fetchone() is not None
 
 
 def _create(connection: sqlite3.Connection, width: int) -> None:

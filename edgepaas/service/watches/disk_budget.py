@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox import versions
 from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.journal.space import shrink, usage_of_both
+from edgepaas.outbox.resending import fact_copies
 from edgepaas.outbox.space import ballast, budget, vacuum
 from edgepaas.outbox.space.retention import reclaim
 from edgepaas.outbox.space.shedding import LowValue, read_low_value, shed
@@ -137,12 +139,13 @@ class BudgetWatch:
             found = usage_of_both(connection, self._path, size)
         if budget.level(found.share) == "ok" or versions.problem(connection):
             return found  # a newer release's outbox is left as it is, and full in the end
-        for _ in range(_STEPS):
-            if not found.beyond(budget.TARGET_SHARE):
-                break
-            if not _allowed(lambda: reclaim(connection, older_than=0.0).rows):
-                break
-            found = usage_of_both(connection, self._path, size)
+        for leave in (fact_copies.reclaim, _reclaimed_rows):
+            for _ in range(_STEPS):
+                if not found.beyond(budget.TARGET_SHARE):
+                    break
+                if not _allowed(partial(leave, connection, older_than=0.0)):
+                    break
+                found = usage_of_both(connection, self._path, size)
         given_up = 0
         for _ in range(_STEPS):
             if not found.beyond(budget.LEVEL_STARTS["shed"] - budget.HYSTERESIS):
@@ -191,6 +194,10 @@ class BudgetWatch:
             f"{_CONSEQUENCE[self._level]}",
             severity="critical" if self._level == "full" else "warning",
         )
+
+
+def _reclaimed_rows(connection: sqlite3.Connection, *, older_than: float) -> int:
+    return reclaim(connection, older_than=older_than).rows
 
 
 def _allowed(step: Callable[[], int]) -> int:
