@@ -1,26 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A counter of a whole box, whose PostgreSQL ends between one increment and the next."""
+"""A counter of a whole box, whose PostgreSQL is gone between one increment and the next."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support.live_box import LiveBox, request
-from tests.support.postgres_server import PostgresServer, temporary_home
+from tests.support.postgres_server import PostgresServer
+from tests.support.relay import Relay
 from tests.support.service_process import until
-
-
-@pytest.fixture
-def server() -> Iterator[PostgresServer]:
-    """A server that this test may stop."""
-    found = PostgresServer(temporary_home())
-    try:
-        found.create_cluster()
-        found.start()
-        yield found
-    finally:
-        found.remove()
 
 
 def hit(box: LiveBox, times: int) -> None:
@@ -36,27 +22,34 @@ def hit(box: LiveBox, times: int) -> None:
     until(once, f"{times} acknowledged hits", 90)
 
 
-def test_increments_of_primary_and_fallback_add_up(tmp_path: Path, server: PostgresServer) -> None:
-    """Five while PostgreSQL serves, which then ends at once; six while SQLite serves."""
-    name = server.create_database()
-    with LiveBox(
-        tmp_path / "box",
-        DATABASE_URL=server.url(name),
-        EDGEPAAS_APP="tests.support.counting:application",
-        POSTGRES_HOLD="1",
-        # The file's copy is the one that the box's own start made: the increments reach it late.
-        MIRROR_INTERVAL="3600",
-    ) as box:
+def test_increments_of_primary_and_fallback_add_up(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """Five while PostgreSQL serves, which is gone at once then; six while SQLite serves."""
+    name = postgres.create_database()
+    with (
+        Relay(postgres.port) as relay,
+        LiveBox(
+            tmp_path / "box",
+            DATABASE_URL=relay.reroute(postgres.url(name)),
+            EDGEPAAS_APP="tests.support.counting:application",
+            POSTGRES_HOLD="1",
+            # The file's copy is the one that the box's own start made: the increments reach it
+            # late.
+            MIRROR_INTERVAL="3600",
+        ) as box,
+    ):
         box.wait_state("primary")
         hit(box, 5)
-        server.stop()
+        relay.cut()
         box.wait_state("fallback", limit=90)
         hit(box, 6)
-        server.start()
+        relay.heal()
         box.wait_state("primary", limit=120)
         box.wait_drained(limit=90)
-        assert server.execute("SELECT hits FROM counters", name) == [[11]]
+        assert postgres.execute("SELECT hits FROM counters", name) == [[11]]
         hit(box, 1)
-        assert server.execute("SELECT hits FROM counters", name) == [[12]]
+        assert postgres.execute("SELECT hits FROM counters", name) == [[12]]
         status, text = box.run("audit")
         assert status == 0, text
+    postgres.drop_database(name)
