@@ -20,7 +20,7 @@ To forward another column type, in this order:
 7. :mod:`edgepaas.sync.mirror.stored_values`: how the hub's value becomes what SQLite stores,
    to the bit what step 1 writes; one entry for each kind. The same of what the hub's triggers
    captured: :mod:`edgepaas.outbox.hub_capture.decoding`; and for the audit's digests:
-   :mod:`edgepaas.sync.audit.digest`.
+   :mod:`edgepaas.sync.content.digest`.
 8. :mod:`edgepaas.outbox.strictness`: which values PostgreSQL would refuse, as a condition in
    SQLite's words.
 9. :mod:`edgepaas.app.models`: a type of ours is offered to applications there, and named in

@@ -19,6 +19,10 @@ SWITCHES: Final = "outbox_switches"
 COPIES: Final = "outbox_copies"
 HUB_TABLES: Final = "outbox_hub_tables"
 COPIED: Final = "outbox_copied"
+#: What both sides had at the last pass of the mirror: the tables, and what begins the name of the
+#: table of digests of each.
+AGREEMENTS: Final = "outbox_agreements"
+AGREED: Final = "outbox_agreed_"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"
 

@@ -16,6 +16,7 @@ from edgepaas.errors import EdgePaaSError
 from edgepaas.outbox import baseline, stream, tables, versions
 from edgepaas.outbox.layout import Layout, forwarded_layouts, registered, stored_layouts
 from edgepaas.outbox.references import references
+from edgepaas.outbox.resending import agreed_rows
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import PREFIX, triggers_for
 
@@ -73,6 +74,7 @@ def remove(connection: sqlite3.Connection) -> bool:
         return False
     with tables.transaction(connection):
         drop_triggers(connection)
+        agreed_rows.forget_all(connection)
         connection.execute(
             f"UPDATE {STATE} SET capture = 0, triggers = '', fence = NULL, covered = '[]'"  # noqa: S608
         )

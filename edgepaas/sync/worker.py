@@ -27,6 +27,7 @@ from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.failures import FailureTracker
 from edgepaas.sync.handback import HandBack, TakeoverFailed
 from edgepaas.sync.hub.heartbeat_sender import HeartbeatSender
+from edgepaas.sync.losses.acknowledge import read_acknowledged
 from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.refusals.refused_tables import RefusedTables
@@ -101,6 +102,7 @@ class SyncWorker:
             stop.raise_if_requested,
             SharedCopier(journal),
             partial(keys_unknown_to, path=journal, node_id=node.node_id),
+            partial(read_acknowledged, self.context.paths),
         )
         self._models = mirror.document["tables"]
         self._history = HistoryTurn(journal, wanted=contract.sqlite_active)

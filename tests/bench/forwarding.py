@@ -21,6 +21,7 @@ from typing import Any
 
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.sync.audit.comparison import compare_content
+from edgepaas.sync.mirror.mirror import Mirror
 from tests.bench.load import LoadResult, request_bytes, run_load
 from tests.bench.servers import Server, listener_below
 from tests.support.history import History
@@ -218,6 +219,35 @@ def audit_of_all(server: PostgresServer, template: str, home: Path, rows: int) -
     return found
 
 
+def audit_of_shared(server: PostgresServer, template: str, home: Path, rows: int) -> Any:
+    """*rows* shared rows: mirrored, compared by the mirror once more, and by the audit."""
+    with hub_on(server, template) as hub:
+        node = Node(home / "shared", hub.url, rows=5000)
+        fill(node.path, 1)
+        node.drain(60)
+        hub.execute(
+            "INSERT INTO devices (id, name, labels, created_at, updated_at) SELECT "
+            "gen_random_uuid(), 'device ' || n, '{}', now(), now() FROM generate_series(1, "
+            f"{rows}) n"
+        )
+        hub.execute("VACUUM ANALYZE devices")
+        mirror = Mirror(node.document)
+        found: dict[str, Any] = {"rows": rows}
+        for name in ("mirrored_s", "mirror_compares_s"):
+            mirror.compare_everything()
+            began = time.perf_counter()
+            mirror.run(node.connection, node.hub())
+            found[name] = time.perf_counter() - began
+        began = time.perf_counter()
+        shared = compare_content(
+            node.connection, node.hub(), node.document["tables"], {}, most=None
+        ).shared
+        found["audit_s"] = time.perf_counter() - began
+        assert shared.same == shared.checked >= rows, shared
+        node.close()
+    return found
+
+
 def _processor(pid: int) -> float:
     """The seconds of processor time that the process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -240,8 +270,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100_000, help="readings to drain")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="rows that wait")
     parser.add_argument("--audited", type=int, default=600_000, help="rows that are compared")
+    parser.add_argument("--shared", type=int, default=100_000, help="shared rows to compare")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of a load")
-    parser.add_argument("--only", help="drain, capture, outage, memory or audit")
+    parser.add_argument("--only", help="drain, capture, outage, memory, audit or shared")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     home = Path(
@@ -259,6 +290,7 @@ def main() -> int:
             "outage": lambda: outage(server, template, home),
             "memory": lambda: memory(server, template, home / "m", arguments.waiting, 60.0),
             "audit": lambda: audit_of_all(server, template, home, arguments.audited),
+            "shared": lambda: audit_of_shared(server, template, home, arguments.shared),
         }
         for name, work in parts.items():
             if arguments.only not in (None, name):

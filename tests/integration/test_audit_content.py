@@ -211,7 +211,7 @@ def test_rows_that_wait_are_no_discrepancy_whatever_the_moment(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows are written, and sent, between the reading of the file and that of PostgreSQL."""
-    from edgepaas.sync.audit.content import HubContent
+    from edgepaas.sync.content.content import HubContent
 
     both.write(5)
     both.drain()

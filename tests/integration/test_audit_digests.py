@@ -8,7 +8,8 @@ import struct
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,18 +18,20 @@ from sqlalchemy.pool import NullPool
 
 from edgepaas.database.column_kinds import ColumnKind
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.outbox import capture, tables
 from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.reading import exact_rows
-from edgepaas.sync.audit import digest
-from edgepaas.sync.audit.content import Difference, HubContent
+from edgepaas.sync.content import digest
+from edgepaas.sync.content.content import Difference, HubContent
 from edgepaas.sync.hub.connection import Hub
 from tests.support.forwarding import Everything, Mood, TestBox, TestHub
 from tests.support.search import tries
 
 TABLE = 'all "kinds"'
+NAME = '"all ""kinds"""'
 NAMES = (
     *("wo'rd", "select", "ident", "text", "small", "big", "real", "flag", "blob", "doc"),
-    *("moment", "local", "day", "hour", "mood"),
+    *("moment", "local", "day", "hour", "mood", "price", "fine", "zoned", "plain"),
 )
 
 
@@ -40,7 +43,7 @@ def text_of(chance: random.Random) -> str:
 
 
 def float_of(chance: random.Random) -> float:
-    special = (0.0, 5e-324, sys.float_info.max, 0.1 + 0.2, math.inf, -math.inf, 1e22, 1e-7)
+    special = (0.0, -0.0, 5e-324, sys.float_info.max, 0.1 + 0.2, math.inf, -math.inf, 1e22, 1e-7)
     (found,) = struct.unpack("!d", chance.randbytes(8))
     return chance.choice(special) if math.isnan(found) or chance.random() < 0.2 else float(found)
 
@@ -62,6 +65,12 @@ def moment_of(chance: random.Random) -> datetime:
     )
 
 
+def zoned_of(chance: random.Random) -> datetime:
+    offset = timezone(timedelta(minutes=chance.randint(-15 * 60, 15 * 60)))
+    moment = datetime(1900, 1, 1, tzinfo=UTC) + timedelta(microseconds=chance.randrange(10**16))
+    return moment.astimezone(offset)
+
+
 def row_of(chance: random.Random, number: int) -> dict[str, Any]:
     moment = moment_of(chance)
     row: dict[str, Any] = {
@@ -71,6 +80,9 @@ def row_of(chance: random.Random, number: int) -> dict[str, Any]:
         "blob": chance.randbytes(chance.randrange(20)), "doc": document_of(chance),
         "moment": moment.replace(tzinfo=UTC), "local": moment, "day": moment.date(),
         "hour": moment.time(), "mood": chance.choice(list(Mood)),
+        "price": Decimal(chance.randint(-(10**12) + 1, 10**12 - 1)).scaleb(-2),
+        "fine": Decimal(chance.randint(-(10**30) + 1, 10**30 - 1)).scaleb(-12),
+        "zoned": zoned_of(chance), "plain": uuid.UUID(bytes=chance.randbytes(16)),
     }  # fmt: skip
     nothing = {name: None for name in row if chance.random() < 0.1}
     return {"wo'rd": f"{number} {text_of(chance)}", "select": number, **row, **nothing}
@@ -114,7 +126,9 @@ ROW: dict[str, Any] = {
     "big": 2**62, "real": 0.1, "flag": True, "blob": b"\x00\xff",
     "doc": {"b": 1.5, "aa": [1e-7, "ü", None]}, "moment": datetime(2026, 1, 31, 12, tzinfo=UTC),
     "local": datetime(2026, 1, 31, 12), "day": date(2026, 1, 31), "hour": time(12, 0, 0, 1),
-    "mood": Mood.calm,
+    "mood": Mood.calm, "price": Decimal("1.10"), "fine": Decimal("-0.000000000001"),
+    "zoned": datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2))),
+    "plain": uuid.UUID(int=7),
 }  # fmt: skip
 #: One bit, one letter, one microsecond: the least by which a value can differ.
 LEAST: dict[str, str] = {
@@ -131,6 +145,10 @@ LEAST: dict[str, str] = {
     "day": "day + 1",
     "hour": "hour + interval '1 microsecond'",
     "mood": "'wild'",
+    "price": "price + 0.01",
+    "fine": "-fine",
+    "zoned": "zoned - interval '1 microsecond'",
+    "plain": f"'{uuid.UUID(int=6)}'",
 }
 
 
@@ -146,6 +164,64 @@ def test_the_least_difference_in_any_column_is_found(
     assert (found.kind, found.reason, found.key) == ("differs", None, ("w", 2))
     hub.ask(f'UPDATE "all ""kinds""" SET {column} = NULL WHERE "select" = 2')
     assert [one.kind for one in compare(box, link)] == ["differs"]
+
+
+#: A value, and how many bits of it PostgreSQL can change: the expression has the bit's number.
+BITS: dict[str, tuple[Any, int, str]] = {
+    "big": (0, 63, "big # (1::bigint << {0})"),
+    "small": (-1, 31, "small # (1 << {0})"),
+    "blob": (bytes(16), 128, "set_bit(blob, {0}, 1)"),
+    "ident": (uuid.UUID(int=0), 128, "encode(set_bit(uuid_send(ident), {0}, 1), 'hex')::uuid"),
+    "plain": (uuid.UUID(int=0), 128, "encode(set_bit(uuid_send(plain), {0}, 1), 'hex')::uuid"),
+    "text": ("\u0100" * 40, 40, "overlay(text PLACING U&'\\0101' FROM {0} + 1 FOR 1)"),
+    "fine": (Decimal(0), 30, "fine + 0.000000000001 * 10::numeric ^ {0}"),
+    "moment": (ROW["moment"], 55, "moment + (1::bigint << {0}) * interval '1 microsecond'"),
+    "local": (ROW["local"], 55, "local - (1::bigint << {0}) * interval '1 microsecond'"),
+    "hour": (time(0), 36, "hour + (1::bigint << {0}) * interval '1 microsecond'"),
+    "day": (date(2026, 1, 31), 20, "day + (1 << {0})"),
+}
+
+
+@pytest.mark.parametrize("column", BITS)
+def test_each_bit_of_a_value_counts(box: TestBox, hub: TestHub, link: Hub, column: str) -> None:
+    value, bits, changed = BITS[column]
+    store(box, [ROW | {"select": number, column: value} for number in range(bits)])
+    box.drain_all(link)
+    assert compare(box, link) == []
+    hub.ask(f'UPDATE "all ""kinds""" SET {column} = ' + changed.format('"select"'))
+    assert [one.key[1] for one in compare(box, link)] == list(range(bits))
+
+
+def test_each_bit_of_a_float_counts(box: TestBox, hub: TestHub, link: Hub) -> None:
+    """Of nothing, whose sign is a bit, of a number, and of infinity, of which NaN comes."""
+    for start, value in ((0, 0.0), (64, 0.1), (128, math.inf)):
+        store(box, [ROW | {"select": start + number, "real": value} for number in range(64)])
+        box.drain_all(link)
+        assert len(compare(box, link)) == start, "those of before"
+        (own,) = struct.unpack("!q", struct.pack("!d", value))
+        flipped = [own ^ (1 << bit if bit < 63 else -(1 << 63)) for bit in range(64)]
+        others = [struct.unpack("!d", struct.pack("!q", bits))[0] for bits in flipped]
+        rows = ", ".join(f"({start + n}, '{other!r}'::float8)" for n, other in enumerate(others))
+        hub.ask(f'UPDATE {NAME} SET real = f.v FROM (VALUES {rows}) f(n, v) WHERE "select" = f.n')
+    assert [one.key[1] for one in compare(box, link)] == list(range(192))
+
+
+def test_long_texts_nul_and_what_is_no_text_differ_from_all_that_postgresql_has(
+    box: TestBox, hub: TestHub, link: Hub
+) -> None:
+    long = "ü" * 300_000
+    store(box, [ROW | {"select": number, "text": long} for number in range(4)])
+    box.drain_all(link)
+    assert compare(box, link) == []
+    hub.ask('UPDATE "all ""kinds""" SET text = left(text, -1) WHERE "select" = 0')
+    with tables.transaction(box.file), capture.paused(box.file):
+        box.file.execute(f"UPDATE {NAME} SET text = 'a' || char(0) WHERE \"select\" = 1")
+        box.file.execute(f"UPDATE {NAME} SET text = CAST(x'ff' AS TEXT) WHERE \"select\" = 2")
+    assert [(one.key[1], one.kind) for one in compare(box, link)] == [
+        (0, "differs"),
+        (1, "differs"),
+        (2, "differs"),
+    ]
 
 
 def test_two_values_that_changed_places_are_found(box: TestBox, hub: TestHub, link: Hub) -> None:

@@ -32,8 +32,10 @@ from edgepaas.database.model import new_metadata
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.types import Json, Number, Text, UtcDateTime, Uuid, dump_json
 from edgepaas.outbox.ledger import pending
+from edgepaas.outbox.resending import agreed_rows
 from edgepaas.pgdriver.connection import connect
 from edgepaas.settings.urls import split_url
+from edgepaas.sync.audit.comparison import compare_content
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.mirror import mirror as mirror_module
 from edgepaas.sync.mirror.difference import apply
@@ -191,8 +193,14 @@ def test_every_type_comes_as_the_boxs_own_types_store_it(
         assert len(before) == len(ROWS)
         mirror = Mirror(document(KINDS))
         assert mirror.run(box.file, link).written == 0
+        # Both sides make the same digest of each, which is what they agree on.
+        found = compare_content(box.file, link, document(KINDS)["tables"], {}, most=None)
+        assert (found.shared.same, found.shared.unjudged) == (len(ROWS), [])
+        agreed = 'SELECT count(digest) FROM "outbox_agreed_every ""kind"""'
+        assert rows_of(box.file, agreed) == [(len(ROWS),)]
         box.write('DELETE FROM "every ""kind"""')
         box.file.execute("DELETE FROM outbox WHERE seq > (SELECT confirmed_seq FROM outbox_state)")
+        agreed_rows.forget_all(box.file)
         mirror.compare_everything()
         assert mirror.run(box.file, link).written == len(ROWS)
         assert rows_of(box.file, look) == before

@@ -528,12 +528,28 @@ def _keys_alone(digest: Any) -> Iterable[Replacement]:
     """The audit takes a row for the same where its key is."""
     made = digest.row_digest
 
-    def row_digest(mapping: Any) -> Any:
+    def row_digest(mapping: Any, **options: Any) -> Any:
         keys = dataclasses.replace(mapping, columns=mapping.key)
-        return made(keys)
+        return made(keys, **options)
 
-    content = importlib.import_module("edgepaas.sync.audit.content")
+    content = importlib.import_module("edgepaas.sync.content.content")
     return [(content, "row_digest", row_digest)]
+
+
+def _any_difference(agreement: Any) -> Iterable[Replacement]:
+    """The mirror takes every difference for a change of the hub."""
+    return [(agreement.TableAgreement, "_is_explained", lambda *_: True)]
+
+
+def _unjudged(shared_rows: Any) -> Iterable[Replacement]:
+    """Whatever differs in a shared row is left to the mirror."""
+    original = shared_rows.verdict
+
+    def verdict(*arguments: Any, **options: Any) -> Any:
+        found = original(*arguments, **options)
+        return "changed_there" if found in shared_rows.WRONG else found
+
+    return [(shared_rows, "verdict", verdict)]
 
 
 def _no_repair(scheduled: Any) -> Iterable[Replacement]:
@@ -715,7 +731,9 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     },
     # Weakens nothing: the journal makes room at once.
     "prune-soon": {"edgepaas.service.watches.journal": _constants(PRUNE_EVERY=0.5)},
-    "audit-keys-alone": {"edgepaas.sync.audit.digest": _keys_alone},
+    "audit-keys-alone": {"edgepaas.sync.content.digest": _keys_alone},
+    "audit-shared-unjudged": {"edgepaas.sync.audit.shared_rows": _unjudged},
+    "mirror-any-difference": {"edgepaas.sync.mirror.agreement": _any_difference},
     "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
     "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepaas.sync.audit.audit import Audit
+    from edgepaas.sync.audit.shared_tally import SharedTally
     from edgepaas.sync.audit.tally import Tally
 
 DESCRIPTION = """\
@@ -16,10 +17,15 @@ facts that the box still holds is compared, by digests that differ where one bit
 AUDIT_ROWS of each table, with --deep all of them. A row that is not in PostgreSQL as the box
 wrote it counts as not in place, also where a dead letter, a conflict or an operator explains it.
 
+Shared rows, which other boxes change as well, are compared with what both sides had at the mirror's
+last pass: one that was changed, made or deleted on this box past capture does not add up. Of one
+that PostgreSQL has changed since, nothing can be said: it is counted, and the mirror takes it.
+
 Rows that were written while PostgreSQL served are counted by marks, which tell how many of them
 it has lost. What left the box (RETENTION) and was changed in PostgreSQL afterwards is not seen,
-nor is a shared row that another box may have changed. --acknowledge changes what counts as known;
-nothing else is changed, and the box may go on working.
+nor who changed a shared row there. --acknowledge changes what counts as known, and lets the mirror
+overwrite shared rows that were changed past capture; nothing else is changed, and the box may go on
+working.
 
 exit status: 0 everything adds up, or is acknowledged; 1 it does not; 2 PostgreSQL cannot be read
 (only the counters of the box are checked).
@@ -112,6 +118,8 @@ def _show(found: "Audit") -> None:
     print()
     if found.compared is not None:
         _show_content(found.compared)
+    if found.shared is not None and found.shared.checked:
+        _show_shared(found.shared)
     if counters["hub_lost"]:
         say(
             "lost",
@@ -152,6 +160,30 @@ def _show_content(compared: "Tally") -> None:
     ):
         if rows:
             say("", f"{rows:,} {what}")
+
+
+def _show_shared(shared: "SharedTally") -> None:
+    from edgepaas.terminal import say
+
+    say(
+        "shared",
+        f"{shared.checked:,} shared rows: {shared.same:,} are the same here and in PostgreSQL",
+    )
+    for rows, what in (
+        (shared.waiting, "were changed here since the mirror's last pass: they wait, or were sent"),
+        (shared.changed_there, "were changed in PostgreSQL since, and are not mirrored yet"),
+        (shared.deleted_there, "were deleted in PostgreSQL since, and are not mirrored yet"),
+        (shared.undecided, "differ, and nothing says on which side they were changed"),
+        (shared.unsent, "were never sent"),
+        (shared.altered, "were changed here past capture"),
+        (shared.undeleted, "were deleted here past capture, and are there"),
+        (shared.doubled, "are there more than once"),
+        (shared.acknowledged, "are not in place, acknowledged by an operator"),
+    ):
+        if rows:
+            say("", f"{rows:,} {what}")
+    for table in shared.unjudged:
+        say("", f"of {table} the mirror has compared nothing yet: its next pass does")
 
 
 def _conclusion(found: "Audit") -> str:

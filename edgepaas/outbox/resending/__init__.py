@@ -3,5 +3,5 @@
 
 ``insertion`` puts them at their place in the outbox, ``recovery_state`` keeps what the file
 knows of the hub's history. ``counters`` says which increments the hub
-lacks for sure.
+lacks for sure. ``agreed_rows`` are the digests of what both sides had at the mirror's last pass.
 """

@@ -20,7 +20,7 @@ from edgepaas.outbox.journal.reading import changes_between
 from edgepaas.outbox.journal.tables import JOURNAL, STREAMS, UNSETTLED
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import Change
-from edgepaas.outbox.resending import fact_copies
+from edgepaas.outbox.resending import agreed_rows, fact_copies
 from edgepaas.outbox.resending.fact_copies import CopiedEntry
 from edgepaas.outbox.tables import quoted
 
@@ -73,6 +73,7 @@ def copy_shared(connection: sqlite3.Connection, journal: sqlite3.Connection) -> 
                 for change in _changes_of(journal, head):
                     if change.layout.kind == "shared":
                         applied += _apply(connection, columns, change)
+                        agreed_rows.make_unknown(connection, change.layout, change.key)
             _note_pointer(connection, "shared", until)
     return applied
 

@@ -61,6 +61,7 @@ def _open_for_migration(path: Path) -> sqlite3.Connection:
 def _without_capture(connection: "Connection") -> Iterator[None]:
     from edgepaas.outbox import strictness, versions
     from edgepaas.outbox.capture import drop_triggers, paused
+    from edgepaas.outbox.resending import agreed_rows
 
     driver = connection.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
@@ -69,6 +70,7 @@ def _without_capture(connection: "Connection") -> Iterator[None]:
         yield  # its triggers could not be put back afterwards
         raise versions.UnknownOutbox(unknown)
     drop_triggers(driver)
+    agreed_rows.forget_all(driver)  # a migration may change any value, on both sides
     strictness.drop(driver)
     with paused(driver):
         yield

@@ -16,6 +16,7 @@ from edgepaas.database.reserved_names import OUTBOX, STATE, is_reserved
 from edgepaas.outbox import strictness, tables
 from edgepaas.outbox.capture import forget_covered, paused
 from edgepaas.outbox.layout import stored_layouts
+from edgepaas.outbox.resending import agreed_rows
 from edgepaas.outbox.salvage.salvage import was_salvaged
 from edgepaas.outbox.tables import quoted
 from edgepaas.schema.errors import SchemaError
@@ -75,6 +76,7 @@ def merge(connection: sqlite3.Connection, other: Path, source: str) -> Merged:
                 return Merged(*done)
             with paused(connection), strictness.suspended(connection):
                 found = _merge_tables(connection, source)
+            agreed_rows.forget_all(connection)
             connection.execute(
                 f"INSERT INTO {DONE} (source, rows, differing, at) VALUES (?, ?, ?, ?)",  # noqa: S608
                 (source, found.rows, found.differing, datetime.now(UTC).isoformat("T", "seconds")),

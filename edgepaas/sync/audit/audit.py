@@ -19,6 +19,7 @@ from edgepaas.sync.audit.counters import compare_streams
 from edgepaas.sync.audit.hub import HubReader, HubStream, content_hub, hub_reader
 from edgepaas.sync.audit.marks import LostMarks, read_lost_marks
 from edgepaas.sync.audit.record import still_open
+from edgepaas.sync.audit.shared_tally import SharedTally
 from edgepaas.sync.audit.tally import Tally
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.hub.connection import Hub
@@ -47,6 +48,8 @@ class Audit:
     streams: list[HubStream] = field(default_factory=list)
     #: The rows whose content was compared; None: none could be.
     compared: Tally | None = None
+    #: The shared rows that were compared.
+    shared: SharedTally | None = None
     #: What PostgreSQL acknowledged while it served, and has lost.
     lost: LostMarks = field(default_factory=LostMarks)
     #: Of the rows that it lost after it had confirmed them, those that an operator knows of.
@@ -69,7 +72,8 @@ class Audit:
     def not_in_place(self) -> int:
         """Accepted rows that PostgreSQL does not have as they were written, known ones too."""
         rows = self.box.counters["hub_lost"] + self.lost.rows + self.lost_with_state
-        return rows + (0 if self.compared is None else self.compared.not_in_place)
+        compared = (self.compared, self.shared)
+        return rows + sum(one.not_in_place for one in compared if one is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for ``--json``."""
@@ -104,6 +108,7 @@ class Audit:
             "lost_with_state": self.lost_with_state,
             "lost_while_serving": asdict(self.lost),
             "compared": None if self.compared is None else self.compared.as_dict(),
+            "compared_shared": None if self.shared is None else self.shared.as_dict(),
             "discrepancies": self.discrepancies,
         }
 
@@ -175,8 +180,9 @@ def audit(
         if acknowledge:
             acknowledge_rows(paths, compared.unexplained)
             compared.tally.acknowledge()
-        found.compared = compared.tally
-        found.discrepancies += compared.tally.discrepancies()
+            compared.shared.acknowledge()
+        found.compared, found.shared = compared.tally, compared.shared
+        found.discrepancies += compared.tally.discrepancies() + compared.shared.discrepancies()
         if not compared.complete:
             found.discrepancies += [
                 f"the audit that runs by itself: {one}" for one in still_open(paths)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparing the content of all facts that the box holds with the hub's, in one go."""
+"""Comparing the content of all rows that the box holds with the hub's, in one go."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ from typing import Any
 
 from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.reading import key_text
-from edgepaas.sync.audit.content import HubContent, revisions_of
 from edgepaas.sync.audit.journal_rows import JournalRows
-from edgepaas.sync.audit.own_rows import OwnRows, fact_layouts
+from edgepaas.sync.audit.own_rows import OwnRows, newest_layouts
+from edgepaas.sync.audit.shared_rows import SharedRows
+from edgepaas.sync.audit.shared_tally import SharedTally
 from edgepaas.sync.audit.tally import Tally, judge
+from edgepaas.sync.content.content import HubContent, revisions_of
 from edgepaas.sync.hub.connection import Hub
 
 
@@ -27,6 +29,7 @@ class Comparison:
     """
 
     tally: Tally = field(default_factory=Tally)
+    shared: SharedTally = field(default_factory=SharedTally)
     unexplained: dict[str, list[str]] = field(default_factory=dict)
     complete: bool = True
 
@@ -42,9 +45,9 @@ def compare_content(
 ) -> Comparison:
     """Compare the facts in the file with the *hub*'s, of each table the latest *most* rows.
 
-    None: all of them. *journal*: of what was written while PostgreSQL served. *models*: ``tables``
-    of tables.json; *acknowledged*: as read_acknowledged returns it. Changes nothing. Raises
-    HubError, LockHeld, OSError, sqlite3.Error.
+    None: all of them; of shared tables always all. *journal*: of what was written while PostgreSQL
+    served. *models*: ``tables`` of tables.json; *acknowledged*: as read_acknowledged returns it.
+    Changes nothing. Raises HubError, LockHeld, OSError, sqlite3.Error.
     """
     found = Comparison()
     content = HubContent(hub, models, revisions_of(connection))
@@ -57,7 +60,7 @@ def compare_content(
         for chunks in (
             *(
                 chain(own.of_table(layout, most=most), own.gone_from_table(layout, most=most))
-                for layout in fact_layouts(connection)
+                for layout in newest_layouts(connection, "facts")
             ),
             own.of_journal(most=most),
         ):
@@ -74,4 +77,21 @@ def compare_content(
                 found.complete = False
             if most is not None and looked_at >= most:
                 found.complete = False
+    _compare_shared(connection, hub, models, acknowledged, found)
     return found
+
+
+def _compare_shared(
+    connection: sqlite3.Connection,
+    hub: Hub,
+    models: Mapping[str, Any],
+    acknowledged: Mapping[str, frozenset[str]],
+    found: Comparison,
+) -> None:
+    content = HubContent(hub, models, revisions_of(connection), whole=True)
+    rows = SharedRows(connection, hub, content, acknowledged)
+    for layout in newest_layouts(connection, "shared"):
+        for wrong in rows.compare(layout, found.shared):
+            for one in wrong:
+                found.shared.add_wrong(one.verdict, layout.table, one.key)
+                found.unexplained.setdefault(layout.table, []).append(key_text(one.key))

@@ -34,11 +34,11 @@ class Chunk(NamedTuple):
     last: Key = ()
 
 
-def fact_layouts(connection: sqlite3.Connection) -> list[Layout]:
-    """Return the newest layout of each table of facts that the file has, with its id."""
+def newest_layouts(connection: sqlite3.Connection, kind: str) -> list[Layout]:
+    """Return the newest layout of each table of *kind* that the file has, with its id."""
     found: dict[str, Layout] = {}
     for _, layout in sorted(stored_layouts(connection).items()):
-        if layout.kind == "facts" and set(layout.names) <= _columns(connection, layout.table):
+        if layout.kind == kind and set(layout.names) <= _columns(connection, layout.table):
             found[layout.table] = layout
     return list(found.values())
 

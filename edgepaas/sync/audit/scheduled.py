@@ -19,13 +19,15 @@ from edgepaas.outbox.requeue import QueuedChange, queue_again
 from edgepaas.outbox.resending import fact_copies, resent
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.audit.box import read_box
-from edgepaas.sync.audit.content import Difference, HubContent, revisions_of
 from edgepaas.sync.audit.counters import compare_streams
 from edgepaas.sync.audit.hub import HubReader
 from edgepaas.sync.audit.journal_rows import JournalRows
-from edgepaas.sync.audit.own_rows import Chunk, OwnRows, fact_layouts
+from edgepaas.sync.audit.own_rows import Chunk, OwnRows, newest_layouts
 from edgepaas.sync.audit.record import MOST_OPEN, AuditRecord
+from edgepaas.sync.audit.shared_rows import SharedRows, Wrong
+from edgepaas.sync.audit.shared_tally import SharedTally
 from edgepaas.sync.audit.tally import Tally, judge
+from edgepaas.sync.content.content import Difference, HubContent, revisions_of
 from edgepaas.sync.errors import HubError, HubUnreachable
 from edgepaas.sync.hub.connection import Hub
 
@@ -53,7 +55,7 @@ class ScheduledPass:
 
         *journal*: of what was written while PostgreSQL served.
         """
-        self.tally = Tally()
+        self.tally, self.shared = Tally(), SharedTally()
         self.why = why
         self._connection = connection
         self._models = models
@@ -77,6 +79,8 @@ class ScheduledPass:
             hub.forget_tables()
             self._sent_over = hub
             self._hub = HubContent(hub, self._models, revisions_of(self._connection))
+            whole = HubContent(hub, self._models, revisions_of(self._connection), whole=True)
+            self._shared_rows = SharedRows(self._connection, hub, whole, self._acknowledged)
         return next(self._steps, None) is not None
 
     def close(self) -> None:
@@ -93,16 +97,22 @@ class ScheduledPass:
             why=self.why,
             stream_id="" if stream is None else stream.stream_id,
             counters={name: counters[name] for name in WATCHED},
-            counts=self.tally.counts(),
-            queued_again=self._before.queued_again + self.tally.queued_again,
+            counts=self.tally.counts()
+            | {f"shared_{n}": v for n, v in self.shared.counts().items()},
+            queued_again=self._before.queued_again + self.queued_again,
             open=listed[:MOST_OPEN],
             beyond=self._beyond + max(0, len(listed) - MOST_OPEN),
-            problems=self.tally.problems,
+            problems=self.tally.problems + self.shared.problems,
             cursors=self._cursors,
         )
 
+    @property
+    def queued_again(self) -> int:
+        """How many rows were queued again by this pass."""
+        return self.tally.queued_again + self.shared.queued_again
+
     def _run(self) -> Iterator[bool]:
-        layouts = fact_layouts(self._connection)
+        layouts = newest_layouts(self._connection, "facts")
         yield from self._look_again(layouts)
         for layout in layouts:
             half = max(1, self._rows // 2)
@@ -118,7 +128,22 @@ class ScheduledPass:
         for chunk in self._own.of_journal(most=self._rows):
             self._judge(chunk)
             yield True
+        # Parents come before the rows that point to them.
+        for layout in newest_layouts(self._connection, "shared"):
+            for wrong in self._shared_rows.compare(layout, self.shared):
+                self._take_shared(layout, wrong)
+                yield True
         self._check_counters()
+
+    def _take_shared(self, layout: Layout, wrong: Sequence[Wrong]) -> None:
+        """Queue what was never sent; the rest is left open, on both sides as it is."""
+        unsent = {one.key: one.row for one in wrong if one.verdict == "unsent" and one.row}
+        queued = self._queue(layout, unsent)
+        self.shared.queued_again += len(queued)
+        for one in wrong:
+            if one.key not in queued:
+                self.shared.add_wrong(one.verdict, layout.table, one.key)
+                self._keep([self._entry(layout, one.key, one.verdict)])
 
     def _check_counters(self) -> None:
         """Compare counters and marks, too: nothing is sent meanwhile, this is the drainer."""
@@ -140,12 +165,14 @@ class ScheduledPass:
     def _look_again(self, layouts: Sequence[Layout]) -> Iterator[bool]:
         """Look at what was open: it may have been mended; a row that left the box stays open."""
         by_table = {layout.table: layout for layout in layouts}
+        shared = {layout.table for layout in newest_layouts(self._connection, "shared")}
         for table in {one["table"] for one in self._before.open}:
             entries = [one for one in self._before.open if one["table"] == table]
             layout = by_table.get(table)
             if layout is None:
-                self._keep(entries)
-                continue
+                if table not in shared:
+                    self._keep(entries)
+                continue  # all shared rows are looked at anyway
             keys = [tuple(one["parts"]) for one in entries if one["parts"]]
             chunk = self._own.of_keys(layout, keys)
             here = {key_text(_key(layout, row)) for row in chunk.rows}
@@ -183,15 +210,16 @@ class ScheduledPass:
         queued = self._queue_again(chunk.layout, found) if found else set()
         left = [one for one in found if one.key not in queued]
         tally.add_unexplained(left)
-        self._keep(
-            {
-                "table": one.layout.table,
-                "key": key_text(one.key),
-                "parts": list(one.key) if _is_plain(one.key) else [],
-                "kind": one.kind,
-            }
-            for one in left
-        )
+        self._keep(self._entry(one.layout, one.key, one.kind) for one in left)
+
+    @staticmethod
+    def _entry(layout: Layout, key: Sequence[Any], kind: str) -> dict[str, Any]:
+        return {
+            "table": layout.table,
+            "key": key_text(tuple(key)),
+            "parts": list(key) if _is_plain(key) else [],
+            "kind": kind,
+        }
 
     def _keep(self, entries: Any) -> None:
         for one in entries:
@@ -202,11 +230,18 @@ class ScheduledPass:
 
         Somebody deletes it on the hub each time: it is for a person to find out who.
         """
-        missing = {one.key: one for one in found if one.kind == "missing"}
+        missing = {one.key: one.row for one in found if one.kind == "missing"}
+        queued = self._queue(layout, missing)
+        self.tally.queued_again += len(queued)
+        return queued
+
+    def _queue(
+        self, layout: Layout, missing: Mapping[tuple[Any, ...], Sequence[Any]]
+    ) -> set[tuple[Any, ...]]:
         if not missing:
             return set()
         again = self._own.were_queued_again(layout, list(missing))
-        chosen = {key: one for key, one in missing.items() if key not in again}
+        chosen = {key: row for key, row in missing.items() if key not in again}
         copies = fact_copies.entries_of(self._connection, layout, list(chosen))
         joined = self._own.joined_streams() if copies else {}
         with tables.transaction(self._connection):
@@ -214,13 +249,12 @@ class ScheduledPass:
             (own,) = registered(self._connection, [layout])
             queue_again(
                 self._connection,
-                [QueuedChange(own.id, "I", one.row) for one in chosen.values()],
+                [QueuedChange(own.id, "I", row) for row in chosen.values()],
             )
             resent.remember_copies(self._connection, copies, joined)
-        self.tally.queued_again += len(chosen)
         if chosen:
             logger.warning(
-                "%d rows of %s are not in PostgreSQL any more: they are sent again",
+                "%d rows of %s are not in PostgreSQL: they are sent again",
                 len(chosen), layout.table,
             )  # fmt: skip
         return set(chosen)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgepaas.outbox.reading import key_text
-from edgepaas.sync.audit.content import Difference, HubContent, NotComparable
 from edgepaas.sync.audit.own_rows import Chunk, OwnRows
+from edgepaas.sync.content.content import Difference, HubContent, NotComparable
 from edgepaas.sync.errors import HubError, HubUnreachable
 
 #: Rows that are named.

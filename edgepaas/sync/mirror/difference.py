@@ -5,7 +5,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from edgepaas.outbox import capture
 from edgepaas.outbox.layout import Layout
@@ -81,24 +81,37 @@ class Difference:
         self._size = 0
         #: How many rows to write and keys to delete it has.
         self.count = 0
+        #: How many keys it has that are agreed on, and how many rows of one side it leaves alone.
+        self.agreed = self.uncaptured = 0
         #: The only keys that may be deleted; None: all may.
         self.deletable: set[tuple[Any, ...]] | None = None
         connection.execute(f"DROP TABLE IF EXISTS {self._name}")
         # Without column types, so that SQLite converts no value.
         values = (f"v{position}" for position in range(self._width))
-        self._columns = ", ".join(("op", *values))
+        self._columns = ", ".join(("op", "digest", *values))
         connection.execute(f"CREATE TABLE {self._name} ({self._columns})")
 
-    def write(self, row: tuple[Any, ...]) -> None:
-        """Add a row to write."""
-        self._add(("W", *row))
+    def write(self, row: tuple[Any, ...], digest: int | None = None) -> None:
+        """Add a row to write; *digest*: what is agreed on then."""
+        self.count += 1
+        self._add(("W", digest, *row))
 
     def delete(self, key: tuple[Any, ...]) -> None:
         """Add the key of a row to delete."""
-        self._add(("D", *key, *(None,) * (self._width - len(key))))
+        self.count += 1
+        self._add_key("D", key, None)
+
+    def agree(self, key: tuple[Any, ...], digest: int | None) -> None:
+        """Add the key of a row that is the same on both sides, which was not known to be."""
+        self.agreed += 1
+        self._add_key("A", key, digest)
 
     def rows(self, op: str) -> Iterator[tuple[Any, ...]]:
         """Give the rows to write ("W") or the keys to delete ("D", padded with None)."""
+        return (row[1:] for row in self.with_digests(op))
+
+    def with_digests(self, op: str) -> Iterator[tuple[Any, ...]]:
+        """Give the same, or keys that are agreed on ("A"), each with the digest before it."""
         after = 0
         while True:
             page = exact_rows(
@@ -116,7 +129,7 @@ class Difference:
 
     def flush(self) -> None:
         """Store what is still in memory."""
-        marks = ", ".join("?" * (self._width + 1))
+        marks = ", ".join("?" * (self._width + 2))
         self._connection.execute("BEGIN")  # deferred: the file itself is not locked
         try:
             self._connection.executemany(
@@ -135,18 +148,37 @@ class Difference:
         """Drop the temporary table."""
         self._connection.execute(f"DROP TABLE {self._name}")
 
+    def _add_key(self, op: str, key: tuple[Any, ...], digest: int | None) -> None:
+        self._add((op, digest, *key, *(None,) * (self._width - len(key))))
+
     def _add(self, row: tuple[Any, ...]) -> None:
         self._rows.append(row)
-        self.count += 1
         self._size += sum(len(value) for value in row if isinstance(value, str | bytes))
         if len(self._rows) >= _PAGE or self._size >= CHUNK_BYTES:
             self.flush()
+
+
+class Recorder(Protocol):
+    """Is told, inside the transaction, what becomes of each row."""
+
+    def begin(self) -> None:
+        """Nothing is applied yet."""
+
+    def wrote(self, table: MirroredTable, row: tuple[Any, ...], digest: int | None) -> None:
+        """*row* was written."""
+
+    def left(self, table: MirroredTable, key: tuple[Any, ...]) -> None:
+        """The row of *key* could not be written or deleted."""
+
+    def end(self, found: Sequence[tuple[MirroredTable, Difference]], waiting: Keys) -> None:
+        """All was applied but for the keys *waiting*."""
 
 
 def apply(
     connection: sqlite3.Connection,
     found: Sequence[tuple[MirroredTable, Difference]],
     waiting: Callable[[sqlite3.Connection], Keys],
+    recorder: Recorder,
     applied: Callable[[sqlite3.Connection], None] = lambda _: None,
 ) -> ApplyResult:
     """Apply the differences *found*, parents first, in one transaction with capture off.
@@ -157,49 +189,56 @@ def apply(
     Raises sqlite3.Error.
     """
     try:
-        return _transaction(connection, found, waiting, applied, deferred=True)
+        return _transaction(connection, found, waiting, recorder, applied, deferred=True)
     except sqlite3.IntegrityError as error:
         logger.debug("the mirror applies row by row: %s", error)
-    return _transaction(connection, found, waiting, applied, deferred=False)
+    return _transaction(connection, found, waiting, recorder, applied, deferred=False)
+
+
+@dataclass(frozen=True)
+class _Applying:
+    """One transaction; ``keys`` are left alone."""
+
+    connection: sqlite3.Connection
+    keys: Keys
+    recorder: Recorder
+    result: ApplyResult
 
 
 def _transaction(
     connection: sqlite3.Connection,
     found: Sequence[tuple[MirroredTable, Difference]],
     waiting: Callable[[sqlite3.Connection], Keys],
+    recorder: Recorder,
     applied: Callable[[sqlite3.Connection], None],
     *,
     deferred: bool,
 ) -> ApplyResult:
-    result = ApplyResult()
     connection.execute("BEGIN IMMEDIATE")
     try:
-        keys = waiting(connection)
+        applying = _Applying(connection, waiting(connection), recorder, ApplyResult())
         with capture.paused(connection):
             # Ends with the transaction (https://sqlite.org/pragma.html#pragma_defer_foreign_keys).
             connection.execute(f"PRAGMA defer_foreign_keys={'ON' if deferred else 'OFF'}")
+            recorder.begin()
             for table, difference in reversed(found):
-                _delete(connection, table, difference, keys, result)
+                _delete(applying, table, difference)
             for table, difference in found:
-                _write(connection, table, difference, keys, result)
+                _write(applying, table, difference)
             applied(connection)
+            recorder.end(found, applying.keys)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return result
+    return applying.result
 
 
-def _delete(
-    connection: sqlite3.Connection,
-    table: MirroredTable,
-    difference: Difference,
-    keys: Keys,
-    result: ApplyResult,
-) -> None:
+def _delete(applying: _Applying, table: MirroredTable, difference: Difference) -> None:
     condition = " AND ".join(f"{quoted(name)} IS ?" for name in table.layout.key)
     statement = f"DELETE FROM {quoted(table.name)} WHERE {condition}"  # noqa: S608
+    keys, result = applying.keys, applying.result
     # A delete may cascade to a row that still waits to be sent.
     held = bool(table.children & {name for name, _ in keys})
     for row in difference.rows("D"):
@@ -209,39 +248,39 @@ def _delete(
             result.skip(table)
             continue
         try:
-            result.deleted += connection.execute(statement, key).rowcount
+            result.deleted += applying.connection.execute(statement, key).rowcount
         except sqlite3.IntegrityError:  # a row of the box refers to it
             result.skip(table)
+            applying.recorder.left(table, key)
 
 
-def _write(
-    connection: sqlite3.Connection,
-    table: MirroredTable,
-    difference: Difference,
-    keys: Keys,
-    result: ApplyResult,
-) -> None:
+def _write(applying: _Applying, table: MirroredTable, difference: Difference) -> None:
     statement = _upsert(table)
-    todo: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]] = difference.rows("W")
+    keys, result, recorder = applying.keys, applying.result, applying.recorder
+    todo: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]] = difference.with_digests("W")
     for _ in range(_ATTEMPTS):
         again = []
-        for row in todo:
+        for digest, *values in todo:
+            row = tuple(values)
             key = tuple(row[position] for position in table.key_positions)
             if (table.name, key) in keys:
                 result.skip(table)
                 continue
             try:
-                connection.execute(statement, row)
-                result.written += 1
+                applying.connection.execute(statement, row)
             except (
                 sqlite3.IntegrityError
             ):  # this statement alone is undone; it conflicts with another row
-                again.append(row)
+                again.append((digest, *row))
+                continue
+            result.written += 1
+            recorder.wrote(table, row, digest)
         todo = again
         if not again:
             return
-    for _ in todo:
+    for _, *values in todo:
         result.skip(table)
+        recorder.left(table, tuple(values[position] for position in table.key_positions))
 
 
 def _upsert(table: MirroredTable) -> str:

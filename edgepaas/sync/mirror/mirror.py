@@ -21,14 +21,18 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.database.reserved_names import OUTBOX
 from edgepaas.outbox.layout import Layout, forwarded_layouts, stored_layouts
 from edgepaas.outbox.reading import next_batch
+from edgepaas.outbox.resending.agreed_rows import other_tables
 from edgepaas.outbox.resending.hub_tables import note_identities
 from edgepaas.outbox.resending.recovery_state import HistoryMark
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.revisions.record import RevisionRecord, read_record
 from edgepaas.outbox.stream import read_stream
+from edgepaas.sync.content.content import HubContent
+from edgepaas.sync.content.shape import digest_and_shape
 from edgepaas.sync.hub.revisions import unchanged_statements
 from edgepaas.sync.hub.tombstones import deleted_keys
-from edgepaas.sync.mirror.difference import Difference, Keys, MirroredTable, apply
+from edgepaas.sync.mirror.agreement import Acknowledged, AgreementRecorder, TableAgreement
+from edgepaas.sync.mirror.difference import ApplyResult, Difference, Keys, MirroredTable, apply
 from edgepaas.sync.mirror.fingerprints import read_fingerprints
 from edgepaas.sync.mirror.ordered_rows import (
     PAGE,
@@ -62,6 +66,8 @@ class PassResult:
     deleted: int = 0
     #: They wait in the outbox, or violate a constraint now: left for the next pass.
     skipped: int = 0
+    #: Rows that were changed here past capture: left for the audit.
+    uncaptured: int = 0
 
 
 @dataclass
@@ -75,6 +81,8 @@ class Mirror:
     copy_own: Callable[[sqlite3.Connection], int] = lambda _: 0
     #: Returns the keys that the box changed on the hub, and of which the snapshot knows nothing.
     changed_since: Callable[["Hub"], Keys] = lambda _: set()
+    #: Returns the rows of which an operator knows, as read_acknowledged: the hub's word counts.
+    acknowledged: Acknowledged = dict
     #: The hub's fingerprint of each table that was the same on both sides.
     _fingerprints: dict[str, str] = field(default_factory=dict)
     #: The stream, and up to which row the hub had confirmed it then.
@@ -94,29 +102,33 @@ class Mirror:
             return PassResult()
         if self.copy_own(connection):
             self.compare_everything()
-        self._check_own_deliveries(connection)
+        delivered = self._check_own_deliveries(connection)
         # The temporary tables lie in a file: a large difference must not take memory.
         connection.execute("PRAGMA temp_store=FILE")
         found: list[tuple[MirroredTable, Difference]] = []
         unreadable: set[str] = set()
+        compared: dict[str, TableAgreement] = {}
         total = 0
         known = require_whole_history(connection)
         hub.begin(snapshot=True, writing=True)
         try:
             # What the connection knows of the hub's names may be old.
             hub.run(unchanged_statements(hub.revisions))
-            tables = shared_tables(self.document, hub, read_record(connection))
+            record = read_record(connection)
+            tables = shared_tables(self.document, hub, record)
+            content = HubContent(hub, self.document["tables"], record, whole=True)
             there = read_fingerprints(hub, tables)
             for table, fingerprint in zip(tables, there.tables, strict=True):
                 total += fingerprint.rows
-                if self._fingerprints.get(table.name) == fingerprint.content:
+                agreement = self._agreement(connection, content, table)
+                if self._is_known(table, fingerprint.content, agreement):
                     continue
+                compared |= {} if agreement is None else {table.name: agreement}
                 self._fingerprints[table.name] = fingerprint.content
                 difference = Difference(connection, len(found), table)
                 found.append((table, difference))
-                if not self._compare(
-                    connection, HubRows(hub, table, fingerprint.largest, self.check), difference
-                ):
+                rows = HubRows(hub, table, fingerprint.largest, self.check)
+                if not self._compare(connection, rows, difference, agreement):
                     unreadable.add(table.name)
             alone: Keys = set()
             proof = Proof()
@@ -125,7 +137,16 @@ class Mirror:
                 alone = self.changed_since(hub)
                 proof = _prove(connection, hub, known, found)
             hub.rollback()
-            result = apply(connection, found, lambda c: waiting_keys(c) | alone, proof.note)
+            result = ApplyResult()
+            gone = other_tables(connection, [table.name for table in tables])
+            if delivered or gone or self._is_to_be_noted(compared, found):
+                result = apply(
+                    connection,
+                    found,
+                    lambda c: waiting_keys(c) | alone,
+                    AgreementRecorder(connection, compared, self._position, gone),
+                    proof.note,
+                )
             note_identities(connection, there.identities)
         except BaseException:
             hub.rollback()
@@ -135,19 +156,46 @@ class Mirror:
         finally:
             for _, difference in found:
                 difference.discard()
-        for name in unreadable | result.incomplete:
+        uncaptured = {table.name for table, difference in found if difference.uncaptured}
+        for name in unreadable | result.incomplete | uncaptured:
             self._fingerprints.pop(name, None)
-        return PassResult(total, result.written, result.deleted, result.skipped)
+        return PassResult(
+            total, result.written, result.deleted, result.skipped,
+            sum(difference.uncaptured for _, difference in found),
+        )  # fmt: skip
 
-    def _check_own_deliveries(self, connection: sqlite3.Connection) -> None:
+    def _is_known(
+        self, table: MirroredTable, fingerprint: str, agreement: TableAgreement | None
+    ) -> bool:
+        """Whether nothing has changed, and what the two sides agreed on holds."""
+        due = agreement is not None and agreement.is_due(self._position)
+        return not due and self._fingerprints.get(table.name) == fingerprint
+
+    def _is_to_be_noted(
+        self,
+        compared: Mapping[str, TableAgreement],
+        found: Sequence[tuple[MirroredTable, Difference]],
+    ) -> bool:
+        return any(one.is_due(self._position) for one in compared.values()) or any(
+            difference.count or difference.agreed for _, difference in found
+        )
+
+    def _agreement(
+        self, connection: sqlite3.Connection, content: HubContent, table: MirroredTable
+    ) -> TableAgreement | None:
+        known = digest_and_shape(content, table.layout) if self._stream else None
+        return known and TableAgreement(connection, table, known, self.acknowledged)
+
+    def _check_own_deliveries(self, connection: sqlite3.Connection) -> bool:
         """Compare everything if shared rows of the box were delivered since the last pass.
 
-        A change that the hub refused, or that lost against a delete, left the hub unchanged,
-        and with it the fingerprint; the box's row differs all the same.
+        Returns whether there were any. A change that the hub refused, or that lost against a
+        delete, left the hub unchanged, and with it the fingerprint; the box's row differs all the
+        same.
         """
         stream = read_stream(connection)
         if stream is None:
-            return
+            return False
         shared = [i for i, layout in stored_layouts(connection).items() if layout.kind == "shared"]
         changed = (
             stream.stream_id != self._stream
@@ -160,16 +208,25 @@ class Mirror:
         if changed:
             self.compare_everything()
         self._stream, self._position = stream.stream_id, stream.confirmed_seq
+        return bool(changed)
 
     @staticmethod
-    def _compare(connection: sqlite3.Connection, hub_rows: HubRows, difference: Difference) -> bool:
+    def _compare(
+        connection: sqlite3.Connection,
+        hub_rows: HubRows,
+        difference: Difference,
+        agreement: TableAgreement | None,
+    ) -> bool:
         """Store what differs; returns False when the hub has a row that the box cannot hold."""
-        positions = hub_rows.table.key_positions
-        for row, own in paired_rows(connection, hub_rows):
-            if row is None and own is not None:
-                difference.delete(tuple(own[position] for position in positions))
-            elif row is not None and row != own:
-                difference.write(row)
+        if agreement is not None:
+            agreement.compare(connection, hub_rows, difference)
+        else:
+            positions = hub_rows.table.key_positions
+            for row, own in paired_rows(connection, hub_rows):
+                if row is None and own is not None:
+                    difference.delete(tuple(own[position] for position in positions))
+                elif row is not None and row != own:
+                    difference.write(row)
         difference.flush()
         return not hub_rows.unreadable
 

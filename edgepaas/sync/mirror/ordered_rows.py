@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows
+from edgepaas.outbox.resending.agreed_rows import same_key
 from edgepaas.outbox.tables import quoted
 from edgepaas.sync.mirror.difference import MirroredTable
 
@@ -113,21 +114,30 @@ class HubRows:
         self.unreadable.add(tuple(_sort_value(value) for value in key))
 
 
-def box_rows(connection: sqlite3.Connection, table: MirroredTable) -> Iterator[Row]:
+def box_rows(
+    connection: sqlite3.Connection, table: MirroredTable, agreed: str = ""
+) -> Iterator[Row]:
     """Give the box's rows of *table* in the order of the key, a page at a time.
+
+    *agreed*: the table of their digests, of which each row then has two more values: the digest,
+    and whether there is one or it is known to be unknown.
 
     No statement stays open while the hub is waited for, so that the WAL can be reset. Rows
     that change meanwhile wait in the outbox, and the mirror leaves those alone.
     """
-    columns = ", ".join(quoted(name) for name in table.names)
-    key = [f"{quoted(name)} COLLATE BINARY" for name in table.layout.key]
+    columns = ", ".join(f"t.{quoted(name)}" for name in table.names)
+    key = [f"t.{quoted(name)} COLLATE BINARY" for name in table.layout.key]
+    joined = ""
+    if agreed:
+        columns += ", a.digest, a.k0 IS NOT NULL"
+        joined = f"LEFT JOIN {agreed} a ON {same_key(table.layout, 't')}"
     where = f"WHERE ({', '.join(key)}) > ({', '.join('?' * len(key))})"
     positions = table.key_positions
     last: Row = ()
     while True:
         page = exact_rows(
             connection,
-            f"SELECT {columns} FROM {quoted(table.name)} {where if last else ''} "  # noqa: S608
+            f"SELECT {columns} FROM {quoted(table.name)} t {joined} {where if last else ''} "  # noqa: S608
             f"ORDER BY {', '.join(key)} LIMIT {PAGE}",
             last,
             CHUNK_BYTES,
@@ -142,14 +152,15 @@ def box_rows(connection: sqlite3.Connection, table: MirroredTable) -> Iterator[R
 
 
 def paired_rows(
-    connection: sqlite3.Connection, hub_rows: HubRows
+    connection: sqlite3.Connection, hub_rows: HubRows, agreed: str = ""
 ) -> Iterator[tuple[Row | None, Row | None]]:
     """Give the rows of both sides by key: (the hub's, the box's), None where a side has none.
 
+    *agreed*: the box's rows are as box_rows gives them then.
     A row of the box whose counterpart the box cannot store is left out: ``unreadable`` has it.
     """
     positions = hub_rows.table.key_positions
-    own_rows = box_rows(connection, hub_rows.table)
+    own_rows = box_rows(connection, hub_rows.table, agreed)
     row, own = next(hub_rows, None), next(own_rows, None)
     while row is not None or own is not None:
         order = compare_keys(row, own, positions)

@@ -216,7 +216,7 @@ class AuditTurn:
         running = self._pass
         if running is None:
             return False
-        began, before = self._clock(), running.tally.queued_again
+        began, before = self._clock(), running.queued_again
         try:
             with self._context.stop.abort_on_stop(hub.abort):
                 more = running.step(hub)
@@ -231,7 +231,7 @@ class AuditTurn:
         self._next.done(longer=took / _SHARE)
         if not more:
             self._end(running)
-        return running.tally.queued_again > before
+        return running.queued_again > before
 
     def _end(self, ended: "ScheduledPass") -> None:
         self._pass = None
@@ -249,14 +249,18 @@ class AuditTurn:
 
     def _tell(self, record: AuditRecord) -> None:
         said = open_discrepancies(record, read_acknowledged(self._context.paths))
+        unsent = record.counts.get("shared_queued_again", 0)
+        if unsent:
+            said.append(f"{unsent:,} shared rows that nothing had captured were sent")
         again = record.counts.get("queued_again", 0)
         if again:
             said.append(f"{again:,} rows that PostgreSQL had lost were sent again")
         if not said:
             AUDIT_DISCREPANCY.resolve_alert("the last audit found every row in place")
-            logger.info("audited %d rows (%s)", record.counts["checked"], record.why)
+            rows = record.counts["checked"] + record.counts["shared_checked"]
+            logger.info("audited %d rows (%s)", rows, record.why)
             return
-        worst: Severity = "critical" if len(said) > bool(again) else "warning"
+        worst: Severity = "critical" if len(said) > bool(again) + bool(unsent) else "warning"
         logger.error("the audit does not add up: %s", "; ".join(said))
         AUDIT_DISCREPANCY.raise_alert(
             "The audit does not add up: " + "; ".join(said), severity=worst

@@ -50,5 +50,10 @@ class MirrorTurn:
         self.due.done(longer=(time.monotonic() - began) / _SHARE)
         if result.written or result.deleted:
             logger.info("mirrored %d rows, deleted %d", result.written, result.deleted)
+        if result.uncaptured:
+            logger.warning(
+                "%d shared rows were changed on this box past capture: they are left as they are "
+                "for the audit", result.uncaptured,
+            )  # fmt: skip
         self._report.mirror = Mirrored(rfc3339(time.time(), milliseconds=True), result.rows)
         return True

@@ -18,7 +18,7 @@ from edgepaas.outbox.reading import bounded_key, key_text
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.revisions.record import RevisionRecord, read_record
 from edgepaas.pgdriver.pipeline import Statement
-from edgepaas.sync.audit.digest import NoDigest, RowDigest, row_digest
+from edgepaas.sync.content.digest import NoDigest, RowDigest, row_digest
 from edgepaas.sync.delivery import values
 from edgepaas.sync.delivery.column_mapping import ColumnMapping, TableDropped, map_columns
 from edgepaas.sync.delivery.values import UnsendableValue
@@ -105,9 +105,18 @@ class HubContent:
     """The hub's rows, looked at without changing anything; raises HubError."""
 
     def __init__(
-        self, hub: Hub, models: Mapping[str, Any], record: RevisionRecord | None = None
+        self,
+        hub: Hub,
+        models: Mapping[str, Any],
+        record: RevisionRecord | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
-        """*models*: ``tables`` of tables.json; *record*: of the revisions of the box's file."""
+        """*models*: ``tables`` of tables.json; *record*: of the revisions of the box's file.
+
+        *whole*: every column is compared, as :func:`row_digest` has it.
+        """
+        self._whole = whole
         self._hub = hub
         self._models = models
         self._record = record or RevisionRecord()
@@ -135,7 +144,7 @@ class HubContent:
             # Values may be rounded, or not: those that are there are compared all the same.
             problems.append(str(error))
             mapping = self._mapped_anyhow(layout, there, naming)
-        digest = row_digest(mapping)
+        digest = row_digest(mapping, whole=True) if self._whole else row_digest(mapping)
         if lost := set(digest.incomparable) & set(layout.key):
             raise NotComparable(
                 f"PostgreSQL's column {layout.table}.{min(lost)} is of another kind than the box's"
@@ -179,6 +188,24 @@ class HubContent:
         try:
             found = self._compare(table, rows)
             return self._explained(layout, found) if found else []
+        finally:
+            self._hub.rollback()
+
+    def digests(
+        self, layout: Layout, rows: Sequence[Row]
+    ) -> tuple[list[int | None], dict[int, list[int]] | None]:
+        """Return the digests of *rows*, and those that the hub has under their keys.
+
+        By the number of the row; None: there is one of each, and all are equal. In a snapshot of
+        its own, as :meth:`differences`. Raises NotComparable, HubError.
+        """
+        table = self.table(layout)
+        if _sendable(table.mapping, rows)[1]:
+            raise NotComparable("a key is none that PostgreSQL could have")
+        self._hub.begin(snapshot=True)
+        try:
+            own, same = self._sums(table, rows)
+            return own, None if same else self._digests(table, rows)
         finally:
             self._hub.rollback()
 

@@ -90,13 +90,17 @@ class RowDigest:
         return int.from_bytes(sha256(b"".join(parts)).digest()[:8], "big", signed=True)
 
 
-def row_digest(mapping: ColumnMapping) -> RowDigest:
-    """Return how rows of *mapping* become digests: by their key and the columns of content."""
+def row_digest(mapping: ColumnMapping, *, whole: bool = False) -> RowDigest:
+    """Return how rows of *mapping* become digests: by their key and the columns of content.
+
+    *whole*: by all columns, those with ``merge`` and ``filled_from`` too, of a row that is the same
+    on both sides.
+    """
     parts: list[str] = []
     encoders: list[_Encoded] = []
     incomparable: list[str] = []
     for mapped in mapping.columns:
-        if mapped.merge and not mapped.in_key:
+        if mapped.merge and not mapped.in_key and not whole:
             continue  # what stays there is the hub's choice
         declared = mapping.layout.columns[mapped.position].type
         kind = column_kind(declared)
@@ -104,7 +108,8 @@ def row_digest(mapping: ColumnMapping) -> RowDigest:
         if on_hub is not kind and not {on_hub, kind} <= _FRACTIONS:
             incomparable.append(mapped.column.name)
             continue
-        source = mapping.at(mapped.filled_from) if mapped.filled_from >= 0 else None
+        filled_in = mapped.filled_from >= 0 and not whole
+        source = mapping.at(mapped.filled_from) if filled_in else None
         form = _FORMS[kind]
         data = form.sql.format(f"t.{mapped.name}")
         part = f"coalesce(int4send(octet_length({data})) || {data}, '\\xffffffff'::bytea)"
