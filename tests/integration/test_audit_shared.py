@@ -4,6 +4,7 @@
 import itertools
 import json
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from tests.integration.test_audit_hub import Both
 from tests.integration.test_audit_scheduled import Audited, audited
 from tests.support.forwarding import TestBox, TestHub, document, rows_of
 from tests.support.weaken import weakened
+
+#: Far longer than anything here takes.
+LIMIT = 90.0
 
 __all__ = ["audited"]
 
@@ -320,8 +324,8 @@ def test_two_boxes_that_write_while_it_compares_are_no_discrepancy(
     for thread in threads:
         thread.start()
     try:
-        looked = 0
-        for _ in range(60):
+        looked, until = 0, time.monotonic() + LIMIT
+        while looked <= 60 and time.monotonic() < until:
             for each in (box, other):
                 found = compared(each, link).shared
                 assert found.discrepancies() == []
