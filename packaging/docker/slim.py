@@ -12,6 +12,7 @@ of its README.
 
 import ast
 import http.client
+import importlib.metadata
 import marshal
 import os
 import shutil
@@ -63,13 +64,13 @@ MODULES = (
     "edgepaas.sync.handback", "edgepaas.sync.mirror.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
     "pg8000.native", "sqlalchemy.dialects.postgresql.pg8000",
 )  # fmt: skip
-#: What the API says of itself stands in the docstrings of its views and schemas; a command has a
-#: text of its own. SQLAlchemy asserts that each of its events has one, to which it adds how it was
-#: called in older versions.
+#: What the API says of itself stands in the docstrings of its views and schemas, those of installed
+#: applications among them; a command has a text of its own. SQLAlchemy asserts that each of its
+#: events has one, to which it adds how it was called in older versions.
 WITH_DOCSTRINGS = (
-    "edgepaas/apikit/**/*.py", "edgepaas/app/**/*.py", "edgepaas/drill/**/*.py",
-    "edgepaas/telemetry/**/*.py", "edgepaas/web/**/*.py", "sqlalchemy/**/events.py",
+    "edgepaas/apikit", "edgepaas/app", "edgepaas/drill", "edgepaas/web", "sqlalchemy/**/events.py",
 )  # fmt: skip
+APPLICATIONS = "edgepaas.application"
 HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 #: Bytes of a byte-code file before the code: magic number, flags, time and size of the source.
 HEADER = 16
@@ -157,10 +158,21 @@ def warm_up(command: Path, folder: Path) -> None:
         raise SystemExit(f"slim: the box ended with {status}")
 
 
+def with_docstrings(library: Path) -> set[Path]:
+    """Return the files and folders of *library* whose byte-code keeps its docstrings."""
+    applications = [
+        point.module.replace(".", "/")
+        for distribution in importlib.metadata.distributions(path=[str(library)])
+        for point in distribution.entry_points
+        if point.group == APPLICATIONS
+    ]
+    return {path for pattern in (*WITH_DOCSTRINGS, *applications) for path in library.glob(pattern)}
+
+
 def keep(cache: Path) -> int:
     """Put the byte-code in *cache* beside its sources; returns of how many modules."""
     kept = 0
-    documented = {path for pattern in WITH_DOCSTRINGS for path in TREES[1].glob(pattern)}
+    documented = with_docstrings(TREES[1])
     for tree in TREES:
         for found in (cache / tree.relative_to("/")).rglob("*.pyc"):
             if found.parent.name in NOT_KEPT:
@@ -169,7 +181,7 @@ def keep(cache: Path) -> int:
             source = folder / f"{found.name.partition('.')[0]}.py"
             target = folder / "__pycache__"
             target.mkdir(exist_ok=True)
-            if source in documented:
+            if source in documented or documented.intersection(source.parents):
                 shutil.copyfile(found, target / found.name)
             else:
                 (target / found.name).write_bytes(without_docstrings(source, found.read_bytes()))

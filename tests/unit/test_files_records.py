@@ -230,6 +230,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
                     "known": "nothing",
                 }
             ],
+            "acknowledged_rows": 4,
         },
     ),
     (
@@ -336,6 +337,10 @@ UNNAMED: dict[str, tuple[Any, Mapping[str, Any] | None]] = {
     "alert": (
         {name: value for name, value in ALERT.items() if name != "event"},
         ALERT | {"event": False},
+    ),
+    "last-known": (
+        {"node_id": NODE, "streams": [], "losses": []},
+        {"node_id": NODE, "streams": [], "losses": [], "acknowledged_rows": 0},
     ),
     "alert-channels": ({"webhook": CHANNEL}, {"channels": {"webhook": CHANNEL}}),
     "alert-settings": ({"TZ": "UTC"}, {"settings": {"TZ": "UTC"}}),

@@ -99,6 +99,18 @@ def test_docstrings_go_and_assertions_lines_and_the_check_of_the_source_stay(
     assert byte_code.read_bytes() == after, "Python took it for current"
 
 
+def test_installed_applications_keep_what_their_api_says_of_itself(
+    slim: ModuleType, tmp_path: Path
+) -> None:
+    """Whoever brings them, by what they announce themselves with."""
+    for folder in ("meter/views", "library", "edgepaas/web", "meter-1.0.dist-info"):
+        (tmp_path / folder).mkdir(parents=True)
+    announced = "[edgepaas.application]\nmeter = meter:application\n[other]\nlibrary = library:it\n"
+    (tmp_path / "meter-1.0.dist-info/entry_points.txt").write_text(announced)
+    (tmp_path / "meter-1.0.dist-info/METADATA").write_text("Name: meter\nVersion: 1.0\n")
+    assert slim.with_docstrings(tmp_path) == {tmp_path / "meter", tmp_path / "edgepaas/web"}
+
+
 def test_libraries_load_without_their_docstrings(slim: ModuleType, tmp_path: Path) -> None:
     """Flask and SQLAlchemy with its drivers, from byte-code that is made as the image's is."""
     import flask
@@ -106,7 +118,7 @@ def test_libraries_load_without_their_docstrings(slim: ModuleType, tmp_path: Pat
     import sqlalchemy
 
     folder = Path(sqlalchemy.__file__).parent.parent
-    documented = {path for pattern in slim.WITH_DOCSTRINGS for path in folder.glob(pattern)}
+    documented = slim.with_docstrings(folder)
     assert any(path.name == "events.py" for path in documented)
     cache = tmp_path / "cache"
     options = ["-X", f"pycache_prefix={cache}"]
