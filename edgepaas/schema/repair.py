@@ -87,26 +87,19 @@ def repair_postgres(
 ) -> SchemaReport:
     """Diagnose and mend PostgreSQL's version; raises SchemaError when only a person can help."""
     from edgepaas.schema import migrations
-    from edgepaas.schema.postgresql.migrate import migrate, unusable
+    from edgepaas.schema.postgresql.migrate import migrate
+    from edgepaas.schema.postgresql.transactions import transaction
 
     metadata = models()
     steps = _diagnose_scripts(chain)
-    engine = migrations.migration_engine(connector, "postgresql+pg8000://")
-    try:
-        with engine.begin() as connection:
-            found = migrations.versions(connection, chain)
-            kept = _describe(connection, chain, found, paths)
-            steps += _diagnose_versions(chain, found)
-            overlapping = _overlapping(chain, found or frozenset())
-            if overlapping:
-                migrations.stamp(connection, chain, (found or frozenset()) - overlapping)
-                steps.append(f"took {show(overlapping)} out of {chain.version_table}")
-    except SchemaError:
-        raise
-    except Exception as error:
-        raise unusable(error, "it cannot be examined") from error
-    finally:
-        engine.dispose()
+    with transaction(connector, "it cannot be examined", commit=True) as connection:
+        found = migrations.versions(connection, chain)
+        kept = _describe(connection, chain, found, paths)
+        steps += _diagnose_versions(chain, found)
+        overlapping = _overlapping(chain, found or frozenset())
+        if overlapping:
+            migrations.stamp(connection, chain, (found or frozenset()) - overlapping)
+            steps.append(f"took {show(overlapping)} out of {chain.version_table}")
     steps.insert(0, f"wrote a description of its schema to {kept}")
     report = migrate(connector, chain, metadata, adopt=True)
     steps.append(report.message)

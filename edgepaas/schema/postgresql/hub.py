@@ -15,8 +15,8 @@ from edgepaas.schema.postgresql.migrate import (
     check_postgres,
     parts_of,
     prepare_postgres,
-    unusable,
 )
+from edgepaas.schema.postgresql.transactions import unusable
 from edgepaas.schema.renames.boxes import OwnBox
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.table_contract import describe

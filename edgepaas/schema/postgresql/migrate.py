@@ -5,11 +5,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgepaas.errors import DatabaseUnavailable
 from edgepaas.pgdriver.connection import close_quietly
-from edgepaas.pgdriver.failures import is_lost, server_message, sqlstate
+from edgepaas.pgdriver.failures import sqlstate
 from edgepaas.pgdriver.pg8000_adapter import simple_query
 from edgepaas.schema.chain import (
     SHARED_VERSION_TABLE,
@@ -21,6 +21,7 @@ from edgepaas.schema.chain import (
 from edgepaas.schema.errors import RightsLacking, SchemaError
 from edgepaas.schema.postgresql.capture_triggers import capture_changes
 from edgepaas.schema.postgresql.chain_upgrade import ChainUpgrade, needed_columns
+from edgepaas.schema.postgresql.transactions import transaction, unusable
 from edgepaas.schema.report import Action, SchemaReport
 
 if TYPE_CHECKING:
@@ -177,20 +178,12 @@ def _judged(connector: "Connector", part: Part) -> SchemaReport:
     from edgepaas.schema import fingerprint, migrations, ownership
 
     chain, metadata = part.chain, part.models()
-    engine = migrations.migration_engine(connector, "postgresql+pg8000://")
-    try:
-        with engine.connect() as connection:
-            ownership.require_own(connection, chain, "PostgreSQL", metadata)
-            before = migrations.versions(connection, chain)
-            shape = migrations.columns_by_table(connection, chain)
-            needs = needed_columns(connection, chain, metadata, forwarding=True)
-            incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
-    except SchemaError:
-        raise
-    except Exception as error:
-        raise unusable(error, "its tables cannot be examined") from error
-    finally:
-        engine.dispose()
+    with transaction(connector, "its tables cannot be examined", commit=False) as connection:
+        ownership.require_own(connection, chain, "PostgreSQL", metadata)
+        before = migrations.versions(connection, chain)
+        shape = migrations.columns_by_table(connection, chain)
+        needs = needed_columns(connection, chain, metadata, forwarding=True)
+        incompatibility = fingerprint.incompatibility_of(shape, connection, needs)
     if incompatibility:
         raise SchemaError(
             f"PostgreSQL is at {show(before or ())}, this build needs {show(chain.heads)}, and "
@@ -205,24 +198,15 @@ def _brought(
     connector: "Connector", part: Part, own: "OwnBox | None", *, forwarding: bool
 ) -> SchemaReport:
     """Migrate *part*; where this role may not, go on with what is there if that suffices."""
-    from edgepaas.schema import migrations
     from edgepaas.schema.postgresql.lesser_rights import works_as_before
 
     try:
         return migrate(connector, part.chain, part.models(), own=own, forwarding=forwarding)
     except RightsLacking as lacking:
-        engine = migrations.migration_engine(connector, "postgresql+pg8000://")
-        try:
-            with engine.connect() as connection:
-                return works_as_before(
-                    connection, part.chain, part.models(), lacking, forwarding=forwarding
-                )
-        except SchemaError:
-            raise
-        except Exception as error:
-            raise unusable(error, "its tables cannot be examined") from error
-        finally:
-            engine.dispose()
+        with transaction(connector, "its tables cannot be examined", commit=False) as connection:
+            return works_as_before(
+                connection, part.chain, part.models(), lacking, forwarding=forwarding
+            )
 
 
 def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
@@ -255,22 +239,14 @@ def migrate(
     """
     from edgepaas.schema import migrations, ownership
 
-    engine = migrations.migration_engine(
-        lambda: connector(statement_timeout=STATEMENT_TIMEOUT), "postgresql+pg8000://"
-    )
-    try:
-        with engine.begin() as connection:
-            _take_turn(connection, chain)
-            ownership.require_own(connection, chain, "PostgreSQL", metadata)
-            before = migrations.versions(connection, chain)
-            upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
-            action = upgrade.run(before, adopt=adopt)
-    except (SchemaError, DatabaseUnavailable):
-        raise
-    except Exception as error:
-        raise unusable(error, f"migrating it to {show(chain.heads)} failed") from error
-    finally:
-        engine.dispose()
+    connect = partial(connector, statement_timeout=STATEMENT_TIMEOUT)
+    failure = f"migrating it to {show(chain.heads)} failed"
+    with transaction(connect, failure, commit=True) as connection:
+        _take_turn(connection, chain)
+        ownership.require_own(connection, chain, "PostgreSQL", metadata)
+        before = migrations.versions(connection, chain)
+        upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
+        action = upgrade.run(before, adopt=adopt)
     if action == "nothing":
         message = f"at head ({show(chain.heads)}); another box was first"
     elif action == "ahead":
@@ -285,19 +261,6 @@ def migrate(
     else:
         message = f"{action} from {show(before or ())} to {show(chain.heads)}"
     return _report(action, before, chain.heads, message)
-
-
-def unusable(error: Exception, what: str) -> Exception:
-    """Return what an error of the driver means: the link is lost, or the schema is in the way."""
-    if isinstance(error, DatabaseUnavailable | SchemaError):
-        return error
-    original = getattr(error, "orig", None) or error
-    said = " ".join(server_message(original).split())
-    state = sqlstate(original)
-    if is_lost(original):
-        return DatabaseUnavailable(f"PostgreSQL: {what}: {said}")
-    message = f"PostgreSQL: {what}: {said}{f' (SQLSTATE {state})' if state else ''}"
-    return RightsLacking(message, said) if state == _NO_RIGHT else SchemaError(message)
 
 
 def _take_turn(connection: "Connection", chain: Chain) -> None:

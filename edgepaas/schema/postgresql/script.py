@@ -40,32 +40,24 @@ def upgrade_script(connector: "Connector", parts: "Sequence[Part]") -> str:
 
     Raises DatabaseUnavailable, or SchemaError where it cannot be written.
     """
-    from edgepaas.schema import migrations, ownership
-    from edgepaas.schema.postgresql.migrate import unusable
+    from edgepaas.schema import ownership
+    from edgepaas.schema.postgresql.transactions import transaction
 
-    engine = migrations.migration_engine(connector, "postgresql+pg8000://")
-    try:
-        with engine.connect() as connection:
-            application, models, platform = parts[0].chain, parts[0].models(), parts[1].chain
-            ownership.require_own(connection, application, "PostgreSQL", models)
-            role, schema = connection.exec_driver_sql(
-                "SELECT current_user::text, current_schema()::text"
-            ).one()
-            # What may not be read is not compared: the script after this one has the rest.
-            body = _missing_rights(connection, application, platform, role)
-            if not body:
-                made = [
-                    *_of_chain(connection, platform, None),
-                    *_of_chain(connection, application, models),
-                    *_triggers(connection, models),
-                ]
-                body = [*made, *_rights(made, role)]
-    except SchemaError:
-        raise
-    except Exception as error:
-        raise unusable(error, "its tables cannot be examined") from error
-    finally:
-        engine.dispose()
+    with transaction(connector, "its tables cannot be examined", commit=False) as connection:
+        application, models, platform = parts[0].chain, parts[0].models(), parts[1].chain
+        ownership.require_own(connection, application, "PostgreSQL", models)
+        role, schema = connection.exec_driver_sql(
+            "SELECT current_user::text, current_schema()::text"
+        ).one()
+        # What may not be read is not compared: the script after this one has the rest.
+        body = _missing_rights(connection, application, platform, role)
+        if not body:
+            made = [
+                *_of_chain(connection, platform, None),
+                *_of_chain(connection, application, models),
+                *_triggers(connection, models),
+            ]
+            body = [*made, *_rights(made, role)]
     if not body:
         return ""
     return "\n".join(
