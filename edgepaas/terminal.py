@@ -5,11 +5,14 @@ import argparse
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 _COLUMNS = 80
+#: What argparse says of a word that is none of those that may stand there.
+_INVALID_CHOICE = re.compile("invalid choice: '(?P<given>.*)' \\(choose from (?P<choices>.*)\\)")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -22,6 +25,19 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         kind = options.pop("formatter_class", argparse.HelpFormatter)
         super().__init__(formatter_class=functools.partial(kind, width=_help_width()), **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with *message*, and the nearest of the words that would have been right.
+
+        Python's own parser lists them all (argparse, "Invalid arguments").
+        """
+        if match := _INVALID_CHOICE.search(message):
+            import difflib
+
+            choices = [choice.strip(" '") for choice in match["choices"].split(",")]
+            near = difflib.get_close_matches(match["given"], choices, n=1)
+            message += f"; did you mean '{near[0]}'?" if near else ""
+        super().error(message)
 
 
 def _help_width() -> int:

@@ -34,11 +34,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("cli.operator.doctor", "examine everything the box needs, and advise what to do"),
     "settings": ("cli.operator.settings", "list every setting, its value and where it came from"),
     "token": ("cli.operator.token", "create, list and revoke API tokens"),
+    "completion": ("cli.operator.completion", "complete the command line in bash, zsh, fish"),
 }
 
 _EPILOG = """\
 exit status: 0 done, 1 failed, 2 usage, 75 decide again, 78 configuration.
-'edgepaas COMMAND --help' explains a command. Without systemd everything lies under
+'edgepaas help COMMAND' explains a command. Without systemd everything lies under
 $EDGEPAAS_HOME; an installed box keeps it in /run, /var/lib, /var/log and /var/spool.
 """
 
@@ -87,6 +88,8 @@ def _complain(message: str) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview(), end="")
         return 0 if arguments else EXIT_USAGE
