@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from edgepaas.app import jitter, pause_after
 from edgepaas.app.http import HttpAnswer, HttpFailure, HttpSession
-from edgepaas.telemetry.importer.csv_source import ImportFailed
+from edgepaas.telemetry.importer.failures import ImportFailed
 from edgepaas.telemetry.importer.importer import BatchRefused
 
 #: Answers that a later attempt may change: limited, away behind a proxy, unavailable.
