@@ -72,6 +72,7 @@ SEARCHES = $(shell grep -l '^@given' tests/unit/*.py) tests/integration/test_ope
 
 SOAK_TESTS = $(SEARCHES) tests/integration/test_faults_link.py \
   tests/integration/test_faults_back_in_time.py \
+  tests/integration/test_faults_lost_for_good.py \
   tests/integration/test_faults_streams.py \
   tests/integration/test_faults_live.py tests/integration/test_faults_model.py \
   tests/integration/test_faults_revisions.py tests/system/test_pooler.py \

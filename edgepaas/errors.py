@@ -54,10 +54,6 @@ class DatabaseBusy(DatabaseError):
     """The database is there but took no more work within the bound; nothing was written."""
 
 
-class RowNotStored(DatabaseBusy):
-    """The database accepted a row and does not have it: something there removed it."""
-
-
 class DatabaseFull(DatabaseError):
     """There is no room left on the disk; nothing was written."""
 
@@ -71,3 +67,7 @@ class ValueRefused(ValueError):
 
 class DatabaseRefused(DatabaseError):
     """The database cannot hold a value that it was given; nothing was written."""
+
+
+class RowNotStored(DatabaseRefused):
+    """The database accepted a row and does not have it: something there removed it."""

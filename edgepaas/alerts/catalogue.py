@@ -181,8 +181,8 @@ HUB_NOT_CAPTURED = _entry(
     severity="critical",
     what_happened="PostgreSQL serves and does not capture changes: what it loses of the "
     "application's own writes, appended facts left out, cannot be sent again.",
-    what_to_do="Have 'edgepaas schema --hub' run by a box that may change PostgreSQL's schema "
-    "(RUN_MIGRATIONS), as the owner of the tables.",
+    what_to_do="Run what 'edgepaas schema --sql' prints as the owner of the tables, or have "
+    "'edgepaas schema --hub' run by a box that may change them (RUN_MIGRATIONS).",
     check="hub-captures",
 )
 FALLBACK_NOT_READY = _entry(
@@ -221,6 +221,17 @@ JOURNAL_UNUSABLE = _entry(
     "serves without it.",
     what_to_do="Make room on the disk, or replace it; a file that was set aside lies beside the "
     "SQLite file.",
+    check="journal-written",
+)
+JOURNAL_IN_USE = _entry(
+    "journal-in-use",
+    origin="service",
+    severity="critical",
+    what_happened="Another process has the journal of what PostgreSQL acknowledges, and does not "
+    "let go of it: this one cannot open it, and refuses writes until it can.",
+    what_to_do="Nothing where it is a release's overlap, or a file that is set aside: it is over "
+    "within seconds. Else 'fuser' with the name of the lock file shows which process it is; end "
+    "that one. The disk is not at fault.",
     check="journal-written",
 )
 ROWS_SHED = _entry(
@@ -294,6 +305,17 @@ ACKNOWLEDGED_ROWS_LOST = _entry(
     check="no-row-left",
     also=("warning",),
 )
+JOURNAL_UNREAD = _entry(
+    "journal-unread",
+    origin="edgepaas-sync",
+    severity="critical",
+    what_happened="The journal of what PostgreSQL acknowledged cannot be read: what PostgreSQL "
+    "lost of it is not sent again. The rows that wait on this box are delivered.",
+    what_to_do="The message says why. Where another process has it, end that one ('fuser' shows "
+    "it); where the disk answers with errors, copy the state folder to another disk. What was "
+    "lost is sent as soon as the journal can be read.",
+    check="journal-read",
+)
 AUDIT_DISCREPANCY = _entry(
     "audit-discrepancy",
     origin="edgepaas-sync",
@@ -354,6 +376,26 @@ HUB_SCHEMA = _entry(
     what_happened="Rows cannot be delivered: the tables of PostgreSQL do not fit them.",
     what_to_do=_MISCONFIGURED_ADVICE,
     check="postgresql-takes-rows",
+)
+HUB_RIGHTS = _entry(
+    "hub-rights",
+    origin="schema",
+    severity="warning",
+    what_happened="This box's role may not change PostgreSQL's schema, so that a part of what this "
+    "release brings is lacking there. The box works as it did with the release before.",
+    what_to_do="Run what 'edgepaas schema --sql' prints as the owner of the tables (psql -f); "
+    "the box finds it within an hour, or at once with 'edgepaas schema --hub'.",
+    check="hub-schema-complete",
+)
+HUB_REVISION_WAITS = _entry(
+    "hub-revision-waits",
+    origin="schema",
+    severity="warning",
+    what_happened="A revision of PostgreSQL has waited for more than an hour for rows that it "
+    "would break, on this box or on others. Everything goes on with the tables as they are.",
+    what_to_do="Let the boxes that are named send their rows, or upgrade them: it goes on by "
+    "itself then. 'edgepaas sync retire' takes out a box that is gone for good.",
+    check="hub-schema-complete",
 )
 HUB_TROUBLE = _entry(
     "hub-trouble",

@@ -77,6 +77,14 @@ CHECKS = {
         "the journal is written again, or PostgreSQL does not serve any more",
         f"the service every second while PostgreSQL serves, and {_SERVICE}",
     ),
+    "journal-read": CheckDescription(
+        "the journal can be read, or is not there",
+        f"the drainer whenever it reads it, and {_SERVICE}",
+    ),
+    "hub-schema-complete": CheckDescription(
+        "PostgreSQL's schema is this build's, or no PostgreSQL is configured any more",
+        f"the schema stage, 'edgepaas schema --hub', which the drainer runs again, and {_SERVICE}",
+    ),
     "hub-captures": CheckDescription(
         "PostgreSQL captures changes, or serves no more",
         f"the service with each comparison of marks, and {_SERVICE}",

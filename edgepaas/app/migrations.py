@@ -48,6 +48,18 @@ def run(context: ModuleType) -> None:
             "run migrations with 'edgepaas schema' (make migrate, make migration MSG=…): "
             "it chooses the database, locks it and keeps what was there"
         )
+    if context.is_offline_mode():  # a script for the owner of the tables ('schema --sql')
+        context.configure(
+            dialect_name=connection.dialect.name,
+            dialect_opts={"paramstyle": "named"},  # per cent signs stay single
+            target_metadata=attributes["metadata"],
+            version_table=attributes["version_table"],
+            literal_binds=True,
+            transactional_ddl=False,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        return
     context.configure(
         connection=connection,
         target_metadata=attributes["metadata"],
@@ -93,7 +105,8 @@ def _lineage() -> Any:
     """Return what follows the columns of the revision that runs; None where nobody does."""
     from alembic import op
 
-    observer = op.get_bind().info.get(OBSERVER)
+    bind = op.get_bind()  # none where a script is written
+    observer = None if bind is None else bind.info.get(OBSERVER)
     return None if observer is None else observer.lineage
 
 

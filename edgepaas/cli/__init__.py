@@ -47,6 +47,11 @@ $EDGEPAAS_HOME; an installed box keeps it in /run, /var/lib, /var/log and /var/s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; an expected failure has no traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before anything else is imported. The kernel drops a signal that PID 1 has no handler for,
+    # unless it is blocked: 'up' has its stop kept until the supervisor takes it. The image blocks
+    # them even before Python starts, which no other command is to inherit.
+    how = signal.SIG_BLOCK if arguments[:1] == ["up"] else signal.SIG_UNBLOCK
+    signal.pthread_sigmask(how, (signal.SIGTERM, signal.SIGINT))
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()

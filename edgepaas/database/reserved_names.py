@@ -17,9 +17,15 @@ RECOVERY: Final = "outbox_recovery"
 RESENT: Final = "outbox_resent"
 SWITCHES: Final = "outbox_switches"
 COPIES: Final = "outbox_copies"
+HUB_TABLES: Final = "outbox_hub_tables"
 COPIED: Final = "outbox_copied"
 #: What each revision of the schema renamed; the same name on both databases.
 REVISIONS: Final = "edgepaas_revisions"
+
+#: Tables of the platform in PostgreSQL without which a box works all the same: marks of connections
+#: (edgepaas.marks) and of the hub's history (edgepaas.sync.hub.history), and what is kept of
+#: renames (edgepaas.outbox.revisions, edgepaas.sync.hub.layouts).
+OPTIONAL_TABLES: Final = ("sync_connections", "sync_histories", REVISIONS, "sync_layouts")
 
 #: The functions that capture on the hub what a box writes there, and hand it over.
 CAPTURE: Final = "edgepaas_capture"

@@ -5,6 +5,7 @@ import sqlite3
 import stat
 from typing import Any
 
+from edgepaas.alerts.catalogue import HUB_REVISION_WAITS, HUB_RIGHTS
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.doctor.findings import Finding
 from edgepaas.files.contract import ContractMissing
@@ -13,6 +14,7 @@ from edgepaas.outbox import capture
 from edgepaas.outbox.journal.space import usage_of_both
 from edgepaas.outbox.layout import read_document
 from edgepaas.outbox.space.budget import LEVEL_STARTS, budget_of
+from edgepaas.schema.hub_conditions import read_hub_conditions
 from edgepaas.settings import Settings
 from edgepaas.sync import status as sync_status
 from edgepaas.sync.audit.box import BoxUnreadable, opened_for_audit, read_box
@@ -123,6 +125,10 @@ def hub_schema(paths: Paths, settings: Settings) -> Finding:
     if missing:
         message = f"PostgreSQL lacks {', '.join(missing)}"
         return Finding("hub schema", "fail", message, "'edgepaas schema --hub' creates it")
+    if held_up := read_hub_conditions(paths):
+        message = "; ".join(filter(None, (held_up.rights, held_up.waiting)))
+        entry = HUB_RIGHTS if held_up.rights else HUB_REVISION_WAITS
+        return Finding("hub schema", "warn", message, entry.what_to_do)
     return Finding("hub schema", "ok", f"PostgreSQL has the {len(wanted)} forwarded tables")
 
 

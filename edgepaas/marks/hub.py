@@ -111,6 +111,7 @@ class MarkStatements:
 
     begin: str
     create: str
+    #: Begins another stream where the mark does not move: the transaction has a mark all the same.
     advance: str
 
 
@@ -132,14 +133,17 @@ def mark_statements(tables: Sequence[int]) -> MarkStatements:
         create=(
             f"WITH written AS MATERIALIZED (SELECT {written} AS n), moved AS ("  # noqa: S608
             f"INSERT INTO {TABLE} (stream_id, node_id, owner_id, mark, rows) "
-            "SELECT $1::uuid, $2::uuid, $3::uuid, $4::bigint, $5::bigint + n FROM written "
+            "SELECT $1::uuid, $2::uuid, $3::uuid, 1, n FROM written "
             "ON CONFLICT (stream_id) DO NOTHING RETURNING mark) "
             "SELECT n, (SELECT mark FROM moved) FROM written"
         ),
         advance=(
             f"WITH written AS MATERIALIZED (SELECT {written} AS n), moved AS ("  # noqa: S608
             f"UPDATE {TABLE} SET mark = $2::bigint, rows = rows + (SELECT n FROM written), "
-            "updated_at = now() WHERE stream_id = $1::uuid AND mark = $3::bigint RETURNING mark) "
+            "updated_at = now() WHERE stream_id = $1::uuid AND mark = $3::bigint RETURNING mark), "
+            f"begun AS (INSERT INTO {TABLE} (stream_id, node_id, owner_id, mark, rows) "
+            "SELECT $4::uuid, $5::uuid, $6::uuid, 1, n FROM written "
+            "WHERE NOT EXISTS (SELECT FROM moved)) "
             "SELECT n, (SELECT mark FROM moved) FROM written"
         ),
     )

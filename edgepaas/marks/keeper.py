@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgepaas.errors import DatabaseError
@@ -29,7 +29,6 @@ from edgepaas.pgdriver.flights.riders import RiderChain
 
 if TYPE_CHECKING:
     from edgepaas.files.paths import Paths
-    from edgepaas.marks.check import Found
     from edgepaas.marks.journaling import StreamJournal
     from edgepaas.pgdriver.flights import CommitRider
 
@@ -176,6 +175,8 @@ class MarkKeeper:
             os.close(claim)
 
     def _compare(self, ask: "_Asked") -> HubStreams | None:
+        # Before the hub is asked: what commits meanwhile, and ends at once, would seem to be lost.
+        abandoned = self._abandoned_entries()
         try:
             with self._lock:
                 if self._claim < 0:
@@ -198,17 +199,17 @@ class MarkKeeper:
         hub = found.hub
         if hub is not None:
             self._streams.settle(hub.marks)
-            self._settle_journal(found)
+            self._settle_journal(hub, abandoned)
             self._streams.use(None if hub.why_not else hub.tables)
             self._tell(hub.why_not)
             if self.companion is not None:
                 self.companion.compared(ask, hub)
         return hub
 
-    def _settle_journal(self, found: "Found") -> None:
-        """Have the journal know what became of entries whose COMMIT was not answered."""
-        if self.journal is None or found.hub is None or not found.hub.readable:
-            return
+    def _abandoned_entries(self) -> Collection[int]:
+        """Return the entries of the journal that no connection can commit any more."""
+        if self.journal is None:
+            return ()
         own = self._streams.open_ids()
 
         def alive(stream_id: str, owner: str) -> bool:
@@ -216,9 +217,18 @@ class MarkKeeper:
                 return stream_id in own
             return is_alive(self._paths, owner)
 
-        marks = {identity: mark.transactions for identity, mark in found.hub.marks.items()}
         try:
-            self.journal.settle(marks, alive, went_back=bool(found.losses))
+            return self.journal.abandoned(alive)
+        except DatabaseError as error:
+            logger.warning("the journal is not settled: %s", error)
+            return ()
+
+    def _settle_journal(self, hub: HubStreams, abandoned: Collection[int]) -> None:
+        """Have the journal know what became of entries whose COMMIT was not answered."""
+        if self.journal is None or not hub.readable:
+            return
+        try:
+            self.journal.settle(_transactions(hub), abandoned)
         except DatabaseError as error:
             logger.warning("the journal is not settled: %s", error)
 
@@ -263,7 +273,11 @@ class MarkKeeper:
             if hub.why_not:
                 return
             if not record.joining:
-                self._choose(record, hub)
+                try:
+                    self._choose(record, hub)
+                except DatabaseError as error:
+                    logger.warning("ended streams are not joined yet: %s", error)
+                    return
         if not record.joining:
             return
         if not self._note_joining(record):
@@ -300,6 +314,9 @@ class MarkKeeper:
             if identity not in hub.marks and not record.streams[identity].transactions:
                 record.drop_stream(identity)
         chosen = frozenset(identity for identity in ended if identity in hub.marks)
+        if chosen and self.journal is not None:
+            # What the hub lacks of a stream is told by its mark alone, which goes with it.
+            chosen -= set(self.journal.streams_ahead(_transactions(hub)))
         if any(record.streams[identity].transactions for identity in chosen):
             record.joining = chosen
 
@@ -322,6 +339,10 @@ class MarkKeeper:
             # One of a box with a copy of this one's identity would be written by that box.
             if identity in hub.idle or has_claim(self._paths, hub.owners[identity]):
                 record.set_stream(identity, mark, "")
+
+
+def _transactions(hub: HubStreams) -> dict[str, int]:
+    return {identity: mark.transactions for identity, mark in hub.marks.items()}
 
 
 def _rider_of(connection: Any) -> JournalingRider | None:

@@ -20,13 +20,8 @@ logger = logging.getLogger("edgepaas.marks")
 
 @dataclass(eq=False)
 class Stream:
-    """The stream of one connection: what the hub has acknowledged of it.
+    """The stream of one connection: what the hub has acknowledged of it."""
 
-    *begins_with* are transactions that the hub committed though the mark of the stream before
-    did not move; they are a part of this one as soon as it is created.
-    """
-
-    begins_with: Mark = NOTHING
     stream_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     known: Mark = NOTHING
     ended: bool = False
@@ -40,6 +35,10 @@ class StreamPosition(NamedTuple):
     stream_id: str
     #: The mark of the transaction, in transactions.
     transactions: int
+
+
+#: Of a transaction on a hub that keeps no marks.
+UNMARKED = StreamPosition("", 0)
 
 
 class OwnStreams:
@@ -68,9 +67,8 @@ class OwnStreams:
             self.statements = mark_statements(tables)
         self._tables = tables
 
-    def open(self, begins_with: Mark = NOTHING) -> Stream:
-        """Return a new stream."""
-        stream = Stream(begins_with)
+    def open(self, stream: Stream) -> Stream:
+        """Return *stream*, which a connection writes from now on."""
         with self._lock:
             self._streams[stream.stream_id] = stream
         return stream
@@ -138,6 +136,9 @@ class MarkRider:
     def __init__(self, streams: OwnStreams) -> None:
         self._streams = streams
         self._stream: Stream | None = None
+        #: The one that a transaction begins whose mark does not move.
+        self._next = Stream()
+        self._advances = False
         #: Those of the open transaction: the rows are counted as they were when it began.
         self._statements: MarkStatements | None = None
         self._sent = False
@@ -165,22 +166,15 @@ class MarkRider:
             self._end_stream()
             return []
         if self._stream is None or self._stream.ended:
-            self._stream = self._streams.open()
-        stream, known = self._stream, self._stream.known
-        number = known.transactions + stream.begins_with.transactions + 1
-        self.position = StreamPosition(stream.stream_id, number)
-        if known.transactions:
-            moved = (stream.stream_id, known.transactions + 1, known.transactions)
+            self._stream = self._streams.open(Stream())
+        stream_id, known = self._stream.stream_id, self._stream.known.transactions
+        self.position = StreamPosition(stream_id, known + 1)
+        whose = (self._streams.node_id, self._streams.owner)
+        self._advances = known > 0
+        if known:
+            moved = (stream_id, known + 1, known, self._next.stream_id, *whose)
             return [(statements.advance, moved)]
-        first = stream.begins_with
-        created = (
-            stream.stream_id,
-            self._streams.node_id,
-            self._streams.owner,
-            first.transactions + 1,
-            first.rows,
-        )
-        return [(statements.create, created)]
+        return [(statements.create, (stream_id, *whose))]
 
     def sent(self) -> None:
         """From here on the outcome of the transaction may stay unknown."""
@@ -190,16 +184,20 @@ class MarkRider:
         """Do nothing meanwhile."""
 
     def committed(self, results: "Sequence[Result]") -> None:
-        """Note the new mark; one that did not move is evidence, and its stream ends."""
-        self._sent = False
+        """Note the new mark; one that did not move is evidence, and its stream ends.
+
+        The transaction has begun another one then, whose mark tells of it. Where this raises, what
+        became of the mark is not known, as :meth:`failed` is to be told.
+        """
         stream = self._stream
         if not results or stream is None:
+            self._sent = False
             return
         written, moved = results[-1].rows[0]
         this = Mark(1, int(written))
+        self._sent = False
         if moved is not None:
-            stream.known = stream.known.plus(stream.begins_with).plus(this)
-            stream.begins_with = NOTHING
+            stream.known = stream.known.plus(this)
             if stream.ended:  # by a comparison, while this transaction was open
                 self._streams.end(stream)
             return
@@ -207,10 +205,11 @@ class MarkRider:
             "the mark of stream %s did not move from %d: PostgreSQL went back in time",
             stream.stream_id, stream.known.transactions,
         )  # fmt: skip
-        carried = stream.begins_with.plus(this)
         self._end_stream()
-        self._stream = self._streams.open(carried)
-        self.position = StreamPosition(self._stream.stream_id, carried.transactions)
+        if self._advances:
+            self._stream, self._next = self._streams.open(self._next), Stream()
+            self._stream.known = this
+            self.position = StreamPosition(self._stream.stream_id, 1)
         self._streams.suspect()
 
     def failed(self, error: BaseException | None) -> None:
@@ -221,6 +220,7 @@ class MarkRider:
             if self._stream is not None:
                 self._stream.unanswered = True
             self._end_stream()
+            self._next = Stream()  # perhaps it was begun
         if error is not None and is_unusable(error):
             self._streams.use(None)
             self._streams.suspect()

@@ -8,7 +8,10 @@ made of the application's models; they hold for every way in, raw SQL and foreig
 too. What SQLite's own table checks already is left to it.
 
 The mirror, salvage and migrations are exempt: what they write was PostgreSQL's, or was
-accepted before. A row that breaks a rule since before it was made may be changed elsewhere.
+accepted before. An update is judged as PostgreSQL judges it: a value only where it changes, since
+a value that is stored is not cast again; a CHECK for the whole row, whichever columns change. A
+row that broke a CHECK before that was made is refused with its next update, as under a constraint
+of PostgreSQL's that is NOT VALID, until the update mends it.
 """
 
 import re
@@ -263,12 +266,13 @@ def _triggers(
 ) -> dict[str, str]:
     """Return the triggers of *table*; none where there is no rule."""
     inserting, updating = [], []
+    # An update of other columns casts no value that is stored.
     for column, rule in rules:
         new, old = f"NEW.{quoted(column)}", f"OLD.{quoted(column)}"
         broken = rule.broken.replace("{v}", new)
         inserting.append((broken, rule.message))
         updating.append((f"{new} COLLATE BINARY IS NOT {old} AND ({broken})", rule.message))
-    for check in checks:
+    for check in checks:  # PostgreSQL evaluates every one for the whole new row
         inserting.append(check)
         updating.append(check)
     if not inserting:

@@ -45,8 +45,6 @@ class Cause(StrEnum):
     CONSTRAINT = "constraint"
     #: The table has another primary key than the box's, or none.
     KEY = "key"
-    #: A column that the box may leave empty takes no NULL.
-    NOT_NULL = "not-null"
     #: The table is a view, or has rules, or does not outlive a crash.
     KIND = "kind"
     #: COMMIT was not confirmed in time: a synchronous standby does not answer.

@@ -3,8 +3,9 @@
 
 A version table says what was made once. The catalog says what is there: a column narrowed by
 hand rounds every value without an error, and a table copied without its key takes one row three
-times. *Fit* is judged by table, column type, nullability and key. The encoding is judged apart:
-it refuses single texts and changes none, so it moves nothing and is reported.
+times. *Fit* is judged by table, column type, nullability and key. Judged apart is what refuses
+single rows and changes none, so that it moves nothing and is reported: the encoding, and a column
+that takes no NULL though it may be empty here.
 
 The question is one query of one value, for any driver; it waits for no lock.
 """
@@ -16,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from edgepaas.outcomes import mending
 from edgepaas.outcomes.causes import Access, Cause, Refusal
 from edgepaas.outcomes.column_fit import column_misfit
 
@@ -59,15 +61,18 @@ _WATCHED = f"""
 #: and _INSERT of PostgreSQL's catalog/pg_trigger.h).
 _REMOVING = _WATCHED.replace("NOT t.tgisinternal", "NOT t.tgisinternal AND t.tgtype & 7 = 7")
 _RULES = """
-(EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'
-  AND r.ev_enabled <> 'D'))"""
+(SELECT json_agg(r.rulename ORDER BY r.rulename) FROM pg_rewrite r WHERE r.ev_class = c.oid
+  AND r.ev_type <> '1' AND r.ev_enabled <> 'D')"""
+_KEY_NAME = """
+(SELECT k.conname FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p')"""
 
 _QUESTION = f"""
 SELECT json_build_object('encoding', current_setting('server_encoding'), 'tables',
   (SELECT coalesce(json_agg(json_build_object('name', w.name, 'kind', c.relkind,
     'persistence', c.relpersistence, 'rules', {_RULES}, 'watched', {_WATCHED},
     'removing', {_REMOVING},
-    'fingerprint', {FINGERPRINT.replace("$oid", "c.oid")}, 'key', {_KEY}, 'columns', {_COLUMNS})),
+    'fingerprint', {FINGERPRINT.replace("$oid", "c.oid")}, 'key', {_KEY}, 'columns', {_COLUMNS},
+    'key_name', {_KEY_NAME})),
     '[]'::json) FROM $from))::text"""
 _NAMED = """
 unnest(ARRAY[$names]::text[]) AS w(name) JOIN pg_class c ON c.oid = to_regclass(quote_ident(w.name))
@@ -112,25 +117,35 @@ class TableShape:
     name: str
     kind: str = "r"
     persistence: str = "p"
-    rules: bool = False
+    rules: tuple[str, ...] = ()
     watched: bool = False
     fingerprint: str = ""
     key: tuple[str, ...] = ()
     columns: Mapping[str, ColumnShape] = field(default_factory=dict)
     removing: bool = False
+    key_name: str = ""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Why tables do not fit; ``encoding``: what is to be said of the database's encoding."""
+    """Why tables do not fit.
+
+    ``reservations``: what is refused of single rows, though nothing is changed: such a row is
+    answered with an error while PostgreSQL serves, and is a dead letter otherwise.
+    """
 
     refusals: tuple[Refusal, ...] = ()
-    encoding: str = ""
+    reservations: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
         """The refusals in one line for a person; empty where everything fits."""
         return "; ".join(one.text for one in self.refusals)
+
+    @property
+    def reservation(self) -> str:
+        """The reservations in one line for a person."""
+        return "; ".join(self.reservations)
 
 
 def fit_question(tables: Collection[str] | None = None) -> str:
@@ -160,12 +175,13 @@ def shapes_of(answer: str) -> dict[str, TableShape]:
             one["name"],
             one["kind"],
             one["persistence"],
-            one["rules"],
+            tuple(one["rules"] or ()),
             one["watched"],
             one["fingerprint"],
             tuple(one["key"] or ()),
             {column[0]: ColumnShape(*column) for column in one["columns"] or ()},
             one["removing"],
+            one["key_name"] or "",
         )
         for one in json.loads(answer)["tables"]
     }
@@ -177,13 +193,14 @@ def judge(models: Mapping[str, Any], answer: str) -> Fit:
     What a local table keeps is between the application and its database. A table that is not
     there is not judged: what needs it finds that out (:mod:`edgepaas.database.table_presence`).
     """
-    found = [
-        table_misfit(name, models[name], shape)
-        for name, shape in shapes_of(answer).items()
-        if name in models
-    ]
+    shapes = {name: shape for name, shape in shapes_of(answer).items() if name in models}
+    found = [table_misfit(name, models[name], shape) for name, shape in shapes.items()]
     refusals = tuple(one for one in found if one is not None)
-    return Fit(refusals, _encoding(models, json.loads(answer)["encoding"]))
+    encoding = _encoding(models, json.loads(answer)["encoding"])
+    empty = [
+        said for name, shape in shapes.items() for said in _no_nulls(name, models[name], shape)
+    ]
+    return Fit(refusals, tuple(filter(None, (encoding, *empty))))
 
 
 def table_misfit(table: str, model: Mapping[str, Any], shape: TableShape) -> Refusal | None:
@@ -200,17 +217,39 @@ def table_misfit(table: str, model: Mapping[str, Any], shape: TableShape) -> Ref
     return Refusal(table, cause, "; ".join(said for _, said in found), access=Access.FIT)
 
 
+def _no_nulls(table: str, model: Mapping[str, Any], shape: TableShape) -> Iterable[str]:
+    """Give the columns that may be empty here and not there.
+
+    A row without a value is refused there, loudly, and keeps no other one waiting: so it was in
+    the releases that did not look, and the box goes on.
+    """
+    if model.get("kind") == _LOCAL or shape.kind not in _HOLD_ROWS:
+        return
+    for column in model["columns"]:
+        there = shape.columns.get(column["name"])
+        if there is not None and there.not_null and column["nullable"] and not there.generated:
+            yield (
+                f"PostgreSQL takes no row of {table} without a value for {there.name}, which may "
+                f"be empty here: {mending.to_nullable(table, there.name)}"
+            )
+
+
 def _misfits(model: Mapping[str, Any], shape: TableShape) -> Sequence[tuple[Cause, str]]:
     if shape.kind not in _HOLD_ROWS:
         return [(Cause.KIND, "it is no table that holds rows")]
     found = [
         *_columns_misfit(model["columns"], shape),
-        *_key_misfit(model.get("key") or (), shape),
+        *_key_misfit(model.get("key") or (), model["columns"], shape),
     ]
     if shape.rules:
-        found.append((Cause.KIND, "it has rules (CREATE RULE), with which no insert can be told"))
+        rules = mending.without_rules(shape.name, shape.rules)
+        said = f"it has rules (CREATE RULE), with which no insert can be told: {rules}"
+        found.append((Cause.KIND, said))
     if shape.persistence == _UNLOGGED:
-        found.append((Cause.KIND, "it is UNLOGGED: a crash of the server empties it"))
+        logged = mending.to_logged(shape.name)
+        found.append(
+            (Cause.KIND, f"it is UNLOGGED, and a crash of the server empties it: {logged}")
+        )
     return found
 
 
@@ -223,33 +262,41 @@ def _columns_misfit(
         known.add(name)
         there = shape.columns.get(name)
         if there is None:
-            yield Cause.MISSING, f'the column "{name}" is missing'
+            added = mending.to_have(shape.name, name, column.get("type", ""))
+            yield Cause.MISSING, f'the column "{name}" is missing: {added}'
             continue
         becomes = column_misfit(column.get("type", ""), there.type)
         if becomes:
             declared = column["type"].lower()
-            yield Cause.TYPE, f'the column "{name}" is {there.type}, not {declared}: {becomes}'
-        if there.not_null and column.get("nullable") and not there.generated:
-            yield Cause.NOT_NULL, f'the column "{name}" takes no NULL there, and may be empty here'
+            altered = mending.to_type(shape.name, name, declared)
+            said = f'the column "{name}" is {there.type}, not {declared}: {becomes}'
+            yield Cause.TYPE, f"{said}; {altered}"
     for name, there in shape.columns.items():
         if name not in known and there.not_null and not (there.has_default or there.generated):
             yield (
                 Cause.REQUIRED_COLUMN,
-                f'the column "{name}", unknown here, requires a value and has no default',
+                f'the column "{name}", unknown here, requires a value and has no default: '
+                f"{mending.to_nullable(shape.name, name)}",
             )
 
 
-def _key_misfit(key: Sequence[str], shape: TableShape) -> Iterable[tuple[Cause, str]]:
+def _key_misfit(
+    key: Sequence[str], columns: Iterable[Mapping[str, Any]], shape: TableShape
+) -> Iterable[tuple[Cause, str]]:
     if not key:
         return
     if set(key) != set(shape.key):
         is_key = f"has the key ({', '.join(shape.key)})" if shape.key else "has no key"
-        yield Cause.KEY, f"it {is_key}, not ({', '.join(key)}): a row could be there twice"
+        made = mending.to_key(shape.name, key, shape.key_name)
+        said = f"it {is_key}, not ({', '.join(key)}): a row could be there twice; {made}"
+        yield Cause.KEY, said
         return
+    declared = {column["name"]: column.get("type", "").lower() for column in columns}
     for name in key:
         column = shape.columns.get(name)
         if column is not None and (not column.is_exact or column.type == "citext"):
-            yield Cause.KEY, f'the key "{name}" takes different texts for the same one'
+            exact = mending.to_exact(shape.name, name, declared.get(name, ""))
+            yield Cause.KEY, f'the key "{name}" takes different texts for the same one: {exact}'
 
 
 def _encoding(models: Mapping[str, Any], encoding: str) -> str:

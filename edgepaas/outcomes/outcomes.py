@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseRefused
 from edgepaas.outcomes.causes import PASSING, Access, Cause, KnownTable, Refusal, refusal_of
 from edgepaas.pgdriver.failures import CommitUnconfirmed, find_cause
 
@@ -177,4 +177,6 @@ def _error_for(refusal: Refusal, error: BaseException) -> DatabaseError:
     if refusal.cause is Cause.FULL:
         return DatabaseFull(f"PostgreSQL has no room left: {refusal.text}")
     known = find_cause(error, DatabaseError)
-    return known if known is not None else DatabaseBusy(refusal.text)
+    if known is None or isinstance(known, DatabaseRefused):  # it is not these values
+        return DatabaseBusy(refusal.text)
+    return known

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a database is at head, for the verification gate; imports no Alembic."""
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +17,14 @@ if TYPE_CHECKING:
     from edgepaas.database import Database
 
 
-#: The revisions as XML, empty where there is no such table: a statement that names a table which
+#: The revisions, NULL where there are none that may be read: a statement that names a table which
 #: is not there is an error, and one that says whether it is there costs another round trip.
+#: ts_stat() takes the statement as text, as query_to_xml() does, which a server built without
+#: libxml lacks.
 _VERSIONS_ALONE = (
-    "SELECT CASE WHEN to_regclass('{table}') IS NULL THEN '' "
-    "ELSE query_to_xml('SELECT version_num FROM {table}', true, true, '')::text END"
+    "SELECT CASE WHEN has_table_privilege(to_regclass('{table}'), 'SELECT') THEN ("
+    "SELECT array_to_string(array_agg(word), ' ') FROM "
+    "ts_stat('SELECT array_to_tsvector(ARRAY[version_num::text]) FROM {table}')) END"
 )
 _QUESTION = (
     f"{_VERSIONS_ALONE}, ({{fit}}), t, c "
@@ -30,7 +32,7 @@ _QUESTION = (
 )
 _RESTORE = "restore it, or see what 'edgepaas schema --repair' finds"
 _NOTHING = Fit()
-_ALTER = "alter it back: until then its values are not safe there"
+_UNTIL = "until its owner has run this, nothing is written there"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
         incompatibility = incompatibility or renamed_since(connection, chain, needs)
         fit = Fit() if incompatibility else fit_of(connection, metadata)
     if fit.refusals:
-        return SchemaState(False, f"{fit.reason}; {_ALTER}")
+        return SchemaState(False, f"{fit.reason}; {_UNTIL}")
     unknown = (found or frozenset()) - frozenset(chain.parents)
     if chain.unwritten or unknown:
         return _without_revision(unknown, incompatibility, fit)
@@ -93,7 +95,7 @@ def _without_revision(unknown: Revisions, incompatibility: str, fit: Fit) -> Sch
         return SchemaState(False, f"{incompatibility}; run 'edgepaas schema --repair'")
     newer = f"at {show(unknown)}, of a newer build; it fits"
     said = newer if unknown else "every table is there"
-    return SchemaState(True, said, reservation=fit.encoding)
+    return SchemaState(True, said, reservation=fit.reservation)
 
 
 def _behind(chain: Chain, found: Revisions | None, *, can_serve: bool) -> SchemaState:
@@ -117,8 +119,8 @@ def _at_head(found: Revisions, lacks: str, fit: Fit = _NOTHING) -> SchemaState:
     if lacks:
         return SchemaState(False, f"{lacks}, though at head ({show(found)}): {_RESTORE}")
     if fit.refusals:
-        return SchemaState(False, f"{fit.reason}, though at head ({show(found)}): {_ALTER}")
-    return SchemaState(True, f"at head ({show(found)})", reservation=fit.encoding)
+        return SchemaState(False, f"{fit.reason}, though at head ({show(found)}): {_UNTIL}")
+    return SchemaState(True, f"at head ({show(found)})", reservation=fit.reservation)
 
 
 def _found_at_once(
@@ -136,7 +138,7 @@ def _found_at_once(
         # pg8000 looks for its placeholders.
         row = session.connection().exec_driver_sql(question.replace("%", "%%")).one()
     versions, *found = row
-    if frozenset(re.findall(r"<version_num>([^<]*)</version_num>", versions)) != chain.heads:
+    if frozenset((versions or "").split()) != chain.heads:
         return None
     if not found:
         return _at_head(chain.heads, "")

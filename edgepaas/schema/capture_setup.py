@@ -42,8 +42,6 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
     from edgepaas.files.node_identity import node_identity
     from edgepaas.outbox import capture as outbox
     from edgepaas.outbox import fence, strictness, versions
-    from edgepaas.outbox.journal.opening import youngest_order
-    from edgepaas.outbox.journal.tables import journal_path
     from edgepaas.outbox.resending.switches import note_switch
     from edgepaas.outbox.space import vacuum
 
@@ -64,11 +62,23 @@ def capture(path: Path, paths: Paths, document: Mapping[str, Any]) -> str:
         missing = outbox.problems(connection, document) if done.changed else []
         if missing:
             raise NotCaptured(f"{path}: changes are not captured: {'; '.join(missing)}")
-        note_switch(connection, youngest_order(journal_path(path)))
+        note_switch(connection, _youngest_order(path))
         _report_gaps(path, strictness.install(connection, document, captured=True))
         steps = [f"{done.baseline_rows:,} rows queued for the hub"] if done.baseline_rows else []
         steps += _salvage(path, paths, connection, document)
     return "; ".join(steps)
+
+
+def _youngest_order(path: Path) -> int | None:
+    """Return the order of the youngest entry of the journal beside *path*; None: not known now."""
+    from edgepaas.outbox.journal.access import JournalUnreadable, youngest_order
+    from edgepaas.outbox.journal.tables import journal_path
+
+    try:
+        return youngest_order(journal_path(path))
+    except JournalUnreadable as error:
+        logger.warning("where the outbox and the journal meet is noted as it was: %s", error)
+        return None
 
 
 def show_own_history(path: Path, paths: Paths) -> str:
@@ -77,12 +87,12 @@ def show_own_history(path: Path, paths: Paths) -> str:
     For HISTORY_SECONDS; the drainer goes on with it. Returns what was done, for a person. What
     cannot be copied is not shown, and keeps nothing from serving.
     """
-    from edgepaas.outbox.journal.opening import opened_for_reading
+    from edgepaas.outbox.journal.access import opened_if_there
     from edgepaas.outbox.journal.tables import journal_path
     from edgepaas.outbox.resending.own_history import copy_history
 
     try:
-        with opened_for_reading(journal_path(path)) as journal:
+        with opened_if_there(journal_path(path)) as journal:
             if journal is None:
                 return ""
             with _opened(path, paths) as connection:

@@ -21,6 +21,14 @@ class OfAnotherApplication(SchemaRefused):
     """The database is another application's, which the message names."""
 
 
+class RightsLacking(SchemaError):
+    """This role may not change PostgreSQL's schema; *said*: the server's own words."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
 class ChainIncomplete(SchemaError):
     """The build lacks a part of its migrations: no database is to blame for that."""
 

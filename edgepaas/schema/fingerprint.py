@@ -11,6 +11,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
+from edgepaas.database.reserved_names import OPTIONAL_TABLES
 from edgepaas.schema.chain import Chain, Revisions
 from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.migrations import (
@@ -25,10 +26,6 @@ from edgepaas.schema.migrations import (
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-#: Tables of the platform without which a box serves all the same: marks of connections
-#: (edgepaas.marks) and of the hub's history (edgepaas.sync.hub.history), and what is kept of
-#: renames (edgepaas.outbox.revisions, edgepaas.sync.hub.layouts).
-_OPTIONAL = frozenset({"sync_connections", "sync_histories", "edgepaas_revisions", "sync_layouts"})
 _TEMPORARY = (
     "SELECT c.relname, a.attname FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
@@ -79,7 +76,7 @@ def required_columns(
     """
     if chain.only_postgres:
         newest = columns_by_revision(connection, chain, None)[-1][1]
-        return {table: columns for table, columns in newest.items() if table not in _OPTIONAL}
+        return {table: columns for table, columns in newest.items() if table not in OPTIONAL_TABLES}
     return {
         table.name: frozenset(column.name for column in table.columns)
         for table in (() if metadata is None else metadata.sorted_tables)

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
@@ -53,6 +53,26 @@ def upgrade(
     config.attributes["applied"] = applied
     command.upgrade(config, to)
     ownership.keep_in_step(connection, chain)
+
+
+def write_sql(
+    connection: Connection,
+    chain: Chain,
+    metadata: "MetaData | None",
+    before: str,
+    output: TextIO,
+) -> None:
+    """Write the SQL that leads PostgreSQL from revision *before* (empty: none) to head.
+
+    Runs nothing; raises what a migration raises that asks the database.
+    """
+    chain.check_environment()
+    _quiet_alembic()
+    from alembic import command
+
+    config = _config(connection, chain, metadata)
+    config.output_buffer = output
+    command.upgrade(config, f"{before}:heads" if before else "heads", sql=True)
 
 
 def stamp(connection: Connection, chain: Chain, revisions: Revisions) -> None:

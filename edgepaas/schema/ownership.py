@@ -34,7 +34,7 @@ _PRESENT = {
     "sqlite": "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ({names})",
     "postgresql": (
         "SELECT name FROM unnest(ARRAY[{names}]) AS wanted(name) "
-        "WHERE to_regclass(quote_ident(name)) IS NOT NULL"
+        "WHERE has_table_privilege(to_regclass(quote_ident(name)), 'SELECT')"
     ),
 }
 
@@ -104,6 +104,37 @@ def claim_file(connection: "sqlite3.Connection", chain: Chain) -> None:
     _claim(lambda sql: connection.execute(sql).fetchall(), "sqlite", chain)
 
 
+def claim_statements(connection: "Connection", chain: Chain) -> Sequence[str]:
+    """Return what :func:`claim` would write, as SQL for somebody else to run."""
+    read = _runner(connection)
+    written: list[str] = []
+
+    def run(sql: str) -> Sequence[Any]:
+        if sql.startswith("SELECT"):
+            return read(sql)
+        written.append(sql)
+        return ()
+
+    _claim(run, connection.dialect.name, chain)
+    return written
+
+
+def in_step_statements(connection: "Connection", chain: Chain) -> Sequence[str]:
+    """Return what :func:`keep_in_step` would write after *chain* was claimed, as SQL."""
+    found = ownership_of(connection, chain)
+    if chain.only_postgres or not found.shared:
+        return ()
+    keeps = (
+        f"EXISTS (SELECT 1 FROM {APPLICATIONS} "  # noqa: S608
+        f"WHERE name = {_text(chain.name)} AND keeps_shared = 1)"
+    )
+    return (
+        f"DELETE FROM {SHARED_VERSION_TABLE} WHERE {keeps}",  # noqa: S608
+        f"INSERT INTO {SHARED_VERSION_TABLE} (version_num) "  # noqa: S608
+        f"SELECT version_num FROM {chain.version_table} WHERE {keeps}",
+    )
+
+
 def keep_in_step(connection: "Connection", chain: Chain) -> None:
     """Write the chain's revisions into the older version table too, where that is its."""
     run = _runner(connection)
@@ -154,7 +185,8 @@ def _claim(run: Run, dialect: str, chain: Chain) -> None:
         return
     run(_REGISTRY)
     names = ", ".join(map(_text, chain.names))
-    before = run(f"SELECT max(keeps_shared) FROM {APPLICATIONS} WHERE name IN ({names})")  # noqa: S608
+    query = f"SELECT max(keeps_shared) FROM {APPLICATIONS} WHERE name IN ({names})"  # noqa: S608
+    before = run(query) if found.owners else ()
     keeps = int(found.table == SHARED_VERSION_TABLE or bool(before and before[0][0]))
     run(
         f"INSERT INTO {APPLICATIONS} (name, version_table, keeps_shared) "  # noqa: S608

@@ -32,6 +32,10 @@ class SchemaReport:
     kept: Path | None = None
     #: What a repair found and did, in order.
     steps: tuple[str, ...] = field(default=())
+    #: What cannot be promised, since this role may not change PostgreSQL's schema; and why.
+    reservation: str = ""
+    #: Why a revision of PostgreSQL waits.
+    waiting: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """Return the report for ``--json``."""

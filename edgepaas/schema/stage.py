@@ -29,6 +29,7 @@ from edgepaas.schema import table_contract as tables
 from edgepaas.schema.capture_setup import capture, capture_nothing, show_own_history
 from edgepaas.schema.chain import Chain, chain_of
 from edgepaas.schema.errors import OfAnotherApplication, SchemaError, SchemaRefused, brief
+from edgepaas.schema.hub_conditions import note_hub_conditions
 from edgepaas.schema.open_problems import (
     clear_problem,
     clear_refusal,
@@ -148,6 +149,7 @@ class _Stage:
         report = _prepare_postgres(
             self.contract, self.settings, self.paths, self.chain, self.models
         )
+        note_hub_conditions(self.paths, report)
         document = self._publish()
         if self.contract.fallback_armed:
             self._prepare_fallback(document)

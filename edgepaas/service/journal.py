@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, EdgePaaSError
+from edgepaas.files.locks import LockHeld
 from edgepaas.files.node_identity import node_identity
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.journal.tables import journal_path
@@ -52,7 +53,9 @@ def open_journal(
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         full = full or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
         said = f"the journal {path} cannot be opened ({error}); nothing was written"
-        return RefusingJournal(layouts, DatabaseFull(said) if full else DatabaseBusy(said))
+        refusal = DatabaseFull(said) if full else DatabaseBusy(said)
+        refusal.__cause__ = error
+        return RefusingJournal(layouts, refusal)
 
 
 def require_writable(folder: Path) -> None:
@@ -66,31 +69,45 @@ def require_writable(folder: Path) -> None:
             raise
 
 
+def is_in_use(error: BaseException) -> bool:
+    """Whether *error* comes of another process that has the journal, and of no disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(cause, LockHeld) or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 class RefusingJournal:
-    """Stands in for a journal that cannot be opened: nothing is sent to PostgreSQL."""
+    """Stands in for a journal that cannot be opened: nothing is sent to PostgreSQL.
+
+    ``error`` is raised in its place.
+    """
 
     def __init__(self, layouts: Sequence[Layout], error: DatabaseError) -> None:
         self.columns: Mapping[str, tuple[str, ...]] = {one.table: one.names for one in layouts}
-        self._error = error
+        self.error = error
 
     def write(self, _stream_id: str, _mark: int, _changes: "Sequence[Change]") -> NoReturn:
         """Raise why it cannot be written."""
-        raise type(self._error)(str(self._error))
+        raise type(self.error)(str(self.error))
 
     def record(
         self, _stream_id: str, _mark: int, _changes: "Sequence[Change]", *, order: int = 0
     ) -> NoReturn:
         """Raise why it cannot be written."""
-        raise type(self._error)(str(self._error))
+        raise type(self.error)(str(self.error))
 
     def next_order(self) -> NoReturn:
         """Raise why it cannot be written."""
-        raise type(self._error)(str(self._error))
+        raise type(self.error)(str(self.error))
 
     def sync(self, entry: object) -> None:
         """Do nothing: there are no entries."""
 
-    def confirm(self, entry: object) -> None:
+    def confirm(self, entry: object, position: tuple[str, int] | None = None) -> None:
         """Do nothing: there are no entries."""
 
     def drop(self, entry: object) -> None:
@@ -102,15 +119,21 @@ class RefusingJournal:
     def void(self, entry: object, places: Collection[int]) -> None:
         """Do nothing."""
 
-    def settle(
-        self, hub: Mapping[str, int], alive: Callable[[str, str], bool], *, went_back: bool
-    ) -> int:
+    def abandoned(self, alive: Callable[[str, str], bool]) -> Collection[int]:
+        """Return nothing: there are no entries."""
+        return ()
+
+    def settle(self, hub: Mapping[str, int], abandoned: Collection[int]) -> int:
         """Do nothing."""
         return 0
 
+    def streams_ahead(self, hub: Mapping[str, int]) -> Collection[str]:
+        """Return nothing: there are no entries."""
+        return ()
+
     def note_joining(self, _streams: Collection[str], _joined_to: str, _mark: int) -> NoReturn:
         """Raise why it cannot be written: what is joined is found in its streams no more."""
-        raise type(self._error)(str(self._error))
+        raise type(self.error)(str(self.error))
 
     def close(self) -> None:
         """Do nothing."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from edgepaas.errors import EXIT_DONE, EXIT_FAILED
 from edgepaas.httpd.listen import FIRST_DESCRIPTOR
 from edgepaas.supervisor.launcher import Launcher
 from edgepaas.supervisor.notify_socket import NotifySocket
@@ -20,6 +21,8 @@ from edgepaas.supervisor.stage_processes import SERVICE
 _STOP = (signal.SIGTERM, signal.SIGINT)
 #: Seconds that a hung service has to leave a trace before it is killed.
 _ABORT_GRACE = 2.0
+#: Seconds that a start which took too long has to end by itself before it is killed.
+_START_GRACE = 10.0
 _LONGEST_WAIT = 60.0
 
 logger = logging.getLogger("edgepaas.up")
@@ -38,10 +41,12 @@ class Events:
     """Turns signals into something to wait for together with a child's messages."""
 
     def __enter__(self) -> Self:
+        # What comes before the pipe takes it waits: handled without it, it would be lost.
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._before = {number: signal.signal(number, _noted) for number in _SIGNALS}
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
     def __exit__(
@@ -50,17 +55,18 @@ class Events:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         os.close(self._read)
         os.close(self._write)
 
     def wait(self, child: "Child | None", *, timeout: float) -> ReceivedSignals:
         """Wait up to *timeout* seconds for a signal or a message from *child*."""
         readable = [self._read]
-        if child is not None and child.notify_socket is not None:
+        if child is not None:
             readable.append(child.notify_socket.fileno())
         select.select(readable, [], [], max(0.0, timeout))
         numbers = b""
@@ -96,23 +102,43 @@ def _noted(_number: int, _frame: object) -> None:
 
 
 class Child:
-    """A stage's process; the service has a notify socket, a lifeline and a watchdog as well."""
+    """A stage's process, and its notify socket; the service has a lifeline and a watchdog as well.
+
+    Within *limit* seconds a stage has to end and the service to be ready, unless they ask for
+    more (EXTEND_TIMEOUT_USEC of sd_notify(3)), as under TimeoutStartSec= of systemd.service(5).
+    """
 
     def __init__(
-        self, pid: int, *, notify_socket: NotifySocket | None = None, lifeline: int = -1
+        self,
+        stage: str,
+        pid: int,
+        notify_socket: NotifySocket,
+        *,
+        limit: float,
+        lifeline: int = -1,
     ) -> None:
+        self.stage = stage
         self.pid = pid
         self.notify_socket = notify_socket
         self.status: int | None = None
         self.ready_at: float | None = None
         self.watchdog = 0.0
         self._lifeline = lifeline
-        self._heard = time.monotonic()
+        self._heard = self._began = time.monotonic()
+        self._start_by: float | None = self._began + limit
+        self._overdue = False
         self._kill_at: float | None = None
 
     @classmethod
+    def start_stage(cls, launcher: Launcher, stage: str, *, limit: float) -> "Child":
+        """Start a stage that ends by itself."""
+        notify_socket = NotifySocket()
+        pid = launcher.start_stage(stage, {"NOTIFY_SOCKET": notify_socket.address})
+        return cls(stage, pid, notify_socket, limit=limit)
+
+    @classmethod
     def start_service(
-        cls, launcher: Launcher, *, sockets: Sequence[int], watchdog: float
+        cls, launcher: Launcher, *, sockets: Sequence[int], watchdog: float, limit: float
     ) -> "Child":
         """Start the stage that stays, on *sockets*; *watchdog* is in seconds."""
         notify_socket = NotifySocket()
@@ -130,14 +156,14 @@ class Child:
             )
         finally:
             os.close(theirs)
-        child = cls(pid, notify_socket=notify_socket, lifeline=ours)
+        child = cls(SERVICE, pid, notify_socket, limit=limit, lifeline=ours)
         child.watchdog = watchdog
         return child
 
     @property
     def is_service(self) -> bool:
         """Whether it is the stage that stays."""
-        return self.notify_socket is not None
+        return self.stage == SERVICE
 
     @property
     def ended(self) -> bool:
@@ -145,13 +171,18 @@ class Child:
         return self.status is not None
 
     def messages(self) -> list[str]:
-        """Return the lines that the service sent since the last call, and note that it is alive."""
-        lines = self.notify_socket.read(self.pid) if self.notify_socket is not None else []
+        """Return the lines that it sent since the last call, and note that it is alive."""
+        lines = self.notify_socket.read(self.pid)
         if lines:
             self._heard = time.monotonic()
         if "READY=1" in lines and self.ready_at is None:
-            self.ready_at = self._heard
+            self.ready_at, self._start_by = self._heard, None
         return lines
+
+    def extend(self, seconds: float) -> None:
+        """Give its start *seconds* from now, if that is more than it has."""
+        if self._start_by is not None:
+            self._start_by = max(self._start_by, time.monotonic() + seconds)
 
     def signal(self, number: int) -> None:
         """Send a signal, unless the process has been reaped."""
@@ -172,7 +203,8 @@ class Child:
     def record_exit(self, pid: int, status: int) -> bool:
         """Take note that the process *pid* ended; whether it was this one."""
         if pid == self.pid and self.status is None:
-            self.status = status
+            # A service that is asked to end during its start ends with 0, which this was not.
+            self.status = EXIT_FAILED if self._overdue and status == EXIT_DONE else status
             return True
         return False
 
@@ -181,12 +213,14 @@ class Child:
         deadlines = [now + _LONGEST_WAIT]
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
+        elif self._start_by is not None:
+            deadlines.append(self._start_by)
         elif self.watchdog and self.ready_at is not None:
             deadlines.append(self._heard + self.watchdog)
         return max(0.0, min(deadlines) - now)
 
     def enforce_deadlines(self, now: float) -> None:
-        """Kill what does not end, abort a service whose watchdog is silent."""
+        """Kill what does not end, end a start that takes too long, abort a silent service."""
         if self.ended:
             return
         if self._kill_at is not None:
@@ -194,6 +228,16 @@ class Child:
                 logger.error("process %d does not end; it is killed", self.pid)
                 self.signal(signal.SIGKILL)
                 self._kill_at = now + _LONGEST_WAIT
+        elif self._start_by is not None:
+            if now >= self._start_by:
+                self._overdue = True
+                logger.error(
+                    "'edgepaas %s' is not %s after %.0f s; it is ended",
+                    self.stage,
+                    "ready" if self.is_service else "done",
+                    now - self._began,
+                )
+                self.stop(_START_GRACE)
         elif self.watchdog and self.ready_at is not None and now >= self._heard + self.watchdog:
             logger.error("the service has been silent for %g s; it is ended", self.watchdog)
             self.signal(signal.SIGABRT)
@@ -201,8 +245,7 @@ class Child:
 
     def close(self) -> None:
         """Close what belongs to the process that has ended."""
-        if self.notify_socket is not None:
-            self.notify_socket.close()
+        self.notify_socket.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1

@@ -95,11 +95,12 @@ class ForkingLauncher(Launcher):
             except OSError as error:  # no more processes, or no memory for one
                 logger.warning("the service is not imported beside the stages: %s", error)
 
-    def start_stage(self, stage: str) -> int:
+    def start_stage(self, stage: str, variables: Mapping[str, str]) -> int:
         """Fork *stage*, or start it as a program."""
         if not self._forks:
-            return super().start_stage(stage)
-        return _fork(lambda: _be_stage(self._run, [stage], self._environ))
+            return super().start_stage(stage, variables)
+        environ = dict(self._environ) | dict(variables)
+        return _fork(lambda: _be_stage(self._run, [stage], environ))
 
     def start_service(
         self,

@@ -22,9 +22,12 @@ class Launcher:
     def begin_round(self) -> None:
         """The chain is about to run."""
 
-    def start_stage(self, stage: str) -> int:
-        """Start a stage that ends by itself; returns its process id. Raises OSError."""
-        return spawn([*self._program, stage], self._environ)
+    def start_stage(self, stage: str, variables: Mapping[str, str]) -> int:
+        """Start a stage that ends by itself; returns its process id.
+
+        *variables* come on top of the environment. Raises OSError.
+        """
+        return spawn([*self._program, stage], dict(self._environ) | dict(variables))
 
     def start_service(
         self,

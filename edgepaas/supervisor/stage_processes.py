@@ -13,6 +13,8 @@ from edgepaas.httpd.listen import FIRST_DESCRIPTOR
 CHAIN = ("env", "dbdecide", "schema", "serve")
 #: The one that stays.
 SERVICE = CHAIN[-1]
+#: Seconds in which each has to end, or to be ready: TimeoutStartSec= of its unit.
+START_LIMITS = {"env": 60.0, "dbdecide": 120.0, "schema": 120.0, "serve": 90.0}
 #: The one that may swap the SQLite file, so that nothing beside the service may have it open.
 ALONE = "schema"
 

@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING
 
 from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_DONE, EXIT_FAILED
 from edgepaas.sd_notify import NEXT_ROUND, Notifier
-from edgepaas.supervisor.child import Child, Events, reap
+from edgepaas.supervisor.child import Child, Events, ReceivedSignals, reap
 from edgepaas.supervisor.launcher import Launcher
 from edgepaas.supervisor.sidecars import SIDECARS, Sidecars
-from edgepaas.supervisor.stage_processes import ALONE, CHAIN, PROGRAM, SERVICE, child_environment
+from edgepaas.supervisor.stage_processes import (
+    ALONE,
+    CHAIN,
+    PROGRAM,
+    SERVICE,
+    START_LIMITS,
+    child_environment,
+)
 from edgepaas.timing.backoff import pause_after
 
 if TYPE_CHECKING:
@@ -76,6 +83,7 @@ class Supervisor:
         notifier: Notifier,
         watch_sources: "Callable[[], SourceWatch] | None" = None,
         watchdog: float = WATCHDOG,
+        start_limits: Mapping[str, float] = START_LIMITS,
         ignore_hangup: bool = True,
         before_pause: Callable[[float], None] = lambda _seconds: None,
         program: Sequence[str] = PROGRAM,
@@ -91,6 +99,7 @@ class Supervisor:
         self._watch_sources = watch_sources
         self._sources: SourceWatch | None = None
         self._watchdog = watchdog
+        self._start_limits = start_limits
         self._ignore_hangup = ignore_hangup
         self._before_pause = before_pause
         self._sockets: Sequence[socket.socket] = ()
@@ -135,8 +144,11 @@ class Supervisor:
                 self._wait_for_sidecars(events)
                 if self._stopping:
                     return Round(stage, EXIT_DONE, was_ready=False)
-            child = Child(self._launcher.start_stage(stage))
-            self._await(child, events)
+            child = Child.start_stage(self._launcher, stage, limit=self._start_limits[stage])
+            try:
+                self._await(child, events)
+            finally:
+                child.close()
             if child.status != EXIT_DONE or self._stopping or self._again:
                 return Round(stage, child.status or 0, was_ready=False)
             if not self._sockets:
@@ -149,6 +161,7 @@ class Supervisor:
             self._launcher,
             sockets=[sock.fileno() for sock in self._sockets],
             watchdog=self._watchdog,
+            limit=self._start_limits[SERVICE],
         )
         self._sidecars.begin()
         try:
@@ -189,6 +202,9 @@ class Supervisor:
                 self._on_ready()
             elif name == "STATUS":
                 self._notifier.status(value)
+            elif name == "EXTEND_TIMEOUT_USEC" and value.isdecimal():
+                child.extend(int(value) / 1_000_000)
+                self._notifier.extend(int(value) / 1_000_000)
             elif name == "WATCHDOG":
                 self._notifier.alive()
             elif name == NEXT_ROUND:
@@ -223,9 +239,13 @@ class Supervisor:
         while not self._sidecars.gone:
             left = self._sidecars.next_deadline(time.monotonic())
             received = events.wait(None, timeout=min(left, _LONGEST_WAIT))
-            self._stopping = self._stopping or received.stop
+            self._stopping = self._stopping or self._asks_to_stop(received)
             reap(self._sidecars.record_exit, self._launcher.record_exit)
             self._sidecars.enforce_deadlines(time.monotonic())
+
+    def _asks_to_stop(self, received: ReceivedSignals) -> bool:
+        # A hang-up: the terminal that this was started from is gone.
+        return received.stop or (received.hangup and not self._ignore_hangup)
 
     # -- between rounds --
 
@@ -260,7 +280,7 @@ class Supervisor:
         while (left := until - time.monotonic()) > 0:
             patience = min(left, self._sidecars.next_deadline(time.monotonic()))
             received = events.wait(None, timeout=patience)
-            if received.stop or (received.hangup and not self._ignore_hangup):
+            if self._asks_to_stop(received):
                 return True
             reap(self._sidecars.record_exit, self._launcher.record_exit)
             self._sidecars.enforce_deadlines(time.monotonic())

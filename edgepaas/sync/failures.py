@@ -77,7 +77,6 @@ _HUB_STATES: dict[Cause, HubState] = {
     Cause.TYPE: "schema",
     Cause.CONSTRAINT: "schema",
     Cause.KEY: "schema",
-    Cause.NOT_NULL: "schema",
     Cause.KIND: "schema",
 }
 #: The causes that show to the drainer as tables that do not fit.

@@ -48,7 +48,8 @@ class Entry:
         """The reason, in one line."""
         details = self.details
         if "message" in details:
-            return f"{details['op']}: {details['message']} ({details['sqlstate']})"
+            code = f" ({details['sqlstate']})" if details["sqlstate"] else ""
+            return f"{details['op']}: {details['message']}{code}"
         return str(details["reason"])
 
     def as_dict(self) -> dict[str, Any]:

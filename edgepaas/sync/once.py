@@ -16,6 +16,7 @@ from edgepaas.sync.box_file import BoxFile, open_box_file
 from edgepaas.sync.context import SyncContext
 from edgepaas.sync.errors import HubError, SchemaDrift
 from edgepaas.sync.hub.schema_upgrade import HubSchemaUpgrade
+from edgepaas.sync.resend.journal_trouble import JournalTrouble
 from edgepaas.sync.resend.recovery import Recovery
 from edgepaas.sync.wakeups import send_wakeup
 
@@ -116,6 +117,7 @@ def _send_all(
             document,
             journal_path(context.contract.sqlite_path),
             lambda _stream, owner: is_alive(context.paths, owner),
+            trouble=JournalTrouble(patience=0.0),
         ),
     )
     reported = time.monotonic()

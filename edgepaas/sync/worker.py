@@ -31,6 +31,7 @@ from edgepaas.sync.mirror.mirror import Mirror
 from edgepaas.sync.reclaim import Reclaimer
 from edgepaas.sync.refusals.refused_tables import RefusedTables
 from edgepaas.sync.report import LiveStatus, StatusPublisher
+from edgepaas.sync.resend.journal_trouble import JournalTrouble
 from edgepaas.sync.resend.journaled import keys_unknown_to
 from edgepaas.sync.resend.lost_connections import LostConnections
 from edgepaas.sync.resend.recovery import Recovery
@@ -46,6 +47,7 @@ from edgepaas.sync.turns.layouts import LayoutTurn
 from edgepaas.sync.turns.mirroring import MirrorTurn
 from edgepaas.sync.turns.polled_file import POLL_INTERVAL, PolledFile
 from edgepaas.sync.turns.reclaiming import ReclaimTurn
+from edgepaas.sync.turns.schema import SchemaTurn
 from edgepaas.sync.wakeups import WakeupSocket
 
 if TYPE_CHECKING:
@@ -102,7 +104,17 @@ class SyncWorker:
         )
         self._models = mirror.document["tables"]
         self._history = HistoryTurn(journal, wanted=contract.sqlite_active)
-        self._recovery = Recovery(mirror.document, journal, self._is_alive)
+        trouble = JournalTrouble()
+        connections = LostConnections(
+            self.context.paths, node.node_id, journal, self._is_alive, trouble=trouble
+        )
+        self._recovery = Recovery(
+            mirror.document,
+            journal,
+            self._is_alive,
+            lambda: connections.in_doubt,
+            trouble=trouble,
+        )
         self._mirror = MirrorTurn(mirror, settings.number("MIRROR_INTERVAL"), self.report, stop)
         self._audit = AuditTurn(self.context, self._models, self.report)
 
@@ -126,9 +138,9 @@ class SyncWorker:
             self.report,
             reclaimed=mirror.compare_everything,
         )
-        connections = LostConnections(self.context.paths, node.node_id, journal, self._is_alive)
         self._comparison = ComparisonTurn(self.context, interval, connections)
         self._layouts = LayoutTurn(self.context, node.node_id, mirror.document, interval)
+        self._schema_turn = SchemaTurn(self.context.paths, self._schema)
 
     def run(self) -> int:
         """Drain until a stop is requested; returns the exit status."""
@@ -214,6 +226,7 @@ class SyncWorker:
         yield self._heartbeat.due.left
         yield self._comparison.due.left
         yield self._layouts.due.left
+        yield self._schema_turn.left(self.report.rows_waiting)
         yield self._takeover.seconds_left()
         # A hand-back that is due but blocked is looked at again with the next poll.
         yield self._handback.seconds_left() or POLL_INTERVAL
@@ -242,8 +255,7 @@ class SyncWorker:
             self._drain(file, hub)
         if self._heartbeat.is_due:
             self._heartbeat.take(hub)
-        if self._layouts.due.left <= 0:
-            self._layouts.take(file, hub)
+        self._see_to_schema(file, hub)
         if file is None or not file.captures or self._has_backlog():
             return
         if self._reclaim.due.left <= 0:
@@ -257,6 +269,14 @@ class SyncWorker:
                 self._close_hub()  # it may have been aborted
         elif self._look_at_hub(file, hub):
             self._file.dirty = True
+
+    def _see_to_schema(self, file: BoxFile | None, hub: "Hub") -> None:
+        """Report what a revision of PostgreSQL has to wait for; try one again that waits."""
+        if self._layouts.due.left <= 0:
+            self._layouts.take(file, hub)
+        waiting = self.report.rows_waiting
+        if self._schema_turn.left(waiting) <= 0:
+            self._schema_turn.take(hub, waiting)
 
     def _look_at_hub(self, file: BoxFile, hub: "Hub") -> bool:
         """Mirror, else audit, if that is due; whether there is something to be sent again."""
@@ -293,6 +313,7 @@ class SyncWorker:
             self._heartbeat.make_due()
             self._comparison.make_due()
             self._layouts.forget()
+            self._schema_turn.forget()
             self.report.server = hub.server_name
             logger.info("connected to %s", hub.server_name)
         return self._hub

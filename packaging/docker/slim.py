@@ -6,6 +6,8 @@ the box is run here once, for real, and only what was loaded then is kept. A mod
 byte-code works as well; it is compiled whenever it is imported. Byte-code of libraries is kept
 without docstrings, as 'python -OO' has it, but with its assertions: a fifth of it less, on
 disk and in memory. Of the sources nothing goes but what no program of the image could want.
+Nothing else goes but libraries that nothing is linked to, and what a library's metadata repeats
+of its README.
 """
 
 import ast
@@ -45,6 +47,11 @@ ONLY_FOR_NIS = (
     "libnsl2", "libtirpc3", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0",
     "libkeyutils1",
 )  # fmt: skip
+#: Of packages whose other library is needed: what nothing of the image is linked to. Expat for
+#: wide characters; forms, menus and GNU History, which the modules curses and readline leave out.
+NOT_LINKED = (
+    "libexpatw.so.*", "libformw.so.*", "libmenuw.so.*", "libhistory.so.*",
+)  # fmt: skip
 #: Packages of one source each, which repeat its licences; Debian's names.
 ONE_SOURCE = ("*python3*", "lib*k[r5]*")
 #: Loaded with Flask for a command line of its own, which nobody calls: 0.4 MB for 0.1 s. And with
@@ -56,9 +63,13 @@ MODULES = (
     "edgepaas.sync.handback", "edgepaas.sync.mirror.mirror", "edgepaas.sync.worker", "pg8000.dbapi",
     "pg8000.native", "sqlalchemy.dialects.postgresql.pg8000",
 )  # fmt: skip
-#: What the API and the commands say of themselves stands in docstrings. SQLAlchemy asserts that
-#: each of its events has one, to which it adds how it was called in older versions.
-WITH_DOCSTRINGS = ("edgepaas/**/*.py", "sqlalchemy/**/events.py")
+#: What the API says of itself stands in the docstrings of its views and schemas; a command has a
+#: text of its own. SQLAlchemy asserts that each of its events has one, to which it adds how it was
+#: called in older versions.
+WITH_DOCSTRINGS = (
+    "edgepaas/apikit/**/*.py", "edgepaas/app/**/*.py", "edgepaas/drill/**/*.py",
+    "edgepaas/telemetry/**/*.py", "edgepaas/web/**/*.py", "sqlalchemy/**/events.py",
+)  # fmt: skip
 HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 #: Bytes of a byte-code file before the code: magic number, flags, time and size of the source.
 HEADER = 16
@@ -101,7 +112,12 @@ def main() -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for package in ONLY_FOR_NIS:
         without_libraries(package)
+    for pattern in NOT_LINKED:
+        for path in Path(sys.prefix).glob(f"lib/*-linux-*/{pattern}"):
+            path.unlink()
     check_modules()
+    for metadata in TREES[1].glob("*.dist-info/METADATA"):
+        without_description(metadata)
     for pattern in ONE_SOURCE:
         once(sorted(Path("/usr/share/doc").glob(f"{pattern}/copyright")))
     print(f"slim: byte-code of {kept} modules kept; {(before - _size()) / 1e6:.1f} MB less")
@@ -183,8 +199,14 @@ def without_libraries(package: str) -> None:
                             check=False)  # fmt: skip
     for line in listed.stdout.splitlines():
         path = Path(line)
-        if ".so." in path.name:
+        if ".so." in path.name or path.suffix == ".so":
             path.unlink(missing_ok=True)
+
+
+def without_description(metadata: Path) -> None:
+    """Leave of a library's METADATA the fields that programs read, and not its README below."""
+    fields, _, _ = metadata.read_text(encoding="utf-8").partition("\n\n")
+    metadata.write_text(f"{fields}\n", encoding="utf-8")
 
 
 def check_modules() -> None:

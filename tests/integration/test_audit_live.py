@@ -117,8 +117,11 @@ def test_a_state_folder_that_was_deleted_with_rows_waiting_is_a_critical_alert(
         status, discrepancies = audit(box)
         assert status == 1
         assert f"{WAITING} rows waited there" in discrepancies[0]
+        assert "'edgepaas sync acknowledge'" in discrepancies[0]
         assert box.run("sync", "acknowledge")[0] == 0
         assert audit(box) == (0, [])
+        _, said = box.run("audit")
+        assert f"it adds up, but for {WAITING} rows that are not in place" in said
 
 
 def test_a_build_that_takes_any_state_folder_is_found_out(

@@ -12,11 +12,12 @@ from edgepaas.alerts import catalogue_entry
 from edgepaas.alerts.catalogue import AUDIT_DISCREPANCY
 from edgepaas.database.ids import uuid7
 from edgepaas.decision.contract import DatabaseContract
+from edgepaas.files.locks import held
 from edgepaas.files.node_identity import node_identity
 from edgepaas.files.paths import Paths
 from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.journal.journal import Journal
-from edgepaas.outbox.journal.tables import journal_path
+from edgepaas.outbox.journal.tables import journal_path, lock_of
 from edgepaas.outbox.layout import stored_layouts
 from edgepaas.outbox.space import retention
 from edgepaas.outbox.stream import rewind
@@ -332,6 +333,24 @@ def test_what_was_written_while_postgresql_served_is_compared_by_the_journal(
     assert counts == {"queued_again": 2, "differing": 1, "changed_here": 1}
     both.drain()
     assert sorted(values(both)) == sorted({*map(float, range(20))} - {3.0, 7.0} | {100.0})
+
+
+def test_a_journal_that_cannot_be_read_does_not_add_up_and_holds_nothing_up(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for one that is not there: what it has was not missed."""
+    monkeypatch.setattr("edgepaas.outbox.journal.access.LOCK_TIMEOUT", 0.05)
+    both = audited.both
+    served = Served(both)
+    served.write(*range(5))
+    served.journal.close()
+    both.hub.query("DELETE FROM readings WHERE value = 2")
+    with held(lock_of(journal_path(both.paths.sqlite))):
+        assert both.audit() == 1
+        assert "what the journal has is not compared" in both.said
+        audited.clocks.go_on(_DAY)
+        assert audited.turns() is None  # no pass has come to its end
+    assert audited.tomorrow().counts["queued_again"] == 1
 
 
 def test_an_entry_of_the_journal_that_is_not_looked_at_is_no_row_in_place(

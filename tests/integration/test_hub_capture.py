@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from edgepaas.errors import DatabaseBusy, DatabaseFull
+from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
+from edgepaas.marks.rider import UNMARKED
 from tests.support.captured_box import CapturedBox
 from tests.support.forwarding import Everything, Mood, Place, Sample, Sensor, TestBox, TestHub
 from tests.support.weaken import weakened
@@ -409,6 +410,18 @@ def test_a_mark_that_does_not_move_is_a_part_of_the_next_stream(captured: Captur
     assert (second.transactions, third.transactions) == (1, 2)
     marks = dict(captured.hub.ask("SELECT stream_id::text, mark FROM sync_connections"))
     assert marks[third.stream_id] == 2
+
+
+def test_what_has_no_mark_is_kept_all_the_same(captured: CapturedBox) -> None:
+    """The hub's table of marks is gone, as of a restore of some tables; capture still works."""
+    add_places(captured, "a")
+    captured.hub.ask("ALTER TABLE sync_connections RENAME TO elsewhere")
+    with pytest.raises(DatabaseError):
+        add_places(captured, "b")
+    add_places(captured, "c")
+    captured.hub.ask("ALTER TABLE elsewhere RENAME TO sync_connections")
+    assert captured.recorder.written[-1].position == UNMARKED
+    captured.assert_complete()
 
 
 def test_a_transaction_that_writes_no_forwarded_row_is_not_kept(captured: CapturedBox) -> None:

@@ -20,6 +20,7 @@ from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.files.paths import Paths
 from edgepaas.telemetry.models import READINGS
 from tests.support.journaled_box import (
+    IN_DOUBT,
     MORNING,
     STEPS,
     JournaledBox,
@@ -200,6 +201,9 @@ def test_killed_at_any_step_nothing_is_doubled_or_missing(
         box.look()
         assert box.journal.unsettled() == []
         assert (set(rows) <= set(box.kept_keys())) == STEPS[step]
+        doubtful = [box.journal.with_changes(one) for one in box.journal.doubtful(box.hub_marks())]
+        in_doubt = {str(change.key[0]) for one in doubtful for change in one.changes}
+        assert (set(rows) <= in_doubt) == (step in IN_DOUBT)
         # The client has heard nothing, and repeats.
         again = append(box.database, [reading(uuid.UUID(one)) for one in rows], stamp=MORNING)
         assert again.accepted + again.duplicates == 3
@@ -219,20 +223,26 @@ def test_a_build_that_writes_the_entry_after_the_commit_is_found_out(
         assert unjournaled(box, rows) == set(rows)
 
 
+@pytest.mark.parametrize("lost", [1, 2])
 def test_an_entry_of_a_transaction_that_the_hub_lost_is_kept(
-    paths: Paths, url: str, postgres: PostgresServer
+    paths: Paths, url: str, postgres: PostgresServer, lost: int
 ) -> None:
-    """Box and server die together: the answer was read, and what it said is not written yet."""
+    """Box and server die together: the client was answered, and that is not written yet.
+
+    The hub lost the last transaction alone, or more of its stream, which other marks show.
+    """
     with journaled_box(paths, url) as box:
         append(box.database, [reading()], stamp=MORNING)
     rows = [str(uuid.uuid4())]
-    killed_at(paths, url, "-answer", rows)
+    killed_at(paths, url, "+answer", rows)
     database = url.rpartition("/")[2]
     postgres.execute(f"DELETE FROM readings WHERE id = '{rows[0]}'", database)
-    postgres.execute("UPDATE sync_connections SET mark = mark - 2, rows = rows - 2", database)
+    postgres.execute(
+        f"UPDATE sync_connections SET mark = mark - {lost} WHERE mark >= {lost}", database
+    )
     with journaled_box(paths, url) as box:
         box.look()
-        lacking = [box.journal.with_changes(one) for one in box.journal.lacking(box.hub_marks())]
+        lacking = [box.journal.with_changes(one) for one in box.journal.doubtful(box.hub_marks())]
         assert rows[0] in {str(change.key[0]) for one in lacking for change in one.changes}
 
 

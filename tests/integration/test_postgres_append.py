@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, exc, func, select
+from sqlalchemy import Table, exc, func, select, text
 
 from edgepaas.app import Box
 from edgepaas.app.facts import Appended, FactsDiffer, Row, append_facts
@@ -17,7 +17,12 @@ from edgepaas.app.models import name_id, uuid7
 from edgepaas.database.append import AppendJob, AppendOutcome
 from edgepaas.database.postgresql.append_queue import Waiting
 from edgepaas.database.postgresql.database import ServerDatabase
-from edgepaas.errors import DatabaseError, DatabaseRefused, DatabaseUnavailable
+from edgepaas.errors import (
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    RowNotStored,
+)
 from edgepaas.files.paths import Paths
 from edgepaas.outcomes.causes import Cause
 from edgepaas.pgdriver.failures import CommitUnconfirmed
@@ -177,6 +182,33 @@ def test_many_requests_at_once_are_all_stored_once(box: Box) -> None:
     assert sorted(stored(box)) == sorted(fed(box)) == sorted(ids(*requests))
 
 
+def test_a_growing_table_is_not_read_whole_for_each_request(
+    box: Box, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """By the server's own count, with plans that were made while the table was empty."""
+    name = postgres_url.rpartition("/")[2]
+    postgres.execute(f"ALTER TABLE {READINGS.name} SET (autovacuum_enabled = false)", name)
+    for _ in range(100):
+        assert append(box, readings(100)).accepted == 100
+    before = _rows_read(box)
+    for _ in range(50):
+        assert append(box, readings(100)).accepted == 100
+    assert _rows_read(box) - before < 50 * 1_000
+
+
+def _rows_read(box: Box) -> int:
+    """Return how many readings the box's session has looked at, or at their index entries."""
+    with box.database.read() as session:
+        session.execute(text("SELECT pg_stat_force_next_flush()"))
+    question = (
+        "SELECT t.seq_tup_read + sum(i.idx_tup_read) FROM pg_stat_user_tables t "
+        "JOIN pg_stat_user_indexes i USING (relid) "
+        f"WHERE t.relname = '{READINGS.name}' GROUP BY t.seq_tup_read"
+    )
+    with box.database.read() as session:
+        return int(session.execute(text(question)).scalar_one())
+
+
 def test_each_of_a_group_hears_what_became_of_its_own(box: Box) -> None:
     """A repeat, one with other content, and one of which a part is new, among new ones."""
     known = readings(3)
@@ -288,7 +320,31 @@ def test_rows_that_the_server_takes_away_are_not_acknowledged(
     )
     there, gone = Group(readings(2), readings(1, metric="gone")).store(box)
     assert there == Appended(2, 0)
-    assert isinstance(gone, DatabaseError)
+    assert isinstance(gone, RowNotStored)
+
+
+@pytest.mark.parametrize(("condition", "status"), [("NEW.metric = 'gone'", 422), ("true", 503)])
+def test_a_client_may_go_on_where_its_row_alone_is_taken_away_and_waits_where_all_are(
+    paths: Paths, postgres: PostgresServer, postgres_url: str, condition: str, status: int
+) -> None:
+    """Else a device that repeats one reading until it is stored would never send the next."""
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    with open_box(paths, postgres_url) as (app, _):
+        postgres.execute(
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; "
+            "END'; CREATE TRIGGER swallow BEFORE INSERT ON readings FOR EACH ROW "
+            f"WHEN ({condition}) EXECUTE FUNCTION swallow()",
+            name,
+        )
+        client = app.test_client()
+        reading = {"device": "press-1", "metric": "gone", "value": 2.0}
+        answer = client.post("/api/v1/readings", json={"readings": [reading]})
+        assert answer.status_code == status, answer.text
+        if status == 422:
+            assert "rows of readings were accepted and are not there" in answer.text
+            reading["metric"] = "temperature"
+            answer = client.post("/api/v1/readings", json={"readings": [reading]})
+            assert answer.status_code == 201, answer.text
 
 
 # -- the link --

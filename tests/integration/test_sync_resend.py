@@ -3,14 +3,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgepaas.outbox import ledger
 from edgepaas.sync.audit.box import read_box
+from edgepaas.sync.resend import journaled
 from tests.support.backups import Backups
 from tests.support.forwarding import TestHub
-from tests.support.primary_box import PrimaryBox
+from tests.support.primary_box import NODE, PrimaryBox
 from tests.support.weaken import weakened
 
 
@@ -241,3 +243,216 @@ def test_a_process_killed_before_it_wrote_its_marks_down_loses_nothing(
     primary.settle()
     assert primary.missing() == 0
     nothing_for_a_person(primary, hub)
+
+
+_WRITTEN = ("places", "samples", "sync_connections")
+
+
+def keep(hub: TestHub) -> None:
+    """Keep the hub's tables as they are now."""
+    for table in _WRITTEN:
+        hub.ask(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+
+
+def fail_over(hub: TestHub) -> None:
+    """Take back what was committed since then, behind an open session, as a pooler does."""
+    for table in _WRITTEN:
+        hub.ask(f"DELETE FROM {table}")
+        hub.ask(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+        hub.ask(f"DROP TABLE kept_{table}")
+
+
+# -- box and server die together: whether the client was answered is not written anywhere --
+
+
+def test_the_last_transaction_of_a_killed_box_comes_home_where_the_hub_lost_it_alone(
+    primary: PrimaryBox, hub: TestHub, backups: Backups
+) -> None:
+    """No other mark shows that the hub went back; the clients know what they were told."""
+    primary.place("hall", "0")
+    primary.samples(0)
+    primary.settle()
+    primary.disconnect()
+    backups.take()
+    primary.samples(1, 2)
+    primary.kill()
+    restore(primary, backups)
+    primary.connect()
+    assert primary.missing() == 2
+    primary.settle()
+    assert primary.missing() == 0
+    assert hub.one("SELECT count(*) FROM samples") == 3
+    assert primary.lost.rows == 0
+    nothing_for_a_person(primary, hub)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_stream_is_not_joined_before_what_the_hub_lacks_of_it_is_sent(
+    primary: PrimaryBox, hub: TestHub, *, noted: bool
+) -> None:
+    """A killed process had not recorded its marks; the drainer comes later than the joining."""
+    primary.samples(0)
+    primary.settle()
+    keep(hub)
+    primary.samples(1)
+    if noted:
+        primary.journal.flush()
+    primary.kill()
+    fail_over(hub)
+    for _ in range(3):
+        primary.look()
+    assert primary.missing() == 1
+    primary.settle()
+    assert primary.missing() == 0
+    nothing_for_a_person(primary, hub)
+    for _ in range(3):
+        primary.look()
+    assert hub.one("SELECT count(*) FROM sync_connections") <= 2
+
+
+def test_a_build_that_forgets_what_is_in_flight_is_found_out(
+    primary: PrimaryBox, hub: TestHub, backups: Backups
+) -> None:
+    primary.samples(0)
+    primary.settle()
+    primary.disconnect()
+    backups.take()
+    primary.samples(1, 2)
+    primary.kill()
+    restore(primary, backups)
+    with weakened("in-flight-goes"):
+        primary.settle()
+    assert primary.missing() == 2
+
+
+def test_what_the_client_repeated_is_not_done_twice(primary: PrimaryBox, hub: TestHub) -> None:
+    """Killed before anything was sent: the client repeats, and what it repeated is in doubt."""
+    primary.place("hall", "0")
+    primary.count("hall", 0)
+    primary.place("attic", "0")
+    primary.settle()
+    primary.write_ahead_of_a_kill(
+        primary.counting("hall", 1), primary.placing("cellar", "0"), primary.placing("attic", "0")
+    )
+    primary.count("hall", 1)
+    primary.place("cellar", "0")
+    primary.remove("cellar", "0")
+    primary.settle()
+    assert hub.ask("SELECT visits FROM places WHERE name = 'hall'") == [[2]]
+    assert notes(hub) == {"hall": "0", "attic": "0"}
+    assert primary.file.file.execute("SELECT count(*) FROM places").fetchone() == (2,)
+    nothing_for_a_person(primary, hub)
+
+
+def test_what_the_client_did_not_repeat_is_done_once(primary: PrimaryBox, hub: TestHub) -> None:
+    """Nobody knows whether it was told; a counter is added to what it was seen to be, or kept."""
+    primary.place("hall", "0")
+    primary.count("hall", 0)
+    primary.settle()
+    primary.write_ahead_of_a_kill(primary.counting("hall", 1), primary.placing("attic", "0"))
+    primary.settle()
+    assert hub.ask("SELECT visits FROM places WHERE name = 'hall'") == [[2]]
+    assert notes(hub) == {"hall": "0", "attic": "0"}
+    nothing_for_a_person(primary, hub)
+    primary.write_ahead_of_a_kill(primary.counting("hall", 2))
+    hub.ask("UPDATE places SET visits = 7 WHERE name = 'hall'")
+    primary.settle()
+    assert hub.ask("SELECT visits FROM places WHERE name = 'hall'") == [[7]]
+    assert hub.ask("SELECT hub->>'visits', box->>'visits' FROM sync_conflicts") == [["7", "3"]]
+
+
+# -- a comparison while another process writes, and ends --
+
+
+def commit_and_die(primary: PrimaryBox) -> None:
+    """Commit, be answered, and die before that is written."""
+    primary.samples(1)
+    primary.kill()
+
+
+def in_the_journal(primary: PrimaryBox) -> tuple[list[str], int]:
+    """The samples that the hub is known to have had, and how many entries are in doubt."""
+    kept = [primary.journal.with_changes(one) for one in primary.journal.lacking({})]
+    keys = [str(change.key[0]) for one in kept for change in one.changes]
+    return sorted(keys), len(primary.journal.doubtful({}))
+
+
+@pytest.mark.parametrize("who", ["service", "drainer"])
+def test_what_commits_while_the_marks_are_read_is_not_given_up(
+    primary: PrimaryBox, hub: TestHub, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    primary.samples(0)
+    died: list[bool] = []
+
+    def meanwhile() -> None:
+        if not died:
+            died.append(True)
+            commit_and_die(primary)
+
+    with hub.link() as link, primary.another_process(after_asking=meanwhile) as compare:
+        if who == "service":
+            compare()
+        else:
+            original = journaled._marks
+
+            def marks(*arguments: Any) -> Any:
+                found = original(*arguments)
+                meanwhile()
+                return found
+
+            monkeypatch.setattr(journaled, "_marks", marks)
+            with journaled.opened_journal(primary.journal.path, NODE) as journal:
+                assert journal is not None
+                journaled.lost_entries(journal, link, NODE, primary._is_alive)
+        assert died and in_the_journal(primary) == (sorted(primary.acknowledged[:1]), 0)
+        compare()
+        assert in_the_journal(primary) == (sorted(primary.acknowledged), 0)
+
+
+def test_asking_who_writes_after_the_marks_is_found_out(primary: PrimaryBox) -> None:
+    primary.samples(0)
+    turns = iter([commit_and_die])
+
+    def meanwhile() -> None:
+        for act in turns:
+            act(primary)
+
+    with weakened("asked-too-late"), primary.another_process(after_asking=meanwhile) as compare:
+        compare()
+    assert in_the_journal(primary)[1] == 1, "what the hub has is in doubt"
+
+
+# -- a failover under an open session --
+
+
+def count_around_a_failover(primary: PrimaryBox, hub: TestHub, after: int, captured: bool) -> int:
+    """Count 5 + *after* visits, of which the server loses 2; returns how many it then has."""
+    primary.place("hall", "0")
+    for before in range(3):
+        primary.count("hall", before, captured=captured)
+    keep(hub)
+    for before in range(3, 5):
+        primary.count("hall", before, captured=captured)
+    fail_over(hub)
+    for before in range(after):  # the server has 3 of them
+        primary.count("hall", 3 + before, captured=captured)
+    primary.settle()
+    return int(hub.one("SELECT visits FROM places"))
+
+
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize("after", [1, 2])
+def test_increments_after_a_failover_under_an_open_session_are_counted_once(
+    primary: PrimaryBox, hub: TestHub, after: int, *, captured: bool
+) -> None:
+    """The sum is the client's own: each that was acknowledged, once."""
+    assert count_around_a_failover(primary, hub, after, captured) == 5 + after
+    assert primary.lost.rows == 0
+    primary.settle()
+    assert hub.one("SELECT visits FROM places") == 5 + after
+    assert hub.ask("SELECT reason FROM sync_conflicts") == []
+
+
+def test_a_transaction_without_a_mark_is_found_out(primary: PrimaryBox, hub: TestHub) -> None:
+    with weakened("no-mark-after-a-failover"):
+        assert count_around_a_failover(primary, hub, 1, captured=True) != 6

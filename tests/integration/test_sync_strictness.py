@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What SQLite acknowledged comes home: it refuses at the write what PostgreSQL would refuse."""
 
+import contextlib
 import itertools
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from edgepaas.database.model import KindedModel, new_metadata
 from edgepaas.database.types import Numeric, Uuid
+from edgepaas.outbox import strictness
 from edgepaas.outbox.tables import quoted
 from edgepaas.sync.hub.connection import Hub
 from tests.support.databases import table_of
@@ -145,6 +147,15 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+def make_looser(path: Path) -> None:
+    """Make the file as a migration does that leaves out the constraints."""
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute(
+            "CREATE TABLE parts (id VARCHAR(36) PRIMARY KEY, name VARCHAR(5), count INTEGER, "
+            "small SMALLINT, rack INTEGER, place INTEGER, price TEXT)"
+        )
+
+
 @pytest.mark.parametrize("migrated", [False, True], ids=["as declared", "by a looser migration"])
 def test_constraints_hold_on_sqlite_however_its_tables_were_made(
     tmp_path: Path, parts_hub: TestHub, migrated: bool
@@ -152,11 +163,7 @@ def test_constraints_hold_on_sqlite_however_its_tables_were_made(
     """A client's own record of what was refused, against PostgreSQL's for the same rows."""
     path = tmp_path / "parts.db"
     if migrated:
-        with sqlite3.connect(path) as file:
-            file.execute(
-                "CREATE TABLE parts (id VARCHAR(36) PRIMARY KEY, name VARCHAR(5), count INTEGER, "
-                "small SMALLINT, rack INTEGER, place INTEGER, price TEXT)"
-            )
+        make_looser(path)
     box = TestBox(path, Model.metadata, strict=True)
     seed = [
         {"name": "taken", "rack": 1},
@@ -195,6 +202,63 @@ def attempt(box: TestBox, hub: TestHub, row: dict[str, Any]) -> tuple[bool, bool
         assert error.args[0]["C"].startswith(("22", "23")), error
         return here, False
     return here, True
+
+
+#: Updates of a row that broke a CHECK before that was made, and whether PostgreSQL takes them.
+UPDATES = [
+    ("name = 'b'", False),  # another column: the whole row is judged
+    ("count = count", False),
+    ("count = 101", False),
+    ("count = NULL, name = 'b'", True),  # unknown is not false
+    ("count = 99", True),
+    ("count = 99, name = 'c'", True),
+]
+
+
+@pytest.mark.parametrize(("change", "taken"), UPDATES)
+def test_an_update_is_judged_by_the_whole_row_where_postgresql_does(
+    tmp_path: Path, parts_hub: TestHub, change: str, taken: bool
+) -> None:
+    """PostgreSQL evaluates each CHECK whatever changes; a stored value is not cast again."""
+    row = str(uuid.uuid4())
+    make_looser(tmp_path / "parts.db")
+    box = TestBox(tmp_path / "parts.db", Model.metadata, strict=True)
+    insert = f"INSERT INTO parts (id, name, count) VALUES ('{row}', 'a', 100)"
+    box.file.execute("BEGIN IMMEDIATE")
+    with strictness.suspended(box.file):
+        box.file.execute(insert)
+    box.file.execute("COMMIT")
+    ((rule,),) = parts_hub.ask(
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'parts'::regclass AND contype = 'c' "
+        "AND pg_get_constraintdef(oid) LIKE '%count%'"
+    )
+    ((definition,),) = parts_hub.ask(
+        f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = '{rule}'"
+    )
+    parts_hub.ask(f"ALTER TABLE parts DROP CONSTRAINT {rule}")
+    try:
+        parts_hub.ask(f"{insert} RETURNING 1")
+        parts_hub.ask(f"ALTER TABLE parts ADD CONSTRAINT {rule} {definition} NOT VALID")
+        update = f"UPDATE parts SET {change} WHERE id = '{row}'"
+        assert (_taken(lambda: box.write(update), box), _taken(lambda: parts_hub.ask(update))) == (
+            taken,
+            taken,
+        )
+    finally:
+        box.close()
+        parts_hub.ask("TRUNCATE parts")
+        parts_hub.ask(f"ALTER TABLE parts DROP CONSTRAINT IF EXISTS {rule}")
+        parts_hub.ask(f"ALTER TABLE parts ADD CONSTRAINT {rule} {definition}")
+
+
+def _taken(write: Callable[[], object], box: TestBox | None = None) -> bool:
+    try:
+        write()
+    except (sqlite3.IntegrityError, DatabaseError):
+        if box is not None:
+            box.file.execute("ROLLBACK")
+        return False
+    return True
 
 
 def test_what_the_mirror_brings_is_not_judged(strict: TestBox) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -58,14 +59,26 @@ UNFIT: list[tuple[list[str], str, Cause]] = [
     (["ALTER TABLE readings ALTER COLUMN value TYPE real"], '"value" is real', Cause.TYPE),
     (["ALTER TABLE readings ALTER COLUMN value TYPE numeric(6,1)"], "numeric(6,1)", Cause.TYPE),
     (["ALTER TABLE readings ALTER COLUMN value TYPE integer"], '"value" is integer', Cause.TYPE),
-    (["ALTER TABLE readings ALTER COLUMN unit SET NOT NULL"], "takes no NULL", Cause.NOT_NULL),
     (["ALTER TABLE readings ALTER COLUMN unit TYPE varchar(3)"], "longer texts", Cause.TYPE),
     (["CREATE TABLE copied AS SELECT * FROM readings", "DROP TABLE readings CASCADE",
       "ALTER TABLE copied RENAME TO readings"], "has no key", Cause.KEY),
     (["CREATE RULE nothing AS ON INSERT TO readings DO INSTEAD NOTHING"], "rules", Cause.KIND),
     (["ALTER TABLE readings SET UNLOGGED"], "UNLOGGED", Cause.KIND),
 ]  # fmt: skip
-NAMES = ["real", "numeric", "integer", "not-null", "shorter", "without-key", "rule", "unlogged"]
+NAMES = ["real", "numeric", "integer", "shorter", "without-key", "rule", "unlogged"]
+#: Further ones, whose refusals too name what mends them.
+MORE: list[tuple[list[str], str]] = [
+    (["ALTER TABLE readings DROP CONSTRAINT pk_readings, ADD PRIMARY KEY (id, metric)"],
+     "has the key (id, metric)"),
+    (["ALTER TABLE readings DROP CONSTRAINT pk_readings, ADD PRIMARY KEY (id) DEFERRABLE"],
+     "has no key"),
+    (["ALTER TABLE readings ADD COLUMN more integer NOT NULL"], "requires a value"),
+    (["ALTER TABLE readings ALTER COLUMN unit TYPE integer USING NULL"], '"unit" is integer'),
+    (["ALTER TABLE readings ALTER COLUMN unit TYPE char(5)"], "padded or cut"),
+    (["ALTER TABLE readings ALTER COLUMN value TYPE real",
+      "ALTER TABLE readings SET UNLOGGED",
+      "CREATE RULE nothing AS ON UPDATE TO readings DO INSTEAD NOTHING"], "UNLOGGED"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("unfit", UNFIT, ids=NAMES)
@@ -108,6 +121,47 @@ def test_what_would_change_rows_is_at_head_and_not_fit(
             hub.prepare_hub(contract, Settings.of(RUN_MIGRATIONS=run_migrations), telemetry)
     with pytest.raises(RehearsalFailed, match="does not fit"):
         rehearse(hub_database.url, settings, paths)
+
+
+@pytest.mark.parametrize(("statements", "said"), [*((one, said) for one, said, _ in UNFIT), *MORE])
+def test_what_a_refusal_names_mends_the_table(
+    hub_database: HubDatabase, database: ServerDatabase, statements: list[str], said: str
+) -> None:
+    """It said "alter it back" of a table that nobody had altered, and not which side, nor how."""
+    for statement in statements:
+        hub_database.execute(statement)
+    state = schema_at_head(database, telemetry)
+    assert not state.at_head
+    assert said in state.message
+    named = re.findall(r"`([^`]+)`", state.message)
+    assert named, state.message
+    for statement in named:
+        hub_database.execute(statement)
+    found = schema_at_head(database, telemetry)
+    assert (found.at_head, found.reservation) == (True, "")
+
+
+def test_a_column_that_takes_no_null_is_reported_and_moves_nothing(
+    paths: Paths, hub_database: HubDatabase, database: ServerDatabase
+) -> None:
+    """So it worked in the releases that did not look: rows without a value alone are refused."""
+    hub_database.execute("ALTER TABLE readings ALTER COLUMN unit SET NOT NULL")
+    models = TABLES_RECORD.read(paths.tables)
+    assert models is not None
+    found: list[Any] = []
+    FitWatch(database, models["tables"], found.append).look()
+    assert found == [()]
+    state = schema_at_head(database, telemetry)
+    assert state.at_head
+    assert "readings without a value for unit" in state.reservation
+    assert rehearse(hub_database.url, Settings.of(), paths).revisions
+    (statement,) = re.findall(r"`([^`]+)`", state.reservation)
+    hub_database.execute(statement)
+    assert schema_at_head(database, telemetry).reservation == ""
+    # The other way round takes more.
+    hub_database.execute("ALTER TABLE readings ALTER COLUMN metric DROP NOT NULL")
+    state = schema_at_head(database, telemetry)
+    assert (state.at_head, state.reservation) == (True, "")
 
 
 def test_a_table_that_takes_more_is_fit(

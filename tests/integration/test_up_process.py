@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from tests.support.service_process import (
     write_contracts,
     write_db_contract,
 )
+from tests.support.weaken import weak_environ
 
 
 class Chain:
@@ -232,6 +234,43 @@ def test_a_service_that_hangs_is_ended_and_started_again(chain: Chain) -> None:
     until(lambda: len(chain.service_pids) == 2, "the second service")
     wait_until_ready(chain.port)
     assert gone(chain.service_pids[0])
+
+
+@pytest.mark.parametrize("stage", CHAIN)
+def test_a_start_that_hangs_is_killed_at_its_limit_with_a_reason_and_a_status(
+    chain: Chain, stage: str
+) -> None:
+    """SIGSTOP before READY=1, or before a stage has ended."""
+    chain.plan(stage, "hang")
+    up = chain.start(TEST_START_LIMIT=f"{stage} 5")
+    assert up.wait() == 128 + signal.SIGKILL
+    assert chain.ran[-1] == stage
+    what = "ready" if stage == "serve" else "done"
+    assert re.search(f"'edgepaas {stage}' is not {what} after [0-9]+ s; it is ended", up.output)
+    assert f"'edgepaas {stage}' ended with status -9" in up.output
+
+
+def test_a_start_that_hangs_after_the_first_readiness_is_tried_again(chain: Chain) -> None:
+    up = chain.start_until_ready(TEST_START_LIMIT="schema 15")
+    chain.plan("schema", "hang")
+    os.kill(chain.service_pids[0], signal.SIGKILL)
+    until(lambda: len(chain.service_pids) == 2, "the second service")
+    wait_until_ready(chain.port)
+    assert "'edgepaas schema' ended with status -9; the chain starts again" in up.output
+
+
+def test_a_start_that_asks_for_more_time_has_it(chain: Chain) -> None:
+    """EXTEND_TIMEOUT_USEC, as a long migration sends it."""
+    chain.plan("schema", "long")
+    up = chain.start_until_ready(TEST_START_LIMIT="schema 15")
+    assert chain.ran == list(CHAIN)
+    assert "it is ended" not in up.output
+
+
+def test_a_build_that_gives_no_more_time_is_found_out(chain: Chain) -> None:
+    chain.plan("schema", "long")
+    up = chain.start(TEST_START_LIMIT="schema 5", **weak_environ("start-not-extended"))
+    assert up.wait() == 128 + signal.SIGTERM
 
 
 def test_the_service_ends_when_its_parent_is_killed(chain: Chain) -> None:

@@ -135,7 +135,7 @@ class Cases:
         """How each kind of end is seen by the parent, which lives on."""
         self.launcher.begin_round()
         names = ("none", "again", "exit", "complain", "raise", "crash", "abort")
-        return {name: _wait_for(self.launcher.start_stage(name)) for name in names}
+        return {name: _wait_for(self.launcher.start_stage(name, {})) for name in names}
 
     def isolation(self) -> Any:
         """Two stages, one after the other, below a parent that holds a lock and a socket."""
@@ -146,7 +146,7 @@ class Cases:
             signal.signal(signal.SIGTERM, lambda *_: None)
             self.launcher.begin_round()
             for _ in range(2):
-                _wait_for(self.launcher.start_stage("describe"))
+                _wait_for(self.launcher.start_stage("describe", {"NOTIFY_SOCKET": "@x"}))
         return [
             json.loads(path.read_text()) for path in sorted(self.folder.glob("described-*"))
         ] + [{"seen": seen, "left": os.environ.get("LEFT_BY_A_STAGE")}]
@@ -172,7 +172,7 @@ class Cases:
         self.launcher.begin_round()
         found = {}
         for name, number in (("wait", signal.SIGTERM), ("interrupted", signal.SIGINT)):
-            pid = self.launcher.start_stage(name)
+            pid = self.launcher.start_stage(name, {})
             deadline = time.monotonic() + 60
             while not (self.folder / "waits").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -184,13 +184,13 @@ class Cases:
     def leave(self) -> Any:
         """A thread that has work to do, and what was registered for the end."""
         self.launcher.begin_round()
-        status = _wait_for(self.launcher.start_stage("leave"))
+        status = _wait_for(self.launcher.start_stage("leave", {}))
         return [status, (self.folder / "thread").exists(), (self.folder / "at-exit").exists()]
 
     def service(self) -> Any:
         """The service imports, and gets its socket and its lifeline later."""
         self.launcher.begin_round()
-        _wait_for(self.launcher.start_stage("none"))
+        _wait_for(self.launcher.start_stage("none", {}))
         return self._serve()
 
     def service_killed(self) -> Any:
@@ -230,7 +230,7 @@ class Cases:
         self.launcher.prepare_round()
         self.launcher.end_round()
         self.launcher.begin_round()
-        _wait_for(self.launcher.start_stage("none"))
+        _wait_for(self.launcher.start_stage("none", {}))
         status, served_pid, served = self._serve()
         return [status, served_pid == pid, served]
 
@@ -271,7 +271,7 @@ class Cases:
         launcher = make_launcher(self.folder)
         (self.folder / "of_this_test.py").write_text("x = 2  # longer\n")
         launcher.begin_round()
-        return _wait_for(launcher.start_stage("describe"))
+        return _wait_for(launcher.start_stage("describe", {}))
 
     def second_thread(self) -> Any:
         """A second thread at the time of the round."""
@@ -279,7 +279,7 @@ class Cases:
         thread = threading.Thread(target=stop.wait)
         thread.start()
         self.launcher.begin_round()
-        status = _wait_for(self.launcher.start_stage("describe"))
+        status = _wait_for(self.launcher.start_stage("describe", {}))
         stop.set()
         thread.join()
         return status
@@ -288,7 +288,7 @@ class Cases:
         """Stages are forked, and the service is a program."""
         launcher = make_launcher(self.folder, memory=lambda: ENOUGH_MEMORY - 1)
         launcher.begin_round()
-        status = _wait_for(launcher.start_stage("again"))
+        status = _wait_for(launcher.start_stage("again", {}))
         self.launcher = launcher
         return [status, self._serve()]
 

@@ -37,12 +37,17 @@ MORNING = datetime(2024, 5, 1, 6, tzinfo=UTC)
 STEPS = {
     "-journal": False,  # nothing was sent or written
     "+journal": False,  # the entry is written, nothing was sent
+    "half-sent": False,  # a part of the flight was sent, and not its COMMIT
     "-sync": True,  # all was sent, and the entry is not synced
     "+sync": True,  # the answer is not read
     "-confirm": True,  # the answer was read
     "+confirm": True,  # what became of the entry is known, and not written
     "-answer": True,  # the caller has not heard of it
+    "+answer": True,  # it has, and what became of the entry is not written
+    "+noted": True,  # it is written, and the caller has not heard of it
 }
+#: Steps at which the entry is in flight, and the hub does not have it: a client may have been told.
+IN_DOUBT = ("+journal", "half-sent")
 
 
 def prepare(paths: Paths, url: str) -> None:
@@ -159,16 +164,38 @@ def _killed_after(original: Callable[..., Any]) -> Callable[..., Any]:
     return killed
 
 
+def sends_a_half(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what sends the first half of a flight, and is killed."""
+
+    def half(self: Any, flight: bytes) -> None:
+        send(self, flight[: len(flight) // 2])
+        _die()
+
+    return half
+
+
+def _flushing(journal: Journal, confirm: Callable[..., Any]) -> Callable[..., Any]:
+    def confirmed(*arguments: Any) -> None:
+        confirm(*arguments)
+        journal.flush()
+
+    return confirmed
+
+
 def arm(box: JournaledBox, step: str) -> None:
     """Have this process killed at *step* of the next append."""
     from edgepaas.database.append import AppendJob
     from edgepaas.marks.journaling import JournalingRider
+    from edgepaas.pgdriver.flights.exchange import Exchange
 
     journal: Any = box.journal
     if step == "-journal":
         journal.write = _killed_before(journal.write)
     elif step == "+journal":
         journal.write = _killed_after(journal.write)
+    elif step == "half-sent":
+        exchange: Any = Exchange
+        exchange.send = sends_a_half(exchange.send)
     elif step == "-sync":
         journal.sync = _killed_before(journal.sync)
     elif step == "+sync":
@@ -181,6 +208,10 @@ def arm(box: JournaledBox, step: str) -> None:
     elif step == "-answer":
         job: Any = AppendJob
         job.appended = _killed_before(job.appended)
+    elif step == "+noted":
+        journal.confirm = _killed_after(_flushing(journal, journal.confirm))
+    elif step == "+answer":
+        return  # by main, which has the answer
     else:
         raise ValueError(f"no such step: {step}")
 
@@ -195,6 +226,8 @@ def main() -> None:
         box.journal.flush()
         arm(box, step)
         append(box.database, [reading(uuid.UUID(one)) for one in ids], stamp=MORNING)
+        if step == "+answer":
+            _die()
     raise AssertionError(f"{step} was never met")
 
 

@@ -4,8 +4,10 @@
 It keeps a record of its own beside: the id of each row that was acknowledged.
 """
 
+import contextlib
+import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from edgepaas.marks.changes import Change, Op
 from edgepaas.marks.comparison import Mark
 from edgepaas.marks.journaling import Expected
 from edgepaas.marks.keeper import JOIN_EVERY, MarkKeeper
-from edgepaas.marks.record import read_record
+from edgepaas.marks.record import is_alive, read_record
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.journal.reading import newest_order
 from edgepaas.outbox.journal.tables import journal_path
@@ -48,16 +50,16 @@ class PrimaryBox:
         self.paths.create()
         self.hub = hub
         self.file = TestBox(self.paths.sqlite, node=NODE)
-        layouts = [one for one in forwarded_layouts(document()) if one.table in _TABLES]
-        self._names = {one.table: one.names for one in layouts}
-        self.journal = Journal(journal_path(self.paths.sqlite), NODE, layouts)
+        self._layouts = [one for one in forwarded_layouts(document()) if one.table in _TABLES]
+        self._names = {one.table: one.names for one in self._layouts}
         self.now = 0.0
-        self.keeper = MarkKeeper(self.paths, NODE, _TABLES, clock=lambda: self.now)
-        self.keeper.journal = self.journal
+        self._start()
         self.connections = LostConnections(
             self.paths, NODE, self.journal.path, self._is_alive, clock=lambda: self.now
         )
-        self.recovery = self.file.recovery = Recovery(document(), self.journal.path, self._is_alive)
+        self.recovery = self.file.recovery = Recovery(
+            document(), self.journal.path, self._is_alive, lambda: self.connections.in_doubt
+        )
         self.mirror = Mirror(
             document(),
             copy_own=SharedCopier(self.journal.path),
@@ -68,8 +70,29 @@ class PrimaryBox:
         self._driver: Any = None
         self.url = hub.url
 
-    def _is_alive(self, _stream: str, _owner: str) -> bool:
-        return False
+    def _is_alive(self, _stream: str, owner: str) -> bool:
+        return is_alive(self.paths, owner)
+
+    def _start(self) -> None:
+        """Start a process of the service."""
+        self.keeper = MarkKeeper(self.paths, NODE, _TABLES, clock=lambda: self.now)
+        path = journal_path(self.paths.sqlite)
+        self.journal = Journal(path, NODE, self._layouts, owner=self.keeper.owner)
+        self.keeper.journal = self.journal
+
+    def kill(self) -> None:
+        """Have the service die as by SIGKILL, and start it anew.
+
+        What became of the last entries is not written yet.
+        """
+        if self._driver is not None:
+            close_quietly(self._driver)
+            self._driver = None
+        self.journal._writer._notes.clear()
+        self.journal.close()
+        os.close(self.keeper._claim)  # what the kernel does
+        self.keeper._claim = -1
+        self._start()
 
     # -- PostgreSQL serves --
 
@@ -98,18 +121,49 @@ class PrimaryBox:
             self.connect()
         self.keeper.look(self._ask)
 
-    def write(self, statements: Sequence[Statement], *changes: Change) -> None:
-        """Run *statements* in a transaction whose *changes* are in the journal ahead of COMMIT."""
+    @contextlib.contextmanager
+    def another_process(self, after_asking: Callable[[], None]) -> Iterator[Callable[[], None]]:
+        """Give what compares the marks as another process of the service does.
+
+        *after_asking* is called when the hub has answered, and nothing was done about it yet.
+        """
+        keeper = MarkKeeper(self.paths, NODE, _TABLES, clock=lambda: self.now)
+        driver = connect(split_url(self.url), deadline=20, tls=PLAIN)
+
+        def asking(sql: str) -> Any:
+            found = ask(driver, sql, 60)
+            after_asking()
+            return found
+
+        path = journal_path(self.paths.sqlite)
+        with contextlib.closing(Journal(path, NODE, self._layouts, owner=keeper.owner)) as journal:
+            keeper.journal = journal
+            yield lambda: keeper.look(asking)
+        close_quietly(driver)
+        os.close(keeper._claim)
+
+    def write(
+        self, statements: Sequence[Statement], *changes: Change, captured: bool = False
+    ) -> None:
+        """Run *statements* in a transaction whose *changes* are in the journal ahead of COMMIT.
+
+        *captured*: they are known only when COMMIT was answered, as the hub's triggers tell them.
+        """
         if self._driver is None:
             self.connect()
         rider = self._holder.rider
         self._pipeline.send([("BEGIN", ()), *rider.begin(), *statements])
         self._pipeline.receive()
-        rider.expect(Expected(changes))
+        if not captured:
+            rider.expect(Expected(changes))
         ending = rider.ending()
+        order = self.journal.next_order()
         rider.sent()
         self._pipeline.send([*ending, ("COMMIT", ())])
         rider.committed(self._pipeline.receive()[:-1])
+        if captured:
+            stream_id, mark = rider.marks.position
+            self.journal.record(stream_id, mark, changes, order=order)
 
     def samples(self, *values: float) -> list[str]:
         """Write a sample for each of *values* in one transaction; returns their ids."""
@@ -127,10 +181,7 @@ class PrimaryBox:
         """Make a place; returns its id."""
         identity = str(name_id("places", name))
         sql = "INSERT INTO places (id, name, note) VALUES ($1::text::uuid, $2::text, $3::text)"
-        self.write(
-            [(sql, (identity, name, note))],
-            self._change("places", "I", id=identity, name=name, note=note),
-        )
+        self.write([(sql, (identity, name, note))], self.placing(name, note))
         return identity
 
     def describe(self, name: str, before: str, after: str) -> None:
@@ -143,15 +194,43 @@ class PrimaryBox:
             Change("places", "U", (*new.values, *old.values)),
         )
 
-    def count(self, name: str, before: int) -> None:
+    def count(self, name: str, before: int, *, captured: bool = False) -> None:
         """Count a visit of a place that had *before*."""
+        self.write(
+            [("UPDATE places SET visits = coalesce(visits, 0) + 1 WHERE name = $1::text", (name,))],
+            self.counting(name, before),
+            captured=captured,
+        )
+
+    def remove(self, name: str, note: str) -> None:
+        """Delete a place."""
+        identity = str(name_id("places", name))
+        self.write(
+            [("DELETE FROM places WHERE name = $1::text", (name,))],
+            self._change("places", "D", id=identity, name=name, note=note),
+        )
+
+    def placing(self, name: str, note: str) -> Change:
+        """The insert of a place."""
+        return self._change("places", "I", id=str(name_id("places", name)), name=name, note=note)
+
+    def counting(self, name: str, before: int) -> Change:
+        """The update that counts a visit of a place that had *before*."""
         identity = str(name_id("places", name))
         new = self._change("places", "I", id=identity, name=name, visits=before + 1)
         old = self._change("places", "I", id=identity, name=name, visits=before)
-        self.write(
-            [("UPDATE places SET visits = coalesce(visits, 0) + 1 WHERE name = $1::text", (name,))],
-            Change("places", "U", (*new.values, *old.values)),
-        )
+        return Change("places", "U", (*new.values, *old.values))
+
+    def write_ahead_of_a_kill(self, *changes: Change) -> None:
+        """Die when *changes* are in the journal, and nothing of them is sent."""
+        if self._driver is None:
+            self.connect()
+        rider = self._holder.rider
+        rider.begin()
+        rider.ending()
+        stream_id, mark = rider.marks.position
+        self.journal.write(stream_id, mark, changes)
+        self.kill()
 
     def _change(self, table: str, op: Op, **values: Any) -> Change:
         return Change(table, op, tuple(values.get(name) for name in self._names[table]))
@@ -187,6 +266,10 @@ class PrimaryBox:
     def compare(self, link: Hub) -> None:
         """Compare all marks over *link*."""
         self.journal.flush()
+        self.compare_without_journal(link)
+
+    def compare_without_journal(self, link: Hub) -> None:
+        """Compare all marks over *link*; the service has not the journal open."""
         self.connections.compare(link, self.file.file)
         compare_history(self.file.file, link)
         compare_file(self.file.file, link)

@@ -3,12 +3,16 @@
 
 Each stage appends its name to FOLDER/ran. FOLDER/status-STAGE, where it is there, holds
 exit statuses, one a line, used up from the top; without it a stage ends with 0 and the
-service is the real one. What runs beside it appends to FOLDER/beside instead, and without
-a status lives until it is told to end. FOLDER/pauses gets the seconds of each longer pause.
+service is the real one. ``hang`` instead of a status stops the process (SIGSTOP), and ``long``
+has it take longer than its limit, for which it asks. What runs beside it appends to
+FOLDER/beside instead, and without a status lives until it is told to end. FOLDER/pauses gets
+the seconds of each longer pause.
 """
 
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 from edgepaas.httpd.listen import bind
@@ -16,6 +20,7 @@ from edgepaas.logs import configure_logging
 from edgepaas.sd_notify import Notifier
 from edgepaas.supervisor.sidecars import SIDECARS
 from edgepaas.supervisor.source_watch import SourceWatch
+from edgepaas.supervisor.stage_processes import START_LIMITS
 from edgepaas.supervisor.supervisor import Supervisor
 
 
@@ -37,10 +42,17 @@ def supervise(folder: Path, port: int) -> int:
         stop_timeout=lambda: 5.0,
         notifier=Notifier.of(os.environ, os.getpid()),
         watchdog=float(os.environ.get("TEST_WATCHDOG", "30")),
+        start_limits=limits(),
         watch_sources=(lambda: SourceWatch([Path(reload)])) if reload else None,
         before_pause=lambda seconds: note_pause(folder, seconds),
         program=(sys.executable, __file__, str(folder)),
     ).run()
+
+
+def limits() -> dict[str, float]:
+    """The time limits of the stages; TEST_START_LIMIT, "STAGE SECONDS", is another one."""
+    stage, _, seconds = os.environ.get("TEST_START_LIMIT", "").partition(" ")
+    return START_LIMITS | ({stage: float(seconds)} if stage else {})
 
 
 def note_pause(folder: Path, seconds: float) -> None:
@@ -58,7 +70,12 @@ def stage(folder: Path, name: str, options: list[str]) -> int:
     statuses = plan.read_text().split() if plan.exists() else []
     if statuses:
         plan.write_text("\n".join(statuses[1:]))
-    if statuses and statuses[0] != "go":
+    if statuses[:1] == ["hang"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif statuses[:1] == ["long"]:
+        Notifier.of(os.environ, os.getpid()).extend(600)
+        time.sleep(limits()[name] + 1)
+    elif statuses and statuses[0] != "go":
         return int(statuses[0])
     if beside:
         # Ends with whoever started it, also where that was killed: no test leaves one behind.

@@ -383,6 +383,42 @@ def _journal_behind(module: Any) -> Iterable[Replacement]:
     return [(rider, "sent", sent), (rider, "committed", behind)]
 
 
+def _in_flight_goes(settling: Any) -> Iterable[Replacement]:
+    """What a killed process left in flight goes where the hub lacks it."""
+    return [(settling, "DOUBTFUL", None)]
+
+
+def _durability_not_asked(hub: Any) -> Iterable[Replacement]:
+    """A transaction is as durable as the server's default makes it."""
+    as_it_is = "current_setting('synchronous_commit')"
+    return [(hub, "_DURABLE", as_it_is), (hub, "DURABLE_ONLY", f"SELECT {as_it_is}")]
+
+
+def _asked_too_late(keeper: Any) -> Iterable[Replacement]:
+    """Who still writes is asked when the hub's marks were read already."""
+    original = keeper.MarkKeeper._settle_journal
+
+    def settle(self: Any, hub: Any, _abandoned: Any) -> None:
+        original(self, hub, self._abandoned_entries())
+
+    return [(keeper.MarkKeeper, "_settle_journal", settle)]
+
+
+def _no_mark_after_a_failover(hub: Any) -> Iterable[Replacement]:
+    """A transaction whose mark does not move begins no other stream."""
+    original = hub.mark_statements
+
+    def mark_statements(tables: Any) -> Any:
+        found = original(tables)
+        return dataclasses.replace(
+            found,
+            advance=found.advance.replace("WHERE NOT EXISTS (SELECT FROM moved)", "WHERE false"),
+        )
+
+    rider = importlib.import_module("edgepaas.marks.rider")
+    return [(hub, "mark_statements", mark_statements), (rider, "mark_statements", mark_statements)]
+
+
 def _journal_unsynced(module: Any) -> Iterable[Replacement]:
     """The client hears of a write that a power cut takes from the journal."""
     return [(module.Journal, "sync", lambda self, entry: None)]
@@ -392,8 +428,8 @@ def _followed_in_part(statements: Any) -> Iterable[Replacement]:
     """Where a part of a job is new, that part is stored, and nothing that follows from it."""
     original = statements._statement
 
-    def statement(kind: Any) -> Any:
-        text = original(kind)
+    def statement(*kind: Any) -> Any:
+        text = original(*kind)
         return text.replace(
             f"given WHERE given.{statements._JOB} NOT IN (SELECT job FROM there) RETURNING",
             "given WHERE true ON CONFLICT DO NOTHING RETURNING",
@@ -441,6 +477,16 @@ def _trusting_mirror(mirror: Any) -> Iterable[Replacement]:
         (mirror, "require_whole_history", lambda _: None),
         (mirror, "_prove", lambda *_: mirror.Proof()),
     ]
+
+
+def _uncounted_copies(scheduled: Any) -> Iterable[Replacement]:
+    """What comes home of the file's copies goes on counting as lost."""
+    return [(scheduled.resent, "remember_copies", lambda *_: None)]
+
+
+def _any_table(proof: Any) -> Iterable[Replacement]:
+    """A table of the hub is the one that was mirrored as long as it has the name."""
+    return [(proof, "made_anew", lambda *_: frozenset())]
 
 
 def _resent_behind(insertion: Any) -> Iterable[Replacement]:
@@ -541,6 +587,30 @@ def _counters_overwrite(statements: Any) -> Iterable[Replacement]:
     return [(statements, "updated_value", updated_value)]
 
 
+def _deaf_at_first(module: Any) -> Iterable[Replacement]:
+    """The supervisor's handlers take signals before there is anything to keep them in."""
+
+    class At:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, "SIG_UNBLOCK" if name == "SIG_BLOCK" else name)
+
+    original, real = module.Events.__enter__, module.signal
+
+    def enter(self: Any) -> Any:
+        module.signal = At()
+        try:
+            return original(self)
+        finally:
+            module.signal = real
+
+    return [(module.Events, "__enter__", enter)]
+
+
+def _start_not_extended(module: Any) -> Iterable[Replacement]:
+    """A stage under 'edgepaas up' may ask for more time, and gets none."""
+    return [(module.Child, "extend", lambda self, seconds: None)]
+
+
 def _rounded_decimals(module: Any) -> Iterable[Replacement]:
     """SQLite stores decimal numbers as it likes: as 64-bit floats."""
 
@@ -570,6 +640,34 @@ def _forgotten_capture(keeping: Any) -> Iterable[Replacement]:
     return [(keeping.JournaledChanges, "keep", lambda _self, _written: None)]
 
 
+def _unreadable_is_missing(access: Any) -> Iterable[Replacement]:
+    """A journal that cannot be read now is taken for one that is not there."""
+    original = access.youngest_order
+
+    def youngest_order(path: Any) -> int:
+        try:
+            return int(original(path))
+        except access.JournalUnreadable:
+            return 0
+
+    return [(access, "youngest_order", youngest_order)]
+
+
+def _waits_for_journal(trouble: Any) -> Iterable[Replacement]:
+    """Nothing is delivered for as long as the journal cannot be read."""
+    return [(trouble.JournalTrouble, "record_failure", lambda *_: False)]
+
+
+def _journal_moves(journal: Any) -> Iterable[Replacement]:
+    """What is read twice of the journal is read at two moments."""
+    return [(journal, "snapshot", lambda _: contextlib.nullcontext())]
+
+
+def _unsent_is_prepared(prepared: Any) -> Iterable[Replacement]:
+    """What a flight would have prepared that was not sent counts as prepared."""
+    return [(prepared.PreparedStatements, "unsent", lambda _: None)]
+
+
 def _unguarded_file(guard: Any) -> Iterable[Replacement]:
     """The SQLite file is written whether or not its triggers are in place."""
     return [(guard.CaptureGuard, name, lambda _self: None) for name in ("begin", "finish")]
@@ -578,6 +676,10 @@ def _unguarded_file(guard: Any) -> Iterable[Replacement]:
 WEAKNESSES: dict[str, dict[str, Patch]] = {
     "unchecked-capture": {"edgepaas.outbox.hub_capture.rider": _unchecked_capture},
     "forgotten-capture": {"edgepaas.outbox.hub_capture.keeping": _forgotten_capture},
+    "unreadable-is-missing": {"edgepaas.outbox.journal.access": _unreadable_is_missing},
+    "waits-for-journal": {"edgepaas.sync.resend.journal_trouble": _waits_for_journal},
+    "journal-moves": {"edgepaas.outbox.journal.journal": _journal_moves},
+    "unsent-is-prepared": {"edgepaas.pgdriver.flights.prepared": _unsent_is_prepared},
     "unguarded-file": {"edgepaas.database.sqlite.capture_guard": _unguarded_file},
     "quick": {
         "edgepaas.supervisor.supervisor": _constants(LONGEST_PAUSE=0.2),
@@ -591,6 +693,14 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.decision.waiting": lambda w: [(w, "rows_waiting", lambda *_: w.Waiting())],
     },
     "any-type-fits": {"edgepaas.outcomes.fit": _any_type_fits},
+    "empties-unasked": {
+        "edgepaas.schema.renames.observer": lambda o: [
+            (o.ObservedRevision, "no_longer_empty", lambda *_: [])
+        ],
+    },
+    "revision-waits-for-ever": {
+        "edgepaas.sync.turns.schema": lambda t: [(t.SchemaTurn, "left", lambda *_: float("inf"))],
+    },
     "believes-tags": {"edgepaas.sync.delivery.planner": _believes_tags},
     "unseen-rows": {"edgepaas.database.postgresql.write_outcomes": _unseen_rows},
     "catalog-as-read": {"edgepaas.sync.delivery.drain": _catalog_as_read},
@@ -603,10 +713,16 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
             AFTER_RETURN=0.2, BETWEEN_RETURNS=0.5, _LOOK_EVERY=0.2
         )
     },
+    # Weakens nothing: the journal makes room at once.
+    "prune-soon": {"edgepaas.service.watches.journal": _constants(PRUNE_EVERY=0.5)},
     "audit-keys-alone": {"edgepaas.sync.audit.digest": _keys_alone},
     "audit-no-repair": {"edgepaas.sync.audit.scheduled": _no_repair},
     "any-state": {"edgepaas.sync.losses.lost_state": _takes_any_state},
     "set-marks": {"edgepaas.marks.hub": _set_marks},
+    "durability-not-asked": {"edgepaas.marks.hub": _durability_not_asked},
+    "asked-too-late": {"edgepaas.marks.keeper": _asked_too_late},
+    "in-flight-goes": {"edgepaas.outbox.journal.settling": _in_flight_goes},
+    "no-mark-after-a-failover": {"edgepaas.marks.hub": _no_mark_after_a_failover},
     "journal-behind": {"edgepaas.marks.journaling": _journal_behind},
     "journal-unsynced": {"edgepaas.outbox.journal.journal": _journal_unsynced},
     "swallow-full": {"edgepaas.database.sqlite.group_commit": _swallow_full},
@@ -623,6 +739,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
     "forks-keep-files": {
         "edgepaas.supervisor.forked_stages": _constants(_close_from=lambda first: None)
     },
+    "deaf-at-first": {"edgepaas.supervisor.child": _deaf_at_first},
+    "start-not-extended": {"edgepaas.supervisor.child": _start_not_extended},
     "pin-caller-alone": {"edgepaas.service.core_pinning": _caller_alone},
     "early-answer": {"edgepaas.database.sqlite.group_commit": _early_answer},
     "append-again": {"edgepaas.httpd.channel": _append_again},
@@ -640,6 +758,8 @@ WEAKNESSES: dict[str, dict[str, Patch]] = {
         "edgepaas.sync.delivery.drain": lambda drain: [_trusting_itself(drain)],
     },
     "trusting-mirror": {"edgepaas.sync.mirror.mirror": _trusting_mirror},
+    "uncounted-copies": {"edgepaas.sync.audit.scheduled": _uncounted_copies},
+    "any-table": {"edgepaas.sync.mirror.proof": _any_table},
     "resent-behind": {"edgepaas.outbox.resending.insertion": _resent_behind},
     "lost-stays-lost": {"edgepaas.sync.resend.recovery": _lost_stays_lost},
     "names-alone": {"edgepaas.outbox.revisions.naming": _names_alone},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.service_process import until
 from tests.system.appliance import ENV_FILE, Appliance
 
 #: A clock of 1970 for one unit: the container shares the machine's clock.
@@ -72,13 +73,13 @@ def test_a_directory_in_the_place_of_the_file_of_settings(box: Appliance) -> Non
 def test_a_taken_port_is_named_and_had_as_soon_as_it_is_free(box: Appliance) -> None:
     box.sh("systemctl stop edgepaas.service edgepaas.socket")
     box.sh("systemd-run --unit=squatter python3 -m http.server 8080")
-    time.sleep(1)
+    until(lambda: ":8080 " in box.sh("ss -Hltn"), "the other program", 60)
     box.exec("systemctl", "start", "edgepaas", check=False, timeout=90)
-    time.sleep(8)
-    said = box.journal("-b", "-u", "edgepaas.service")
-    assert "PORT=8080: no socket was handed down" in said
+    told = "PORT=8080: no socket was handed down"
+    until(lambda: told in box.journal("-b", "-u", "edgepaas.service"), told, 90)
+    time.sleep(8)  # a busy loop would say it many times more
     assert "Address already in use" in box.journal("-b", "-u", "edgepaas.socket")
-    assert 1 <= said.count("PORT=8080: no socket was handed down") < 8, "no busy loop"
+    assert box.journal("-b", "-u", "edgepaas.service").count(told) < 8
     box.sh("systemctl stop squatter")
     assert box.client.wait_ready(60)["state"] == "standalone"
     assert box.show("edgepaas.socket", "ActiveState") == "active"

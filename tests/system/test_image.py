@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system import images
+from tests.system.checkout import REPOSITORY
 from tests.system.client import Writers, reading_of
 from tests.system.hub import DATABASE, Hub
 from tests.system.images import Container
@@ -73,7 +74,9 @@ def test_it_is_small_and_says_what_it_is(image: str) -> None:
     config = found["Config"]
     assert config["User"].split(":")[0].isdigit(), "a cluster has to see that it is not root"
     assert config["User"].split(":")[0] != "0"
-    assert config["Entrypoint"] == ["/usr/bin/edgepaas"]
+    assert config["Entrypoint"] == [
+        "/usr/bin/env", "--block-signal=TERM,INT", "/usr/bin/edgepaas",
+    ]  # fmt: skip
     assert config["Cmd"] == ["up"]
     assert found["Healthcheck"]["Test"] == ["CMD", "/usr/bin/edgepaas", "status"]
     assert set(config["Volumes"]) == {"/var/lib/edgepaas"}
@@ -126,6 +129,19 @@ def test_a_client_beyond_loopback_needs_a_token_as_on_an_installed_box(
     assert answer.status == 401
     assert container.client.get("/health/ready").status == 200
     assert container.client.get("/metrics").status == 200
+
+
+def test_its_api_says_of_itself_what_the_documents_say(container: Container) -> None:
+    """That stands in docstrings, of which the image keeps those alone."""
+    documented = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+    paths = container.client.get("/openapi.json").body["paths"]
+    operations = [
+        operation for methods in paths.values() for name, operation in methods.items()
+        if name != "parameters"
+    ]  # fmt: skip
+    assert len(operations) >= 20
+    for operation in operations:
+        assert operation["summary"] and operation["summary"] in documented
 
 
 # -- what it survives --

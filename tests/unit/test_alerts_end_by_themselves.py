@@ -13,7 +13,13 @@ from typing import cast
 import pytest
 
 from edgepaas.alerts import raise_alert
-from edgepaas.alerts.catalogue import CATALOGUE, FALLBACK_NOT_READY, NOT_CAPTURED, SALVAGE_FAILED
+from edgepaas.alerts.catalogue import (
+    CATALOGUE,
+    FALLBACK_NOT_READY,
+    HUB_REVISION_WAITS,
+    NOT_CAPTURED,
+    SALVAGE_FAILED,
+)
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.listing import list_conditions
 from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
@@ -28,15 +34,18 @@ from edgepaas.health.checks import CheckResult
 from edgepaas.health.state import StateBoard
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.outbox.forwarding_state import Forwarding
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import Stream
 from edgepaas.outcomes.causes import Cause, Refusal
 from edgepaas.outcomes.refused_tables import add_refused, remove_refused
+from edgepaas.schema.hub_conditions import note_hub_conditions
 from edgepaas.schema.open_problems import (
     clear_problem,
     clear_refusal,
     record_problem,
     record_refusal,
 )
+from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.stage import prepare_database
 from edgepaas.service.watches.condition_checks import ServiceChecks
 from edgepaas.service.watches.conditions import LOOK_EVERY, ConditionWatch
@@ -165,6 +174,25 @@ class Scenario:
     who: Step = Box.run_service
 
 
+def hub_report(*, reservation: str = "", waiting: str = "") -> Step:
+    """What a run on PostgreSQL left open, long after it was found first."""
+
+    def note(box: Box) -> None:
+        box.state, box.forwarding = "fallback", FORWARDS
+        report = SchemaReport(
+            "postgresql", "nothing", (), (), "at 2", reservation=reservation, waiting=waiting
+        )
+        note_hub_conditions(box.paths, report)
+        if waiting:
+            HUB_REVISION_WAITS.raise_alert("an hour later")
+
+    return note
+
+
+def without_a_hub(box: Box) -> None:
+    box.state, box.forwarding = "standalone", None
+
+
 def settings_file(text: str) -> Step:
     return lambda box: box.paths.env_file.write_text(text)
 
@@ -175,6 +203,10 @@ def file_of_rows(box: Box) -> None:
         connection.execute("INSERT INTO readings VALUES (?)", ("x" * 3_000_000,))
         connection.commit()
     box.settings = {"DISK_BUDGET": "4MiB"}
+
+
+def unreadable_journal(box: Box) -> None:
+    journal_path(box.paths.sqlite).write_bytes(b"no database at all" * 1000)
 
 
 def quarantine(box: Box) -> None:
@@ -322,6 +354,10 @@ SCENARIOS = [
     Scenario("rows-shed", file_of_rows, put(settings={"DISK_BUDGET": "100MiB"})),
     Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(noted=[])),
     Scenario("journal-unusable", put(noted=["journal"], state="primary"), put(state="fallback")),
+    Scenario("journal-in-use", put(noted=["journal"], state="primary"), put(noted=[])),
+    Scenario(
+        "journal-unread", unreadable_journal, lambda box: journal_path(box.paths.sqlite).unlink()
+    ),
     *counted("rows-not-in-postgres", rows_waiting=3),
     *counted("rows-left-behind", rows_waiting=3),
     *counted("sync-dead-letters", dead_letters=3),
@@ -350,6 +386,9 @@ SCENARIOS = [
         put(state="primary", noted=["hub-capture"]),
         put(state="fallback"),
     ),
+    Scenario("hub-rights", hub_report(reservation="no right"), hub_report()),
+    Scenario("hub-revision-waits", hub_report(waiting="revision 0002 waits"), hub_report()),
+    Scenario("hub-revision-waits", hub_report(waiting="revision 0002 waits"), without_a_hub),
     Scenario("node-twice", put(forwarding=FORWARDS), put(forwarding=None)),
     Scenario("audit-discrepancy", audited(1), audited(0)),
     Scenario("audit-discrepancy", audited(1), put(forwarding=None)),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A state folder, or a file in it, that was deleted: found, alerted, and counted until known."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -104,8 +105,11 @@ def test_a_deleted_state_folder_is_critical_with_all_that_is_known(
     assert len(told) == 2
     (sentence,) = lost_state.lost_sentences(paths)
     assert f"{WAITED} rows" in sentence
+    assert lost_state.rows_lost_with_state(paths) == 900
     assert lost_state.forget_losses(paths) == 1
     assert lost_state.lost_sentences(paths) == []
+    look(paths, "s2")
+    assert lost_state.rows_lost_with_state(paths) == 900, "not in place ever after"
 
 
 def test_a_deleted_file_is_found_whether_there_is_a_new_one_or_not(
@@ -146,6 +150,17 @@ def test_a_new_box_has_nothing_to_lose(paths: Paths, told: list[Any]) -> None:
     assert not paths.last_known.exists()
     look(paths, "s1")
     assert told == []
+
+
+def test_a_record_of_the_version_before_is_read(paths: Paths) -> None:
+    look(paths, "s1")
+    written = json.loads(paths.last_known.read_text())
+    del written["acknowledged_rows"]
+    paths.last_known.write_text(json.dumps({**written, "version": 1}))
+    assert lost_state.rows_lost_with_state(paths) == 0
+    look(paths, "s1")
+    assert paths.last_known.exists()
+    assert not list(paths.spool.glob("*.set-aside-*"))
 
 
 def test_what_the_spool_kept_of_another_version_is_no_loss(paths: Paths, told: list[Any]) -> None:

@@ -31,7 +31,7 @@ from edgepaas.files.records import (
 from edgepaas.marks import record as marks
 from edgepaas.outbox import layout
 from edgepaas.outcomes import refused_tables
-from edgepaas.schema import open_problems, repair, table_contract
+from edgepaas.schema import hub_conditions, open_problems, repair, table_contract
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
@@ -277,6 +277,10 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     ),
     (repair.POSTGRES_SCHEMA_RECORD, {"versions": ["1"], "columns": [{"table_name": "t"}]}),
     (open_problems.RECORD, {"message": "no triggers"}),
+    (
+        hub_conditions.RECORD,
+        {"rights": "", "waiting": "revision 2", "since": current_moment().as_dict()},
+    ),
     (
         open_problems.REFUSAL_RECORD,
         {"message": "a migration fails", "attempt": "0f", "at": current_moment().as_dict()},

@@ -10,6 +10,7 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 
 from edgepaas.pgdriver.failures import is_lost, sqlstate
 from edgepaas.pgdriver.flights import Result, Statement, run_flight
+from edgepaas.pgdriver.flights.prepared import PreparedStatements
 from edgepaas.pgdriver.flights.statements import examine, has_written
 from tests.support.protocol_server import (
     BEGUN,
@@ -159,6 +160,61 @@ def test_a_rider_that_refuses_has_the_transaction_rolled_back() -> None:
         assert rider.told == ["begin", "ending", "sent", OSError]
         assert b"ROLLBACK" in server.received[-4][1]
         assert not connection.in_transaction
+
+
+def test_what_a_flight_would_have_prepared_that_is_not_sent_is_not_prepared() -> None:
+    """Its name would be unknown to the server, which then keeps nothing prepared for us."""
+    answer = (
+        BEGUN + statement("SET") + statement("INSERT 0 1") + statement("UPDATE 1")
+        + COMMITTED + ready()
+    )  # fmt: skip
+    with connected(LOGGED_IN, *([answer] * 4)) as (connection, server):
+        rider = connection.rider = Rider()
+        connection.prepared.allowed = True
+
+        def run() -> str:
+            before = len(server.codes)
+            run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])])
+            return server.codes[before:]
+
+        first = run()
+        rider.refuse = OSError(28, "No space left on device")
+        with pytest.raises(OSError, match="No space"):
+            run()
+        rider.refuse = None
+        assert run() == first  # nothing is known of the statements any more
+        assert run() == first  # prepared now
+        assert b"edgepaas_" in b"".join(body for _, body in server.received)
+
+
+def test_what_was_to_be_closed_with_a_flight_that_is_not_sent_is_closed_later() -> None:
+    prepared = PreparedStatements()
+    prepared.allowed = True
+    for _ in range(2):
+        prepared.messages(b"SELECT 1", (), ())
+    prepared.succeeded()
+    prepared.forget()
+    prepared.messages(b"SELECT 2", (), ())
+    closing = b"C\x00\x00\x00\x10Sedgepaas_1\x00"
+    assert closing in prepared.messages(b"SELECT 2", (), ())[0]
+    prepared.unsent()
+    prepared.messages(b"SELECT 3", (), ())
+    assert closing in prepared.messages(b"SELECT 3", (), ())[0]
+
+
+def test_a_connection_whose_answer_was_not_read_is_lost() -> None:
+    """The next flight would read that answer for its own."""
+    answer = BEGUN + statement("SET") + statement("INSERT 0 1") + statement("UPDATE 1")
+    with connected(LOGGED_IN, answer + COMMITTED + ready()) as (connection, _):
+        rider = connection.rider = Rider()
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        rider.act = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            run_flight(connection, [("INSERT INTO t SELECT $1", ["x"])])
+        assert connection.lost and rider.told[-1] is KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_stage_sees_neither_its_parent_nor_the_stage_before_it(case: Case, how
     for stage in (first, second):
         environ = stage["environ"]
         environ.pop("LC_CTYPE", None)  # set by Python itself, in whatever process
-        assert sorted(environ) == ["GIVEN", "PATH"]
+        assert sorted(environ) == ["GIVEN", "NOTIFY_SOCKET", "PATH"]
         assert stage["seen"] == []
         assert stage["descriptors"] == {}
         assert stage["term"]

@@ -34,6 +34,12 @@ def fact(number: int, note: Any = None) -> Change:
     return Change("facts", "I", (f"fact-{number}", None, number, None, note))
 
 
+def parent(op: Op, name: str) -> Change:
+    """A change of a shared row."""
+    (layout,) = (one for one in layouts() if one.table == "parents")
+    return Change("parents", op, tuple(name if one == "id" else None for one in layout.names))
+
+
 def layouts() -> Any:
     return forwarded_layouts(document())
 
@@ -95,18 +101,18 @@ def test_confirmations_ride_with_a_later_entry(path: Path) -> None:
 def test_an_entry_is_acknowledged_where_its_connection_went_on(path: Path) -> None:
     """A process that was killed had not written so; and the server has lost both since."""
     with opened(path) as journal:
-        for number in (1, 2, 3):
-            journal.leave(journal.ahead("s", number, [fact(number)]))
-        journal.leave(journal.ahead("t", 1, [fact(4)]))
+        in_flight(path, "s", 1, 2, 3)
+        in_flight(path, "t", 4)
         journal.settle({"s": 3})
         assert [(one.stream_id, one.mark) for one in journal.lacking({})] == [
             ("s", 1), ("s", 2), ("s", 3),
         ]  # fmt: skip
-    with opened(path.with_name("other")) as journal:
-        for number in (1, 2, 3):
-            journal.leave(journal.ahead("s", number, [fact(number)]))
-        journal.settle({"s": 1})
-        assert [one.mark for one in journal.entries("s", 0)] == [1, 2, 3]
+    other = path.with_name("other")
+    with opened(other) as journal:
+        in_flight(other, "s", 1, 2, 3)
+        journal.settle({"s": 1}, journal.abandoned())
+        assert [one.mark for one in journal.entries("s", 0)] == [1, 2]
+        assert [one.mark for one in journal.doubtful({"s": 1})] == [3]
 
 
 def test_what_became_of_the_last_entry_is_written_without_another_one(path: Path) -> None:
@@ -173,9 +179,10 @@ def test_the_journal_of_a_killed_process_has_all_that_it_wrote(path: Path) -> No
         os.kill(process.pid, signal.SIGKILL)
     with opened(path) as journal:
         assert keys(journal.unsettled()) == [["fact-1"], ["fact-2"], ["fact-3"]]
-        journal.settle({"s": 2})
+        journal.settle({"s": 2}, journal.abandoned())
         assert keys(journal.entries("s", 0)) == [["fact-1"], ["fact-2"]]
         assert journal.unsettled() == []
+        assert keys(map(journal.with_changes, journal.doubtful({"s": 2}))) == [["fact-3"]]
 
 
 # -- what is read is what was written --
@@ -295,28 +302,89 @@ def test_the_order_goes_on_after_a_boot(path: Path) -> None:
 # -- settled by the hub's marks --
 
 
+def in_flight(path: Path, stream: str, *marks: int, unanswered: bool = False) -> None:
+    """Write an entry for each of *marks*, by a process that ends before it has noted more.
+
+    *unanswered*: it notes that their COMMIT was not answered.
+    """
+    with opened(path, owner="gone") as journal:
+        for mark in marks:
+            entry = journal.ahead(stream, mark, [fact(mark)])
+            if unanswered:
+                journal.leave(entry)
+
+
+@pytest.mark.parametrize("unanswered", [False, True])
 @pytest.mark.parametrize(
-    ("hub", "alive", "went_back", "kept", "left"),
+    ("hub", "alive", "kept", "goes", "left"),
     [
-        pytest.param({"s": 3}, False, False, [1, 2, 3], [], id="the hub has it"),
-        pytest.param({"s": 2}, False, False, [1, 2], [], id="the hub never got it"),
-        pytest.param({"s": 2}, True, False, [1, 2], [3], id="it may still be committed"),
-        pytest.param({"s": 3}, True, False, [1, 2, 3], [], id="committed on an open connection"),
-        pytest.param({"s": 1}, False, False, [1, 2, 3], [], id="the hub went back before it"),
-        pytest.param({"s": 2}, False, True, [1, 2, 3], [], id="another stream shows a loss"),
-        pytest.param({}, False, False, [1, 2, 3], [], id="the hub is another database"),
+        pytest.param({"s": 3}, False, [1, 2, 3], [], [], id="the hub has it"),
+        pytest.param({"s": 2}, False, [1, 2], [3], [], id="the hub does not have it"),
+        pytest.param({"s": 2}, True, [1, 2], [], [3], id="it may still be committed"),
+        pytest.param({"s": 3}, True, [1, 2, 3], [], [], id="committed on an open connection"),
+        pytest.param({"s": 1}, False, [1, 2], [3], [], id="the hub went back before it"),
+        pytest.param({}, False, [1, 2], [3], [], id="the hub is another database"),
     ],
 )
 def test_an_entry_in_flight_is_settled_by_its_mark(  # noqa: PLR0917 - pytest names them
-    path: Path, hub: dict[str, int], alive: bool, went_back: bool, kept: list[int], left: list[int]
+    path: Path,
+    hub: dict[str, int],
+    alive: bool,
+    kept: list[int],
+    goes: list[int],
+    left: list[int],
+    unanswered: bool,
 ) -> None:
+    """What the hub lacks is in doubt where its process was killed: a client may have been told."""
     with opened(path) as journal:
         for number in (1, 2):
             journal.confirm(journal.ahead("s", number, [fact(number)]))
-        journal.leave(journal.ahead("s", 3, [fact(3)]))
-        journal.settle(hub, lambda stream, _owner: alive and stream == "s", went_back=went_back)
+        in_flight(path, "s", 3, unanswered=unanswered)
+        abandoned = journal.abandoned(lambda stream, _owner: alive and stream == "s")
+        journal.settle(hub, abandoned)
         assert [entry.mark for entry in journal.entries("s", 0)] == kept
         assert [entry.mark for entry in journal.unsettled()] == left
+        assert [entry.mark for entry in journal.doubtful(hub)] == ([] if unanswered else goes)
+        # A COMMIT that was on its way when its process was killed may come to be after all.
+        journal.settle({"s": 3})
+        later = kept if unanswered and goes else [1, 2, 3]
+        assert [entry.mark for entry in journal.entries("s", 0)] == later
+
+
+def test_an_entry_is_not_given_up_by_marks_that_were_read_before_it(path: Path) -> None:
+    """Another process writes, is answered and ends while this one reads the hub's marks."""
+    with opened(path) as journal:
+        in_flight(path, "s", 1)
+        abandoned = journal.abandoned()
+        hub = {"s": 1}
+        in_flight(path, "s", 2)
+        journal.settle(hub, abandoned)
+        assert [entry.mark for entry in journal.unsettled()] == [2]
+        journal.settle({"s": 2}, journal.abandoned())
+        assert [entry.mark for entry in journal.entries("s", 0)] == [1, 2]
+
+
+def test_what_is_in_doubt_of_a_row_that_was_changed_since_stays_here(path: Path) -> None:
+    """Whoever was not answered may have repeated it; facts are the same row each time."""
+    with opened(path) as journal:
+        with opened(path, owner="gone") as killed:
+            made = [parent("I", name) for name in ("a", "b")]
+            killed.ahead("s", 1, [fact(1), *made])
+        journal.record("t", 1, [fact(1), parent("D", "a")])
+        journal.settle({"t": 1}, journal.abandoned())
+        (entry,) = journal.doubtful({"t": 1})
+        assert [change.key for change in journal.with_changes_in_doubt(entry).changes] == [
+            ("fact-1",), ("b",),
+        ]  # fmt: skip
+        journal.note_resent([entry.order])
+        assert journal.doubtful({"t": 1}) == []
+
+
+def test_an_entry_whose_mark_did_not_move_is_told_by_the_one_that_did(path: Path) -> None:
+    with opened(path) as journal:
+        journal.confirm(journal.ahead("s", 6, [fact(1)]), ("t", 1))
+        assert [one.mark for one in journal.lacking({"s": 3})] == [1]
+        assert journal.lacking({"s": 3, "t": 1}) == []
 
 
 def test_an_entry_under_way_is_not_settled(path: Path) -> None:
@@ -325,17 +393,17 @@ def test_an_entry_under_way_is_not_settled(path: Path) -> None:
         first = journal.ahead("s", 1, [fact(1)])
         second = journal.ahead("t", 1, [fact(2)])
         journal.confirm(second)
-        assert journal.settle({}) == 0
+        assert journal.settle({}, journal.abandoned()) == 0
         journal.confirm(first)
-        assert journal.settle({}) == 0
+        assert journal.settle({}, journal.abandoned()) == 0
         assert [entry.stream_id for entry in journal.lacking({})] == ["s", "t"]
 
 
 def test_an_entry_of_another_living_process_is_left(path: Path) -> None:
     with opened(path, owner="a") as one, opened(path, owner="b") as other:
         one.ahead("s", 1, [fact(1)])
-        assert other.settle({}, lambda _stream, owner: owner == "a") == 0
-        assert other.settle({}, lambda _stream, owner: owner == "b") == 1
+        assert other.abandoned(lambda _stream, owner: owner == "a") == frozenset()
+        assert other.settle({}, other.abandoned(lambda _stream, owner: owner == "b")) == 1
         assert other.unsettled() == []
 
 
@@ -487,7 +555,7 @@ def test_a_file_that_is_locked_refuses_the_entry(path: Path) -> None:
     with opened(path) as journal, contextlib.closing(sqlite3.connect(path)) as other:
         journal._writer._file.connection.execute("PRAGMA busy_timeout=0")
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DatabaseBusy, match="cannot be written"):
+        with pytest.raises(DatabaseBusy, match="cannot be used"):
             journal.ahead("s", 1, [fact(1)])
         other.execute("ROLLBACK")
         journal.record("s", 1, [fact(2)])
@@ -588,7 +656,7 @@ def test_a_file_that_cannot_be_used_is_set_aside_and_kept(path: Path, change: An
 def test_a_file_that_another_process_uses_is_not_set_aside(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepaas.outbox.journal.opening._LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("edgepaas.outbox.journal.opening.LOCK_TIMEOUT", 0.1)
     with opened(path):
         newer(path)
         with pytest.raises(JournalUnusable, match="another process has it open"):

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from edgepaas.errors import DatabaseBusy, DatabaseFull
+from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 from edgepaas.health.checks import CheckFailed
 from edgepaas.health.journal import journal_line
 from edgepaas.health.state import StateBoard
 from edgepaas.outbox.journal.entries import Change
 from edgepaas.outbox.journal.journal import Journal
-from edgepaas.outbox.journal.tables import journal_path
+from edgepaas.outbox.journal.tables import journal_path, lock_of
 from edgepaas.outbox.layout import TABLES_RECORD
 from edgepaas.service.journal import RefusingJournal
 from edgepaas.service.watches import journal as watched
@@ -25,6 +26,7 @@ from edgepaas.service.watches.journal import JournalWatch
 from edgepaas.settings import Settings
 from tests.support.outbox import document
 from tests.support.telemetry_box import contract_for
+from tests.unit.test_journal_access import tear
 
 URL = "postgresql://hub/edge"
 
@@ -89,7 +91,14 @@ def alert(monkeypatch: pytest.MonkeyPatch) -> Alert:
 
 
 @pytest.fixture
-def watching(paths: Paths, alert: Alert) -> Iterator[Watching]:
+def in_use(monkeypatch: pytest.MonkeyPatch) -> Alert:
+    made = Alert()
+    monkeypatch.setattr(watched, "JOURNAL_IN_USE", made)
+    return made
+
+
+@pytest.fixture
+def watching(paths: Paths, alert: Alert, in_use: Alert) -> Iterator[Watching]:
     paths.create()
     TABLES_RECORD.write(paths.tables, document())
     found = Watching(paths)
@@ -116,9 +125,14 @@ def test_without_forwarded_tables_there_is_no_journal(watching: Watching, paths:
 
 
 def test_a_journal_that_cannot_be_opened_refuses_writes_until_it_can(
-    watching: Watching, alert: Alert, paths: Paths, monkeypatch: pytest.MonkeyPatch
+    watching: Watching,
+    alert: Alert,
+    in_use: Alert,
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgepaas.outbox.journal.opening._LOCK_TIMEOUT", 0.1)
+    """Another process has it: no disk is to blame."""
+    monkeypatch.setattr("edgepaas.outbox.journal.opening.LOCK_TIMEOUT", 0.1)
     watching.watch.open()
     with contextlib.closing(watching.server.journal):
         with contextlib.closing(sqlite3.connect(watching.path)) as connection:
@@ -129,26 +143,59 @@ def test_a_journal_that_cannot_be_opened_refuses_writes_until_it_can(
         assert isinstance(refusing, RefusingJournal)
         with pytest.raises(DatabaseBusy, match="another process has it open"):
             refusing.write("s", 1, [])
-        assert another.state.is_noted("journal") and len(alert.raised) == 1
+        assert another.state.is_noted("journal")
         another.watch.look()
-        assert len(alert.raised) == 1  # said once
+        assert len(in_use.raised) == 1 and not alert.raised  # said once
+        assert "another process has it open" in in_use.raised[0]
     another.watch.look()
     opened: Any = another.server.journal
     assert isinstance(opened, Journal)
     assert not another.state.is_noted("journal")
-    assert len(alert.raised) == 2 and "is set aside as" in alert.raised[1]
-    assert len(alert.resolved) == 1
+    assert len(alert.raised) == 1 and "is set aside as" in alert.raised[0]
+    assert len(alert.resolved) == len(in_use.resolved) == 1
     another.server.journal.close()
     watching.server.use_journal(None)
+
+
+def test_a_journal_that_is_being_set_aside_is_in_use(
+    watching: Watching, alert: Alert, in_use: Alert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepaas.outbox.journal.opening.LOCK_TIMEOUT", 0.1)
+    watching.path.parent.mkdir(parents=True, exist_ok=True)
+    with held(lock_of(watching.path)):
+        watching.watch.open()
+        with pytest.raises(DatabaseBusy, match="is locked by another process"):
+            watching.server.journal.write("s", 1, [])
+        assert len(in_use.raised) == 1 and not alert.raised
+    watching.watch.look()
+    watching.write(1)
+    assert len(in_use.resolved) == 1 and not watching.state.is_noted("journal")
+
+
+def test_an_alert_follows_its_cause(
+    watching: Watching, alert: Alert, in_use: Alert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First another process has the journal, then the disk is full."""
+    monkeypatch.setattr("edgepaas.outbox.journal.opening.LOCK_TIMEOUT", 0.1)
+    with held(lock_of(watching.path)):
+        watching.watch.open()
+    with monkeypatch.context() as patch:
+        patch.setattr("edgepaas.service.journal.Journal", no_room)
+        watching.watch.look()
+    assert [len(one.raised) for one in (in_use, alert)] == [1, 1]
+    assert len(in_use.resolved) == 1 and "No space left" in alert.raised[0]
+    watching.watch.look()
+    assert not watching.state.is_noted("journal") and len(alert.resolved) == 1
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_disk_is_said_to_be_full(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("edgepaas.service.journal.Journal", full)
+    monkeypatch.setattr("edgepaas.service.journal.Journal", no_room)
     watching.watch.open()
     with pytest.raises(DatabaseFull, match="No space left"):
         watching.server.journal.write("s", 1, [])
@@ -170,7 +217,7 @@ def test_on_a_disk_that_takes_no_write_postgresql_serves_without_a_journal(
     monkeypatch.setattr("edgepaas.service.journal.require_writable", dead)
     monkeypatch.setattr(watched, "require_writable", dead)
     if running:
-        monkeypatch.setattr("edgepaas.outbox.journal.group_writer._apply", refuse)
+        monkeypatch.setattr("edgepaas.outbox.journal.entry_rows.EntryRows.apply", refuse)
         watching.watch.look()
     else:
         monkeypatch.setattr("edgepaas.service.journal.Journal", refuse)
@@ -190,7 +237,7 @@ def test_an_error_that_passes_is_reported_and_withdrawn(
         def refuse(*_: object) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        broken.setattr("edgepaas.outbox.journal.group_writer._apply", refuse)
+        broken.setattr("edgepaas.outbox.journal.entry_rows.EntryRows.apply", refuse)
         watching.watch.look()
         assert watching.state.is_noted("journal") and len(alert.raised) == 1
     watching.watch.look()
@@ -211,7 +258,7 @@ def test_a_journal_that_is_damaged_while_it_is_used_is_set_aside(
         def refuse(*_: object) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        broken.setattr("edgepaas.outbox.journal.group_writer._apply", refuse)
+        broken.setattr("edgepaas.outbox.journal.entry_rows.EntryRows.apply", refuse)
         watching.watch.look()
     watching.watch.look()
     assert watching.state.is_noted("journal")
@@ -262,3 +309,21 @@ def test_a_journal_that_cannot_be_read_keeps_no_traffic_away(paths: Paths) -> No
     with pytest.raises(CheckFailed, match="cannot be read") as caught:
         journal_line(path, enabled=True)
     assert caught.value.ready
+
+
+def test_a_torn_page_refuses_writes_until_another_journal_is_there(
+    watching: Watching, alert: Alert
+) -> None:
+    watching.watch.open()
+    for number in range(1, 40):
+        watching.write(number, "x" * 500)
+    watching.watch.look()
+    tear(watching.path)
+    watching.server.journal._writer._file.connection.execute("PRAGMA cache_size=0")
+    with pytest.raises(DatabaseBusy, match="malformed"):
+        watching.write(40)
+    for _ in range(3):
+        watching.watch.look()
+    watching.write(41)
+    assert not watching.state.is_noted("journal")
+    assert any("is set aside as" in line for line in alert.raised) and alert.resolved

@@ -39,13 +39,15 @@ class Riding:
             return ending
         results = []
         for sql, parameters in ending:
-            stream, new = str(parameters[0]), int(parameters[1] if "UPDATE" in sql else 1)
-            moved = None
-            if "INSERT" in sql:
+            stream, moved = str(parameters[0]), None
+            if "UPDATE" not in sql:
                 if stream not in self.marks:
-                    moved = self.marks[stream] = int(parameters[3])
-            elif self.marks.get(stream) == parameters[2]:
-                moved = self.marks[stream] = new
+                    moved = self.marks[stream] = 1
+            else:
+                if self.marks.get(stream) == parameters[2]:
+                    moved = self.marks[stream] = int(parameters[1])
+                if moved is None:
+                    self.marks[str(parameters[3])] = 1
             results.append(Result("SELECT 1", [[rows, moved]]))
         self.rider.committed(results)
         return ending
@@ -84,14 +86,15 @@ def test_without_marks_only_durability_is_asked_for(riding: Riding) -> None:
 
 
 def test_a_mark_that_does_not_move_is_evidence_and_the_writes_go_on(riding: Riding) -> None:
-    """The old stream stays as it was known; what was committed meanwhile is not forgotten."""
+    """The old stream stays as it was known; the transaction has a mark of another one."""
     riding.transaction(4)
     riding.transaction(4)
     (stream,) = riding.marks
     riding.marks[stream] = 1
     riding.transaction(3)
     assert riding.suspected == 1
-    assert riding.known[0] == Mark(2, 8) and riding.marks[stream] == 1
+    assert riding.known == [Mark(2, 8), Mark(1, 3)] and riding.marks[stream] == 1
+    assert riding.rider.position == (list(riding.marks)[1], 1)
     riding.transaction(5)
     assert riding.known == [Mark(2, 8), Mark(2, 8)]
     assert sorted(riding.marks.values()) == [1, 2]

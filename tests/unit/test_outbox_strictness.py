@@ -173,7 +173,7 @@ def test_what_cannot_be_checked_is_said_and_stops_nothing(
     assert "uq_n" in made(paths.sqlite), "tried again at each boot"
 
 
-def test_a_row_from_before_a_rule_may_be_changed_elsewhere(paths: Paths) -> None:
+def test_a_value_from_before_a_rule_keeps_no_other_column_from_changing(paths: Paths) -> None:
     release(paths, models())
     with connected(paths.sqlite) as connection:
         strictness.drop(connection)

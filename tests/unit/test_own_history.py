@@ -11,8 +11,8 @@ import pytest
 from edgepaas.marks.changes import Change, Op
 from edgepaas.outbox import ledger
 from edgepaas.outbox.journal.journal import Journal
-from edgepaas.outbox.layout import forwarded_layouts
-from edgepaas.outbox.resending import fact_copies, own_history
+from edgepaas.outbox.layout import forwarded_layouts, stored_layouts
+from edgepaas.outbox.resending import fact_copies, own_history, resent
 from edgepaas.outbox.resending.own_history import FactCopier, copy_history, copy_shared
 from tests.support.outbox import NODE, captured_file, document
 
@@ -152,6 +152,43 @@ def test_copies_leave_the_file_by_age(file: sqlite3.Connection, journal: Journal
     assert fact_copies.reclaim(file, older_than=60) == 0
     assert [row[0] for row in file.execute("SELECT id FROM facts")] == ["own"]
     assert ledger.read(file)["accepted"] == 1, "nothing is deleted on the hub"
+
+
+def test_copies_that_are_sent_again_are_counted_by_their_entries(
+    file: sqlite3.Connection, journal: Journal
+) -> None:
+    """Their stream and mark tell which of them a hub lost, after the journal has forgotten them."""
+    streams = [f"{number}1111111-1111-4111-8111-111111111111" for number in range(2)]
+    for stream_id, mark, names in (
+        (streams[0], 1, "ab"),
+        (streams[0], 2, "cd"),
+        (streams[1], 1, "e"),
+    ):
+        rows = [change("facts", "I", {"id": name}) for name in names]
+        journal.confirm(journal.ahead(stream_id, mark, rows))
+    assert copied(file, journal) == 5
+    (layout,) = [one for one in stored_layouts(file).values() if one.table == "facts"]
+    for names in ("bc", "d", "e", "x"):
+        entries = fact_copies.entries_of(file, layout, [(name,) for name in names])
+        resent.remember_copies(file, entries, {streams[1]: "sum"})
+    lost = {streams[0]: (1, 2), "sum": (0, 1)}
+    assert resent.rows_of(file, lost) == {streams[0]: 2, "sum": 1}
+    assert resent.rows_of(file, {streams[0]: (0, 2)}) == {streams[0]: 3}
+    assert resent.not_noted(file) == [], "the journal has nothing to note of them"
+
+
+def test_copies_of_an_earlier_build_are_of_no_entry(
+    file: sqlite3.Connection, journal: Journal
+) -> None:
+    file.execute("CREATE TABLE outbox_copies (id INTEGER PRIMARY KEY, layout INTEGER NOT NULL, "
+                 "at INTEGER NOT NULL, v0)")  # fmt: skip
+    facts(journal, "a", "b")
+    file.execute("INSERT INTO outbox_copies (layout, at, v0) VALUES (1, 1000000, 'old')")
+    assert copied(file, journal) == 2
+    (layout,) = [one for one in stored_layouts(file).values() if one.table == "facts"]
+    keys: list[tuple[Any, ...]] = [("a",), ("old",)]
+    assert sum(fact_copies.entries_of(file, layout, keys).values()) == 1
+    assert fact_copies.reclaim(file, older_than=60) == 2
 
 
 def test_a_journal_that_began_anew_is_copied_from_its_beginning(

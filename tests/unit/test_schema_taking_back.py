@@ -2,6 +2,7 @@
 """A file that was set aside comes back by itself once what was wrong with it was mended."""
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -12,17 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import String
+from sqlalchemy.exc import StatementError
 
 from edgepaas.app import Application
+from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files import atomic
+from edgepaas.files.locks import LockHeld
 from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox import capture
 from edgepaas.schema.chain import chain_of
+from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.repair import repair_sqlite
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite import file_operations as files
-from edgepaas.schema.sqlite import merging, quarantine
+from edgepaas.schema.sqlite import merging, quarantine, taking_back
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.schema.sqlite.taking_back import TakenBack, take_back
 from edgepaas.schema.stage import prepare_database
@@ -39,6 +45,7 @@ from tests.support.chains import (
     write_revision,
 )
 from tests.support.outbox import changes
+from tests.support.revised_shop import DROPPED, Box, first_shop
 from tests.support.weaken import weakened
 
 
@@ -117,7 +124,7 @@ def test_what_was_tried_in_vain_waits_for_another_build_or_for_a_person(
     def fails(*_: object) -> merging.Merged:
         nonlocal tried
         tried += 1
-        raise OSError("no room for it")
+        raise sqlite3.IntegrityError("NOT NULL constraint failed: items.name")
 
     application = shop(tmp_path, "0001")
     with monkeypatch.context() as patched:
@@ -133,6 +140,64 @@ def test_what_was_tried_in_vain_waits_for_another_build_or_for_a_person(
     assert report.action == "repaired"
     assert "6 rows of" in " ".join(report.steps)
     assert rows_in(aside.sqlite, "sales") == SOLD
+
+
+def _full_disk() -> Exception:
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+def _lost_server() -> Exception:
+    error = SchemaError("a migration failed")
+    error.__cause__ = DatabaseUnavailable("PostgreSQL is away")
+    return error
+
+
+def _busy_file() -> Exception:
+    with contextlib.closing(sqlite3.connect(":memory:")) as first:
+        try:
+            first.execute("ATTACH 'file:/nowhere/at-all?mode=ro' AS other")
+        except sqlite3.OperationalError as error:  # unable to open database file
+            return StatementError("a statement", "SELECT 1", (), error)
+    raise AssertionError("it was opened")
+
+
+@pytest.mark.parametrize(
+    "cause", [_full_disk, _lost_server, _busy_file, lambda: LockHeld("the mirror holds it")]
+)
+def test_what_failed_for_a_passing_cause_is_tried_again_at_the_next_start(
+    aside: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Callable[[], Exception]
+) -> None:
+    """It was noted as tried, and the rows stayed aside until the next release."""
+    application = shop(tmp_path, "0001")
+
+    def fails(*_: object) -> merging.Merged:
+        raise cause()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(merging, "merge", fails)
+        assert "cannot be taken back yet" in bring(aside, application).message
+    assert "6 rows of" in bring(aside, application).message
+    assert rows_in(aside.sqlite, "sales") == SOLD
+
+
+def test_a_build_that_notes_passing_causes_as_tried_is_found_out(
+    aside: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking_back, "passes_by_itself", lambda _: False)
+    with pytest.raises(AssertionError):
+        test_what_failed_for_a_passing_cause_is_tried_again_at_the_next_start(
+            aside, tmp_path, monkeypatch, _full_disk
+        )
+
+
+def test_a_disk_without_room_for_the_copy_is_a_passing_cause(
+    aside: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = shop(tmp_path, "0001")
+    with monkeypatch.context() as patched:
+        patched.setattr(taking_back, "_ROOM", 1 << 50)
+        assert "are free on the disk" in bring(aside, application).message
+    assert "6 rows of" in bring(aside, application).message
 
 
 def test_what_is_in_use_wins_and_what_differs_is_told_of(aside: Paths, tmp_path: Path) -> None:
@@ -246,6 +311,24 @@ def test_a_damaged_file_stays_aside(paths: Paths, tmp_path: Path) -> None:
     assert "cannot be taken back yet" in report.message
     assert rows_in(paths.sqlite, "items") == []
     assert len(list_quarantined(paths, paths.sqlite)) == 1
+
+
+def test_rows_that_were_salvaged_keep_no_revision_from_the_file_that_held_them(
+    tmp_path: Path,
+) -> None:
+    """Its own outbox is never sent: a revision that waited for it would wait for ever."""
+    revised = first_shop(tmp_path)
+    revised.revision("0002", {"c": String(20)}, DROPPED)
+    (tmp_path / "box").mkdir()
+    box = Box(revised, tmp_path / "box", "postgresql://u:p@127.0.0.1:1/hub")
+    box.upgrade("0001")
+    kept = {box.add(a=f"a{n}", c=f"c{n}"): f"c{n}" for n in range(3)}
+    set_aside(box.paths)
+    report = box.upgrade("0002")
+    assert "rows of" in report.message
+    assert "were taken back" in report.message
+    assert {str(key): value for key, value in rows_in(box.paths.sqlite, "goods")} == kept
+    assert box.counts()["pending"] == 3
 
 
 def test_numbers_that_the_database_gave_do_not_keep_rows_aside(

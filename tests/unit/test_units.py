@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas.supervisor.sidecars import PAUSE, SIDECARS
-from edgepaas.supervisor.stage_processes import CHAIN
+from edgepaas.supervisor.stage_processes import CHAIN, START_LIMITS
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 STAGES = CHAIN[:-1]
@@ -78,6 +78,11 @@ def test_a_stage_runs_afresh_each_time_and_has_a_time_limit(verb: str) -> None:
     assert not stage.get("Service", "RemainAfterExit")
     assert "Install" not in stage.sections
     assert stage.get("Service", "TimeoutStartSec")
+
+
+@pytest.mark.parametrize("verb", CHAIN)
+def test_edgepaas_up_has_the_time_limits_of_the_units(verb: str) -> None:
+    assert float(Unit(unit_of(verb)).get("Service", "TimeoutStartSec")) == START_LIMITS[verb]
 
 
 @pytest.mark.parametrize("name", [*map(unit_of, CHAIN), "edgepaas.socket", "edgepaas-sync.service"])

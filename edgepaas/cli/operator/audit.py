@@ -124,6 +124,8 @@ def _show(found: "Audit") -> None:
             f"{found.lost.rows:,} rows that PostgreSQL acknowledged while it served, and lost "
             f"({found.lost.open_rows:,} of them not acknowledged by an operator)",
         )
+    if found.lost_with_state:
+        say("lost", f"{found.lost_with_state:,} rows that waited in what was deleted on the box")
     for line in found.discrepancies:
         say("WRONG", line)
     say("audit", _conclusion(found))
@@ -159,8 +161,8 @@ def _conclusion(found: "Audit") -> str:
         return f"the box's own side adds up; PostgreSQL cannot be read: {found.hub_error}"
     if not found.hub_configured:
         return "the box's own side adds up; no PostgreSQL is configured"
-    if found.box.stream is None:
-        return "it adds up: no row was ever written while SQLite served"
     if found.not_in_place:
         return f"it adds up, but for {found.not_in_place:,} rows that are not in place"
+    if found.box.stream is None:
+        return "it adds up: no row was ever written while SQLite served"
     return "it adds up"

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare these sub-commands of ``edgepaas sync``."""
-    from edgepaas.cli.operator import sync_losses
+    from edgepaas.cli.operator import sync_losses, sync_retire
 
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
@@ -68,11 +69,12 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
         )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     sync_losses.add_subcommands(subparsers)
+    sync_retire.add_subcommand(subparsers)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
-    from edgepaas.cli.operator import sync_losses
+    from edgepaas.cli.operator import sync_losses, sync_retire
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         "dead-letters": _dead_letters,
         "acknowledge": sync_losses.acknowledge,
         "unsent": sync_losses.unsent,
+        "retire": partial(sync_retire.run, hub=_hub, confirmed=_confirmed),
     }
     return actions[arguments.subcommand](arguments)
 
@@ -216,6 +219,7 @@ def _act(
 
 
 def _confirmed(what: str) -> bool:
+    """Whether the operator at the terminal wants *what*; raises UsageError where nobody is."""
     from edgepaas.errors import UsageError
 
     if not sys.stdin.isatty():

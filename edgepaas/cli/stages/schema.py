@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="diagnose a schema that cannot be migrated, keep a backup, mend it, explain",
     )
     verbs.add_argument(
+        "--sql",
+        action="store_true",
+        help="print what PostgreSQL lacks as a script for the owner of its tables, where this "
+        "box's role may not change them; nothing is changed",
+    )
+    verbs.add_argument(
         "--revision",
         metavar="MSG",
         help="write a new migration from the difference between models and migrations",
@@ -73,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _write_revision(arguments.revision, _settings_if_any(paths))
     if arguments.hub:
         return _bring_hub(paths, as_json=arguments.json)
+    if arguments.sql:
+        return _write_script(paths, as_json=arguments.json)
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
     from edgepaas.decision.contract import DatabaseContract
@@ -176,6 +184,8 @@ def _tell(report: "SchemaReport", *, as_json: bool) -> None:
     for step in report.steps:
         announce("schema", step)
     announce("schema", f"{_NAMES[report.database]}: {report.message}")
+    if report.reservation:
+        announce("schema", f"WARNING: {report.reservation}")
 
 
 def _bring_hub(paths: Paths, *, as_json: bool) -> int:
@@ -193,13 +203,41 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
     except ContractMissing as error:
         raise DecideAgain(str(error)) from error
     start_logging(settings, paths)
+    from edgepaas.schema.hub_conditions import note_hub_conditions
     from edgepaas.schema.postgresql.hub import prepare_hub
 
     with _identified(contract, paths):
         application = load_application(settings.text("EDGEPAAS_APP"))
         node = node_identity(paths).node_id
         report = prepare_hub(contract, settings, application, node_id=node)
+    note_hub_conditions(paths, report)
     _tell(report, as_json=as_json)
+    return EXIT_DONE
+
+
+def _write_script(paths: Paths, *, as_json: bool) -> int:
+    from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.errors import UsageError
+    from edgepaas.hosting.loading import load_application, metadata_of
+    from edgepaas.schema.chain import chain_of
+    from edgepaas.schema.postgresql.migrate import parts_of
+    from edgepaas.schema.postgresql.script import upgrade_script
+    from edgepaas.settings import Settings
+
+    settings = Settings.read(paths.env_contract)
+    contract = DatabaseContract.read(paths.db_contract)
+    if not contract.hub_url:
+        raise UsageError("there is no PostgreSQL: DATABASE_URL names none")
+    with _identified(contract, paths):
+        application = load_application(settings.text("EDGEPAAS_APP"))
+        chain = chain_of(application)
+        connector = Connector(contract.hub_url, settings, name="edgepaas-schema")
+        script = upgrade_script(connector, parts_of(chain, lambda: metadata_of(application)))
+    if as_json:
+        print_json({"lacking": bool(script), "sql": script})
+    else:
+        print(script or "-- nothing is lacking", end="" if script else "\n")
     return EXIT_DONE
 
 

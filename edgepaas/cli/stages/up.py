@@ -5,7 +5,6 @@ import argparse
 import logging
 import os
 import resource
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,9 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chain; returns the exit status."""
-    # The kernel drops a signal that PID 1 has no handler for, unless it is blocked: a stop that
-    # comes now is taken by the supervisor.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     # LimitCORE=0 of the units: a core holds secrets, and would lie in the state folder of a
     # container, whose working folder that is.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

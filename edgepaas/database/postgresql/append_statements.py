@@ -96,9 +96,15 @@ def prepare(job: AppendJob) -> PreparedJob:
 
 
 class Flight:
-    """The statements for some jobs, and what their results say of each job."""
+    """The statements for some jobs, and what their results say of each job.
 
-    def __init__(self, jobs: Sequence[PreparedJob]) -> None:
+    *stored*: about how many facts the calling process has stored. The server keeps the plan of a
+    text that a session repeats, also one that it made while the table was small, where reading
+    it whole was the cheapest; it makes another when the statistics are renewed, a minute later
+    at best. So the text is another whenever four times as many are stored.
+    """
+
+    def __init__(self, jobs: Sequence[PreparedJob], *, stored: int = 0) -> None:
         by_kind: dict[_Kind, list[PreparedJob]] = {}
         for one in jobs:
             by_kind.setdefault(one.kind, []).append(one)
@@ -108,7 +114,8 @@ class Flight:
         #: How many facts travel.
         self.rows = sum(len(one.job.distinct) for one in jobs)
         self.statements: list[Statement] = [
-            (_statement(kind), _parameters(some)) for kind, some in by_kind.items()
+            (_statement(kind, stored.bit_length() // 2), _parameters(some))
+            for kind, some in by_kind.items()
         ]
 
     def left_out(self, results: Sequence[Result]) -> list[PreparedJob]:
@@ -237,8 +244,10 @@ def _check_complete(shape: _Shape) -> None:
 
 
 @cache
-def _statement(kind: _Kind) -> str:
+def _statement(kind: _Kind, growth: int) -> str:
     """Return what stores the facts of $1, whose keys are $2, and the rows of $3 and on.
+
+    A text of its own for each *growth*.
 
     Each but $2 is an array with an array of rows for each job: those that have to be there
     before, then those that follow. The keys are looked up as an array of their own: only so
@@ -277,7 +286,7 @@ def _statement(kind: _Kind) -> str:
         )
         counts.append(f"(SELECT count(*) FROM followed{number})")
     return (
-        f"WITH {', '.join(parts)} SELECT (SELECT count(*) FROM stored), "
+        f"/* {growth} */ WITH {', '.join(parts)} SELECT (SELECT count(*) FROM stored), "
         f"{' + '.join(counts) or '0'}, "
         "(SELECT coalesce(json_agg(job), '[]'::json)::text FROM there)"
         f"{''.join(f', {one}' for one in inserted)}"

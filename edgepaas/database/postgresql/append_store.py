@@ -101,6 +101,8 @@ class FactStore:
         self._suspect = suspect
         self._forget_idle = forget_idle
         self._bounded = bounded
+        #: About how many facts were stored: threads may count at once.
+        self._stored = 0
         #: Where the facts are written as well; None: nowhere.
         self.journal: AppendJournal | None = None
 
@@ -146,7 +148,7 @@ class FactStore:
     def _send(self, jobs: Sequence[_Travelling]) -> list[_Travelling]:
         """Store *jobs* and end those that are stored; return the others. Raises what refused it."""
         prepared = [one.prepared for one in jobs]
-        flight = Flight(prepared)
+        flight = Flight(prepared, stored=self._stored)
         journaled = None if self.journal is None else self.journal.flight(prepared)
         lost = False
         for attempt in range(_ATTEMPTS):
@@ -162,6 +164,7 @@ class FactStore:
                     raise
         else:
             raise DatabaseBusy("PostgreSQL asked again and again to run the transaction anew")
+        self._stored += flight.rows
         self._outcomes.record(tables_of(prepared), None)
         for one in jobs:
             one.journaled = journaled

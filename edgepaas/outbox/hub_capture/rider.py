@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from edgepaas.database.reserved_names import CAPTURE, CAPTURED
+from edgepaas.marks.rider import UNMARKED
 from edgepaas.outbox.hub_capture.decoding import decode
 from edgepaas.outbox.hub_capture.triggers import ASKED, NOT_CAPTURED, NOT_CAPTURED_TEXT
 from edgepaas.outbox.journal.entries import Change
@@ -137,13 +138,17 @@ class CaptureRider:
         """Do nothing meanwhile."""
 
     def committed(self, results: "Sequence[Result]") -> None:
-        """Have the changes kept; the mark has moved. Raises what keeping them raises."""
+        """Have the changes kept; the mark has moved. Raises what keeping them raises.
+
+        A transaction without a mark is kept as well: the audit finds what the hub lost of it, and
+        the box's own file has it.
+        """
         asked, self._asked = self._asked, False
-        if not asked or not results:
+        if not asked:
             return
         changes = self._unknown(decode(results[-1].rows[0][0], self._capture.layouts))
-        position = self._marks.position
-        if changes and position is not None:
+        if changes:
+            position = self._marks.position or UNMARKED
             self._capture.keeper.keep(WrittenTransaction(position, self._order, changes))
 
     def _unknown(self, changes: list[Change]) -> list[Change]:

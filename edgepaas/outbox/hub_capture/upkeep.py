@@ -3,7 +3,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,13 @@ from edgepaas.outbox.hub_capture.triggers import (
     lacking_question,
     trigger_statements,
 )
-from edgepaas.pgdriver.failures import ErrorClass, error_class, is_lost, server_message
+from edgepaas.pgdriver.failures import (
+    ErrorClass,
+    error_class,
+    is_lost,
+    server_message,
+    sqlstate,
+)
 
 if TYPE_CHECKING:
     from edgepaas.marks.hub import Ask, HubStreams
@@ -26,6 +33,9 @@ logger = logging.getLogger("edgepaas.capture")
 LOCK_TIMEOUT_MS = 1500
 #: And for other boxes that put the same triggers in place at this moment.
 TURN_TIMEOUT_MS = 10_000
+#: Seconds until what this box's role was not permitted to make is tried again.
+RIGHTS_RETRY = 600.0
+_NO_RIGHT = "42501"
 _TURN = (
     f"SET LOCAL lock_timeout = {TURN_TIMEOUT_MS}",
     "SELECT pg_advisory_xact_lock(hashtextextended('edgepaas.capture', 0))",
@@ -95,12 +105,20 @@ class CaptureUpkeep:
     box may change the hub's schema (RUN_MIGRATIONS).
     """
 
-    def __init__(self, capture: HubCapture, *, may_mend: bool) -> None:
+    def __init__(
+        self,
+        capture: HubCapture,
+        *,
+        may_mend: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._capture = capture
+        self._clock = clock
         self._may_mend = may_mend
         self._tables = tuple(capture.layouts)
         self.question = lacking_question(self._tables)
         self.why_not = "nothing has been compared yet"
+        self._not_permitted: tuple[Lacking, float] | None = None
 
     def compared(self, ask: "Ask", hub: "HubStreams") -> None:
         """Capture from now on, or not, as the hub permits; mend it where that is permitted."""
@@ -109,17 +127,28 @@ class CaptureUpkeep:
             return
         lacking = parse_lacking(hub.beside)
         if not lacking:
+            self._not_permitted = None
             self._set(hub, "")
-            return
-        if not self._may_mend:
+        elif not self._may_mend:
             self._set(hub, f"{lacking.text}, and RUN_MIGRATIONS=false keeps this box from "
                       "making them: have 'edgepaas schema --hub' run where it may")  # fmt: skip
-            return
+        elif self._not_permitted is None or self._may_try_again(lacking, *self._not_permitted):
+            self._mend(ask, hub, lacking)
+
+    def _may_try_again(self, lacking: Lacking, refused: Lacking, until: float) -> bool:
+        return lacking != refused or self._clock() >= until
+
+    def _mend(self, ask: "Ask", hub: "HubStreams", lacking: Lacking) -> None:
         try:
             ensure(ask, self._tables)
         except Exception as error:
             if is_lost(error):
                 raise
+            if sqlstate(error) == _NO_RIGHT:
+                self._not_permitted = (lacking, self._clock() + RIGHTS_RETRY)
+                self._set(hub, f"{lacking.text}, and this box's role may not make them "
+                          f"({server_message(error)})")  # fmt: skip
+                return
             if error_class(error) is ErrorClass.LINK and self._capture.active:
                 # A table was in use: COMMITs are refused until the next look has mended it.
                 logger.warning("%s, and are put back soon: %s", lacking.text, server_message(error))

@@ -31,9 +31,9 @@ class Entry:
 class StoredEntry:
     """An entry as it is read from the file.
 
-    ``owner``: the name of the process that wrote it. ``state``: one of tables.IN_FLIGHT, CONFIRMED,
-    RESENT. ``at``: seconds since 1970 by the box's clock. ``changes``: their ``seq`` is the row's
-    number in the journal, and ``transaction`` the entry's.
+    ``owner``: the name of the process that wrote it. ``state``: one of those in
+    edgepaas.outbox.journal.tables. ``at``: seconds since 1970 by the box's clock. ``changes``:
+    their ``seq`` is the row's number in the journal, and ``transaction`` the entry's.
     """
 
     order: int

@@ -10,48 +10,20 @@ import contextlib
 import errno
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from edgepaas.files.locks import LockHeld
+from edgepaas.files.sqlite_file import note_damage
 from edgepaas.outbox import tables as outbox_tables
-from edgepaas.outbox.journal import tables
-from edgepaas.outbox.journal.entries import Change, Entry
-from edgepaas.outbox.journal.opening import JournalFile, JournalUnusable
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID
-from edgepaas.outbox.layout import Layout, registered
-from edgepaas.outbox.triggers import values_of
+from edgepaas.outbox.journal.entries import Entry
+from edgepaas.outbox.journal.entry_rows import EntryRows, Note, Write
+from edgepaas.outbox.journal.opening import JournalFile, JournalUnusable, says_damaged
+from edgepaas.outbox.layout import Layout
 
-_HEAD = "number, ord, stream, mark, state, rows, at, layout, op"
-#: What a row has of it that is not the first of its entry.
-_NO_HEAD = (None,) * 7
-#: Rows of an entry that one statement writes, which is then a transaction by itself. sqlite3 keeps
-#: statements compiled, and one of many rows is large.
-_AT_ONCE = 16
 #: Confirmations that wait for a transaction of their own: the marks of the hub tell as well.
 _MOST_NOTES = 64
-
-
-@dataclass(eq=False)
-class Write:
-    """An entry that waits for its transaction."""
-
-    entry: Entry
-    changes: Sequence[Change]
-    state: int
-    done: bool = False
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True)
-class Note:
-    """What became of an entry: its state, None: it is to go; and rows that are no changes."""
-
-    entry: Entry
-    state: int | None
-    void: Collection[int] = ()
 
 
 class GroupWriter:
@@ -67,7 +39,7 @@ class GroupWriter:
     ) -> None:
         """Raises sqlite3.Error."""
         self._file = file
-        self._owner = owner
+        self._rows = EntryRows(layouts, owner)
         self._wall = wall
         #: Guards what waits; held for moments.
         self._guard = threading.Lock()
@@ -85,12 +57,7 @@ class GroupWriter:
         #: transactions that were not synced when that came, which no later sync makes certain.
         self._unsyncable = False
         self._refused = range(0)
-        #: Streams by id, and statements by table and operation, with the layout's id.
-        self._streams: dict[str, int] = {}
-        self._statements: dict[tuple[str, str, int], tuple[str, int]] = {}
-        self._wanted = list(layouts)
-        self._register()
-
+        self._rows.register(file.connection)
         self.columns = {layout.table: layout.names for layout in layouts}
 
     def write(self, write: Write) -> None:
@@ -217,18 +184,19 @@ class GroupWriter:
                 self._file.sync_by_itself()
         if len(group) == 1 and not self._notes_due and self._run_alone(group[0]):
             return
+        at = int(self._wall())
         with self._guard:
             notes, due = self._notes, self._notes_due
             self._notes, self._notes_due = [], False
         try:
             with self._translated(), outbox_tables.transaction(self._connection()):
                 for note in notes:
-                    _apply(self._file.connection, note)
+                    self._rows.apply(self._file.connection, note)
                 for one in group:
-                    self._insert(self._file.connection, one)
+                    self._rows.insert(self._file.connection, one, at)
             self._note_written(group)
         except BaseException:
-            self._streams.clear()  # one that was new is not in the file
+            self._rows.forget_streams()
             with self._guard:
                 self._notes[:0] = notes
                 self._notes_due = self._notes_due or due
@@ -238,87 +206,23 @@ class GroupWriter:
 
     def _run_alone(self, write: Write) -> bool:
         """Write a small entry by one statement; whether it is one."""
-        entry, changes = write.entry, write.changes
-        stream = self._streams.get(entry.stream_id) if entry.stream_id else 0
-        table, op = changes[0][:2]
-        if stream is None or len(changes) > _AT_ONCE:
-            return False
-        if any(one.table != table or one.op != op for one in changes):
-            return False
-        statement, layout = self._statement(table, op, len(changes))
-        values = [None, *self._head(write, stream), layout, op, *changes[0].values]
-        for one in changes[1:]:
-            values += (*_NO_HEAD, layout, op, *one.values)
         with self._translated():
-            last = self._connection().execute(statement, values).lastrowid
-        entry.number = int(last or 0) - len(changes) + 1
-        self._note_written([write])
-        return True
+            alone = self._rows.insert_alone(self._connection(), write, int(self._wall()))
+        if alone:
+            self._note_written([write])
+        return alone
 
     def _note_written(self, group: Sequence[Write]) -> None:
         self._written += 1
         for one in group:
             one.entry.written = self._written
 
-    def _insert(self, connection: sqlite3.Connection, write: Write) -> None:
-        """Insert an entry; its rows have numbers without a gap."""
-        changes = write.changes
-        head = self._head(write, self._stream(connection, write.entry.stream_id))
-        statement, layout = self._statement(changes[0].table, changes[0].op)
-        values = (None, *head, layout, changes[0].op, *changes[0].values)
-        write.entry.number = int(connection.execute(statement, values).lastrowid or 0)
-        start = 1
-        while start < len(changes):
-            table, op = changes[start][:2]
-            end = start + 1
-            while end < len(changes) and changes[end][:2] == (table, op):
-                end += 1
-            statement, layout = self._statement(table, op)
-            connection.executemany(
-                statement, [(*_NO_HEAD, layout, op, *one.values) for one in changes[start:end]]
-            )
-            start = end
-
-    def _head(self, write: Write, stream: int) -> tuple[int, ...]:
-        entry = write.entry
-        return entry.order, stream, entry.mark, write.state, entry.rows, int(self._wall())
-
-    def _statement(self, table: str, op: str, rows: int = 1) -> tuple[str, int]:
-        """Return what inserts *rows* rows, and the id of their layout."""
-        found = self._statements.get((table, op, rows))
-        if found is None:
-            layout = self._layouts.get(table)
-            if layout is None:
-                raise ValueError(f"the journal knows no table {table}")
-            count = len(layout.columns) * (2 if op == "U" else 1)
-            marks = ", ".join([f"({', '.join('?' * (9 + count))})"] * rows)
-            text = f"INSERT INTO {JOURNAL} ({_HEAD}, {values_of(count)}) VALUES {marks}"  # noqa: S608
-            found = self._statements[table, op, rows] = (text, layout.id)
-        return found
-
-    def _stream(self, connection: sqlite3.Connection, stream_id: str) -> int:
-        """Return the number of a stream in the file; 0 for none."""
-        if not stream_id:
-            return 0
-        found = self._streams.get(stream_id)
-        if found is None:
-            connection.execute(
-                f"INSERT OR IGNORE INTO {tables.STREAMS} (stream_id, owner) VALUES (?, ?)",  # noqa: S608
-                (stream_id, self._owner),
-            )
-            (found,) = connection.execute(
-                f"SELECT id FROM {tables.STREAMS} WHERE stream_id = ?",  # noqa: S608
-                (stream_id,),
-            ).fetchone()
-            self._streams[stream_id] = found
-        return found
-
     def _connection(self) -> sqlite3.Connection:
         """Return the connection, a new one where the last transaction failed."""
         if self._closed:
             raise DatabaseBusy("the journal is closed; nothing was written")
         if self._broken:
-            self._streams.clear()
+            self._rows.forget_streams()
             with self._syncing:
                 self._open_anew()
         return self._file.connection
@@ -327,22 +231,10 @@ class GroupWriter:
         """Open the file anew; what was not synced before may be lost, and is refused."""
         self._unsyncable = True
         self._file.reopen()
-        self._register()
+        self._rows.register(self._file.connection)
         first = self._refused.start or self._synced + 1
         self._refused = range(first, self._written + 1)
         self._unsyncable = self._broken = False
-
-    def _register(self) -> None:
-        """Have the file know the layouts of the tables whose changes are written."""
-        connection = self._file.connection
-        if not self._wanted:
-            return
-        with outbox_tables.transaction(connection):
-            widest = max((2 * len(layout.columns) for layout in self._wanted), default=1)
-            tables.widen(connection, widest)
-            layouts = list(registered(connection, self._wanted))
-        self._layouts = {one.table: one for one in layouts}
-        self._statements.clear()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -353,6 +245,8 @@ class GroupWriter:
             raise
         except (sqlite3.Error, OSError, JournalUnusable, LockHeld) as error:
             self._broken = True
+            if says_damaged(error):
+                note_damage(self._file.path, error)
             raise _meaning(error, self._file.path) from error
 
 
@@ -365,30 +259,9 @@ _OF_THE_VALUES = (
 )
 
 
-def _apply(connection: sqlite3.Connection, note: Note) -> None:
-    """Write what became of an entry; a number that has been given out again is left alone."""
-    entry = note.entry
-    if note.state is None:
-        connection.execute(
-            f"DELETE FROM {JOURNAL} WHERE number BETWEEN ? AND ? AND EXISTS "  # noqa: S608
-            f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
-            (entry.number, entry.number + entry.rows - 1, entry.number, entry.order),
-        )
-        return
-    connection.execute(
-        f"UPDATE {JOURNAL} SET state = ? WHERE number = ? AND ord = ? AND state = {IN_FLIGHT}",  # noqa: S608
-        (note.state, entry.number, entry.order),
-    )
-    connection.executemany(
-        f"UPDATE {JOURNAL} SET op = '{VOID}' WHERE number = ? AND EXISTS "  # noqa: S608
-        f"(SELECT 1 FROM {JOURNAL} WHERE number = ? AND ord = ?)",
-        [(entry.number + place, entry.number, entry.order) for place in note.void],
-    )
-
-
 def _meaning(error: Exception, path: Path) -> DatabaseError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return DatabaseFull(
             f"the disk has no room for the journal {path} ({error}); nothing was written"
         )
-    return DatabaseBusy(f"the journal {path} cannot be written ({error}); nothing was written")
+    return DatabaseBusy(f"the journal {path} cannot be used ({error}); nothing was written")

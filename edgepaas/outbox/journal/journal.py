@@ -15,18 +15,28 @@ The rules that keep it true:
   also where two processes write.
 """
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edgepaas.outbox import tables as outbox_tables
+from edgepaas.errors import DatabaseError
 from edgepaas.outbox.journal import reading, settling, space, tables
+from edgepaas.outbox.journal.access import JournalSnapshot, of_the_journal, snapshot
 from edgepaas.outbox.journal.entries import Change, Entry, Reach, StoredEntry
-from edgepaas.outbox.journal.group_writer import GroupWriter, Note, Write
-from edgepaas.outbox.journal.opening import JournalFile
-from edgepaas.outbox.journal.tables import CONFIRMED, IN_FLIGHT, JOURNAL, STATE
+from edgepaas.outbox.journal.entry_rows import Note, Write
+from edgepaas.outbox.journal.group_writer import GroupWriter
+from edgepaas.outbox.journal.opening import JournalFile, connected
+from edgepaas.outbox.journal.ordering import order_base
+from edgepaas.outbox.journal.tables import (
+    CONFIRMED,
+    DOUBTFUL,
+    IN_FLIGHT,
+    JOURNAL,
+    UNANSWERED,
+)
 from edgepaas.outbox.layout import Layout
 
 #: Whether a connection may still commit on a stream, given its id and the name of its process.
@@ -71,7 +81,7 @@ class Journal:
         try:
             self._writer = GroupWriter(file, layouts, owner=owner, wall=wall)
             #: Added to the clock: no order is lower than one that was given out before.
-            self._base = _order_base(file, clock)
+            self._base = order_base(file, clock)
         except BaseException:
             file.close()
             raise
@@ -146,9 +156,13 @@ class Journal:
             self.sync(entry)
         return entry
 
-    def confirm(self, entry: Entry) -> None:
-        """Note that the hub has committed *entry*; nothing is written yet."""
-        self._end(entry, Note(entry, CONFIRMED))
+    def confirm(self, entry: Entry, position: tuple[str, int] | None = None) -> None:
+        """Note that the hub has committed *entry*; nothing is written yet.
+
+        *position*: the stream and the mark that tell of it, where they are not those that it was
+        written with.
+        """
+        self._end(entry, Note(entry, CONFIRMED, position=position))
 
     def void(self, entry: Entry, places: Collection[int]) -> None:
         """Note that rows of a confirmed *entry*, at these places from 0, were no change."""
@@ -156,12 +170,17 @@ class Journal:
             self._writer.note(Note(entry, CONFIRMED, tuple(places)))
 
     def drop(self, entry: Entry) -> None:
-        """Note that the hub did not commit *entry*; nothing is written yet."""
+        """Note that the hub did not commit *entry*."""
         self._end(entry, Note(entry, None))
+        self._flush_if_it_can()
 
     def leave(self, entry: Entry) -> None:
-        """Leave *entry* in flight: its COMMIT was sent and not answered. The marks settle it."""
-        self._end(entry, None)
+        """Note that the COMMIT of *entry* was sent and not answered. The marks settle it.
+
+        The caller tells whoever asked for it, so that it goes where the hub lacks it.
+        """
+        self._end(entry, Note(entry, UNANSWERED))
+        self._flush_if_it_can()
 
     def flush(self) -> None:
         """Write what became of entries, without a sync; raises DatabaseFull, DatabaseBusy."""
@@ -179,29 +198,40 @@ class Journal:
             return [
                 reading.with_changes(connection, one)
                 for one in reading.unsettled(connection)
-                if one.order not in self._own_orders()
+                if one.state != DOUBTFUL and one.order not in self._own_orders()
             ]
 
-    def settle(
-        self, hub: Mapping[str, int], alive: Alive = nobody, *, went_back: bool = False
-    ) -> int:
+    def abandoned(self, alive: Alive = nobody) -> frozenset[int]:
+        """Return the orders of the entries in flight that no connection can commit any more.
+
+        *alive* is asked with the stream and its owner. To be called before the marks of the hub are
+        read: what commits after that, on a connection that ends at once, is not among them. Raises
+        DatabaseFull, DatabaseBusy.
+        """
+        with self._writer.reading() as connection:
+            own = self._own_orders()
+            return frozenset(
+                one.order
+                for one in reading.unsettled(connection)
+                if one.order not in own and not alive(one.stream_id, one.owner)
+            )
+
+    def settle(self, hub: Mapping[str, int], abandoned: Collection[int] = ()) -> int:
         """Settle entries in flight by the marks of the *hub*; return how many.
 
         *hub*: the transactions of each of the box's streams there. An entry that the hub has is
-        confirmed. One that it lacks is dropped, since no client has been answered, unless its
-        stream is *alive* (asked with the stream and its owner: a connection may still commit it),
-        or the hub *went back*: then it may have had it, and the entry is kept to be sent again.
-        Raises DatabaseFull, DatabaseBusy.
+        confirmed. One that it lacks is dropped or in doubt (edgepaas.outbox.journal.settling),
+        where it was *abandoned* (:meth:`abandoned`) before these marks were read. Raises
+        DatabaseFull, DatabaseBusy.
         """
         with self._writer.reading() as connection:
             own = self._own_orders()
             entries = [one for one in reading.unsettled(connection) if one.order not in own]
             if not entries:
                 return 0
-            living = {one.stream_id for one in entries if alive(one.stream_id, one.owner)}
             acknowledged = reading.acknowledged_marks(connection)
             marks = {**hub, **dict.fromkeys(reading.streams_in_sums(connection, hub), _ALL)}
-            decided = settling.decide(entries, marks, living, acknowledged, went_back=went_back)
+            decided = settling.decide(entries, marks, abandoned, acknowledged)
             if not decided:
                 return 0
             self._writer.note(
@@ -212,6 +242,14 @@ class Journal:
             )
         self._writer.flush()
         return len(decided)
+
+    def streams_ahead(self, hub: Mapping[str, int]) -> set[str]:
+        """Return the streams of which a *hub* with these marks lacks entries, or may lack some.
+
+        Joined to a sum they would seem to be there. Raises DatabaseFull, DatabaseBusy.
+        """
+        with self._writer.reading() as connection:
+            return reading.streams_ahead(connection, hub)
 
     def note_joining(self, streams: Collection[str], joined_to: str, mark: int) -> None:
         """Note that *streams* are about to be joined to the stream *joined_to* on the hub.
@@ -242,6 +280,16 @@ class Journal:
         with self._writer.reading() as connection:
             return reading.lacking(connection, hub, newest=newest)
 
+    def doubtful(self, hub: Mapping[str, int]) -> list[StoredEntry]:
+        """Return the entries in doubt that a hub with these marks lacks; in order, no changes."""
+        with self._writer.reading() as connection:
+            return reading.doubtful(connection, hub)
+
+    def with_changes_in_doubt(self, entry: StoredEntry) -> StoredEntry:
+        """Return *entry*, which is in doubt, with those of its changes that may be sent again."""
+        with self._writer.reading() as connection:
+            return reading.with_changes_in_doubt(connection, entry)
+
     def joined_streams(self) -> dict[str, str]:
         """Return by stream the one on the hub that it was, or is being, joined to."""
         with self._writer.reading() as connection:
@@ -252,12 +300,25 @@ class Journal:
         with self._writer.reading() as connection:
             return reading.with_changes(connection, entry)
 
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[JournalSnapshot]:
+        """Give what stands in the file now, to be read as often as is needed.
+
+        Raises DatabaseFull, DatabaseBusy, JournalUnreadable.
+        """
+        self.flush()
+        with of_the_journal(self.path):
+            connection = connected(self.path)
+        with contextlib.closing(connection), snapshot(connection):
+            yield JournalSnapshot(connection, self.path)
+
     def note_resent(self, orders: Iterable[int]) -> None:
         """Note, durably, that these entries were handed to the outbox, which sends them again."""
         with self._writer.changing() as connection:
             # One look at the file for all of them: orders have no index, and writes wait.
             connection.execute(
-                f"UPDATE {JOURNAL} SET state = {tables.RESENT} WHERE state = {CONFIRMED} "  # noqa: S608
+                f"UPDATE {JOURNAL} SET state = {tables.RESENT} "  # noqa: S608
+                f"WHERE state IN ({CONFIRMED}, {DOUBTFUL}) "
                 "AND ord IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(orders)),),
             )
@@ -295,31 +356,13 @@ class Journal:
             under_way = set(self._open)
         return under_way | self._writer.noted()
 
-    def _end(self, entry: Entry, note: Note | None) -> None:
-        if note is not None and entry.number:
+    def _flush_if_it_can(self) -> None:
+        """Write what became of entries before a client hears of it; what cannot be stays noted."""
+        with contextlib.suppress(DatabaseError):
+            self._writer.flush()
+
+    def _end(self, entry: Entry, note: Note) -> None:
+        if entry.number:
             self._writer.note(note)
         with self._guard:
             self._open.pop(entry.order, None)
-
-
-def _order_base(file: JournalFile, clock: Callable[[], int]) -> int:
-    if (base := _stored_base(file, clock())) is not None:
-        return base
-    with outbox_tables.transaction(file.connection):
-        # Another process may have been faster.
-        if (base := _stored_base(file, now := clock())) is not None:
-            return base
-        base = _youngest(file) + 1 - now  # the box was started since
-        file.connection.execute(f"UPDATE {STATE} SET order_base = ?", (base,))  # noqa: S608
-    return base
-
-
-def _stored_base(file: JournalFile, now: int) -> int | None:
-    """Return the base that the file has, None where an order of *now* would not be the greatest."""
-    (base,) = file.connection.execute(f"SELECT order_base FROM {STATE}").fetchone()  # noqa: S608
-    return int(base) if base + now > _youngest(file) else None
-
-
-def _youngest(file: JournalFile) -> int:
-    (dropped,) = file.connection.execute(f"SELECT dropped_ord FROM {STATE}").fetchone()  # noqa: S608
-    return max(reading.newest_order(file.connection), int(dropped))

@@ -7,23 +7,27 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files.locks import LockHeld, acquire, held
-from edgepaas.files.sqlite_file import open_refusal_reason, sidecars
+from edgepaas.files.sqlite_file import (
+    damage_noted,
+    forget_damage,
+    open_refusal_reason,
+    sidecars,
+)
 from edgepaas.outbox import tables as outbox_tables
 from edgepaas.outbox.journal import tables
-from edgepaas.outbox.journal.reading import newest_order
 from edgepaas.outbox.space import vacuum
 
 logger = logging.getLogger("edgepaas.outbox")
 
 #: Seconds to wait for another process that opens, or sets aside, the file.
-_LOCK_TIMEOUT = 5.0
+LOCK_TIMEOUT = 5.0
 #: SQLite's default is 2 MiB of cache a connection; the journal is written at its end.
 _CACHE_KIB = 512
 #: Primary result codes of a file that is damaged, or none (https://sqlite.org/rescode.html).
@@ -56,7 +60,7 @@ class JournalFile:
         self._files: OpenFiles | None = None
         lock = tables.lock_of(path)
         for attempt in (1, 2):
-            self._lock = acquire(lock, shared=True, timeout=_LOCK_TIMEOUT)
+            self._lock = acquire(lock, shared=True, timeout=LOCK_TIMEOUT)
             try:
                 self._open()
             except _NotOurs as error:
@@ -130,29 +134,9 @@ class JournalFile:
             os.close(descriptor)
 
 
-@contextlib.contextmanager
-def opened_for_reading(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """Give a connection to the file *path*; None where there is none that can be read."""
-    try:
-        usable = path.exists() and not open_refusal_reason(path)
-        connection = _connected(path) if usable else None
-        if connection is not None and tables.version(connection) != tables.VERSION:
-            connection.close()
-            connection = None
-    except (sqlite3.Error, OSError) as error:
-        logger.warning("the journal %s cannot be read: %s", path, error)
-        connection = None
-    try:
-        yield connection
-    finally:
-        if connection is not None:
-            connection.close()
-
-
-def youngest_order(path: Path) -> int:
-    """Return the order of the youngest entry in the file *path*; 0 where none can be read."""
-    with opened_for_reading(path) as connection:
-        return 0 if connection is None else newest_order(connection)
+def says_damaged(error: BaseException) -> bool:
+    """Whether *error* is SQLite's word that the file is damaged, or none of its own."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
 
 
 class _NotOurs(Exception):
@@ -160,20 +144,22 @@ class _NotOurs(Exception):
 
 
 def _opened(path: Path, node_id: str) -> sqlite3.Connection:
-    reason = open_refusal_reason(path)
-    if reason:
+    if reason := open_refusal_reason(path):
         raise _NotOurs(reason)
     try:
-        connection = _connected(path)
+        connection = connected(path, create=True)
     except sqlite3.DatabaseError as error:
-        if (error.sqlite_errorcode & 0xFF) in _DAMAGED:
+        if says_damaged(error):
             raise _NotOurs(f"it is damaged ({error})") from error
         raise
     try:
+        if damage_noted(path):
+            _check(connection)
+            forget_damage(path)
         _prepare(connection, node_id)
     except sqlite3.DatabaseError as error:
         connection.close()
-        if (error.sqlite_errorcode & 0xFF) in _DAMAGED:
+        if says_damaged(error):
             raise _NotOurs(f"it is damaged ({error})") from error
         raise
     except BaseException:
@@ -182,16 +168,30 @@ def _opened(path: Path, node_id: str) -> sqlite3.Connection:
     return connection
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = open_sqlite(path, create=True)
+def connected(
+    path: Path, *, create: bool = False, busy_timeout: float | None = None
+) -> sqlite3.Connection:
+    """Return a connection to the file *path*; raises what open_sqlite raises."""
+    wait = BUSY_TIMEOUT if busy_timeout is None else busy_timeout
+    connection = open_sqlite(path, create=create, busy_timeout=wait)
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Look at all pages: a torn one shows where it is used, and not when the file is opened."""
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise _NotOurs(f"it is damaged ({' '.join(str(found).split())})")
 
 
 def _prepare(connection: sqlite3.Connection, node_id: str) -> None:
     found = tables.version(connection)
     if found > tables.VERSION:
         raise _NotOurs(f"it is of a newer release (version {found})")
+    if found == tables.VERSION and not tables.has_index(connection):
+        with outbox_tables.transaction(connection):
+            tables.create_index(connection)
     if found < tables.VERSION:
         vacuum.prepare(connection)
         with outbox_tables.transaction(connection):
@@ -204,7 +204,7 @@ def _prepare(connection: sqlite3.Connection, node_id: str) -> None:
 def _move_away(path: Path, lock: Path, why: str, node_id: str) -> str:
     """Rename the file and those beside it; return what was done, for a person."""
     try:
-        with held(lock, timeout=_LOCK_TIMEOUT):
+        with held(lock, timeout=LOCK_TIMEOUT):
             try:
                 _opened(path, node_id).close()
             except _NotOurs:
@@ -217,6 +217,7 @@ def _move_away(path: Path, lock: Path, why: str, node_id: str) -> str:
             for old in (*sidecars(path), path):
                 if old.exists():
                     old.rename(aside.with_name(old.name.replace(path.name, aside.name, 1)))
+            forget_damage(path)
     except LockHeld as error:
         raise JournalUnusable(f"{path}: {why}, and another process has it open") from error
     line = f"{path} is set aside as {aside.name}: {why}"

@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from edgepaas.outbox.journal.entries import Reach, StoredEntry
-from edgepaas.outbox.journal.tables import CONFIRMED, IN_FLIGHT, JOURNAL, STATE, STREAMS, VOID
+from edgepaas.outbox.journal.tables import (
+    CONFIRMED,
+    DOUBTFUL,
+    JOURNAL,
+    STATE,
+    STREAMS,
+    UNCERTAIN,
+    VOID,
+)
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import Change, Op, exact_rows
 from edgepaas.outbox.triggers import values_of
@@ -23,11 +31,11 @@ _HEADS: Final = (
 
 
 def unsettled(connection: sqlite3.Connection) -> list[StoredEntry]:
-    """Return the entries in flight, in order, without their changes."""
+    """Return the entries that are not settled for good, in order, without their changes."""
     # A look at the rest of the file would take longer with each day.
     (start,) = connection.execute(f"SELECT unsettled FROM {STATE}").fetchone()  # noqa: S608
     rows = connection.execute(
-        f"{_HEADS} AND j.number >= ? AND j.state = {IN_FLIGHT} ORDER BY j.ord", (start,)
+        f"{_HEADS} AND j.number >= ? AND j.state IN {UNCERTAIN} ORDER BY j.ord", (start,)
     )
     return [StoredEntry(*row) for row in rows]
 
@@ -62,6 +70,42 @@ def lacking(
     return sorted(found, key=lambda one: one.order)
 
 
+def doubtful(connection: sqlite3.Connection, hub: Mapping[str, int]) -> list[StoredEntry]:
+    """Return the entries in doubt that a hub with these marks lacks, in order, without changes."""
+    joined = streams_in_sums(connection, hub)
+    return [
+        one
+        for one in unsettled(connection)
+        if one.state == DOUBTFUL
+        and one.mark > hub.get(one.stream_id, 0)
+        and one.stream_id not in joined
+    ]
+
+
+def streams_ahead(connection: sqlite3.Connection, hub: Mapping[str, int]) -> set[str]:
+    """Return the streams with entries that a hub with these marks lacks, or may lack.
+
+    Of the entries of the last :data:`RECENT` rows, and those that are not settled.
+    """
+    found = (*unsettled(connection), *lacking(connection, hub, newest=RECENT))
+    return {one.stream_id for one in found}
+
+
+def is_changed_later(connection: sqlite3.Connection, entry: StoredEntry, change: Change) -> bool:
+    """Whether an entry that was written after *entry* holds a change of the same row."""
+    for identity, layout in stored_layouts(connection).items():
+        if layout.table != change.layout.table or layout.key != change.layout.key:
+            continue
+        key = " AND ".join(f"v{position} IS ?" for position in layout.key_positions)
+        if connection.execute(
+            f"SELECT 1 FROM {JOURNAL} WHERE number >= ? AND layout = ? AND op <> '{VOID}' "  # noqa: S608
+            f"AND {key} LIMIT 1",
+            (entry.number + entry.rows, identity, *change.key),
+        ).fetchone():
+            return True
+    return False
+
+
 def streams_in_sums(connection: sqlite3.Connection, hub: Mapping[str, int]) -> set[str]:
     """Return the streams that were joined, where a hub with these marks has all of them."""
     return {
@@ -86,6 +130,21 @@ def with_changes(connection: sqlite3.Connection, entry: StoredEntry) -> StoredEn
     """Return *entry* with its changes."""
     found = list(changes_between(connection, entry.number, entry.number + entry.rows - 1))
     return replace(entry, changes=found)
+
+
+def with_changes_in_doubt(connection: sqlite3.Connection, entry: StoredEntry) -> StoredEntry:
+    """Return *entry*, which is in doubt, with those of its changes that may be sent again.
+
+    Of a row that is not a fact only where this box has not changed it since: who was not
+    answered may have repeated the change, and have taken it back.
+    """
+    found = with_changes(connection, entry)
+    kept = [
+        change
+        for change in found.changes
+        if change.layout.kind == "facts" or not is_changed_later(connection, entry, change)
+    ]
+    return replace(found, changes=kept)
 
 
 def changes_between(connection: sqlite3.Connection, first: int, last: int) -> Iterator[Change]:
@@ -116,6 +175,12 @@ def newest_order(connection: sqlite3.Connection) -> int:
     return int(found or 0)
 
 
+def youngest_order(connection: sqlite3.Connection) -> int:
+    """Return the greatest order that was given out, as far as the file tells; 0 without one."""
+    (dropped,) = connection.execute(f"SELECT dropped_ord FROM {STATE}").fetchone()  # noqa: S608
+    return max(newest_order(connection), int(dropped))
+
+
 def acknowledged_marks(connection: sqlite3.Connection) -> dict[str, int]:
     """Return the mark up to which each stream is known to have been acknowledged.
 
@@ -123,7 +188,7 @@ def acknowledged_marks(connection: sqlite3.Connection) -> dict[str, int]:
     Of the entries of the last :data:`RECENT` rows.
     """
     rows = connection.execute(
-        f"SELECT s.stream_id, max(j.mark - (j.state = {IN_FLIGHT})) "  # noqa: S608
+        f"SELECT s.stream_id, max(j.mark - (j.state IN {UNCERTAIN})) "  # noqa: S608
         f"FROM {JOURNAL} j JOIN {STREAMS} s ON s.id = j.stream WHERE j.ord IS NOT NULL "
         f"AND j.number > (SELECT max(number) - {RECENT} FROM {JOURNAL}) GROUP BY s.stream_id"
     )
@@ -137,7 +202,7 @@ def reach(connection: sqlite3.Connection) -> Reach:
     ).fetchone() or (0, 0)
     rows, waiting = connection.execute(
         f"SELECT coalesce(max(number) - min(number) + 1, 0), "  # noqa: S608
-        f"(SELECT count(*) FROM {JOURNAL} WHERE state = {IN_FLIGHT} AND number >= "
+        f"(SELECT count(*) FROM {JOURNAL} WHERE state IN {UNCERTAIN} AND number >= "
         f"(SELECT unsettled FROM {STATE})) FROM {JOURNAL}"
     ).fetchone()
     dropped_order, dropped_rows = connection.execute(

@@ -4,7 +4,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from edgepaas.outbox.journal.entries import StoredEntry
-from edgepaas.outbox.journal.tables import CONFIRMED
+from edgepaas.outbox.journal.tables import CONFIRMED, DOUBTFUL, IN_FLIGHT, UNANSWERED
 
 #: An entry, and its state from now on; None: it goes.
 Decision = tuple[StoredEntry, int | None]
@@ -13,26 +13,28 @@ Decision = tuple[StoredEntry, int | None]
 def decide(
     entries: Sequence[StoredEntry],
     hub: Mapping[str, int],
-    alive: Collection[str],
+    abandoned: Collection[int],
     acknowledged: Mapping[str, int],
-    *,
-    went_back: bool,
 ) -> list[Decision]:
-    """Return those of *entries* (in flight) that are settled.
+    """Return those of *entries* (not settled) that are settled now.
 
-    *hub*: the marks of the box's streams there; *alive*: streams that a connection may still
-    move; *acknowledged*: the mark up to which each stream is known to have been answered. A hub
-    that has less than that went back: what is in flight may have been acknowledged as well, by a
-    process that was killed before it had written so, and is kept.
+    *hub*: the marks of the box's streams there; *abandoned*: the orders of entries that no
+    connection could commit any more when the marks were read; *acknowledged*: the mark up to which
+    each stream is known to have been answered.
+
+    An abandoned entry that the hub lacks goes where its process has written that nobody was told
+    of it. Else that process was killed, perhaps after a client had its answer, and the hub may
+    have lost this transaction alone, so that no other mark shows it: the entry is in doubt.
     """
-    back = went_back or any(
-        hub.get(one.stream_id, 0) < acknowledged.get(one.stream_id, 0) for one in entries
-    )
     found: list[Decision] = []
     for one in entries:
         known = max(hub.get(one.stream_id, 0), acknowledged.get(one.stream_id, 0))
         if not one.stream_id or known >= one.mark:
             found.append((one, CONFIRMED))
-        elif one.stream_id not in alive:
-            found.append((one, CONFIRMED if back else None))
+        elif one.order not in abandoned:
+            continue
+        elif one.state == UNANSWERED:
+            found.append((one, None))
+        elif one.state == IN_FLIGHT:
+            found.append((one, DOUBTFUL))
     return found

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal's room: the oldest entries leave, counted, where it is too large or they too old."""
 
-import contextlib
 import sqlite3
 from pathlib import Path
 
-from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.files.locks import held
 from edgepaas.outbox import tables as outbox_tables
+from edgepaas.outbox.journal.access import JournalUnreadable, of_the_journal, opened_if_there
 from edgepaas.outbox.journal.reading import used_bytes
 from edgepaas.outbox.journal.tables import (
-    IN_FLIGHT,
+    CONFIRMED,
     JOURNAL,
+    RESENT,
     STATE,
-    VERSION,
+    UNCERTAIN,
     journal_path,
-    lock_of,
-    version,
 )
 from edgepaas.outbox.space import vacuum
 from edgepaas.outbox.space.budget import Usage, usage
@@ -43,7 +40,8 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
         "ORDER BY number"
     )
     for number, order, count, at, state in heads:
-        if (state == IN_FLIGHT and not over) or rows >= limit or not (over or at < before):
+        settled = state in (CONFIRMED, RESENT)
+        if not (settled or over) or rows >= limit or not (over or at < before):
             break
         end, rows, last = number + count, rows + count, max(last, order)
     heads.close()
@@ -63,31 +61,30 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
 def usage_of_both(connection: sqlite3.Connection, path: Path, budget: int) -> Usage:
     """Return what the rows in the SQLite file *path*, which is open, and its journal take.
 
-    Raises sqlite3.Error.
+    Of a journal that cannot be read, all of its file. Raises sqlite3.Error, OSError.
     """
     found = usage(connection, budget)
     journal = journal_path(path)
-    if not journal.exists():
-        return found
-    with contextlib.closing(open_sqlite(journal, read_only=True)) as beside:
-        return Usage(found.used + used_bytes(beside), budget)
+    try:
+        with opened_if_there(journal, lock_timeout=0.0) as beside, of_the_journal(journal):
+            taken = 0 if beside is None else used_bytes(beside)
+    except JournalUnreadable:
+        taken = journal.stat().st_size if journal.exists() else 0
+    return Usage(found.used + taken, budget)
 
 
 def shrink(path: Path, by: int, *, busy_timeout: float, limit: int = 2_000) -> int:
     """Have the oldest entries of the journal beside the SQLite file *path* leave; return the rows.
 
     For the disk budget, while SQLite serves: what waits for PostgreSQL needs the room more. *by*:
-    bytes that the journal is to take less; about *limit* rows a call. Raises sqlite3.Error,
-    LockHeld, DatabaseError, OSError.
+    bytes that the journal is to take less; about *limit* rows a call. Raises JournalUnreadable.
     """
     journal = journal_path(path)
-    if not journal.exists():
-        return 0
     with (
-        held(lock_of(journal), shared=True, timeout=0.0),
-        contextlib.closing(open_sqlite(journal, busy_timeout=busy_timeout)) as connection,
+        opened_if_there(journal, lock_timeout=0.0, busy_timeout=busy_timeout) as connection,
+        of_the_journal(journal),
     ):
-        if version(connection) != VERSION:
+        if connection is None:
             return 0
         target = max(0, used_bytes(connection) - by)
         with outbox_tables.transaction(connection):
@@ -114,10 +111,10 @@ def _rows_of(connection: sqlite3.Connection, size: int) -> int:
 
 
 def _note_settled(connection: sqlite3.Connection) -> None:
-    """Remember up to where no entry is in flight."""
+    """Remember up to where every entry is settled."""
     (start,) = connection.execute(f"SELECT unsettled FROM {STATE}").fetchone()  # noqa: S608
     first, last = connection.execute(
-        f"SELECT min(number) FILTER (WHERE state = {IN_FLIGHT}), max(number) FROM {JOURNAL} "  # noqa: S608
+        f"SELECT min(number) FILTER (WHERE state IN {UNCERTAIN}), max(number) FROM {JOURNAL} "  # noqa: S608
         "WHERE number >= ?",
         (start,),
     ).fetchone()

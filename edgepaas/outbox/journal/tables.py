@@ -20,13 +20,24 @@ JOURNAL: Final = "journal"
 STREAMS: Final = "journal_streams"
 STATE: Final = "journal_state"
 
-#: States of an entry: its COMMIT is under way, or was not answered; the hub acknowledged it; it
-#: was handed to the outbox, which sends it again.
+#: States of an entry: its COMMIT is under way, or what came of it is not written yet; the hub
+#: acknowledged it; it was handed to the outbox, which sends it again.
 IN_FLIGHT: Final = 0
 CONFIRMED: Final = 1
 RESENT: Final = 2
+#: COMMIT was not answered, and who had asked for it was told so.
+UNANSWERED: Final = 3
+#: Its process was killed, and the hub does not have it: a client may have been told that it was
+#: stored. It is sent again, in doubt.
+DOUBTFUL: Final = 4
+#: For SQL: of these the hub's marks are still to tell; and with those of which they may yet.
+UNSETTLED: Final = f"({IN_FLIGHT}, {UNANSWERED})"
+UNCERTAIN: Final = f"({IN_FLIGHT}, {UNANSWERED}, {DOUBTFUL})"
 #: The operation of a row that was written ahead and turned out to be no change.
 VOID: Final = "-"
+
+#: For SQL: of the rows that the index has.
+IS_CHANGE: Final = "op IN ('U', 'D')"
 
 _TABLES: Final = (
     # An entry is a run of rows: the first one also says which transaction it was. So a write of
@@ -51,6 +62,9 @@ _TABLES: Final = (
         id INTEGER PRIMARY KEY, tbl TEXT NOT NULL, revision TEXT NOT NULL,
         definition TEXT NOT NULL)""",
 )
+_CHANGES: Final = "journal_changes"
+# The audit asks for changes of facts, which are few: an insert costs nothing for it.
+_INDEX: Final = f"CREATE INDEX IF NOT EXISTS {_CHANGES} ON {JOURNAL} (layout) WHERE {IS_CHANGE}"
 
 
 def journal_path(sqlite_path: Path) -> Path:
@@ -67,11 +81,25 @@ def create(connection: sqlite3.Connection, node_id: str) -> None:
     """Make what is missing, inside the caller's transaction; raises sqlite3.Error."""
     for statement in _TABLES:
         connection.execute(statement)
+    create_index(connection)
     connection.execute(
         f"INSERT OR IGNORE INTO {STATE} (id, node_id, order_base) VALUES (1, ?, 0)",  # noqa: S608
         (node_id,),
     )
     connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def has_index(connection: sqlite3.Connection) -> bool:
+    """Whether the file has the index; one that an earlier build made has none."""
+    found = connection.execute(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?", (_CHANGES,)
+    )
+    return found.fetchone() is not None
+
+
+def create_index(connection: sqlite3.Connection) -> None:
+    """Make it, inside the caller's transaction; raises sqlite3.Error."""
+    connection.execute(_INDEX)
 
 
 def version(connection: sqlite3.Connection) -> int:

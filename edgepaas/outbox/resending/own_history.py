@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 from edgepaas.database.reserved_names import COPIED
 from edgepaas.outbox import capture, tables
+from edgepaas.outbox.journal.access import given_by_the_journal, of_the_journal, snapshot
 from edgepaas.outbox.journal.reading import changes_between
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL
+from edgepaas.outbox.journal.tables import JOURNAL, STREAMS, UNSETTLED
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import Change
 from edgepaas.outbox.resending import fact_copies
+from edgepaas.outbox.resending.fact_copies import CopiedEntry
 from edgepaas.outbox.tables import quoted
 
 logger = logging.getLogger("edgepaas.outbox")
@@ -53,22 +55,25 @@ class _Head:
 def copy_shared(connection: sqlite3.Connection, journal: sqlite3.Connection) -> int:
     """Apply the changes of shared rows that are in the journal alone; return how many.
 
-    *connection* is that of the box's file. Raises sqlite3.Error.
+    *connection* is that of the box's file. Raises sqlite3.Error of it, JournalUnreadable.
     """
-    before, until = _read_pointer(connection, "shared"), _settled(journal)
-    if until.order <= before.order:
-        return 0
-    heads = _heads_with(journal, _start(journal, before), before.order, "shared")
-    if not heads and until.number - before.number < _NOTED_EVERY:
-        return 0
-    applied = 0
-    with tables.transaction(connection), capture.paused(connection):
-        columns = _Columns(connection)
-        for head in heads:
-            for change in changes_between(journal, head.number, head.number + head.rows - 1):
-                if change.layout.kind == "shared":
-                    applied += _apply(connection, columns, change)
-        _note_pointer(connection, "shared", until)
+    before = _read_pointer(connection, "shared")
+    with snapshot(journal):
+        with of_the_journal():
+            until = _settled(journal)
+            if until.order <= before.order:
+                return 0
+            heads = _heads_with(journal, _start(journal, before), before.order, "shared")
+        if not heads and until.number - before.number < _NOTED_EVERY:
+            return 0
+        applied = 0
+        with tables.transaction(connection), capture.paused(connection):
+            columns = _Columns(connection)
+            for head in heads:
+                for change in _changes_of(journal, head):
+                    if change.layout.kind == "shared":
+                        applied += _apply(connection, columns, change)
+            _note_pointer(connection, "shared", until)
     return applied
 
 
@@ -76,30 +81,35 @@ class FactCopier:
     """Copies facts, the newest first, in steps; remembers how far it has come."""
 
     def __init__(self, connection: sqlite3.Connection, journal: sqlite3.Connection) -> None:
-        """Both are used by :meth:`step` alone. Raises sqlite3.Error."""
+        """Both are used by :meth:`step` alone. Raises sqlite3.Error, JournalUnreadable."""
         self._connection = connection
         self._journal = journal
         self._before = _read_pointer(connection, "facts")
-        self._until = _settled(journal)
+        with of_the_journal():
+            self._until = _settled(journal)
         self._below = self._until.number + 1
         self._copied = 0
         #: Whether nothing is left to be copied.
         self.done = self._until.order <= self._before.order
 
     def step(self) -> int:
-        """Copy some; return how many facts are new. Raises sqlite3.Error."""
+        """Copy some; return how many facts are new. Raises sqlite3.Error, JournalUnreadable."""
         if self.done:
             return 0
         copied = rows = 0
-        with tables.transaction(self._connection), capture.paused(self._connection):
+        with (
+            snapshot(self._journal),
+            tables.transaction(self._connection),
+            capture.paused(self._connection),
+        ):
             columns = _Columns(self._connection)
             for head in self._next_heads():
                 self._below = head.number
                 rows += head.rows
-                found = changes_between(self._journal, head.number, head.number + head.rows - 1)
-                for change in found:
+                entry = _entry(self._journal, head)
+                for change in _changes_of(self._journal, head):
                     if change.layout.kind == "facts" and change.new is not None:
-                        copied += _insert_fact(self._connection, columns, change, head.at)
+                        copied += _insert_fact(self._connection, columns, change, entry)
                 if rows >= STEP:
                     break
             else:
@@ -111,11 +121,12 @@ class FactCopier:
         return copied
 
     def _next_heads(self) -> Iterator[_Head]:
-        rows = self._journal.execute(
-            f"SELECT number, ord, rows, at FROM {JOURNAL} WHERE number < ? AND number > ? "  # noqa: S608
-            f"AND ord > ? AND state <> {IN_FLIGHT} ORDER BY number DESC LIMIT {STEP}",
-            (self._below, _start(self._journal, self._before), self._before.order),
-        ).fetchall()
+        with of_the_journal():
+            rows = self._journal.execute(
+                f"SELECT number, ord, rows, at FROM {JOURNAL} WHERE number < ? AND number > ? "  # noqa: S608
+                f"AND ord > ? AND state NOT IN {UNSETTLED} ORDER BY number DESC LIMIT {STEP}",
+                (self._below, _start(self._journal, self._before), self._before.order),
+            ).fetchall()
         for row in rows:
             yield _Head(*row)
 
@@ -129,7 +140,7 @@ def copy_history(
 ) -> int:
     """Copy shared rows, then facts for so many *seconds*; return how many rows came.
 
-    Raises sqlite3.Error.
+    Raises sqlite3.Error, JournalUnreadable.
     """
     deadline = clock() + seconds
     copied = copy_shared(connection, journal)
@@ -157,7 +168,19 @@ class _Columns:
         return set(layout.names) <= found
 
 
-def _insert_fact(connection: sqlite3.Connection, columns: _Columns, change: Change, at: int) -> int:
+def _entry(journal: sqlite3.Connection, head: _Head) -> CopiedEntry:
+    with of_the_journal():
+        stream_id, mark = journal.execute(
+            f"SELECT coalesce(s.stream_id, ''), j.mark FROM {JOURNAL} j "  # noqa: S608
+            f"LEFT JOIN {STREAMS} s ON s.id = j.stream WHERE j.number = ?",
+            (head.number,),
+        ).fetchone()
+    return CopiedEntry(head.at, head.order, stream_id, mark)
+
+
+def _insert_fact(
+    connection: sqlite3.Connection, columns: _Columns, change: Change, entry: CopiedEntry
+) -> int:
     layout = change.layout
     if change.new is None or not columns.fit(layout):
         return 0
@@ -172,7 +195,7 @@ def _insert_fact(connection: sqlite3.Connection, columns: _Columns, change: Chan
         logger.debug("%s is not copied: %s", change, error)
         return 0
     if inserted > 0:
-        fact_copies.remember(connection, layout, change.key, at)
+        fact_copies.remember(connection, layout, change.key, entry)
         return 1
     return 0
 
@@ -202,6 +225,11 @@ def _apply(connection: sqlite3.Connection, columns: _Columns, change: Change) ->
         return 0
 
 
+def _changes_of(journal: sqlite3.Connection, head: _Head) -> Iterator[Change]:
+    last = head.number + head.rows - 1
+    return given_by_the_journal(changes_between(journal, head.number, last))
+
+
 def _heads_with(journal: sqlite3.Connection, start: int, above: int, kind: str) -> list[_Head]:
     """Return the settled entries after number *start* that hold a change of a table of *kind*."""
     wanted = [identity for identity, one in stored_layouts(journal).items() if one.kind == kind]
@@ -211,7 +239,7 @@ def _heads_with(journal: sqlite3.Connection, start: int, above: int, kind: str) 
         f"(SELECT (SELECT h.number FROM {JOURNAL} h WHERE h.number <= j.number "
         "AND h.ord IS NOT NULL ORDER BY h.number DESC LIMIT 1) "
         f"FROM {JOURNAL} j WHERE j.number > ? AND j.layout IN ({layouts})) "
-        f"AND state <> {IN_FLIGHT} ORDER BY ord",
+        f"AND state NOT IN {UNSETTLED} ORDER BY ord",
         (above, start, start),
     )
     return [_Head(*row) for row in rows]
@@ -220,8 +248,8 @@ def _heads_with(journal: sqlite3.Connection, start: int, above: int, kind: str) 
 def _settled(journal: sqlite3.Connection) -> _Pointer:
     """Return the youngest entry before which, and at which, none is in flight."""
     row = journal.execute(
-        f"SELECT ord, number FROM {JOURNAL} WHERE ord IS NOT NULL AND state <> {IN_FLIGHT} "  # noqa: S608
-        f"AND number < coalesce((SELECT min(number) FROM {JOURNAL} WHERE state = {IN_FLIGHT} "
+        f"SELECT ord, number FROM {JOURNAL} WHERE ord IS NOT NULL AND state NOT IN {UNSETTLED} "  # noqa: S608
+        f"AND number < coalesce((SELECT min(number) FROM {JOURNAL} WHERE state IN {UNSETTLED} "
         f"AND number > (SELECT max(number) FROM {JOURNAL}) - 10000), 9e18) "
         "ORDER BY number DESC LIMIT 1"
     ).fetchone()

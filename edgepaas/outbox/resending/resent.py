@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from edgepaas.database.reserved_names import RESENT
+from edgepaas.outbox.resending.fact_copies import CopiedEntry
 
 _TABLE = f"""CREATE TABLE IF NOT EXISTS {RESENT} (
     ord INTEGER PRIMARY KEY,
     stream_id TEXT NOT NULL, joined_to TEXT NOT NULL, mark INTEGER NOT NULL,
     rows INTEGER NOT NULL, noted INTEGER NOT NULL DEFAULT 0)"""
+#: Of entries that left the journal, and of which copies are sent again.
+_OF_COPIES = 2
 #: Entries that are remembered one by one; of more, the oldest are forgotten.
 _MOST = 200_000
 
@@ -41,9 +44,33 @@ def remember(connection: sqlite3.Connection, entries: Iterable[ResentEntry]) -> 
         entries,
     )
     connection.execute(
-        f"DELETE FROM {RESENT} WHERE noted = 1 AND ord < (SELECT ord FROM {RESENT} "  # noqa: S608
+        f"DELETE FROM {RESENT} WHERE noted <> 0 AND ord < (SELECT ord FROM {RESENT} "  # noqa: S608
         "ORDER BY ord DESC LIMIT 1 OFFSET ?)",
         (_MOST,),
+    )
+
+
+def remember_copies(
+    connection: sqlite3.Connection,
+    entries: Mapping[CopiedEntry, int],
+    joined: Mapping[str, str],
+) -> None:
+    """Note that so many rows of *entries*, which are in no journal any more, are sent again.
+
+    *joined*: by stream the one on the hub that it was joined to. An entry that the journal sent
+    again was counted whole. Inside the caller's transaction.
+    """
+    if not entries:
+        return
+    connection.execute(_TABLE)
+    connection.executemany(
+        f"INSERT INTO {RESENT} (ord, stream_id, joined_to, mark, rows, noted) "  # noqa: S608
+        f"VALUES (?, ?, ?, ?, ?, {_OF_COPIES}) ON CONFLICT (ord) DO UPDATE "
+        f"SET rows = rows + excluded.rows WHERE noted = {_OF_COPIES}",
+        [
+            (one.order, one.stream_id, joined.get(one.stream_id, ""), one.mark, rows)
+            for one, rows in entries.items()
+        ],
     )
 
 

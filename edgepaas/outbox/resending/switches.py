@@ -17,16 +17,19 @@ from edgepaas.outbox import tables
 _MOST = 1000
 
 
-def note_switch(connection: sqlite3.Connection, last_order: int) -> None:
+def note_switch(connection: sqlite3.Connection, last_order: int | None) -> None:
     """Note where both stand; *last_order*: of the journal's youngest entry, 0 without one.
 
+    None where the journal cannot be read now: it has at least the entries of the last note.
     Nothing is written where neither has grown. One transaction, of its own unless one is open.
     Raises sqlite3.Error.
     """
     if not tables.exist(connection):
         return
-    here = (last_order, tables.last_seq(connection))
     known = _read(connection)
+    if last_order is None:
+        last_order = known[-1][0] if known else 0
+    here = (last_order, tables.last_seq(connection))
     if known and known[-1] == here:
         return
     with tables.transaction(connection):

@@ -149,7 +149,11 @@ class FlightConnection(TransactionFlights):
         again = True
         while True:
             opening, first = self._opening() if begin else (b"", [])
-            body, answers = make()
+            try:
+                body, answers = make()
+            except BaseException as error:
+                self._not_begun(error)
+                raise
             flight = opening + body + messages.SYNC
             if within is not None:
                 flight = messages.PROOF + flight

@@ -44,8 +44,9 @@ class PreparedStatements:
         self._seen: OrderedDict[_Key, None] = OrderedDict()
         self._closing: list[bytes] = []
         self._made = 0
-        #: What the flight that is on its way keeps if it succeeds.
+        #: What the flight that is on its way keeps if it succeeds, and what it closes.
         self._pending: list[tuple[_Key, bytes, Answer]] = []
+        self._pending_closing: list[bytes] = []
 
     def messages(
         self, text: bytes, parameters: Sequence[bytes | None], types: Sequence[int]
@@ -71,6 +72,7 @@ class PreparedStatements:
         self._pending.append((key, name, answer))
         del self._seen[key]
         closing = b"".join(map(messages.close_statement, self._closing))
+        self._pending_closing += self._closing
         self._closing.clear()
         return (
             closing
@@ -88,10 +90,12 @@ class PreparedStatements:
             if len(self._kept) > MOST:
                 self._closing.append(self._kept.popitem(last=False)[1].name)
         self._pending.clear()
+        self._pending_closing.clear()
 
     def unsent(self) -> None:
         """Note that the flight whose messages were made is not sent."""
         self._pending.clear()
+        self._close_later()
 
     def failed(self, error: BaseException) -> bool:
         """Note that the flight failed; whether a statement that was kept is the cause.
@@ -101,6 +105,7 @@ class PreparedStatements:
         # Perhaps it was prepared before the error came.
         self._closing += [name for _, name, _ in self._pending]
         self._pending.clear()
+        self._close_later()
         if not is_stale(error):
             return False
         if server_field(error, "C") in _NOT_THERE:
@@ -113,6 +118,11 @@ class PreparedStatements:
         self._seen.clear()
         self._closing += [kept.name for kept in self._kept.values()]
         self._kept.clear()
+
+    def _close_later(self) -> None:
+        """Close with another flight what this one did not; to close it twice is no error."""
+        self._closing += self._pending_closing
+        self._pending_closing.clear()
 
 
 def is_stale(error: BaseException) -> bool:

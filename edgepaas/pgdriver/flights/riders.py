@@ -12,7 +12,8 @@ class RiderChain:
     """Rides as *riders* do, one after the other in their order.
 
     What they have to do in order with each other, such as reading before a mark moves, is
-    their order here. All of them act on each event, whatever one of them raises.
+    their order here. All of them hear of a commit, whatever one of them raises; what one of
+    them raises before COMMIT is sent keeps it from being sent.
     """
 
     def __init__(self, *riders: CommitRider) -> None:

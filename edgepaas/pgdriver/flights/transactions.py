@@ -86,9 +86,13 @@ class TransactionFlights(DriverFacade):
         self, statements: Sequence[Statement], known: Any, within: float | None
     ) -> list[Result]:
         opening, first = self._opening(rows_known=known is not None)
-        if known is not None:
-            self.expect(known)
-        body, answers = self._encoded(statements)
+        try:
+            if known is not None:
+                self.expect(known)
+            body, answers = self._encoded(statements)
+        except BaseException as error:
+            self._not_begun(error)
+            raise
         flight = opening + body if within is None else messages.PROOF + opening + body
         return self._end(flight, [*first, *answers], within)[len(first) :]
 
@@ -101,9 +105,18 @@ class TransactionFlights(DriverFacade):
         self._wrote = False
         self._riding = self.rider
         riding = self._riding
-        first = () if riding is None else riding.begin(rows_known=rows_known)
-        body, answers = self._encoded(first)
+        try:
+            first = () if riding is None else riding.begin(rows_known=rows_known)
+            body, answers = self._encoded(first)
+        except BaseException as error:
+            self._not_begun(error)
+            raise
         return messages.BEGIN + body, [Answer(), *answers]
+
+    def _not_begun(self, error: BaseException) -> None:
+        """Forget the transaction whose first flight *error* keeps from being sent."""
+        self.prepared.unsent()
+        self._tell_failed(error)
 
     def _end(
         self, before: bytes, answers: list[Answer], within: float | None = None
@@ -124,6 +137,7 @@ class TransactionFlights(DriverFacade):
             if results[-1].tag != "COMMIT":
                 raise _not_committed(results[-1].tag)
         except BaseException as error:
+            self.prepared.unsent()  # what was sent is noted already
             self._give_up(error)
             raise
         self._riding = None
@@ -167,11 +181,14 @@ class TransactionFlights(DriverFacade):
         *act* is called in between; it raises nothing.
         """
         exchange = self._exchange
+        before = exchange.unanswered
         try:
             exchange.send(flight)
             act()
             found = exchange.receive(answers, copying=copying, first_within=within)
         except BaseException as error:
+            if exchange.unanswered > before:
+                exchange.lost = True  # the next flight would read the answer to this one
             self._stale = self.prepared.failed(error)
             if exchange.lost or exchange.status == IDLE:
                 self._tell_failed(error)
@@ -215,15 +232,11 @@ class TransactionFlights(DriverFacade):
 
     def _encoded(self, statements: Sequence[Statement]) -> tuple[bytes, list[Answer]]:
         parts, answers = [], []
-        try:
-            for sql, values in statements:
-                parameters = self._parameters(values, raw_bytes=True)
-                body, answer = self.prepared.messages(self._text(sql), parameters, ())
-                parts.append(body)
-                answers.append(answer)
-        except Exception:
-            self.prepared.unsent()
-            raise
+        for sql, values in statements:
+            parameters = self._parameters(values, raw_bytes=True)
+            body, answer = self.prepared.messages(self._text(sql), parameters, ())
+            parts.append(body)
+            answers.append(answer)
         return b"".join(parts), answers
 
     def _parameters(self, args: Sequence[Any], *, raw_bytes: bool = False) -> list[bytes | None]:

@@ -51,7 +51,10 @@ def capture_changes(connector: "Connector", metadata: "MetaData | None") -> str:
                 f"PostgreSQL: its triggers cannot be looked at: {said}"
             ) from error
         logger.warning("changes are not captured by PostgreSQL yet: %s", said)
-        return f"WARNING: the triggers that capture changes are not in place: {said}"
+        return (
+            f"WARNING: the triggers that capture changes are not in place: {said} "
+            "('edgepaas schema --sql' prints what the owner of the tables has to run)"
+        )
     finally:
         close_quietly(connection)
     return "changes are captured" if lacking else ""

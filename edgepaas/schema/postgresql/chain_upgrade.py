@@ -61,9 +61,13 @@ class ChainUpgrade:
         else:
             hint = "'edgepaas schema --repair' finds out which it is"
         if unknown:
-            self._require_compatible(
+            require_compatible(
+                connection,
+                chain,
+                metadata,
                 f"PostgreSQL is at revision {show(unknown)}, unknown to this build, and ",
                 f": install the build that made it; {hint}",
+                forwarding=self.forwarding,
             )
             return "ahead"
         if not before and ours:
@@ -88,23 +92,33 @@ class ChainUpgrade:
         if self.refused is None:
             return done
         if not self.forwarding:
-            self._require_compatible(f"PostgreSQL: {self.refused}; and without it ", "")
+            before = f"PostgreSQL: {self.refused}; and without it "
+            require_compatible(
+                self.connection, self.chain, self.metadata, before, "", forwarding=False
+            )
         return "unmigrated"
 
-    def _require_compatible(self, before: str, after: str) -> None:
-        """Raise SchemaError, between these words, where this build cannot work with the tables."""
-        from edgepaas.schema import fingerprint, migrations
-        from edgepaas.schema.renames.record import renamed_since
 
-        shape = migrations.columns_by_table(self.connection, self.chain)
-        needs = needed_columns(
-            self.connection, self.chain, self.metadata, forwarding=self.forwarding
-        )
-        found = fingerprint.incompatibility_of(shape, self.connection, needs)
-        if not found and not self.forwarding:
-            found = renamed_since(self.connection, self.chain, needs)
-        if found:
-            raise SchemaError(f"{before}{found}{after}")
+def require_compatible(
+    connection: "Connection",
+    chain: Chain,
+    metadata: "MetaData | None",
+    before: str,
+    after: str,
+    *,
+    forwarding: bool,
+) -> None:
+    """Raise SchemaError, between these words, where this build cannot work with the tables."""
+    from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema.renames.record import renamed_since
+
+    shape = migrations.columns_by_table(connection, chain)
+    needs = needed_columns(connection, chain, metadata, forwarding=forwarding)
+    found = fingerprint.incompatibility_of(shape, connection, needs)
+    if not found and not forwarding:
+        found = renamed_since(connection, chain, needs)
+    if found:
+        raise SchemaError(f"{before}{found}{after}")
 
 
 def needed_columns(
@@ -119,6 +133,6 @@ def needed_columns(
     from edgepaas.schema.renames import record
 
     needs = fingerprint.required_columns(connection, chain, metadata)
-    if chain.only_postgres or not forwarding or not record.is_kept(connection):
+    if chain.only_postgres or not forwarding or not record.is_readable(connection):
         return needs
     return record.names_there(connection, chain, needs)

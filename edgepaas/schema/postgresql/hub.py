@@ -81,4 +81,4 @@ def _require_fit(connector: Connector, metadata: "MetaData | None") -> None:
         close_quietly(connection)
     fit = judge(tables, answer)
     if fit.refusals:
-        raise SchemaError(f"{fit.reason}; alter it back, and what waits is sent")
+        raise SchemaError(f"{fit.reason}; what waits is sent once its owner has run this")

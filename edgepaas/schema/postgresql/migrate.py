@@ -18,7 +18,7 @@ from edgepaas.schema.chain import (
     platform_chain,
     show,
 )
-from edgepaas.schema.errors import SchemaError
+from edgepaas.schema.errors import RightsLacking, SchemaError
 from edgepaas.schema.postgresql.capture_triggers import capture_changes
 from edgepaas.schema.postgresql.chain_upgrade import ChainUpgrade, needed_columns
 from edgepaas.schema.report import Action, SchemaReport
@@ -40,6 +40,7 @@ TABLE_TIMEOUT = 10.0
 STATEMENT_TIMEOUT = 900.0
 
 _NO_TABLE = "42P01"
+_NO_RIGHT = "42501"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _versions(connection: Any, tables: Sequence[str]) -> list[Revisions | None]:
     try:
         rows = simple_query(connection, " UNION ALL ".join(queries))
     except Exception as error:
-        if sqlstate(error) != _NO_TABLE:
+        if sqlstate(error) not in (_NO_TABLE, _NO_RIGHT):
             raise
         if len(tables) == 1:
             return [None]
@@ -127,8 +128,7 @@ def prepare_postgres(
     found = _ask_versions(connector, parts)
     # The last one first: the platform's tables take the record of what the application renames.
     reports = [
-        _at_head(part, before)
-        or migrate(connector, part.chain, part.models(), own=own, forwarding=forwarding)
+        _at_head(part, before) or _brought(connector, part, own, forwarding=forwarding)
         for part, before in reversed(list(zip(parts, found, strict=True)))
     ]
     report = _joined(reports[::-1])
@@ -201,10 +201,39 @@ def _judged(connector: "Connector", part: Part) -> SchemaReport:
     )
 
 
+def _brought(
+    connector: "Connector", part: Part, own: "OwnBox | None", *, forwarding: bool
+) -> SchemaReport:
+    """Migrate *part*; where this role may not, go on with what is there if that suffices."""
+    from edgepaas.schema import migrations
+    from edgepaas.schema.postgresql.lesser_rights import works_as_before
+
+    try:
+        return migrate(connector, part.chain, part.models(), own=own, forwarding=forwarding)
+    except RightsLacking as lacking:
+        engine = migrations.migration_engine(connector, "postgresql+pg8000://")
+        try:
+            with engine.connect() as connection:
+                return works_as_before(
+                    connection, part.chain, part.models(), lacking, forwarding=forwarding
+                )
+        except SchemaError:
+            raise
+        except Exception as error:
+            raise unusable(error, "its tables cannot be examined") from error
+        finally:
+            engine.dispose()
+
+
 def _joined(reports: Sequence[SchemaReport]) -> SchemaReport:
     """Return the application's report, with what was done about the others."""
     first, *others = reports
     others_done = [report.message for report in others if report.action != "nothing"]
+    reservations = [one.reservation for one in reports if one.reservation]
+    if reservations:
+        from edgepaas.schema.postgresql.lesser_rights import reservation_of
+
+        first = replace(first, reservation=reservation_of(reservations))
     if not others_done:
         return first
     return replace(first, message="; EdgePaaS's own tables: ".join([first.message, *others_done]))
@@ -252,7 +281,7 @@ def migrate(
     elif upgrade.refused is not None:
         reached = upgrade.refused.reached
         message = f"{upgrade.refused}; until then it is left at {show(reached)}"
-        return _report(action, before, reached, message)
+        return replace(_report(action, before, reached, message), waiting=str(upgrade.refused))
     else:
         message = f"{action} from {show(before or ())} to {show(chain.heads)}"
     return _report(action, before, chain.heads, message)
@@ -267,7 +296,8 @@ def unusable(error: Exception, what: str) -> Exception:
     state = sqlstate(original)
     if is_lost(original):
         return DatabaseUnavailable(f"PostgreSQL: {what}: {said}")
-    return SchemaError(f"PostgreSQL: {what}: {said}{f' (SQLSTATE {state})' if state else ''}")
+    message = f"PostgreSQL: {what}: {said}{f' (SQLSTATE {state})' if state else ''}"
+    return RightsLacking(message, said) if state == _NO_RIGHT else SchemaError(message)
 
 
 def _take_turn(connection: "Connection", chain: Chain) -> None:

@@ -21,7 +21,12 @@ from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.revisions.record import RevisionRecord, read_record, way_to_hub
 from edgepaas.schema.renames import record
 from edgepaas.schema.renames.fitting import is_narrower
-from edgepaas.schema.renames.waiting import broken_rows, count_waiting, waiting_layouts
+from edgepaas.schema.renames.waiting import (
+    broken_rows,
+    count_empty,
+    count_waiting,
+    waiting_layouts,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -108,6 +113,20 @@ def _broken(
         if types is not None and is_narrower(*types):
             yield f"{what}, which becomes {types[1]}"
     yield from _demanded(report.subject, names, after, revision)
+    if hub.knows(report.revision):  # its build is older than the revision
+        for column, _ in _emptied(names, after, revision):
+            yield f"{report.subject} no value for {after.table}.{column}, which it demands"
+
+
+def _emptied(names: Names, after: Names, revision: "ObservedRevision") -> Iterable[tuple[str, int]]:
+    """Give the columns that rows of *names* bring and may leave empty, and *revision* may not.
+
+    Each with its place among those of *names*.
+    """
+    places = {column: n for n, column in enumerate(after.columns.values())}
+    for column in revision.no_longer_empty(names.table or "", after.table or ""):
+        if column in places:
+            yield column, places[column]
 
 
 def _demanded(
@@ -150,4 +169,9 @@ def _demanded_here(
             continue
         rows = count_waiting(connection, layout)
         subject = "1 row waits here with" if rows == 1 else f"{rows:,} rows wait here with"
-        yield from _demanded(subject, names, names.after([revision.changes]), revision)
+        after = names.after([revision.changes])
+        yield from _demanded(subject, names, after, revision)
+        for column, place in _emptied(names, after, revision):
+            if empty := count_empty(connection, layout, place):
+                said = "1 row waits here" if empty == 1 else f"{empty:,} rows wait here"
+                yield f"{said} with no value for {after.table}.{column}, which it demands"

@@ -23,13 +23,13 @@ WORKING_TABLE = "_alembic_tmp_"
 _POSTGRESQL = """
 SELECT c.oid::bigint, c.relname::text, a.attnum::int, a.attname::text,
   format_type(a.atttypid, a.atttypmod),
-  a.attnotnull AND NOT (a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '')
+  a.attnotnull AND NOT (a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> ''), a.attnotnull
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = to_regnamespace(current_schema())
 ORDER BY c.oid, a.attnum"""
 _SQLITE = """
-SELECT s.rootpage, s.name, t.cid, t.name, t.type, t."notnull" AND t.dflt_value IS NULL
+SELECT s.rootpage, s.name, t.cid, t.name, t.type, t."notnull" AND t.dflt_value IS NULL, t."notnull"
 FROM sqlite_schema s JOIN pragma_table_info(s.name) t
 WHERE s.type = 'table' AND s.rootpage > 0
 ORDER BY s.rootpage, t.cid"""
@@ -45,11 +45,11 @@ def read_catalog(connection: "Connection") -> Catalog:
     else:
         rows = [tuple(row) for row in connection.exec_driver_sql(_POSTGRESQL)]
     found: dict[int, tuple[str, dict[int, ColumnShape]]] = {}
-    for identity, table, position, name, kind, required in rows:
+    for identity, table, position, name, kind, required, not_null in rows:
         if is_reserved(table) and not table.startswith(WORKING_TABLE):
             continue
         columns = found.setdefault(int(identity), (table, {}))[1]
-        columns[int(position)] = ColumnShape(name, kind, bool(required))
+        columns[int(position)] = ColumnShape(name, kind, bool(required), bool(not_null))
     return {identity: TableShape(name, columns) for identity, (name, columns) in found.items()}
 
 

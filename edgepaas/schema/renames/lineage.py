@@ -12,11 +12,15 @@ Origin = tuple[str, str]
 
 @dataclass(frozen=True)
 class ColumnShape:
-    """A column in a catalog; ``required``: a row without a value for it is refused."""
+    """A column in a catalog.
+
+    ``required``: a row that says nothing of it is refused; ``not_null``: one that says NULL.
+    """
 
     name: str
     type: str
     required: bool
+    not_null: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from edgepaas.app.migrations import OBSERVER
 from edgepaas.outbox.revisions.changes import RevisionChanges
 from edgepaas.schema.renames.catalogs import read_catalog
 from edgepaas.schema.renames.copied_columns import copied_columns
-from edgepaas.schema.renames.lineage import Catalog, Lineage, TableShape
+from edgepaas.schema.renames.lineage import Catalog, ColumnShape, Lineage, TableShape
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -50,9 +50,19 @@ class ObservedRevision:
 
     def newly_required(self, table: str, new_table: str) -> list[str]:
         """Return the columns that a row has to bring since this revision; names after it."""
+        return self._newly(table, new_table, lambda column: column.required)
+
+    def no_longer_empty(self, table: str, new_table: str) -> list[str]:
+        """Return the columns that take no NULL since this revision; names after it."""
+        return self._newly(table, new_table, lambda column: column.not_null)
+
+    def _newly(
+        self, table: str, new_table: str, counts: Callable[[ColumnShape], bool]
+    ) -> list[str]:
         renamed = self.changes.columns.get(table, {})
-        already = {renamed.get(one, one) for one in _required(self.before, table)}
-        return [name for name in _required(self.after, new_table) if name not in already]
+        already = {renamed.get(one, one) for one in _columns(self.before, table, counts)}
+        found = _columns(self.after, new_table, counts)
+        return [name for name in found if name not in already]
 
 
 def _shape(catalog: Catalog, table: str) -> TableShape | None:
@@ -65,9 +75,9 @@ def _type_of(catalog: Catalog, table: str, column: str) -> str:
     return next((one.type for one in columns if one.name == column), "")
 
 
-def _required(catalog: Catalog, table: str) -> list[str]:
+def _columns(catalog: Catalog, table: str, counts: Callable[[ColumnShape], bool]) -> list[str]:
     shape = _shape(catalog, table)
-    return [] if shape is None else [one.name for one in shape.columns.values() if one.required]
+    return [] if shape is None else [one.name for one in shape.columns.values() if counts(one)]
 
 
 class Observer:

@@ -32,6 +32,18 @@ def is_kept(connection: "Connection") -> bool:
     return bool(found)
 
 
+def is_readable(connection: "Connection") -> bool:
+    """Whether there is a record that this role may read; nothing is made."""
+    from sqlalchemy import inspect
+
+    if not inspect(connection).has_table(REVISIONS):
+        return False
+    if connection.dialect.name == "sqlite":
+        return True
+    asked = f"SELECT has_table_privilege('{REVISIONS}', 'SELECT')"
+    return bool(connection.exec_driver_sql(asked).scalar())
+
+
 def read(connection: "Connection") -> RevisionRecord:
     """Return the record; raises ValueError for one that this build cannot read."""
     return record_of([tuple(row) for row in connection.exec_driver_sql(QUERY)])
@@ -85,9 +97,7 @@ def renamed_since(
     A database whose columns have swapped their names holds all that an older build needs, and
     would get each one's values under the other's name.
     """
-    from sqlalchemy import inspect
-
-    if not inspect(connection).has_table(REVISIONS):
+    if not is_readable(connection):
         return ""
     later = _later_than(read(connection), chain)
     for table, columns in needs.items():

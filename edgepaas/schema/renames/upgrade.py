@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 Guard = Callable[[ObservedRevision], Sequence[str]]
 
 _WAY_OUT = (
-    "let these rows reach PostgreSQL first ('edgepaas sync status' shows what waits), then run "
-    "'edgepaas schema' again; or say in the migration where their values belong "
-    "(edgepaas.app.renamed), or that they need no place (edgepaas.app.retired)"
+    "let these rows reach PostgreSQL first ('edgepaas sync status' shows what waits): PostgreSQL's "
+    "revision goes on by itself then, a file's with the next run of 'edgepaas schema'; or say in "
+    "the migration where their values belong (edgepaas.app.renamed), or that they need no place "
+    "(edgepaas.app.retired)"
 )
 
 

@@ -86,6 +86,17 @@ def count_waiting(connection: sqlite3.Connection, layout: Layout) -> int:
     return int(connection.execute(statement).fetchone()[0])
 
 
+def count_empty(connection: sqlite3.Connection, layout: Layout, position: int) -> int:
+    """Return how many rows of *layout* wait that are, or become, empty at *position*."""
+    old = f"v{position + len(layout.columns)}"
+    becomes = f"op = 'I' OR (op = 'U' AND {old} IS NOT NULL)"
+    statement = (
+        f"SELECT count(*) FROM {OUTBOX} "  # noqa: S608
+        f"WHERE {_waits(layout)} AND v{position} IS NULL AND ({becomes})"
+    )
+    return int(connection.execute(statement).fetchone()[0])
+
+
 def _broken(rows: int, what: str, why: str) -> list[str]:
     if not rows:
         return []

@@ -6,13 +6,28 @@ import os
 import sqlite3
 from pathlib import Path
 
-from edgepaas.errors import DatabaseFull, EdgePaaSError
-from edgepaas.schema.errors import SchemaError, SchemaRefused, brief
+from edgepaas.errors import DatabaseBusy, DatabaseFull, DatabaseUnavailable, EdgePaaSError
+from edgepaas.files.locks import LockHeld
+from edgepaas.schema.errors import RevisionRefused, SchemaError, SchemaRefused, brief
 
 #: A file system with less than this many bytes left is full: no error there is the file's.
 FULL_BELOW = 256 * 1024
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: https://sqlite.org/rescode.html
+_PASSING_CODES = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM),
+    }
+)
+_PASSING = (
+    *(OSError, MemoryError, LockHeld, DatabaseUnavailable, DatabaseBusy, DatabaseFull),
+    RevisionRefused,
+)
+#: Errors that were raised of one another.
+_LONGEST_CHAIN = 20
 
 
 class Damaged(SchemaError):
@@ -46,6 +61,23 @@ def fails_to_read(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.EIO, errno.EROFS)
     return _code(error) == sqlite3.SQLITE_IOERR
+
+
+def passes_by_itself(error: BaseException) -> bool:
+    """Whether *error* is the machine's, or another process's, so that a later attempt may succeed.
+
+    A full or failing disk, a file that is in use, a server that is away, rows that are still to be
+    salvaged; not what is in the file, nor what a migration makes of it. What a library wraps is
+    looked at as well.
+    """
+    seen: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if seen is None:
+            return False
+        if isinstance(seen, _PASSING) or _code(seen) in _PASSING_CODES:
+            return True
+        seen = getattr(seen, "orig", None) or seen.__cause__ or seen.__context__
+    return False
 
 
 def unreadable(path: Path, error: BaseException) -> Unreadable:

@@ -205,11 +205,17 @@ def _migrate(
 
 
 def bring_copy(
-    connection: "Connection", chain: Chain, metadata: "MetaData | None", before: Revisions | None
+    connection: "Connection",
+    chain: Chain,
+    metadata: "MetaData | None",
+    before: Revisions | None,
+    *,
+    waits: bool = True,
 ) -> Action | RevisionRefused:
     """Bring the copy on *connection* to head; raises what the migration raises.
 
-    Returns the refusal where it came as far as this build needs it.
+    *waits*: whether the rows in its outbox are still to be sent from it. Returns the refusal where
+    it came as far as this build needs it.
     """
     from edgepaas.schema import fingerprint, migrations
     from edgepaas.schema.renames.record import renamed_since
@@ -225,7 +231,7 @@ def bring_copy(
         alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
         if alike.revisions is not None:
             migrations.stamp(connection, chain, alike.revisions)
-            return _upgrade(connection, chain, metadata) or "adopted"
+            return _upgrade(connection, chain, metadata, waits=waits) or "adopted"
         if alike.any_table:
             raise SchemaError(
                 f"it has tables, no version, and looks like no known revision: {alike.difference}"
@@ -241,11 +247,11 @@ def bring_copy(
                 f"its revision {show(unknown)} is unknown to this build and {lacking}"
             )
         return "ahead"
-    return _upgrade(connection, chain, metadata) or "migrated"
+    return _upgrade(connection, chain, metadata, waits=waits) or "migrated"
 
 
 def _upgrade(
-    connection: "Connection", chain: Chain, metadata: "MetaData | None"
+    connection: "Connection", chain: Chain, metadata: "MetaData | None", *, waits: bool
 ) -> RevisionRefused | None:
     """Migrate the copy to head, but for a revision that would take values from rows that wait.
 
@@ -258,7 +264,8 @@ def _upgrade(
     from edgepaas.schema.renames.waiting import guard_of_file
 
     before = migrations.versions(connection, chain) or frozenset()
-    refused = upgrade(connection, chain, metadata, guard_of_file(sqlite_driver(connection)))
+    guard = guard_of_file(sqlite_driver(connection)) if waits else None
+    refused = upgrade(connection, chain, metadata, guard)
     if refused is None:
         return None
     if refused.reached == before:

@@ -25,7 +25,8 @@ NOTE = "why.json"
 SALVAGE = "to-be-salvaged"
 #: Beside a file whose rows are in the file in use again, but for those that differ there.
 TAKEN = "taken-back"
-#: Beside a file that could not be taken back: which build and migrations have tried it.
+#: Beside a file that could not be taken back, for a cause that lasts: which build and migrations
+#: have tried it.
 TRIED = "tried-by"
 _MARKS = (NOTE, SALVAGE, TAKEN, TRIED)
 

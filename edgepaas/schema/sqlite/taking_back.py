@@ -2,7 +2,8 @@
 """A file in quarantine comes back by itself once what was wrong with it was mended.
 
 A copy of it is checked to its end and migrated, and its rows are merged into the file in use.
-What does not work is tried again by the next release, or by ``edgepaas schema --repair``.
+What does not work is tried again by the next release, or by ``edgepaas schema --repair``; what
+kept it for a passing cause (a full disk, a lock, a link that was lost), at each start.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.build import build_version
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.errors import DatabaseFull
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import open_refusal_reason, wal_of
 from edgepaas.schema.chain import Chain, Revisions, show
@@ -24,6 +26,7 @@ from edgepaas.schema.errors import SchemaError, brief
 from edgepaas.schema.ownership import ownership_of_file
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import quarantine
+from edgepaas.schema.sqlite.error_classes import passes_by_itself
 from edgepaas.schema.sqlite.inspection import versions_in
 
 if TYPE_CHECKING:
@@ -77,8 +80,9 @@ def take_back(
             logger.warning("%s cannot be taken back: %s", folder / path.name, brief(error))
             logger.debug("%s cannot be taken back", folder / path.name, exc_info=error)
             failed.append(f"{folder / path.name} cannot be taken back yet: {brief(error)}")
-            with contextlib.suppress(OSError):
-                quarantine.note_tried(folder, attempt)
+            if not passes_by_itself(error):
+                with contextlib.suppress(OSError):
+                    quarantine.note_tried(folder, attempt)
             continue
         line = f"{merged.rows:,} rows of {folder / path.name} were taken back"
         if merged.differing:
@@ -103,12 +107,14 @@ def _take(aside: Path, path: Path, chain: Chain, models: Models) -> "Merged":
             raise SchemaError(f"it is damaged: {problem}")
         _require_own(copy, chain)
         if chain.unwritten or _revisions(copy, chain) != _revisions(path, chain):
-            _migrate(copy, path, chain, models)
+            # What waited there is in the outbox of the file in use, and goes home from it.
+            waits = (aside.parent / quarantine.SALVAGE).exists()
+            _migrate(copy, path, chain, models, waits=waits)
         with contextlib.closing(open_sqlite(path)) as connection:
             return merge(connection, copy, f"{aside.parent.name}/{aside.name}")
 
 
-def _migrate(copy: Path, path: Path, chain: Chain, models: Models) -> None:
+def _migrate(copy: Path, path: Path, chain: Chain, models: Models, *, waits: bool) -> None:
     """Bring *copy* to where the file in use is; raises what the migration raises."""
     from edgepaas.schema.sqlite.copies import finished_copy, incompatibility
     from edgepaas.schema.sqlite.migrate import bring_copy
@@ -117,7 +123,7 @@ def _migrate(copy: Path, path: Path, chain: Chain, models: Models) -> None:
     before = _revisions(copy, chain)
     with finished_copy(path, copy) as (migrated, connected):
         if before != chain.heads:
-            bring_copy(connected, chain, metadata, before)
+            bring_copy(connected, chain, metadata, before, waits=waits)
     try:
         files.check_copy(migrated)
         here, used = _revisions(migrated, chain), _revisions(path, chain)
@@ -162,4 +168,4 @@ def _check_room(aside: Path, path: Path) -> None:
     status = os.statvfs(path.parent)
     needed = _ROOM * aside.stat().st_size
     if status.f_bavail * status.f_frsize < needed:
-        raise SchemaError(f"less than {needed >> 20:,} MiB are free on the disk")
+        raise DatabaseFull(f"less than {needed >> 20:,} MiB are free on the disk")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.alerts.catalogue import (
     ACKNOWLEDGED_ROWS_LOST,
+    HUB_RIGHTS,
     ROWS_LEFT_BEHIND,
     ROWS_NOT_IN_POSTGRES,
     SYNC_CONFLICTS,
@@ -26,10 +27,13 @@ from edgepaas.alerts.conditions.review import Check
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.outbox.journal.access import JournalUnreadable, youngest_order
 from edgepaas.outbox.journal.space import usage_of_both
+from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.space import budget
 from edgepaas.outcomes.causes import Access
 from edgepaas.outcomes.refused_tables import read_refused
+from edgepaas.schema.hub_conditions import read_hub_conditions
 from edgepaas.schema.open_problems import open_problem, open_refusal
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 from edgepaas.service.watches.write_outcomes import noted_key
@@ -86,6 +90,8 @@ class ServiceChecks:
             "postgresql-takes-rows": self._postgresql_takes_rows,
             "node-id-unique": self._node_id_unique,
             "hub-captures": self._hub_captures,
+            "journal-read": self._journal_read,
+            "hub-schema-complete": self._hub_schema_complete,
             "audit-adds-up": self._audit_adds_up,
             "state-loss-known": self._state_loss_known,
             "journal-written": self._journal_written,
@@ -197,10 +203,24 @@ class ServiceChecks:
             return "PostgreSQL does not serve any more"
         return None if self.state.is_noted("journal") else "the journal is written again"
 
+    def _journal_read(self, _: str) -> str | None:
+        try:
+            youngest_order(journal_path(self.contract.sqlite_path))
+        except JournalUnreadable:
+            return None
+        return "the journal can be read"
+
     def _hub_captures(self, _: str) -> str | None:
         if self.contract.sqlite_active:
             return "PostgreSQL does not serve any more"
         return None if self.state.is_noted("hub-capture") else "PostgreSQL captures changes"
+
+    def _hub_schema_complete(self, fingerprint: str) -> str | None:
+        if self.forwarding() is None:
+            return NO_HUB
+        found = read_hub_conditions(self.paths)
+        holds = found.rights if fingerprint == HUB_RIGHTS.pattern else found.waiting
+        return None if holds else "PostgreSQL's schema is this build's"
 
     def _node_id_unique(self, _: str) -> str | None:
         """Where there is a hub the drainer asks, which sees the other's heartbeats."""

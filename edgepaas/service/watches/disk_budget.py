@@ -14,6 +14,7 @@ from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
 from edgepaas.outbox import versions
+from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.journal.space import shrink, usage_of_both
 from edgepaas.outbox.space import ballast, budget, vacuum
 from edgepaas.outbox.space.retention import reclaim
@@ -159,8 +160,10 @@ class BudgetWatch:
     def _shrink_journal(self, over: int) -> int:
         try:
             return shrink(self._path, over, busy_timeout=_BUSY_TIMEOUT) if over else 0
-        except LockHeld:
-            return 0  # it is being set aside
+        except JournalUnreadable as error:
+            # Also one that is being set aside. What is in the SQLite file has to make the room.
+            logger.warning("the journal cannot make room: %s", error)
+            return 0
 
     def _alert_shedding(self, rows: int, found: budget.Usage) -> None:
         ROWS_SHED.raise_alert(

@@ -5,12 +5,18 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from edgepaas.alerts.catalogue import JOURNAL_UNUSABLE
+from edgepaas.alerts.catalogue import JOURNAL_IN_USE, JOURNAL_UNUSABLE
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.errors import DatabaseError, EdgePaaSError
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.journal.opening import JournalDamaged
 from edgepaas.outbox.space.budget import budget_of
-from edgepaas.service.journal import open_journal, require_writable
+from edgepaas.service.journal import (
+    RefusingJournal,
+    is_in_use,
+    open_journal,
+    require_writable,
+)
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
 
 if TYPE_CHECKING:
@@ -54,6 +60,7 @@ class JournalWatch:
         self._retention = settings.number("RETENTION")
         self._pruned_at = float("-inf")
         self._journal: Journal | None = None
+        self._raised: CatalogueEntry | None = None
         self.task = PeriodicTask(
             "journal",
             self.look,
@@ -66,20 +73,20 @@ class JournalWatch:
         """Open the journal; what keeps it from being written is alerted, and shown."""
         keeper = self._database.marks
         if keeper is None:
-            self._report("no marks are kept of what PostgreSQL acknowledges")
+            self._report("no marks are kept of what PostgreSQL acknowledges", JOURNAL_UNUSABLE)
             return
         try:
             found = open_journal(self._contract, self._paths, keeper.owner, self._set_aside)
         except (OSError, ValueError, EdgePaaSError) as error:
             self._database.use_journal(None)
-            self._report(f"the disk takes no write ({error}): PostgreSQL serves without a journal")
+            self._serve_without(error)
             return
         self._database.use_journal(found)
         if isinstance(found, Journal):
             self._journal = found
             self._recovered()
-        elif found is not None:
-            self._report("it cannot be opened: writes are refused meanwhile")
+        elif isinstance(found, RefusingJournal):
+            self._refuse(found.error)
 
     def look(self) -> None:
         """Write what is known of the last entries; make room; open what could not be opened."""
@@ -120,25 +127,41 @@ class JournalWatch:
             journal, self._journal = self._journal, None
             if journal is not None:
                 journal.close()
-            self._report(f"the disk takes no write ({dead}): PostgreSQL serves without a journal")
+            self._serve_without(dead)
         else:
             if isinstance(error.__cause__, JournalDamaged) and self._journal is not None:
                 # It refuses writes until the next look, which opens another one in its place.
                 self._journal.close()
                 self._journal = None
-            self._report(f"{error}: writes are refused meanwhile")
+            self._refuse(error)
 
     def _set_aside(self, line: str) -> None:
         JOURNAL_UNUSABLE.raise_alert(line)
 
-    def _report(self, why: str) -> None:
+    def _serve_without(self, error: Exception) -> None:
+        self._report(
+            f"the disk takes no write ({error}): PostgreSQL serves without a journal",
+            JOURNAL_UNUSABLE,
+        )
+
+    def _refuse(self, error: DatabaseError) -> None:
+        entry = JOURNAL_IN_USE if is_in_use(error) else JOURNAL_UNUSABLE
+        self._report(f"{error}: writes are refused meanwhile", entry)
+
+    def _report(self, why: str, entry: CatalogueEntry) -> None:
+        """Show *why* in every status; raise *entry*, where it is not another look at the same."""
         reason = f"what PostgreSQL acknowledges is not in the box's journal: {why}"
-        if not self._state.is_noted(_KEY):
+        if not self._state.is_noted(_KEY) or entry is not self._raised:
             logger.error("%s", reason)
-            JOURNAL_UNUSABLE.raise_alert(reason)
+            if self._raised is not None and self._raised is not entry:
+                self._raised.resolve_alert("it is another cause by now")
+            self._raised = entry
+            entry.raise_alert(reason)
         self._state.note(_KEY, reason)
 
     def _recovered(self) -> None:
         if self._state.is_noted(_KEY):
             self._state.withdraw(_KEY)
-            JOURNAL_UNUSABLE.resolve_alert("the journal is written again")
+            self._raised = None
+            for entry in (JOURNAL_UNUSABLE, JOURNAL_IN_USE):
+                entry.resolve_alert("the journal is written again")

@@ -23,7 +23,7 @@ from edgepaas.sync.audit.tally import Tally
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.hub.connection import Hub
 from edgepaas.sync.losses.acknowledge import acknowledge_rows, acknowledged_lost, read_acknowledged
-from edgepaas.sync.losses.lost_state import lost_sentences
+from edgepaas.sync.losses.lost_state import lost_sentences, rows_lost_with_state
 
 if TYPE_CHECKING:
     from edgepaas.decision.contract import DatabaseContract
@@ -51,6 +51,8 @@ class Audit:
     lost: LostMarks = field(default_factory=LostMarks)
     #: Of the rows that it lost after it had confirmed them, those that an operator knows of.
     hub_lost_acknowledged: int = 0
+    #: Rows that waited in a state folder, or an SQLite file, that was deleted.
+    lost_with_state: int = 0
     discrepancies: list[str] = field(default_factory=list)
 
     @property
@@ -66,7 +68,7 @@ class Audit:
     @property
     def not_in_place(self) -> int:
         """Accepted rows that PostgreSQL does not have as they were written, known ones too."""
-        rows = self.box.counters["hub_lost"] + self.lost.rows
+        rows = self.box.counters["hub_lost"] + self.lost.rows + self.lost_with_state
         return rows + (0 if self.compared is None else self.compared.not_in_place)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +101,7 @@ class Audit:
                 "totals": self.hub_totals(),
             },
             "hub_lost_acknowledged": self.hub_lost_acknowledged,
+            "lost_with_state": self.lost_with_state,
             "lost_while_serving": asdict(self.lost),
             "compared": None if self.compared is None else self.compared.as_dict(),
             "discrepancies": self.discrepancies,
@@ -163,7 +166,11 @@ def audit(
     found.discrepancies += found.lost.discrepancies()
     found.hub_lost_acknowledged, lost = _hub_lost(paths, found)
     found.discrepancies += lost
-    found.discrepancies += lost_sentences(paths)
+    found.lost_with_state = rows_lost_with_state(paths)
+    found.discrepancies += [
+        f"{one}; once that is dealt with: 'edgepaas sync acknowledge'"
+        for one in lost_sentences(paths)
+    ]
     if compared is not None:
         if acknowledge:
             acknowledge_rows(paths, compared.unexplained)

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.reading import key_text
 from edgepaas.sync.audit.content import HubContent, revisions_of
 from edgepaas.sync.audit.journal_rows import JournalRows
@@ -49,7 +50,10 @@ def compare_content(
     content = HubContent(hub, models, revisions_of(connection))
     rows = OwnRows(connection, None if journal is None else JournalRows(journal))
     with closing(rows) as own:
-        found.complete = most is None or not own.has_more_than(most)
+        try:
+            found.complete = most is None or not own.has_more_than(most)
+        except JournalUnreadable:
+            found.complete = False
         for chunks in (
             *(
                 chain(own.of_table(layout, most=most), own.gone_from_table(layout, most=most))
@@ -58,12 +62,16 @@ def compare_content(
             own.of_journal(most=most),
         ):
             looked_at = 0
-            for chunk in chunks:
-                unexplained = judge(own, content, chunk, found.tally, acknowledged)
-                found.tally.add_unexplained(unexplained)
-                looked_at += len(chunk.rows)
-                keys = found.unexplained.setdefault(chunk.layout.table, [])
-                keys += [key_text(one.key) for one in unexplained]
+            try:
+                for chunk in chunks:
+                    unexplained = judge(own, content, chunk, found.tally, acknowledged)
+                    found.tally.add_unexplained(unexplained)
+                    looked_at += len(chunk.rows)
+                    keys = found.unexplained.setdefault(chunk.layout.table, [])
+                    keys += [key_text(one.key) for one in unexplained]
+            except JournalUnreadable as error:
+                found.tally.add_problem(f"what the journal has is not compared: {error}")
+                found.complete = False
             if most is not None and looked_at >= most:
                 found.complete = False
     return found

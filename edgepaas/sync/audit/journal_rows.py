@@ -7,28 +7,22 @@ has it open keeps it from being set aside.
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgepaas.database.sqlite import numeric_order
-from edgepaas.files.locks import held
-from edgepaas.files.sqlite_file import open_refusal_reason
-from edgepaas.outbox.journal import tables
-from edgepaas.outbox.journal.tables import IN_FLIGHT, JOURNAL, VOID, lock_of
+from edgepaas.outbox.journal import reading
+from edgepaas.outbox.journal.access import of_the_journal, opened_if_there
+from edgepaas.outbox.journal.tables import CONFIRMED, IN_FLIGHT, IS_CHANGE, JOURNAL, RESENT, VOID
 from edgepaas.outbox.layout import Layout, stored_layouts
 from edgepaas.outbox.reading import CHUNK_BYTES, exact_rows
 from edgepaas.outbox.triggers import values_of
-
-_BUSY_TIMEOUT = 5.0
-_LOCK_TIMEOUT = 5.0
 
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
 
 
 class JournalRows:
-    """The journal at *path*, which may not be there. Raises LockHeld, OSError, sqlite3.Error."""
+    """The journal at *path*, which may not be there. Raises JournalUnreadable."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +34,7 @@ class JournalRows:
         """
         number, state = self._start(most)
         while True:
-            with self._opened() as connection:
+            with opened_if_there(self._path) as connection, of_the_journal(self._path):
                 found = [] if connection is None else _read(connection, number, rows)
                 layouts = {} if connection is None else _facts(connection)
             if not found:
@@ -50,7 +44,7 @@ class JournalRows:
             for _, order, own_state, identity, op, *values in found:
                 state = own_state if order is not None else state
                 layout = layouts.get(identity)
-                if layout is None or op != "I" or state == IN_FLIGHT:
+                if layout is None or op != "I" or state not in (CONFIRMED, RESENT):
                     continue
                 by_layout.setdefault(identity, []).append(tuple(values[: len(layout.columns)]))
             for identity, inserted in by_layout.items():
@@ -58,7 +52,7 @@ class JournalRows:
 
     def has_more_than(self, rows: int) -> bool:
         """Whether there may be entries beside the latest *rows* ones."""
-        with self._opened() as connection:
+        with opened_if_there(self._path) as connection, of_the_journal(self._path):
             if connection is None:
                 return False
             first, last = connection.execute(
@@ -66,11 +60,16 @@ class JournalRows:
             ).fetchone()
             return first is not None and bool(last - first >= rows)
 
+    def joined_streams(self) -> dict[str, str]:
+        """Return by stream the one on the hub that it was, or is being, joined to."""
+        with opened_if_there(self._path) as connection, of_the_journal(self._path):
+            return {} if connection is None else reading.joined_streams(connection)
+
     def changed(self, table: str, keys: Iterable[Key]) -> set[Key]:
         """Return those *keys* of *table* whose rows were changed or deleted while it served."""
         wanted = set(keys)
         found: set[Key] = set()
-        with self._opened() as connection:
+        with opened_if_there(self._path) as connection, of_the_journal(self._path):
             if connection is None:
                 return found
             for layout in _facts(connection).values():
@@ -79,7 +78,7 @@ class JournalRows:
                 places = ", ".join(f"v{position}" for position in layout.key_positions)
                 changes = exact_rows(
                     connection,
-                    f"SELECT {places} FROM {JOURNAL} WHERE op IN ('U', 'D') AND layout = ?",  # noqa: S608
+                    f"SELECT {places} FROM {JOURNAL} WHERE {IS_CHANGE} AND layout = ?",  # noqa: S608
                     (layout.id,),
                 )
                 found.update(key for key in changes if key in wanted)
@@ -87,7 +86,7 @@ class JournalRows:
 
     def _start(self, most: int | None) -> tuple[int, int]:
         """Return the number after which to begin, and the state of the entry that it is in."""
-        with self._opened() as connection:
+        with opened_if_there(self._path) as connection, of_the_journal(self._path):
             if connection is None or most is None:
                 return 0, IN_FLIGHT
             (last,) = connection.execute(f"SELECT max(number) FROM {JOURNAL}").fetchone()  # noqa: S608
@@ -96,24 +95,6 @@ class JournalRows:
                 ((last or 0) - most,),
             ).fetchone()[0]
             return (0, IN_FLIGHT) if head is None else (head - 1, IN_FLIGHT)
-
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection | None]:
-        """Give a read-only connection, None where there is no journal that can be read."""
-        if not self._path.exists():
-            yield None
-            return
-        with held(lock_of(self._path), shared=True, timeout=_LOCK_TIMEOUT):
-            if not self._path.exists() or open_refusal_reason(self._path):
-                yield None
-                return
-            uri = f"{self._path.absolute().as_uri()}?mode=ro"
-            with closing(
-                sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None)
-            ) as connection:
-                numeric_order.register(connection)
-                known = 0 < tables.version(connection) <= tables.VERSION
-                yield connection if known else None
 
 
 def _facts(connection: sqlite3.Connection) -> dict[int, Layout]:

@@ -124,6 +124,10 @@ class OwnRows:
         ).fetchall()
         return delivered > rows or (self._journal is not None and self._journal.has_more_than(rows))
 
+    def joined_streams(self) -> dict[str, str]:
+        """Return by stream of the journal the one on the hub that it was joined to."""
+        return {} if self._journal is None else self._journal.joined_streams()
+
     def changed_while_serving(self, layout: Layout, keys: Sequence[Key]) -> set[Key]:
         """Return those *keys* whose rows this box changed, or deleted, while PostgreSQL served."""
         return set() if self._journal is None else self._journal.changed(layout.table, keys)

@@ -16,6 +16,7 @@ from edgepaas.outbox import ledger, tables
 from edgepaas.outbox.layout import Layout, registered
 from edgepaas.outbox.reading import key_text
 from edgepaas.outbox.requeue import QueuedChange, queue_again
+from edgepaas.outbox.resending import fact_copies, resent
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync.audit.box import read_box
 from edgepaas.sync.audit.content import Difference, HubContent, revisions_of
@@ -206,6 +207,8 @@ class ScheduledPass:
             return set()
         again = self._own.were_queued_again(layout, list(missing))
         chosen = {key: one for key, one in missing.items() if key not in again}
+        copies = fact_copies.entries_of(self._connection, layout, list(chosen))
+        joined = self._own.joined_streams() if copies else {}
         with tables.transaction(self._connection):
             # The journal has other ids for the same layouts.
             (own,) = registered(self._connection, [layout])
@@ -213,6 +216,7 @@ class ScheduledPass:
                 self._connection,
                 [QueuedChange(own.id, "I", one.row) for one in chosen.values()],
             )
+            resent.remember_copies(self._connection, copies, joined)
         self.tally.queued_again += len(chosen)
         if chosen:
             logger.warning(

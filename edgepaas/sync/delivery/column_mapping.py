@@ -10,6 +10,7 @@ from edgepaas.outbox.layout import Column, Layout, Merge
 from edgepaas.outbox.revisions.changes import Names
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.tables import quoted
+from edgepaas.outcomes import mending
 from edgepaas.outcomes.fit import table_misfit
 from edgepaas.sync.errors import SchemaDrift
 from edgepaas.sync.hub.catalog import HubColumn, HubTable
@@ -114,16 +115,18 @@ def map_columns(
     )
 
 
-_ALTERED = "alter it back, and what waits is sent"
+_MENDED = "what waits is sent once its owner has run this"
 _REMEDY = "run 'edgepaas schema --hub' to upgrade it to this box's models"
 
 
 def _check_key(layout: Layout, table: HubTable, names: Names) -> None:
     key = [names.columns[name] for name in layout.key]
     if set(table.key) != set(key):
+        name = "" if table.shape is None else table.shape.key_name
         raise SchemaDrift(
             f"the hub's table {table.name} has the key ({', '.join(table.key)}), this box's "
-            f"({', '.join(layout.key)}); {_REMEDY}"
+            f"({', '.join(filter(None, key))}): "
+            f"{mending.to_key(table.name, list(filter(None, key)), name)}; {_MENDED}"
         )
 
 
@@ -133,7 +136,8 @@ def _check_required(table: HubTable, names: Names) -> None:
         if column.required and not column.generated and column.name not in given:
             raise SchemaDrift(
                 f"the hub's column {table.name}.{column.name} requires a value, and rows that "
-                "wait here have none: give it a default there until they are delivered"
+                "wait here have none: give it a default there until they are delivered, or "
+                f"{mending.to_nullable(table.name, column.name)}"
             )
 
 
@@ -155,7 +159,7 @@ def _check_fit(
         return
     refusal = table_misfit(table.name, {"columns": columns}, table.shape)
     if refusal is not None:
-        raise SchemaDrift(f"{refusal.text}; {_ALTERED}")
+        raise SchemaDrift(f"{refusal.text}; {_MENDED}")
 
 
 def _mapped_columns(layout: Layout, table: HubTable, names: Names) -> Iterator[MappedColumn]:

@@ -7,13 +7,19 @@ from types import MappingProxyType
 from typing import Any
 
 from edgepaas.database.column_kinds import ColumnKind, column_kind
+from edgepaas.database.reserved_names import OPTIONAL_TABLES
 from edgepaas.outcomes.fit import TableShape, fit_question, shapes_of
 from edgepaas.pgdriver.pipeline import Result, Statement
 
 # format_type(…, -1) is the type without its length or precision: an explicit cast to
 # varchar(5) would silently truncate a text, where assigning it is refused (PostgreSQL
 # manual, 10.4 "Value Storage").
-_COLUMNS = """
+#: What another role made and gave this one no right to counts as not there: no row waits for it.
+_OPTIONAL = ", ".join(f"'{name}'" for name in OPTIONAL_TABLES)
+_RIGHTS = " AND ".join(
+    f"has_table_privilege(c.oid, '{right}')" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+)
+_COLUMNS = f"""
 SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
   format_type(a.atttypid, -1), t.typcategory::text, a.attnotnull,
   a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a'
@@ -21,7 +27,8 @@ FROM pg_class c
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind IN ('r', 'p')
-ORDER BY c.relname, a.attnum"""
+  AND (c.relname NOT IN ({_OPTIONAL}) OR ({_RIGHTS}))
+ORDER BY c.relname, a.attnum"""  # noqa: S608
 _KEYS = """
 SELECT 'key', c.relname, a.attname
 FROM pg_class c

@@ -35,7 +35,7 @@ _LOSSES = 20
 #: ``spool/last-known.json``.
 RECORD = RecordType(
     "last-known",
-    1,
+    2,
     {
         "node_id": shapes.text,
         "streams": shapes.list_of(shapes.text),
@@ -52,7 +52,10 @@ RECORD = RecordType(
                 }
             )
         ),
+        # Rows that waited in what was lost, and of which an operator knows.
+        "acknowledged_rows": shapes.whole,
     },
+    {1: lambda old: {**old, "acknowledged_rows": 0}},
 )
 
 
@@ -94,7 +97,7 @@ def look(
     stream_id = "" if stream is None else stream.stream_id
     if known is None:
         if stream_id:
-            _write(paths, node.node_id, [stream_id], [])
+            _write(paths, node.node_id, [stream_id], [], 0)
         return
     streams = list(known["streams"])
     losses = list(known["losses"])
@@ -109,7 +112,7 @@ def look(
     if (node.node_id, after[-_STREAMS:], losses) != (
         known["node_id"], known["streams"], known["losses"],
     ):  # fmt: skip
-        _write(paths, node.node_id, after, losses)
+        _write(paths, node.node_id, after, losses, known["acknowledged_rows"])
 
 
 def ask_hub(paths: "Paths", hub: "HubReader") -> None:
@@ -129,7 +132,7 @@ def ask_hub(paths: "Paths", hub: "HubReader") -> None:
             loss = _with_hub(loss, hub)
             _alert(loss)
         losses.append(asdict(loss))
-    _write(paths, known["node_id"], known["streams"], losses)
+    _write(paths, known["node_id"], known["streams"], losses, known["acknowledged_rows"])
 
 
 def lost_sentences(paths: "Paths") -> list[str]:
@@ -138,13 +141,26 @@ def lost_sentences(paths: "Paths") -> list[str]:
     return [] if found is None else [LostState(**one).sentence for one in found["losses"]]
 
 
+def rows_lost_with_state(paths: "Paths") -> int:
+    """Return how many rows are known to have waited in what was lost, acknowledged or not."""
+    found = RECORD.read_or_none(paths.last_known)
+    if found is None:
+        return 0
+    return int(found["acknowledged_rows"]) + _rows_of(found["losses"])
+
+
 def forget_losses(paths: "Paths") -> int:
     """Note that an operator knows of the losses; returns how many there were; raises OSError."""
     found = RECORD.read_or_none(paths.last_known)
     if found is None or not found["losses"]:
         return 0
-    _write(paths, found["node_id"], found["streams"], [])
+    rows = found["acknowledged_rows"] + _rows_of(found["losses"])
+    _write(paths, found["node_id"], found["streams"], [], rows)
     return len(found["losses"])
+
+
+def _rows_of(losses: Sequence[dict[str, Any]]) -> int:
+    return sum(one["rows_waiting"] or 0 for one in losses)
 
 
 def _lost(
@@ -206,9 +222,18 @@ def _alert(loss: LostState) -> None:
 
 
 def _write(
-    paths: "Paths", node_id: str, streams: Sequence[str], losses: Sequence[dict[str, Any]]
+    paths: "Paths",
+    node_id: str,
+    streams: Sequence[str],
+    losses: Sequence[dict[str, Any]],
+    acknowledged_rows: int,
 ) -> None:
     RECORD.write(
         paths.last_known,
-        {"node_id": node_id, "streams": list(streams)[-_STREAMS:], "losses": list(losses)},
+        {
+            "node_id": node_id,
+            "streams": list(streams)[-_STREAMS:],
+            "losses": list(losses),
+            "acknowledged_rows": acknowledged_rows,
+        },
     )

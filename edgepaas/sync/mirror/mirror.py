@@ -14,28 +14,34 @@ statement might reach another server.
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.database.reserved_names import OUTBOX
 from edgepaas.outbox.layout import Layout, forwarded_layouts, stored_layouts
 from edgepaas.outbox.reading import next_batch
+from edgepaas.outbox.resending.hub_tables import note_identities
 from edgepaas.outbox.resending.recovery_state import HistoryMark
 from edgepaas.outbox.revisions.naming import Naming
 from edgepaas.outbox.revisions.record import RevisionRecord, read_record
 from edgepaas.outbox.stream import read_stream
-from edgepaas.outbox.tables import quoted
 from edgepaas.sync.hub.revisions import unchanged_statements
 from edgepaas.sync.hub.tombstones import deleted_keys
 from edgepaas.sync.mirror.difference import Difference, Keys, MirroredTable, apply
+from edgepaas.sync.mirror.fingerprints import read_fingerprints
 from edgepaas.sync.mirror.ordered_rows import (
     PAGE,
     HubRows,
     MirrorPostponed,
     paired_rows,
 )
-from edgepaas.sync.mirror.proof import Proof, prove_history, require_whole_history
+from edgepaas.sync.mirror.proof import (
+    Proof,
+    prove_history,
+    require_same_tables,
+    require_whole_history,
+)
 from edgepaas.sync.mirror.stored_values import stored_column
 
 if TYPE_CHECKING:
@@ -100,25 +106,27 @@ class Mirror:
             # What the connection knows of the hub's names may be old.
             hub.run(unchanged_statements(hub.revisions))
             tables = shared_tables(self.document, hub, read_record(connection))
-            fingerprints = read_fingerprints(hub, tables)
-            for table, (count, largest, fingerprint) in zip(tables, fingerprints, strict=True):
-                total += count
-                if self._fingerprints.get(table.name) == fingerprint:
+            there = read_fingerprints(hub, tables)
+            for table, fingerprint in zip(tables, there.tables, strict=True):
+                total += fingerprint.rows
+                if self._fingerprints.get(table.name) == fingerprint.content:
                     continue
-                self._fingerprints[table.name] = fingerprint
+                self._fingerprints[table.name] = fingerprint.content
                 difference = Difference(connection, len(found), table)
                 found.append((table, difference))
                 if not self._compare(
-                    connection, HubRows(hub, table, largest, self.check), difference
+                    connection, HubRows(hub, table, fingerprint.largest, self.check), difference
                 ):
                     unreadable.add(table.name)
             alone: Keys = set()
             proof = Proof()
             if any(difference.count for _, difference in found):
+                require_same_tables(connection, there.identities, found)
                 alone = self.changed_since(hub)
                 proof = _prove(connection, hub, known, found)
             hub.rollback()
             result = apply(connection, found, lambda c: waiting_keys(c) | alone, proof.note)
+            note_identities(connection, there.identities)
         except BaseException:
             hub.rollback()
             for table, _ in found:
@@ -242,25 +250,3 @@ def _children(table: str, foreign: Mapping[str, set[str]]) -> frozenset[str]:
                 found.add(child)
                 todo.append(child)
     return frozenset(found)
-
-
-def read_fingerprints(
-    hub: "Hub", tables: Sequence[MirroredTable]
-) -> Iterator[tuple[int, int, str]]:
-    """Give for each table the number of rows, the size of the largest one, and a fingerprint.
-
-    Sizes are bytes of the row as text. In one round trip.
-    """
-    if not tables:
-        return
-    parts = []
-    for table in tables:
-        columns = ", ".join(quoted(name) for name in table.hub_names)
-        parts.append(
-            "(SELECT concat_ws('/', count(*), coalesce(max(octet_length(t::text)), 0), "  # noqa: S608
-            f"coalesce(sum(hashtextextended(t::text, 0)), 0)) "
-            f"FROM (SELECT {columns} FROM {quoted(table.hub_name)}) AS t)"
-        )
-    for fingerprint in hub.query(f"SELECT {', '.join(parts)}")[0]:
-        count, largest, _ = fingerprint.split("/")
-        yield int(count), int(largest), fingerprint

@@ -5,11 +5,14 @@ A row that is missing on the hub was deleted there, or lost. It was deleted wher
 snapshot has the mark of the box's stream and that of its history, or where a tombstone says so.
 """
 
+import logging
 import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepaas.database.reserved_names import OUTBOX
+from edgepaas.outbox.resending.hub_tables import made_anew
 from edgepaas.outbox.resending.recovery_state import (
     HistoryMark,
     note_broken,
@@ -23,6 +26,9 @@ from edgepaas.sync.mirror.ordered_rows import HistoryBroken, MirrorPostponed
 
 if TYPE_CHECKING:
     from edgepaas.sync.hub.connection import Hub
+    from edgepaas.sync.mirror.difference import Difference, MirroredTable
+
+logger = logging.getLogger("edgepaas.sync")
 
 _LOST = "PostgreSQL lacks what it had confirmed; this box's rows are sent again first"
 
@@ -61,6 +67,22 @@ def require_whole_history(connection: sqlite3.Connection) -> HistoryMark:
     ):
         raise MirrorPostponed("rows of this box are being sent again")
     return known
+
+
+def require_same_tables(
+    connection: sqlite3.Connection,
+    identities: Mapping[str, int],
+    found: "Sequence[tuple[MirroredTable, Difference]]",
+) -> None:
+    """Raise HistoryBroken where a table that differs is not the one that was mirrored before.
+
+    *identities*: PostgreSQL's oid of each table. Raises sqlite3.Error.
+    """
+    differing = {table.name for table, difference in found if difference.count}
+    if anew := sorted(made_anew(connection, identities) & differing):
+        logger.warning("PostgreSQL's table was made anew: %s", ", ".join(anew))
+        note_broken(connection)
+        raise HistoryBroken(_LOST)
 
 
 def prove_history(connection: sqlite3.Connection, hub: "Hub", known: HistoryMark) -> Proof:

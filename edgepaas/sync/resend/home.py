@@ -8,18 +8,21 @@ boxes made and this one mirrored. What waits may point to them.
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgepaas.database.reserved_names import OUTBOX
 from edgepaas.outbox import tables
 from edgepaas.outbox.layout import Layout, registered, stored_layouts
 from edgepaas.outbox.reading import exact_rows
 from edgepaas.outbox.references import Reference, references
+from edgepaas.outbox.resending.hub_tables import made_anew
 from edgepaas.outbox.resending.insertion import Change, Transaction
 from edgepaas.outbox.tables import quoted
 from edgepaas.outbox.triggers import values_of
 from edgepaas.sync.hub.tombstones import deleted_keys
-from edgepaas.sync.mirror.mirror import read_fingerprints, shared_tables
+from edgepaas.sync.mirror.fingerprints import read_fingerprints
+from edgepaas.sync.mirror.mirror import shared_tables
 from edgepaas.sync.mirror.ordered_rows import HubRows, paired_rows
 
 if TYPE_CHECKING:
@@ -42,6 +45,13 @@ class _Waiting:
     old: Sequence[Any] | None
 
 
+class MissingRows(NamedTuple):
+    """Inserts of shared rows; *identities*: PostgreSQL's oid of each table that lacks them."""
+
+    transactions: Sequence[Transaction] = ()
+    identities: Mapping[str, int] = MappingProxyType({})
+
+
 def missing_shared_rows(
     connection: sqlite3.Connection,
     hub: "Hub",
@@ -49,29 +59,31 @@ def missing_shared_rows(
     *,
     confirmed: int,
     differing: bool,
-) -> list[Transaction]:
+) -> MissingRows:
     """Return inserts of the shared rows that *hub* lacks and nobody deleted there, parents first.
 
     *document* is tables.json's. Rows whose insert waits, numbered above *confirmed*, are left
     out; those of which only a change waits are returned as they were before it. *differing*:
-    also rows that have other values there, so that both are kept as a conflict.
+    also rows that have other values there, so that both are kept as a conflict; so are those
+    of a table that was made anew.
 
     Inside the hub's transaction. Raises HubError, MirrorPostponed, sqlite3.Error.
     """
     mirrored = shared_tables(document, hub)
     if not mirrored:
-        return []
+        return MissingRows()
     with tables.transaction(connection):
         stored = {one.table: one for one in registered(connection, [t.layout for t in mirrored])}
     waiting = _first_waiting(connection, confirmed)
     layouts = stored_layouts(connection)
     found = references(connection)
     changes: list[Change] = []
-    for table, (_, largest, _) in zip(
-        mirrored, list(read_fingerprints(hub, mirrored)), strict=True
-    ):
+    there = read_fingerprints(hub, mirrored)
+    anew = made_anew(connection, there.identities)
+    for table, fingerprint in zip(mirrored, there.tables, strict=True):
         layout = stored[table.name]
-        keys = list(_keys(connection, hub, table, largest, differing=differing))
+        differs = differing or table.name in anew
+        keys = list(_keys(connection, hub, table, fingerprint.largest, differing=differs))
         gone = deleted_keys(hub, table.name, keys)
         rows = {
             key: row
@@ -81,7 +93,7 @@ def missing_shared_rows(
         }
         own = [one for one in found if one.child == one.parent == table.name]
         changes += _in_order(rows, layouts, own)
-    return [Transaction(0, [change]) for change in changes]
+    return MissingRows([Transaction(0, [change]) for change in changes], there.identities)
 
 
 def _keys(

@@ -16,9 +16,16 @@ from edgepaas.files.locks import LockHeld
 from edgepaas.marks.check import alert_lost, compare
 from edgepaas.marks.comparison import Loss
 from edgepaas.marks.record import changing, read_record
+from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.resending import resent
 from edgepaas.outbox.resending.recovery_state import note_broken, read_history
-from edgepaas.sync.resend.journaled import NEWEST, lost_entries, opened_journal
+from edgepaas.sync.resend.journal_trouble import JournalTrouble
+from edgepaas.sync.resend.journaled import (
+    NEWEST,
+    doubtful_entries,
+    lost_entries,
+    opened_journal,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +51,7 @@ class LostConnections:
         journal: "Path",
         alive: "Alive",
         *,
+        trouble: JournalTrouble | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*alive*: whether a connection may still commit on a stream of the journal."""
@@ -51,20 +59,23 @@ class LostConnections:
         self._node_id = node_id
         self._journal = journal
         self._alive = alive
+        self._trouble = trouble or JournalTrouble(clock=clock)
         self._clock = clock
         self._look_until = float("-inf")
         self._known: dict[str, Loss] = {}
         self._told = 0
+        #: Whether the journal has entries that are in doubt, to be sent by the next batch.
+        self.in_doubt = False
 
     def look_closely(self) -> None:
         """Look at the end of the journal for a while, as over a new connection."""
         self._look_until = self._clock() + LOOK_AGAIN
 
     def compare(self, hub: "Hub", connection: sqlite3.Connection | None) -> bool:
-        """Whether *hub* has everything; what it lacks is noted in the box's file.
+        """Whether *hub* has everything; what it lost is noted in the box's file.
 
-        *connection*: of that file, None where it captures nothing. Raises HubError,
-        DatabaseError, sqlite3.Error.
+        *connection*: of that file, None where it captures nothing. Raises HubError, sqlite3.Error
+        of it; a journal that cannot be read is looked at again by the next comparison.
         """
         lost = self._compare_marks(hub)
         losses = self._read_losses()
@@ -78,6 +89,7 @@ class LostConnections:
         if not lost and (changed or self._clock() < self._look_until):
             found = self._lacks_entries(hub, whole=changed)
             if found is None:
+                self.look_closely()
                 return True  # not known: the next comparison looks again
             lost = found
         if lost:
@@ -86,7 +98,8 @@ class LostConnections:
             self._account(connection, losses)
         # Not before: what interrupts a look at a loss must not be the last that is seen of it.
         self._known = losses
-        return not lost
+        self.in_doubt = not lost and self._has_doubts(hub)
+        return not (lost or self.in_doubt)
 
     def _compare_marks(self, hub: "Hub") -> bool:
         """Compare by the record; whether something new is missing."""
@@ -105,6 +118,10 @@ class LostConnections:
                 joined=self._joined_streams,
             )
             return bool(found.losses)
+        except JournalUnreadable as error:
+            # It is asked where the sum of joined streams is not there: the hub went back.
+            self._trouble.record_failure(error)
+            return True
         except (OSError, LockHeld) as error:
             # The service compares as well, by what it has in memory.
             logger.warning("the marks of the connections are not compared: %s", error)
@@ -125,14 +142,26 @@ class LostConnections:
         """Whether the journal, or its end, has what *hub* acknowledged and lacks; None: unknown."""
         try:
             with opened_journal(self._journal, self._node_id) as journal:
-                return journal is not None and bool(
+                found = journal is not None and bool(
                     lost_entries(
                         journal, hub, self._node_id, self._alive, newest=0 if whole else NEWEST
                     )
                 )
-        except (OSError, LockHeld) as error:
-            logger.warning("the journal is not compared with PostgreSQL: %s", error)
+        except JournalUnreadable as error:
+            self._trouble.record_failure(error)
             return None
+        self._trouble.record_success()
+        return found
+
+    def _has_doubts(self, hub: "Hub") -> bool:
+        try:
+            with opened_journal(self._journal, self._node_id) as journal:
+                return journal is not None and bool(
+                    doubtful_entries(journal, hub, self._node_id, self._alive)
+                )
+        except JournalUnreadable as error:
+            self._trouble.record_failure(error)
+            return False  # the next comparison looks again
 
     def _account(self, connection: sqlite3.Connection, losses: dict[str, Loss]) -> None:
         """Count what is sent again as lost no longer; alert what is in no journal."""

@@ -11,6 +11,7 @@ from edgepaas.alerts.catalogue import AUDIT_DISCREPANCY
 from edgepaas.files.node_identity import node_identity
 from edgepaas.marks.record import lost_rows
 from edgepaas.outbox import ledger
+from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import read_stream
 from edgepaas.sync import status as sync_status
@@ -41,6 +42,8 @@ _LOOK_EVERY = 5.0
 AFTER_RETURN = 30.0
 #: The least seconds between two passes that returns call for: a link may fail each minute.
 BETWEEN_RETURNS = 600.0
+#: Seconds until a pass begins anew for which the journal could not be read.
+_PUT_OFF = 60.0
 #: Seconds for which the file may be away while it is replaced.
 _FILE_AWAY = 60.0
 
@@ -214,8 +217,16 @@ class AuditTurn:
         if running is None:
             return False
         began, before = self._clock(), running.tally.queued_again
-        with self._context.stop.abort_on_stop(hub.abort):
-            more = running.step(hub)
+        try:
+            with self._context.stop.abort_on_stop(hub.abort):
+                more = running.step(hub)
+        except JournalUnreadable as error:
+            logger.warning("the audit begins anew later: %s", error)
+            running.close()
+            self._pass = None
+            self._due_at = self._clock() + _PUT_OFF
+            self._called_at = self._clock() + _PUT_OFF
+            return False
         took = self._clock() - began
         self._next.done(longer=took / _SHARE)
         if not more:
