@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from edgepaas.logs.printable import escaped, json_escaped
+
 _COLUMNS = 80
 #: What argparse says of a word that is none of those that may stand there.
 _INVALID_CHOICE = re.compile("invalid choice: '(?P<given>.*)' \\(choose from (?P<choices>.*)\\)")
@@ -61,7 +63,7 @@ def say(stage: str, text: str) -> None:
     lost, and what the stage does goes on.
     """
     try:
-        print(f"{stage:<12} {text}", flush=True)
+        print(f"{escaped(stage):<12} {escaped(text)}", flush=True)
     except OSError:
         discard_output()
 
@@ -95,14 +97,19 @@ def print_json(value: object) -> None:
     """Print *value* as indented JSON, one document."""
     import json
 
-    json.dump(value, sys.stdout, indent=2, sort_keys=False, default=str, ensure_ascii=False)
-    sys.stdout.write("\n")
+    document = json.dumps(value, indent=2, sort_keys=False, default=str, ensure_ascii=False)
+    # JSON writes out what is below a blank; in its strings this writes out the rest.
+    sys.stdout.write(json_escaped(document) + "\n")
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print *rows* under *headers* in columns as wide as their widest cell."""
-    cells = [list(headers), *[[str(cell) for cell in row] for row in rows]]
+    cells = [list(headers), *[[_cell(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     for row in cells:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(padded).rstrip())
+
+
+def _cell(value: object) -> str:
+    return escaped(str(value)).replace("\n", "\\n").replace("\t", " ")

@@ -98,6 +98,7 @@ class Setting:
             "between commas (host1:5432,host2:5432), and the one that takes writes is used",
             "sqlite_url": "sqlite:////absolute/path; a relative path lies in the state folder",
             "http_url": "http://host:port or https://host:port",
+            "proxy_url": "http://host:port, https://host:port, or http://user:password@host:port",
         }.get(self.kind, "text")
         return f"{words}; none or off for no limit" if self.off and self.kind in _NUMERIC else words
 
@@ -289,6 +290,20 @@ def _http_url(_: Setting, text: str) -> str:
     return f"{scheme.lower()}://{rest.rstrip('/')}"
 
 
+def _proxy_url(setting: Setting, text: str) -> str:
+    # A login stands in front of the last "@"; the rest is read as any address.
+    scheme, mark, rest = text.partition("://")
+    login, at, place = rest.rpartition("@")
+    if any(c.isspace() or c in "/?#" for c in login):
+        raise Malformed("has a login with a character that must be written as %XX")
+    try:
+        checked = _http_url(setting, f"{scheme}{mark}{place}")
+    except Malformed:
+        raise Malformed("is not http://host:port or https://host:port") from None
+    scheme, mark, place = checked.partition("://")
+    return f"{scheme}{mark}{login}{at}{place}"
+
+
 _READERS: dict[str, Callable[[Setting, str], str]] = {
     "text": _text,
     "flag": _flag,
@@ -309,4 +324,5 @@ _READERS: dict[str, Callable[[Setting, str], str]] = {
     "database_url": _database_url,
     "sqlite_url": _sqlite_url,
     "http_url": _http_url,
+    "proxy_url": _proxy_url,
 }

@@ -384,7 +384,14 @@ _ALERTS = (
         "choice",
         "auto",
         "The body of an alert has this format; auto: the address tells which.",
-        choices=("auto", "json", "slack", "discord", "teams"),
+        choices=("auto", "json", "slack", "discord", "teams", "ntfy", "pagerduty", "alertmanager"),
+    ),
+    Setting(
+        "ALERT_WEBHOOK_TOKEN",
+        "text",
+        "",
+        "PagerDuty's routing key; to every other receiver it is sent as a bearer token.",
+        secret=True,
     ),
     Setting(
         "ALERT_WEBHOOK_SECRET",
@@ -405,9 +412,31 @@ _ALERTS = (
         "text",
         "",
         "The address from which alerts are mailed.",
-        derived="edgepaas@ the node's name",
+        derived="SMTP__USERNAME where that is an address, else edgepaas@ the node's name where it"
+        " has a dot, else edgepaas@ the domain of the first address of ALERT_EMAIL_TO",
+    ),
+    Setting(
+        "ALERT_PROXY",
+        "proxy_url",
+        "",
+        "The webhook and the heartbeat are reached through this HTTP proxy; empty: through those"
+        " of the process environment (HTTPS_PROXY, NO_PROXY).",
+        secret=True,
+        off=True,
+    ),
+    flag(
+        "ALERT_LOG_ONLY",
+        "false",
+        "true: the log is watched, and a box without webhook and e-mail is not degraded by that.",
     ),
     Setting("SMTP__HOST", "host", "", "Alerts are mailed through this server."),
+    Setting(
+        "SMTP__HELO",
+        "host",
+        "",
+        "The box greets the mail server by this name.",
+        derived="the host name where it has a dot, else the address of the connection",
+    ),
     integer("SMTP__PORT", 587, 1, 65535, "The port of the mail server."),
     Setting(
         "SMTP__SECURITY",

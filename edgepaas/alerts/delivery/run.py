@@ -39,6 +39,8 @@ class Report:
     waiting: int
     wait: float | None
     config: AlertConfig
+    #: Notifications that were written to the log alone: no channel is set up.
+    logged: int = 0
 
 
 def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER) -> Report:
@@ -88,7 +90,8 @@ def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Repor
         },
     )
     mark_waiting(paths, waiting=wait is not None)
-    return Report(deliverer.taken.total(), counts["waiting"], wait, deliverer.config)
+    delivered, config = deliverer.taken.total(), deliverer.config
+    return Report(delivered, counts["waiting"], wait, config, deliverer.logged)
 
 
 def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = None) -> int:

@@ -4,6 +4,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from edgepaas.files.paths import Paths, find_paths
@@ -100,7 +101,7 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
             entry["severity"],
             entry["since_time"],
             entry["count"],
-            "silenced" if entry["silenced_for"] else "waits" if entry["undelivered"] else "yes",
+            _delivered(entry),
             entry["name"],
             entry["message"].split("\n")[0][:80],
         )
@@ -118,10 +119,22 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
         counts(paths),
         open=len(holding),
         critical=sum(entry["severity"] == "critical" for entry in holding),
-        waiting=sum(bool(entry["undelivered"] or entry["sending"]) for entry in found),
+        waiting=sum(_delivered(entry) == "waits" or bool(entry["sending"]) for entry in found),
     )
     print(now.line() or "nothing is raised and nothing waits")
     return EXIT_DONE
+
+
+def _delivered(entry: dict[str, Any]) -> str:
+    """Return whether people were notified of a condition, and if not, why."""
+    if entry["silenced_for"]:
+        return "silenced"
+    notified = entry["delivered"]
+    if entry["undelivered"] > notified["missed"]:
+        return "waits"
+    if not notified["missed"]:
+        return "yes"
+    return "no: log only" if notified["unheard"] == "log" else "no: refused"
 
 
 def _show(paths: Paths, arguments: argparse.Namespace) -> int:
@@ -196,7 +209,8 @@ def _deliver(paths: Paths, arguments: argparse.Namespace) -> int:
         return watch(paths, lifeline=arguments.lifeline)
     report = deliver_once(paths)
     waits = f", {report.waiting} wait for delivery" if report.waiting else ""
-    say("alerts", f"{report.delivered} delivered{waits}")
+    logged = f", {report.logged} in the log alone: no channel is set up" if report.logged else ""
+    say("alerts", f"{report.delivered} delivered{waits}{logged}")
     return EXIT_DONE
 
 
