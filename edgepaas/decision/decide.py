@@ -294,7 +294,7 @@ def _sqlite_url(path: Path) -> str:
 
 def _one_line(reason: str, address: Address | None) -> str:
     """Return *reason* as a contract can carry it: one printable line without the password."""
-    text = printable_line(reason)
+    text = printable_line(reason.encode("utf-8", "replace").decode())
     shown = () if address is None else (address.username, address.database, address.host)
     if address is not None and address.password and address.password not in shown:
         # A server may say anything, also what it was sent.

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgepaas import alerts
 from edgepaas.database.sqlite import numeric_order
 from edgepaas.doctor.findings import Finding, Level
 from edgepaas.errors import ConfigurationError, EdgePaaSError
@@ -113,14 +114,31 @@ def schema(paths: Paths, settings: Settings) -> Finding:
     return Finding("schema", "fail", state.message, "'edgepaas schema', or with --repair")
 
 
-def spool(paths: Paths) -> Finding:
-    """Whether alerts wait or could not be delivered."""
+def delivery(paths: Paths, settings: Settings) -> Finding:
+    """Whether alerts reach people: a channel is set up, the deliverer runs, nothing is stuck."""
+    from edgepaas.health.alerting import NO_CHANNEL, SET_UP, has_channel, masked_units
+
+    if masked := masked_units():
+        message = f"{', '.join(masked)} masked: alerts are not delivered"
+        return Finding("alerts", "fail", message, f"'systemctl unmask {' '.join(masked)}'")
+    if not has_channel(settings) and not settings.flag("ALERT_LOG_ONLY"):
+        level: Level = "warn" if settings.text("ENV") == "production" else "ok"
+        return Finding("alerts", level, NO_CHANNEL, SET_UP)
     waiting = sum(1 for _ in _files(paths.alerts / "new"))
     dead = sum(1 for _ in _files(paths.alerts / "dead"))
     message = f"{waiting} alerts wait, {dead} could not be delivered"
+    counts = alerts.counts(paths)
+    failing = "; ".join(f"{name}: {why}" for name, why in counts.channels.items() if why)
     if dead:
-        return Finding("spool", "warn", message, f"read them in {paths.alerts / 'dead'}")
-    return Finding("spool", "ok", message)
+        advice = "'edgepaas alerts list' shows why; then 'edgepaas alerts retry', or 'discard'"
+        return Finding("alerts", "warn", message, advice)
+    if waiting and not failing:
+        advice = "if they still wait in a minute: 'systemctl status edgepaas-alerts'"
+        return Finding("alerts", "warn", message, advice)
+    if failing:
+        advice = "mend what is named, then 'edgepaas alerts test'"
+        return Finding("alerts", "warn", f"{message}; {failing}", advice)
+    return Finding("alerts", "ok", message)
 
 
 def quarantine(paths: Paths, settings: Settings) -> list[Finding]:

@@ -92,7 +92,7 @@ def _examinations(paths: Paths, settings: Settings) -> list[Examination]:
         Examination("sync", partial(forwarding.drainer, paths)),
         Examination("quarantine", partial(data.quarantine, paths, settings)),
         Examination("state files", partial(data.state_files, paths)),
-        Examination("spool", partial(data.spool, paths)),
+        Examination("alerts", partial(data.delivery, paths, settings)),
         Examination("tokens", partial(data.tokens, paths, settings), "delete the damaged file"),
         Examination("services", partial(data.services, settings)),
         Examination("port", partial(machine.port, paths, settings), "set another PORT"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.files.records import files_set_aside
+from edgepaas.health.alerting import DeliveryWatch
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
@@ -37,6 +38,8 @@ SCHEMA_CHECK = "schema"
 
 #: A schema changes only by the schema stage, after which the service starts anew.
 _SCHEMA_KEPT = 30.0
+#: It changes within minutes, and reads the spool's folder.
+_ALERTS_KEPT = 10.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
 #: Seconds for a check beyond those of its ping, whose own words are better than the check's.
@@ -90,6 +93,8 @@ def build_checks(
         ),
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
+        # An alert about alerts would wait with them.
+        Check("alerts", DeliveryWatch(paths, settings), keep=_ALERTS_KEPT, raised_elsewhere=True),
     ]
     if (metadata := metadata_of(application)) is not None:
         database.require_tables(metadata)

@@ -80,7 +80,7 @@ class ReadingIntake:
 
     def _feed(self, wanted: Mapping[uuid.UUID, Entry], new: Collection[uuid.UUID]) -> list[Row]:
         entries = [entry for identity, entry in wanted.items() if identity in new]
-        return feed_rows(self._box.node_id, entries)
+        return feed_rows(self._box.node_id, entries, self._rules.received())
 
     def _wake(self, stored: Appended) -> None:
         if stored.accepted:

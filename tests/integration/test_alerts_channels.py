@@ -89,7 +89,11 @@ class TestWebhook:
     def test_other_forms_say_what_on_which_box_since_when_and_what_to_do(
         self, form: str, path: tuple[str]
     ) -> None:
-        said_ok = {"slack": (200, {}, "ok"), "discord": (204, {}, ""), "teams": (202, {}, "")}
+        said_ok: dict[str, Reply] = {
+            "slack": (200, {}, "ok"),
+            "discord": (204, {}, ""),
+            "teams": (202, {}, ""),
+        }
         with receiving(said_ok[form]) as receiver:
             assert post(receiver.url, form=form).kind == "taken"
         said = str(receiver.requests[0].document[path[0]])

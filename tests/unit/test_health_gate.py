@@ -54,8 +54,11 @@ def test_a_sound_box_passes(paths: Paths) -> None:
     """Database, disk and spool; an application without models has no schema to check."""
     report = verify(board_of(FakeDatabase(), paths), production=True)
     assert report.ok
-    assert [result.name for result in report.results] == ["database", "disk", "spool"]
-    assert report.summary() == "3 of 3 checks passed"
+    assert [result.name for result in report.results] == [
+        *("database", "disk", "spool"),
+        "alerts",
+    ]
+    assert report.summary() == "4 of 4 checks passed"
 
 
 def test_a_check_that_is_late_is_waited_for_while_the_box_starts() -> None:
@@ -178,6 +181,7 @@ def test_verify_writes_json_and_exits_with_1_when_the_gate_is_shut(
         "schema": True,
         "disk": True,
         "spool": False,
+        "alerts": True,
     }
 
 

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def test_a_file_of_version_1_is_migrated(path: Path) -> None:
     edit(path, "INSERT INTO taken VALUES ('s', 'b')")
     for _ in range(2):
         with closing(RuleStore(path)) as store:
-            assert store.load() == ({("r1", "d1"): Known(WATCH, SERIES)}, 12.5)
+            migrated = replace(SERIES, received_wall=SERIES.since)
+            assert store.load() == ({("r1", "d1"): Known(WATCH, migrated)}, 12.5)
             assert store.taken("s") == {"b"}
             notice = store.next_notice()
             assert notice == Notice(1, True, "too warm", "warning", "rule:r1:d1")

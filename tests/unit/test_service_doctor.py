@@ -30,7 +30,7 @@ def test_a_fresh_box_has_nothing_that_fails(paths: Paths, monkeypatch: pytest.Mo
     monkeypatch.setenv("PORT", str(free_port()))
     findings = found(paths)
     looked_at = {"settings", "clock", "memory", "DNS", "PostgreSQL", "TLS", "SQLite", "schema"}
-    assert looked_at | {"spool", "tokens", "port", "disk (state)", "folder state"} <= set(findings)
+    assert looked_at | {"alerts", "tokens", "port", "disk (state)", "folder state"} <= set(findings)
     assert [f for f in findings.values() if f.level == "fail"] == []
     assert all(f.advice for f in findings.values() if f.level != "ok")
 

@@ -14,8 +14,10 @@ from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.app import Box, PeriodicTask
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
+from edgepaas.settings import Settings
 from edgepaas.timing.backoff import Backoff
 from edgepaas.web.request_meter import BUCKETS
+from tests.support.receivers import receiving
 from tests.support.service_process import until
 from tests.support.telemetry_box import open_box
 
@@ -128,9 +130,11 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
 ) -> None:
     app, box = opened
     severities: tuple[Severity, ...] = ("critical", "critical", "warning")
-    for number, severity in enumerate(severities):
-        raise_alert(f"number {number}", fingerprint=str(number), severity=severity)
-        deliver_once(box.paths, linger=0)
+    with receiving((200, {}, "ok")) as receiver:
+        Settings.of(ALERT_WEBHOOK_URL=receiver.url).write(box.paths.env_contract)
+        for number, severity in enumerate(severities):
+            raise_alert(f"number {number}", fingerprint=str(number), severity=severity)
+            deliver_once(box.paths, linger=0)
     found = scrape(app)
     told = {
         labels: value
@@ -138,8 +142,8 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
         if name == "edgepaas_alert_notifications_delivered_total"
     }
     assert told == {
-        (("channel", "log"), ("severity", "critical")): 2,
-        (("channel", "log"), ("severity", "warning")): 1,
+        (("channel", "webhook"), ("severity", "critical")): 2,
+        (("channel", "webhook"), ("severity", "warning")): 1,
     }
 
 

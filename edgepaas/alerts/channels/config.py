@@ -39,6 +39,8 @@ class AlertConfig:
     heartbeat_url: str = field(repr=False)
     heartbeat_interval: float
     timeout: float
+    #: The proxy that the heartbeat is sent through; "": those of the environment.
+    proxy: str = field(default="", repr=False)
 
 
 def load_config(paths: Paths) -> AlertConfig:
@@ -78,6 +80,7 @@ def read_config(settings: Settings) -> AlertConfig:
         heartbeat_url=settings.text("ALERT_HEARTBEAT_URL"),
         heartbeat_interval=settings.number("ALERT_HEARTBEAT_INTERVAL"),
         timeout=settings.number("ALERT_TIMEOUT"),
+        proxy=settings.text("ALERT_PROXY"),
     )
 
 

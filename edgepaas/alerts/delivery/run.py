@@ -90,8 +90,8 @@ def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Repor
         },
     )
     mark_waiting(paths, waiting=wait is not None)
-    delivered, config = deliverer.taken.total(), deliverer.config
-    return Report(delivered, counts["waiting"], wait, config, deliverer.logged)
+    taken, config = deliverer.taken.total(), deliverer.config
+    return Report(taken, counts["waiting"], wait, config, deliverer.logged)
 
 
 def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = None) -> int:

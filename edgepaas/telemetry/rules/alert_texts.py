@@ -53,8 +53,8 @@ def _raised(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
 
 def _over(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
     lasted = ""
-    if flip.since is not None and flip.at is not None and flip.at > flip.since:
-        lasted = f", after {span((flip.at - flip.since) / SECOND)}"
+    if flip.lasted >= SECOND:
+        lasted = f", after {span(flip.lasted / SECOND)}"
     since = "" if flip.since is None else f" since {_moment(flip.since)}"
     if watch.condition == "absent":
         return f"readings of {watch.metric} come again, there were none{since}{lasted}; " + (
@@ -76,4 +76,4 @@ def _reading(flip: ConditionChange) -> str:
 
 
 def _moment(microseconds: int) -> str:
-    return format_moment(EARLIEST + timedelta(microseconds=microseconds))
+    return format_moment(EARLIEST + timedelta(seconds=microseconds // SECOND))
