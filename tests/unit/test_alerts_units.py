@@ -25,6 +25,7 @@ def test_the_timer_starts_it_only_when_there_is_something_to_do_and_says_nothing
     due = unit("edgepaas-alerts-due.service")
     assert re.findall(r"^Condition\w+=(\|.*)$", due, flags=re.MULTILINE) == [
         "|/var/spool/edgepaas/alerts/waiting",
+        "|/run/edgepaas/spool/alerts/waiting",
         "|!/run/edgepaas/alerts.json",
     ]
     assert "OnSuccess=edgepaas-alerts.service" in due
