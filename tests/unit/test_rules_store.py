@@ -137,7 +137,7 @@ def test_a_file_of_version_1_is_migrated(path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "PRAGMA user_version = 3",
+        "PRAGMA user_version = 4",
         "ALTER TABLE series ADD COLUMN more TEXT",
         "ALTER TABLE notices RENAME COLUMN body TO text",
     ],
@@ -185,7 +185,7 @@ def test_a_file_set_aside_replaces_no_earlier_one(path: Path) -> None:
             assert connection.execute("PRAGMA user_version").fetchone() == (number + 7,)
         path.unlink()
     assert [message.split(": it was")[0] for message in reported] == [
-        f"{path} cannot be used (its version is {version}, this build knows 2)"
+        f"{path} cannot be used (its version is {version}, this build knows 3)"
         for version in (8, 9)
     ]
     assert "rules.db.set-aside-2, and every rule begins anew" in reported[1]
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_set_aside_is_not_used(
 ) -> None:
     """The task fails, is reported and tries again."""
     filled(path)
-    edit(path, "PRAGMA user_version = 3")
+    edit(path, "PRAGMA user_version = 4")
     monkeypatch.setattr("edgepaas.telemetry.rules.store.set_aside_sqlite", lambda *_: None)
     with pytest.raises(ValueError, match="its version is 3"):
         RuleStore(path)

@@ -44,7 +44,8 @@ def what_is_due(  # noqa: PLR0911 - a table of cases
     if notified.unheard == "log" and not log_only:
         if condition.state == "raised":
             return DueKind("raised")
-        return DueKind("passed") if condition.new else None
+        over: What = "event" if condition.state == "event" else "passed"
+        return DueKind(over) if condition.new else None
     if notified.flapping:
         quiet = _since(condition.changes[-1], now) if condition.changes else float("inf")
         return DueKind("settled", max(0.0, window - quiet))
