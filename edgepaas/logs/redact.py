@@ -18,7 +18,10 @@ MASK = "****"
 
 #: What stands between user and host of an address is masked as a password; it may hold an ``@``.
 _URL_PASSWORD = re.compile(r"""(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#]*:)[^\s"'<>]*@""")
-_BEARER = re.compile(r"(?i)(\b(?:bearer|basic|x-vault-token:?)\s+)[A-Za-z0-9._~+/=-]{6,}")
+#: "basic" is an ordinary word, too: what follows it as a login has a digit or a padding.
+_BEARER = re.compile(
+    r"(?i)(\b(?:bearer|x-vault-token:?|basic(?=\s+[A-Za-z+/]*[0-9=]))\s+)[A-Za-z0-9._~+/=-]{6,}"
+)
 _ASSIGNED = re.compile(
     r"(?i)(?P<head>(?:password|passwd|secret|token)[\"']?\s*[=:]\s*)"
     r"(?:\"(?!\*)(?:[^\"\\]|\\.)*\"|'(?!\*)(?:[^'\\]|\\.)*'|(?!\*)[^\s,;&\"'}]+)"
@@ -60,10 +63,9 @@ def redact(text: str) -> str:
     if not _secrets:
         return text
     number = len(_secrets)
-    if number not in _patterns:
-        _patterns.clear()
-        _patterns[number] = search_pattern(set(_secrets))
-    return _patterns[number].sub(MASK, text)
+    if (pattern := _patterns.get(number)) is None:
+        pattern = _patterns[number] = search_pattern(set(_secrets))
+    return pattern.sub(MASK, text)
 
 
 def search_pattern(secrets: set[str]) -> re.Pattern[str]:

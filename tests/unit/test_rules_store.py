@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_set_aside_is_not_used(
     filled(path)
     edit(path, "PRAGMA user_version = 4")
     monkeypatch.setattr("edgepaas.telemetry.rules.store.set_aside_sqlite", lambda *_: None)
-    with pytest.raises(ValueError, match="its version is 3"):
+    with pytest.raises(ValueError, match="its version is 4"):
         RuleStore(path)
 
 
