@@ -20,6 +20,7 @@ from edgepaas.health.services import probe_service
 from edgepaas.settings import Address, Settings, split_url
 
 _SHOWN = 3
+_REPAIR = "'edgepaas schema --repair' makes it"
 
 
 def dns(settings: Settings) -> Finding:
@@ -95,7 +96,7 @@ def schema(paths: Paths, settings: Settings) -> Finding:
     from edgepaas.database import open_database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.hosting.loading import load_application
-    from edgepaas.schema.at_head import schema_at_head
+    from edgepaas.schema.at_head import missing_indexes_reason, schema_at_head
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     if application.migrations is None:
@@ -107,8 +108,11 @@ def schema(paths: Paths, settings: Settings) -> Finding:
     database = open_database(contract, settings, paths)
     try:
         state = schema_at_head(database, application)
+        no_index = missing_indexes_reason(database, application) if state.at_head else ""
     finally:
         database.close()
+    if no_index:
+        return Finding("schema", "warn", f"{state.message}, {no_index}", _REPAIR)
     if state.at_head:
         return Finding("schema", "ok", state.message)
     return Finding("schema", "fail", state.message, "'edgepaas schema', or with --repair")

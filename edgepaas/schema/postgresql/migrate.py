@@ -260,7 +260,7 @@ def migrate(
     )
     try:
         with engine.begin() as connection:
-            _take_turn(connection, chain)
+            take_turn(connection, chain)
             ownership.require_own(connection, chain, "PostgreSQL", metadata)
             before = migrations.versions(connection, chain)
             upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
@@ -300,7 +300,7 @@ def unusable(error: Exception, what: str) -> Exception:
     return RightsLacking(message, said) if state == _NO_RIGHT else SchemaError(message)
 
 
-def _take_turn(connection: "Connection", chain: Chain) -> None:
+def take_turn(connection: "Connection", chain: Chain) -> None:
     """Wait for the advisory lock; it ends with the transaction, whatever becomes of this box."""
     # One for all applications, and the one of the releases before each had a version table.
     table = chain.version_table if chain.only_postgres else SHARED_VERSION_TABLE
