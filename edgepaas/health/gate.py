@@ -15,6 +15,7 @@ from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.health.journal import journal_line
+from edgepaas.health.setting_problems import setting_problems
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.schema.open_problems import open_problem
@@ -122,10 +123,14 @@ def build_checks(
     if open_problem(paths):
         # The schema stage raises the problem's own alert where it records it.
         checks.append(Check("capture", partial(_captured, paths), raised_elsewhere=True))
-    return [*checks, *_service_checks(settings)]
+    if setting_problems(paths):
+        # The environment stage raises the alerts, and the service starts anew after it.
+        checks.append(Check("settings", partial(_settings_as_given, paths), raised_elsewhere=True))
+    return [*checks, *service_checks(settings)]
 
 
-def _service_checks(settings: "Settings") -> list[Check]:
+def service_checks(settings: "Settings") -> list[Check]:
+    """Return the checks of the operator's services."""
     if not settings.services:
         return []
     # Most boxes have none to probe, and need not load ssl for it.
@@ -245,6 +250,13 @@ def _state_files_understood(paths: "Paths") -> str:
             ready=True,
         )
     return "no state file is set aside any more"
+
+
+def _settings_as_given(paths: "Paths") -> str:
+    found = setting_problems(paths)
+    if found:
+        raise CheckFailed("; ".join(found), ready=True)
+    return "every setting is in force as it was given"
 
 
 def _captured(paths: "Paths") -> str:

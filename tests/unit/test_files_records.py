@@ -28,10 +28,12 @@ from edgepaas.files.records import (
     same_fields,
     set_aside_sqlite,
 )
+from edgepaas.health import setting_problems
 from edgepaas.marks import record as marks
 from edgepaas.outbox import layout
 from edgepaas.outcomes import refused_tables
-from edgepaas.schema import hub_conditions, open_problems, repair, table_contract
+from edgepaas.schema import hub_conditions, open_problems, table_contract
+from edgepaas.schema.repair import server as repair
 from edgepaas.schema.sqlite import quarantine
 from edgepaas.service import crash_loop
 from edgepaas.sync import handback, status
@@ -219,6 +221,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         {
             "node_id": NODE,
             "streams": [NODE],
+            "acknowledged_rows": 0,
             "losses": [
                 {
                     "node_id": NODE,
@@ -245,6 +248,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         },
     ),
     (losses.LOSS, {"reason": "refused"}),
+    (setting_problems.RECORD, {"problems": ["DATABASE_URL: it cannot be read"]}),
     (losses.RETURNS, {"times": [1.0, 2.5]}),
     (link_record.RECORD, {"endpoint": "hub:5432", "round_trip": 0.25}),
     (

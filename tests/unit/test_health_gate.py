@@ -15,8 +15,10 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import MetaData
 
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.app import Application
 from edgepaas.cli import main
+from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.rehearsal_record import note_rehearsal
 from edgepaas.doctor import data
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
@@ -213,6 +215,43 @@ def test_a_file_in_quarantine_leaves_the_box_ready_and_degraded(paths: Paths) ->
     board.forget()
     board.results()
     assert states.state().state == "standalone"
+
+
+def test_a_setting_that_cannot_be_read_is_no_green_box(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite served as 'standalone', and no row ever left: a default stood for the address."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:geheim@hub:99999/db")
+    for stage in ("env", "dbdecide", "schema"):
+        assert main([stage]) == EXIT_DONE
+    resolved = Settings.of(HEALTH_CACHE="0")
+    decided = DatabaseContract.read(paths.db_contract)
+    assert decided.db_state == "standalone"
+    board = build_board(build_checks(FakeDatabase(), decided, resolved, paths, PLAIN), resolved)
+    report = verify(board, production=True)
+    assert report.ok
+    states = StateBoard(decided, latest=board.latest)
+    states.phase = "running"
+    assert states.state().state == "degraded"
+    assert "no row leaves this box" in " ".join(states.state().reasons)
+    assert "geheim" not in " ".join(states.state().reasons)
+    monkeypatch.delenv("DATABASE_URL")
+    assert main(["env"]) == EXIT_DONE
+    board.forget()
+    board.results()
+    assert states.state().state == "standalone"
+
+
+def test_verify_logs_and_alerts_what_fails(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it from a script does not read the table."""
+    monkeypatch.setenv("ENV", "production")
+    monkeypatch.setenv("LOG_FILE", str(paths.logs / "box.log"))
+    monkeypatch.setenv("REQUIRED_SERVICES", f"broker=tcp://127.0.0.1:{closed_port()}")
+    for stage in ("env", "dbdecide", "schema"):
+        assert main([stage]) == EXIT_DONE
+    assert main(["verify"]) == EXIT_FAILED
+    assert "service:broker" in raised_fingerprints(paths, "service:")
+    assert "verification failed" in (paths.logs / "box.log").read_text()
 
 
 def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths: Paths) -> None:
