@@ -160,7 +160,7 @@ IMAGE_TARGET ?= application
 IMAGE_SOURCES := edgepaas alembic systemd packaging docs pyproject.toml README.md \
   CHANGELOG.md SECURITY.md LICENSE NOTICE
 image: ## build the container image with docker or podman: IMAGE=registry/name:tag make image
-	@version=$$($(PYTHON) -c 'from edgepaas.build import build_version; print(build_version())') && \
+	@version=$$(PYTHONPATH=packaging/tools $(PYTHON) -c 'from common import build_version; print(build_version())') && \
 	  date=$$(git log -1 --format=%ct 2>/dev/null || true) && \
 	  sources=$$(find $(IMAGE_SOURCES) -type f ! -path '*/__pycache__/*' -print0 | sort -z | \
 	    xargs -0 sha256sum | sha256sum | cut -c1-16) && \

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
+from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED, EXIT_USAGE, EdgePaaSError
 
 #: Sub-command: (module below ``edgepaas``, one line for --help).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = signal.SIG_BLOCK if arguments[:1] == ["up"] else signal.SIG_UNBLOCK
     signal.pthread_sigmask(how, (signal.SIGTERM, signal.SIGINT))
     try:
-        status = _dispatch(arguments)
+        status = _run_noted(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -74,6 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(str(error))
         return EXIT_FAILED
+
+
+def _run_noted(arguments: list[str]) -> int:
+    """Run the command; where a stage of the boot chain fails, leave why for who answers then.
+
+    The chain's own stages alone, as the units call them: an operator's 'schema --check' is none.
+    """
+    if len(arguments) != 1 or arguments[0] not in ("env", "dbdecide", "schema"):
+        return _dispatch(arguments)
+    try:
+        return _dispatch(arguments)
+    except Exception as error:
+        if getattr(error, "exit_code", EXIT_FAILED) != EXIT_DECIDE_AGAIN:
+            from edgepaas.files.paths import find_paths
+            from edgepaas.service.stage_failure import note_failure
+
+            note_failure(find_paths(), arguments[0], error)
+        raise
 
 
 def _complain(message: str) -> None:

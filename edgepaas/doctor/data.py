@@ -91,6 +91,35 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
     return Finding("SQLite", "ok", f"{path} is intact, {path.stat().st_size >> 10} KiB")
 
 
+def application(paths: Paths, settings: Settings) -> list[Finding]:
+    """Whether the application can be loaded, and why a stage of the chain failed last."""
+    from edgepaas.hosting.loading import load_application
+    from edgepaas.service.stage_failure import failed_stage
+
+    found = []
+    if failed := failed_stage(paths):
+        advice = "mend what it names; the chain runs again by itself"
+        found.append(Finding("boot chain", "fail", failed, advice))
+    name = settings.text("EDGEPAAS_APP")
+    try:
+        load_application(name)
+    except ConfigurationError as error:
+        advice = f"correct EDGEPAAS_APP in {paths.env_file}, or install the application again"
+        return [*found, Finding("application", "fail", str(error), advice)]
+    return [*found, Finding("application", "ok", f"{name} can be loaded")]
+
+
+def units() -> Finding:
+    """Whether a unit of the chain is masked, which systemd passes over without a word."""
+    from edgepaas.health.alerting import CHAIN_UNITS, masked_units
+
+    masked = masked_units(units=CHAIN_UNITS)
+    if not masked:
+        return Finding("units", "ok", "no unit of the box is masked")
+    advice = f"'systemctl unmask {' '.join(masked)}', then 'systemctl restart edgepaas'"
+    return Finding("units", "fail", f"{', '.join(masked)} masked", advice)
+
+
 def schema(paths: Paths, settings: Settings) -> Finding:
     """Whether the schema of the chosen database is at head."""
     from edgepaas.database import open_database
@@ -98,7 +127,10 @@ def schema(paths: Paths, settings: Settings) -> Finding:
     from edgepaas.hosting.loading import load_application
     from edgepaas.schema.at_head import missing_indexes_reason, schema_at_head
 
-    application = load_application(settings.text("EDGEPAAS_APP"))
+    try:
+        application = load_application(settings.text("EDGEPAAS_APP"))
+    except ConfigurationError:
+        return Finding("schema", "ok", "not examined: the application cannot be loaded")
     if application.migrations is None:
         return Finding("schema", "ok", f"the application {application.name} has no migrations")
     try:
@@ -115,7 +147,7 @@ def schema(paths: Paths, settings: Settings) -> Finding:
         return Finding("schema", "warn", f"{state.message}, {no_index}", _REPAIR)
     if state.at_head:
         return Finding("schema", "ok", state.message)
-    return Finding("schema", "fail", state.message, "'edgepaas schema', or with --repair")
+    return Finding("schema", "fail", state.message, "'edgepaas schema --repair'")
 
 
 def delivery(paths: Paths, settings: Settings) -> Finding:

@@ -83,6 +83,8 @@ def _examinations(paths: Paths, settings: Settings) -> list[Examination]:
         Examination("TLS", partial(data.tls, settings), "correct DB_SSLMODE and DB_SSLROOTCERT"),
         Examination("PostgreSQL", partial(data.postgres, settings), "check DATABASE_URL"),
         Examination("SQLite", partial(data.sqlite_file, paths, settings), "see 'edgepaas schema'"),
+        Examination("units", data.units),
+        Examination("application", partial(data.application, paths, settings)),
         Examination("schema", partial(data.schema, paths, settings), "run 'edgepaas schema'"),
         Examination("capture", partial(forwarding.captured, paths, settings)),
         Examination("ledger", partial(forwarding.ledger, paths, settings)),

@@ -32,6 +32,17 @@ _UNITS = ("edgepaas-alerts.service", "edgepaas-alerts.path", "edgepaas-alerts.ti
 #: Where systemd looks first; a unit that is masked is a link to nothing there (systemctl(1)).
 _UNIT_FOLDERS = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 
+#: The other units of a box. A stage that is masked is skipped at each start, and the service goes
+#: on with what it decided last, until there is no contract any more.
+CHAIN_UNITS = (
+    "edgepaas-env.service",
+    "edgepaas-dbdecide.service",
+    "edgepaas-schema.service",
+    "edgepaas-sync.service",
+    "edgepaas.service",
+    "edgepaas.socket",
+)
+
 NO_CHANNEL = "no channel is set up, so alerts reach nobody"
 SET_UP = (
     "set ALERT_WEBHOOK_URL, or ALERT_EMAIL_TO and SMTP__HOST; ALERT_LOG_ONLY=true where the log"
@@ -109,15 +120,29 @@ def has_channel(settings: "Settings") -> bool:
     return any(all(map(settings.text, names)) for names in CHANNEL_SETTINGS.values())
 
 
-def masked_units(folders: tuple[Path, ...] = _UNIT_FOLDERS) -> list[str]:
-    """Return which of the units that deliver alerts are masked."""
+def masked_units(
+    folders: tuple[Path, ...] = _UNIT_FOLDERS, units: tuple[str, ...] = _UNITS
+) -> list[str]:
+    """Return which of *units*, by default those that deliver alerts, are masked."""
     nowhere = Path("/dev/null")
     return [
         unit
-        for unit in _UNITS
+        for unit in units
         if any((folder / unit).is_symlink() and (folder / unit).resolve() == nowhere
                for folder in folders)
     ]  # fmt: skip
+
+
+def no_unit_masked(folders: tuple[Path, ...] = _UNIT_FOLDERS) -> str:
+    """Say that no unit of the chain is masked; raises CheckFailed with what unmasks it."""
+    if masked := masked_units(folders, CHAIN_UNITS):
+        names = " ".join(masked)
+        raise CheckFailed(
+            f"{', '.join(masked)} masked, so the box does not do all of its work:"
+            f" 'systemctl unmask {names}', then 'systemctl restart edgepaas'",
+            ready=True,
+        )
+    return "no unit is masked"
 
 
 def _oldest_waiting(paths: "Paths") -> str:

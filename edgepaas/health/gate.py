@@ -5,12 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.files.records import files_set_aside
-from edgepaas.health.alerting import DeliveryWatch
+from edgepaas.health.alerting import DeliveryWatch, no_unit_masked
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
@@ -22,8 +23,6 @@ from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import list_quarantined
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgepaas.app import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
@@ -36,6 +35,7 @@ DATABASE_CHECK = "database"
 SERVICE_PREFIX = "service "
 
 SCHEMA_CHECK = "schema"
+_SYSTEMD = Path("/run/systemd/system")
 
 #: A schema changes only by the schema stage, after which the service starts anew.
 _SCHEMA_KEPT = 30.0
@@ -97,6 +97,8 @@ def build_checks(
         # An alert about alerts would wait with them.
         Check("alerts", DeliveryWatch(paths, settings), keep=_ALERTS_KEPT, raised_elsewhere=True),
     ]
+    if _SYSTEMD.is_dir():  # sd_booted(3)
+        checks.append(Check("units", no_unit_masked, keep=_SERVICE_KEPT))
     if (metadata := metadata_of(application)) is not None:
         database.require_tables(metadata)
     if application.models is not None or application.migrations is not None:
@@ -233,7 +235,7 @@ def _rows_on_their_way(watch: ForwardingWatch, contract: "DatabaseContract") -> 
     return found.line
 
 
-def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
+def _nothing_set_aside(paths: "Paths", sqlite_path: Path) -> str:
     found = list_quarantined(paths, sqlite_path)
     if found:
         raise CheckFailed("; ".join(entry.line for entry in found), ready=True)

@@ -35,7 +35,7 @@ from edgepaas.outcomes import refused_tables
 from edgepaas.schema import hub_conditions, open_problems, table_contract
 from edgepaas.schema.repair import server as repair
 from edgepaas.schema.sqlite import quarantine
-from edgepaas.service import crash_loop
+from edgepaas.service import crash_loop, stage_failure
 from edgepaas.sync import handback, status
 from edgepaas.sync.audit import record as audit_record
 from edgepaas.sync.hub import fleet
@@ -248,6 +248,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         },
     ),
     (losses.LOSS, {"reason": "refused"}),
+    (stage_failure.RECORD, {"stage": "schema", "message": "no such application"}),
     (setting_problems.RECORD, {"problems": ["DATABASE_URL: it cannot be read"]}),
     (losses.RETURNS, {"times": [1.0, 2.5]}),
     (link_record.RECORD, {"endpoint": "hub:5432", "round_trip": 0.25}),

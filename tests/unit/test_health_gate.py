@@ -24,6 +24,7 @@ from edgepaas.doctor import data
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import files_set_aside
+from edgepaas.health import alerting
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
@@ -240,6 +241,31 @@ def test_a_setting_that_cannot_be_read_is_no_green_box(
     board.forget()
     board.results()
     assert states.state().state == "standalone"
+
+
+def test_a_unit_that_is_masked_is_said(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The chain passed over a masked stage, and went on with its last contract until a reboot."""
+    folder = tmp_path / "units"
+    folder.mkdir()
+    monkeypatch.setattr("edgepaas.health.gate._SYSTEMD", folder)
+    monkeypatch.setattr(
+        "edgepaas.health.gate.no_unit_masked", partial(alerting.no_unit_masked, (folder,))
+    )
+    resolved = Settings.of(HEALTH_CACHE="0")
+    board = build_board(
+        build_checks(FakeDatabase(), contract(paths), resolved, paths, PLAIN), resolved
+    )
+    assert board.result("units").ok
+    for unit in ("edgepaas-dbdecide.service", "edgepaas-sync.service"):
+        (folder / unit).symlink_to("/dev/null")
+        board.forget()
+        result = board.result("units")
+        assert not result.ok
+        assert f"unmask {'edgepaas-dbdecide.service'}" in result.message
+        assert unit in result.message
+        assert verify(board, production=True).ok
 
 
 def test_verify_logs_and_alerts_what_fails(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

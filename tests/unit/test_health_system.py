@@ -168,6 +168,24 @@ def test_too_little_room_is_full_and_still_ready(tmp_path: Path) -> None:
     assert (caught.value.consequence, caught.value.ready) == ("full", True)
 
 
+@pytest.mark.parametrize(
+    ("left", "files", "full"), [(0, 1000, True), (63, 1000, True), (0, 0, False)]
+)
+def test_a_disk_without_room_for_another_file_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int, files: int, full: bool
+) -> None:
+    """Bytes were free, so it was 'ok'; a file system that does not count them has no such limit."""
+    room = {"f_bavail": 1000, "f_bfree": 1000, "f_blocks": 2000, "f_frsize": 4096}
+    found = SimpleNamespace(f_favail=left, f_files=files, **room)
+    monkeypatch.setattr("edgepaas.health.disk.os.statvfs", lambda _: found)
+    if not full:
+        assert "is writable" in check_room(tmp_path, 1)
+        return
+    with pytest.raises(CheckFailed, match="inodes") as caught:
+        check_room(tmp_path, 1)
+    assert (caught.value.consequence, caught.value.ready) == ("full", True)
+
+
 def test_a_disk_that_takes_no_byte_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC from the write itself is told apart from a read-only mount."""
 

@@ -49,6 +49,36 @@ def test_a_port_of_somebody_else_is_a_failure(
     assert "taken" in finding.message
 
 
+def test_a_wrong_application_is_blamed_for_itself_alone(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Doctor advised to delete the tokens, or to move the port that systemd holds for the box."""
+    monkeypatch.setenv("EDGEPAAS_APP", "nonesuch")
+    for stage in ("env", "dbdecide", "schema"):
+        main([stage])
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        number = held.getsockname()[1]
+        assert machine.own_socket_waits(number, holder=Path("/proc/self"))
+        assert not machine.own_socket_waits(free_port(), holder=Path("/proc/self"))
+    findings = found(paths)
+    failing = {name for name, finding in findings.items() if finding.level == "fail"}
+    assert failing == {"boot chain", "application"}
+    assert "EDGEPAAS_APP" in findings["application"].advice
+    assert "nonesuch" in findings["boot chain"].message
+
+
+def test_an_examination_that_breaks_gives_no_remedy_for_something_else() -> None:
+    """A package that cannot be imported is no damaged file of tokens."""
+
+    def broken() -> Finding:
+        raise ImportError("no module named flask")
+
+    (finding,) = examine([Examination("tokens", broken, "delete the damaged file")])
+    assert finding.level == "fail"
+    assert "delete" not in finding.advice
+    assert "install" in finding.advice
+
+
 def test_a_damaged_database_file_is_a_failure(paths: Paths) -> None:
     """quick_check, read-only; the advice names the way out."""
     with sqlite3.connect(paths.sqlite) as connection:

@@ -120,6 +120,7 @@ def test_programs_get_the_root_as_json(box: TestBox) -> None:
     assert status == 200
     assert (document["name"], document["build_version"]) == ("things", "0.1.0+gabcdef")
     assert document["documentation"] == "/openapi.json"
+    assert document["environment"] in ("development", "production")
     paths = {entry["path"]: entry for entry in document["endpoints"]}
     assert paths["/api/things"]["methods"] == ["GET", "POST"]
     assert paths["/api/things"]["description"] == "List things; Make a thing"

@@ -14,6 +14,7 @@ from edgepaas.health.setting_problems import record_setting_problems
 from edgepaas.hosting.settings import declared_by
 from edgepaas.logs.redact import redact
 from edgepaas.service.instance_locks import serving_process
+from edgepaas.service.stage_failure import begin_stage
 from edgepaas.settings.derive import SettingProblem
 from edgepaas.settings.logs import start_logging
 from edgepaas.settings.resolve import Resolution, resolve_box
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.explain or arguments.json:
         return _explain(resolve_box(paths, declared_by), as_json=arguments.json)
     paths.create()
+    begin_stage(paths, "env")
     withdraw_contract(paths.env_contract)
     resolution = resolve_box(paths, declared_by)
     start_logging(resolution.settings, paths)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgepaas.files.paths import Paths
+    from edgepaas.service.unprepared import UnpreparedService
 
 DESCRIPTION = """\
 Serve the application: binds or inherits the socket (LISTEN_FDS), answers /health/live
@@ -52,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     paths = find_paths()
     paths.create()
+    if (unprepared := _unprepared(paths)) is not None:
+        return unprepared.run()
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
     contract = DatabaseContract.read(paths.db_contract)
@@ -85,6 +88,35 @@ def run(arguments: argparse.Namespace) -> int:
     status = Service(settings, contract, paths, environment, began=began).run()
     _end_without_hung_threads(status)
     return status
+
+
+def _unprepared(paths: "Paths") -> "UnpreparedService | None":
+    """Return what answers in the service's place where a stage before it failed.
+
+    Only on sockets that were handed down, under a manager that starts it again: at a terminal the
+    error itself is wanted.
+    """
+    from edgepaas.files.contract import ContractMissing, read_contract
+    from edgepaas.service.stage_failure import failed_stage
+
+    if "NOTIFY_SOCKET" not in os.environ or os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    reason = failed_stage(paths)
+    if not reason:
+        try:
+            read_contract(paths.env_contract, written_by="env")
+            read_contract(paths.db_contract, written_by="dbdecide")
+        except ContractMissing as error:
+            reason = str(error)
+        else:
+            return None
+    from edgepaas.httpd.listen import Listening, inherited_sockets
+    from edgepaas.sd_notify import Notifier
+    from edgepaas.service.unprepared import UnpreparedService
+
+    notifier = Notifier.of(os.environ, os.getpid())
+    sockets = tuple(inherited_sockets(os.environ, pid=os.getpid()))
+    return UnpreparedService(paths, Listening(sockets, inherited=True), notifier, reason)
 
 
 def _way_out(arguments: argparse.Namespace) -> str:

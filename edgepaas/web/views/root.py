@@ -51,6 +51,7 @@ def describe(
         "name": application.name,
         "version": application.version,
         "build_version": box.build_version,
+        "environment": box.settings.text("ENV"),
         **box.state().as_dict(),
         "documentation": "/openapi.json",
         "endpoints": [
