@@ -93,6 +93,18 @@ def discard_output() -> None:
         os.close(nowhere)
 
 
+def confirmed(what: str) -> bool:
+    """Whether the operator at the terminal wants *what*; raises UsageError where nobody is."""
+    from edgepaas.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"to {what} without confirmation, use --yes")
+    try:
+        return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def print_json(value: object) -> None:
     """Print *value* as indented JSON, one document."""
     import json

@@ -394,7 +394,7 @@ HUB_REVISION_WAITS = _entry(
     what_happened="A revision of PostgreSQL has waited for more than an hour for rows that it "
     "would break, on this box or on others. Everything goes on with the tables as they are.",
     what_to_do="Let the boxes that are named send their rows, or upgrade them: it goes on by "
-    "itself then. 'edgepaas sync retire' takes out a box that is gone for good.",
+    "itself then. 'edgepaas nodes forget' takes out a box that is gone for good.",
     check="hub-schema-complete",
 )
 HUB_TROUBLE = _entry(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgepaas.httpd.channel import Channel, reject_connection
 from edgepaas.httpd.connection_limits import ConnectionLimits
 from edgepaas.httpd.dispatch import RequestDispatcher
-from edgepaas.httpd.listen import BACKLOG
+from edgepaas.httpd.listen import BACKLOG, plain_address
 from edgepaas.httpd.loop_appends import LoopAppends
 from edgepaas.httpd.waitress_adapter import (
     Adjustments,
@@ -190,7 +190,7 @@ class _Listening:
         except OSError as error:  # it is gone again, or there are no descriptors left
             logger.warning("a connection could not be accepted: %s", error)
             return
-        address = listener.fix_addr(address)
+        address = plain_address(listener.fix_addr(address))
         if not self.draining and self.limits.rejects(address[0]):
             reject_connection(sock, loop_map_of(listener))
         else:

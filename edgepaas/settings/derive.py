@@ -154,7 +154,7 @@ def _fill_in(result: Derived, hostname: str) -> None:
     development = (values.get("ENV") or SETTINGS["ENV"].default) == "development"
     server = values.get("DATABASE_URL", "").startswith("postgresql:")
     derived = {
-        "HOST": ("127.0.0.1" if development else "0.0.0.0", "ENV"),
+        "HOST": ("127.0.0.1" if development else "::", "ENV"),
         "AUTH_REQUIRED": ("false" if development else "true", "ENV"),
         "BOTH_DB": ("true" if server else "false", "DATABASE_URL"),
         "NODE_NAME": (_node_name(hostname), "the host name"),

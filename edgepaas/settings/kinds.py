@@ -212,7 +212,7 @@ def _core(setting: Setting, text: str) -> str:
 def _host(_: Setting, text: str) -> str:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if bare == "*":
-        return "0.0.0.0"
+        return "::"
     if not bare or bare.startswith("/"):
         raise Malformed("is neither an address nor a name")
     if re.fullmatch(r"[0-9.]+", bare):

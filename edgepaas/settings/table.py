@@ -72,9 +72,10 @@ _SERVICE = (
     Setting(
         "HOST",
         "host",
-        "0.0.0.0",
-        "The service listens on this address.",
-        derived="127.0.0.1 when ENV=development, else 0.0.0.0",
+        "::",
+        "The service listens on this address: :: is every one of IPv4 and IPv6, 0.0.0.0 every one"
+        " of IPv4 alone.",
+        derived="127.0.0.1 when ENV=development, else ::",
     ),
     integer("PORT", 8080, 1, 65535, "The service listens on this TCP port."),
     integer("THREADS", 4, 1, 64, "Number of requests processed at the same time."),

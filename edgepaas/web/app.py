@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The application factory: the platform's routes and guards around an application."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
@@ -11,6 +12,7 @@ from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import Problem
 from edgepaas.app import Application, Box, WSGIApplication
 from edgepaas.errors import ConfigurationError
+from edgepaas.files.local_token import make_local_token
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
 from edgepaas.hosting.refusal import as_application_error
@@ -29,6 +31,8 @@ from edgepaas.web.views.metrics import MetricsPage, metrics_blueprint
 from edgepaas.web.views.nodes import nodes_blueprint
 from edgepaas.web.views.openapi import OpenAPIDocument
 from edgepaas.web.views.root import root_view
+
+logger = logging.getLogger("edgepaas.web")
 
 PLAIN_APPENDS = "edgepaas.plain_appends"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -60,7 +64,7 @@ def create_app(
     limiter = install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
     _install_address_check(app)
     headers = install_cors(app, settings)
-    guard = Guard(rules, tokens or TokenStore(box.paths.tokens))
+    guard = Guard(rules, tokens or _token_store(box))
     install_guard(app, guard, application_guarded=application.guarded)
     requests = RequestMeter()
     reads = PlainReads(app.wsgi_app)
@@ -76,6 +80,15 @@ def create_app(
         plain_routes(app, hooks), admits, limiter, requests, headers=headers
     )
     return app
+
+
+def _token_store(box: Box) -> TokenStore:
+    try:
+        local = make_local_token(box.paths.local_token)
+    except OSError as error:  # a full /run is no reason not to serve
+        logger.warning("%s is not written: %s", box.paths.local_token, error)
+        local = ""
+    return TokenStore(box.paths.tokens, local=local)
 
 
 def plain_appends(app: Flask) -> PlainAppends:

@@ -175,7 +175,7 @@ def test_the_applications_own_names_pass_through_untouched(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("env", "host", "auth"),
-    [("development", "127.0.0.1", False), ("staging", "0.0.0.0", True), ("PROD", "0.0.0.0", True)],
+    [("development", "127.0.0.1", False), ("staging", "::", True), ("PROD", "::", True)],
 )
 def test_address_and_tokens_follow_from_the_environment(
     tmp_path: Path, env: str, host: str, *, auth: bool

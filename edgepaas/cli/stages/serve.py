@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if elsewhere:
         logging.getLogger("edgepaas.service").warning("%s; %s", elsewhere, _way_out(arguments))
     _claim(paths, claim_serving)
-    _publish_address(paths, listening.addresses[0])
+    _publish_address(paths, listening.publication)
     environment = ServiceEnvironment(
         listening=listening,
         notifier=notifier,
@@ -133,12 +133,12 @@ def _claim(paths: "Paths", claim: "Callable[[Paths], int | None]") -> None:
         logging.getLogger("edgepaas.service").warning("%s: %s", paths.serving_lock, error)
 
 
-def _publish_address(paths: "Paths", address: str) -> None:
+def _publish_address(paths: "Paths", publication: str) -> None:
     """Leave the address for ``edgepaas status`` of users who may not read the contracts."""
     from edgepaas.files.atomic import write_atomic
 
     try:
-        write_atomic(paths.address, f"{address}\n", mode=0o644)
+        write_atomic(paths.address, publication, mode=0o644)
     except OSError as error:  # a full /run is no reason not to serve
         logging.getLogger("edgepaas.service").warning("%s is not written: %s", paths.address, error)
 

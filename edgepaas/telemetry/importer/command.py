@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.app.commands import box_address, print_json
+from edgepaas.app.commands import box_address, box_token, print_json
 from edgepaas.app.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError, UsageError
 from edgepaas.telemetry.importer.arguments import (
     add_arguments,
@@ -34,6 +34,8 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def run(arguments: argparse.Namespace) -> int:
     """Import the file and return the exit status: 0 done, 1 failed, 130 interrupted."""
     token = read_token(arguments.token_file)
+    if token is None and not arguments.url:
+        token = box_token() or None  # of this box, which no other one is shown
     with _file(arguments.file) as (path, name):
         source = _source(arguments, path, name)
         if arguments.dry_run:

@@ -10,6 +10,7 @@ from edgepaas.apikit.smorest_adapter import summary_of
 from edgepaas.apikit.werkzeug_adapter import openapi_path
 from edgepaas.app import Application, Box
 from edgepaas.health.checks import HealthBoard
+from edgepaas.settings.own_url import network_urls
 from edgepaas.web.views.page import page_policy, render_page
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -32,6 +33,7 @@ def root_view(
                 checks=checks,
                 endpoints=endpoints,
                 example=_example(box, application),
+                addresses=network_urls(box.paths),
             )
             response = Response(page, mimetype="text/html")
             response.headers["Content-Security-Policy"] = page_policy()
@@ -52,6 +54,7 @@ def describe(
         "version": application.version,
         "build_version": box.build_version,
         "environment": box.settings.text("ENV"),
+        "addresses": network_urls(box.paths),
         **box.state().as_dict(),
         "documentation": "/openapi.json",
         "endpoints": [
