@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from edgepaas.cli.operator import alerts_export
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.terminal import print_json, print_table, say
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     history = add("history", "list what was raised, resolved and delivered, the newest first")
     history.add_argument("--limit", type=int, default=50, help="how many entries (default: 50)")
     history.add_argument("--json", action="store_true", help="print a JSON document")
+    alerts_export.add_arguments(add("export", "print the history as CSV or NDJSON"))
     deliver = add("deliver", "send what is due, and end")
     deliver.add_argument(
         "--watch", action="store_true", help="stay, and send whenever an alert is raised"
@@ -72,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         "list": _list,
         "show": _show,
         "history": _history,
+        "export": alerts_export.run,
         "deliver": _deliver,
         "retry": _retry,
         "discard": _discard,
