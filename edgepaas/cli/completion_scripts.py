@@ -25,7 +25,12 @@ _edgepaas() {{
     local path= index word
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${{COMP_WORDS[index]}}
-        [[ -n ${{words[${{path:+$path }}$word]+there}} ]] && path=${{path:+$path }}$word
+        if [[ -n ${{words[${{path:+$path }}$word]+there}} ]]; then
+            path=${{path:+$path }}$word
+        elif [[ -z $path && $word != -* ]]; then
+            COMPREPLY=()
+            return
+        fi
     done
     local before=${{COMP_WORDS[COMP_CWORD - 1]}} current=${{COMP_WORDS[COMP_CWORD]}}
     if [[ -n ${{values[$path:$before]+there}} ]]; then
@@ -46,7 +51,11 @@ _edgepaas() {{
     local -A known=({known})
     local route= word
     for word in ${{words[2,CURRENT-1]}}; do
-        [[ -n ${{known[${{route:+$route }}$word]}} ]] && route=${{route:+$route }}$word
+        if [[ -n ${{known[${{route:+$route }}$word]}} ]]; then
+            route=${{route:+$route }}$word
+        elif [[ -z $route && $word != -* ]]; then
+            return 1
+        fi
     done
     case "$route:${{words[CURRENT-1]}}" in
 {values}

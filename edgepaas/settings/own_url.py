@@ -34,7 +34,7 @@ def network_urls(paths: Paths) -> list[str]:
 
     None where it listens on loopback alone, or on a Unix socket.
     """
-    from edgepaas.settings.own_addresses import reached_at
+    from edgepaas.files.own_addresses import reached_at
 
     host, port = _listens_at(paths)
     if not port or host.startswith("127.") or host in ("::1", "localhost"):

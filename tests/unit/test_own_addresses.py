@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgepaas.cli import main
+from edgepaas.files.own_addresses import reached_at
 from edgepaas.files.paths import Paths
 from edgepaas.httpd import listen
 from edgepaas.httpd.listen import Listening, bind, plain_address
-from edgepaas.settings.own_addresses import reached_at
 from edgepaas.settings.own_url import network_urls, published_url
 
 POSTINST = Path(__file__).resolve().parents[2] / "packaging/debian/edgepaas.postinst"
@@ -49,7 +49,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     files["ipv4"].write_text(TRIE)
     files["ipv6"].write_text(V6)
     monkeypatch.setattr(
-        "edgepaas.settings.own_addresses.reached_at", lambda host: reached_at(host, **files)
+        "edgepaas.files.own_addresses.reached_at", lambda host: reached_at(host, **files)
     )
     return files
 
