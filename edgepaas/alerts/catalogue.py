@@ -495,6 +495,17 @@ HEALTH_CHECK = _entry(
     check="watched-and-well",
 )
 
+CERTIFICATE_ENDS = _entry(
+    "certificate-ends",
+    origin="service",
+    severity="warning",
+    what_happened="A certificate on the way to PostgreSQL ends within 30 days, or has ended: the "
+    "server's, the CA's or the box's own.",
+    what_to_do="Renew the one that is named. Once it has ended PostgreSQL cannot be used where the "
+    "link is verified, and SQLite serves.",
+    check="watched-and-well",
+)
+
 TASK = _entry(
     "task:*",
     origin="service",

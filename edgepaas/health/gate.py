@@ -21,6 +21,7 @@ from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import list_quarantined
+from edgepaas.settings.urls import split_url
 
 if TYPE_CHECKING:
     from edgepaas.app import Application
@@ -43,6 +44,10 @@ _SCHEMA_KEPT = 30.0
 _ALERTS_KEPT = 10.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
+#: A certificate is looked at each hour, for which the hosts of a cluster may take their time.
+CERTIFICATES_CHECK = "certificates"
+_CERTIFICATES_KEPT = 3600.0
+_CERTIFICATES_TIMEOUT = 10.0
 #: Seconds for a check beyond those of its ping, whose own words are better than the check's.
 _GRACE = 0.5
 #: Seconds between two looks for an answer that is late.
@@ -128,7 +133,22 @@ def build_checks(
     if setting_problems(paths):
         # The environment stage raises the alerts, and the service starts anew after it.
         checks.append(Check("settings", partial(_settings_as_given, paths), raised_elsewhere=True))
-    return [*checks, *service_checks(settings)]
+    return [*checks, *_certificate_checks(contract, settings), *service_checks(settings)]
+
+
+def _certificate_checks(contract: "DatabaseContract", settings: "Settings") -> list[Check]:
+    url = contract.hub_url if contract.sqlite_active else contract.database_url
+    if not url or split_url(url).on_this_box:
+        return []
+    # Boxes without PostgreSQL need not load ssl for it.
+    from edgepaas.health.certificates import CertificateWatch
+
+    watch = CertificateWatch(settings, url)
+    if not watch.needed:
+        return []
+    return [
+        Check(CERTIFICATES_CHECK, watch, timeout=_CERTIFICATES_TIMEOUT, keep=_CERTIFICATES_KEPT)
+    ]
 
 
 def service_checks(settings: "Settings") -> list[Check]:
