@@ -87,12 +87,14 @@ def test_a_servers_certificate_is_named_before_it_ends(server: str) -> None:
     assert failed.value.ready, "the box serves all the same"
 
 
-def test_what_does_not_answer_counts_as_seen_last(server: str, made: Path) -> None:
+def test_what_does_not_answer_counts_as_seen_last(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     later = 0.0
     found = watch(server, 0)
     found._clock = lambda: time.time() + later * DAY
     assert "in 3" in found()
-    found._of_server = lambda _host: None  # type: ignore[method-assign]
+    monkeypatch.setattr(found, "_of_server", lambda _host: None)
     later = 15
     with pytest.raises(CheckFailed, match="renew it"):
         found()
