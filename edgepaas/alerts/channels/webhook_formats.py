@@ -35,6 +35,7 @@ class Json(WebhookFormat):
             "message": notification.message,
             "details": list(notification.details),
             "box": box.name,
+            "node": box.node,
             "build": box.build,
             "origin": notification.origin,
             "fingerprint": notification.fingerprint,

@@ -23,11 +23,20 @@ _DID = {
 
 @dataclass(frozen=True)
 class BoxIdentity:
-    """Which box notifies: its name, its build, and the time zone of what people read."""
+    """Which box notifies: its name, its build, and the time zone of what people read.
+
+    *node*: the beginning of its id, since boxes may share a host name; empty: it has none yet.
+    """
 
     name: str
     build: str
     zone: tzinfo = UTC
+    node: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What tells it from every other box, for programs: the id, else the name."""
+        return self.node or self.name
 
 
 def title(notification: Notification, box: BoxIdentity) -> str:
@@ -56,7 +65,8 @@ def text(notification: Notification, box: BoxIdentity) -> str:
     if notification.what == "digest":
         lines += [*notification.details, ""]
     lines.append(_row("what", f"{notification.severity}: {_DID[notification.what]}"))
-    lines.append(_row("box", f"{box.name} (EdgePaaS {box.build})"))
+    node = f", node {box.node}" if box.node else ""
+    lines.append(_row("box", f"{box.name}{node} (EdgePaaS {box.build})"))
     if notification.origin:
         lines.append(_row("raised by", notification.origin))
     lines += _times(notification, box)

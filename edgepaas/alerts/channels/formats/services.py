@@ -72,7 +72,7 @@ class PagerDuty(WebhookFormat):
         return {
             "event_action": "resolve" if over else "trigger",
             # One for each cause of each box: the incident that "resolve" ends.
-            "dedup_key": f"edgepaas-{_digest(box.name)}-{about}"[:255],
+            "dedup_key": f"edgepaas-{_digest(box.known_as)}-{about}"[:255],
             "payload": {
                 "summary": title(notification, box)[: self._MOST_SUMMARY],
                 "source": box.name,
@@ -122,6 +122,8 @@ class Alertmanager(WebhookFormat):
         alerts = []
         for severity in SEVERITIES:
             labels = {"alertname": "EdgePaaS", "job": "edgepaas", "instance": box.name}
+            if box.node:
+                labels["node"] = box.node  # or two boxes of one name would be one alert
             labels |= {"fingerprint": about, "severity": severity}
             present = severity == notification.severity
             if not (present or (known and notification.condition)):
