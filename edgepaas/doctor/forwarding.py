@@ -21,6 +21,8 @@ from edgepaas.sync.audit.box import BoxUnreadable, opened_for_audit, read_box
 from edgepaas.sync.errors import HubError, HubUnreachable
 
 _RUN_THE_CHAIN = "run the boot chain: 'edgepaas up', or 'systemctl restart edgepaas'"
+#: Where it was never there it makes it as well, and where it was dropped nothing else does.
+_MISSING = "'edgepaas schema --repair' makes what is missing"
 _MIB = 1024 * 1024
 
 
@@ -124,7 +126,7 @@ def hub_schema(paths: Paths, settings: Settings) -> Finding:
     missing = sorted((wanted | {"sync_streams", "nodes"}) - set(existing))
     if missing:
         message = f"PostgreSQL lacks {', '.join(missing)}"
-        return Finding("hub schema", "fail", message, "'edgepaas schema --hub' creates it")
+        return Finding("hub schema", "fail", message, _MISSING)
     if held_up := read_hub_conditions(paths):
         message = "; ".join(filter(None, (held_up.rights, held_up.waiting)))
         entry = HUB_RIGHTS if held_up.rights else HUB_REVISION_WAITS

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Addition = CreateTableOp | AddColumnOp | CreateIndexOp | CreateUniqueConstraintOp
 
 
+#: Where scripts make what is moved to its place.
+_SCRATCH = "edgepaas_repair"
+
+
 def missing_indexes(connection: "Connection", metadata: "MetaData | None") -> list[str]:
     """Return the names of the models' indexes that no index of the database has; sorted.
 
@@ -79,6 +83,34 @@ def complete(
         operations.invoke(operation)
         steps.append(said)
     return steps
+
+
+def complete_from_scripts(connection: "Connection", chain: Chain) -> list[str]:
+    """Add PostgreSQL's tables that *chain*, which has no models, makes and that are not there.
+
+    The scripts run in a schema of their own, out of which what is missing is moved. Returns what
+    was done; raises SchemaError where a column is missing, and what the database raises.
+    """
+    shape = migrations.columns_by_table(connection, chain)
+    wanted = fingerprint.required_columns(connection, chain, None)
+    for table in sorted(set(wanted) & set(shape)):
+        if lacking := wanted[table] - shape[table]:
+            raise SchemaError(f"the column {table}.{min(lacking)} is missing")
+    missing = sorted(set(wanted) - set(shape))
+    if not missing:
+        return []
+    home = str(connection.exec_driver_sql("SELECT current_schema()::text").scalar_one())
+    quote = connection.dialect.identifier_preparer.quote
+    connection.exec_driver_sql(f"CREATE SCHEMA {_SCRATCH}")
+    connection.exec_driver_sql(f"SET LOCAL search_path TO {_SCRATCH}")
+    migrations.upgrade(connection, chain, None)
+    connection.exec_driver_sql(f"SET LOCAL search_path TO {quote(home)}")
+    for table in missing:
+        connection.exec_driver_sql(
+            f"ALTER TABLE {_SCRATCH}.{quote(table)} SET SCHEMA {quote(home)}"
+        )
+    connection.exec_driver_sql(f"DROP SCHEMA {_SCRATCH} CASCADE")
+    return [f"made the table {table}, which was missing" for table in missing]
 
 
 def _refuse_guesses(connection: "Connection", chain: Chain, metadata: "MetaData") -> None:

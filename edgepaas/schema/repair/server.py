@@ -87,8 +87,10 @@ def repair_postgres(
     except (OfAnotherApplication, RightsLacking):
         raise
     except SchemaError as error:
-        if metadata is None or (found or frozenset()) - frozenset(chain.parents):
-            raise  # a newer build's, or the platform's own: there is nothing to complete it from
+        if (found or frozenset()) - frozenset(chain.parents):
+            raise  # a newer build's: what it is to have is not known here
+        if metadata is None and not chain.only_postgres:
+            raise  # there is nothing to complete it from
         steps.append(f"going on from {show(found or ())} does not work: {error}")
         try:
             report = _complete(connector, chain, metadata, found, steps)
@@ -135,7 +137,7 @@ def _diagnose(
 def _complete(
     connector: "Connector",
     chain: Chain,
-    metadata: "MetaData",
+    metadata: "MetaData | None",
     found: Revisions | None,
     steps: list[str],
 ) -> SchemaReport:
@@ -150,7 +152,11 @@ def _complete(
     try:
         with engine.begin() as connection:
             take_turn(connection, chain)
-            done = completion.complete(connection, chain, metadata)
+            done = (
+                completion.complete_from_scripts(connection, chain)
+                if chain.only_postgres
+                else completion.complete(connection, chain, metadata)
+            )
             shape = migrations.columns_by_table(connection, chain)
             needs = fingerprint.required_columns(connection, chain, metadata)
             if lacking := fingerprint.incompatibility_of(shape, connection, needs):
