@@ -30,11 +30,13 @@ from edgepaas.web.views.health import HealthReporter, health_blueprint
 from edgepaas.web.views.metrics import MetricsPage, metrics_blueprint
 from edgepaas.web.views.nodes import nodes_blueprint
 from edgepaas.web.views.openapi import OpenAPIDocument
-from edgepaas.web.views.root import root_view
+from edgepaas.web.views.root import root_view, status_view
 
 logger = logging.getLogger("edgepaas.web")
 
 PLAIN_APPENDS = "edgepaas.plain_appends"
+#: Where clients ask, whichever application runs; one of its own is left to it.
+_STATUS = "/api/v1/status"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -127,10 +129,14 @@ def _register(
         with as_application_error(application, "its WSGI callable"):
             mounted = application.wsgi(box)
         _mount(app, mounted)
-    elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):
-        root = root_view(app, box, application, health)
-        purpose = "What the box is, and how it is: JSON for programs, a page for people"
-        _add_platform_route(app, "/", root, purpose)
+    else:
+        taken = {rule.rule for rule in app.url_map.iter_rules()}
+        if "/" not in taken:
+            root = root_view(app, box, application, health)
+            purpose = "What the box is, and how it is: JSON for programs, a page for people"
+            _add_platform_route(app, "/", root, purpose)
+        if _STATUS not in taken:
+            _add_platform_route(app, _STATUS, status_view(box), "The state of the box")
     return [*own, *(blueprint for blueprint in given if isinstance(blueprint, ApiBlueprint))]
 
 

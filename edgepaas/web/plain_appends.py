@@ -125,13 +125,15 @@ class PlainAppends:
         made = self._request(headers, local=local)
         if made is None:
             return None
-        request_id = sound_or_new(headers.get("X_REQUEST_ID"))
+        given = headers.get("X_REQUEST_ID")
+        request_id = sound_or_new(given)
 
         def answer(outcome: AppendOutcome) -> None:
             if isinstance(outcome, Appended):
                 seconds = time.perf_counter() - began
                 self._meter.count("POST", path, "201", seconds)
-                log_answer(request_id, "POST", path, "201", seconds)
+                chosen = request_id == given
+                log_answer(request_id, "POST", path, "201", seconds, given=chosen)
                 done(PlainAnswer(_body(outcome), request_id))
             else:
                 done(outcome)

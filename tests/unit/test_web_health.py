@@ -127,6 +127,13 @@ def test_programs_get_the_root_as_json(box: TestBox) -> None:
     assert "/api/things/{thing_id}" in paths
 
 
+def test_the_status_is_there_with_any_application(box: TestBox) -> None:
+    """It was telemetry's alone."""
+    status, document = get(box, "/api/v1/status")
+    assert status == 200
+    assert (document["state"], document["build"]) == ("standalone", "0.1.0+gabcdef")
+
+
 def test_people_get_the_root_as_a_page_under_a_strict_policy(paths: Paths) -> None:
     """No script, nothing from elsewhere, everything that is shown escaped."""
 

@@ -45,6 +45,17 @@ def root_view(
     return root
 
 
+def status_view(box: Box) -> Callable[[], Response]:
+    """Return the view of ``/api/v1/status`` for an application that has none of its own."""
+
+    def status() -> Response:
+        current = box.state()
+        since = current.since and current.since.isoformat(timespec="seconds")
+        return jsonify({**current.as_dict(), "since": since, "build": box.build_version})
+
+    return status
+
+
 def describe(
     box: Box, application: Application, endpoints: list[tuple[str, str, str]]
 ) -> dict[str, Any]:
