@@ -188,8 +188,16 @@ def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
     return [Finding("quarantine", "warn", entry.line, advice) for entry in found]
 
 
-def state_files(paths: Paths) -> Finding:
-    """Whether state files were set aside because this build does not understand them."""
+def state_files(paths: Paths) -> list[Finding]:
+    """Whether the state was lost, or files of it set aside that this build does not understand."""
+    from edgepaas.alerts.catalogue import STATE_LOST
+    from edgepaas.sync.losses.lost_state import lost_sentences
+
+    lost = [Finding("state", "fail", one, STATE_LOST.what_to_do) for one in lost_sentences(paths)]
+    return [*lost, _set_aside(paths)]
+
+
+def _set_aside(paths: Paths) -> Finding:
     found = files_set_aside(paths.state)
     if not found:
         return Finding("state files", "ok", "none is set aside")

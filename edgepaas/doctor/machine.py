@@ -77,7 +77,13 @@ def permissions(paths: Paths) -> list[Finding]:
     """Whether this user, and no other one, has access to the folders and secrets."""
     findings = []
     for name, folder in _folders(paths):
-        if not folder.is_dir():
+        if not folder.is_dir() and name == "state" and paths.db_contract.exists():
+            advice = (
+                "bring it back from a backup if there is one, then 'systemctl restart edgepaas'"
+            )
+            message = f"{folder} was deleted while the box ran, with what it held"
+            findings.append(Finding(f"folder {name}", "fail", message, advice))
+        elif not folder.is_dir():
             advice = "the boot chain creates it: 'edgepaas up', or 'systemctl start edgepaas'"
             message = f"{folder} does not exist yet"
             findings.append(Finding(f"folder {name}", "warn", message, advice))

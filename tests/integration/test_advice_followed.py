@@ -141,3 +141,18 @@ def test_what_a_command_without_contracts_asks_for_leads_to_its_answer(
             break
         follow(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_doctor_names_a_table_that_does_not_fit_and_the_statement_that_mends_it(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that the hub's schema was ok; what the message names is run, and it is."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    assert chain_runs() == 0
+    execute(postgres_url, "ALTER TABLE readings ALTER COLUMN value TYPE integer")
+    found = finding(paths, "hub schema")
+    assert found.level == "fail"
+    statements = re.findall(r"`([^`]+)`", found.message)
+    assert statements, found.message
+    execute(postgres_url, *statements)
+    assert finding(paths, "hub schema").level == "ok"

@@ -296,9 +296,9 @@ def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths
     states.phase = "running"
     assert states.state().state == "degraded"
     assert aside.name in states.state().reasons[0]
-    assert data.state_files(paths).level == "warn"
+    assert data.state_files(paths)[0].level == "warn"
     aside.unlink()
-    assert data.state_files(paths).level == "ok"
+    assert data.state_files(paths)[0].level == "ok"
 
 
 def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(

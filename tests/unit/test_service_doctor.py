@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import threading
@@ -65,6 +66,18 @@ def test_a_wrong_application_is_blamed_for_itself_alone(
     assert failing == {"boot chain", "application"}
     assert "EDGEPAAS_APP" in findings["application"].advice
     assert "nonesuch" in findings["boot chain"].message
+
+
+def test_a_state_folder_that_was_deleted_is_a_failure(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Doctor ended with 0: the folder 'does not exist yet'."""
+    for stage in ("env", "dbdecide", "schema"):
+        assert main([stage]) == 0
+    shutil.rmtree(paths.state)
+    capsys.readouterr()
+    assert main(["doctor"]) == 1
+    assert "was deleted while the box ran" in capsys.readouterr().out
 
 
 def test_an_examination_that_breaks_gives_no_remedy_for_something_else() -> None:
