@@ -94,6 +94,7 @@ ALERTS: dict[str, str] = {
     "check:*": SHOWS,
     "task:*": SHOWS,
     "alerts-without-room": PERSON,
+    "certificate-ends": PERSON,
 }
 
 #: Where a command that a message quotes is carried out, in the state that prints it.
@@ -110,6 +111,8 @@ COMMANDS: dict[str, str] = {
     "audit": SHOWS,
     "audit --acknowledge": OPEN,
     "audit --deep": SHOWS,
+    "backup": OPEN,
+    "backup --verify": OPEN,
     "completion bash": SHOWS,
     "completion fish": SHOWS,
     "completion zsh": SHOWS,
@@ -119,6 +122,8 @@ COMMANDS: dict[str, str] = {
     "env": _FOLLOWED + "test_what_a_command_without_contracts_asks_for_leads_to_its_answer",
     "env --explain": SHOWS,
     "help": SHOWS,
+    "nodes": SHOWS,
+    "nodes forget": OPEN,
     "schema": OPEN,
     "schema --hub": "tests/integration/test_hub_rights.py::"
     "test_what_the_owner_runs_adds_what_is_lacking",
@@ -135,7 +140,6 @@ COMMANDS: dict[str, str] = {
     "sync acknowledge": _INSPECT + "test_lost_rows_are_acknowledged_by_their_number",
     "sync conflicts": _INSPECT + "test_a_conflict_is_listed_with_both_values_and_settled",
     "sync dead-letters": _INSPECT + "test_a_dead_letter_is_listed_shown_retried_and_discarded",
-    "sync retire": OPEN,
     "sync status": SHOWS,
     "token create": _FOLLOWED + "test_doctors_remedy_for_no_token_is_one",
     "token list": SHOWS,
