@@ -8,6 +8,7 @@ that a client sends is to cause a 5xx or to hold a connection. Imports Waitress 
 standard library alone: liveness is answered before anything else is there.
 """
 
+import re
 from typing import Any
 
 from edgepaas.httpd.waitress_adapter import (
@@ -27,6 +28,8 @@ LONGEST_LINE = 8192
 MOST_HEADS = 64
 LONGEST_HEAD = 1024
 _heads: dict[bytes, dict[str, Any]] = {}
+
+_TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:([^\r\n]*)")
 
 
 class Parser(AdaptedParser):
@@ -48,13 +51,24 @@ class Parser(AdaptedParser):
             raise ParsingError(str(error)) from None
         except ValueError:  # int() on thousands of digits, a broken address
             raise ParsingError("the request's address or Content-Length is invalid") from None
-        if self.chunked and "CONTENT_LENGTH" in self.headers:
-            # RFC 9112, 6.3: two lengths are how requests are smuggled past a proxy.
-            raise ParsingError("Content-Length and Transfer-Encoding contradict each other")
+        self._check_framing(header_plus)
         if not self.chunked and len(header_plus) <= LONGEST_HEAD:
             if len(_heads) >= MOST_HEADS:
                 del _heads[next(iter(_heads))]
             _heads[header_plus] = self.parsed_head()
+
+    def _check_framing(self, head: bytes) -> None:
+        """Refuse a head that a proxy may read otherwise: so requests are smuggled past it."""
+        codings = _TRANSFER_ENCODING.findall(head)
+        if codings and self.version != "1.1":
+            # RFC 9112, 6.1. Left alone, its body would be taken for the next request.
+            raise ParsingError(f"HTTP/{self.version} has no Transfer-Encoding")
+        if codings and [coding.strip(b" \t").lower() for coding in codings] != [b"chunked"]:
+            raise ParsingError("Transfer-Encoding has to be chunked, once")
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Content-Length and Transfer-Encoding contradict each other")
+        if "," in self.headers.get("HOST", ""):  # RFC 9112, 3.2; Waitress joins what comes twice
+            raise ParsingError("there is more than one Host header")
 
     def received(self, data: bytes) -> int:
         """Take *data*; return how many of its bytes belong to this request."""

@@ -112,10 +112,9 @@ def _register(
         health_blueprint(HealthReporter(box, health, meter)),
         alerts_blueprint(box),
         nodes_blueprint(box),
+        metrics_blueprint(MetricsPage(box, health, meter, requests)),
     ]
-    metrics = metrics_blueprint(MetricsPage(box, health, meter, requests))
-    platform: list[Blueprint] = [*own, metrics]
-    for ours in platform:
+    for ours in own:
         app.register_blueprint(ours)
     given: Sequence[Blueprint] = ()
     if application.blueprints is not None:
@@ -123,7 +122,7 @@ def _register(
             given = tuple(application.blueprints(box))
             for blueprint in given:
                 app.register_blueprint(blueprint)
-    for ours in platform:
+    for ours in own:
         _mark_platform(app, ours.name)
     if application.wsgi is not None:
         with as_application_error(application, "its WSGI callable"):
