@@ -2,7 +2,7 @@
 """The verification gate: what has to hold before the box says that it is ready."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 #: The name of the check whose failure is a lost database.
 DATABASE_CHECK = "database"
+WORKERS_CHECK = "workers"
+#: Seconds without a free worker after which no traffic is to come.
+WORKERS_PATIENCE = 1.0
 #: Names of checks of the operator's services begin so.
 SERVICE_PREFIX = "service "
 
@@ -149,6 +152,21 @@ def _certificate_checks(contract: "DatabaseContract", settings: "Settings") -> l
     return [
         Check(CERTIFICATES_CHECK, watch, timeout=_CERTIFICATES_TIMEOUT, keep=_CERTIFICATES_KEPT)
     ]
+
+
+def workers_check(answer: Callable[[float], bool]) -> Check:
+    """Return the check that a worker is free to take the next request, within a moment.
+
+    *answer* says whether one was, within some seconds. Probes have a thread of their own, and
+    would be answered for ever where no other request is.
+    """
+
+    def probe() -> str:
+        if not answer(WORKERS_PATIENCE):
+            raise CheckFailed(f"no worker was free for {WORKERS_PATIENCE:g} s; see THREADS")
+        return "a worker is free"
+
+    return Check(WORKERS_CHECK, probe, timeout=WORKERS_PATIENCE + 1.0)
 
 
 def service_checks(settings: "Settings") -> list[Check]:

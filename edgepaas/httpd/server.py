@@ -53,6 +53,7 @@ class HTTPServer:
         *,
         threads: int,
         connection_limit: int,
+        connections_per_client: int,
         request_max_bytes: int,
     ) -> None:
         self._loop_map: LoopMap = {}
@@ -70,7 +71,7 @@ class HTTPServer:
             clear_untrusted_proxy_headers=False,
         )
         self._listeners = [self._listener(sock, application, adjustments) for sock in sockets]
-        self._limits = ConnectionLimits(connection_limit, self._listeners)
+        self._limits = ConnectionLimits(connection_limit, connections_per_client, self._listeners)
         for listener in self._listeners:
             listener.limits = self._limits
 

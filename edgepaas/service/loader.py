@@ -60,8 +60,12 @@ def load(
     paths: "Paths",
     state: "StateBoard",
     tasks: "TaskRegistry",
+    *,
+    workers_answer: Callable[[float], bool],
 ) -> Loaded:
     """Import and open everything, and pass the verification gate once.
+
+    *workers_answer* says whether a worker was free within some seconds.
 
     Raises what the application raises at import, ConfigurationError for one that is not
     there, DatabaseError. A failing gate is no exception: it is in ``report``.
@@ -71,7 +75,13 @@ def load(
 
     from edgepaas.database import open_database
     from edgepaas.database.model import forwarded_tables
-    from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
+    from edgepaas.health.gate import (
+        accept_rehearsal,
+        build_board,
+        build_checks,
+        verify,
+        workers_check,
+    )
     from edgepaas.hosting.box import make_box
     from edgepaas.hosting.loading import load_application, metadata_of
     from edgepaas.service.capture_guard import guard_capture
@@ -96,6 +106,7 @@ def load(
             production=settings.text("ENV") == "production",
             patience=0.0 if contract.fallback_armed else PATIENCE,
         )
+        board.add(workers_check(workers_answer))
     except BaseException:
         database.close()
         raise

@@ -110,6 +110,7 @@ class Service:
             environment.listening.sockets,
             threads=settings.integer("THREADS"),
             connection_limit=settings.integer("CONNECTION_LIMIT"),
+            connections_per_client=settings.integer("CONNECTIONS_PER_CLIENT"),
             request_max_bytes=settings.size("REQUEST_MAX_BYTES"),
         )
         self._control = Control(self._server.wake)
@@ -148,7 +149,14 @@ class Service:
             self._refuse(refused)
             return
         try:
-            loaded = load(self._settings, self._contract, self._paths, self._state, self._tasks)
+            loaded = load(
+                self._settings,
+                self._contract,
+                self._paths,
+                self._state,
+                self._tasks,
+                workers_answer=self._server.dispatcher.workers_answer,
+            )
             self._loaded = loaded
             if loaded.report.ok:
                 self._open(loaded)

@@ -96,6 +96,14 @@ _SERVICE = (
         10000,
         "Number of client connections that may be open at the same time.",
     ),
+    integer(
+        "CONNECTIONS_PER_CLIENT",
+        25,
+        1,
+        10000,
+        "Number of them that one address may hold on which it has shown no token; loopback and"
+        " TRUSTED_PROXIES may hold all.",
+    ),
     seconds(
         "STOP_TIMEOUT", "20", 0, 3600, "A stopping service waits this long for requests to end."
     ),

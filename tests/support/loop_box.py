@@ -84,6 +84,7 @@ def serving_in_loop(app: Flask, **options: Any) -> Iterator[LoopBox]:
     settings: dict[str, Any] = {
         "threads": 2,
         "connection_limit": 200,
+        "connections_per_client": 200,
         "request_max_bytes": 8 * 1024 * 1024,
     } | options
     server = HTTPServer(responder, [sock], **settings)

@@ -24,7 +24,12 @@ def port(paths: Paths) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     number = int(listener.getsockname()[1])
     server = HTTPServer(
-        box.app, [listener], threads=2, connection_limit=20, request_max_bytes=LIMIT
+        box.app,
+        [listener],
+        threads=2,
+        connection_limit=20,
+        connections_per_client=20,
+        request_max_bytes=LIMIT,
     )
     server.dispatcher.open()
     ended = threading.Event()
