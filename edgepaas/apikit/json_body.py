@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from flask import request
@@ -20,9 +21,25 @@ from edgepaas.apikit.werkzeug_adapter import ClientDisconnected, HTTPException
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
+#: Values that one body may hold, names of objects counted with theirs: a value takes up to
+#: 72 bytes of memory, and two of the body.
+MOST_VALUES = 100_000
+#: Names in one object.
+MOST_NAMES = 1000
+#: Bodies that are shorter cannot take much memory, whatever is in them.
+_SMALL = 64 * 1024
+
 #: Deeper than any document that this API takes; bounds every recursive walk after it.
 DEEPEST = 32
 
+_LINE = re.compile(rb"[^\s][^\n]*")
+#: A text, or what stands before a value.
+_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<mark>[,\[{])', re.DOTALL)
+#: First bytes of characters in UTF-8: beyond U+FFFF, and beyond U+00FF.
+_WIDE = re.compile(rb"[\xf0-\xff]")
+_BEYOND_LATIN = re.compile(rb"[\xc4-\xff]")
+#: The bytes of a character that are not its first.
+_CONTINUATIONS = tuple(bytes((number,)) for number in range(0x80, 0xC0))
 _BAD_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 #: What each escape of such a character begins with; most that clients write are other ones.
 _SUSPECT_ESCAPES = ("\\u0000", "\\ud", "\\uD")
@@ -38,7 +55,7 @@ def read_json(*, also: Sequence[str] = ()) -> Any:
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise unsupported(JSON, *also)
-    return parse_json(_read_text())
+    return parse_json(_decoded(_read_data()))
 
 
 def read_ndjson(*, most: int) -> list[Any]:
@@ -46,15 +63,16 @@ def read_ndjson(*, most: int) -> list[Any]:
 
     A wrong line is Problem 400 naming its number, from 1; more than *most* values are 413.
     """
-    text = _read_text()
+    data = _read_data()
     values: list[Any] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line or line.isspace():
-            continue
+    number, counted = 1, 0
+    for match in _LINE.finditer(data):
+        number += data.count(b"\n", counted, match.start())
+        counted = match.start()
         if len(values) == most:
             raise Problem(413, f"The body holds more than {most} lines; send them in parts.")
         try:
-            values.append(parse_json(line, line=number))
+            values.append(parse_json(_decoded(match[0], counted), line=number))
         except Problem as problem:
             if problem.status != 422:
                 raise
@@ -114,7 +132,8 @@ def is_sound_text(text: str) -> bool:
     return _BAD_TEXT.search(text) is None
 
 
-def _read_text() -> str:
+def _read_data() -> bytes:
+    """Return the body, which is not kept elsewhere: of a long one there is to be one copy."""
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Problem(
@@ -126,16 +145,42 @@ def _read_text() -> str:
     if charset.strip().lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
         raise Problem(415, f"The body has the charset {printable(charset)}; JSON is UTF-8.")
     try:
-        data = request.get_data(cache=True)
+        data = request.get_data(cache=False)
     except ClientDisconnected:
         raise Problem(400, "The body is shorter than its Content-Length.") from None
     except HTTPException:
         raise  # 413 of the size limit: the error module knows it
+    if len(data) > _SMALL:
+        _check_extent(data, request.max_content_length or len(data))
+    return data
+
+
+def _check_extent(data: bytes, most_bytes: int) -> None:
+    """Refuse what would take many times the memory of its bytes, before any of it is taken."""
+    if data.count(b",") + data.count(b"[") + data.count(b"{") >= MOST_VALUES:
+        # Some may stand in texts, which are looked at only now.
+        marks = (match for match in _MARK.finditer(data) if match.lastgroup)
+        if next(islice(marks, MOST_VALUES, None), None) is not None:
+            raise Problem(413, f"The body holds more than {MOST_VALUES:,} values; send parts.")
+    # Python keeps each character of a text in as many bytes as the widest of them needs.
+    width = 4 if _WIDE.search(data) else 2 if _BEYOND_LATIN.search(data) else 1
+    if width > 1 and len(data) * width > most_bytes:
+        characters = len(data) - sum(map(data.count, _CONTINUATIONS))
+        if characters * width > most_bytes:
+            raise Problem(
+                413,
+                f"The body has {characters:,} characters, which take {width} bytes each in memory;"
+                f" {most_bytes // width:,} are the most. Send it in parts.",
+            )
+
+
+def _decoded(data: bytes, before: int = 0) -> str:
+    """Return *data* as text; *before* it stand so many bytes of the body."""
     try:
         # RFC 8259, 8.1: a byte-order mark may be ignored.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _not_json(f"byte {error.start} of the body is no UTF-8") from None
+        raise _not_json(f"byte {before + error.start} of the body is no UTF-8") from None
 
 
 def _not_json(why: str) -> Problem:
@@ -154,6 +199,8 @@ def _finite(text: str) -> float:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_NAMES:
+        raise ValueError(f"an object has more than {MOST_NAMES:,} names")
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()

@@ -64,6 +64,8 @@ class RefusedTask(AdaptedErrorTask):
             if refusal.code == 413
             else Problem(refusal.code, message or default)
         )
+        problem = getattr(refusal, "problem", problem)
+        self.response_headers += problem.headers.items()
         request_id = os.urandom(8).hex()
         body = problem.encoded(request_id)
         self.status = f"{refusal.code} {refusal.reason}"
@@ -81,7 +83,6 @@ class Channel(AdaptedChannel):
     """A connection that measures its progress, and can be given up with an answer."""
 
     task_class = Task
-    parser_class = Parser
     error_task_class = RefusedTask
     #: Whether the client may not have read its answer while it still sends.
     linger = False
@@ -112,6 +113,12 @@ class Channel(AdaptedChannel):
         self._moved = self._last_heard = time.monotonic()
         super().__init__(*arguments, **options)
 
+    def parser_class(self, adjustments: Any) -> Parser:
+        """Return what takes in the next request."""
+        parser = Parser(adjustments)
+        parser.limits, parser.address = self.server.limits, self.addr[0]
+        return parser
+
     def received(self, data: bytes) -> bool:
         """Take in what the client sent (the loop's thread)."""
         self._last_heard = time.monotonic()
@@ -140,6 +147,9 @@ class Channel(AdaptedChannel):
         While the writer has the request, too: else it would have to wake the loop each time.
         """
         if not self.appending:
+            waits = self.request is not None and self.request.headers_finished
+            if waits and self.server.limits.refusal is None:
+                return False  # who may send a body is not known yet
             return bool(super().readable())
         ahead = len(self.requests) > 1 or self._heard_all
         return not (ahead or self.total_outbufs_len or self.will_close or self.close_when_flushed)

@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from edgepaas.apikit.problems import Problem
+
 #: Connections beyond CONNECTION_LIMIT: half of them for clients that wait until another
 #: connection is closed, the other half for programs of the box itself, such as its probes.
 RESERVE = 16
@@ -46,6 +48,9 @@ class ConnectionLimits:
     def __init__(self, limit: int, share: int, listeners: Sequence[Any]) -> None:
         self._limit = limit
         self._share = share
+        #: How a request is refused of which the body is still to come, by its parser and the
+        #: client's address. None: that is not known yet, and no body is read meanwhile.
+        self.refusal: Callable[[Any, str], Problem | None] | None = lambda request, address: None
         #: Whether an Authorization header holds a valid token, once tokens can be looked up.
         self.knows: Callable[[str], bool] = lambda authorization: False
         #: Whether an address is one of TRUSTED_PROXIES.

@@ -9,8 +9,10 @@ standard library alone: liveness is answered before anything else is there.
 """
 
 import re
+from http import HTTPStatus
 from typing import Any
 
+from edgepaas.apikit.problems import Problem
 from edgepaas.httpd.waitress_adapter import (
     AdaptedParser,
     BadRequest,
@@ -32,10 +34,26 @@ _heads: dict[bytes, dict[str, Any]] = {}
 _TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:([^\r\n]*)")
 
 
+class Refused:
+    """A request whose body is not read, as Waitress knows such."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.code = problem.status
+        self.reason = HTTPStatus(problem.status).phrase
+        self.body = problem.message
+
+
 class Parser(AdaptedParser):
     """Waitress' parser, with 400 for every header that no client may send."""
 
     _counted = -MIN_PROGRESS
+    #: Asked, once the head is here and more of the body is to come, whether it may; with it
+    #: the client's address. Nobody is to be asked where it is None.
+    limits: Any = None
+    address = ""
+    #: Whether a body may come.
+    admitted = False
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the header; raises ParsingError, which Waitress answers with 400."""
@@ -75,6 +93,8 @@ class Parser(AdaptedParser):
         taken = int(super().received(data))
         if self.chunked and not self.completed:
             self._check_chunk()
+        if self.headers_finished and not self.completed and not self.admitted:
+            self._ask()
         if self.completed:
             # The channel would still invite the body and take the request for open.
             self.expect_continue = False
@@ -86,6 +106,15 @@ class Parser(AdaptedParser):
             return False
         self._counted = self.body_bytes_received
         return True
+
+    def _ask(self) -> None:
+        if self.limits is not None and self.limits.refusal is None:
+            return  # it is not known yet; the channel reads no more meanwhile
+        problem = self.limits and self.limits.refusal(self, self.address)
+        self.admitted = problem is None
+        if problem is not None:
+            self.error = Refused(problem)
+            self.completed = True
 
     def _check_chunk(self) -> None:
         """Refuse a chunk by the size that it announces, without waiting for its bytes."""

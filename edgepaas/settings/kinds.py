@@ -92,6 +92,7 @@ class Setting:
             "log_file": "an absolute path, or none for the console alone",
             "core": f"auto, off, or the number of a core{span}",
             "host": "an IP address or a host name",
+            "networks": "IP addresses or networks (10.0.0.0/8), separated by commas or blanks",
             "hosts": "IP addresses or host names, separated by commas",
             "timezone": "a name of the IANA time zone database, e.g. Europe/Berlin",
             "database_url": "postgresql://user@host:5432/database; several hosts stand "
@@ -242,6 +243,18 @@ def _hosts(setting: Setting, text: str) -> str:
     return ",".join(_host(setting, name.strip()) for name in names)
 
 
+def _networks(setting: Setting, text: str) -> str:
+    import ipaddress
+
+    found = []
+    for item in _list(setting, text).split(","):
+        try:
+            found.append(str(ipaddress.ip_network(item, strict=False)))
+        except ValueError:
+            raise Malformed(f"holds {item}, which is no IP address or network") from None
+    return ",".join(found)
+
+
 def _timezone(_: Setting, text: str) -> str:
     name = text.removeprefix(":")  # tzset(3) allows the colon
     if name.upper() in ("UTC", "Z", "ETC/UTC", "GMT"):
@@ -320,6 +333,7 @@ _READERS: dict[str, Callable[[Setting, str], str]] = {
     "core": _core,
     "host": _host,
     "hosts": _hosts,
+    "networks": _networks,
     "timezone": _timezone,
     "database_url": _database_url,
     "sqlite_url": _sqlite_url,

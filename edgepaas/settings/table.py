@@ -114,8 +114,18 @@ _ACCESS = (
     flag(
         "AUTH_REQUIRED",
         "true",
-        "true: writes, and reads from beyond loopback, need a token.",
+        "true: writes need a token, and so do reads from beyond loopback, and from programs on"
+        " it that are not root's or edgepaas's own.",
         derived="true unless ENV=development",
+    ),
+    Setting(
+        "TRUSTED_PROXIES",
+        "networks",
+        "",
+        "Reverse proxies connect from these addresses, e.g. 127.0.0.1, ::1: a request from there is"
+        " its client's, by the last address in X-Forwarded-For that is no proxy's, and never"
+        " one of the box's own.",
+        off=True,
     ),
     flag("HEALTH_AUTH", "false", "true: /health and /ready need a token, too."),
     Setting(

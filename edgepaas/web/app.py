@@ -17,6 +17,8 @@ from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
 from edgepaas.hosting.refusal import as_application_error
 from edgepaas.web.access.auth import AccessRules, Guard, install_guard
+from edgepaas.web.access.entrance import Entrance
+from edgepaas.web.access.proxies import ClientAddresses, TrustedProxies
 from edgepaas.web.access.rate_limits import install_rate_limit
 from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.errors import install_errors
@@ -37,6 +39,7 @@ logger = logging.getLogger("edgepaas.web")
 PLAIN_APPENDS = "edgepaas.plain_appends"
 #: Where clients ask, whichever application runs; one of its own is left to it.
 _STATUS = "/api/v1/status"
+ENTRANCE = "edgepaas.entrance"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -75,11 +78,17 @@ def create_app(
     hooks = Hooks(app)
     documented = _register(app, box, application, health, requests)
     _register_openapi(app, OpenAPIDocument(app, application, documented, rules, box.build_version))
-    app.wsgi_app = RequestIDs(SecurityHeaders(app.wsgi_app))  # type: ignore[method-assign]
+    proxies = TrustedProxies(settings.items("TRUSTED_PROXIES"))
+    app.wsgi_app = ClientAddresses(  # type: ignore[method-assign]
+        RequestIDs(SecurityHeaders(app.wsgi_app)), proxies
+    )
+    app.extensions[ENTRANCE] = Entrance(
+        app, guard, proxies, application_guarded=application.guarded
+    )
     admits = guard if application.guarded else None
     reads.use(plain_read_routes(app, hooks), admits, limiter, headers=headers)
     app.extensions[PLAIN_APPENDS] = PlainAppends(
-        plain_routes(app, hooks), admits, limiter, requests, headers=headers
+        plain_routes(app, hooks), admits, limiter, requests, headers=headers, proxies=proxies
     )
     return app
 
@@ -96,6 +105,11 @@ def _token_store(box: Box) -> TokenStore:
 def plain_appends(app: Flask) -> PlainAppends:
     """Return what answers the plain appends of an *app* that :func:`create_app` made."""
     return cast(PlainAppends, app.extensions[PLAIN_APPENDS])
+
+
+def entrance(app: Flask) -> Entrance:
+    """Return what decides about bodies to an *app* that :func:`create_app` made."""
+    return cast(Entrance, app.extensions[ENTRANCE])
 
 
 def _register(

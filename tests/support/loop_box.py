@@ -13,7 +13,7 @@ from flask import Flask
 
 from edgepaas.httpd.server import HTTPServer
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
-from edgepaas.web.app import plain_appends
+from edgepaas.web.app import entrance, plain_appends
 
 #: Seconds that nothing here needs.
 LIMIT = 60.0
@@ -90,6 +90,7 @@ def serving_in_loop(app: Flask, **options: Any) -> Iterator[LoopBox]:
     server = HTTPServer(responder, [sock], **settings)
     box = LoopBox(server, responder, address)
     responder.open(app)
+    server.use_entrance(entrance(app))
     server.take_appends(plain_appends(app), lambda: responder.is_open)
     appends = server.dispatcher.appends
     assert appends is not None

@@ -400,8 +400,11 @@ def test_one_address_without_a_token_cannot_take_everyones_place(
     assert answers == [200] * 40
 
 
-def test_answers_that_nobody_reads_are_not_made(serve: Serve) -> None:
+def test_answers_that_nobody_reads_are_not_made(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next request of a connection waits until the answer before it is on its way."""
+    monkeypatch.setattr(limits_module, "ANSWER_PATIENCE", 1000.0)
     running = serve(threads=2)
     ask = b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * 60
     sockets = [running.connect(ask) for _ in range(5)]

@@ -3,6 +3,7 @@
 
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -32,7 +33,10 @@ HEADERS = {
 @pytest.fixture
 def app(paths: Paths) -> Iterator[Flask]:
     """A box of development, in which nothing needs a token and CORS is on."""
-    settings = {"CORS_ENABLED": "true", "CORS_ORIGINS": "https://console.example.org"}
+    settings: dict[str, Any] = {
+        "CORS_ENABLED": "true",
+        "CORS_ORIGINS": "https://console.example.org",
+    }
     with open_box(
         paths, ENV="development", MEMORY_THRESHOLD="100", DISK_THRESHOLD="100", **settings
     ) as (app, _):
