@@ -201,6 +201,9 @@ def load(schema: ma.Schema, value: Any, *, path: str = "", many: bool | None = N
         raise invalid(flatten(error.messages, path)) from None
 
 
+_NOT_LOOKED_AT = Detail(path="", message="and more: what follows was not looked at")
+
+
 def _load_many(schema: ma.Schema, values: list[Any], path: str) -> list[Any]:
     loaded: list[Any] = []
     details: list[Detail] = []
@@ -210,6 +213,7 @@ def _load_many(schema: ma.Schema, values: list[Any], path: str) -> list[Any]:
         except ma.ValidationError as error:
             details += flatten(error.messages, f"{path}[{at}]")
             if len(details) >= MOST_DETAILS:
+                details[MOST_DETAILS - 1 :] = [_NOT_LOOKED_AT]
                 break
     if details:
         raise invalid(details)

@@ -6,17 +6,19 @@ raises three different exceptions for the rest; databases refuse NUL and lone
 surrogates in text only when a row is written. All of it is refused here, as 4xx.
 """
 
+import codecs
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from flask import request
 
 from edgepaas.apikit.problems import Detail, Problem, invalid, printable
-from edgepaas.apikit.werkzeug_adapter import ClientDisconnected, HTTPException
+from edgepaas.apikit.werkzeug_adapter import ClientDisconnected
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -26,20 +28,18 @@ NDJSON = "application/x-ndjson"
 MOST_VALUES = 100_000
 #: Names in one object.
 MOST_NAMES = 1000
+#: Characters of one text, and of a line of NDJSON.
+LONGEST_TEXT = 1024 * 1024
+#: Bytes that are read at once.
+_PIECE = 64 * 1024
 #: Bodies that are shorter cannot take much memory, whatever is in them.
 _SMALL = 64 * 1024
 
 #: Deeper than any document that this API takes; bounds every recursive walk after it.
 DEEPEST = 32
 
-_LINE = re.compile(rb"[^\s][^\n]*")
 #: A text, or what stands before a value.
-_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<mark>[,\[{])', re.DOTALL)
-#: First bytes of characters in UTF-8: beyond U+FFFF, and beyond U+00FF.
-_WIDE = re.compile(rb"[\xf0-\xff]")
-_BEYOND_LATIN = re.compile(rb"[\xc4-\xff]")
-#: The bytes of a character that are not its first.
-_CONTINUATIONS = tuple(bytes((number,)) for number in range(0x80, 0xC0))
+_MARK = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<mark>[,\[{])', re.DOTALL)
 _BAD_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 #: What each escape of such a character begins with; most that clients write are other ones.
 _SUSPECT_ESCAPES = ("\\u0000", "\\ud", "\\uD")
@@ -55,7 +55,7 @@ def read_json(*, also: Sequence[str] = ()) -> Any:
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise unsupported(JSON, *also)
-    return parse_json(_decoded(_read_data()))
+    return parse_json(_read_text())
 
 
 def read_ndjson(*, most: int) -> list[Any]:
@@ -63,16 +63,14 @@ def read_ndjson(*, most: int) -> list[Any]:
 
     A wrong line is Problem 400 naming its number, from 1; more than *most* values are 413.
     """
-    data = _read_data()
     values: list[Any] = []
-    number, counted = 1, 0
-    for match in _LINE.finditer(data):
-        number += data.count(b"\n", counted, match.start())
-        counted = match.start()
+    for number, line in enumerate(_lines(), start=1):
+        if not line or line.isspace():
+            continue
         if len(values) == most:
             raise Problem(413, f"The body holds more than {most} lines; send them in parts.")
         try:
-            values.append(parse_json(_decoded(match[0], counted), line=number))
+            values.append(parse_json(line, line=number))
         except Problem as problem:
             if problem.status != 422:
                 raise
@@ -132,8 +130,11 @@ def is_sound_text(text: str) -> bool:
     return _BAD_TEXT.search(text) is None
 
 
-def _read_data() -> bytes:
-    """Return the body, which is not kept elsewhere: of a long one there is to be one copy."""
+def _pieces() -> Iterator[str]:
+    """Give the body as text, in pieces; raises Problem, also for what is too wide for memory.
+
+    It is not kept elsewhere: of a long body there is to be one copy.
+    """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Problem(
@@ -144,43 +145,83 @@ def _read_data() -> bytes:
     charset = request.mimetype_params.get("charset", "utf-8")
     if charset.strip().lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
         raise Problem(415, f"The body has the charset {printable(charset)}; JSON is UTF-8.")
-    try:
-        data = request.get_data(cache=False)
-    except ClientDisconnected:
-        raise Problem(400, "The body is shorter than its Content-Length.") from None
-    except HTTPException:
-        raise  # 413 of the size limit: the error module knows it
-    if len(data) > _SMALL:
-        _check_extent(data, request.max_content_length or len(data))
-    return data
-
-
-def _check_extent(data: bytes, most_bytes: int) -> None:
-    """Refuse what would take many times the memory of its bytes, before any of it is taken."""
-    if data.count(b",") + data.count(b"[") + data.count(b"{") >= MOST_VALUES:
-        # Some may stand in texts, which are looked at only now.
-        marks = (match for match in _MARK.finditer(data) if match.lastgroup)
-        if next(islice(marks, MOST_VALUES, None), None) is not None:
-            raise Problem(413, f"The body holds more than {MOST_VALUES:,} values; send parts.")
-    # Python keeps each character of a text in as many bytes as the widest of them needs.
-    width = 4 if _WIDE.search(data) else 2 if _BEYOND_LATIN.search(data) else 1
-    if width > 1 and len(data) * width > most_bytes:
-        characters = len(data) - sum(map(data.count, _CONTINUATIONS))
-        if characters * width > most_bytes:
+    # RFC 8259, 8.1: a byte-order mark may be ignored.
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    most = request.max_content_length or sys.maxsize
+    length = widest = read = 0
+    while True:
+        try:
+            data = request.stream.read(_PIECE)
+        except ClientDisconnected:
+            raise Problem(400, "The body is shorter than its Content-Length.") from None
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            at = read - waiting + error.start
+            raise _not_json(f"byte {at} of the body is no UTF-8") from None
+        read += len(data)
+        length += len(text)
+        widest = max(widest, _width(text))
+        if length > _SMALL and length * widest > most:
+            # Python keeps each character of a text in as many bytes as its widest needs.
             raise Problem(
                 413,
-                f"The body has {characters:,} characters, which take {width} bytes each in memory;"
-                f" {most_bytes // width:,} are the most. Send it in parts.",
+                f"The body's characters take {widest} bytes each in memory;"
+                f" {most // widest:,} of them are the most. Send it in parts.",
             )
+        yield text
+        if not data:
+            return
 
 
-def _decoded(data: bytes, before: int = 0) -> str:
-    """Return *data* as text; *before* it stand so many bytes of the body."""
-    try:
-        # RFC 8259, 8.1: a byte-order mark may be ignored.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_json(f"byte {before + error.start} of the body is no UTF-8") from None
+def _width(text: str) -> int:
+    if text.isascii():
+        return 1
+    widest = max(text)
+    return 1 if widest < "\u0100" else 2 if widest < "\U00010000" else 4
+
+
+def _read_text() -> str:
+    whole = io.StringIO()  # grows in place, where joining would take the text twice
+    marks = 0
+    for piece in _pieces():
+        whole.write(piece)
+        marks += piece.count(",") + piece.count("[") + piece.count("{")
+        if marks > MOST_VALUES:
+            # Some may stand in texts, which are looked at only now.
+            marks = sum(1 for match in _MARK.finditer(whole.getvalue()) if match.lastgroup)
+            if marks > MOST_VALUES:
+                message = f"The body holds more than {MOST_VALUES:,} values; send it in parts."
+                raise Problem(413, message)
+    text = whole.getvalue()
+    _check_texts_length(text)
+    return text
+
+
+def _lines() -> Iterator[str]:
+    """Give the lines of the body, one at a time."""
+    begun = ""
+    for piece in _pieces():
+        *lines, rest = piece.split("\n")
+        if lines:
+            yield begun + lines[0]
+            yield from lines[1:]
+            begun = ""
+        begun += rest
+        if len(begun) > LONGEST_TEXT:
+            raise Problem(413, f"A line of the body has more than {LONGEST_TEXT:,} characters.")
+    yield begun
+
+
+def _check_texts_length(text: str) -> None:
+    """Refuse a text that is too long: it would be taken from *text*, and be there twice."""
+    at = 0
+    while at + LONGEST_TEXT < len(text):
+        at = text.rfind('"', at, at + LONGEST_TEXT + 1) + 1
+        if not at:
+            message = f"A text in the body has more than {LONGEST_TEXT:,} characters."
+            raise Problem(413, message)
 
 
 def _not_json(why: str) -> Problem:

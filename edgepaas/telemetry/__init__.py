@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.app import PLATFORM_VERSION, Application, SmokeRequest
 from edgepaas.app.commands import Command
-from edgepaas.telemetry.limits import READINGS_MAX
+from edgepaas.telemetry.limits import DEVICES_PER_TOKEN, READINGS_MAX
 
 if TYPE_CHECKING:
     import argparse
@@ -113,7 +113,7 @@ application = Application(
         SmokeRequest("GET", "/api/v1/devices?limit=1"),
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
-    settings=(READINGS_MAX,),
+    settings=(READINGS_MAX, DEVICES_PER_TOKEN),
     commands=(_IMPORT, _EXPORT),
     example=(
         "curl {box}/api/v1/readings -H 'Content-Type: application/json' "

@@ -95,7 +95,7 @@ def test_ready_is_said_once_the_gate_has_passed_and_stopping_at_the_end(
     manager.wait_for("READY=1")
     assert get(port, "/health/ready")[0] == 200
     assert "standalone since" in manager.wait_for("STATUS=standalone")
-    assert "verify       3 of 3 checks passed" in process.output
+    assert "verify       4 of 4 checks passed" in process.output
     assert f"listening on http://127.0.0.1:{port}" in process.output
     process.signal(signal.SIGTERM)
     assert process.wait() == 0

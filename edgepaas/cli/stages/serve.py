@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the service; returns its exit status."""
     began = time.monotonic()
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.contract import read_contract
     from edgepaas.files.paths import find_paths
     from edgepaas.httpd.listen import address_mismatch, listening_sockets
     from edgepaas.sd_notify import Notifier
@@ -58,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
     contract = DatabaseContract.read(paths.db_contract)
+    # The application's own code may look for its variables there. No unit does this for us: PID 1
+    # would read, as root, whatever lies at these paths.
+    os.environ.update(read_contract(paths.env_contract, written_by="env"))
+    os.environ.update(read_contract(paths.db_contract, written_by="dbdecide"))
     if contract.hub_url:
         from edgepaas.pgdriver.sessions import identify, own_sessions
 
