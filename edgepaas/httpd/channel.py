@@ -127,10 +127,20 @@ class Channel(AdaptedChannel):
             self._rested = False
             self._moved = self._last_heard
         taken = bool(super().received(data))
+        # Not with the head: most bodies come along with it, and the guard sees them whole.
+        if self.request is not None and self.request.ask():
+            self._refuse_body()
         if self.request is not None and self.request.progressed():
             self._moved = self._last_heard
             self.proven = self.proven or self.request.body_bytes_received >= MIN_PROGRESS
         return taken
+
+    def _refuse_body(self) -> None:
+        with self.requests_lock:
+            self.requests.append(self.request)
+            self.request = None
+            if len(self.requests) == 1:
+                self.server.add_task(self)
 
     def service(self) -> None:
         """Answer the next request (a worker's thread)."""

@@ -93,8 +93,8 @@ class Parser(AdaptedParser):
         taken = int(super().received(data))
         if self.chunked and not self.completed:
             self._check_chunk()
-        if self.headers_finished and not self.completed and not self.admitted:
-            self._ask()
+        if self.expect_continue and self.headers_finished:
+            self.ask()
         if self.completed:
             # The channel would still invite the body and take the request for open.
             self.expect_continue = False
@@ -107,14 +107,18 @@ class Parser(AdaptedParser):
         self._counted = self.body_bytes_received
         return True
 
-    def _ask(self) -> None:
+    def ask(self) -> bool:
+        """Whether the request is refused now, since its body is still to come, and may not."""
+        if self.completed or self.admitted or not self.headers_finished:
+            return False
         if self.limits is not None and self.limits.refusal is None:
-            return  # it is not known yet; the channel reads no more meanwhile
+            return False  # it is not known yet; the channel reads no more meanwhile
         problem = self.limits and self.limits.refusal(self, self.address)
         self.admitted = problem is None
         if problem is not None:
             self.error = Refused(problem)
             self.completed = True
+        return self.completed
 
     def _check_chunk(self) -> None:
         """Refuse a chunk by the size that it announces, without waiting for its bytes."""

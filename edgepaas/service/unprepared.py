@@ -46,6 +46,7 @@ class UnpreparedService:
             listening.sockets,
             threads=_THREADS,
             connection_limit=_CONNECTIONS,
+            connections_per_client=_CONNECTIONS,
             request_max_bytes=_REQUEST_BYTES,
         )
         self._control = Control(self._server.wake)
