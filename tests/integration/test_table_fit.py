@@ -29,7 +29,7 @@ from edgepaas.service.watches.table_fit import FitWatch
 from edgepaas.settings import Settings
 from edgepaas.sync.takeover.rehearsal import RehearsalFailed, rehearse
 from edgepaas.telemetry import application as telemetry
-from edgepaas.telemetry.models import Device, Model, Reading
+from edgepaas.telemetry.models import READINGS, Device, Model, Reading
 from tests.support.chains import postgres_contract
 from tests.support.checker import check, summary
 from tests.support.databases import adding, reading
@@ -248,6 +248,25 @@ def test_a_trigger_that_removes_every_row_is_found_without_a_write(
     assert (refusal.table, refusal.cause) == ("readings", Cause.FUNCTION)
     assert "accepted and not stored" in refusal.text
     assert hub_database.number("SELECT count(*) FROM readings") == 1
+
+
+def test_rows_that_are_inserted_together_are_counted_as_rows(
+    hub_database: HubDatabase, database: ServerDatabase
+) -> None:
+    """SQLAlchemy makes one statement of them, whose parameters are those of all rows."""
+    database.require_tables(Model.metadata)
+    columns = [column.name for column in READINGS.columns]
+    rows = [{name: getattr(one, name) for name in columns} for one in map(reading, (0.0, 1.0, 2.0))]
+    for row in rows:
+        row["id"], row["received_at"] = uuid.uuid4(), row["recorded_at"]
+    database.write(lambda session: session.execute(insert(READINGS), rows))
+    assert hub_database.number("SELECT count(*) FROM readings") == 3
+    hub_database.execute(SWALLOWS.format(when="NEW.value = 1"))
+    hub_database.execute(ON_READINGS)
+    for row in rows:
+        row["id"] = uuid.uuid4()
+    with pytest.raises(RowNotStored, match="1 rows of readings"):
+        database.write(lambda session: session.execute(insert(READINGS), rows))
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,11 @@ class StatementTracker:
         table = inserted_table(statement)
         if table not in self.forwarded:
             return
-        *_, many = rest
+        *_, context, many = rest
         stored, given = cursor.rowcount, len(parameters) if many else 1
+        if many and not isinstance(parameters, list):
+            # One INSERT of many VALUES, which has the parameters of all rows in one.
+            given //= len(context.compiled.positiontup)
         if 0 <= stored < given:
             raise RowNotStored(
                 f"{given - stored} rows of {table} were accepted and not stored: a trigger "
