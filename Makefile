@@ -17,7 +17,7 @@ RUN_ENV := $(if $(wildcard .env),EDGEPAAS_ENV_FILE="$${EDGEPAAS_ENV_FILE:-$(CURD
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-dev test test-unit test-integration test-system check format docs bench \
+.PHONY: help run start lint run-dev test test-unit test-integration test-system check format docs bench \
         infra-up infra-status infra-down migration migrate settings wheel deb image image-test lock \
         clean
 
@@ -33,6 +33,8 @@ help: ## list the targets
 
 run: $(VENV)/run.stamp ## set everything up and run the box in the foreground
 	@exec env $(RUN_ENV) $(BIN)/edgepaas up
+
+start: run ## the same as run
 
 run-dev: $(VENV)/run.stamp ## the same, restarted when a source file changes, with debug logs
 	@exec env $(RUN_ENV) LOG_LEVEL="$${LOG_LEVEL:-DEBUG}" $(BIN)/edgepaas up --reload
@@ -99,6 +101,8 @@ check: $(VENV)/dev.stamp ## ruff, mypy and the import layers
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_import_layers.py
 
+lint: check ## the same as check
+
 format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff format edgepaas alembic packaging tests
 	$(BIN)/ruff check --fix edgepaas alembic packaging tests
@@ -156,7 +160,7 @@ IMAGE_TARGET ?= application
 IMAGE_SOURCES := edgepaas alembic systemd packaging docs pyproject.toml README.md \
   CHANGELOG.md SECURITY.md LICENSE NOTICE
 image: ## build the container image with docker or podman: IMAGE=registry/name:tag make image
-	@version=$$($(PYTHON) -c 'from edgepaas.build import build_version; print(build_version())') && \
+	@version=$$(PYTHONPATH=packaging/tools $(PYTHON) -c 'from common import build_version; print(build_version())') && \
 	  date=$$(git log -1 --format=%ct 2>/dev/null || true) && \
 	  sources=$$(find $(IMAGE_SOURCES) -type f ! -path '*/__pycache__/*' -print0 | sort -z | \
 	    xargs -0 sha256sum | sha256sum | cut -c1-16) && \

@@ -5,11 +5,16 @@ import argparse
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from edgepaas.logs.printable import escaped, json_escaped
 
 _COLUMNS = 80
+#: What argparse says of a word that is none of those that may stand there.
+_INVALID_CHOICE = re.compile("invalid choice: '(?P<given>.*)' \\(choose from (?P<choices>.*)\\)")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -22,6 +27,19 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         kind = options.pop("formatter_class", argparse.HelpFormatter)
         super().__init__(formatter_class=functools.partial(kind, width=_help_width()), **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with *message*, and the nearest of the words that would have been right.
+
+        Python's own parser lists them all (argparse, "Invalid arguments").
+        """
+        if match := _INVALID_CHOICE.search(message):
+            import difflib
+
+            choices = [choice.strip(" '") for choice in match["choices"].split(",")]
+            near = difflib.get_close_matches(match["given"], choices, n=1)
+            message += f"; did you mean '{near[0]}'?" if near else ""
+        super().error(message)
 
 
 def _help_width() -> int:
@@ -45,7 +63,7 @@ def say(stage: str, text: str) -> None:
     lost, and what the stage does goes on.
     """
     try:
-        print(f"{stage:<12} {text}", flush=True)
+        print(f"{escaped(stage):<12} {escaped(text)}", flush=True)
     except OSError:
         discard_output()
 
@@ -75,18 +93,35 @@ def discard_output() -> None:
         os.close(nowhere)
 
 
+def confirmed(what: str) -> bool:
+    """Whether the operator at the terminal wants *what*; raises UsageError where nobody is."""
+    from edgepaas.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"to {what} without confirmation, use --yes")
+    try:
+        return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def print_json(value: object) -> None:
     """Print *value* as indented JSON, one document."""
     import json
 
-    json.dump(value, sys.stdout, indent=2, sort_keys=False, default=str, ensure_ascii=False)
-    sys.stdout.write("\n")
+    document = json.dumps(value, indent=2, sort_keys=False, default=str, ensure_ascii=False)
+    # JSON writes out what is below a blank; in its strings this writes out the rest.
+    sys.stdout.write(json_escaped(document) + "\n")
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print *rows* under *headers* in columns as wide as their widest cell."""
-    cells = [list(headers), *[[str(cell) for cell in row] for row in rows]]
+    cells = [list(headers), *[[_cell(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     for row in cells:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(padded).rstrip())
+
+
+def _cell(value: object) -> str:
+    return escaped(str(value)).replace("\n", "\\n").replace("\t", " ")

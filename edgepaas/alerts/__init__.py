@@ -48,11 +48,14 @@ def raise_alert(
         fingerprint or "none",
     )
     try:
-        from edgepaas.alerts.spool.accept import Spool
+        from edgepaas.alerts.spool.stand_in import accept_anywhere
         from edgepaas.files.paths import find_paths
 
-        Spool(find_paths()).accept(
-            message, severity=severity, fingerprint=fingerprint, origin=origin, event=event
+        accept_anywhere(
+            find_paths(),
+            lambda spool: spool.accept(
+                message, severity=severity, fingerprint=fingerprint, origin=origin, event=event
+            ),
         )
     except Exception as error:  # noqa: BLE001 - what calls for help must not fail of it
         logger.error("the alert above could not be stored and is only in this log: %s", error)
@@ -66,14 +69,18 @@ def resolve_alert(message: str, *, fingerprint: str, origin: str = "edgepaas") -
     """
     try:
         from edgepaas.alerts.spool.accept import Spool
+        from edgepaas.alerts.spool.stand_in import accept_anywhere, stand_in
         from edgepaas.files.paths import find_paths
 
-        spool = Spool(find_paths())
-        if not spool.is_raised(fingerprint):
+        paths = find_paths()
+        if not any(Spool(one).is_raised(fingerprint) for one in (paths, stand_in(paths))):
             return
         logger.info("RESOLVED %s: %s (fingerprint %s)", origin, message, fingerprint)
-        spool.accept(
-            message, severity="info", fingerprint=fingerprint, origin=origin, resolved=True
+        accept_anywhere(
+            paths,
+            lambda spool: spool.accept(
+                message, severity="info", fingerprint=fingerprint, origin=origin, resolved=True
+            ),
         )
     except Exception as error:  # noqa: BLE001 - as above
         logger.error("that %s is resolved is in the log alone: %s", fingerprint, error)

@@ -394,7 +394,7 @@ HUB_REVISION_WAITS = _entry(
     what_happened="A revision of PostgreSQL has waited for more than an hour for rows that it "
     "would break, on this box or on others. Everything goes on with the tables as they are.",
     what_to_do="Let the boxes that are named send their rows, or upgrade them: it goes on by "
-    "itself then. 'edgepaas sync retire' takes out a box that is gone for good.",
+    "itself then. 'edgepaas nodes forget' takes out a box that is gone for good.",
     check="hub-schema-complete",
 )
 HUB_TROUBLE = _entry(
@@ -492,6 +492,17 @@ HEALTH_CHECK = _entry(
     severity="critical",
     what_happened="A required health check fails.",
     what_to_do="'edgepaas doctor' looks for causes.",
+    check="watched-and-well",
+)
+
+CERTIFICATE_ENDS = _entry(
+    "certificate-ends",
+    origin="service",
+    severity="warning",
+    what_happened="A certificate on the way to PostgreSQL ends within 30 days, or has ended: the "
+    "server's, the CA's or the box's own.",
+    what_to_do="Renew the one that is named. Once it has ended PostgreSQL cannot be used where the "
+    "link is verified, and SQLite serves.",
     check="watched-and-well",
 )
 

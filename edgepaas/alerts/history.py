@@ -22,7 +22,7 @@ _LONGEST_LINE = 16 * 1024
 def record(root: Path, what: str, now: Moment, identity: str, **values: Any) -> None:
     """Append a line to the history in the spool *root*; *identity* shows a repeated one.
 
-    *what*: raised, resolved, delivered, dead, discarded, silenced. A disk that has no
+    *what*: raised, resolved, delivered, logged, dead, discarded, silenced. A disk that has no
     room loses the line.
     """
     entry = {"time": rfc3339(now.wall), "what": what, "id": identity, **values}

@@ -32,7 +32,7 @@ from flask import Response, request
 from edgepaas.apikit.compiled_parser import compile_query
 from edgepaas.apikit.fields import IntegerField, TextField, flatten
 from edgepaas.apikit.json_body import read_json
-from edgepaas.apikit.problems import invalid, wrong
+from edgepaas.apikit.problems import MOST_DETAILS, Detail, invalid, wrong
 from edgepaas.apikit.smorest_adapter import AdaptedBlueprint, FlaskParser, noting
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -189,11 +189,35 @@ class ApiBlueprint(AdaptedBlueprint):
 
 
 def load(schema: ma.Schema, value: Any, *, path: str = "", many: bool | None = None) -> Any:
-    """Return *value* loaded through *schema*; Problem 422 with paths below *path*."""
+    """Return *value* loaded through *schema*; Problem 422 with paths below *path*.
+
+    Of many the first that are wrong are named, and no more are looked at.
+    """
+    if many and isinstance(value, list):
+        return _load_many(schema, value, path)
     try:
         return schema.load(value, many=many)
     except ma.ValidationError as error:
         raise invalid(flatten(error.messages, path)) from None
+
+
+_NOT_LOOKED_AT = Detail(path="", message="and more: what follows was not looked at")
+
+
+def _load_many(schema: ma.Schema, values: list[Any], path: str) -> list[Any]:
+    loaded: list[Any] = []
+    details: list[Detail] = []
+    for at, value in enumerate(values):
+        try:
+            loaded.append(schema.load(value, many=False))
+        except ma.ValidationError as error:
+            details += flatten(error.messages, f"{path}[{at}]")
+            if len(details) >= MOST_DETAILS:
+                details[MOST_DETAILS - 1 :] = [_NOT_LOOKED_AT]
+                break
+    if details:
+        raise invalid(details)
+    return loaded
 
 
 def idempotency_key() -> str | None:

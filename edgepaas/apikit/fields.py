@@ -23,6 +23,7 @@ from edgepaas.apikit.plain_dumpers import (
 from edgepaas.apikit.plain_json import NotPlain, PlainDumper, PlainLoader, plain_text, with_checks
 from edgepaas.apikit.problems import Detail, printable
 from edgepaas.apikit.smorest_adapter import from_address
+from edgepaas.logs.printable import unprintable
 
 #: What a signed 64-bit column holds, on both databases.
 INT64 = (-(2**63), 2**63 - 1)
@@ -30,9 +31,10 @@ _MOST_DIGITS = 19
 
 
 class TextField(ma.fields.String):
-    """A string without NUL and lone surrogates, *shortest* to *longest* characters long.
+    """A string that can be printed and stored, *shortest* to *longest* characters long.
 
-    With *visible*, a blank text and one with blanks at its ends are refused.
+    Control characters and direction marks are refused. With *visible*, it is a name: a blank
+    text, one with blanks at its ends, and one with line ends or tabs are refused as well.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class TextField(ma.fields.String):
         text = super()._deserialize(value, attr, data, **kwargs)
         if text is not None and not is_sound_text(text):
             raise ma.ValidationError("NUL and lone surrogates cannot be stored.")
+        if text is not None and (unfit := unprintable(text, line=self._visible)):
+            raise ma.ValidationError(f"{unfit} cannot be printed.")
         if self._visible and isinstance(text, str) and (not text.strip() or text != text.strip()):
             raise ma.ValidationError("Not blank, and no blanks at its ends.")
         return text
@@ -167,6 +171,7 @@ class LabelsField(ma.fields.Field[dict[str, str]]):
         "count": "More than {most} labels.",
         "length": "A label's name has 1 to {name} characters, its value at most {value}.",
         "text": "NUL and lone surrogates cannot be stored.",
+        "printable": "{unfit} cannot be printed.",
     }
 
     def __init__(self, *, most: int = 64, name: int = 100, value: int = 500, **kwargs: Any) -> None:
@@ -185,6 +190,8 @@ class LabelsField(ma.fields.Field[dict[str, str]]):
                 raise self.make_error("length", name=self.longest_name, value=self.longest_value)
             if not is_sound_text(name) or not is_sound_text(item):
                 raise self.make_error("text")
+            if unfit := unprintable(name, line=True) or unprintable(item, line=True):
+                raise self.make_error("printable", unfit=unfit)
         return value
 
     def plain_loader(self) -> PlainLoader:

@@ -6,23 +6,40 @@ raises three different exceptions for the rest; databases refuse NUL and lone
 surrogates in text only when a row is written. All of it is refused here, as 4xx.
 """
 
+import codecs
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import request
 
 from edgepaas.apikit.problems import Detail, Problem, invalid, printable
-from edgepaas.apikit.werkzeug_adapter import ClientDisconnected, HTTPException
+from edgepaas.apikit.werkzeug_adapter import ClientDisconnected
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
+#: Values that one body may hold, names of objects counted with theirs: a value takes up to
+#: 72 bytes of memory, and two of the body.
+MOST_VALUES = 100_000
+#: Names in one object.
+MOST_NAMES = 1000
+#: Characters of one text, and of a line of NDJSON.
+LONGEST_TEXT = 1024 * 1024
+#: Bytes that are read at once.
+_PIECE = 64 * 1024
+#: Bodies that are shorter cannot take much memory, whatever is in them.
+_SMALL = 64 * 1024
+
 #: Deeper than any document that this API takes; bounds every recursive walk after it.
 DEEPEST = 32
 
+#: A text, or what stands before a value.
+_MARK = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<mark>[,\[{])', re.DOTALL)
 _BAD_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 #: What each escape of such a character begins with; most that clients write are other ones.
 _SUSPECT_ESCAPES = ("\\u0000", "\\ud", "\\uD")
@@ -46,9 +63,8 @@ def read_ndjson(*, most: int) -> list[Any]:
 
     A wrong line is Problem 400 naming its number, from 1; more than *most* values are 413.
     """
-    text = _read_text()
     values: list[Any] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_lines(), start=1):
         if not line or line.isspace():
             continue
         if len(values) == most:
@@ -114,7 +130,11 @@ def is_sound_text(text: str) -> bool:
     return _BAD_TEXT.search(text) is None
 
 
-def _read_text() -> str:
+def _pieces() -> Iterator[str]:
+    """Give the body as text, in pieces; raises Problem, also for what is too wide for memory.
+
+    It is not kept elsewhere: of a long body there is to be one copy.
+    """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Problem(
@@ -125,17 +145,83 @@ def _read_text() -> str:
     charset = request.mimetype_params.get("charset", "utf-8")
     if charset.strip().lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
         raise Problem(415, f"The body has the charset {printable(charset)}; JSON is UTF-8.")
-    try:
-        data = request.get_data(cache=True)
-    except ClientDisconnected:
-        raise Problem(400, "The body is shorter than its Content-Length.") from None
-    except HTTPException:
-        raise  # 413 of the size limit: the error module knows it
-    try:
-        # RFC 8259, 8.1: a byte-order mark may be ignored.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_json(f"byte {error.start} of the body is no UTF-8") from None
+    # RFC 8259, 8.1: a byte-order mark may be ignored.
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    most = request.max_content_length or sys.maxsize
+    length = widest = read = 0
+    while True:
+        try:
+            data = request.stream.read(_PIECE)
+        except ClientDisconnected:
+            raise Problem(400, "The body is shorter than its Content-Length.") from None
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            at = read - waiting + error.start
+            raise _not_json(f"byte {at} of the body is no UTF-8") from None
+        read += len(data)
+        length += len(text)
+        widest = max(widest, _width(text))
+        if length > _SMALL and length * widest > most:
+            # Python keeps each character of a text in as many bytes as its widest needs.
+            raise Problem(
+                413,
+                f"The body's characters take {widest} bytes each in memory;"
+                f" {most // widest:,} of them are the most. Send it in parts.",
+            )
+        yield text
+        if not data:
+            return
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return 1
+    widest = max(text)
+    return 1 if widest < "\u0100" else 2 if widest < "\U00010000" else 4
+
+
+def _read_text() -> str:
+    whole = io.StringIO()  # grows in place, where joining would take the text twice
+    marks = 0
+    for piece in _pieces():
+        whole.write(piece)
+        marks += piece.count(",") + piece.count("[") + piece.count("{")
+        if marks > MOST_VALUES:
+            # Some may stand in texts, which are looked at only now.
+            marks = sum(1 for match in _MARK.finditer(whole.getvalue()) if match.lastgroup)
+            if marks > MOST_VALUES:
+                message = f"The body holds more than {MOST_VALUES:,} values; send it in parts."
+                raise Problem(413, message)
+    text = whole.getvalue()
+    _check_texts_length(text)
+    return text
+
+
+def _lines() -> Iterator[str]:
+    """Give the lines of the body, one at a time."""
+    begun = ""
+    for piece in _pieces():
+        *lines, rest = piece.split("\n")
+        if lines:
+            yield begun + lines[0]
+            yield from lines[1:]
+            begun = ""
+        begun += rest
+        if len(begun) > LONGEST_TEXT:
+            raise Problem(413, f"A line of the body has more than {LONGEST_TEXT:,} characters.")
+    yield begun
+
+
+def _check_texts_length(text: str) -> None:
+    """Refuse a text that is too long: it would be taken from *text*, and be there twice."""
+    at = 0
+    while at + LONGEST_TEXT < len(text):
+        at = text.rfind('"', at, at + LONGEST_TEXT + 1) + 1
+        if not at:
+            message = f"A text in the body has more than {LONGEST_TEXT:,} characters."
+            raise Problem(413, message)
 
 
 def _not_json(why: str) -> Problem:
@@ -154,6 +240,8 @@ def _finite(text: str) -> float:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_NAMES:
+        raise ValueError(f"an object has more than {MOST_NAMES:,} names")
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()

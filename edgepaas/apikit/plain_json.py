@@ -6,7 +6,7 @@ from typing import Any
 
 import marshmallow as ma
 
-from edgepaas.apikit.json_body import is_sound_text, parse_json
+from edgepaas.apikit.json_body import parse_json
 from edgepaas.apikit.problems import Problem
 
 #: Loads a value that stands in a JSON object, null among them; raises NotPlain.
@@ -40,8 +40,8 @@ def plain_text(*, shortest: int, longest: int | None, visible: bool) -> PlainLoa
     def load(value: Any) -> str:
         if type(value) is not str or not shortest <= len(value) <= most:
             raise NotPlain
-        # What can be printed has no NUL and no surrogate in it.
-        if not value.isprintable() and not is_sound_text(value):
+        # The field itself judges what may be a line's end, or a character that cannot be printed.
+        if not value.isprintable():
             raise NotPlain
         if visible and (not value or value != value.strip()):
             raise NotPlain

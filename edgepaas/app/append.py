@@ -243,9 +243,15 @@ class AppendRoute:
         except NotPlain:
             pass
         if self._list_name and isinstance(value, dict) and self._list_name in value:
-            self._check_number(value[self._list_name])
+            name, values = self._list_name, value[self._list_name]
+            self._check_number(values)
             assert self._batch is not None  # noqa: S101 - it has the name
-            return cast(Sequence[Mapping[str, Any]], load(self._batch, value)[self._list_name])
+            if not isinstance(values, list):
+                return cast(Sequence[Mapping[str, Any]], load(self._batch, value)[name])
+            load(self._batch, {**value, name: []})  # whatever else is in it
+            return cast(
+                Sequence[Mapping[str, Any]], load(self._schema, values, path=name, many=True)
+            )
         if isinstance(value, list):
             self._check_number(value)
             return cast(Sequence[Mapping[str, Any]], load(self._schema, value, many=True))

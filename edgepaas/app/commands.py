@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from edgepaas.terminal import print_json, print_table
 
-__all__ = ["Command", "box_address", "print_json", "print_table"]
+__all__ = ["Command", "box_address", "box_token", "print_json", "print_table"]
 
 
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,3 +61,15 @@ def box_address() -> str:
     from edgepaas.settings.own_url import own_url
 
     return own_url(find_paths())
+
+
+def box_token() -> str:
+    """Return what the service on this box takes for a token; "" for a user who may not read it.
+
+    Root and the service's user may. It is for :func:`box_address` alone: no other machine is to
+    see it, and none would take it.
+    """
+    from edgepaas.files.local_token import read_local_token
+    from edgepaas.files.paths import find_paths
+
+    return read_local_token(find_paths().local_token)

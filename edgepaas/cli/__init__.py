@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from edgepaas.errors import EXIT_FAILED, EXIT_USAGE, EdgePaaSError
+from edgepaas.errors import EXIT_DECIDE_AGAIN, EXIT_FAILED, EXIT_USAGE, EdgePaaSError
 
 #: Sub-command: (module below ``edgepaas``, one line for --help).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("cli.stages.up", "run the whole chain in the foreground, again on exit status 75"),
     "verify": ("cli.stages.verify", "run the verification gate once and print what it found"),
     "sync": ("cli.operator.sync", "deliver rows to PostgreSQL; show what waits, and act on it"),
+    "nodes": ("cli.operator.nodes", "list the boxes that PostgreSQL knows, and forget one"),
+    "backup": ("cli.backups.backup", "write the whole box into one file, while it runs"),
+    "restore": ("cli.backups.restore", "put a backup into place on a box that is stopped"),
     "audit": ("cli.operator.audit", "check that every accepted row is accounted for"),
     "drill": ("cli.operator.drill", "rehearse an outage of PostgreSQL on a scratch box"),
     "alert": ("cli.operator.alert", "raise or resolve an alert"),
@@ -34,11 +37,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("cli.operator.doctor", "examine everything the box needs, and advise what to do"),
     "settings": ("cli.operator.settings", "list every setting, its value and where it came from"),
     "token": ("cli.operator.token", "create, list and revoke API tokens"),
+    "completion": ("cli.operator.completion", "complete the command line in bash, zsh, fish"),
 }
 
 _EPILOG = """\
 exit status: 0 done, 1 failed, 2 usage, 75 decide again, 78 configuration.
-'edgepaas COMMAND --help' explains a command. Without systemd everything lies under
+'edgepaas help COMMAND' explains a command. Without systemd everything lies under
 $EDGEPAAS_HOME; an installed box keeps it in /run, /var/lib, /var/log and /var/spool.
 """
 
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = signal.SIG_BLOCK if arguments[:1] == ["up"] else signal.SIG_UNBLOCK
     signal.pthread_sigmask(how, (signal.SIGTERM, signal.SIGINT))
     try:
-        status = _dispatch(arguments)
+        status = _run_noted(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -75,6 +79,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
+def _run_noted(arguments: list[str]) -> int:
+    """Run the command; where a stage of the boot chain fails, leave why for who answers then.
+
+    The chain's own stages alone, as the units call them: an operator's 'schema --check' is none.
+    """
+    if len(arguments) != 1 or arguments[0] not in ("env", "dbdecide", "schema"):
+        return _dispatch(arguments)
+    try:
+        return _dispatch(arguments)
+    except Exception as error:
+        if getattr(error, "exit_code", EXIT_FAILED) != EXIT_DECIDE_AGAIN:
+            from edgepaas.files.paths import find_paths
+            from edgepaas.service.stage_failure import note_failure
+
+            note_failure(find_paths(), arguments[0], error)
+        raise
+
+
 def _complain(message: str) -> None:
     try:
         sys.stdout.flush()
@@ -92,6 +114,8 @@ def _complain(message: str) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview(), end="")
         return 0 if arguments else EXIT_USAGE

@@ -25,13 +25,8 @@ def become_service_user(command: str) -> None:
     the service's user. Raises NotAllowed.
     """
     paths = find_paths()
-    if paths.runtime.is_relative_to("/run") is False or not SYSTEM_CONFIGURATION.is_dir():
-        return
-    try:
-        account = pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return  # no package installed, or an image that runs under a user of its own
-    if os.geteuid() == account.pw_uid:
+    account = _other_account(paths)
+    if account is None:
         return
     if os.geteuid() != 0:
         if _is_ours(paths):
@@ -52,6 +47,22 @@ def become_service_user(command: str) -> None:
             f"not become another user (no CAP_SETUID): run it with '--user {account.pw_uid}'"
         ) from None
     os.environ["HOME"] = account.pw_dir
+
+
+def becomes_another_user() -> bool:
+    """Whether :func:`become_service_user` would give up root here."""
+    return os.geteuid() == 0 and _other_account(find_paths()) is not None
+
+
+def _other_account(paths: Paths) -> pwd.struct_passwd | None:
+    """Return the service's account on an installed box, None where this process has it already."""
+    if not paths.runtime.is_relative_to("/run") or not SYSTEM_CONFIGURATION.is_dir():
+        return None
+    try:
+        account = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None  # no package installed, or an image that runs under a user of its own
+    return None if os.geteuid() == account.pw_uid else account
 
 
 def _is_ours(paths: Paths) -> bool:

@@ -22,11 +22,13 @@ from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.decision.waiting import Waiting, rows_waiting
 from edgepaas.files.atomic import remove_durably
 from edgepaas.files.paths import Paths
+from edgepaas.logs.printable import printable_line
+from edgepaas.logs.redact import MASK, search_pattern
 from edgepaas.pgdriver.failures import Failure
 from edgepaas.pgdriver.hosts import endpoint_of
 from edgepaas.pgdriver.tls import TLSPolicy
 from edgepaas.settings import Settings
-from edgepaas.settings.urls import MASK, Address
+from edgepaas.settings.urls import Address
 from edgepaas.timing.backoff import jitter, pause_after
 from edgepaas.timing.link import ATTEMPT_TRIPS, Link
 from edgepaas.timing.moment import Moment, current_moment, rfc3339
@@ -40,8 +42,6 @@ AFTER_LOSS_LONGEST = 2.5
 #: An attempt with less time than this would fail for that reason alone.
 _LEAST_ATTEMPT = 0.25
 _LONGEST_REASON = 500
-#: Masking a shorter one would mask half of the text, and reveal what it is.
-_SHORTEST_SECRET = 4
 
 Probe = Callable[[Address, TLSPolicy, float], ProbeResult]
 
@@ -294,8 +294,9 @@ def _sqlite_url(path: Path) -> str:
 
 def _one_line(reason: str, address: Address | None) -> str:
     """Return *reason* as a contract can carry it: one printable line without the password."""
-    text = "".join(c if c.isprintable() else " " for c in reason)
-    if address is not None and len(address.password) >= _SHORTEST_SECRET:
+    text = printable_line(reason.encode("utf-8", "replace").decode())
+    shown = () if address is None else (address.username, address.database, address.host)
+    if address is not None and address.password and address.password not in shown:
         # A server may say anything, also what it was sent.
-        text = text.replace(address.password, MASK)
-    return " ".join(text.split())[:_LONGEST_REASON]
+        text = search_pattern({address.password}).sub(MASK, text)
+    return text[:_LONGEST_REASON]

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgepaas import alerts
 from edgepaas.database.sqlite import numeric_order
 from edgepaas.doctor.findings import Finding, Level
 from edgepaas.errors import ConfigurationError, EdgePaaSError
@@ -19,6 +20,7 @@ from edgepaas.health.services import probe_service
 from edgepaas.settings import Address, Settings, split_url
 
 _SHOWN = 3
+_REPAIR = "'edgepaas schema --repair' makes it"
 
 
 def dns(settings: Settings) -> Finding:
@@ -89,14 +91,46 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
     return Finding("SQLite", "ok", f"{path} is intact, {path.stat().st_size >> 10} KiB")
 
 
+def application(paths: Paths, settings: Settings) -> list[Finding]:
+    """Whether the application can be loaded, and why a stage of the chain failed last."""
+    from edgepaas.hosting.loading import load_application
+    from edgepaas.service.stage_failure import failed_stage
+
+    found = []
+    if failed := failed_stage(paths):
+        advice = "mend what it names; the chain runs again by itself"
+        found.append(Finding("boot chain", "fail", failed, advice))
+    name = settings.text("EDGEPAAS_APP")
+    try:
+        load_application(name)
+    except ConfigurationError as error:
+        advice = f"correct EDGEPAAS_APP in {paths.env_file}, or install the application again"
+        return [*found, Finding("application", "fail", str(error), advice)]
+    return [*found, Finding("application", "ok", f"{name} can be loaded")]
+
+
+def units() -> Finding:
+    """Whether a unit of the chain is masked, which systemd passes over without a word."""
+    from edgepaas.health.alerting import CHAIN_UNITS, masked_units
+
+    masked = masked_units(units=CHAIN_UNITS)
+    if not masked:
+        return Finding("units", "ok", "no unit of the box is masked")
+    advice = f"'systemctl unmask {' '.join(masked)}', then 'systemctl restart edgepaas'"
+    return Finding("units", "fail", f"{', '.join(masked)} masked", advice)
+
+
 def schema(paths: Paths, settings: Settings) -> Finding:
     """Whether the schema of the chosen database is at head."""
     from edgepaas.database import open_database
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.hosting.loading import load_application
-    from edgepaas.schema.at_head import schema_at_head
+    from edgepaas.schema.at_head import missing_indexes_reason, schema_at_head
 
-    application = load_application(settings.text("EDGEPAAS_APP"))
+    try:
+        application = load_application(settings.text("EDGEPAAS_APP"))
+    except ConfigurationError:
+        return Finding("schema", "ok", "not examined: the application cannot be loaded")
     if application.migrations is None:
         return Finding("schema", "ok", f"the application {application.name} has no migrations")
     try:
@@ -106,21 +140,41 @@ def schema(paths: Paths, settings: Settings) -> Finding:
     database = open_database(contract, settings, paths)
     try:
         state = schema_at_head(database, application)
+        no_index = missing_indexes_reason(database, application) if state.at_head else ""
     finally:
         database.close()
+    if no_index:
+        return Finding("schema", "warn", f"{state.message}, {no_index}", _REPAIR)
     if state.at_head:
         return Finding("schema", "ok", state.message)
-    return Finding("schema", "fail", state.message, "'edgepaas schema', or with --repair")
+    return Finding("schema", "fail", state.message, "'edgepaas schema --repair'")
 
 
-def spool(paths: Paths) -> Finding:
-    """Whether alerts wait or could not be delivered."""
+def delivery(paths: Paths, settings: Settings) -> Finding:
+    """Whether alerts reach people: a channel is set up, the deliverer runs, nothing is stuck."""
+    from edgepaas.health.alerting import NO_CHANNEL, SET_UP, has_channel, masked_units
+
+    if masked := masked_units():
+        message = f"{', '.join(masked)} masked: alerts are not delivered"
+        return Finding("alerts", "fail", message, f"'systemctl unmask {' '.join(masked)}'")
+    if not has_channel(settings) and not settings.flag("ALERT_LOG_ONLY"):
+        level: Level = "warn" if settings.text("ENV") == "production" else "ok"
+        return Finding("alerts", level, NO_CHANNEL, SET_UP)
     waiting = sum(1 for _ in _files(paths.alerts / "new"))
     dead = sum(1 for _ in _files(paths.alerts / "dead"))
     message = f"{waiting} alerts wait, {dead} could not be delivered"
+    counts = alerts.counts(paths)
+    failing = "; ".join(f"{name}: {why}" for name, why in counts.channels.items() if why)
     if dead:
-        return Finding("spool", "warn", message, f"read them in {paths.alerts / 'dead'}")
-    return Finding("spool", "ok", message)
+        advice = "'edgepaas alerts list' shows why; then 'edgepaas alerts retry', or 'discard'"
+        return Finding("alerts", "warn", message, advice)
+    if waiting and not failing:
+        advice = "if they still wait in a minute: 'systemctl status edgepaas-alerts'"
+        return Finding("alerts", "warn", message, advice)
+    if failing:
+        advice = "mend what is named, then 'edgepaas alerts test'"
+        return Finding("alerts", "warn", f"{message}; {failing}", advice)
+    return Finding("alerts", "ok", message)
 
 
 def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
@@ -134,8 +188,16 @@ def quarantine(paths: Paths, settings: Settings) -> list[Finding]:
     return [Finding("quarantine", "warn", entry.line, advice) for entry in found]
 
 
-def state_files(paths: Paths) -> Finding:
-    """Whether state files were set aside because this build does not understand them."""
+def state_files(paths: Paths) -> list[Finding]:
+    """Whether the state was lost, or files of it set aside that this build does not understand."""
+    from edgepaas.alerts.catalogue import STATE_LOST
+    from edgepaas.sync.losses.lost_state import lost_sentences
+
+    lost = [Finding("state", "fail", one, STATE_LOST.what_to_do) for one in lost_sentences(paths)]
+    return [*lost, _set_aside(paths)]
+
+
+def _set_aside(paths: Paths) -> Finding:
     found = files_set_aside(paths.state)
     if not found:
         return Finding("state files", "ok", "none is set aside")

@@ -5,12 +5,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepaas.errors import EdgePaaSError
+from edgepaas.errors import ConfigurationError, EdgePaaSError
 from edgepaas.logs.redact import redact
 from edgepaas.timing.deadline import OutOfTime, within
 
 #: Seconds after which an examination counts as hung.
 LIMIT = 15.0
+
+#: What an examination that cannot be carried out at all comes from.
+_DAMAGED = (
+    "a part of EdgePaaS or of the application is missing or damaged: install both again, e.g. "
+    "'apt-get install --reinstall edgepaas'"
+)
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -53,15 +59,18 @@ def examine(examinations: Iterable[Examination], *, limit: float = LIMIT) -> Ite
 
 
 def _bounded(examination: Examination, limit: float) -> list[Finding]:
-    def failed(message: str) -> list[Finding]:
-        return [Finding(examination.name, "fail", message, examination.advice)]
+    def failed(message: str, advice: str = examination.advice) -> list[Finding]:
+        return [Finding(examination.name, "fail", message, advice)]
 
     try:
         found = within(limit, lambda _: examination.run(), name=f"doctor-{examination.name}")
     except OutOfTime:
         return failed(f"no answer within {limit:g} s")
+    except ConfigurationError as error:
+        return failed(str(error), "correct what the message names, then restart")
     except (EdgePaaSError, OSError) as error:
         return failed(str(error))
     except Exception as error:  # noqa: BLE001 - the other examinations still run
-        return failed(f"{type(error).__name__}: {error}")
+        # Nothing of the box is known to be wrong, so no remedy for it is one for this.
+        return failed(f"{type(error).__name__}: {error}", _DAMAGED)
     return found if isinstance(found, list) else [found]

@@ -8,6 +8,7 @@ from typing import Any
 from edgepaas.alerts.catalogue import HUB_REVISION_WAITS, HUB_RIGHTS
 from edgepaas.decision.contract import DatabaseContract
 from edgepaas.doctor.findings import Finding
+from edgepaas.errors import DatabaseUnavailable
 from edgepaas.files.contract import ContractMissing
 from edgepaas.files.paths import Paths
 from edgepaas.outbox import capture
@@ -21,6 +22,8 @@ from edgepaas.sync.audit.box import BoxUnreadable, opened_for_audit, read_box
 from edgepaas.sync.errors import HubError, HubUnreachable
 
 _RUN_THE_CHAIN = "run the boot chain: 'edgepaas up', or 'systemctl restart edgepaas'"
+#: Where it was never there it makes it as well, and where it was dropped nothing else does.
+_MISSING = "'edgepaas schema --repair' makes what is missing"
 _MIB = 1024 * 1024
 
 
@@ -119,17 +122,50 @@ def hub_schema(paths: Paths, settings: Settings) -> Finding:
         return Finding("hub schema", "ok", f"not examined: {error}")
     except HubError as error:
         return Finding("hub schema", "fail", str(error), "correct what the message names")
+    return _of_tables(set(existing), contract.hub_url, paths, settings)
+
+
+def _of_tables(existing: set[str], hub_url: str, paths: Paths, settings: Settings) -> Finding:
+    """Judge the tables of a hub that answers."""
     document = _tables(paths) or {"tables": {}}
     wanted = {name for name, table in document["tables"].items() if table["kind"] != "local"}
-    missing = sorted((wanted | {"sync_streams", "nodes"}) - set(existing))
+    missing = sorted((wanted | {"sync_streams", "nodes"}) - existing)
     if missing:
         message = f"PostgreSQL lacks {', '.join(missing)}"
-        return Finding("hub schema", "fail", message, "'edgepaas schema --hub' creates it")
+        return Finding("hub schema", "fail", message, _MISSING)
+    if unfit := _unfit(settings, hub_url):
+        advice = "have the owner of the table run what the message names; the rows wait until then"
+        return Finding("hub schema", "fail", unfit, advice)
     if held_up := read_hub_conditions(paths):
         message = "; ".join(filter(None, (held_up.rights, held_up.waiting)))
         entry = HUB_RIGHTS if held_up.rights else HUB_REVISION_WAITS
         return Finding("hub schema", "warn", message, entry.what_to_do)
     return Finding("hub schema", "ok", f"PostgreSQL has the {len(wanted)} forwarded tables")
+
+
+def _unfit(settings: Settings, hub_url: str) -> str:
+    """Return why a table of PostgreSQL would not keep every row as it is; empty: each does.
+
+    One at another revision than this build's is not compared: rows find their columns there.
+    """
+    from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.hosting.loading import load_application, metadata_of
+    from edgepaas.schema.chain import chain_of
+    from edgepaas.schema.errors import SchemaError
+    from edgepaas.schema.postgresql.hub import require_fit
+    from edgepaas.schema.postgresql.migrate import check_postgres, parts_of
+
+    application = load_application(settings.text("EDGEPAAS_APP"))
+    connector = Connector(hub_url, settings, name="edgepaas-doctor")
+    parts = parts_of(chain_of(application), lambda: metadata_of(application))
+    try:
+        if check_postgres(connector, parts).action == "nothing":
+            require_fit(connector, metadata_of(application))
+    except SchemaError as error:
+        return str(error)
+    except DatabaseUnavailable:
+        return ""  # it went away since it was asked for its tables
+    return ""
 
 
 def _state_of(status: sync_status.SyncStatus) -> Finding:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examinations of the machine: clock, memory, disk, folders, port."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -19,6 +20,12 @@ from edgepaas.settings.own_url import url_at
 #: Available memory below which the service becomes slow (a box needs 512 MB in all).
 LEAST_MEMORY = 256 * 1024 * 1024
 _FEW_INODES = 1000
+#: The service manager, which holds the socket of a box that is installed.
+_MANAGER = Path("/proc/1")
+#: systemd keeps the invocation of each active unit here (systemd.exec(5)).
+_UNIT_STATE = Path("/run/systemd/units/invocation:edgepaas.socket")
+#: TCP_LISTEN, as /proc/net/tcp shows it.
+_LISTEN = "0A"
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -70,7 +77,13 @@ def permissions(paths: Paths) -> list[Finding]:
     """Whether this user, and no other one, has access to the folders and secrets."""
     findings = []
     for name, folder in _folders(paths):
-        if not folder.is_dir():
+        if not folder.is_dir() and name == "state" and paths.db_contract.exists():
+            advice = (
+                "bring it back from a backup if there is one, then 'systemctl restart edgepaas'"
+            )
+            message = f"{folder} was deleted while the box ran, with what it held"
+            findings.append(Finding(f"folder {name}", "fail", message, advice))
+        elif not folder.is_dir():
             advice = "the boot chain creates it: 'edgepaas up', or 'systemctl start edgepaas'"
             message = f"{folder} does not exist yet"
             findings.append(Finding(f"folder {name}", "warn", message, advice))
@@ -111,10 +124,43 @@ def port(paths: Paths, settings: Settings) -> Finding:
         if process is not None and _is_edgepaas(host, number):
             by = f", process {process}" if process else ""
             return Finding("port", "ok", f"{number} is in use by this box's own service{by}")
+        if own_socket_waits(number):
+            message = f"edgepaas.socket holds {number} open, and no service answers there"
+            advice = "the findings above say why; else 'journalctl -u edgepaas'"
+            return Finding("port", "fail", message, advice)
         return Finding(
             "port", "fail", str(error), "set another PORT, or stop the program that uses it"
         )
     return Finding("port", "ok", f"{host}:{number} is free")
+
+
+def own_socket_waits(number: int, *, holder: Path = _MANAGER) -> bool:
+    """Whether the service manager, which is no other program, listens on the port *number*.
+
+    Its descriptors are for root to see; for everybody else, that the box's own unit is active.
+    """
+    held = set()
+    try:
+        for entry in (holder / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                held.add(str(entry.readlink()))
+    except OSError:
+        return _UNIT_STATE.exists()
+    return any(f"socket:[{inode}]" in held for inode in _listening_inodes(number))
+
+
+def _listening_inodes(number: int) -> list[str]:
+    """Return the inodes of the sockets that listen on the port *number* (proc(5))."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (Path("/proc/net") / name).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == number:
+                found.append(fields[9])
+    return found
 
 
 def _is_edgepaas(host: str, number: int) -> bool:

@@ -58,19 +58,24 @@ def node_identity(paths: Paths, *, machine_id: Path = MACHINE_ID) -> Node:
     machine without an id keeps what is there, and so does one that gets its id later. A
     file that is not understood is set aside and made anew. Raises OSError, LockHeld.
     """
-    machine = _machine(machine_id)
-    known = _read(paths.node)
+    machine = machine_of(machine_id)
+    known = node_in(paths.node)
     if known is not None and known.machine == machine:
         return known
     with held(paths.node.with_suffix(".lock")):
-        known = _read(paths.node)
+        known = node_in(paths.node)
         torn = known is None and paths.node.exists()
         node = _settled(known, machine, torn=torn)
         if torn:
             set_aside(paths.node, RECORD.name, "its content is damaged or of another version")
         if node != known:
-            RECORD.write(paths.node, _fields(node))
+            write_node(paths.node, node)
         return node
+
+
+def write_node(path: Path, node: Node) -> None:
+    """Write *node* to *path*; raises OSError."""
+    RECORD.write(path, _fields(node))
 
 
 def _settled(known: Node | None, machine: str, *, torn: bool) -> Node:
@@ -96,7 +101,8 @@ def _new(machine: str, was: tuple[str, ...] = ()) -> Node:
     return Node(str(uuid.uuid4()), made_at, machine, was)
 
 
-def _machine(path: Path) -> str:
+def machine_of(path: Path = MACHINE_ID) -> str:
+    """Return the keyed hash of the machine's own id; empty where it has none."""
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -106,7 +112,7 @@ def _machine(path: Path) -> str:
     return hmac.new(text.encode(), _APPLICATION, hashlib.sha256).hexdigest()[:32]
 
 
-def _read(path: Path) -> Node | None:
+def node_in(path: Path) -> Node | None:
     """Return what *path* holds; None where it is absent or not understood."""
     try:
         found = RECORD.read(path)

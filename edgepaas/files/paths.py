@@ -55,6 +55,11 @@ class Paths:
         return self.runtime / "address"
 
     @property
+    def local_token(self) -> Path:
+        """``run/local-token``: what commands of this box show the service (files.local_token)."""
+        return self.runtime / "local-token"
+
+    @property
     def up_lock(self) -> Path:
         """``run/up.lock``: held by the ``edgepaas up`` of this box, whose process id it holds."""
         return self.runtime / "up.lock"

@@ -99,15 +99,22 @@ class HealthBoard:
         timeout: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._probes = {
-            check.name: _Probe(
-                check,
-                keep=cache_seconds if check.keep is None else check.keep,
-                timeout=timeout if check.timeout is None else check.timeout,
-                clock=clock,
-            )
-            for check in checks
-        }
+        self._cache_seconds = cache_seconds
+        self._timeout = timeout
+        self._clock = clock
+        self._probes: dict[str, _Probe] = {}
+        for check in checks:
+            self.add(check)
+
+    def add(self, check: Check) -> None:
+        """Ask for *check*, too, from now on."""
+        probe = _Probe(
+            check,
+            keep=self._cache_seconds if check.keep is None else check.keep,
+            timeout=self._timeout if check.timeout is None else check.timeout,
+            clock=self._clock,
+        )
+        self._probes = {**self._probes, check.name: probe}
 
     def results(self) -> list[CheckResult]:
         """Return every check's result, probing where the kept one is too old; bounded."""

@@ -13,6 +13,16 @@ from edgepaas.health.checks import CheckFailed
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+#: With fewer files to be created than these, the next rotation or spool entry may be the last.
+_LEAST_FILES = 64
+
+
+def _files_left(folder: Path) -> float:
+    """Return how many files can still be created; endless where the file system does not count."""
+    found = os.statvfs(folder)
+    return found.f_favail if found.f_files else float("inf")
+
+
 def check_writable(folder: Path, least_free: int) -> str:
     """Write, sync and delete a small file in *folder*; CheckFailed where that is not possible.
 
@@ -43,6 +53,11 @@ def check_room(folder: Path, least_free: int) -> str:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise CheckFailed(f"{folder}: {error.strerror}") from None
+    if _files_left(folder) < _LEAST_FILES:
+        raise _no_room(
+            f"{folder}: no more files can be created, though {free >> 20} MiB are free (inodes; "
+            f"'du --inodes -xd2 {folder} | sort -n | tail' shows where they are)"
+        )
     if free < least_free:
         least = f"DISK_MIN_FREE={least_free >> 20} MiB"
         raise _no_room(f"{folder}: {free >> 20} MiB free, less than {least}")

@@ -2,26 +2,28 @@
 """The verification gate: what has to hold before the box says that it is ready."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepaas.decision.rehearsal_record import fresh_rehearsal
 from edgepaas.decision.waiting import rows_not_in_postgres
 from edgepaas.files.records import files_set_aside
+from edgepaas.health.alerting import DeliveryWatch, no_unit_masked
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.disk import writable_probe
 from edgepaas.health.forwarding import ForwardingWatch
 from edgepaas.health.journal import journal_line
+from edgepaas.health.setting_problems import setting_problems
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.schema.open_problems import open_problem
 from edgepaas.schema.sqlite.quarantine import list_quarantined
+from edgepaas.settings.urls import split_url
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgepaas.app import Application
     from edgepaas.database import Database
     from edgepaas.decision.contract import DatabaseContract
@@ -30,15 +32,25 @@ if TYPE_CHECKING:
 
 #: The name of the check whose failure is a lost database.
 DATABASE_CHECK = "database"
+WORKERS_CHECK = "workers"
+#: Seconds without a free worker after which no traffic is to come.
+WORKERS_PATIENCE = 1.0
 #: Names of checks of the operator's services begin so.
 SERVICE_PREFIX = "service "
 
 SCHEMA_CHECK = "schema"
+_SYSTEMD = Path("/run/systemd/system")
 
 #: A schema changes only by the schema stage, after which the service starts anew.
 _SCHEMA_KEPT = 30.0
+#: It changes within minutes, and reads the spool's folder.
+_ALERTS_KEPT = 10.0
 #: A service beyond the box is not asked at each probe of ours.
 _SERVICE_KEPT = 10.0
+#: A certificate is looked at each hour, for which the hosts of a cluster may take their time.
+CERTIFICATES_CHECK = "certificates"
+_CERTIFICATES_KEPT = 3600.0
+_CERTIFICATES_TIMEOUT = 10.0
 #: Seconds for a check beyond those of its ping, whose own words are better than the check's.
 _GRACE = 0.5
 #: Seconds between two looks for an answer that is late.
@@ -90,7 +102,11 @@ def build_checks(
         ),
         Check("disk", writable_probe(paths.state, least_free)),
         Check("spool", writable_probe(paths.spool, least_free)),
+        # An alert about alerts would wait with them.
+        Check("alerts", DeliveryWatch(paths, settings), keep=_ALERTS_KEPT, raised_elsewhere=True),
     ]
+    if _SYSTEMD.is_dir():  # sd_booted(3)
+        checks.append(Check("units", no_unit_masked, keep=_SERVICE_KEPT))
     if (metadata := metadata_of(application)) is not None:
         database.require_tables(metadata)
     if application.models is not None or application.migrations is not None:
@@ -117,10 +133,44 @@ def build_checks(
     if open_problem(paths):
         # The schema stage raises the problem's own alert where it records it.
         checks.append(Check("capture", partial(_captured, paths), raised_elsewhere=True))
-    return [*checks, *_service_checks(settings)]
+    if setting_problems(paths):
+        # The environment stage raises the alerts, and the service starts anew after it.
+        checks.append(Check("settings", partial(_settings_as_given, paths), raised_elsewhere=True))
+    return [*checks, *_certificate_checks(contract, settings), *service_checks(settings)]
 
 
-def _service_checks(settings: "Settings") -> list[Check]:
+def _certificate_checks(contract: "DatabaseContract", settings: "Settings") -> list[Check]:
+    url = contract.hub_url if contract.sqlite_active else contract.database_url
+    if not url or split_url(url).on_this_box:
+        return []
+    # Boxes without PostgreSQL need not load ssl for it.
+    from edgepaas.health.certificates import CertificateWatch
+
+    watch = CertificateWatch(settings, url)
+    if not watch.needed:
+        return []
+    return [
+        Check(CERTIFICATES_CHECK, watch, timeout=_CERTIFICATES_TIMEOUT, keep=_CERTIFICATES_KEPT)
+    ]
+
+
+def workers_check(answer: Callable[[float], bool]) -> Check:
+    """Return the check that a worker is free to take the next request, within a moment.
+
+    *answer* says whether one was, within some seconds. Probes have a thread of their own, and
+    would be answered for ever where no other request is.
+    """
+
+    def probe() -> str:
+        if not answer(WORKERS_PATIENCE):
+            raise CheckFailed(f"no worker was free for {WORKERS_PATIENCE:g} s; see THREADS")
+        return "a worker is free"
+
+    return Check(WORKERS_CHECK, probe, timeout=WORKERS_PATIENCE + 1.0)
+
+
+def service_checks(settings: "Settings") -> list[Check]:
+    """Return the checks of the operator's services."""
     if not settings.services:
         return []
     # Most boxes have none to probe, and need not load ssl for it.
@@ -223,7 +273,7 @@ def _rows_on_their_way(watch: ForwardingWatch, contract: "DatabaseContract") -> 
     return found.line
 
 
-def _nothing_set_aside(paths: "Paths", sqlite_path: "Path") -> str:
+def _nothing_set_aside(paths: "Paths", sqlite_path: Path) -> str:
     found = list_quarantined(paths, sqlite_path)
     if found:
         raise CheckFailed("; ".join(entry.line for entry in found), ready=True)
@@ -240,6 +290,13 @@ def _state_files_understood(paths: "Paths") -> str:
             ready=True,
         )
     return "no state file is set aside any more"
+
+
+def _settings_as_given(paths: "Paths") -> str:
+    found = setting_problems(paths)
+    if found:
+        raise CheckFailed("; ".join(found), ready=True)
+    return "every setting is in force as it was given"
 
 
 def _captured(paths: "Paths") -> str:

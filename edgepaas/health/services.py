@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from edgepaas.settings import ServiceAddress
 
 
+#: Where an operator gives the password.
+_WHERE = "REDIS__PASSWORD, or the service's address (redis://:PASSWORD@host:port),"
+
+
 def probe_service(address: "ServiceAddress", timeout: float) -> str:
     """Return a line saying that *address* answers; CheckFailed says why it does not.
 
-    *timeout*, in seconds, bounds the connection and each read. A Redis that wants a
-    password, and an HTTP server that answers below 500, are there.
+    *timeout*, in seconds, bounds the connection and each read. An HTTP server that answers
+    below 500 is there; a Redis that takes no command without the right password is not.
     """
+    if address.problem:
+        raise CheckFailed(f"its address is not understood: {address.problem}")
     place = f"{address.scheme}://{_host(address.host)}:{address.port}"
     try:
         return _PROBES[address.scheme](address, timeout, place)
@@ -59,13 +65,30 @@ def _probe_http(address: "ServiceAddress", timeout: float, place: str) -> str:
 
 def _probe_redis(address: "ServiceAddress", timeout: float, place: str) -> str:
     with socket.create_connection((address.host, address.port), timeout=timeout) as connection:
-        connection.sendall(b"PING\r\n")  # an inline command: RESP, "Inline commands"
+        if address.password:
+            connection.sendall(
+                _command("AUTH", *filter(None, (address.username, address.password)))
+            )
+            said = connection.recv(128)
+            # One that has no password says -ERR to AUTH, and PING then tells.
+            if said.startswith((b"-WRONGPASS", b"-NOAUTH")) or b"invalid password" in said:
+                raise CheckFailed(f"{place}: the password is refused; correct {_WHERE}")
+        connection.sendall(_command("PING"))
         answer = connection.recv(128)
-    if answer.startswith((b"+PONG", b"-NOAUTH", b"-NOPERM")):
+    if answer.startswith((b"+PONG", b"-NOPERM")):
         return f"{place} answers"
+    if answer.startswith(b"-NOAUTH"):
+        raise CheckFailed(f"{place}: it wants a password, and none is set: {_WHERE} has to hold it")
     if answer.startswith(b"-LOADING"):
         raise CheckFailed(f"{place}: Redis is loading its data")
     raise CheckFailed(f"{place}: that is no Redis")
+
+
+def _command(*words: str) -> bytes:
+    """Return a command as Redis reads it (RESP), whatever the words hold."""
+    parts = [word.encode() for word in words]
+    body = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+    return b"*%d\r\n%s" % (len(parts), body)
 
 
 def _host(host: str) -> str:

@@ -34,11 +34,8 @@ def configured_application(paths: Paths) -> str:
     return name.strip() if ":" in name else ""
 
 
-def parse(application: Application, arguments: list[str]) -> tuple[Command, argparse.Namespace]:
-    """Return the command of *application* that *arguments* name, and what they say.
-
-    Ends the process, as argparse does, for ``--help`` and for arguments that are wrong.
-    """
+def parser_of(application: Application) -> CommandParser:
+    """Return the parser of all commands of *application*."""
     parser = CommandParser(
         prog=f"edgepaas {application.name}",
         description=f"Commands of the application {application.name}.",
@@ -53,7 +50,15 @@ def parse(application: Application, arguments: list[str]) -> tuple[Command, argp
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(one)
-    parsed = parser.parse_args(arguments)
+    return parser
+
+
+def parse(application: Application, arguments: list[str]) -> tuple[Command, argparse.Namespace]:
+    """Return the command of *application* that *arguments* name, and what they say.
+
+    Ends the process, as argparse does, for ``--help`` and for arguments that are wrong.
+    """
+    parsed = parser_of(application).parse_args(arguments)
     chosen = {command.name: command for command in application.commands}
     return chosen[parsed.application_command], parsed
 

@@ -3,7 +3,7 @@
 
 * The deadline is real: it bounds the whole exchange, name resolution and a server that sends
   a byte now and then included.
-* Every address of a name is tried within it.
+* Every address of a name is tried within it, side by side.
 * A redirect is never followed unasked: it would carry the token, or the body, elsewhere.
 * The environment's proxies count only where the caller wants them, ``~/.netrc`` never.
 * TLS trusts what the system trusts, or the one authority that is given.
@@ -16,8 +16,17 @@ start quickly: the boot stages, ``edgepaas status``, and whatever asks a service
 board) and knows proxies, redirects to the same server, and connections that are kept.
 """
 
-from edgepaas.http_client.answers import FailureKind, HttpAnswer, HttpFailure
+from edgepaas.http_client.answers import FailureKind, HttpAnswer, HttpFailure, failure_words
+from edgepaas.http_client.connecting import connect as open_connection
 from edgepaas.http_client.fetch import fetch
 from edgepaas.http_client.session import HttpSession
 
-__all__ = ["FailureKind", "HttpAnswer", "HttpFailure", "HttpSession", "fetch"]
+__all__ = [
+    "FailureKind",
+    "HttpAnswer",
+    "HttpFailure",
+    "HttpSession",
+    "failure_words",
+    "fetch",
+    "open_connection",
+]

@@ -60,6 +60,11 @@ def failure_of(error: BaseException, *, sent: bool) -> HttpFailure:
     return HttpFailure(kind, message, sent=sent and kind != "name")
 
 
+def failure_words(error: BaseException) -> str:
+    """Return for a person what the *error* of a connection means, whatever protocol it is for."""
+    return _meaning(error, sent=False)[1]
+
+
 def _meaning(error: BaseException, sent: bool) -> tuple[FailureKind, str]:
     if isinstance(error, ssl.SSLError):
         return "tls", f"TLS failed ({_tls_reason(error)})"

@@ -8,11 +8,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from edgepaas.http_client.answers import HttpFailure
-from edgepaas.timing.deadline import OutOfTime, Scope
+from edgepaas.http_client.racing import connect_first
+from edgepaas.timing.deadline import Scope
 
 _PORTS = {"http": 80, "https": 443}
-#: The least of the time left that one of several addresses is given, in seconds.
-_LEAST_EACH = 0.25
 
 
 class Target(NamedTuple):
@@ -46,33 +45,20 @@ def target_of(url: str) -> Target:
 def connect(host: str, port: int, scope: Scope) -> socket.socket:
     """Return a socket that is connected to one of *host*'s addresses, guarded by *scope*.
 
-    Each address has its share of the time that is left, so that one which swallows packets
-    leaves some for the others. Raises OSError (of the last address), OutOfTime.
+    The addresses are tried side by side, so that one which swallows packets takes no time from
+    the others. Raises OSError (of the last address), OutOfTime.
     """
     scope.enter("resolve the name")
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    last: OSError = OSError("the name has no address")
-    for position, (family, kind, protocol, _, address) in enumerate(found):
-        left = scope.enter("connect")
-        share = left / (len(found) - position)
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(max(share, min(left, _LEAST_EACH)))
-            scope.guard(sock)
-            sock.connect(address)
-            # Head and body are two writes; waiting for the first one's echo costs 40 ms.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(scope.enter("connect"))
-            return sock
-        except OutOfTime:
-            sock.close()
-            raise
-        except OSError as error:
-            last = error
-            sock.close()
-    # The time of the last address is over with the deadline itself: that is what is reported.
-    scope.enter("connect")
-    raise last
+    sock = connect_first(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), scope)
+    try:
+        scope.guard(sock)
+        # Head and body are two writes; waiting for the first one's echo costs 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(scope.enter("connect"))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def trust(cafile: str = "") -> ssl.SSLContext:

@@ -28,7 +28,8 @@ _REPEATING = (307, 308)
 class HttpSession:
     """Requests one after the other, for one thread at a time; to be closed.
 
-    *proxies*: whether those of the environment are used. *redirects*: whether a redirect
+    *proxies*: whether those of the environment are used. *proxy*: the one that is used for every
+    request instead. *redirects*: whether a redirect
     that repeats the request is followed to the same server; any other is returned as the
     answer that it is.
     """
@@ -37,6 +38,7 @@ class HttpSession:
         self,
         *,
         proxies: bool = False,
+        proxy: str = "",
         redirects: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -45,7 +47,9 @@ class HttpSession:
         self._redirects = redirects
         self._progress = _Progress()
         self._session = requests.Session()
-        self._session.trust_env = proxies
+        self._session.trust_env = proxies and not proxy
+        if proxy:
+            self._session.proxies = {"http": proxy, "https": proxy}
         # An object of our own keeps requests from looking into ~/.netrc for a login.
         self._session.auth = lambda prepared: prepared
         # It would read the whole body of a redirect, without a bound, and look for the next one.

@@ -64,6 +64,8 @@ class RefusedTask(AdaptedErrorTask):
             if refusal.code == 413
             else Problem(refusal.code, message or default)
         )
+        problem = getattr(refusal, "problem", problem)
+        self.response_headers += problem.headers.items()
         request_id = os.urandom(8).hex()
         body = problem.encoded(request_id)
         self.status = f"{refusal.code} {refusal.reason}"
@@ -81,7 +83,6 @@ class Channel(AdaptedChannel):
     """A connection that measures its progress, and can be given up with an answer."""
 
     task_class = Task
-    parser_class = Parser
     error_task_class = RefusedTask
     #: Whether the client may not have read its answer while it still sends.
     linger = False
@@ -98,10 +99,25 @@ class Channel(AdaptedChannel):
     proven = False
     #: Whether nothing was sent since the connection began, or since the last answer.
     _rested = True
+    #: Bytes that the client's side took since that last counted as progress; under ``outbuf_lock``.
+    _taken = 0
+    #: Whether the next request, which was sent ahead, waits until the answers before it are
+    #: sent; under ``outbuf_lock``.
+    _held = False
+    #: What the client counts under (:mod:`edgepaas.httpd.connection_limits`); None: not known yet.
+    network: str | None = None
+    #: The Authorization header of the last request that was answered.
+    authorization: str | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._moved = self._last_heard = time.monotonic()
         super().__init__(*arguments, **options)
+
+    def parser_class(self, adjustments: Any) -> Parser:
+        """Return what takes in the next request."""
+        parser = Parser(adjustments)
+        parser.limits, parser.address = self.server.limits, self.addr[0]
+        return parser
 
     def received(self, data: bytes) -> bool:
         """Take in what the client sent (the loop's thread)."""
@@ -111,13 +127,24 @@ class Channel(AdaptedChannel):
             self._rested = False
             self._moved = self._last_heard
         taken = bool(super().received(data))
+        # Not with the head: most bodies come along with it, and the guard sees them whole.
+        if self.request is not None and self.request.ask():
+            self._refuse_body()
         if self.request is not None and self.request.progressed():
             self._moved = self._last_heard
             self.proven = self.proven or self.request.body_bytes_received >= MIN_PROGRESS
         return taken
 
+    def _refuse_body(self) -> None:
+        with self.requests_lock:
+            self.requests.append(self.request)
+            self.request = None
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
     def service(self) -> None:
         """Answer the next request (a worker's thread)."""
+        self._note_authorization()
         try:
             super().service()
         finally:
@@ -130,6 +157,9 @@ class Channel(AdaptedChannel):
         While the writer has the request, too: else it would have to wake the loop each time.
         """
         if not self.appending:
+            waits = self.request is not None and self.request.headers_finished
+            if waits and self.server.limits.refusal is None:
+                return False  # who may send a body is not known yet
             return bool(super().readable())
         ahead = len(self.requests) > 1 or self._heard_all
         return not (ahead or self.total_outbufs_len or self.will_close or self.close_when_flushed)
@@ -147,6 +177,7 @@ class Channel(AdaptedChannel):
         Whether the loop has to be woken: to send the rest, to close, or to take the request
         that the client had sent ahead.
         """
+        self._note_authorization()
         with contextlib.suppress(ClientDisconnected):
             if rest := self._send_now(data):
                 self.write_soon(rest)
@@ -173,6 +204,30 @@ class Channel(AdaptedChannel):
                 return data[self.send(data, do_close=False) :]
             except OSError:
                 return data  # the way through the buffers knows what it means
+
+    def _note_authorization(self) -> None:
+        if self.requests:
+            self.authorization = self.requests[0].headers.get("AUTHORIZATION")
+
+    def hold_back(self) -> bool:
+        """Whether the next request has to wait: the client has not read the answers before it.
+
+        The loop hands it on when they are sent. Else a client that reads nothing would have
+        its answers kept by the box, as many as it asks for, and a worker wait for it.
+        """
+        with self.outbuf_lock:
+            self._held = bool(self.total_outbufs_len) and self.connected
+            return self._held
+
+    def handle_write(self) -> None:
+        """Send what waits, and hand on a request that was held back (the loop's thread)."""
+        super().handle_write()
+        with self.outbuf_lock:
+            resumes = self._held and not self.total_outbufs_len
+            if resumes:
+                self._held = False
+        if resumes:
+            self._resume()
 
     def leave_to_workers(self) -> None:
         """Have a worker answer the request that the writer has."""
@@ -212,19 +267,28 @@ class Channel(AdaptedChannel):
     def send(self, data: bytes, do_close: bool = True) -> int:
         """Send some of *data*; returns how many bytes the client's side took."""
         sent = int(super().send(data, do_close))
-        if sent:
+        self._taken += sent
+        if sent and (self._taken >= MIN_PROGRESS or sent >= self.total_outbufs_len):
+            self._taken = 0
             self._moved = time.monotonic()
         return sent
 
     def stalled_seconds(self, now: float) -> float:
         """Return the seconds without progress of the client; 0 while a worker has the request."""
-        at_work = self.requests and not self.total_outbufs_len
-        return 0.0 if at_work else now - self._moved
+        return 0.0 if self.at_work() else now - self._moved
 
     def overdue(self, now: float, patience: float) -> bool:
         """Whether a request that has begun is arriving too slowly; *patience* in seconds."""
         arriving = self.request is not None and not self.requests and not self.total_outbufs_len
         return arriving and now - self._moved > patience and not self.has_unread_data()
+
+    def does_not_read(self, now: float, patience: float) -> bool:
+        """Whether the client takes an answer too slowly; a worker may wait until it does."""
+        return bool(self.total_outbufs_len) and now - self._moved > patience
+
+    def at_work(self) -> bool:
+        """Whether a request is in work, or waits for a worker, and no answer waits to be read."""
+        return bool(self.requests) and not self.total_outbufs_len
 
     def cut(self) -> None:
         """Close the connection; a request that has begun gets 408 (the loop's thread)."""

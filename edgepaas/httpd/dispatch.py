@@ -35,6 +35,8 @@ class RequestDispatcher(AdaptedDispatcher):
 
     def add_task(self, task: Any) -> None:
         """Queue *task* (called by the loop, and by workers for pipelined requests)."""
+        if task.hold_back():
+            return
         if _belongs_to_health(task.requests[0]):
             self._health.add_task(task)
             return
@@ -91,6 +93,10 @@ class RequestDispatcher(AdaptedDispatcher):
         """
         deadline = time.monotonic() + timeout
         return all(noop.wait(max(0.0, deadline - time.monotonic())) for noop in self.queue_noops())
+
+    def workers_answer(self, timeout: float) -> bool:
+        """Whether a worker was free, within *timeout* seconds, to run a no-op."""
+        return _queue_noop(self).wait(timeout)
 
     def queue_noops(self) -> "list[NoopTask]":
         """Put a no-op before everything else in the queue of each pool."""

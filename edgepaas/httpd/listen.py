@@ -9,15 +9,18 @@ import stat
 import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgepaas.errors import EdgePaaSError
 from edgepaas.httpd.port_holder import port_holder
-from edgepaas.settings.own_url import url_at
+from edgepaas.settings.own_url import publication, url_at
 
 #: The first descriptor that is handed down (SD_LISTEN_FDS_START).
 FIRST_DESCRIPTOR = 3
 #: Connections that may wait in the kernel while the chain goes round (at most net.core.somaxconn).
 BACKLOG = 1024
+#: How the kernel writes an IPv4 client of a socket that takes both families.
+_MAPPED = "::ffff:"
 #: Seconds to wait for a port: the process before this one closes it within moments.
 BIND_PATIENCE = 1.0
 
@@ -37,6 +40,14 @@ class Listening:
     def addresses(self) -> tuple[str, ...]:
         """Each socket's address as an URL that a person can open."""
         return tuple(_url(sock) for sock in self.sockets)
+
+    @property
+    def publication(self) -> str:
+        """What ``run/address`` is to hold: of the first socket."""
+        name = self.sockets[0].getsockname()
+        if self.sockets[0].family == socket.AF_UNIX:
+            return f"unix:{name}\n"
+        return publication(name[0], name[1])
 
 
 def listening_sockets(
@@ -119,6 +130,17 @@ def bind(host: str, port: int, *, patience: float = BIND_PATIENCE) -> list[socke
             time.sleep(0.05)
 
 
+def plain_address(address: Sequence[Any]) -> Sequence[Any]:
+    """Return a client's *address*, of IPv4 as such where the socket is of both families.
+
+    Limits, logs and tokens are about a client, who is not another one under ``::ffff:10.0.0.7``.
+    """
+    host = address[0] if address else ""
+    if isinstance(host, str) and host.startswith(_MAPPED) and "." in host:
+        return (host.removeprefix(_MAPPED), *address[1:2])
+    return address
+
+
 def _bind_all(host: str, port: int) -> list[socket.socket]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     bound: list[socket.socket] = []
@@ -134,6 +156,8 @@ def _bind_all(host: str, port: int) -> list[socket.socket]:
                 raise
             refused = error
     if not bound and refused is not None:
+        if host == "::":  # the kernel has no IPv6: every address there is
+            return _bind_all("0.0.0.0", port)
         raise refused
     return bound
 
@@ -174,7 +198,7 @@ def _explained(host: str, port: int, error: OSError) -> str:
         by = f" by {who}" if who else ""
         return f"{where}: the port is taken{by}; end that, or set another PORT"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{where}: this box has no such address; set HOST to one it has, or to 0.0.0.0"
+        return f"{where}: this box has no such address; set HOST to one it has, or to ::"
     if error.errno == errno.EACCES:
         return f"{where}: this user may not listen there; set a PORT above 1023"
     if isinstance(error, socket.gaierror):

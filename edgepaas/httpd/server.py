@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgepaas.apikit.problems import Problem
 from edgepaas.httpd.channel import Channel, reject_connection
 from edgepaas.httpd.connection_limits import ConnectionLimits
 from edgepaas.httpd.dispatch import RequestDispatcher
-from edgepaas.httpd.listen import BACKLOG
+from edgepaas.httpd.listen import BACKLOG, plain_address
 from edgepaas.httpd.loop_appends import LoopAppends
+from edgepaas.httpd.startup_responder import RETRY_AFTER
 from edgepaas.httpd.waitress_adapter import (
     Adjustments,
     LoopMap,
@@ -27,6 +29,7 @@ from edgepaas.httpd.waitress_adapter import (
 )
 
 if TYPE_CHECKING:
+    from edgepaas.web.access.entrance import Entrance
     from edgepaas.web.plain_appends import PlainAppends
 
 #: A kept-alive connection that has been silent for so long may be closed while draining, in
@@ -53,6 +56,7 @@ class HTTPServer:
         *,
         threads: int,
         connection_limit: int,
+        connections_per_client: int,
         request_max_bytes: int,
     ) -> None:
         self._loop_map: LoopMap = {}
@@ -70,7 +74,7 @@ class HTTPServer:
             clear_untrusted_proxy_headers=False,
         )
         self._listeners = [self._listener(sock, application, adjustments) for sock in sockets]
-        self._limits = ConnectionLimits(connection_limit, self._listeners)
+        self._limits = ConnectionLimits(connection_limit, connections_per_client, self._listeners)
         for listener in self._listeners:
             listener.limits = self._limits
 
@@ -89,6 +93,24 @@ class HTTPServer:
         """Serve until *ended* returns True; it is called after each event and each second."""
         while not ended():
             self._run_once(self._limits.enforce())
+
+    def hold_bodies(self) -> None:
+        """Read no further body until :meth:`use_entrance` says whose may come."""
+        self._limits.refusal = None
+
+    def use_entrance(self, entrance: "Entrance") -> None:
+        """Have *entrance* decide whose bodies are read, and whose connections are limited."""
+        self._limits.refusal = entrance.refusal
+        self._limits.knows = entrance.knows
+        self._limits.is_proxy = entrance.is_proxy
+        self.wake()
+
+    def refuse_waiting(self) -> None:
+        """Answer 503 to what waits for the application: there will be none."""
+        if self._limits.refusal is None:
+            self._limits.refusal = lambda request, address: Problem(503, retry_after=RETRY_AFTER)
+            self.wake()
+        self.dispatcher.refuse_parked()
 
     def take_appends(self, appends: "PlainAppends", is_open: Callable[[], bool]) -> None:
         """Have plain *appends* answered without a worker, as long as *is_open* says so."""
@@ -190,7 +212,7 @@ class _Listening:
         except OSError as error:  # it is gone again, or there are no descriptors left
             logger.warning("a connection could not be accepted: %s", error)
             return
-        address = listener.fix_addr(address)
+        address = plain_address(listener.fix_addr(address))
         if not self.draining and self.limits.rejects(address[0]):
             reject_connection(sock, loop_map_of(listener))
         else:

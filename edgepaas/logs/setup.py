@@ -12,6 +12,7 @@ from typing import TextIO
 
 from edgepaas.logs.redact import RedactingFilter
 from edgepaas.logs.rotating_file import RotatingLogFile
+from edgepaas.logs.throttle import ThrottlingFilter
 
 #: The request that the running code serves; ``-`` outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -36,9 +37,11 @@ def configure_logging(
     for handler in root.handlers[:]:
         root.removeHandler(handler)
         handler.close()
+    throttle = ThrottlingFilter()
     formatter = JSONFormatter() if style == "json" else KeyValueFormatter()
     console = ConsoleHandler(sys.stderr, journal=is_journal(sys.stderr))
     console.setFormatter(formatter)
+    console.addFilter(throttle)
     console.addFilter(RedactingFilter())
     if sys.stderr.isatty() and sys.stdout.isatty():
         console.addFilter(lambda record: not getattr(record, "printed", False))
@@ -58,6 +61,7 @@ def configure_logging(
         root.warning("the log file cannot be written (%s); logging to the console alone", error)
         return
     rotating.setFormatter(formatter)
+    rotating.addFilter(throttle)
     rotating.addFilter(RedactingFilter())
     root.addHandler(rotating)
 

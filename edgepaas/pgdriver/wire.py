@@ -244,15 +244,23 @@ def silent_failure(place: str, stage: str, seconds: float) -> ConnectFailure:
     )
 
 
+_NOT_YET_VALID = 9
+_OF_AN_UNKNOWN_CA = "name its CA in DB_SSLROOTCERT"
+_OF_ANOTHER_NAME = "use the host name that the certificate has"
+#: By verify_code (openssl-verification-options(1)): what is to be done about this cause.
+_WAYS_OUT = {
+    _NOT_YET_VALID: "this box's clock is probably wrong",
+    10: "it has expired: renew it on the server (unless this box's clock is ahead)",
+    62: _OF_ANOTHER_NAME,
+    64: _OF_ANOTHER_NAME,
+}
+
+
 def _not_trusted(place: str, error: "ssl.SSLCertVerificationError") -> ConnectFailure:
     # X509_V_ERR_CERT_NOT_YET_VALID (openssl-verification-options(1)): a box without a
     # clock battery starts in the past; once the time is set the certificate is good.
-    early = error.verify_code == 9
-    way_out = (
-        "this box's clock is probably wrong"
-        if early
-        else "name its CA in DB_SSLROOTCERT, or use the host name that the certificate has"
-    )
+    early = error.verify_code == _NOT_YET_VALID
+    way_out = _WAYS_OUT.get(error.verify_code, _OF_AN_UNKNOWN_CA)
     return ConnectFailure(
         Failure.TLS,
         f"the certificate of {place} is not trusted: {error.verify_message}; {way_out}",

@@ -90,6 +90,20 @@ def schema_at_head(database: "Database", application: "Application") -> SchemaSt
     return _behind(chain, found, can_serve=not incompatibility and metadata is not None)
 
 
+def missing_indexes_reason(database: "Database", application: "Application") -> str:
+    """Return which indexes of the models are not there, with the way out; empty: none is missing.
+
+    Nothing fails without them, so the gate does not ask; but what they make quick or unique is not.
+    """
+    from edgepaas.schema.repair.completion import missing_indexes
+
+    with database.read() as session:
+        lacking = missing_indexes(session.connection(), metadata_of(application))
+    if not lacking:
+        return ""
+    return f"without {', '.join(lacking)}: 'edgepaas schema --repair' makes the index"
+
+
 def _without_revision(unknown: Revisions, incompatibility: str, fit: Fit) -> SchemaState:
     if incompatibility:
         return SchemaState(False, f"{incompatibility}; run 'edgepaas schema --repair'")

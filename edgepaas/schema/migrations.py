@@ -17,6 +17,7 @@ from edgepaas.schema.errors import ChainIncomplete, SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.migration import MigrationContext
     from sqlalchemy import MetaData
 
 logger = logging.getLogger("edgepaas.schema")
@@ -115,16 +116,15 @@ def script_names(connection: Connection, chain: Chain) -> list[str]:
     return [script.revision for script in reversed(list(scripts.walk_revisions()))]
 
 
-def differences(connection: Connection, chain: Chain, metadata: "MetaData") -> list[Any]:
-    """Return what Alembic's autogenerate would change to get from the database to the models."""
+def comparison(connection: Connection, chain: Chain, metadata: "MetaData") -> "MigrationContext":
+    """Return what Alembic's autogenerate compares the database with the models by."""
     _quiet_alembic()
-    from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     def known(name: str | None, kind: str, _parents: Any) -> bool:
         return kind != "table" or name in metadata.tables
 
-    context = MigrationContext.configure(
+    return MigrationContext.configure(
         connection,
         opts={
             "compare_type": True,
@@ -133,15 +133,23 @@ def differences(connection: Connection, chain: Chain, metadata: "MetaData") -> l
             "version_table": chain.version_table,
         },
     )
+
+
+def differences(connection: Connection, chain: Chain, metadata: "MetaData") -> list[Any]:
+    """Return what Alembic's autogenerate would change to get from the database to the models."""
+    context = comparison(connection, chain, metadata)
+    from alembic.autogenerate import compare_metadata
+
     return list(compare_metadata(context, metadata))
 
 
 def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Path) -> Path:
     """Write a new migration by comparing the models with a scratch database at head.
 
-    *folder* takes the scratch file. A missing ``versions/`` is made, a missing
-    ``script.py.mako`` is the shipped one. Returns the new script's path; raises SchemaError
-    when the models have not changed, ChainIncomplete without an ``env.py``.
+    Where the scripts have two heads it is the one that joins them. *folder* takes the scratch
+    file. A missing ``versions/`` is made, a missing ``script.py.mako`` is the shipped one. Returns
+    the new script's path; raises SchemaError when the models have not changed, ChainIncomplete
+    without an ``env.py``.
     """
     chain.check_environment()
     assert chain.folder is not None  # noqa: S101 - callers have seen to it
@@ -155,17 +163,23 @@ def write_revision(chain: Chain, metadata: "MetaData", message: str, folder: Pat
         with engine.connect() as connection:
             upgrade(connection, chain, metadata)
             connection.commit()
-            if not differences(connection, chain, metadata):
+            joins = len(chain.heads) > 1
+            if not joins and not differences(connection, chain, metadata):
                 raise SchemaError("the models and the newest migration agree: nothing to write")
             connection.rollback()
             config = _config(connection, chain, metadata)
             with _template(chain.folder):
-                written = command.revision(
-                    config, message=message, autogenerate=True, rev_id=f"{number:04d}"
-                )
+                if joins:
+                    made: Any = command.merge(
+                        config, sorted(chain.heads), message=message, rev_id=f"{number:04d}"
+                    )
+                else:
+                    made = command.revision(
+                        config, message=message, autogenerate=True, rev_id=f"{number:04d}"
+                    )
     finally:
         engine.dispose()
-    script = written[0] if isinstance(written, list) else written
+    script = made[0] if isinstance(made, list) else made
     if script is None:
         raise SchemaError("Alembic wrote no migration")
     # An application may lie behind a link; what is to be read and committed is the file.

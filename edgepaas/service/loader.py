@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgepaas.service.watches.journal import JournalWatch
     from edgepaas.settings import Settings
     from edgepaas.timing.task_registry import TaskRegistry
+    from edgepaas.web.access.entrance import Entrance
     from edgepaas.web.plain_appends import PlainAppends
 
 #: Seconds for which the gate waits for a check that is late, as on a machine that has just
@@ -36,6 +37,8 @@ class Loaded:
     wsgi: Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
     #: What answers requests that need no thread.
     appends: "PlainAppends"
+    #: What decides whose bodies are read.
+    entrance: "Entrance"
     database: "Database"
     board: "HealthBoard"
     report: "GateReport"
@@ -60,8 +63,12 @@ def load(
     paths: "Paths",
     state: "StateBoard",
     tasks: "TaskRegistry",
+    *,
+    workers_answer: Callable[[float], bool],
 ) -> Loaded:
     """Import and open everything, and pass the verification gate once.
+
+    *workers_answer* says whether a worker was free within some seconds.
 
     Raises what the application raises at import, ConfigurationError for one that is not
     there, DatabaseError. A failing gate is no exception: it is in ``report``.
@@ -71,11 +78,17 @@ def load(
 
     from edgepaas.database import open_database
     from edgepaas.database.model import forwarded_tables
-    from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
+    from edgepaas.health.gate import (
+        accept_rehearsal,
+        build_board,
+        build_checks,
+        verify,
+        workers_check,
+    )
     from edgepaas.hosting.box import make_box
     from edgepaas.hosting.loading import load_application, metadata_of
     from edgepaas.service.capture_guard import guard_capture
-    from edgepaas.web.app import create_app, plain_appends
+    from edgepaas.web.app import create_app, entrance, plain_appends
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     forwarded = forwarded_tables(metadata_of(application))
@@ -96,10 +109,13 @@ def load(
             production=settings.text("ENV") == "production",
             patience=0.0 if contract.fallback_armed else PATIENCE,
         )
+        board.add(workers_check(workers_answer))
     except BaseException:
         database.close()
         raise
-    return Loaded(wsgi, plain_appends(wsgi), database, board, report, box.workers, journal)
+    return Loaded(
+        wsgi, plain_appends(wsgi), entrance(wsgi), database, board, report, box.workers, journal
+    )
 
 
 def _open_journal(

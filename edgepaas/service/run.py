@@ -110,8 +110,10 @@ class Service:
             environment.listening.sockets,
             threads=settings.integer("THREADS"),
             connection_limit=settings.integer("CONNECTION_LIMIT"),
+            connections_per_client=settings.integer("CONNECTIONS_PER_CLIENT"),
             request_max_bytes=settings.size("REQUEST_MAX_BYTES"),
         )
+        self._server.hold_bodies()
         self._control = Control(self._server.wake)
         self._watches = Watches(settings, contract, paths, self._state, self._tasks, self._control)
         self._monitor: PeriodicTask | None = None
@@ -148,7 +150,14 @@ class Service:
             self._refuse(refused)
             return
         try:
-            loaded = load(self._settings, self._contract, self._paths, self._state, self._tasks)
+            loaded = load(
+                self._settings,
+                self._contract,
+                self._paths,
+                self._state,
+                self._tasks,
+                workers_answer=self._server.dispatcher.workers_answer,
+            )
             self._loaded = loaded
             if loaded.report.ok:
                 self._open(loaded)
@@ -177,6 +186,7 @@ class Service:
             announce=self._notifier.next_round,
         )
         self._responder.open(loaded.wsgi)
+        self._server.use_entrance(loaded.entrance)
         self._server.take_appends(loaded.appends, lambda: self._responder.is_open)
         self._state.phase = "running"
         self._publisher.publish()
@@ -220,7 +230,7 @@ class Service:
             return
         self._print("verify", f"answering 503: {reason}")
         self._responder.close(NotReady("starting", reason, "Its database's schema is refused."))
-        self._server.dispatcher.refuse_parked()
+        self._server.refuse_waiting()
         self._notifier.status(f"answering 503: {reason}")
         self._control.wait(REFUSED_PATIENCE)
         self._control.end(Ending(EXIT_DECIDE_AGAIN, reason, self._patience))
@@ -258,7 +268,7 @@ class Service:
         self._print("verify", f"failed: {reason}")
         # While it waits, the process still reports why it is not ready.
         self._responder.close(NotReady("starting", reason))
-        self._server.dispatcher.refuse_parked()
+        self._server.refuse_waiting()
         self._notifier.status(f"failed to start: {reason}")
         self._control.wait(self._back_off())
         self._control.end(Ending(status, reason, self._patience))
@@ -301,7 +311,7 @@ class Service:
         self._notifier.stopping(f"stopping: {ending.reason}")
         if self._loaded is None:
             self._responder.close(NotReady("stopping", ending.reason))
-        self._server.dispatcher.refuse_parked()
+        self._server.refuse_waiting()
         deadline = time.monotonic() + ending.patience
         given_up = self._server.drain(
             lambda: self._control.hurry or time.monotonic() >= deadline,

@@ -83,6 +83,7 @@ def derive(
     _merge_tls(result, given)
     _collect_services(result, nested)
     _judge_databases(result, given, unreadable)
+    _judge_access(result, given)
     _judge_origins(result)
     if result.values["DATABASE_URL"].startswith("postgresql:"):
         _judge_tls(result)
@@ -154,7 +155,7 @@ def _fill_in(result: Derived, hostname: str) -> None:
     development = (values.get("ENV") or SETTINGS["ENV"].default) == "development"
     server = values.get("DATABASE_URL", "").startswith("postgresql:")
     derived = {
-        "HOST": ("127.0.0.1" if development else "0.0.0.0", "ENV"),
+        "HOST": ("127.0.0.1" if development else "::", "ENV"),
         "AUTH_REQUIRED": ("false" if development else "true", "ENV"),
         "BOTH_DB": ("true" if server else "false", "DATABASE_URL"),
         "NODE_NAME": (_node_name(hostname), "the host name"),
@@ -301,6 +302,22 @@ def _judge_postgres_alone(result: Derived, unreadable: Collection[str]) -> None:
         )
 
 
+def _judge_access(result: Derived, given: Collection[str]) -> None:
+    values = result.values
+    opened = "AUTH_REQUIRED" in given and values["AUTH_REQUIRED"] == "false"
+    if opened and not _is_loopback(values["HOST"]):
+        result.warn(
+            "AUTH_REQUIRED",
+            "HOST",
+            message=f"AUTH_REQUIRED=false lets everybody who reaches {values['HOST']} read and"
+            " write; HOST=127.0.0.1 keeps it to this box",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host.strip("[]") in ("localhost", "::1")
+
+
 def _judge_origins(result: Derived) -> None:
     enabled, origins = result.values["CORS_ENABLED"] == "true", result.values["CORS_ORIGINS"]
     if origins and not enabled:
@@ -308,6 +325,12 @@ def _judge_origins(result: Derived) -> None:
             "CORS_ORIGINS",
             "CORS_ENABLED",
             message="CORS_ORIGINS has no effect while CORS_ENABLED=false",
+        )
+    if enabled and "*" in origins.split(","):
+        result.warn(
+            "CORS_ORIGINS",
+            message="* lets the pages of every site that a person visits read what this box"
+            " answers to that person; name the sites",
         )
     if enabled and not origins:
         result.warn(
@@ -320,13 +343,22 @@ def _judge_origins(result: Derived) -> None:
 def _judge_vault(result: Derived) -> None:
     values = result.values
     scheme, _, location = values["VAULT__URL"].partition("://")
-    loopback = location.startswith(("127.", "localhost", "[::1]"))
-    if values["VAULT__ENABLED"] == "true" and scheme == "http" and not loopback:
+    if values["VAULT__ENABLED"] == "true" and scheme == "http" and not _is_on_box(location):
         result.warn("VAULT__URL", message="http:// sends VAULT__TOKEN over the network as it is")
+
+
+def _is_on_box(location: str) -> bool:
+    return location.startswith(("127.", "localhost", "[::1]"))
 
 
 def _judge_alerts(result: Derived) -> None:
     values = result.values
+    for name in ("ALERT_WEBHOOK_URL", "ALERT_HEARTBEAT_URL"):
+        scheme, _, location = values[name].partition("://")
+        if scheme == "http" and not _is_on_box(location.rpartition("@")[2]):
+            result.warn(
+                name, message="http:// sends it, and what is in it, over the network as it is"
+            )
     for channel, (first, *others) in CHANNEL_SETTINGS.items():
         missing = [name for name in others if not values[name]]
         if values[first] and missing:

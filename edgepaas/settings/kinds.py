@@ -92,12 +92,14 @@ class Setting:
             "log_file": "an absolute path, or none for the console alone",
             "core": f"auto, off, or the number of a core{span}",
             "host": "an IP address or a host name",
+            "networks": "IP addresses or networks (10.0.0.0/8), separated by commas or blanks",
             "hosts": "IP addresses or host names, separated by commas",
             "timezone": "a name of the IANA time zone database, e.g. Europe/Berlin",
             "database_url": "postgresql://user@host:5432/database; several hosts stand "
             "between commas (host1:5432,host2:5432), and the one that takes writes is used",
             "sqlite_url": "sqlite:////absolute/path; a relative path lies in the state folder",
             "http_url": "http://host:port or https://host:port",
+            "proxy_url": "http://host:port, https://host:port, or http://user:password@host:port",
         }.get(self.kind, "text")
         return f"{words}; none or off for no limit" if self.off and self.kind in _NUMERIC else words
 
@@ -211,7 +213,7 @@ def _core(setting: Setting, text: str) -> str:
 def _host(_: Setting, text: str) -> str:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if bare == "*":
-        return "0.0.0.0"
+        return "::"
     if not bare or bare.startswith("/"):
         raise Malformed("is neither an address nor a name")
     if re.fullmatch(r"[0-9.]+", bare):
@@ -239,6 +241,18 @@ def _hosts(setting: Setting, text: str) -> str:
     if len(names) > MOST_HOSTS:
         raise Malformed(f"names {len(names)} hosts, {MOST_HOSTS} are the most")
     return ",".join(_host(setting, name.strip()) for name in names)
+
+
+def _networks(setting: Setting, text: str) -> str:
+    import ipaddress
+
+    found = []
+    for item in _list(setting, text).split(","):
+        try:
+            found.append(str(ipaddress.ip_network(item, strict=False)))
+        except ValueError:
+            raise Malformed(f"holds {item}, which is no IP address or network") from None
+    return ",".join(found)
 
 
 def _timezone(_: Setting, text: str) -> str:
@@ -289,6 +303,20 @@ def _http_url(_: Setting, text: str) -> str:
     return f"{scheme.lower()}://{rest.rstrip('/')}"
 
 
+def _proxy_url(setting: Setting, text: str) -> str:
+    # A login stands in front of the last "@"; the rest is read as any address.
+    scheme, mark, rest = text.partition("://")
+    login, at, place = rest.rpartition("@")
+    if any(c.isspace() or c in "/?#" for c in login):
+        raise Malformed("has a login with a character that must be written as %XX")
+    try:
+        checked = _http_url(setting, f"{scheme}{mark}{place}")
+    except Malformed:
+        raise Malformed("is not http://host:port or https://host:port") from None
+    scheme, mark, place = checked.partition("://")
+    return f"{scheme}{mark}{login}{at}{place}"
+
+
 _READERS: dict[str, Callable[[Setting, str], str]] = {
     "text": _text,
     "flag": _flag,
@@ -305,8 +333,10 @@ _READERS: dict[str, Callable[[Setting, str], str]] = {
     "core": _core,
     "host": _host,
     "hosts": _hosts,
+    "networks": _networks,
     "timezone": _timezone,
     "database_url": _database_url,
     "sqlite_url": _sqlite_url,
     "http_url": _http_url,
+    "proxy_url": _proxy_url,
 }

@@ -24,13 +24,44 @@ def url_at(host: str, port: int | str) -> str:
     return f"{SCHEME}://[{host}]:{port}" if ":" in host else f"{SCHEME}://{host}:{port}"
 
 
+def publication(host: str, port: int | str) -> str:
+    """Return what ``run/address`` holds of a service that listens on *host* and *port*."""
+    return f"{url_at(host, port)}\n{host} {port}\n"
+
+
+def network_urls(paths: Paths) -> list[str]:
+    """Return the URLs under which other machines reach the box, as it listens now.
+
+    None where it listens on loopback alone, or on a Unix socket.
+    """
+    from edgepaas.files.own_addresses import reached_at
+
+    host, port = _listens_at(paths)
+    if not port or host.startswith("127.") or host in ("::1", "localhost"):
+        return []
+    return [url_at(one, port) for one in reached_at(host)]
+
+
+def _listens_at(paths: Paths) -> tuple[str, str]:
+    """Return host and port, as published, else as set; no port: a Unix socket."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = paths.address.read_text(encoding="ascii").splitlines()
+        if lines and lines[0].startswith("unix:"):
+            return lines[0], ""
+        if len(lines) > 1:
+            host, port = lines[1].split()
+            return host, port
+    settings = _settings(paths)
+    return settings.text("HOST"), settings.text("PORT")
+
+
 def published_url(paths: Paths) -> str:
     """Return the URL that the service published in ``run/address``; "" where it has none yet.
 
     It is the one thing that every user of the box may read. A Unix socket has no URL.
     """
     with contextlib.suppress(OSError, ValueError):  # it has never served
-        address = paths.address.read_text(encoding="ascii").strip()
+        address = paths.address.read_text(encoding="ascii").partition("\n")[0].strip()
         if address.startswith(("http://", "https://")):
             return address
     return ""

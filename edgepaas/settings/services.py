@@ -23,7 +23,10 @@ class ServiceError(ValueError):
 
 @dataclass(frozen=True)
 class ServiceAddress:
-    """One service: *scheme* is tcp, http, https or redis; *path* counts for http and https."""
+    """One service: *scheme* is tcp, http, https or redis; *path* counts for http and https.
+
+    *problem* says why the address is not understood; there is nothing to be asked then.
+    """
 
     name: str
     scheme: str
@@ -33,6 +36,7 @@ class ServiceAddress:
     required: bool = False
     username: str = ""
     password: str = field(default="", repr=False)
+    problem: str = ""
 
     @property
     def address(self) -> str:
@@ -57,7 +61,10 @@ def read_service(text: str, *, required: bool = False) -> ServiceAddress:
         raise ServiceError("it is not name=address")
     name, scheme, rest = match[1], (match[2] or "tcp").lower(), match[3]
     if scheme not in _PORTS:
-        raise ServiceError(f"{scheme}:// is not one of {', '.join(f'{s}://' for s in _PORTS)}")
+        raise ServiceError(
+            f"{scheme}:// is not one of {', '.join(f'{s}://' for s in _PORTS)}; "
+            "tcp://host:port asks whether something listens there"
+        )
     authority, slash, path = rest.partition("/")
     userinfo, _, hostport = authority.rpartition("@")
     username, _, password = userinfo.partition(":")
@@ -82,14 +89,31 @@ def read_service(text: str, *, required: bool = False) -> ServiceAddress:
 
 
 def read_services(items: Iterable[str], *, required: bool = False) -> list[ServiceAddress]:
-    """Read canonical items, as a contract holds them; what cannot be read is left out."""
+    """Read canonical items, as a contract holds them.
+
+    What cannot be read was reported when the contract was written, and is left out; but a
+    *required* one stays, with its problem: nobody is to believe that it answers.
+    """
     services = []
     for item in items:
         try:
             services.append(read_service(item, required=required))
-        except ServiceError:
-            continue  # reported when the contract was written
+        except ServiceError as error:
+            if required:
+                name = _name_of(item)
+                services.append(
+                    ServiceAddress(name, "", "", 0, required=True, problem=f"{name}: {error}")
+                )
     return services
+
+
+def _name_of(item: str) -> str:
+    """Return what *item*, which is no address, is called; never a part that may be secret."""
+    name, equals, rest = item.partition("=")
+    if equals and _NAME.match(name):
+        return name
+    shown = shortened((rest if equals else item).rpartition("@")[2])
+    return re.sub(r"[^A-Za-z0-9_.:-]+", "-", shown).strip("-") or "unnamed"
 
 
 @dataclass
@@ -132,7 +156,11 @@ def _append(
         service = read_service(text)
     except ServiceError as error:
         shown = shortened(text.rpartition("@")[2])
-        problems.append((setting, f"{shown} is left out: {error}"))
+        if setting == "REQUIRED_SERVICES" and len(text) <= _LONGEST_ITEM and text not in target:
+            target.append(text)
+            problems.append((setting, f"{shown} is not understood, and counts as away: {error}"))
+        else:
+            problems.append((setting, f"{shown} is left out: {error}"))
         return
     if service.name in seen and "=" not in text.partition("://")[0]:
         unique = f"{service.host}:{service.port}"

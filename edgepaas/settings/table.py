@@ -72,9 +72,10 @@ _SERVICE = (
     Setting(
         "HOST",
         "host",
-        "0.0.0.0",
-        "The service listens on this address.",
-        derived="127.0.0.1 when ENV=development, else 0.0.0.0",
+        "::",
+        "The service listens on this address: :: is every one of IPv4 and IPv6, 0.0.0.0 every one"
+        " of IPv4 alone.",
+        derived="127.0.0.1 when ENV=development, else ::",
     ),
     integer("PORT", 8080, 1, 65535, "The service listens on this TCP port."),
     integer("THREADS", 4, 1, 64, "Number of requests processed at the same time."),
@@ -95,6 +96,14 @@ _SERVICE = (
         10000,
         "Number of client connections that may be open at the same time.",
     ),
+    integer(
+        "CONNECTIONS_PER_CLIENT",
+        25,
+        1,
+        10000,
+        "Number of them that one address may hold on which it has shown no token; loopback and"
+        " TRUSTED_PROXIES may hold all.",
+    ),
     seconds(
         "STOP_TIMEOUT", "20", 0, 3600, "A stopping service waits this long for requests to end."
     ),
@@ -105,8 +114,18 @@ _ACCESS = (
     flag(
         "AUTH_REQUIRED",
         "true",
-        "true: writes, and reads from beyond loopback, need a token.",
+        "true: writes need a token, and so do reads from beyond loopback, and from programs on"
+        " it that are not root's or edgepaas's own.",
         derived="true unless ENV=development",
+    ),
+    Setting(
+        "TRUSTED_PROXIES",
+        "networks",
+        "",
+        "Reverse proxies connect from these addresses, e.g. 127.0.0.1, ::1: a request from there is"
+        " its client's, by the last address in X-Forwarded-For that is no proxy's, and never"
+        " one of the box's own.",
+        off=True,
     ),
     flag("HEALTH_AUTH", "false", "true: /health and /ready need a token, too."),
     Setting(
@@ -384,7 +403,14 @@ _ALERTS = (
         "choice",
         "auto",
         "The body of an alert has this format; auto: the address tells which.",
-        choices=("auto", "json", "slack", "discord", "teams"),
+        choices=("auto", "json", "slack", "discord", "teams", "ntfy", "pagerduty", "alertmanager"),
+    ),
+    Setting(
+        "ALERT_WEBHOOK_TOKEN",
+        "text",
+        "",
+        "PagerDuty's routing key; to every other receiver it is sent as a bearer token.",
+        secret=True,
     ),
     Setting(
         "ALERT_WEBHOOK_SECRET",
@@ -405,9 +431,31 @@ _ALERTS = (
         "text",
         "",
         "The address from which alerts are mailed.",
-        derived="edgepaas@ the node's name",
+        derived="SMTP__USERNAME where that is an address, else edgepaas@ the node's name where it"
+        " has a dot, else edgepaas@ the domain of the first address of ALERT_EMAIL_TO",
+    ),
+    Setting(
+        "ALERT_PROXY",
+        "proxy_url",
+        "",
+        "The webhook and the heartbeat are reached through this HTTP proxy; empty: through those"
+        " of the process environment (HTTPS_PROXY, NO_PROXY).",
+        secret=True,
+        off=True,
+    ),
+    flag(
+        "ALERT_LOG_ONLY",
+        "false",
+        "true: the log is watched, and a box without webhook and e-mail is not degraded by that.",
     ),
     Setting("SMTP__HOST", "host", "", "Alerts are mailed through this server."),
+    Setting(
+        "SMTP__HELO",
+        "host",
+        "",
+        "The box greets the mail server by this name.",
+        derived="the host name where it has a dot, else the address of the connection",
+    ),
     integer("SMTP__PORT", 587, 1, 65535, "The port of the mail server."),
     Setting(
         "SMTP__SECURITY",

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import ContractMissing, read_contract, write_contract
+from edgepaas.logs.secret_parts import secret_parts
 from edgepaas.settings.derive import derive, is_own_name, nested_names
 from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.services import ServiceAddress, read_services
@@ -131,11 +132,17 @@ class Settings:
         return None if text == "none" else Path(text) if text else default
 
     def secrets(self) -> tuple[str, ...]:
-        """Return every value that no log may show."""
+        """Return every value that no log may show, and the parts of those that are addresses.
+
+        What another setting shows anyway, such as a user's name that is the password as well,
+        cannot be hidden by masking it.
+        """
         values = [self._values[s.name] for s in SETTINGS.values() if s.secret]
         values += [self._values[name] for name in self._own_secrets]
         values += [service.password for service in self.services]
-        return tuple(value for value in values if value)
+        shown = {self._values[s.name].lower() for s in SETTINGS.values() if not s.secret}
+        parts = [part for value in values for part in secret_parts(value)]
+        return tuple(part for part in dict.fromkeys(parts) if part and part.lower() not in shown)
 
     def contract(self) -> dict[str, str]:
         """Return the contract's entries: settings, the application's own names, who gave what."""

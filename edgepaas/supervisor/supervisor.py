@@ -70,7 +70,8 @@ class Supervisor:
 
     *listen* is called once, after the first environment stage, for the sockets that
     every service inherits. *stop_timeout* is asked for each time, in seconds. *before_pause*
-    is called with the seconds of each pause that is longer than PAUSE. *launcher* starts the
+    is called with the seconds of each pause that is longer than PAUSE, *on_failure* with stage and
+    status before the service answers for a stage that failed. *launcher* starts the
     processes of the chain; without one each is a start of *program*.
     """
 
@@ -86,6 +87,7 @@ class Supervisor:
         start_limits: Mapping[str, float] = START_LIMITS,
         ignore_hangup: bool = True,
         before_pause: Callable[[float], None] = lambda _seconds: None,
+        on_failure: Callable[[str, int], None] = lambda _stage, _status: None,
         program: Sequence[str] = PROGRAM,
         sidecars: Sequence[Sequence[str]] = SIDECARS,
         launcher: Launcher | None = None,
@@ -102,6 +104,7 @@ class Supervisor:
         self._start_limits = start_limits
         self._ignore_hangup = ignore_hangup
         self._before_pause = before_pause
+        self._on_failure = on_failure
         self._sockets: Sequence[socket.socket] = ()
         self._stopping = False
         self._again = False
@@ -150,12 +153,26 @@ class Supervisor:
             finally:
                 child.close()
             if child.status != EXIT_DONE or self._stopping or self._again:
-                return Round(stage, child.status or 0, was_ready=False)
+                return self._failed(Round(stage, child.status or 0, was_ready=False), events)
             if not self._sockets:
                 self._sockets = self._listen()
         raise AssertionError("the chain ends with the service")
 
-    def _serve(self, events: Events) -> Round:
+    def _failed(self, ended: Round, events: Events) -> Round:
+        """Have the service answer 503 for a stage that failed, once the port is open.
+
+        It knows by what the stage left, backs off, and ends.
+        """
+        if ended.status in (EXIT_DONE, EXIT_DECIDE_AGAIN) or self._stopping or self._again:
+            return ended
+        if not self._sockets or not self._was_ever_ready:
+            return ended
+        logger.error("'edgepaas %s' ended with status %d", ended.stage, ended.status)
+        self._on_failure(ended.stage, ended.status)
+        return self._serve(events, alone=True)
+
+    def _serve(self, events: Events, *, alone: bool = False) -> Round:
+        """Run the service; *alone*: without what runs beside it, which has no contracts."""
         began = time.monotonic()
         child = Child.start_service(
             self._launcher,
@@ -163,12 +180,14 @@ class Supervisor:
             watchdog=self._watchdog,
             limit=self._start_limits[SERVICE],
         )
-        self._sidecars.begin()
+        if not alone:
+            self._sidecars.begin()
         try:
             self._await(child, events)
         finally:
             child.close()
-            self._sidecars.end()
+            if not alone:
+                self._sidecars.end()
         steady = time.monotonic() - child.ready_at if child.ready_at is not None else 0.0
         lasted = time.monotonic() - began
         return Round(SERVICE, child.status or 0, child.ready_at is not None, steady, lasted)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.app import PLATFORM_VERSION, Application, SmokeRequest
 from edgepaas.app.commands import Command
-from edgepaas.telemetry.limits import READINGS_MAX
+from edgepaas.telemetry.limits import DEVICES_PER_TOKEN, READINGS_MAX
 
 if TYPE_CHECKING:
     import argparse
@@ -67,6 +67,29 @@ def _import(arguments: "argparse.Namespace") -> int:
     return run(arguments)
 
 
+def _export_arguments(parser: "argparse.ArgumentParser") -> None:
+    from edgepaas.telemetry.exporter.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _export(arguments: "argparse.Namespace") -> int:
+    from edgepaas.telemetry.exporter.command import run
+
+    return run(arguments)
+
+
+_EXPORT = Command(
+    "export",
+    "export readings as CSV or NDJSON",
+    _export,
+    _export_arguments,
+    description=(
+        "Export readings of a running box, over HTTP, from whichever database serves. FILE has\n"
+        "its name once it is whole; of standard output the exit status says whether it is."
+    ),
+    needs_service_user=False,  # it works over HTTP and writes the caller's own file
+)
 _IMPORT = Command(
     "import",
     "import readings from a CSV file",
@@ -90,8 +113,8 @@ application = Application(
         SmokeRequest("GET", "/api/v1/devices?limit=1"),
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
-    settings=(READINGS_MAX,),
-    commands=(_IMPORT,),
+    settings=(READINGS_MAX, DEVICES_PER_TOKEN),
+    commands=(_IMPORT, _EXPORT),
     example=(
         "curl {box}/api/v1/readings -H 'Content-Type: application/json' "
         """-d '{"device": "press-1", "metric": "temperature", "value": 21.5}'"""

@@ -16,7 +16,8 @@ from edgepaas.app import Box
 from edgepaas.app.append import Append, AppendRequest, AppendRoute
 from edgepaas.app.facts import Appended, Row
 from edgepaas.app.models import name_id, utc_now
-from edgepaas.telemetry.limits import READINGS_MAX
+from edgepaas.telemetry.allowance import DeviceAllowance
+from edgepaas.telemetry.limits import DEVICES_PER_TOKEN, READINGS_MAX
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from edgepaas.telemetry.rules.feed import Entry, feed_rows
 from edgepaas.telemetry.schemas import AcceptedSchema, ReadingBatch, ReadingFields
@@ -32,6 +33,8 @@ class ReadingIntake:
         self._box, self._rules = box, rules
         #: How many readings one body may hold.
         self.most = box.settings.integer(READINGS_MAX.name)
+        #: For how many devices a caller speaks.
+        self.allowance = DeviceAllowance(box.settings.integer(DEVICES_PER_TOKEN.name))
         self.route = AppendRoute(
             "",
             ReadingFields(),
@@ -63,6 +66,7 @@ class ReadingIntake:
         Answered once they are durable. A device that is not known registers itself. An
         empty list is nothing to store: 201 with 0 accepted.
         """
+        self.allowance.take(request.caller, {reading["device"] for reading in readings})
         now = utc_now()
         rows = _rows(readings, request, now)
         before = {DEVICES: _devices(rows, now)}
@@ -80,7 +84,7 @@ class ReadingIntake:
 
     def _feed(self, wanted: Mapping[uuid.UUID, Entry], new: Collection[uuid.UUID]) -> list[Row]:
         entries = [entry for identity, entry in wanted.items() if identity in new]
-        return feed_rows(self._box.node_id, entries)
+        return feed_rows(self._box.node_id, entries, self._rules.received())
 
     def _wake(self, stored: Appended) -> None:
         if stored.accepted:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The application factory: the platform's routes and guards around an application."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
@@ -11,10 +12,13 @@ from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import Problem
 from edgepaas.app import Application, Box, WSGIApplication
 from edgepaas.errors import ConfigurationError
+from edgepaas.files.local_token import make_local_token
 from edgepaas.health.checks import HealthBoard
 from edgepaas.health.system import SystemMeter
 from edgepaas.hosting.refusal import as_application_error
 from edgepaas.web.access.auth import AccessRules, Guard, install_guard
+from edgepaas.web.access.entrance import Entrance
+from edgepaas.web.access.proxies import ClientAddresses, TrustedProxies
 from edgepaas.web.access.rate_limits import install_rate_limit
 from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.errors import install_errors
@@ -28,9 +32,14 @@ from edgepaas.web.views.health import HealthReporter, health_blueprint
 from edgepaas.web.views.metrics import MetricsPage, metrics_blueprint
 from edgepaas.web.views.nodes import nodes_blueprint
 from edgepaas.web.views.openapi import OpenAPIDocument
-from edgepaas.web.views.root import root_view
+from edgepaas.web.views.root import root_view, status_view
+
+logger = logging.getLogger("edgepaas.web")
 
 PLAIN_APPENDS = "edgepaas.plain_appends"
+#: Where clients ask, whichever application runs; one of its own is left to it.
+_STATUS = "/api/v1/status"
+ENTRANCE = "edgepaas.entrance"
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -60,7 +69,7 @@ def create_app(
     limiter = install_rate_limit(app, settings.number("RATE_LIMIT"), settings.number("RATE_BURST"))
     _install_address_check(app)
     headers = install_cors(app, settings)
-    guard = Guard(rules, tokens or TokenStore(box.paths.tokens))
+    guard = Guard(rules, tokens or _token_store(box))
     install_guard(app, guard, application_guarded=application.guarded)
     requests = RequestMeter()
     reads = PlainReads(app.wsgi_app)
@@ -69,18 +78,38 @@ def create_app(
     hooks = Hooks(app)
     documented = _register(app, box, application, health, requests)
     _register_openapi(app, OpenAPIDocument(app, application, documented, rules, box.build_version))
-    app.wsgi_app = RequestIDs(SecurityHeaders(app.wsgi_app))  # type: ignore[method-assign]
+    proxies = TrustedProxies(settings.items("TRUSTED_PROXIES"))
+    app.wsgi_app = ClientAddresses(  # type: ignore[method-assign]
+        RequestIDs(SecurityHeaders(app.wsgi_app)), proxies
+    )
+    app.extensions[ENTRANCE] = Entrance(
+        app, guard, proxies, application_guarded=application.guarded
+    )
     admits = guard if application.guarded else None
     reads.use(plain_read_routes(app, hooks), admits, limiter, headers=headers)
     app.extensions[PLAIN_APPENDS] = PlainAppends(
-        plain_routes(app, hooks), admits, limiter, requests, headers=headers
+        plain_routes(app, hooks), admits, limiter, requests, headers=headers, proxies=proxies
     )
     return app
+
+
+def _token_store(box: Box) -> TokenStore:
+    try:
+        local = make_local_token(box.paths.local_token)
+    except OSError as error:  # a full /run is no reason not to serve
+        logger.warning("%s is not written: %s", box.paths.local_token, error)
+        local = ""
+    return TokenStore(box.paths.tokens, local=local)
 
 
 def plain_appends(app: Flask) -> PlainAppends:
     """Return what answers the plain appends of an *app* that :func:`create_app` made."""
     return cast(PlainAppends, app.extensions[PLAIN_APPENDS])
+
+
+def entrance(app: Flask) -> Entrance:
+    """Return what decides about bodies to an *app* that :func:`create_app` made."""
+    return cast(Entrance, app.extensions[ENTRANCE])
 
 
 def _register(
@@ -97,10 +126,9 @@ def _register(
         health_blueprint(HealthReporter(box, health, meter)),
         alerts_blueprint(box),
         nodes_blueprint(box),
+        metrics_blueprint(MetricsPage(box, health, meter, requests)),
     ]
-    metrics = metrics_blueprint(MetricsPage(box, health, meter, requests))
-    platform: list[Blueprint] = [*own, metrics]
-    for ours in platform:
+    for ours in own:
         app.register_blueprint(ours)
     given: Sequence[Blueprint] = ()
     if application.blueprints is not None:
@@ -108,16 +136,20 @@ def _register(
             given = tuple(application.blueprints(box))
             for blueprint in given:
                 app.register_blueprint(blueprint)
-    for ours in platform:
+    for ours in own:
         _mark_platform(app, ours.name)
     if application.wsgi is not None:
         with as_application_error(application, "its WSGI callable"):
             mounted = application.wsgi(box)
         _mount(app, mounted)
-    elif not any(rule.rule == "/" for rule in app.url_map.iter_rules()):
-        root = root_view(app, box, application, health)
-        purpose = "What the box is, and how it is: JSON for programs, a page for people"
-        _add_platform_route(app, "/", root, purpose)
+    else:
+        taken = {rule.rule for rule in app.url_map.iter_rules()}
+        if "/" not in taken:
+            root = root_view(app, box, application, health)
+            purpose = "What the box is, and how it is: JSON for programs, a page for people"
+            _add_platform_route(app, "/", root, purpose)
+        if _STATUS not in taken:
+            _add_platform_route(app, _STATUS, status_view(box), "The state of the box")
     return [*own, *(blueprint for blueprint in given if isinstance(blueprint, ApiBlueprint))]
 
 

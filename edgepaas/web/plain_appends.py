@@ -27,6 +27,7 @@ from edgepaas.web.access.locality import (
     is_loopback,
     names_loopback,
 )
+from edgepaas.web.access.proxies import TrustedProxies
 from edgepaas.web.headers import SECURITY_HEADERS
 from edgepaas.web.request_ids import log_answer, sound_or_new
 from edgepaas.web.request_meter import RequestMeter
@@ -83,8 +84,13 @@ class PlainAppends:
         meter: RequestMeter,
         *,
         headers: Mapping[str, str],
+        proxies: TrustedProxies,
     ) -> None:
-        """*guard* None: everybody is let in. *headers* are those of every answer."""
+        """*guard* None: everybody is let in. *headers* are those of every answer.
+
+        What *proxies* hand on is left to the ordinary way.
+        """
+        self._proxies = proxies
         self._routes = routes
         self._guard = guard
         self._limiter = limiter
@@ -121,17 +127,21 @@ class PlainAppends:
             or not is_usual_host(host)
         ):
             return None
+        if address in self._proxies:
+            return None
         local = is_loopback(address) and names_loopback(host)
         made = self._request(headers, local=local)
         if made is None:
             return None
-        request_id = sound_or_new(headers.get("X_REQUEST_ID"))
+        given = headers.get("X_REQUEST_ID")
+        request_id = sound_or_new(given)
 
         def answer(outcome: AppendOutcome) -> None:
             if isinstance(outcome, Appended):
                 seconds = time.perf_counter() - began
                 self._meter.count("POST", path, "201", seconds)
-                log_answer(request_id, "POST", path, "201", seconds)
+                chosen = request_id == given
+                log_answer(request_id, "POST", path, "201", seconds, given=chosen)
                 done(PlainAnswer(_body(outcome), request_id))
             else:
                 done(outcome)
@@ -148,7 +158,7 @@ class PlainAppends:
             return None
         if self._guard is None:
             return AppendRequest(LOCAL.id, key, at_once=True)
-        caller = self._guard.find(headers.get("AUTHORIZATION"), local=local)
+        caller = self._guard.find(headers.get("AUTHORIZATION"), is_local=lambda: local)
         return None if caller is None else AppendRequest(caller.id, key, at_once=True)
 
     def _job(

@@ -8,6 +8,7 @@ all: whatever is not at once found good goes on to them, and they word every err
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -16,7 +17,7 @@ from flask import Flask
 from edgepaas.apikit.blueprint import READ_FAILED, PlainRead
 from edgepaas.apikit.problems import Problem
 from edgepaas.errors import DatabaseError
-from edgepaas.web.access.locality import client_network, is_loopback, names_loopback
+from edgepaas.web.access.locality import client_network, is_local_environ
 from edgepaas.web.plain_appends import UNUSUAL, Hooks, is_usual_host
 from edgepaas.web.request_meter import ROUTE
 
@@ -79,11 +80,13 @@ class PlainReads:
         if not _UNUSUAL.isdisjoint(environ) or not is_usual_host(host):
             return None
         address = environ.get("REMOTE_ADDR", "")
-        local = is_loopback(address) and names_loopback(host)
-        if self._guard is not None:
+        guard = self._guard
+        if guard is not None:
             authorization = environ.get("HTTP_AUTHORIZATION")
-            if self._guard.find(authorization, local=local, writes=False) is None:
+            may_read = partial(guard.is_open_to, environ)
+            if guard.find(authorization, is_local=may_read, writes=False) is None:
                 return None
+        local = is_local_environ(environ)
         try:
             query = environ.get("QUERY_STRING", "")
             pairs = parse_qsl(

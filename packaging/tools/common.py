@@ -103,11 +103,30 @@ def version() -> str:
 
 
 def build_version() -> str:
-    """Return version and commit, as the running box will say them."""
+    """Return version and commit, as the running box will say them.
+
+    BUILD_VERSION of the environment, which a build server sets, takes their place. A tree with
+    changes that no commit has is marked: two builds must not be taken for one.
+    """
+    given = os.environ.get("BUILD_VERSION", "").strip()
+    if given:
+        if not re.fullmatch(r"[A-Za-z0-9.+~_-]{1,64}", given):
+            raise BuildError(f"BUILD_VERSION={given!r} is no version (letters, digits, . + ~ _ -)")
+        return given
     sys.path.insert(0, str(REPOSITORY))
     from edgepaas.build import build_version as of_checkout
 
-    return of_checkout()
+    return of_checkout() + (".dirty" if _is_dirty() else "")
+
+
+def _is_dirty() -> bool:
+    """Whether what is built differs from the commit; without git it is not known to."""
+    command = ["git", "-C", str(REPOSITORY), "status", "--porcelain", "--", "edgepaas", "alembic"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return bool(found.stdout.strip())
 
 
 def source_date() -> str:

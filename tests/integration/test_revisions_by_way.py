@@ -385,25 +385,25 @@ def test_a_box_that_is_gone_for_good_is_taken_out_by_a_command(
     new, old = boxes(shop, tmp_path, hub, "new", "old")
 
     def run(*words: str) -> tuple[int, str]:
-        return command(new, monkeypatch, capsys, "sync", "retire", *words)
+        return command(new, monkeypatch, capsys, "nodes", *words)
 
     with open_hub(new.settings, hub.url) as link:
         reported(old, link, hub)
         report = new.upgrade_hub("0002")
         note_hub_conditions(new.paths, report)
         assert "box old still writes" in read_hub_conditions(new.paths).waiting
-        status, said = run("old", "--yes")
+        status, said = run("forget", "old", "--yes")
         assert (status, "was heard" in said) == (1, True), said
         hub.execute("UPDATE nodes SET last_seen = now() - interval '1 day', rows_waiting = 3")
         status, said = run("--json")
         assert status == 0
         (found,) = json.loads(said)
         assert (found["name"], found["rows_waiting"], found["layouts"]) == ("old", 3, 1)
-        assert run("nobody", "--yes")[0] == 1
-        assert run("old")[0] == 2, "nobody is there to confirm it"
-        status, said = run("old", "--yes", "--json")
+        assert run("forget", "nobody", "--yes")[0] == 1
+        assert run("forget", "old")[0] == 2, "nobody is there to confirm it"
+        status, said = run("forget", "old", "--yes", "--json")
         assert status == 0, said
-        assert json.loads(said)["retired"]["node_id"] == old.node_id
+        assert json.loads(said)["forgotten"]["node_id"] == old.node_id
         assert hub.number("SELECT count(*) FROM sync_layouts") == 0
         report = new.upgrade_hub("0002")
         assert report.action == "migrated"
@@ -429,9 +429,9 @@ def test_two_boxes_of_one_name_are_told_apart_by_their_ids(
         reported(old, link, hub)
         reported(new, link, hub)
     hub.execute("UPDATE nodes SET name = 'same', last_seen = now() - interval '1 day'")
-    status, said = command(new, monkeypatch, capsys, "sync", "retire", "same", "--yes")
+    status, said = command(new, monkeypatch, capsys, "nodes", "forget", "same", "--yes")
     assert (status, "name one by its id" in said) == (1, True), said
-    status, said = command(new, monkeypatch, capsys, "sync", "retire", old.node_id, "--yes")
+    status, said = command(new, monkeypatch, capsys, "nodes", "forget", old.node_id, "--yes")
     assert status == 0, said
     assert hub.execute("SELECT node_id::text FROM nodes") == [[new.node_id]]
 

@@ -27,7 +27,9 @@ from edgepaas.settings import Settings
 from edgepaas.telemetry import application as telemetry
 from edgepaas.telemetry.rules.feed import RuleCache
 from edgepaas.telemetry.rules.follower import TICK, Judge, RuleFollower
+from edgepaas.telemetry.rules.judging import Received
 from edgepaas.telemetry.rules.store import RuleStore
+from edgepaas.telemetry.times import EARLIEST
 from tests.support.answers import json_of
 from tests.support.rule_episodes import Told, posted
 from tests.support.service_process import (
@@ -143,7 +145,8 @@ def test_silence_is_counted_while_the_box_listens_and_goes_on_after_a_restart(
     with contextlib.closing(RuleStore(file)) as store:
         one = judge(store)
         one.look()
-        client.post(READINGS, json=posted([(START, 1.0)], "a"))
+        follower_of(box).received = lambda: received(START)
+        client.post(READINGS, json=posted([(START + timedelta(days=30_000), 1.0)], "a"))
         listen(one, 300)
     now = 5.0  # another boot; the box was off for days, or the clock of the box leapt
     with contextlib.closing(RuleStore(file)) as store:
@@ -156,7 +159,8 @@ def test_silence_is_counted_while_the_box_listens_and_goes_on_after_a_restart(
         listen(one, 300)
         assert len(told.of(absent, "a")) == 1
         assert "none since 2024-01-01T00:00:00Z (rule" in told.messages[0]
-        client.post(READINGS, json=posted([(START + timedelta(hours=5), 1.0)], "a"))
+        follower_of(box).received = lambda: received(START + timedelta(hours=5))
+        client.post(READINGS, json=posted([(START, 1.0)], "a"))
         one.look()
         listen(one, 500)
     ((_, _, over),) = told.of(absent, "a")
@@ -255,8 +259,15 @@ def test_a_service_that_is_killed_judges_every_reading_once(paths: Paths, tmp_pa
     # A start that succeeded ends what was raised of those that did not.
     assert raised_fingerprints(paths, "") == [f"rule:{above}:switch"]
     found = spooled(paths).of(above, "switch")
-    assert [since for since, _, _ in found] == [moment for moment, _ in rows[1::2]]
-    assert [over for _, _, over in found] == [*(moment for moment, _ in rows[2::2]), None]
+    # Each reading turns the condition over: one left out, or judged twice, would show.
+    assert len(found) == len(rows) // 2
+    assert [over is None for _, _, over in found] == [False] * (len(found) - 1) + [True]
+
+
+def received(moment: datetime) -> Received:
+    """The box took a reading in at *moment*, by all its clocks."""
+    microseconds = (moment - EARLIEST) // timedelta(microseconds=1)
+    return Received("this start", microseconds, microseconds)
 
 
 def spooled(paths: Paths) -> Told:

@@ -14,7 +14,13 @@ import pytest
 from edgepaas.files.paths import Paths
 from edgepaas.schema.chain import chain_of, show
 from edgepaas.telemetry import application as telemetry
-from tests.support.chains import REPOSITORY, connected, migrations_folder
+from tests.support.chains import (
+    REPOSITORY,
+    SHOP,
+    connected,
+    migrations_folder,
+    write_revision,
+)
 from tests.support.in_process import edgepaas_here
 from tests.support.postgres_server import PostgresServer
 
@@ -112,6 +118,27 @@ def test_a_new_migration_is_written_and_applied(paths: Paths, shop_module: Path)
     assert "migrated on a copy from 0001 to 0002" in migrated.stdout, migrated.stderr
     assert edgepaas_here("schema", "--check").returncode == 0
     assert "nothing to write" in edgepaas_here("schema", "--revision", "again").stderr
+
+
+def test_two_heads_are_joined_by_the_command_that_the_repair_names(
+    paths: Paths, shop_module: Path
+) -> None:
+    """A bare 'alembic merge' finds no configuration on a box."""
+    for stage in ("env", "dbdecide", "schema"):
+        assert edgepaas_here(stage).returncode == 0
+    (shop_module / "revision").write_text("0002")
+    folder = shop_module / "migrations"
+    write_revision(folder, "0002", *SHOP["0002"])
+    write_revision(folder, "0002b", "0001", "    pass")
+    repair = edgepaas_here("schema", "--repair")
+    assert "'edgepaas schema --revision MSG'" in repair.stdout, repair.stdout
+    written = edgepaas_here("schema", "--revision", "join them")
+    assert written.returncode == 0, written.stderr
+    (script,) = (folder / "versions").glob("*_join_them.py")
+    assert "'0002'" in script.read_text()
+    assert edgepaas_here("schema").returncode == 0
+    assert edgepaas_here("schema", "--check").returncode == 0
+    assert "two heads" not in edgepaas_here("schema", "--repair").stdout
 
 
 def test_a_migration_with_a_typing_error_is_named(paths: Paths, shop_module: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_lost_version_of_the_platform_is_mended(
 ) -> None:
     """As that of the application."""
     from edgepaas.schema.postgresql.migrate import parts_of
-    from edgepaas.schema.repair import repair_hub
+    from edgepaas.schema.repair.server import repair_hub
 
     application = shop(tmp_path, "0001")
     bring(paths, postgres_url, application)

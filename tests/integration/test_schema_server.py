@@ -28,7 +28,7 @@ from edgepaas.schema.errors import SchemaError
 from edgepaas.schema.migrations import differences, migration_engine
 from edgepaas.schema.open_problems import open_refusal
 from edgepaas.schema.postgresql import migrate as server
-from edgepaas.schema.repair import repair_postgres
+from edgepaas.schema.repair.server import repair_postgres
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.stage import prepare_database
 from edgepaas.settings import Settings
@@ -266,7 +266,7 @@ def test_a_box_that_never_gets_its_turn_goes_round(
     monkeypatch.setattr(server, "TURN_TIMEOUT", 0.2)
     engine = migration_engine(Connector(postgres_url, Settings.of()), "postgresql+pg8000://")
     with engine.begin() as connection:
-        server._take_turn(connection, chain_of(telemetry))
+        server.take_turn(connection, chain_of(telemetry))
         with pytest.raises(DecideAgain, match="lock timeout"):
             bring(paths, postgres_url, telemetry, fallback=True)
     engine.dispose()
@@ -379,7 +379,7 @@ def test_a_wrong_version_is_mended_and_no_row_is_touched(
 def test_a_half_applied_migration_is_explained_and_nothing_is_dropped(
     paths: Paths, postgres_url: str, tmp_path: Path
 ) -> None:
-    """Somebody altered the hub by hand: only a person can say what is wanted."""
+    """Somebody altered the hub by hand: what is lacking is added, what is more stays."""
     bring(paths, postgres_url, shop(tmp_path, "0001"))
     execute(
         postgres_url,
@@ -387,8 +387,8 @@ def test_a_half_applied_migration_is_explained_and_nothing_is_dropped(
         "ALTER TABLE items ADD colour TEXT",
         "DROP TABLE alembic_version_shop",
     )
-    with pytest.raises(SchemaError, match=r"items\.colour is too many"):
-        _repair(paths, postgres_url, shop(tmp_path, "0002"))
+    report = _repair(paths, postgres_url, shop(tmp_path, "0002"))
+    assert "items.colour is too many" in " ".join(report.steps)
     columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'items'"
     assert len(execute(postgres_url, columns)) == 4
 
@@ -421,7 +421,7 @@ def test_a_box_waits_for_its_turn(postgres_url: str) -> None:
     engine = migration_engine(Connector(postgres_url, Settings.of()), "postgresql+pg8000://")
     thread = threading.Thread(target=run)
     with engine.begin() as connection:
-        server._take_turn(connection, chain_of(telemetry))
+        server.take_turn(connection, chain_of(telemetry))
         thread.start()
         thread.join(0.5)
         assert reports == []

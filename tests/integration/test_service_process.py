@@ -95,7 +95,7 @@ def test_ready_is_said_once_the_gate_has_passed_and_stopping_at_the_end(
     manager.wait_for("READY=1")
     assert get(port, "/health/ready")[0] == 200
     assert "standalone since" in manager.wait_for("STATUS=standalone")
-    assert "verify       3 of 3 checks passed" in process.output
+    assert "verify       4 of 4 checks passed" in process.output
     assert f"listening on http://127.0.0.1:{port}" in process.output
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
@@ -317,3 +317,19 @@ def test_nobody_has_to_read_what_it_prints(paths: Paths, tmp_path: Path) -> None
     finally:
         process.kill()
         process.wait(30)
+
+
+def test_it_is_not_ready_while_no_worker_is_free(start: Start, paths: Paths) -> None:
+    """Probes have a thread of their own, which would be answered for ever."""
+    port = free_port()
+    write_contracts(paths, PORT=str(port), THREADS="2")
+    start("serve")
+    wait_until_ready(port)
+    hanging = [http.client.HTTPConnection("127.0.0.1", port, timeout=90) for _ in range(2)]
+    for each in hanging:
+        each.request("GET", "/slow?8")
+    until(lambda: get(port, "/health/ready", timeout=30)[0] == 503, "it not to be ready")
+    failed = {c["name"]: c["message"] for c in ready_document(port)["checks"] if not c["ok"]}
+    assert failed.keys() == {"workers"}, failed
+    assert [each.getresponse().status for each in hanging] == [200, 200]
+    until(lambda: get(port, "/health/ready", timeout=30)[0] == 200, "it to be ready again")

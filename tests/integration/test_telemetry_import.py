@@ -110,6 +110,22 @@ def test_a_box_that_wants_a_token_gets_the_one_in_the_file(
         assert run_import(address, STEPPING_CLOCK, "--token-file", str(token_file)) == 0
 
 
+def test_on_the_box_itself_root_and_the_service_need_no_token(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["telemetry", "import", str(STEPPING_CLOCK), "--device", "d", "--metric", "m"]
+    with open_box(paths, ENV="production") as (app, _box), serving(app) as address:
+        paths.address.write_text(f"{address}\n")
+        assert main(given) == 0
+        assert main([*given, "--url", address]) == 1, "another address is shown no token"
+        kept = paths.local_token.read_text()
+        paths.local_token.unlink()  # as for a user who may not read it
+        assert main(given) == 1
+        assert "run it as root on the box itself (sudo)" in capsys.readouterr().err
+        paths.local_token.write_text(kept[:-2] + "x\n")
+        assert main(given) == 1
+
+
 def test_a_box_that_runs_something_else_is_told_apart(
     paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:

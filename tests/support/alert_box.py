@@ -107,6 +107,10 @@ class AlertBox:
             linger=0.0,
         )
 
+    def deliverer_of_channels(self) -> Deliverer:
+        """A run that sends through the channels themselves."""
+        return Deliverer(self.paths, self.config, clock=self.clock, jitter=lambda: 1.0, linger=0.0)
+
     def _send(self, channel: Channel, notification: Notification) -> Answer:
         self.asked.append((channel.name, notification))
         answer = self.answers.get(channel.name, TAKEN)

@@ -13,7 +13,7 @@ from flask import Flask
 
 from edgepaas.httpd.server import HTTPServer
 from edgepaas.httpd.startup_responder import NotReady, StartupResponder
-from edgepaas.web.app import plain_appends
+from edgepaas.web.app import entrance, plain_appends
 
 #: Seconds that nothing here needs.
 LIMIT = 60.0
@@ -84,11 +84,13 @@ def serving_in_loop(app: Flask, **options: Any) -> Iterator[LoopBox]:
     settings: dict[str, Any] = {
         "threads": 2,
         "connection_limit": 200,
+        "connections_per_client": 200,
         "request_max_bytes": 8 * 1024 * 1024,
     } | options
     server = HTTPServer(responder, [sock], **settings)
     box = LoopBox(server, responder, address)
     responder.open(app)
+    server.use_entrance(entrance(app))
     server.take_appends(plain_appends(app), lambda: responder.is_open)
     appends = server.dispatcher.appends
     assert appends is not None

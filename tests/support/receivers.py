@@ -41,8 +41,14 @@ class Request:
         return self.headers.get("idempotency-key", "")
 
 
-#: What a receiver does: a status, (status, headers), or a function of the connection.
-Reply = int | tuple[int, dict[str, str]] | Callable[["Receiver", Handler], None]
+#: What a receiver does: a status, (status, headers), (status, headers, body), or a function of
+#: the connection.
+Reply = (
+    int
+    | tuple[int, dict[str, str]]
+    | tuple[int, dict[str, str], str]
+    | Callable[["Receiver", Handler], None]
+)
 
 
 class Receiver:
@@ -107,9 +113,9 @@ class Receiver:
             with contextlib.suppress(OSError):
                 reply(self, handler)
             return
-        status, more = (reply, {}) if isinstance(reply, int) else reply
+        status, more, *given = (reply, {}) if isinstance(reply, int) else reply
         handler.send_response_only(status)
-        body = b"said something"
+        body = given[0].encode() if given else b"said something"
         for name, value in {"Content-Length": str(len(body)), **more}.items():
             handler.send_header(name, value)
         handler.end_headers()
@@ -165,6 +171,7 @@ class MailBox:
     mails: list[Message] = field(default_factory=list)
     replies: dict[str, list[str]] = field(default_factory=dict)
     logins: list[str] = field(default_factory=list)
+    greetings: list[str] = field(default_factory=list)
     port: int = 0
 
     def reply(self, command: str) -> str | None:
@@ -190,8 +197,9 @@ class _Mail:
         return said
 
     async def handle_MAIL(
-        self, server: SMTP, _: Session, envelope: Envelope, address: str, options: list[str]
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        self.box.greetings.append(str(session.host_name))
         if said := await self._say("MAIL", server):
             return said
         envelope.mail_from = address

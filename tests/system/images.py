@@ -215,7 +215,8 @@ class Container:
 
     def start(self) -> None:
         """Run it, detached."""
-        settings = [part for pair in self.settings.items() for part in ("-e", "=".join(pair))]
+        given = {"ALERT_LOG_ONLY": "true", **self.settings}
+        settings = [part for pair in given.items() for part in ("-e", "=".join(pair))]
         podman(
             "run", "--detach", "--name", self.name, *LIMITS, "--read-only",
             "--read-only-tmpfs=false", "--tmpfs", "/run", "--cap-drop", "all",

@@ -31,6 +31,7 @@ class ArmAppliance(Appliance):
     arch: ClassVar[str] = "arm64"
 
     def install(self, package: Path | None = None, *options: str) -> float:
+        self.watch_the_log()
         self.copy_in(package or self.package, PACKAGE)
         began = time.monotonic()
         self.exec("apt-get", "install", "-y", *options, PACKAGE, timeout=LIMIT)

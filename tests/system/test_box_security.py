@@ -26,7 +26,7 @@ def box(installed: Appliance) -> Iterator[Appliance]:
 def test_nothing_but_the_port_listens(box: Appliance) -> None:
     listening = box.sh("ss -H -ltun").split("\n")
     addresses = {line.split()[4] for line in listening if line.strip()}
-    assert addresses == {"0.0.0.0:8080"}
+    assert addresses == {"*:8080"}
 
 
 def test_a_caller_from_beyond_the_box_needs_a_token_for_anything_but_health(

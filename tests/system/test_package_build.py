@@ -147,6 +147,9 @@ def test_everything_is_where_an_operator_looks(built: Built) -> None:
         "usr/share/doc/edgepaas/copyright", "usr/share/man/man1/edgepaas.1.gz",
         "usr/share/man/man5/edgepaas.env.5.gz", "usr/share/doc/edgepaas/README.md",
         "usr/share/doc/edgepaas/SECURITY.md", "usr/share/doc/edgepaas/NOTICE",
+        "usr/share/bash-completion/completions/edgepaas",
+        "usr/share/zsh/vendor-completions/_edgepaas",
+        "usr/share/fish/vendor_completions.d/edgepaas.fish",
         *(f"usr/share/doc/edgepaas/docs/{path.name}" for path in REPOSITORY.glob("docs/*.md")),
     }  # fmt: skip
     assert expected <= set(members)

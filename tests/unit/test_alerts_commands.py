@@ -104,14 +104,17 @@ class TestAlerts:
         deliver_once(paths)
         assert main(["alerts", "list", "--json"]) == 0
         (entry,) = json.loads(capsys.readouterr().out)["conditions"]
-        assert (entry["state"], entry["count"], entry["undelivered"]) == ("raised", 1, 0)
+        assert (entry["state"], entry["count"], entry["undelivered"]) == ("raised", 1, 1)
+        assert entry["delivered"]["unheard"] == "log"
+        assert main(["alerts", "list"]) == 0
+        assert "no: log only" in capsys.readouterr().out
 
     def test_show_tells_all_with_the_history(self, paths: Paths, capsys: Output) -> None:
         raise_alert("the disk is full", fingerprint="disk")
         deliver_once(paths)
         assert main(["alerts", "show", "disk"]) == 0
         said = capsys.readouterr().out
-        assert "delivered raised" in said
+        assert "logged raised" in said
         assert '"state": "raised"' in said
         assert main(["alerts", "show", "nothing"]) == 2
 
@@ -120,7 +123,9 @@ class TestAlerts:
     ) -> None:
         raise_alert("the disk is full", fingerprint="disk")
         assert main(["alerts", "deliver"]) == 0
-        assert "1 delivered" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "0 delivered" in said
+        assert "1 in the log alone" in said
 
     def test_test_says_what_each_channel_answered(self, paths: Paths, capsys: Output) -> None:
         with receiving(200) as receiver:
@@ -142,10 +147,10 @@ class TestAlerts:
         assert "ALERT_WEBHOOK_URL" in capsys.readouterr().out
 
     def test_retry_sends_what_was_dead_under_its_key(self, paths: Paths, capsys: Output) -> None:
-        with receiving(400, 200) as receiver:
+        with receiving(400, 400, 400, 200) as receiver:
             configure(paths, ALERT_WEBHOOK_URL=receiver.url)
             raise_alert("it broke", fingerprint="x")
-            deliver_once(paths)
+            deliver_once(paths, linger=60.0)
             assert counts(paths).dead == 1
             assert main(["alerts", "retry"]) == 0
             assert len(set(receiver.keys)) == 1
@@ -167,7 +172,9 @@ class TestAlerts:
     ) -> None:
         box.answers = {"webhook": REFUSED, "email": REFUSED}
         box.accept("dead", fingerprint="d")
-        box.deliver()
+        for _ in range(3):
+            box.deliver()
+            box.clock.forward(60)
         raise_alert("it broke", fingerprint="x")
         assert main(["alerts", "discard", "x", "--dead"]) == 0
         assert list_conditions(paths, everything=True)[0]["fingerprint"] == "d"
@@ -303,7 +310,22 @@ class TestSettings:
         )
         (email,) = config.channels
         assert isinstance(email, EmailChannel)
-        assert email.sender == "edgepaas@Box-7"
+        assert email.sender == "edgepaas@b.example"
+
+    @pytest.mark.parametrize(
+        ("given", "sender"),
+        [
+            ({"NODE_NAME": "box7.plant.example"}, "edgepaas@box7.plant.example"),
+            ({"SMTP__USERNAME": "plant@mail.example"}, "plant@mail.example"),
+            ({"SMTP__USERNAME": "plant"}, "edgepaas@b.example"),
+            ({"ALERT_EMAIL_FROM": "a@c.example"}, "a@c.example"),
+        ],
+    )
+    def test_its_sender_has_a_domain_with_a_dot(self, given: dict[str, str], sender: str) -> None:
+        names = {"NODE_NAME": "box7", "ALERT_EMAIL_TO": "a@b.example", "SMTP__HOST": "m.example"}
+        (email,) = read_config(Settings.of(**{**names, **given})).channels
+        assert isinstance(email, EmailChannel)
+        assert email.sender == sender
 
     def test_a_name_that_was_pasted_with_a_line_separator_breaks_no_subject(self) -> None:
         assert read_config(Settings.of(NODE_NAME="box\u20287")).box.name == "box 7"

@@ -201,7 +201,8 @@ class TestChannels:
         for _ in range(10):
             box.deliver()
             box.clock.forward(3600)
-        assert len(box.asked) == 2
+        # Three times each: a proxy may blame what was sent for a passing fault of its own.
+        assert len(box.asked) == 6
         assert len(list(box.spool.folders.dead.iterdir())) == 1
         assert history.read(box.paths)[0]["what"] == "dead"
 
@@ -229,7 +230,7 @@ class TestChannels:
         box.deliver()
         assert box.told == [("raised", "it broke")]
 
-    def test_without_channels_the_log_is_told(
+    def test_without_channels_nobody_is_told_but_the_log(
         self, box: AlertBox, caplog: pytest.LogCaptureFixture
     ) -> None:
         box.config = make_config(channels=())
@@ -240,7 +241,8 @@ class TestChannels:
         lines = [r for r in caplog.records if "the disk is full" in r.getMessage()]
         assert len(lines) == 1
         assert lines[0].levelname == "CRITICAL"
-        assert history.read(box.paths)[0]["via"] == "log"
+        assert history.read(box.paths)[0]["what"] == "logged"
+        assert box.waiting("x") == 1
 
 
 class TestAmbiguousAnswers:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas.alerts.spool.checksummed_json import read_checksummed
+from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,7 @@ def test_the_timer_starts_it_only_when_there_is_something_to_do_and_says_nothing
     due = unit("edgepaas-alerts-due.service")
     assert re.findall(r"^Condition\w+=(\|.*)$", due, flags=re.MULTILINE) == [
         "|/var/spool/edgepaas/alerts/waiting",
+        "|/run/edgepaas/spool/alerts/waiting",
         "|!/run/edgepaas/alerts.json",
     ]
     assert "OnSuccess=edgepaas-alerts.service" in due
@@ -111,6 +113,26 @@ class TestEnded:
         # The service's own end says nothing of whether it is well: it resolves it when ready.
         over = [] if verb == "serve" else [("resolved", f"unit {verb}")]
         assert self.alerts(paths)[1:] == over
+
+    def test_a_stage_that_was_skipped_under_a_running_service_raises_none(
+        self, ended: Path, paths: Paths
+    ) -> None:
+        """'systemctl restart edgepaas-env', and at once a restart: the service was gone by then."""
+        for contract in (paths.env_contract, paths.db_contract):
+            contract.touch()
+        (condition,) = re.findall(
+            r"ExecCondition=/bin/sh -c '(.*?)'\n", unit("edgepaas-env.service"), re.DOTALL
+        )
+        condition = condition.replace("\\\n", "").replace("/run/edgepaas", str(paths.runtime))
+        with held(paths.serving_lock):
+            assert subprocess.run(["/bin/sh", "-c", condition], check=False).returncode == 1
+        self.run(ended, paths, "env", "exec-condition", "")
+        assert self.alerts(paths) == []
+        assert paths.env_contract.exists()
+        assert subprocess.run(["/bin/sh", "-c", condition], check=False).returncode == 0
+        # Once more, without the condition having run at all: its sandbox could not be made.
+        assert "sandbox" in self.run(ended, paths, "env", "exec-condition", "")
+        assert self.alerts(paths) == [("raised", "unit env")]
 
     @pytest.mark.parametrize("verb", ["schema", "serve", "sync"])
     def test_deciding_again_raises_none(self, ended: Path, paths: Paths, verb: str) -> None:

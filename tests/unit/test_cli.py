@@ -40,6 +40,31 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     assert "did you mean 'status'" in capsys.readouterr().err
 
 
+def test_an_unknown_verb_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["token", "creat"])
+    assert end.value.code == 2
+    assert "did you mean 'create'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["status"], ["token", "create"]], ids=" ".join)
+def test_help_explains_a_command_as_its_option_does(
+    asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for words in (["help", *asked], [*asked, "--help"]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != ""
+
+
+def test_help_of_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "statsu"]) == 2
+    assert "did you mean 'status'" in capsys.readouterr().err
+
+
 def test_the_version_is_that_of_the_build(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"edgepaas {build_version()}\n"

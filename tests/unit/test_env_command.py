@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[bytes, dict[str, str] | tuple[str, ...]]] = {
     "a file that never ends": (b"DATABASE__PASSWORD_FILE=/dev/zero\n", {"DATABASE__PASSWORD": ""}),
     "services that are none": (
         b"REQUIRED_SERVICES=a,,=,://,tcp://,x=\n",
-        {"REQUIRED_SERVICES": ""},
+        {"REQUIRED_SERVICES": "a,=,://,tcp://,x="},  # kept, so that the gate fails with them
     ),
     "itself as the file": (b"EDGEPAAS_ENV_FILE=/x\nEDGEPAAS_HOME=/x\n", {"PORT": "8080"}),
     "an own name of NULs": (b"APP_X=\xef\xbf\xbf\n", {"PORT": "8080"}),

@@ -28,12 +28,14 @@ from edgepaas.files.records import (
     same_fields,
     set_aside_sqlite,
 )
+from edgepaas.health import setting_problems
 from edgepaas.marks import record as marks
 from edgepaas.outbox import layout
 from edgepaas.outcomes import refused_tables
-from edgepaas.schema import hub_conditions, open_problems, repair, table_contract
+from edgepaas.schema import hub_conditions, open_problems, table_contract
+from edgepaas.schema.repair import server as repair
 from edgepaas.schema.sqlite import quarantine
-from edgepaas.service import crash_loop
+from edgepaas.service import crash_loop, stage_failure
 from edgepaas.sync import handback, status
 from edgepaas.sync.audit import record as audit_record
 from edgepaas.sync.hub import fleet
@@ -219,6 +221,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         {
             "node_id": NODE,
             "streams": [NODE],
+            "acknowledged_rows": 0,
             "losses": [
                 {
                     "node_id": NODE,
@@ -230,7 +233,6 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
                     "known": "nothing",
                 }
             ],
-            "acknowledged_rows": 4,
         },
     ),
     (
@@ -246,6 +248,8 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
         },
     ),
     (losses.LOSS, {"reason": "refused"}),
+    (stage_failure.RECORD, {"stage": "schema", "message": "no such application"}),
+    (setting_problems.RECORD, {"problems": ["DATABASE_URL: it cannot be read"]}),
     (losses.RETURNS, {"times": [1.0, 2.5]}),
     (link_record.RECORD, {"endpoint": "hub:5432", "round_trip": 0.25}),
     (

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows' way home on every surface: the state's word, the reasons, the page, the commands."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import pytest
 
 from edgepaas.cli import main
+from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.files.paths import Paths
 from edgepaas.health.forwarding import (
     ForwardingWatch,
@@ -105,6 +107,30 @@ def test_what_the_hub_lost_is_trouble_until_somebody_acknowledges_it(paths: Path
     assert acknowledged_lost(paths) == 3
     assert word(paths, "primary", hub_lost=3)[0] == "primary"
     assert "lost 1 row " in word(paths, "primary", hub_lost=4)[1][0]
+
+
+@pytest.mark.parametrize("drainer", ["never there", "dead", "killed and silent for long"])
+def test_what_waits_is_counted_in_the_file_where_no_drainer_says_it(
+    paths: Paths, drainer: str
+) -> None:
+    """It said what the decision had counted, or what the drainer saw last: often nothing."""
+    if drainer != "never there":
+        status = written(paths, rows_waiting=0)
+        ended = {"pid": 2**22 + 1} if drainer == "dead" else {"updated_since_boot": -1000.0}
+        assert sync_status.write(paths, dataclasses.replace(status, **ended))
+    with contextlib.closing(open_sqlite(paths.sqlite, create=True)) as connection:
+        connection.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO outbox VALUES (1), (2), (3)")
+    decided = contract(paths, hub_url=HUB, db_state="fallback", sqlite_path=paths.sqlite)
+    found = current_forwarding(paths, decided)
+    assert found is not None
+    assert found.rows_waiting == 3
+    assert box_state(decided, "running", Facts(forwarding=found)).state == "degraded"
+    with contextlib.closing(open_sqlite(paths.sqlite)) as connection:
+        connection.execute("DELETE FROM outbox")
+    found = current_forwarding(paths, decided)
+    assert found is not None
+    assert found.rows_waiting == 0
 
 
 def test_a_drainer_that_stays_away_is_degraded_after_a_grace(paths: Paths) -> None:

@@ -15,13 +15,16 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import MetaData
 
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
 from edgepaas.app import Application
 from edgepaas.cli import main
+from edgepaas.decision.contract import DatabaseContract
 from edgepaas.decision.rehearsal_record import note_rehearsal
 from edgepaas.doctor import data
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, DatabaseUnavailable
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import files_set_aside
+from edgepaas.health import alerting
 from edgepaas.health.checks import Check, CheckFailed, CheckResult, HealthBoard
 from edgepaas.health.gate import accept_rehearsal, build_board, build_checks, verify
 from edgepaas.health.state import StateBoard
@@ -54,8 +57,11 @@ def test_a_sound_box_passes(paths: Paths) -> None:
     """Database, disk and spool; an application without models has no schema to check."""
     report = verify(board_of(FakeDatabase(), paths), production=True)
     assert report.ok
-    assert [result.name for result in report.results] == ["database", "disk", "spool"]
-    assert report.summary() == "3 of 3 checks passed"
+    assert [result.name for result in report.results] == [
+        *("database", "disk", "spool"),
+        "alerts",
+    ]
+    assert report.summary() == "4 of 4 checks passed"
 
 
 def test_a_check_that_is_late_is_waited_for_while_the_box_starts() -> None:
@@ -178,6 +184,7 @@ def test_verify_writes_json_and_exits_with_1_when_the_gate_is_shut(
         "schema": True,
         "disk": True,
         "spool": False,
+        "alerts": True,
     }
 
 
@@ -211,6 +218,68 @@ def test_a_file_in_quarantine_leaves_the_box_ready_and_degraded(paths: Paths) ->
     assert states.state().state == "standalone"
 
 
+def test_a_setting_that_cannot_be_read_is_no_green_box(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite served as 'standalone', and no row ever left: a default stood for the address."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:geheim@hub:99999/db")
+    for stage in ("env", "dbdecide", "schema"):
+        assert main([stage]) == EXIT_DONE
+    resolved = Settings.of(HEALTH_CACHE="0")
+    decided = DatabaseContract.read(paths.db_contract)
+    assert decided.db_state == "standalone"
+    board = build_board(build_checks(FakeDatabase(), decided, resolved, paths, PLAIN), resolved)
+    report = verify(board, production=True)
+    assert report.ok
+    states = StateBoard(decided, latest=board.latest)
+    states.phase = "running"
+    assert states.state().state == "degraded"
+    assert "no row leaves this box" in " ".join(states.state().reasons)
+    assert "geheim" not in " ".join(states.state().reasons)
+    monkeypatch.delenv("DATABASE_URL")
+    assert main(["env"]) == EXIT_DONE
+    board.forget()
+    board.results()
+    assert states.state().state == "standalone"
+
+
+def test_a_unit_that_is_masked_is_said(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The chain passed over a masked stage, and went on with its last contract until a reboot."""
+    folder = tmp_path / "units"
+    folder.mkdir()
+    monkeypatch.setattr("edgepaas.health.gate._SYSTEMD", folder)
+    monkeypatch.setattr(
+        "edgepaas.health.gate.no_unit_masked", partial(alerting.no_unit_masked, (folder,))
+    )
+    resolved = Settings.of(HEALTH_CACHE="0")
+    board = build_board(
+        build_checks(FakeDatabase(), contract(paths), resolved, paths, PLAIN), resolved
+    )
+    assert board.result("units").ok
+    for unit in ("edgepaas-dbdecide.service", "edgepaas-sync.service"):
+        (folder / unit).symlink_to("/dev/null")
+        board.forget()
+        result = board.result("units")
+        assert not result.ok
+        assert f"unmask {'edgepaas-dbdecide.service'}" in result.message
+        assert unit in result.message
+        assert verify(board, production=True).ok
+
+
+def test_verify_logs_and_alerts_what_fails(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it from a script does not read the table."""
+    monkeypatch.setenv("ENV", "production")
+    monkeypatch.setenv("LOG_FILE", str(paths.logs / "box.log"))
+    monkeypatch.setenv("REQUIRED_SERVICES", f"broker=tcp://127.0.0.1:{closed_port()}")
+    for stage in ("env", "dbdecide", "schema"):
+        assert main([stage]) == EXIT_DONE
+    assert main(["verify"]) == EXIT_FAILED
+    assert "service:broker" in raised_fingerprints(paths, "service:")
+    assert "verification failed" in (paths.logs / "box.log").read_text()
+
+
 def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths: Paths) -> None:
     """Until somebody takes it away; it is named with the way out."""
     paths.acknowledged.write_text("torn")
@@ -227,9 +296,9 @@ def test_a_state_file_that_was_set_aside_leaves_the_box_ready_and_degraded(paths
     states.phase = "running"
     assert states.state().state == "degraded"
     assert aside.name in states.state().reasons[0]
-    assert data.state_files(paths).level == "warn"
+    assert data.state_files(paths)[0].level == "warn"
     aside.unlink()
-    assert data.state_files(paths).level == "ok"
+    assert data.state_files(paths)[0].level == "ok"
 
 
 def test_tables_that_fit_without_being_at_head_leave_the_box_ready_and_degraded(

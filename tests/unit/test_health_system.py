@@ -168,6 +168,24 @@ def test_too_little_room_is_full_and_still_ready(tmp_path: Path) -> None:
     assert (caught.value.consequence, caught.value.ready) == ("full", True)
 
 
+@pytest.mark.parametrize(
+    ("left", "files", "full"), [(0, 1000, True), (63, 1000, True), (0, 0, False)]
+)
+def test_a_disk_without_room_for_another_file_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int, files: int, full: bool
+) -> None:
+    """Bytes were free, so it was 'ok'; a file system that does not count them has no such limit."""
+    room = {"f_bavail": 1000, "f_bfree": 1000, "f_blocks": 2000, "f_frsize": 4096}
+    found = SimpleNamespace(f_favail=left, f_files=files, **room)
+    monkeypatch.setattr("edgepaas.health.disk.os.statvfs", lambda _: found)
+    if not full:
+        assert "is writable" in check_room(tmp_path, 1)
+        return
+    with pytest.raises(CheckFailed, match="inodes") as caught:
+        check_room(tmp_path, 1)
+    assert (caught.value.consequence, caught.value.ready) == ("full", True)
+
+
 def test_a_disk_that_takes_no_byte_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC from the write itself is told apart from a read-only mount."""
 
@@ -239,13 +257,64 @@ BROKEN = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
         ("http", OK, "status 204"),
         ("http", TEAPOT, "status 404"),
         ("redis", b"+PONG\r\n", "answers"),
-        ("redis", b"-NOAUTH Authentication required.\r\n", "answers"),
+        ("redis", b"-NOPERM this user has no permissions\r\n", "answers"),
     ],
 )
 def test_a_service_that_answers_is_there(scheme: str, answer: bytes, says: str) -> None:
-    """A 404, and a Redis that wants a password, are answers."""
+    """A 404, and a Redis that lets this user do other things, are answers."""
     with server(answer) as port:
         assert says in probe_service(ServiceAddress("x", scheme, "127.0.0.1", port, "/"), 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "says"),
+    [
+        ("geheim", "geheim", "answers"),
+        ("", "", "answers"),
+        ("no need", "", "answers"),
+        ("falsch", "geheim", "refused"),
+        ("", "geheim", "wants a password"),
+    ],
+)
+def test_the_password_of_a_redis_is_used(given: str, wanted: str, says: str) -> None:
+    """It was read, kept as a secret, and never sent: any answer counted as healthy."""
+    with redis_of(wanted) as port:
+        address = ServiceAddress("redis", "redis", "127.0.0.1", port, password=given)
+        try:
+            said = probe_service(address, 5)
+        except CheckFailed as failure:
+            said = str(failure)
+        assert says in said
+        assert given not in said or not given
+
+
+@contextmanager
+def redis_of(password: str) -> Iterator[int]:
+    """Answer one connection as a Redis with *password* does."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        known = not password
+        with connection, connection.makefile("rb") as stream:
+            while count := stream.readline():
+                words = [stream.read(int(stream.readline()[1:]) + 2) for _ in range(int(count[1:]))]
+                words = [word.strip() for word in words]
+                if words[0] == b"AUTH" and not password:
+                    connection.sendall(b"-ERR AUTH called without any password configured\r\n")
+                elif words[0] == b"AUTH":
+                    known = words[-1] == password.encode()
+                    connection.sendall(b"+OK\r\n" if known else b"-WRONGPASS invalid\r\n")
+                else:
+                    connection.sendall(b"+PONG\r\n" if known else b"-NOAUTH wanted\r\n")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        listener.close()
+        thread.join(5)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +325,7 @@ def test_a_service_that_answers_is_there(scheme: str, answer: bytes, says: str) 
         ("http", b"\xff" * 70000 + b"\r\n", "does not speak HTTP"),
         ("redis", b"HTTP/1.1 400 Bad Request\r\n\r\n", "no Redis"),
         ("redis", b"-LOADING Redis is loading\r\n", "loading"),
+        ("redis", b"-NOAUTH Authentication required.\r\n", "REDIS__PASSWORD"),
         ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failed"),
     ],
 )
@@ -285,6 +355,6 @@ def test_a_silent_service_is_given_up_after_its_timeout() -> None:
 
 def test_a_scheme_that_nobody_knows_is_a_failed_check() -> None:
     """Settings refuse it first; a second lock does not hurt."""
-    odd: Any = SimpleNamespace(scheme="gopher", host="::1", port=70, path="")
+    odd: Any = SimpleNamespace(scheme="gopher", host="::1", port=70, path="", problem="")
     with pytest.raises(CheckFailed, match=r"gopher://\[::1\]:70"):
         probe_service(odd, 1)

@@ -37,7 +37,7 @@ LAYERS = (
     {"httpd"},
     {"supervisor"},
     {"service"},
-    {"doctor", "drill"},
+    {"doctor", "drill", "backup"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -56,6 +56,7 @@ LEAN = {
         "sync",
         "supervisor",
         "drill",
+        "backup",
         "cli",
         "hosting",
     ),

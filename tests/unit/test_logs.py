@@ -4,15 +4,20 @@
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgepaas.logs import PRINTED, configure_logging, register_secret, request_id
+from edgepaas.logs import redact as redact_module
 from edgepaas.logs.redact import redact
 from edgepaas.logs.rotating_file import RotatingLogFile
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
-from edgepaas.terminal import announce
+from edgepaas.settings import Settings
+from edgepaas.terminal import announce, print_json, print_table, say
 
 
 @pytest.mark.parametrize(
@@ -191,3 +196,99 @@ def test_a_log_file_that_is_a_device_is_never_rotated(
     handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "line", None, None))
     assert "No space left" in capsys.readouterr().err
     assert Path("/dev/full").is_char_device()
+
+
+def test_of_several_processes_that_write_one_file_one_rotates_it(tmp_path: Path) -> None:
+    """Each with a handler of its own, as 'serve' and 'alerts deliver' have it."""
+    file = tmp_path / "box.log"
+    file.write_text("x" * 100 + "\n")
+    handlers = [RotatingLogFile(file, full_at=90, kept=5) for _ in range(3)]
+    for number in range(6):
+        record = logging.LogRecord("x", logging.INFO, "", 0, f"n{number}", None, None)
+        handlers[number % 3].handle(record)
+    for handler in handlers:
+        handler.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["box.log", "box.log.1"]
+    assert file.read_text() == "".join(f"n{number}\n" for number in range(6))
+
+
+def test_processes_that_rotate_at_once_lose_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "box.log"
+    script = (
+        "import logging, sys; from pathlib import Path;"
+        "from edgepaas.logs.rotating_file import RotatingLogFile as R;"
+        "h = R(Path(sys.argv[1]), full_at=2000, kept=200);"
+        "[h.handle(logging.LogRecord('x', 20, '', 0, f'{sys.argv[2]}-{n:04}', None, None))"
+        " for n in range(500)]"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(file), str(name)]) for name in range(3)
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+    assert sorted(lines) == [f"{name}-{n:04}" for name in range(3) for n in range(500)]
+    # A second renaming for the same fill would leave files of a line or two.
+    sizes = [path.stat().st_size for path in tmp_path.iterdir() if path != file]
+    assert min(sizes) >= 1900
+
+
+@pytest.mark.parametrize(
+    ("password", "text", "masked"),
+    [
+        ("edge", "edgepaas serves; user edge", "edgepaas serves; user ****"),
+        ("edgepaas", "edgepaas-sync of edgepaas", "edgepaas-sync of edgepaas"),
+        ("postgres", 'role "postgres" does not exist', 'role "postgres" does not exist'),
+        ("pa'ss\\wörd", "{'M': \"bad pa'ss\\\\wörd\"}", "{'M': \"bad ****\"}"),
+        ('say "hi" 12', json.dumps('say "hi" 12 is wrong'), '"**** is wrong"'),
+        ("p@ss w0rd", "no p%40ss%20w0rd there", "no **** there"),
+        ("a<b&c>9", "<p>a&lt;b&amp;c&gt;9</p>", "<p>****</p>"),
+        ("Xy9-Zq7-Ab3-Cd1", "tokenXy9-Zq7-Ab3-Cd1end", "token****end"),
+    ],
+)
+def test_a_secret_is_masked_whole_and_no_word_that_holds_its_letters(
+    monkeypatch: pytest.MonkeyPatch, password: str, text: str, masked: str
+) -> None:
+    monkeypatch.setattr(redact_module, "_secrets", set())
+    monkeypatch.setattr(redact_module, "_patterns", {})
+    register_secret(password)
+    assert redact(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ERROR: syntax error at or near \"ALTER ROLE edge PASSWORD 'hunter2 x'\"",
+        "postgresql://edge:hunt@er2hunter2@db/x refused",
+        "password: 'two hunter2 words'",
+        '"secret" = "hunter2\\" hunter2"',
+        "Authorization: Basic aHVudGVyMjpodW50ZXIy hunter",
+    ],
+)
+def test_what_stands_where_a_secret_stands_is_masked_as_a_whole(text: str) -> None:
+    assert not re.search("hunter2|er2|aHVudGVy", redact(text))
+
+
+def test_the_parts_of_an_address_are_secrets_and_what_is_shown_anyway_is_none() -> None:
+    found = Settings.of(
+        DATABASE_URL="postgresql://edge:hunt%2Fer2@db/plant?sslpassword=abc12345",
+        ALERT_WEBHOOK_URL="https://hooks.slack.com/services/T0AB/B0CD/xYz9?sig=q1w2",
+        SMTP__USERNAME="plant7",
+        SMTP__PASSWORD="plant7",
+    ).secrets()
+    assert {"hunt/er2", "abc12345", "xYz9", "q1w2", "T0AB"} <= set(found)
+    assert "/services/T0AB/B0CD/xYz9?sig=q1w2" in found
+    assert not {"plant7", "edge", "plant", "db", "services"} & set(found)
+
+
+def test_a_line_holds_nothing_that_moves_a_cursor_or_turns_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging()
+    logging.getLogger("x").warning("a\x1b[2J\x9b1A\u202egpj\u2028b")
+    line = capsys.readouterr().err
+    assert not re.search("[\x1b\x9b\u202e\u2028]", line)
+    assert "\\\\x1b[2J" in line
+    print_table(("NAME",), [("a\x1b[2J\nb\u202ec",)])
+    print_json({"name": "a\x9b\u202e\U000e0041"})
+    say("stage\x1b", "a\u2066b")
+    assert not re.search("[\x1b\x9b\u202e\u2066\U000e0041]", capsys.readouterr().out)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where everything lies, and which build this is."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,23 @@ def test_the_commit_is_read_from_the_checkout(
 
 def test_the_build_version_begins_with_the_version() -> None:
     assert build.build_version().startswith(__version__)
+
+
+def test_a_build_server_names_the_build_and_a_changed_tree_is_marked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What CI gave was ignored, and a dirty tree carried the clean commit's name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "packaging" / "tools"))
+    common = importlib.import_module("common")
+    monkeypatch.setenv("BUILD_VERSION", "1.2.3+ci7")
+    assert common.build_version() == "1.2.3+ci7"
+    monkeypatch.setenv("BUILD_VERSION", '1"; import os')
+    with pytest.raises(common.BuildError, match="BUILD_VERSION"):
+        common.build_version()
+    monkeypatch.delenv("BUILD_VERSION")
+    for changed in (True, False):
+        monkeypatch.setattr(common, "_is_dirty", lambda changed=changed: changed)
+        assert common.build_version().endswith(".dirty") is changed
 
 
 def test_a_home_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:

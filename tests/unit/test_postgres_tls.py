@@ -6,6 +6,7 @@ import ssl
 import pytest
 
 from edgepaas.pgdriver.tls import TLSPolicy
+from edgepaas.pgdriver.wire import _not_trusted
 from edgepaas.settings import Settings, split_url
 
 
@@ -60,3 +61,18 @@ def test_the_context_checks_what_the_mode_says() -> None:
     anybody = TLSPolicy("require").context()
     assert anybody is not None and anybody.verify_mode == ssl.CERT_NONE
     assert TLSPolicy("disable").context() is None
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(10, "has expired: renew it"), (9, "clock"), (62, "host name"), (64, "host name"), (20, "CA")],
+)
+def test_a_certificate_that_is_refused_comes_with_the_remedy_of_its_cause(
+    code: int, said: str
+) -> None:
+    """An expired one was answered with the advice to name its CA."""
+    error = ssl.SSLCertVerificationError("refused")
+    error.verify_code, error.verify_message = code, "as OpenSSL says it"
+    failure = str(_not_trusted("hub:5432", error))
+    assert said in failure
+    assert code == 20 or "DB_SSLROOTCERT" not in failure

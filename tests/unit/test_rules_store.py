@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def test_a_file_of_version_1_is_migrated(path: Path) -> None:
     edit(path, "INSERT INTO taken VALUES ('s', 'b')")
     for _ in range(2):
         with closing(RuleStore(path)) as store:
-            assert store.load() == ({("r1", "d1"): Known(WATCH, SERIES)}, 12.5)
+            migrated = replace(SERIES, received_wall=SERIES.since)
+            assert store.load() == ({("r1", "d1"): Known(WATCH, migrated)}, 12.5)
             assert store.taken("s") == {"b"}
             notice = store.next_notice()
             assert notice == Notice(1, True, "too warm", "warning", "rule:r1:d1")
@@ -135,7 +137,7 @@ def test_a_file_of_version_1_is_migrated(path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "PRAGMA user_version = 3",
+        "PRAGMA user_version = 4",
         "ALTER TABLE series ADD COLUMN more TEXT",
         "ALTER TABLE notices RENAME COLUMN body TO text",
     ],
@@ -183,7 +185,7 @@ def test_a_file_set_aside_replaces_no_earlier_one(path: Path) -> None:
             assert connection.execute("PRAGMA user_version").fetchone() == (number + 7,)
         path.unlink()
     assert [message.split(": it was")[0] for message in reported] == [
-        f"{path} cannot be used (its version is {version}, this build knows 2)"
+        f"{path} cannot be used (its version is {version}, this build knows 3)"
         for version in (8, 9)
     ]
     assert "rules.db.set-aside-2, and every rule begins anew" in reported[1]
@@ -194,9 +196,9 @@ def test_a_file_that_cannot_be_set_aside_is_not_used(
 ) -> None:
     """The task fails, is reported and tries again."""
     filled(path)
-    edit(path, "PRAGMA user_version = 3")
+    edit(path, "PRAGMA user_version = 4")
     monkeypatch.setattr("edgepaas.telemetry.rules.store.set_aside_sqlite", lambda *_: None)
-    with pytest.raises(ValueError, match="its version is 3"):
+    with pytest.raises(ValueError, match="its version is 4"):
         RuleStore(path)
 
 

@@ -26,7 +26,7 @@ from edgepaas.schema.at_head import schema_at_head
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.errors import OfAnotherApplication, SchemaError
 from edgepaas.schema.open_problems import open_refusal
-from edgepaas.schema.repair import repair_sqlite
+from edgepaas.schema.repair.sqlite_file import repair_sqlite
 from edgepaas.schema.sqlite import error_classes
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import inspection as looking

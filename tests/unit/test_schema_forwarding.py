@@ -267,7 +267,7 @@ def test_what_cannot_be_captured_is_said_and_the_box_serves(
 def test_a_repair_puts_capture_back(captured: Paths, tmp_path: Path) -> None:
     """The tables are others then; what waits is as it was."""
     from edgepaas.schema.chain import chain_of
-    from edgepaas.schema.repair import repair_sqlite
+    from edgepaas.schema.repair.sqlite_file import repair_sqlite
 
     with connected(captured.sqlite) as connection:
         connection.execute("ALTER TABLE items ADD COLUMN colour TEXT")

@@ -20,7 +20,7 @@ from edgepaas.files.sqlite_file import damage_noted, note_damage
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema import stage
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.repair import repair_sqlite
+from edgepaas.schema.repair.sqlite_file import repair_sqlite
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import housekeeping
 from edgepaas.schema.sqlite import inspection as looking

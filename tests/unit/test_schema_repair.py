@@ -11,7 +11,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.hosting.loading import metadata_of
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.repair import repair_sqlite
+from edgepaas.schema.repair.sqlite_file import repair_sqlite
 from edgepaas.schema.report import SchemaReport
 from tests.support.chains import (
     bring,

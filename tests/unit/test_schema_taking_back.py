@@ -25,7 +25,7 @@ from edgepaas.hosting.loading import metadata_of
 from edgepaas.outbox import capture
 from edgepaas.schema.chain import chain_of
 from edgepaas.schema.errors import SchemaError
-from edgepaas.schema.repair import repair_sqlite
+from edgepaas.schema.repair.sqlite_file import repair_sqlite
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import merging, quarantine, taking_back

@@ -21,6 +21,8 @@ from tests.support.service_process import get, until
 HEAD = b"POST /slow HTTP/1.1\r\nHost: x\r\nX-Slow: "
 BODY = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n["
 REMOTE = "203.0.113.9"
+#: More of an answer than the server keeps for a client that does not read.
+HUGE = 40_000_000
 
 Serve = Callable[..., "Running"]
 
@@ -31,11 +33,13 @@ class Running:
     def __init__(self, **options: Any) -> None:
         self.released = threading.Event()
         self.held = threading.Semaphore(0)
+        self.asked = 0
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.address: tuple[str, int] = listener.getsockname()
         limits: dict[str, Any] = {
             "threads": 4,
             "connection_limit": 100,
+            "connections_per_client": 25,
             "request_max_bytes": 8_388_608,
         }
         self.server = HTTPServer(self._answer, [listener], **(limits | options))
@@ -48,9 +52,12 @@ class Running:
         if environ["PATH_INFO"] == "/hold":
             self.held.release()
             self.released.wait(60)
+        self.asked += 1
         body = b"x" * 3_000_000 if environ["PATH_INFO"] == "/big" else b"got %d"
         if b"%d" in body:
             body %= len(environ["wsgi.input"].read())
+        if environ["PATH_INFO"] == "/huge":
+            body = b"x" * HUGE
         start_response("200 OK", [("Content-Length", str(len(body)))])
         return [body]
 
@@ -231,10 +238,22 @@ def test_requests_at_work_are_never_closed_and_the_box_gets_a_place_beside_them(
         sock.close()
 
 
-def connection(host: str, stalled: float, cut: list[str], *, proven: bool = False) -> Any:
+def connection(
+    host: str,
+    stalled: float,
+    cut: list[str],
+    *,
+    proven: bool = False,
+    authorization: str | None = None,
+    working: bool = False,
+) -> Any:
     """A connection from *host* that has been getting nowhere for *stalled* seconds."""
     return SimpleNamespace(
         addr=(host, 1),
+        network=None,
+        authorization=authorization,
+        at_work=lambda: working,
+        does_not_read=lambda now, patience: False,
         proven=proven,
         stalled_seconds=lambda now: stalled,
         overdue=lambda now, patience: False,
@@ -248,7 +267,7 @@ def test_an_address_with_more_than_its_share_loses_places_before_others_do() -> 
     cut: list[str] = []
     crowd = [("203.0.113.1", 1.0)] * 3 + [("203.0.113.2", 9.0)] + [("127.0.0.1", 8.0)] * 3
     channels = dict(enumerate(connection(host, stalled, cut) for host, stalled in crowd))
-    ConnectionLimits(5, [SimpleNamespace(active_channels=channels)]).enforce()
+    ConnectionLimits(5, 5, [SimpleNamespace(active_channels=channels)]).enforce()
     assert cut == ["203.0.113.1"] * 2
 
 
@@ -260,7 +279,7 @@ def test_who_never_asked_for_anything_goes_before_who_was_answered() -> None:
         connection("203.0.113.2", limits_module.PATIENCE, cut),
         connection("203.0.113.3", 0.0, cut),
     ]
-    ConnectionLimits(2, [SimpleNamespace(active_channels=dict(enumerate(crowd)))]).enforce()
+    ConnectionLimits(2, 2, [SimpleNamespace(active_channels=dict(enumerate(crowd)))]).enforce()
     assert cut == ["203.0.113.2"]
 
 
@@ -268,5 +287,168 @@ def test_nobody_is_closed_while_there_are_places() -> None:
     """An idle connection costs nothing then."""
     cut: list[str] = []
     channels = {n: connection("203.0.113.1", 100.0, cut) for n in range(5)}
-    ConnectionLimits(5, [SimpleNamespace(active_channels=channels)]).enforce()
+    ConnectionLimits(5, 5, [SimpleNamespace(active_channels=channels)]).enforce()
     assert cut == []
+
+
+def limits_of(crowd: list[Any], *, limit: int, share: int) -> ConnectionLimits:
+    """Limits over the connections of *crowd*, which has its own idea of tokens."""
+    channels = dict(enumerate(crowd))
+    limits = ConnectionLimits(limit, share, [SimpleNamespace(active_channels=channels)])
+    limits.knows = lambda authorization: authorization == "Bearer valid"
+    return limits
+
+
+def test_an_address_keeps_no_more_than_its_share_however_busy_it_is() -> None:
+    """Also far below the limit, and though each of them makes progress."""
+    cut: list[str] = []
+    limits_of([connection(REMOTE, 0.0, cut) for _ in range(9)], limit=100, share=4).enforce()
+    assert cut == [REMOTE] * 5
+
+
+def test_a_connection_on_which_a_token_was_shown_counts_for_no_share() -> None:
+    cut: list[str] = []
+    crowd = [connection(REMOTE, 9.0, cut, authorization="Bearer valid") for _ in range(9)]
+    crowd += [connection(REMOTE, 0.0, cut, authorization="Bearer made-up") for _ in range(3)]
+    limits = limits_of(crowd, limit=100, share=2)
+    limits.enforce()
+    assert cut == [REMOTE]
+    assert not limits.rejects(REMOTE)
+
+
+def test_what_is_in_work_is_answered_and_no_more_is_taken_meanwhile() -> None:
+    cut: list[str] = []
+    crowd = [connection(REMOTE, 0.0, cut, working=True) for _ in range(2 + RESERVE // 2)]
+    limits = limits_of(crowd, limit=100, share=2)
+    limits.enforce()
+    assert cut == []
+    assert limits.rejects(REMOTE)
+    assert not limits.rejects("203.0.113.8")
+
+
+def test_loopback_and_proxies_have_no_share() -> None:
+    """They speak for many clients."""
+    cut: list[str] = []
+    crowd = [connection(host, 0.0, cut) for host in ("127.0.0.1", REMOTE) for _ in range(9)]
+    limits = limits_of(crowd, limit=100, share=2)
+    limits.is_proxy = lambda address: address == REMOTE
+    limits.enforce()
+    assert cut == []
+
+
+def from_elsewhere(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a client at 127.0.0.N be one at 203.0.113.N."""
+    for listener in running.server._listeners:
+        monkeypatch.setattr(
+            listener,
+            "fix_addr",
+            lambda address: (f"203.0.113.{address[0].rpartition('.')[2]}", address[1]),
+        )
+
+
+def ask_from(running: Running, source: str, path: str = "/") -> int:
+    """Return the status of the answer to a request from *source*."""
+    connection = http.client.HTTPConnection(
+        *running.address, timeout=30, source_address=(source, 0)
+    )
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_one_address_without_a_token_cannot_take_everyones_place(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """125 connections that ask again and again: each makes progress all the time."""
+    running = serve()
+    from_elsewhere(running, monkeypatch)
+    over = threading.Event()
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def greedy(number: int) -> None:
+        held: list[socket.socket] = []
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                if len(held) < 32:
+                    held.append(
+                        socket.create_connection(
+                            running.address, timeout=1, source_address=("127.0.0.9", 0)
+                        )
+                    )
+            for sock in list(held):
+                try:
+                    sock.sendall(ask)
+                    assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+                except (OSError, AssertionError):
+                    sock.close()
+                    held.remove(sock)
+        for sock in held:
+            sock.close()
+
+    threads = [threading.Thread(target=greedy, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: running.asked >= 200, "the greedy client to be at work")
+        answers = [ask_from(running, "127.0.0.8") for _ in range(40)]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(30)
+    assert answers == [200] * 40
+
+
+def test_answers_that_nobody_reads_are_not_made(serve: Serve) -> None:
+    """The next request of a connection waits until the answer before it is on its way."""
+    running = serve(threads=2)
+    ask = b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * 60
+    sockets = [running.connect(ask) for _ in range(5)]
+    until(lambda: running.asked >= 5, "each to be asked for")
+    for _ in range(20):
+        assert running.server.dispatcher.workers_answer(30)
+        assert running.post(b"12345") == (200, b"got 5")
+    # Some are in the sockets' buffers; of those that wait there is one a connection.
+    assert running.asked < 5 * 20 + 20
+    channels = running.server._limits.channels()
+    assert all(channel.total_outbufs_len <= 3_001_000 for channel in channels)
+    for sock in sockets:
+        sock.close()
+
+
+def test_what_was_sent_ahead_is_answered_as_the_answers_are_read(serve: Serve) -> None:
+    running = serve(threads=2)
+    with running.connect(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * 9) as sock:
+        until(lambda: running.asked >= 1, "the first to be asked for")
+        received, heads = 0, 0
+        with sock.makefile("rb") as answers:
+            while heads < 9:
+                line = answers.readline()
+                heads += line.startswith(b"HTTP/1.1 200")
+                if line == b"\r\n":
+                    received += len(answers.read(3_000_000))
+            while answers.readline() != b"\r\n":
+                pass
+            received += len(answers.read(3_000_000))
+        assert received == 9 * 3_000_000
+
+
+def test_a_worker_does_not_wait_for_a_client_that_reads_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed after a while; one that reads slowly gets all of it."""
+    monkeypatch.setattr(limits_module, "ANSWER_PATIENCE", 1.0)
+    running = serve(threads=1)
+    ask = b"GET /huge HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running.connect(ask) as silent, running.connect(ask) as slow:
+        read = 0
+        answer = http.client.HTTPResponse(slow)
+        answer.begin()
+        while block := answer.read(1_000_000):
+            read += len(block)
+            time.sleep(0.05)
+        assert read == HUGE
+        assert running.post(b"12345") == (200, b"got 5")
+        until(lambda: running.server.connections <= 1, "the silent one to be closed")
+        silent.close()

@@ -32,6 +32,10 @@ class Request:
     def cancel(self) -> None:
         """Be given up."""
 
+    def hold_back(self) -> bool:
+        """Whether answers wait to be read: never."""
+        return False
+
     def release(self) -> None:
         """Let the worker go."""
         self._release.set()

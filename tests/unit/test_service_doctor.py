@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import threading
@@ -30,7 +31,7 @@ def test_a_fresh_box_has_nothing_that_fails(paths: Paths, monkeypatch: pytest.Mo
     monkeypatch.setenv("PORT", str(free_port()))
     findings = found(paths)
     looked_at = {"settings", "clock", "memory", "DNS", "PostgreSQL", "TLS", "SQLite", "schema"}
-    assert looked_at | {"spool", "tokens", "port", "disk (state)", "folder state"} <= set(findings)
+    assert looked_at | {"alerts", "tokens", "port", "disk (state)", "folder state"} <= set(findings)
     assert [f for f in findings.values() if f.level == "fail"] == []
     assert all(f.advice for f in findings.values() if f.level != "ok")
 
@@ -47,6 +48,48 @@ def test_a_port_of_somebody_else_is_a_failure(
         finding = found(paths)["port"]
     assert finding.level == "fail"
     assert "taken" in finding.message
+
+
+def test_a_wrong_application_is_blamed_for_itself_alone(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Doctor advised to delete the tokens, or to move the port that systemd holds for the box."""
+    monkeypatch.setenv("EDGEPAAS_APP", "nonesuch")
+    for stage in ("env", "dbdecide", "schema"):
+        main([stage])
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        number = held.getsockname()[1]
+        assert machine.own_socket_waits(number, holder=Path("/proc/self"))
+        assert not machine.own_socket_waits(free_port(), holder=Path("/proc/self"))
+    findings = found(paths)
+    failing = {name for name, finding in findings.items() if finding.level == "fail"}
+    assert failing == {"boot chain", "application"}
+    assert "EDGEPAAS_APP" in findings["application"].advice
+    assert "nonesuch" in findings["boot chain"].message
+
+
+def test_a_state_folder_that_was_deleted_is_a_failure(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Doctor ended with 0: the folder 'does not exist yet'."""
+    for stage in ("env", "dbdecide", "schema"):
+        assert main([stage]) == 0
+    shutil.rmtree(paths.state)
+    capsys.readouterr()
+    assert main(["doctor"]) == 1
+    assert "was deleted while the box ran" in capsys.readouterr().out
+
+
+def test_an_examination_that_breaks_gives_no_remedy_for_something_else() -> None:
+    """A package that cannot be imported is no damaged file of tokens."""
+
+    def broken() -> Finding:
+        raise ImportError("no module named flask")
+
+    (finding,) = examine([Examination("tokens", broken, "delete the damaged file")])
+    assert finding.level == "fail"
+    assert "delete" not in finding.advice
+    assert "install" in finding.advice
 
 
 def test_a_damaged_database_file_is_a_failure(paths: Paths) -> None:

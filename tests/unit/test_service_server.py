@@ -34,6 +34,7 @@ class Running:
         limits: dict[str, Any] = {
             "threads": 2,
             "connection_limit": 20,
+            "connections_per_client": 20,
             "request_max_bytes": 10_000,
         } | options
         self.server = HTTPServer(application, [sock], **limits)

@@ -45,7 +45,7 @@ def test_a_contract_of_another_build_is_read(tmp_path: Path) -> None:
     settings = Settings.read(tmp_path / "env")
     assert settings.integer("PORT") == 9000
     assert settings.integer("THREADS") == 4
-    assert settings.text("HOST") == "0.0.0.0"
+    assert settings.text("HOST") == "::"
     assert settings.integer("MAX_RETRIES") == 6
     assert "FROM_THE_FUTURE" not in settings.values()
     assert settings.values().keys() == SETTINGS.keys()

@@ -46,7 +46,7 @@ def test_words_for_false_are_understood(word: str) -> None:
         ("LOG_FILE", "/var//log/x.log", "/var/log/x.log"),
         ("HOST", "[::1]", "::1"),
         ("HOST", "0:0:0:0:0:0:0:1", "::1"),
-        ("HOST", "*", "0.0.0.0"),
+        ("HOST", "*", "::"),
         ("HOST", "localhost", "localhost"),
         ("TZ", ":Europe/Berlin", "Europe/Berlin"),
         ("TZ", "utc", "UTC"),

@@ -175,7 +175,7 @@ def test_the_applications_own_names_pass_through_untouched(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("env", "host", "auth"),
-    [("development", "127.0.0.1", False), ("staging", "0.0.0.0", True), ("PROD", "0.0.0.0", True)],
+    [("development", "127.0.0.1", False), ("staging", "::", True), ("PROD", "::", True)],
 )
 def test_address_and_tokens_follow_from_the_environment(
     tmp_path: Path, env: str, host: str, *, auth: bool
@@ -258,6 +258,11 @@ def test_postgresql_alone_without_a_url_is_an_error_in_production(tmp_path: Path
         (f"DATABASE_URL={URL}\nUSE_SQLITE=1\nBOTH_DB=0\n", ("USE_SQLITE", "BOTH_DB")),
         ("CORS_ORIGINS=https://a\nCORS_ENABLED=false\n", ("CORS_ORIGINS", "CORS_ENABLED")),
         ("CORS_ENABLED=true\n", ("CORS_ENABLED", "CORS_ORIGINS")),
+        ("CORS_ENABLED=true\nCORS_ORIGINS=*\n", ("CORS_ORIGINS",)),
+        ("AUTH_REQUIRED=false\nHOST=0.0.0.0\n", ("AUTH_REQUIRED", "HOST")),
+        ("AUTH_REQUIRED=false\nHOST=192.0.2.7\n", ("AUTH_REQUIRED", "HOST")),
+        ("ALERT_WEBHOOK_URL=http://alerts.example.org/x\n", ("ALERT_WEBHOOK_URL",)),
+        ("ALERT_HEARTBEAT_URL=http://alerts.example.org/x\n", ("ALERT_HEARTBEAT_URL",)),
         (
             "DATABASE_URL=sqlite:///a.db\nDATABASE_URL_SQLITE=sqlite:///b.db\n",
             ("DATABASE_URL", "DATABASE_URL_SQLITE"),

@@ -5,6 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgepaas.health.checks import CheckFailed
+from edgepaas.health.gate import build_board, service_checks, verify
+from edgepaas.health.services import probe_service
 from edgepaas.settings import ServiceAddress, Settings
 from edgepaas.settings.services import ServiceError, read_service
 
@@ -79,3 +82,23 @@ def test_any_text_is_a_service_or_a_service_error(text: str) -> None:
     except ServiceError:
         return
     assert read_service(service.item()) == service
+
+
+@pytest.mark.parametrize(
+    "text", ["amqp://u:geheim@broker:5672", "broker", "mq=ftp://h", "x=", "h:0"]
+)
+def test_a_required_service_that_is_not_understood_is_no_service_that_answers(text: str) -> None:
+    """It was dropped with a warning, and the gate passed in production without it."""
+    settings = Settings.of(REQUIRED_SERVICES=text, OPTIONAL_SERVICES=f"http://h,{text}")
+    required = [service for service in settings.services if service.required]
+    assert len(required) == 1
+    assert required[0].problem
+    assert "geheim" not in required[0].problem + required[0].name
+    with pytest.raises(CheckFailed, match="not understood"):
+        probe_service(required[0], 5)
+    checks = service_checks(settings)
+    report = verify(build_board(checks, settings), production=True)
+    assert not report.ok
+    assert verify(build_board(checks, settings), production=False).ok
+    again = Settings.of(REQUIRED_SERVICES=settings.text("REQUIRED_SERVICES"))
+    assert [service for service in again.services if service.required] == required

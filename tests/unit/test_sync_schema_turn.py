@@ -159,7 +159,7 @@ def test_what_waits_for_long_is_told_with_its_rows_and_ends_by_itself(
     note_hub_conditions(paths, WAITING)
     told = said(paths)["hub-revision-waits"]
     assert "7 rows wait here" in told
-    assert "edgepaas sync retire" in told
+    assert "edgepaas nodes forget" in told
     note_hub_conditions(paths, NOTHING)
     assert said(paths) == {}
 

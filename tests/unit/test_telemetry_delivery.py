@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgepaas.telemetry.importer.csv_source import ImportFailed
 from edgepaas.telemetry.importer.delivery import HttpSender
+from edgepaas.telemetry.importer.failures import ImportFailed
 from edgepaas.telemetry.importer.importer import BatchRefused, Progress
 from edgepaas.telemetry.importer.progress import ProgressDisplay
 

@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 
 from edgepaas.telemetry.importer import importer
-from edgepaas.telemetry.importer.csv_source import CsvSource, ImportFailed
+from edgepaas.telemetry.importer.csv_source import CsvSource
+from edgepaas.telemetry.importer.dialect import Given, understand
+from edgepaas.telemetry.importer.failures import ImportFailed
+from edgepaas.telemetry.importer.first_look import describe_bad_rows
 from edgepaas.telemetry.importer.importer import BatchRefused, Progress, Target, import_file
 from tests.support.machine_readings import SOME
 
 SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"
-TARGET = Target("machine", "temperature")
+TARGET = Target("machine")
 
 
-def source_of(path: Path) -> CsvSource:
-    return CsvSource(path, time_column="timestamp", value_column="value")
+def source_of(path: Path, metric: str = "temperature") -> CsvSource:
+    return CsvSource(path, str(path), understand(path, str(path), Given(columns={"value": metric})))
 
 
 class FakeBox:
@@ -47,7 +50,7 @@ def run(path: Path, box: FakeBox, **options: Any) -> importer.Report:
 def test_times_that_occur_twice_with_different_values_are_two_readings() -> None:
     box = FakeBox()
     report = run(SAMPLE, box)
-    assert (report.readings, report.accepted, report.duplicates) == (45, 45, 0)
+    assert (report.look.readings, report.accepted, report.duplicates) == (45, 45, 0)
     moments = [reading["recorded_at"] for reading in box.stored.values()]
     assert len(moments) - len(set(moments)) == 12
 
@@ -82,8 +85,10 @@ def test_equal_rows_of_one_file_stay_as_many_as_they_are(tmp_path: Path) -> None
 
 def test_device_metric_and_unit_are_part_of_what_a_reading_is() -> None:
     box = FakeBox()
-    for target in (TARGET, Target("b", "t"), Target("b", "t", "°C"), Target("b", "t", "")):
-        import_file(source_of(SAMPLE), target, box, batch_size=100)
+    units: list[dict[str, str]] = [{}, {"t": "°C"}, {"t": ""}]
+    import_file(source_of(SAMPLE), TARGET, box, batch_size=100)
+    for one in units:
+        import_file(source_of(SAMPLE, "t"), Target("b", one), box, batch_size=100)
     assert len(box.stored) == 4 * 45
 
 
@@ -110,9 +115,9 @@ def test_bad_rows_are_counted_and_listed_when_they_are_to_be_skipped(tmp_path: P
     file = tmp_path / "bad.csv"
     file.write_text(SAMPLE.read_text() + "x,y\n" * 30)
     report = run(file, FakeBox(), skip_bad=True)
-    assert (report.accepted, report.bad_rows) == (45, 30)
-    assert report.bad_rows_shown[0].line == 47
-    assert importer.describe_bad_rows(report).endswith("and 10 more")
+    assert (report.accepted, report.look.bad_rows) == (45, 30)
+    assert report.look.bad_rows_shown[0].line == 47
+    assert describe_bad_rows(report.look).endswith("and 10 more")
 
 
 def test_a_file_without_readings_is_no_success(tmp_path: Path) -> None:

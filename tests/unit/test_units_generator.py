@@ -43,15 +43,17 @@ def generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generate:
 @pytest.mark.parametrize(
     ("content", "address"),
     [
-        (b"PORT=9000\n", "0.0.0.0:9000"),
+        (b"PORT=9000\n", "9000"),
         (b"HOST=192.168.7.1\n", "192.168.7.1:8080"),
         (b"HOST='localhost'\r\nPORT=80\r\n", "127.0.0.1:80"),
-        (b"HOST=::\n", "[::]:8080"),
+        (b"HOST=::\n", "8080"),
+        (b"HOST=0.0.0.0\n", "0.0.0.0:8080"),
+        (b"HOST=fd00::7\n", "[fd00::7]:8080"),
         (b"HOST=box.lan\n", "10.1.2.3:8080"),
-        (b"HOST=nobody.knows\n", "0.0.0.0:8080"),
-        (b"ENV=production\n", "0.0.0.0:8080"),
+        (b"HOST=nobody.knows\n", "8080"),
+        (b"ENV=production\n", "8080"),
         (b"ENV=development\n", "127.0.0.1:8080"),
-        (b"PORT=seventy\nENV=production\n", "0.0.0.0:8080"),
+        (b"PORT=seventy\nENV=production\n", "8080"),
     ],
 )
 def test_the_address_is_what_the_file_says(

@@ -120,10 +120,18 @@ def test_programs_get_the_root_as_json(box: TestBox) -> None:
     assert status == 200
     assert (document["name"], document["build_version"]) == ("things", "0.1.0+gabcdef")
     assert document["documentation"] == "/openapi.json"
+    assert document["environment"] in ("development", "production")
     paths = {entry["path"]: entry for entry in document["endpoints"]}
     assert paths["/api/things"]["methods"] == ["GET", "POST"]
     assert paths["/api/things"]["description"] == "List things; Make a thing"
     assert "/api/things/{thing_id}" in paths
+
+
+def test_the_status_is_there_with_any_application(box: TestBox) -> None:
+    """It was telemetry's alone."""
+    status, document = get(box, "/api/v1/status")
+    assert status == 200
+    assert (document["state"], document["build"]) == ("standalone", "0.1.0+gabcdef")
 
 
 def test_people_get_the_root_as_a_page_under_a_strict_policy(paths: Paths) -> None:

@@ -14,8 +14,10 @@ from edgepaas.alerts.delivery.run import deliver_once
 from edgepaas.app import Box, PeriodicTask
 from edgepaas.files.paths import Paths
 from edgepaas.health.state import STATES
+from edgepaas.settings import Settings
 from edgepaas.timing.backoff import Backoff
 from edgepaas.web.request_meter import BUCKETS
+from tests.support.receivers import receiving
 from tests.support.service_process import until
 from tests.support.telemetry_box import open_box
 
@@ -128,9 +130,11 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
 ) -> None:
     app, box = opened
     severities: tuple[Severity, ...] = ("critical", "critical", "warning")
-    for number, severity in enumerate(severities):
-        raise_alert(f"number {number}", fingerprint=str(number), severity=severity)
-        deliver_once(box.paths, linger=0)
+    with receiving((200, {}, "ok")) as receiver:
+        Settings.of(ALERT_WEBHOOK_URL=receiver.url).write(box.paths.env_contract)
+        for number, severity in enumerate(severities):
+            raise_alert(f"number {number}", fingerprint=str(number), severity=severity)
+            deliver_once(box.paths, linger=0)
     found = scrape(app)
     told = {
         labels: value
@@ -138,8 +142,8 @@ def test_notices_are_counted_by_channel_and_severity_over_several_runs(
         if name == "edgepaas_alert_notifications_delivered_total"
     }
     assert told == {
-        (("channel", "log"), ("severity", "critical")): 2,
-        (("channel", "log"), ("severity", "warning")): 1,
+        (("channel", "webhook"), ("severity", "critical")): 2,
+        (("channel", "webhook"), ("severity", "warning")): 1,
     }
 
 
@@ -160,3 +164,28 @@ def test_a_thread_that_fails_is_counted_and_seen_by_its_name(opened: tuple[Flask
     assert found["edgepaas_thread_working", thread] == 0
     assert found["edgepaas_thread_working", (("thread", "rules"),)] == 1
     task.stop(5)
+
+
+ODD_ACCEPTS = (
+    *("text/plain;version=x", "application/openmetrics-text;version=x", "text/plain; version="),
+    *("application/openmetrics-text;version=1.0.0;escaping=?", ";;;,=,", "*/*;q=x", "\xe9"),
+    "application/openmetrics-text;version=" + "9" * 5000,
+)
+
+
+@pytest.mark.parametrize("accept", ODD_ACCEPTS)
+def test_no_accept_header_is_an_error_of_the_box(opened: tuple[Flask, Box], accept: str) -> None:
+    """The format is one that is known, whatever a client asks for."""
+    app, _ = opened
+    answer = app.test_client().get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert len(answer.headers["Content-Type"]) < 100
+    assert b"edgepaas_build_info" in answer.data
+
+
+def test_prometheus_gets_openmetrics_where_it_asks_for_it(opened: tuple[Flask, Box]) -> None:
+    app, _ = opened
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+    answer = app.test_client().get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.data.endswith(b"# EOF\n")

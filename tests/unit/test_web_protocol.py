@@ -24,7 +24,12 @@ def port(paths: Paths) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     number = int(listener.getsockname()[1])
     server = HTTPServer(
-        box.app, [listener], threads=2, connection_limit=20, request_max_bytes=LIMIT
+        box.app,
+        [listener],
+        threads=2,
+        connection_limit=20,
+        connections_per_client=20,
+        request_max_bytes=LIMIT,
     )
     server.dispatcher.open()
     ended = threading.Event()
@@ -78,6 +83,14 @@ CHUNK = b"%x\r\n" % len(GOOD) + GOOD + b"\r\n0\r\n\r\n"
         (post(CHUNK, CHUNKED), 201),
         (post(b"zz\r\n" + GOOD, CHUNKED), 400),
         (post(CHUNK, CHUNKED, b"Content-Length: 12"), 400),
+        (post(CHUNK, CHUNKED, CHUNKED), 400),
+        (post(CHUNK, b"Transfer-Encoding: chunked, chunked"), 400),
+        (post(CHUNK, b"Transfer-Encoding:"), 400),
+        (post(CHUNK, CHUNKED, b"Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"), 400),
+        (post(CHUNK, CHUNKED).replace(b"HTTP/1.1", b"HTTP/1.9"), 400),
+        (post(GOOD, b"Host: localhost"), 400),
+        (post(GOOD, b"host: elsewhere"), 400),
+        (post(GOOD).replace(b"Host: localhost", b"Host: localhost, elsewhere"), 400),
         (post(b"", b"Transfer-Encoding: gzip"), 400),
         (post(b"", b"Transfer-Encoding: chunked, gzip"), 400),
         (post(GOOD, b"Content-Length: -1"), 400),

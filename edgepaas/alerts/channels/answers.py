@@ -10,7 +10,7 @@ Kind = Literal["taken", "refused", "later"]
 
 @dataclass(frozen=True)
 class Answer:
-    """*kind*: taken; refused for good, so that asking again is of no use; or later.
+    """*kind*: taken; refused, for what is in the message; or later, for any other fault.
 
     *words* for an operator. *reached*: the receiver may have it, though it did not confirm
     that. *down*: nothing answers there at all. *retry_after* in seconds, 0.0 without one.
@@ -27,7 +27,8 @@ class Answer:
 class Outcome:
     """What became of a notification: taken by *via*, refused by every channel, or for later.
 
-    *refused*: the reason, by channel; *reached*: a receiver may have it; *wait*: seconds until
+    *refused*: the reason, by channel that is not asked again; *refusals*: how often each refused
+    it; *reached*: a receiver may have it; *wait*: seconds until
     it is to be tried again.
     """
 
@@ -38,3 +39,4 @@ class Outcome:
     tried: bool = False
     wait: float = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)

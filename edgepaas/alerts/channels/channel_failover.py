@@ -24,6 +24,9 @@ Send = Callable[[Channel, Notification], Answer]
 #: After so many failures in a row a channel is not tried for a while; one that is down, at once.
 _OPENS_AT = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 900.0
+#: A channel has refused a message for good once it did so this often: a server, or a proxy in
+#: front of it, may blame what was sent for a passing fault of its own.
+_REFUSALS = 3
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class ChannelFailover:
     def send(self, notification: Notification) -> Outcome:
         """Try each channel in its order until one takes the notification."""
         refused = {name: why for name, why in notification.refused.items() if name in self._names}
+        refusals = dict(notification.refusals)
         reached = tried = False
         waits, words = [], []
         for channel in self._config.channels:
@@ -140,13 +144,15 @@ class ChannelFailover:
                 return Outcome("taken", name, answer.words, reached=True, tried=True)
             words.append(f"{name}: {answer.words}")
             if answer.kind == "refused":
-                refused[name] = answer.words
-            else:
-                waits.append(max(self.pause_after(notification.attempts + 1), answer.retry_after))
+                refusals[name] = refusals.get(name, 0) + 1
+                if refusals[name] >= _REFUSALS:
+                    refused[name] = answer.words
+                    continue
+            waits.append(max(self.pause_after(notification.attempts + 1), answer.retry_after))
         said = "; ".join(words)
         if not waits:
             return Outcome("refused", words=said, reached=reached, tried=tried, refused=refused)
-        return Outcome("later", "", said, reached, tried, min(waits), refused)
+        return Outcome("later", "", said, reached, tried, min(waits), refused, refusals)
 
     def wait(self) -> float:
         """Return the seconds until some channel may be tried; 0.0: now."""

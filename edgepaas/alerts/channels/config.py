@@ -2,7 +2,7 @@
 """The settings of alerting, also when the box's settings cannot be resolved."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgepaas.alerts.channels.channel import Channel
@@ -13,6 +13,7 @@ from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.build import build_version
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files import shapes
+from edgepaas.files.node_identity import RECORD as NODE
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType
 from edgepaas.settings import Settings
@@ -27,6 +28,9 @@ RECORD = RecordType(
     {1: lambda old: {"settings": old}},
 )
 
+#: As many of the id as 'edgepaas nodes' shows.
+_NODE_LETTERS = 8
+
 
 @dataclass(frozen=True)
 class AlertConfig:
@@ -39,6 +43,8 @@ class AlertConfig:
     heartbeat_url: str = field(repr=False)
     heartbeat_interval: float
     timeout: float
+    #: The proxy that the heartbeat is sent through; "": those of the environment.
+    proxy: str = field(default="", repr=False)
 
 
 def load_config(paths: Paths) -> AlertConfig:
@@ -51,7 +57,7 @@ def load_config(paths: Paths) -> AlertConfig:
     try:
         settings = Settings.read(paths.env_contract)
         _remember(paths, settings)
-        return read_config(settings)
+        return _with_node(read_config(settings), paths)
     except EdgePaaSError:
         pass
     with contextlib.suppress(EdgePaaSError, OSError, ValueError):
@@ -59,8 +65,16 @@ def load_config(paths: Paths) -> AlertConfig:
 
         config = read_config(resolve_box(paths).settings)
         if config.channels:
-            return config
-    return read_config(_remembered(paths))
+            return _with_node(config, paths)
+    return _with_node(read_config(_remembered(paths)), paths)
+
+
+def _with_node(config: AlertConfig, paths: Paths) -> AlertConfig:
+    """Say by its id, too, which box it is: host names are given by whoever clones a card."""
+    known = NODE.read_or_none(paths.node)
+    if known is None:
+        return config
+    return replace(config, box=replace(config.box, node=known["node_id"][:_NODE_LETTERS]))
 
 
 def read_config(settings: Settings) -> AlertConfig:
@@ -78,6 +92,7 @@ def read_config(settings: Settings) -> AlertConfig:
         heartbeat_url=settings.text("ALERT_HEARTBEAT_URL"),
         heartbeat_interval=settings.number("ALERT_HEARTBEAT_INTERVAL"),
         timeout=settings.number("ALERT_TIMEOUT"),
+        proxy=settings.text("ALERT_PROXY"),
     )
 
 

@@ -20,3 +20,5 @@ class MailSettings:
     to: tuple[str, ...]
     #: Seconds that one delivery may take.
     timeout: float
+    #: The name by which the box greets the server; "": its host name, or its address.
+    helo: str = ""

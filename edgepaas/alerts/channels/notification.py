@@ -29,9 +29,12 @@ What = Literal[
 ]
 
 
+Unheard = Literal["", "log", "dead"]
+
+
 @dataclass(frozen=True)
 class NotifiedState:
-    """What the last delivered notification of a condition reported, and when."""
+    """What the last notification of a condition reported, and when."""
 
     state: str = ""
     total: int = 0
@@ -39,6 +42,11 @@ class NotifiedState:
     flapping: bool = False
     reminders: int = 0
     at: Moment | None = None
+    #: Why nobody was told of the present episode: no channel is set up (``log``), or every one
+    #: refused the notification (``dead``); "" once a channel took one.
+    unheard: Unheard = ""
+    #: How many alerts the notifications that no channel took were about.
+    missed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a file keeps it."""
@@ -49,6 +57,8 @@ class NotifiedState:
             "flapping": self.flapping,
             "reminders": self.reminders,
             "at": None if self.at is None else self.at.as_dict(),
+            "unheard": self.unheard,
+            "missed": self.missed,
         }
 
 
@@ -63,6 +73,8 @@ def read_notified(entry: Mapping[str, Any]) -> NotifiedState:
         flapping=bool(entry["flapping"]),
         reminders=int(entry["reminders"]),
         at=None if entry["at"] is None else read_moment(entry["at"]),
+        unheard=entry["unheard"],
+        missed=int(entry["missed"]),
     )
 
 
@@ -107,6 +119,7 @@ class Notification:
     tried: Moment | None = None
     not_before: float = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
     def wait(self, now: Moment) -> float:
         """Return for how many seconds it is not to be sent again."""
@@ -126,6 +139,7 @@ class Notification:
             "covers": [{"condition": c.condition, "after": c.after.as_dict()} for c in self.covers],
             "tried": None if self.tried is None else self.tried.as_dict(),
             "refused": dict(self.refused),
+            "refusals": dict(self.refusals),
         }
 
 
@@ -137,12 +151,28 @@ _NOTIFIED = shapes.object_of(
         "flapping": shapes.flag,
         "reminders": shapes.whole,
         "at": shapes.optional(shapes.moment),
+        "unheard": shapes.one_of(*get_args(Unheard)),
+        "missed": shapes.whole,
     }
 )
+
+
+def with_unheard(notified: Any) -> Any:
+    """Return a notified state of before it said whether a channel took the notification."""
+    return {**notified, "unheard": "", "missed": 0}
+
+
+def upgraded(notification: Any) -> Any:
+    """Return the fields of version 3 of a notification of version 2."""
+    covers = [{**one, "after": with_unheard(one["after"])} for one in notification["covers"]]
+    after = with_unheard(notification["after"])
+    return {**notification, "after": after, "covers": covers, "refusals": {}}
+
+
 #: A file of ``dead/``, the digest's, and a part of a condition's: :meth:`Notification.as_dict`.
 RECORD = RecordType(
     "alert-notification",
-    2,
+    3,
     {
         **dict.fromkeys(("key", "fingerprint", "origin", "message", "condition"), shapes.text),
         "what": shapes.one_of(*get_args(What)),
@@ -156,9 +186,10 @@ RECORD = RecordType(
         "reached": shapes.flag,
         "tried": shapes.optional(shapes.moment),
         "refused": shapes.map_of(shapes.text),
+        "refusals": shapes.map_of(shapes.whole),
         "time": shapes.optional(shapes.text),
     },
-    {1: same_fields},
+    {1: same_fields, 2: upgraded},
 )
 #: The shapes of both, for the record of a condition, which holds them.
 NOTIFICATION_SHAPE = shapes.object_of(RECORD.fields)
@@ -167,7 +198,11 @@ NOTIFIED_SHAPE = _NOTIFIED
 
 def read_notification(content: Mapping[str, Any]) -> Notification:
     """Return what :meth:`Notification.as_dict` wrote; raises ValueError for anything else."""
-    entry = RECORD.fields_of(dict(content))
+    return notification_of(RECORD.fields_of(dict(content)))
+
+
+def notification_of(entry: Mapping[str, Any]) -> Notification:
+    """Return the notification of checked fields, as another record holds them."""
     if entry["severity"] not in SEVERITIES:
         raise ValueError("severity")
     return Notification(
@@ -198,6 +233,7 @@ def read_notification(content: Mapping[str, Any]) -> Notification:
         tried=None if entry["tried"] is None else read_moment(entry["tried"]),
         not_before=float(entry["not_before"]),
         refused={str(name): str(why) for name, why in entry["refused"].items()},
+        refusals={str(name): int(often) for name, often in entry["refusals"].items()},
     )
 
 
@@ -215,4 +251,5 @@ def attempted(
         tried=now,
         not_before=outcome.wait,
         refused=dict(outcome.refused),
+        refusals=dict(outcome.refusals),
     )

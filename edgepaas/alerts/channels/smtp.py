@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sending a notification by e-mail (RFC 5321): verified TLS, login, a deadline that holds."""
 
+import base64
+import re
 import smtplib
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import formatdate
 
 from edgepaas.alerts.channels.answers import Answer
+from edgepaas.alerts.channels.mail_message import compose_mail
 from edgepaas.alerts.channels.mail_settings import MailSettings
 from edgepaas.alerts.channels.notification import Notification
-from edgepaas.alerts.channels.wording import BoxIdentity, text, title
-from edgepaas.timing.deadline import OutOfTime, within
+from edgepaas.alerts.channels.wording import BoxIdentity
+from edgepaas.http_client import failure_words, open_connection
+from edgepaas.logs.foreign import foreign_text
+from edgepaas.timing.deadline import OutOfTime, Scope, within
+
+#: The extended codes of RFC 3463 by which a server that read the message refuses its sender or
+#: itself: a policy, an address, the system (but its size limit), the network.
+_OF_THE_CHANNEL = re.compile(r"\A5\.(?:1|4|7|3(?!\.4\b))\.")
 
 
 @dataclass
@@ -25,6 +30,8 @@ class _Progress:
     connection: smtplib.SMTP | None = None
     #: The server has the text, or part of it: whether it takes it is not known any more.
     handed_over: bool = False
+    #: The server has read the text and answered.
+    judged: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
 
     def abort(self) -> None:
@@ -36,14 +43,15 @@ class _Progress:
 def send(config: MailSettings, notification: Notification, box: BoxIdentity) -> Answer:
     """Send *notification* and return what the server answered; never raises for the network."""
     try:
-        message = compose_mail(config, notification, box).as_bytes(policy=SMTP)
-    except (ValueError, IndexError) as error:
-        return Answer("refused", f"ALERT_EMAIL_FROM or ALERT_EMAIL_TO is no address: {error}")
+        message = compose_mail(config, notification, box)
+    except ValueError as error:
+        words = f"ALERT_EMAIL_FROM or ALERT_EMAIL_TO is no address: {error}"
+        return Answer("later", words, down=True)
     progress = _Progress()
     try:
         return within(
             config.timeout,
-            lambda _: _deliver(config, message, progress),
+            lambda scope: _deliver(config, message, progress, scope),
             abort=progress.abort,
             name="alerts-smtp",
         )
@@ -51,44 +59,15 @@ def send(config: MailSettings, notification: Notification, box: BoxIdentity) -> 
         late = f"no answer within {config.timeout:g} s"
         return Answer("later", late, reached=progress.handed_over, down=True)
     except smtplib.SMTPException as error:
-        return _judge(error, progress)
+        return _judge(error, progress, config)
     except (OSError, ValueError) as error:
         down = progress.connection is None or isinstance(error, ssl.SSLError)
-        return Answer("later", f"cannot be reached: {error}", progress.handed_over, down=down)
+        words = f"cannot be reached: {failure_words(error)}"
+        return Answer("later", words, progress.handed_over, down=down)
 
 
-def compose_mail(
-    config: MailSettings, notification: Notification, box: BoxIdentity
-) -> EmailMessage:
-    """Return the message; raises ValueError for an address that is none.
-
-    Its Message-ID is made of the notification's key: a mail that was sent twice can be recognised.
-    """
-    message = EmailMessage()
-    message["Subject"] = title(notification, box)
-    message["From"] = _address(config.sender, f"EdgePaaS {box.name}")
-    message["To"] = [_address(to) for to in config.to]
-    message["Date"] = formatdate()
-    domain = config.sender.rpartition("@")[2]
-    message["Message-ID"] = f"<{notification.key}@{domain}>"
-    message["X-EdgePaaS-Key"] = notification.key
-    message["X-EdgePaaS-Severity"] = notification.severity
-    # RFC 3834: no automatic answer to an automatic message.
-    message["Auto-Submitted"] = "auto-generated"
-    if notification.severity == "critical":
-        message["Importance"] = "high"
-    message.set_content(text(notification, box), cte="quoted-printable")
-    return message
-
-
-def _address(text: str, name: str = "") -> Address:
-    if not text.isascii() or text.count("@") != 1:
-        raise ValueError(text)
-    return Address(name, addr_spec=text)
-
-
-def _deliver(config: MailSettings, message: bytes, progress: _Progress) -> Answer:
-    connection = _connect(config, progress)
+def _deliver(config: MailSettings, message: bytes, progress: _Progress, scope: Scope) -> Answer:
+    connection = _connect(config, progress, scope)
     try:
         if config.username:
             connection.login(config.username, config.password)
@@ -103,28 +82,36 @@ def _deliver(config: MailSettings, message: bytes, progress: _Progress) -> Answe
             raise smtplib.SMTPRecipientsRefused(refused)
         progress.handed_over = True
         code, words = connection.data(message)
+        progress.judged = True
         if code != 250:
             raise smtplib.SMTPDataError(code, words)
-        left = "; ".join(f"not to {to}: {_words(*why)}" for to, why in refused.items())
-        return Answer("taken", _words(code, words) + (f" ({left})" if left else ""), reached=True)
+        left = "; ".join(f"not to {to}: {_words(*why, config)}" for to, why in refused.items())
+        said = _words(code, words, config)
+        return Answer("taken", said + (f" ({left})" if left else ""), reached=True)
     finally:
         connection.close()
 
 
-def _connect(config: MailSettings, progress: _Progress) -> smtplib.SMTP:
+class _Connection(smtplib.SMTP):
+    """A connection that tries every address of the host, within the deadline of *scope*."""
+
+    def __init__(self, config: MailSettings, scope: Scope, context: ssl.SSLContext) -> None:
+        super().__init__(timeout=config.timeout)
+        self._scope, self._trust, self._wrapped = scope, context, config.security == "tls"
+        # What its own starttls() verifies the certificate for.
+        self._host = config.host
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        sock = open_connection(host, port, self._scope)
+        return self._trust.wrap_socket(sock, server_hostname=host) if self._wrapped else sock
+
+
+def _connect(config: MailSettings, progress: _Progress, scope: Scope) -> smtplib.SMTP:
     context = ssl.create_default_context()
-    # Its own guess asks the name service for this box's name, which may take the whole time.
-    name = socket.gethostname()
-    name = name if name.replace("-", "").replace(".", "").isalnum() and name.isascii() else "box"
-    connection: smtplib.SMTP
-    if config.security == "tls":
-        connection = smtplib.SMTP_SSL(local_hostname=name, timeout=config.timeout, context=context)
-    else:
-        connection = smtplib.SMTP(local_hostname=name, timeout=config.timeout)
-    # Both verify that the certificate is this host's; connect() alone does not pass the name on.
-    connection._host = config.host  # type: ignore[attr-defined]
+    connection = _Connection(config, scope, context)
     code, words = connection.connect(config.host, config.port)
     progress.connection = connection
+    connection.local_hostname = config.helo or _own_name(connection)
     if code != 220:
         raise smtplib.SMTPConnectError(code, words)
     if config.security == "starttls":
@@ -134,6 +121,22 @@ def _connect(config: MailSettings, progress: _Progress) -> smtplib.SMTP:
     return connection
 
 
+def _own_name(connection: smtplib.SMTP) -> str:
+    """Return the name to greet with: the host's where it has a domain, else an address literal.
+
+    RFC 5321, 4.1.4; a name without a dot is refused by many servers. The name service is not
+    asked for one: it may take the whole time.
+    """
+    name = socket.gethostname().rstrip(".")
+    if re.fullmatch(r"(?!-)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z][A-Za-z0-9-]*", name):
+        return name
+    if connection.sock is None:
+        return "[127.0.0.1]"
+    family, address = connection.sock.family, connection.sock.getsockname()[0]
+    literal = str(address).partition("%")[0].removeprefix("::ffff:")
+    return f"[IPv6:{literal}]" if family == socket.AF_INET6 and ":" in literal else f"[{literal}]"
+
+
 def _expect(
     answer: tuple[int, bytes], code: int, kind: Callable[[int, bytes, str], Exception], about: str
 ) -> None:
@@ -141,27 +144,43 @@ def _expect(
         raise kind(answer[0], answer[1], about)
 
 
-def _judge(error: smtplib.SMTPException, progress: _Progress) -> Answer:
-    """Return what an SMTP failure means: 5xx to this message is for good, all else is later."""
+def _judge(error: smtplib.SMTPException, progress: _Progress, config: MailSettings) -> Answer:
+    """Return what an SMTP failure means.
+
+    Before the server has read the message, nothing can be wrong with that: a greeting, a login,
+    a sender or a recipient that it refuses is the channel's fault.
+    """
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        words = "; ".join(f"{to}: {_words(*why)}" for to, why in error.recipients.items())
+        words = "; ".join(f"{to}: {_words(*why, config)}" for to, why in error.recipients.items())
         good = all(code >= 500 for code, _ in error.recipients.values())
-        return Answer("refused" if good else "later", words)
+        return Answer("later", words, down=good)
     if isinstance(error, smtplib.SMTPAuthenticationError):
-        # Nothing is wrong with the message: it goes out once the login is mended.
-        said = _words(error.smtp_code, error.smtp_error)
+        said = _words(error.smtp_code, error.smtp_error, config)
         return Answer("later", f"refuses the login: {said}", down=True)
-    if isinstance(error, smtplib.SMTPConnectError | smtplib.SMTPHeloError):
-        return Answer("later", _words(error.smtp_code, error.smtp_error), down=True)
     if isinstance(error, smtplib.SMTPResponseException):
-        refused = error.smtp_code >= 500
-        said = _words(error.smtp_code, error.smtp_error)
-        return Answer("refused" if refused else "later", said)
+        said = _words(error.smtp_code, error.smtp_error, config)
+        first = isinstance(error, smtplib.SMTPConnectError | smtplib.SMTPHeloError)
+        of_channel = bool(_OF_THE_CHANNEL.match(_plain(error.smtp_error)))
+        if progress.judged and error.smtp_code >= 500 and not of_channel:
+            return Answer("refused", said)
+        return Answer("later", said, down=first or error.smtp_code >= 500)
     down = isinstance(error, smtplib.SMTPNotSupportedError)
-    words = str(error) or type(error).__name__
+    words = foreign_text(str(error), _secrets(config)) or type(error).__name__
     return Answer("later", words, reached=progress.handed_over, down=down)
 
 
-def _words(code: int, said: bytes | str) -> str:
-    plain = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-    return f"it answered {code} {' '.join(plain.split())[:300]}"
+def _words(code: int, said: bytes | str, config: MailSettings) -> str:
+    return f"it answered {code} {foreign_text(_plain(said), _secrets(config))}"
+
+
+def _plain(said: bytes | str) -> str:
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+
+
+def _secrets(config: MailSettings) -> list[str]:
+    """Return the password as it is, and as a login sends it."""
+    if not config.password:
+        return []
+    plain = f"\0{config.username}\0{config.password}".encode()
+    login = (plain, config.password.encode())
+    return [config.password, *(base64.b64encode(one).decode() for one in login)]

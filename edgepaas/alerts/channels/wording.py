@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
 from edgepaas.alerts.channels.notification import Notification
+from edgepaas.logs.printable import printable_line
 
 _DID = {
     "raised": "it holds",
@@ -22,11 +23,20 @@ _DID = {
 
 @dataclass(frozen=True)
 class BoxIdentity:
-    """Which box notifies: its name, its build, and the time zone of what people read."""
+    """Which box notifies: its name, its build, and the time zone of what people read.
+
+    *node*: the beginning of its id, since boxes may share a host name; empty: it has none yet.
+    """
 
     name: str
     build: str
     zone: tzinfo = UTC
+    node: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What tells it from every other box, for programs: the id, else the name."""
+        return self.node or self.name
 
 
 def title(notification: Notification, box: BoxIdentity) -> str:
@@ -44,17 +54,19 @@ def title(notification: Notification, box: BoxIdentity) -> str:
         if notification.count > 1 and notification.what != "resolved"
         else ""
     )
-    line = f"[{word}] {box.name}: {first}"
+    line = printable_line(f"[{word}] {box.name}: {first}")
     return (line if len(line) <= 200 else line[:199] + "…") + times
 
 
 def text(notification: Notification, box: BoxIdentity) -> str:
     """Return the whole message as lines of plain text."""
-    lines = [notification.message, ""]
+    # A row of a message's own would pass for one of ours.
+    lines = [notification.message.replace("\n", "\n    "), ""]
     if notification.what == "digest":
         lines += [*notification.details, ""]
     lines.append(_row("what", f"{notification.severity}: {_DID[notification.what]}"))
-    lines.append(_row("box", f"{box.name} (EdgePaaS {box.build})"))
+    node = f", node {box.node}" if box.node else ""
+    lines.append(_row("box", f"{box.name}{node} (EdgePaaS {box.build})"))
     if notification.origin:
         lines.append(_row("raised by", notification.origin))
     lines += _times(notification, box)
@@ -75,7 +87,7 @@ def text(notification: Notification, box: BoxIdentity) -> str:
 
 def line(notification: Notification, box: BoxIdentity) -> str:
     """Return a notification as one line of a digest."""
-    first = notification.message.split("\n", 1)[0]
+    first = printable_line(notification.message.split("\n", 1)[0])
     if len(first) > 300:
         first = first[:299] + "…"
     since = f", since {moment(notification.since, box)}" if notification.since else ""
@@ -120,4 +132,4 @@ def _times(notification: Notification, box: BoxIdentity) -> list[str]:
 
 
 def _row(name: str, value: str) -> str:
-    return f"{name + ':':<12} {value}"
+    return f"{name + ':':<12} {printable_line(value)}"

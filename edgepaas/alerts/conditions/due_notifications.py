@@ -27,18 +27,23 @@ class DueNotifications:
 
 
 def find_due(
-    store: ConditionStore, now: Moment, window: float, *, ignore_pauses: bool = False
+    store: ConditionStore,
+    now: Moment,
+    window: float,
+    *,
+    ignore_pauses: bool = False,
+    log_only: bool = False,
 ) -> DueNotifications:
     """Return what is due of each condition; delete finished ones, mark silenced ones.
 
     *ignore_pauses*: after a long outage everything that waits is due, however often it was
-    tried. The caller holds the store's lock.
+    tried. *log_only*: no channel is set up. The caller holds the store's lock.
     """
     silences = read_silences(store.spool.folders, now)
     due: list[DueNotification] = []
     waits: list[float] = []
     for condition in store.load_all():
-        if is_finished(condition, now, window):
+        if is_finished(condition, now, window, log_only=log_only):
             with contextlib.suppress(OSError):  # the next run tries again
                 store.delete(condition)
             continue
@@ -50,7 +55,7 @@ def find_due(
         if _was_silent_episode(condition):
             _record_silent_episode(store, condition, now)
             continue
-        item, wait = _due(condition, now, window)
+        item, wait = _due(condition, now, window, log_only=log_only)
         if ignore_pauses and item is not None and condition.sending is not None:
             wait = 0.0
         if item is not None and wait <= 0:
@@ -61,9 +66,11 @@ def find_due(
     return DueNotifications(tuple(due), min(waits, default=None))
 
 
-def _due(condition: Condition, now: Moment, window: float) -> tuple[DueNotification | None, float]:
+def _due(
+    condition: Condition, now: Moment, window: float, *, log_only: bool
+) -> tuple[DueNotification | None, float]:
     """Return what is due of a condition, and the seconds until then."""
-    found = what_is_due(condition, now, window)
+    found = what_is_due(condition, now, window, log_only=log_only)
     if (sending := condition.sending) is not None:
         what = sending.what if sending.reached or found is None else found.what
         return DueNotification(condition, what), sending.wait(now)

@@ -14,8 +14,10 @@ from edgepaas.alerts.channels.notification import (
     NOTIFIED_SHAPE,
     Notification,
     NotifiedState,
-    read_notification,
+    notification_of,
     read_notified,
+    upgraded,
+    with_unheard,
 )
 from edgepaas.alerts.spool.alert import SEVERITIES, Alert, Severity, clean_text
 from edgepaas.alerts.spool.checksummed_json import Damaged
@@ -70,6 +72,11 @@ class Condition:
         """How many of its alerts no notification has reported."""
         return self.total - self.notified.total
 
+    @property
+    def undelivered(self) -> int:
+        """How many of its alerts no channel has taken."""
+        return self.new + self.notified.missed
+
     def described(self) -> dict[str, Any]:
         """Return its fields for the history."""
         return {
@@ -93,7 +100,7 @@ class Condition:
             "since_time": rfc3339(self.since.wall),
             "last_time": rfc3339(self.last.wall),
             "count": self.count,
-            "not_told": self.new,
+            "not_told": self.undelivered,
             "details": list(self.details),
             "ended_time": None if self.ended is None else rfc3339(self.ended.wall),
             "ended_by": self.ended_by,
@@ -115,10 +122,20 @@ class Condition:
         }
 
 
+def _upgraded(condition: Any) -> Any:
+    sending = condition["sending"]
+    return {
+        **condition,
+        "told": with_unheard(condition["told"]),
+        # A notification within a condition does not name itself: it is of the condition's version.
+        "sending": None if sending is None else upgraded(sending),
+    }
+
+
 #: A file of ``conditions/``: the fields of :meth:`Condition.as_dict`.
 RECORD = RecordType(
     "alert-condition",
-    2,
+    3,
     {
         "state": shapes.one_of("raised", "resolved", "event"),
         "severity": shapes.one_of(*SEVERITIES),
@@ -138,7 +155,7 @@ RECORD = RecordType(
         "sending": shapes.optional(NOTIFICATION_SHAPE),
         "folded": shapes.list_of(shapes.text),
     },
-    {1: same_fields},
+    {1: same_fields, 2: _upgraded},
 )
 
 
@@ -171,7 +188,7 @@ def read_condition(content: Mapping[str, Any]) -> Condition:
             evicted=(str(entry["evicted"][0]), int(entry["evicted"][1])),
             changes=tuple(read_moment(item) for item in entry["changes"]),
             notified=read_notified(entry["told"]),
-            sending=None if entry["sending"] is None else read_notification(entry["sending"]),
+            sending=None if entry["sending"] is None else notification_of(entry["sending"]),
             serial=int(entry["serial"]),
             folded=frozenset(str(item) for item in entry["folded"]),
             silenced=bool(entry["silenced"]),

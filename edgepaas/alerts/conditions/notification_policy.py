@@ -9,7 +9,7 @@ until it settles.
 
 from dataclasses import dataclass, replace
 
-from edgepaas.alerts.channels.notification import Notification, NotifiedState, What
+from edgepaas.alerts.channels.notification import Notification, NotifiedState, Unheard, What
 from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.spool.alert import SEVERITIES
 from edgepaas.timing.backoff import pause_after
@@ -31,10 +31,21 @@ class DueKind:
 
 
 def what_is_due(  # noqa: PLR0911 - a table of cases
-    condition: Condition, now: Moment, window: float
+    condition: Condition, now: Moment, window: float, *, log_only: bool = False
 ) -> DueKind | None:
-    """Return what is due of *condition*, None for nothing; *window* in seconds."""
+    """Return what is due of *condition*, None for nothing; *window* in seconds.
+
+    *log_only*: no channel is set up, and the log is all that there is to notify. What only the
+    log took is news to a channel that is set up later, while it holds. That it is over is
+    reported to whom it was reported that it holds.
+    """
     notified = condition.notified
+    heard = not notified.unheard or (log_only and notified.unheard == "log")
+    if notified.unheard == "log" and not log_only:
+        if condition.state == "raised":
+            return DueKind("raised")
+        over: What = "event" if condition.state == "event" else "passed"
+        return DueKind(over) if condition.new else None
     if notified.flapping:
         quiet = _since(condition.changes[-1], now) if condition.changes else float("inf")
         return DueKind("settled", max(0.0, window - quiet))
@@ -44,11 +55,12 @@ def what_is_due(  # noqa: PLR0911 - a table of cases
         if notified.state != "raised":
             return DueKind("raised")
         if SEVERITIES.index(condition.severity) > SEVERITIES.index(notified.severity):
-            return DueKind("worse")
-        return DueKind("still", _pause(notified, now, window)) if condition.new else None
+            return DueKind("worse" if heard else "raised")
+        again: What = "still" if heard else "raised"
+        return DueKind(again, _pause(notified, now, window)) if condition.new else None
     if condition.state == "resolved":
         if notified.state == "raised":
-            return DueKind("resolved")
+            return DueKind("resolved" if heard else "passed")
         return DueKind("passed") if condition.new else None
     if not condition.new:
         return None
@@ -61,11 +73,13 @@ def recent_changes(condition: Condition, now: Moment, window: float) -> int:
     return sum(_since(moment, now) < span for moment in condition.changes)
 
 
-def is_finished(condition: Condition, now: Moment, window: float) -> bool:
+def is_finished(
+    condition: Condition, now: Moment, window: float, *, log_only: bool = False
+) -> bool:
     """Whether it can be deleted: over, delivered, and too long ago to flap."""
     if condition.state == "raised" or condition.sending is not None:
         return False
-    if what_is_due(condition, now, window) is not None:
+    if what_is_due(condition, now, window, log_only=log_only) is not None:
         return False
     latest = condition.notified.at or condition.last
     return _since(latest, now) >= window * _FLAPPING_WINDOWS
@@ -103,11 +117,12 @@ def compose(condition: Condition, what: What, now: Moment, window: float) -> Not
             if what in ("raised", "worse")
             else max(condition.severity, notified.severity, key=SEVERITIES.index),
             flapping=what == "flapping",
-            reminders=notified.reminders + 1 if what == "still" else 0,
+            reminders=notified.reminders + 1 if what == "still" or notified.unheard else 0,
             at=None,
         ),
         attempts=present.attempts if present is not None else 0,
         refused=present.refused if present is not None else {},
+        refusals=present.refusals if present is not None else {},
     )
 
 
@@ -131,6 +146,27 @@ def after_notification(condition: Condition, notification: Notification, now: Mo
     """Return *condition* once *notification* has been delivered."""
     return replace(
         condition, notified=replace(notification.after, at=now), sending=None, silenced=False
+    )
+
+
+def after_unheard(
+    condition: Condition, notification: Notification, unheard: Unheard, now: Moment
+) -> Condition:
+    """Return *condition* once *notification* is given up: no channel took it."""
+    notified, after = condition.notified, notification.after
+    # What people were told of an episode holds for its end, whatever became of a reminder.
+    before = notified.state == "raised" and not notified.unheard
+    known = before and notification.what in ("worse", "still", "flapping", "settled")
+    return replace(
+        condition,
+        notified=replace(
+            after,
+            at=now,
+            unheard="" if known else unheard,
+            missed=notified.missed + notification.new,
+        ),
+        sending=None,
+        silenced=False,
     )
 
 

@@ -35,4 +35,4 @@ def read_dead(folders: SpoolFolders) -> list[tuple[Path, Notification]]:
 
 def for_retry(notification: Notification) -> Notification:
     """Return a dead notification as it is sent once more: under its key, to every channel."""
-    return replace(notification, refused={}, attempts=0, not_before=0.0, reached=True)
+    return replace(notification, refused={}, refusals={}, attempts=0, not_before=0.0, reached=True)

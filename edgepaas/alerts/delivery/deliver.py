@@ -16,15 +16,17 @@ from edgepaas.alerts import history
 from edgepaas.alerts.channels.answers import Outcome
 from edgepaas.alerts.channels.channel_failover import ChannelFailover, Send
 from edgepaas.alerts.channels.config import AlertConfig
-from edgepaas.alerts.channels.notification import Notification, attempted
+from edgepaas.alerts.channels.notification import Covered, Notification, attempted
 from edgepaas.alerts.channels.wording import title
 from edgepaas.alerts.conditions import digest
 from edgepaas.alerts.conditions.condition_store import ConditionStore
 from edgepaas.alerts.conditions.digest import DueNotification
 from edgepaas.alerts.conditions.due_notifications import DueNotifications, find_due
+from edgepaas.alerts.conditions.fold import Condition
 from edgepaas.alerts.conditions.intake import fold_waiting
 from edgepaas.alerts.conditions.notification_policy import (
     after_notification,
+    after_unheard,
     with_frozen_notification,
 )
 from edgepaas.alerts.delivery.dead_notifications import keep_dead
@@ -71,6 +73,8 @@ class Deliverer:
         )
         #: How many notifications were taken, by channel and severity.
         self.taken: Counter[tuple[str, str]] = Counter()
+        #: How many notifications were written to the log alone, for want of a channel.
+        self.logged = 0
 
     def run(self) -> DueNotifications:
         """Send everything that is due; returns what is left. Raises OSError, LockHeld."""
@@ -98,6 +102,7 @@ class Deliverer:
                 self._clock(),
                 self.config.window,
                 ignore_pauses=long_outage or self.channels.changed,
+                log_only=not self.config.channels,
             )
         if not self.config.channels:
             for item in due.now:
@@ -174,7 +179,12 @@ class Deliverer:
                 return 0.0
             if outcome.kind != "later":
                 self._finish(notification, outcome, now)
-                self.store.save_notified(after_notification(condition, notification, now))
+                taken = outcome.kind == "taken"
+                self.store.save_notified(
+                    after_notification(condition, notification, now)
+                    if taken
+                    else after_unheard(condition, notification, "dead", now)
+                )
                 return 0.0
             # What may have been received before this attempt still may have been.
             before = present.sending is not None and present.sending.reached
@@ -206,9 +216,11 @@ class Deliverer:
             for covered in notification.covers:
                 condition = self.store.load(covered.condition)
                 if condition is not None:
-                    notified = replace(covered.after, at=now)
+                    own = covered_by(notification, covered, condition)
                     self.store.save_notified(
-                        replace(condition, notified=notified, sending=None, silenced=False)
+                        after_notification(condition, own, now)
+                        if outcome.kind == "taken"
+                        else after_unheard(condition, own, "dead", now)
                     )
         digest.forget_pending(self._folders)
         return 0.0
@@ -239,9 +251,9 @@ class Deliverer:
             if (notification := condition.sending) is None:
                 return
             logger.log(_LEVELS[notification.severity], "%s", title(notification, self.config.box))
-            record_notification(self._folders, notification, Outcome("taken", "log"), now)
-            self.taken["log", notification.severity] += 1
-            self.store.save_notified(after_notification(condition, notification, now))
+            record_notification(self._folders, notification, Outcome("later", "log"), now)
+            self.logged += 1
+            self.store.save_notified(after_unheard(condition, notification, "log", now))
 
     def _sleep(self, seconds: float, end: float, *, arrivals: bool = True) -> None:
         """Wait, at most until the run's *end*; an alert that arrives ends it."""
@@ -255,10 +267,10 @@ class Deliverer:
 def record_notification(
     folders: SpoolFolders, notification: Notification, outcome: Outcome, now: Moment
 ) -> None:
-    """Record in the history what became of a notification."""
+    """Record in the history what became of a notification: delivered, dead, or logged alone."""
     history.record(
         folders.root,
-        "dead" if outcome.kind == "refused" else "delivered",
+        {"taken": "delivered", "refused": "dead", "later": "logged"}[outcome.kind],
         now,
         notification.key,
         notice=notification.what,
@@ -276,6 +288,12 @@ def record_notification(
         attempts=notification.attempts + 1,
         **({"why": outcome.words} if outcome.kind == "refused" else {}),
     )
+
+
+def covered_by(digest: Notification, covered: Covered, condition: Condition) -> Notification:
+    """Return what of a *digest* is about one *condition*."""
+    new = max(0, covered.after.total - condition.notified.total)
+    return replace(digest, after=covered.after, new=new, covers=())
 
 
 def _split(items: list[DueNotification]) -> tuple[list[DueNotification], list[DueNotification]]:

@@ -6,10 +6,12 @@ The service behind it misses the requests of a box that cannot even raise an ale
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from edgepaas.alerts.channels.answers import Answer
 from edgepaas.alerts.channels.config import AlertConfig
+from edgepaas.alerts.channels.http_answers import judge_by
 from edgepaas.alerts.spool.checksummed_json import checksummed_record, read_checksummed
 from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.files import shapes
@@ -61,7 +63,8 @@ def beat(
     if not is_well(paths):
         logger.warning("no heartbeat is sent: the service does not report that it is ready")
         return False
-    answer = (ask_for or _ask_for)(config.heartbeat_url, config.timeout)
+    ask = ask_for or partial(_ask_for, proxy=config.proxy)
+    answer = ask(config.heartbeat_url, config.timeout)
     if answer.kind != "taken":
         logger.warning("the heartbeat was not taken: %s", answer.words)
         return False
@@ -85,7 +88,12 @@ def is_well(paths: Paths) -> bool:
     return answer.status == 200
 
 
-def _ask_for(url: str, timeout: float) -> Answer:
+def _ask_for(url: str, timeout: float, *, proxy: str) -> Answer:
     from edgepaas.alerts.channels.webhook import request
 
-    return request("GET", url, timeout)
+    return request("GET", url, timeout, judge=_judge, proxy=proxy)
+
+
+def _judge(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Return what an answer means: a page is one of the services that wait for heartbeats."""
+    return judge_by(status, headers, b"", lambda _said, _document: False)

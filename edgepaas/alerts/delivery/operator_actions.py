@@ -44,12 +44,13 @@ def retry(paths: Paths) -> Retried:
         with store.lock():
             for condition in store.load_all():
                 if condition.sending is not None:
-                    again = replace(condition.sending, not_before=0.0, refused={})
+                    again = replace(condition.sending, not_before=0.0, refused={}, refusals={})
                     store.save(replace(condition, sending=again))
         for path, notification in read_dead(folders) if deliverer.config.channels else ():
             outcome = deliverer.channels.send(for_retry(notification))
             if outcome.kind == "taken":
                 record_notification(folders, notification, outcome, current_moment())
+                _note_heard(store, notification)
                 folders.remove(path)
                 delivered += 1
             else:
@@ -59,6 +60,21 @@ def retry(paths: Paths) -> Retried:
     states = deliverer.channels.states
     answers = {channel.name: states[channel.name].words for channel in deliverer.config.channels}
     return Retried(delivered + report.delivered, report.waiting, len(read_dead(folders)), answers)
+
+
+def _note_heard(store: ConditionStore, notification: Notification) -> None:
+    """Have the conditions of a dead notification know that a channel took it after all."""
+    names = [notification.condition, *(covered.condition for covered in notification.covers)]
+    with store.lock():
+        for name in filter(None, names):
+            condition = store.load(name)
+            if condition is None or not condition.notified.missed:
+                continue
+            same_episode = condition.notified.state == notification.after.state
+            unheard = "" if same_episode else condition.notified.unheard
+            missed = max(0, condition.notified.missed - notification.new)
+            notified = replace(condition.notified, unheard=unheard, missed=missed)
+            store.save(replace(condition, notified=notified))
 
 
 def discard(paths: Paths, names: Iterable[str], *, all_dead: bool = False) -> list[str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of ``edgepaas alerts deliver``, and the watch that starts one when there is work."""
 
+import contextlib
 import logging
 import os
 import select
@@ -15,6 +16,9 @@ from edgepaas.alerts.conditions.due_notifications import DueNotifications
 from edgepaas.alerts.conditions.listing import summary
 from edgepaas.alerts.delivery.deliver import LINGER, Deliverer
 from edgepaas.alerts.delivery.heartbeat import beat, seconds_until_heartbeat
+from edgepaas.alerts.delivery.take_over import take_over
+from edgepaas.alerts.spool.folders import SpoolFolders
+from edgepaas.alerts.spool.stand_in import is_usable, stand_in
 from edgepaas.alerts.status import delivered_since_start, mark_waiting, read_status, write_status
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError
 from edgepaas.files.locks import held
@@ -39,6 +43,8 @@ class Report:
     waiting: int
     wait: float | None
     config: AlertConfig
+    #: Notifications that were written to the log alone: no channel is set up.
+    logged: int = 0
 
 
 def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER) -> Report:
@@ -47,16 +53,22 @@ def deliver_once(paths: Paths, *, patience: float = 30.0, linger: float = LINGER
     *patience*: how many seconds to wait for another run; *linger*: what is due within so
     many seconds is waited for.
     """
-    with held(paths.alerts / "deliver.lock", timeout=patience):
+    where = paths if is_usable(paths) else stand_in(paths)
+    SpoolFolders(where.alerts).prepare()
+    with held(where.alerts / "deliver.lock", timeout=patience):
         config = load_config(paths)
-        deliverer = Deliverer(paths, config, linger=linger)
+        if where == paths:
+            take_over(paths)
+        else:
+            logger.warning("the spool's disk cannot be written: alerts are sent from run/")
+        deliverer = Deliverer(where, config, linger=linger)
         folders = deliverer.spool.folders
         folders.clean(time.time())
         folders.replenish()
         left = deliverer.run()
         folders.replenish()
         beat(paths, folders, config, current_moment())
-        return _report(paths, deliverer, left)
+        return _report(where, deliverer, left)
 
 
 def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Report:
@@ -88,7 +100,8 @@ def _report(paths: Paths, deliverer: Deliverer, left: DueNotifications) -> Repor
         },
     )
     mark_waiting(paths, waiting=wait is not None)
-    return Report(deliverer.taken.total(), counts["waiting"], wait, deliverer.config)
+    taken, config = deliverer.taken.total(), deliverer.config
+    return Report(taken, counts["waiting"], wait, config, deliverer.logged)
 
 
 def watch(paths: Paths, *, lifeline: int = -1, run: Callable[[], int] | None = None) -> int:
@@ -162,11 +175,11 @@ def _in_child(work: Callable[[], int], stopping: list[int]) -> bool:
 
 
 def _has_new(paths: Paths) -> bool:
-    try:
-        with os.scandir(paths.alerts / "new") as entries:
-            return any(True for _ in entries)
-    except OSError:
-        return False
+    for one in (paths, stand_in(paths)):
+        with contextlib.suppress(OSError), os.scandir(one.alerts / "new") as entries:
+            if any(True for _ in entries):
+                return True
+    return False
 
 
 def _settings_changed(paths: Paths) -> int:

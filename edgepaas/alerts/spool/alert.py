@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from edgepaas.alerts.spool.checksummed_json import Damaged
 from edgepaas.files import shapes
 from edgepaas.files.records import RecordType
+from edgepaas.logs.printable import printable_text
 from edgepaas.timing.moment import Moment, read_moment, rfc3339
 
 Severity = Literal["info", "warning", "critical"]
@@ -24,7 +25,6 @@ _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 #: No box is older than this source: 2025-01-01T00:00:00Z; nor younger than 2100.
 _EARLIEST, _LATEST = 1735689600, 4102444800
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _NAME = re.compile(
     r"(?P<sequence>[0-9]{12,19})-(?P<kind>info|warning|critical|resolved)"
     r"-(?P<condition>[a-z0-9-]{1,80})\.(?P<id>[0-9a-f]{16})\.json\Z"
@@ -153,9 +153,8 @@ def condition_name(fingerprint: str, origin: str, message: str) -> str:
 
 
 def clean_text(text: str, most: int = MESSAGE_BYTES) -> str:
-    """Return *text* without control characters, trimmed and cut to *most* bytes of UTF-8."""
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n")
-    text = _CONTROL.sub(" ", text).strip()
+    """Return *text* without what cannot be printed, trimmed and cut to *most* bytes of UTF-8."""
+    text = printable_text(text.encode("utf-8", "replace").decode("utf-8")).strip()
     if len(text.encode()) <= most:
         return text
     return text.encode()[: most - 3].decode("utf-8", "ignore") + "…"

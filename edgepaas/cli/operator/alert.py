@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Keep the alert; raises NotSpooled when that is not possible."""
     from edgepaas.alerts.spool.accept import Spool
+    from edgepaas.alerts.spool.stand_in import accept_anywhere, stand_in
     from edgepaas.files.paths import find_paths
 
     # As much as is kept of a message, and enough to see that there was more.
@@ -52,18 +53,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("the alert has no text: say what happened, and what to do")
     if arguments.resolve and not arguments.fingerprint:
         raise UsageError("--resolve needs the --fingerprint under which it was raised")
-    spool = Spool(find_paths())
-    if arguments.resolve and not spool.is_raised(arguments.fingerprint):
+    paths = find_paths()
+    spools = [Spool(one) for one in (paths, stand_in(paths))]
+    if arguments.resolve and not any(one.is_raised(arguments.fingerprint) for one in spools):
         if not arguments.quiet:
             print(f"nothing is raised under {arguments.fingerprint}")
         return EXIT_DONE
-    alert = spool.accept(
-        text,
-        severity="info" if arguments.resolve else arguments.severity,
-        fingerprint=arguments.fingerprint,
-        origin=arguments.origin,
-        resolved=arguments.resolve,
+    alert = accept_anywhere(
+        paths,
+        lambda spool: spool.accept(
+            text,
+            severity="info" if arguments.resolve else arguments.severity,
+            fingerprint=arguments.fingerprint,
+            origin=arguments.origin,
+            resolved=arguments.resolve,
+        ),
     )
     if not arguments.quiet:
-        print(f"accepted: {spool.folders.new / alert.name}")
+        kept = next((s for s in spools if (s.folders.new / alert.name).exists()), spools[0])
+        print(f"accepted: {kept.folders.new / alert.name}")
     return EXIT_DONE

@@ -4,7 +4,9 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+from edgepaas.cli.operator import alerts_export
 from edgepaas.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.terminal import print_json, print_table, say
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     history = add("history", "list what was raised, resolved and delivered, the newest first")
     history.add_argument("--limit", type=int, default=50, help="how many entries (default: 50)")
     history.add_argument("--json", action="store_true", help="print a JSON document")
+    alerts_export.add_arguments(add("export", "print the history as CSV or NDJSON"))
     deliver = add("deliver", "send what is due, and end")
     deliver.add_argument(
         "--watch", action="store_true", help="stay, and send whenever an alert is raised"
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         "list": _list,
         "show": _show,
         "history": _history,
+        "export": alerts_export.run,
         "deliver": _deliver,
         "retry": _retry,
         "discard": _discard,
@@ -100,7 +104,7 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
             entry["severity"],
             entry["since_time"],
             entry["count"],
-            "silenced" if entry["silenced_for"] else "waits" if entry["undelivered"] else "yes",
+            _delivered(entry),
             entry["name"],
             entry["message"].split("\n")[0][:80],
         )
@@ -118,10 +122,22 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
         counts(paths),
         open=len(holding),
         critical=sum(entry["severity"] == "critical" for entry in holding),
-        waiting=sum(bool(entry["undelivered"] or entry["sending"]) for entry in found),
+        waiting=sum(_delivered(entry) == "waits" or bool(entry["sending"]) for entry in found),
     )
     print(now.line() or "nothing is raised and nothing waits")
     return EXIT_DONE
+
+
+def _delivered(entry: dict[str, Any]) -> str:
+    """Return whether people were notified of a condition, and if not, why."""
+    if entry["silenced_for"]:
+        return "silenced"
+    notified = entry["delivered"]
+    if entry["undelivered"] > notified["missed"]:
+        return "waits"
+    if not notified["missed"]:
+        return "yes"
+    return "no: log only" if notified["unheard"] == "log" else "no: refused"
 
 
 def _show(paths: Paths, arguments: argparse.Namespace) -> int:
@@ -196,7 +212,8 @@ def _deliver(paths: Paths, arguments: argparse.Namespace) -> int:
         return watch(paths, lifeline=arguments.lifeline)
     report = deliver_once(paths)
     waits = f", {report.waiting} wait for delivery" if report.waiting else ""
-    say("alerts", f"{report.delivered} delivered{waits}")
+    logged = f", {report.logged} in the log alone: no channel is set up" if report.logged else ""
+    say("alerts", f"{report.delivered} delivered{waits}{logged}")
     return EXIT_DONE
 
 

@@ -137,6 +137,8 @@ def _show(found: "Audit") -> None:
     for line in found.discrepancies:
         say("WRONG", line)
     say("audit", _conclusion(found))
+    if not found.adds_up:
+        say("to do", _way_out(found))
 
 
 def _show_content(compared: "Tally") -> None:
@@ -160,6 +162,16 @@ def _show_content(compared: "Tally") -> None:
     ):
         if rows:
             say("", f"{rows:,} {what}")
+
+
+def _way_out(found: "Audit") -> str:
+    from edgepaas.alerts.catalogue import AUDIT_DISCREPANCY
+
+    sent_again = ""
+    if found.compared is not None and found.compared.missing:
+        sent_again = "What this box still has of it is sent again by the audit that runs by itself "
+        sent_again += "(AUDIT_INTERVAL). "
+    return sent_again + AUDIT_DISCREPANCY.what_to_do
 
 
 def _show_shared(shared: "SharedTally") -> None:

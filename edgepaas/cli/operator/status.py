@@ -37,16 +37,24 @@ _FAILURES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument(
+        "--addresses", action="store_true", help="print where the box is reached, and no more"
+    )
     parser.add_argument("--url", default="", help="where the service listens (default: as set)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state; 0 when the box is ready."""
-    from edgepaas.settings.own_url import own_url
+    from edgepaas.settings.own_url import network_urls, own_url
 
     paths = find_paths()
+    if arguments.addresses:
+        print("\n".join(network_urls(paths) or [own_url(paths)]))
+        return EXIT_DONE
     url = _given(arguments.url) or own_url(paths)
     document: dict[str, Any] = {"url": url, "answers": False, "ready": False}
+    if not arguments.url:
+        document["addresses"] = network_urls(paths)
     try:
         status, found = _ask(url)
         document |= found | {"answers": True, "ready": status == 200}
@@ -171,12 +179,21 @@ def _show(document: dict[str, Any]) -> None:
     if document.get("build_version"):
         say("build", str(document["build_version"]))
     if document["answers"]:
-        say("address", document["url"])
+        _show_addresses(document)
     else:
         if document["failures"]:
             say("failures", f"{document['failures']} in a row")
         say("to do", "'systemctl status edgepaas' or 'journalctl -u edgepaas' on an installed box;")
         say("", "'make run' or 'edgepaas up' in a checkout; 'edgepaas doctor' looks for the cause")
+
+
+def _show_addresses(document: dict[str, Any]) -> None:
+    """Show where other machines reach the box, else where programs of the box do."""
+    found = document.get("addresses")
+    for url in found or [document["url"]]:
+        say("address", url)
+    if found == []:
+        say("", "for programs of this box alone, as HOST says")
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:

@@ -5,10 +5,8 @@ Sub-commands of ``edgepaas sync``; its module ``sync.py`` calls this one.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ exit status: 0 done, 1 PostgreSQL refused again, or there is no such dead letter
 
 def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare these sub-commands of ``edgepaas sync``."""
-    from edgepaas.cli.operator import sync_losses, sync_retire
+    from edgepaas.cli.operator import sync_losses
 
     form = argparse.RawDescriptionHelpFormatter
     status = subparsers.add_parser(
@@ -69,12 +67,11 @@ def add_subcommands(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
         )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     sync_losses.add_subcommands(subparsers)
-    sync_retire.add_subcommand(subparsers)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``arguments.subcommand`` says; raises HubError, EntryNotFound, UsageError."""
-    from edgepaas.cli.operator import sync_losses, sync_retire
+    from edgepaas.cli.operator import sync_losses
     from edgepaas.logs import configure_logging
 
     configure_logging(level="ERROR")
@@ -84,7 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
         "dead-letters": _dead_letters,
         "acknowledge": sync_losses.acknowledge,
         "unsent": sync_losses.unsent,
-        "retire": partial(sync_retire.run, hub=_hub, confirmed=_confirmed),
     }
     return actions[arguments.subcommand](arguments)
 
@@ -183,7 +179,7 @@ def _listed(arguments: argparse.Namespace, kind: "Kind", acts: dict[str, tuple[s
             f"'edgepaas sync {kind} {arguments.verb}' takes "
             + ("no id" if arguments.verb == "list" else "an id; 'list' shows them")
         )
-    with _hub() as (hub, node_id):
+    with opened_hub() as (hub, node_id):
         of_node = "" if arguments.every_node else node_id
         if arguments.verb == "list":
             found = list_entries(hub, kind, node_id=of_node, settled=arguments.all)
@@ -203,9 +199,9 @@ def _act(
     arguments: argparse.Namespace, hub: "Hub", chosen: "list[Entry]", done: str, act: _Act
 ) -> int:
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
-    from edgepaas.terminal import print_json, say
+    from edgepaas.terminal import confirmed, print_json, say
 
-    if chosen and not arguments.yes and not _confirmed(f"{arguments.verb} {len(chosen)} rows"):
+    if chosen and not arguments.yes and not confirmed(f"{arguments.verb} {len(chosen)} rows"):
         say("sync", "nothing was done")
         return EXIT_FAILED
     number, problems = act(hub, chosen) if chosen else (0, [])
@@ -216,18 +212,6 @@ def _act(
         for problem in problems:
             say("refused", problem)
     return EXIT_FAILED if problems else EXIT_DONE
-
-
-def _confirmed(what: str) -> bool:
-    """Whether the operator at the terminal wants *what*; raises UsageError where nobody is."""
-    from edgepaas.errors import UsageError
-
-    if not sys.stdin.isatty():
-        raise UsageError(f"to {what} without confirmation, use --yes")
-    try:
-        return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]") -> None:
@@ -281,7 +265,7 @@ def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
 
 
 @contextmanager
-def _hub() -> "Iterator[tuple[Hub, str]]":
+def opened_hub() -> "Iterator[tuple[Hub, str]]":
     """Give a connection to the hub, and the id of this box (empty: it has none)."""
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import ConfigurationError

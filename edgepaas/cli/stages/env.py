@@ -10,9 +10,11 @@ from edgepaas.alerts.status import mark_waiting
 from edgepaas.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError
 from edgepaas.files.contract import withdraw_contract
 from edgepaas.files.paths import Paths, find_paths
+from edgepaas.health.setting_problems import record_setting_problems
 from edgepaas.hosting.settings import declared_by
 from edgepaas.logs.redact import redact
 from edgepaas.service.instance_locks import serving_process
+from edgepaas.service.stage_failure import begin_stage
 from edgepaas.settings.derive import SettingProblem
 from edgepaas.settings.logs import start_logging
 from edgepaas.settings.resolve import Resolution, resolve_box
@@ -48,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.explain or arguments.json:
         return _explain(resolve_box(paths, declared_by), as_json=arguments.json)
     paths.create()
+    begin_stage(paths, "env")
     withdraw_contract(paths.env_contract)
     resolution = resolve_box(paths, declared_by)
     start_logging(resolution.settings, paths)
@@ -55,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         if finding.severity == "warning":
             _report(finding)
     _resolve_others(resolution, paths)
+    held = [_sentence(finding) for finding in resolution.findings if finding.alert]
+    record_setting_problems(paths, [redact(sentence) for sentence in held])
     if resolution.errors:
         raise ConfigurationError("\n".join(_sentence(finding) for finding in resolution.errors))
     resolution.settings.write(paths.env_contract)

@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs.add_argument(
         "--repair",
         action="store_true",
-        help="diagnose a schema that cannot be migrated, keep a backup, mend it, explain",
+        help="diagnose a schema that cannot be migrated, keep a backup, mend it, explain: of "
+        "PostgreSQL, whatever serves, and of the SQLite file where that serves (exit status 1: "
+        "one of them could not be examined or mended)",
     )
     verbs.add_argument(
         "--sql",
@@ -113,13 +115,10 @@ def _run(
     if arguments.check:
         return _check(contract, settings, paths, application, as_json=arguments.json)
     if arguments.repair:
-        report = _repair(contract, settings, paths, application)
-        if contract.sqlite_active:  # capture goes by the tables, which may be others now
-            prepare_database(contract, settings, paths, application)
-    else:
-        report = prepare_database(contract, settings, paths, application)
-        if contract.final_db_mode == "postgres_only":
-            _send_what_waits(contract, paths)
+        return _repair(contract, settings, paths, application, as_json=arguments.json)
+    report = prepare_database(contract, settings, paths, application)
+    if contract.final_db_mode == "postgres_only":
+        _send_what_waits(contract, paths)
     _tell(report, as_json=arguments.json)
     return EXIT_DONE
 
@@ -250,11 +249,12 @@ def _check(
     as_json: bool,
 ) -> int:
     from edgepaas.database import open_database
-    from edgepaas.schema.at_head import schema_at_head
+    from edgepaas.schema.at_head import missing_indexes_reason, schema_at_head
 
     database = open_database(contract, settings, paths)
     try:
         state = schema_at_head(database, application)
+        no_index = missing_indexes_reason(database, application) if state.at_head else ""
         not_captured = ""
         if database.dialect == "postgresql" and settings.flag("JOURNAL"):
             from edgepaas.hosting.loading import metadata_of
@@ -263,8 +263,8 @@ def _check(
             not_captured = not_captured_reason(database, metadata_of(application))
     finally:
         database.close()
-    message = "; but ".join(filter(None, (state.text, not_captured)))
-    takes_everything = state.at_head and not state.reservation and not not_captured
+    message = "; but ".join(filter(None, (state.text, not_captured, no_index)))
+    takes_everything = state.at_head and not (state.reservation or not_captured or no_index)
     if as_json:
         print_json({"at_head": state.at_head, "fits": takes_everything, "message": message})
     else:
@@ -273,21 +273,72 @@ def _check(
 
 
 def _repair(
+    contract: "DatabaseContract",
+    settings: "Settings",
+    paths: Paths,
+    application: "Application",
+    *,
+    as_json: bool,
+) -> int:
+    """Mend every database that this box has: the PostgreSQL, whatever serves, and the file."""
+    from edgepaas.errors import EdgePaaSError
+    from edgepaas.hosting.loading import metadata_of
+    from edgepaas.schema.chain import chain_of
+    from edgepaas.schema.repair.sqlite_file import repair_sqlite
+    from edgepaas.schema.stage import prepare_database
+
+    chain = chain_of(application)
+    reports, failures = [], []
+    if contract.hub_url:
+        try:
+            reports.append(_repair_postgres(contract, settings, paths, application))
+        except EdgePaaSError as error:
+            failures.append(str(error))
+    if contract.sqlite_active:
+        try:
+            report = repair_sqlite(
+                contract.sqlite_path, paths, chain, lambda: metadata_of(application)
+            )
+            reports.append(report)
+            if report.action != "nothing":  # capture goes by the tables, which may be others now
+                prepare_database(contract, settings, paths, application)
+        except EdgePaaSError as error:
+            failures.append(str(error))
+    if as_json:
+        found = [report.as_dict() for report in reports]
+        print_json({"ok": not failures, "repaired": found, "failed": failures})
+    else:
+        for report in reports:
+            _tell(report, as_json=False)
+        for failure in failures:
+            announce("schema", f"FAILED: {failure}")
+    return EXIT_FAILED if failures else EXIT_DONE
+
+
+def _repair_postgres(
     contract: "DatabaseContract", settings: "Settings", paths: Paths, application: "Application"
 ) -> "SchemaReport":
+    """Mend PostgreSQL; where it was held for what is mended now, it may be chosen again."""
+    from dataclasses import replace
+
+    from edgepaas.database.postgresql.connector import Connector
+    from edgepaas.decision.hold import clear_hold, read_hold
+    from edgepaas.files.node_identity import node_identity
     from edgepaas.hosting.loading import metadata_of
     from edgepaas.schema.chain import chain_of
     from edgepaas.schema.postgresql.migrate import parts_of
-    from edgepaas.schema.repair import repair_hub, repair_sqlite
+    from edgepaas.schema.renames.boxes import OwnBox
+    from edgepaas.schema.repair.server import repair_hub
 
-    chain = chain_of(application)
-
-    if contract.sqlite_active:
-        return repair_sqlite(contract.sqlite_path, paths, chain, lambda: metadata_of(application))
-    from edgepaas.database.postgresql.connector import Connector
-
-    connector = Connector(contract.database_url, settings, name="edgepaas-schema")
-    return repair_hub(connector, paths, parts_of(chain, lambda: metadata_of(application)))
+    connector = Connector(contract.hub_url, settings, name="edgepaas-schema")
+    parts = parts_of(chain_of(application), lambda: metadata_of(application))
+    own = OwnBox(node_identity(paths).node_id, contract.sqlite_path)
+    report = repair_hub(connector, paths, parts, own=own)
+    if report.action == "repaired" and read_hold(paths.postgres_hold) is not None:
+        clear_hold(paths.postgres_hold)
+        said = "PostgreSQL is no longer held back: it serves again by itself"
+        report = replace(report, steps=(*report.steps, said))
+    return report
 
 
 def _write_revision(message: str, application_name: str) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgepaas.files.paths import Paths
+    from edgepaas.service.unprepared import UnpreparedService
 
 DESCRIPTION = """\
 Serve the application: binds or inherits the socket (LISTEN_FDS), answers /health/live
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the service; returns its exit status."""
     began = time.monotonic()
     from edgepaas.decision.contract import DatabaseContract
+    from edgepaas.files.contract import read_contract
     from edgepaas.files.paths import find_paths
     from edgepaas.httpd.listen import address_mismatch, listening_sockets
     from edgepaas.sd_notify import Notifier
@@ -52,9 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     paths = find_paths()
     paths.create()
+    if (unprepared := _unprepared(paths)) is not None:
+        return unprepared.run()
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
     contract = DatabaseContract.read(paths.db_contract)
+    # The application's own code may look for its variables there. No unit does this for us: PID 1
+    # would read, as root, whatever lies at these paths.
+    os.environ.update(read_contract(paths.env_contract, written_by="env"))
+    os.environ.update(read_contract(paths.db_contract, written_by="dbdecide"))
     if contract.hub_url:
         from edgepaas.pgdriver.sessions import identify, own_sessions
 
@@ -74,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if elsewhere:
         logging.getLogger("edgepaas.service").warning("%s; %s", elsewhere, _way_out(arguments))
     _claim(paths, claim_serving)
-    _publish_address(paths, listening.addresses[0])
+    _publish_address(paths, listening.publication)
     environment = ServiceEnvironment(
         listening=listening,
         notifier=notifier,
@@ -85,6 +93,35 @@ def run(arguments: argparse.Namespace) -> int:
     status = Service(settings, contract, paths, environment, began=began).run()
     _end_without_hung_threads(status)
     return status
+
+
+def _unprepared(paths: "Paths") -> "UnpreparedService | None":
+    """Return what answers in the service's place where a stage before it failed.
+
+    Only on sockets that were handed down, under a manager that starts it again: at a terminal the
+    error itself is wanted.
+    """
+    from edgepaas.files.contract import ContractMissing, read_contract
+    from edgepaas.service.stage_failure import failed_stage
+
+    if "NOTIFY_SOCKET" not in os.environ or os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    reason = failed_stage(paths)
+    if not reason:
+        try:
+            read_contract(paths.env_contract, written_by="env")
+            read_contract(paths.db_contract, written_by="dbdecide")
+        except ContractMissing as error:
+            reason = str(error)
+        else:
+            return None
+    from edgepaas.httpd.listen import Listening, inherited_sockets
+    from edgepaas.sd_notify import Notifier
+    from edgepaas.service.unprepared import UnpreparedService
+
+    notifier = Notifier.of(os.environ, os.getpid())
+    sockets = tuple(inherited_sockets(os.environ, pid=os.getpid()))
+    return UnpreparedService(paths, Listening(sockets, inherited=True), notifier, reason)
 
 
 def _way_out(arguments: argparse.Namespace) -> str:
@@ -101,12 +138,12 @@ def _claim(paths: "Paths", claim: "Callable[[Paths], int | None]") -> None:
         logging.getLogger("edgepaas.service").warning("%s: %s", paths.serving_lock, error)
 
 
-def _publish_address(paths: "Paths", address: str) -> None:
+def _publish_address(paths: "Paths", publication: str) -> None:
     """Leave the address for ``edgepaas status`` of users who may not read the contracts."""
     from edgepaas.files.atomic import write_atomic
 
     try:
-        write_atomic(paths.address, f"{address}\n", mode=0o644)
+        write_atomic(paths.address, publication, mode=0o644)
     except OSError as error:  # a full /run is no reason not to serve
         logging.getLogger("edgepaas.service").warning("%s is not written: %s", paths.address, error)
 

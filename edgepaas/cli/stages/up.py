@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgepaas.files.paths import Paths
     from edgepaas.supervisor.forked_stages import ForkingLauncher
 
 DESCRIPTION = """\
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         else None,
         ignore_hangup=not sys.stdin.isatty(),
         before_pause=partial(_outlast, paths.postgres_hold),
+        on_failure=partial(_note_stage, paths),
     )
     return supervisor.run()
 
@@ -121,3 +123,12 @@ def _import_service() -> None:
     from edgepaas.service.loader import preload
 
     preload()
+
+
+def _note_stage(paths: "Paths", stage: str, status: int) -> None:
+    """Leave that *stage* failed, for the answers, where it could not do so itself."""
+    from edgepaas.service.stage_failure import failed_stage, note_failure
+
+    if not failed_stage(paths):
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        note_failure(paths, stage, RuntimeError(f"it ended with {how}"))

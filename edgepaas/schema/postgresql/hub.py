@@ -63,11 +63,11 @@ def prepare_hub(
         report = check_postgres(connector, parts)
     # At another revision its tables are not those of the models; rows find their columns there.
     if report.action not in {"ahead", "unmigrated"}:
-        _require_fit(connector, models())
+        require_fit(connector, models())
     return report
 
 
-def _require_fit(connector: Connector, metadata: "MetaData | None") -> None:
+def require_fit(connector: Connector, metadata: "MetaData | None") -> None:
     """Raise SchemaError where the tables of *metadata* would not keep every row as it is."""
     if metadata is None:
         return

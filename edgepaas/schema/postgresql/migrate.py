@@ -242,7 +242,7 @@ def migrate(
     connect = partial(connector, statement_timeout=STATEMENT_TIMEOUT)
     failure = f"migrating it to {show(chain.heads)} failed"
     with transaction(connect, failure, commit=True) as connection:
-        _take_turn(connection, chain)
+        take_turn(connection, chain)
         ownership.require_own(connection, chain, "PostgreSQL", metadata)
         before = migrations.versions(connection, chain)
         upgrade = ChainUpgrade(connection, chain, metadata, own, forwarding)
@@ -263,7 +263,7 @@ def migrate(
     return _report(action, before, chain.heads, message)
 
 
-def _take_turn(connection: "Connection", chain: Chain) -> None:
+def take_turn(connection: "Connection", chain: Chain) -> None:
     """Wait for the advisory lock; it ends with the transaction, whatever becomes of this box."""
     # One for all applications, and the one of the releases before each had a version table.
     table = chain.version_table if chain.only_postgres else SHARED_VERSION_TABLE

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgepaas.alerts import raise_alert, resolve_alert
 from edgepaas.alerts.catalogue import (
+    CERTIFICATE_ENDS,
     CLOCK_UNTRUSTED,
     CPU_BUSY,
     DISK_USED,
@@ -28,7 +29,7 @@ from edgepaas.alerts.catalogue import (
 from edgepaas.alerts.catalogue_entry import CatalogueEntry
 from edgepaas.alerts.conditions.review import Check, find_ended
 from edgepaas.health.checks import CheckResult
-from edgepaas.health.gate import SERVICE_PREFIX
+from edgepaas.health.gate import CERTIFICATES_CHECK, SERVICE_PREFIX
 from edgepaas.health.system import Measure, SystemReport
 from edgepaas.service.watches.condition_checks import row_counts
 from edgepaas.timing.periodic_task import PeriodicTask, TaskAlert
@@ -270,6 +271,15 @@ def _of_check(result: CheckResult) -> MeasuredCondition:
             raise_after=CHECK_FOR,
             wrong=f"the required service {name} has been away {{}}: {result.message}",
             well=f"the required service {name} is back: {result.message}",
+        )
+    if result.name == CERTIFICATES_CHECK:
+        return MeasuredCondition(
+            entry=CERTIFICATE_ENDS,
+            subject="",
+            status="well" if result.ok else "broken",
+            raise_after=CHECK_FOR,
+            wrong=f"{result.message} (seen for {{}})",
+            well=f"no certificate ends soon: {result.message}",
         )
     return MeasuredCondition(
         entry=HEALTH_CHECK,

@@ -3,82 +3,94 @@
 
 import argparse
 import contextlib
-import math
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from edgepaas.app.commands import box_address, print_json
-from edgepaas.app.errors import EXIT_DONE, EdgePaaSError, UsageError
+from edgepaas.app.commands import box_address, box_token, print_json
+from edgepaas.app.errors import EXIT_DONE, EXIT_FAILED, EdgePaaSError, UsageError
+from edgepaas.telemetry.importer.arguments import (
+    add_arguments,
+    columns_said,
+    file_said,
+    units_said,
+    zone_of,
+)
 
 if TYPE_CHECKING:
+    from edgepaas.telemetry.importer.csv_source import CsvSource
     from edgepaas.telemetry.importer.importer import Report
+
+__all__ = ["add_arguments", "run"]
 
 #: Stands for standard input, as usual.
 _STANDARD_INPUT = Path("-")
-
-_LARGEST_BATCH = 10_000
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.epilog = "exit status: 0 done, 1 failed, 2 usage, 130 interrupted"
-    add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="CSV file with a header line; - is standard input")
-    add("--device", required=True, help="name of the device that took the readings")
-    add("--metric", required=True, help="what was measured, such as temperature")
-    add("--unit", help="unit of the values, such as °C")
-    add("--url", help="the box (default: this one, http://127.0.0.1 with its PORT)")
-    add("--token-file", type=Path, metavar="F", help="file that holds an API token")
-    add("--time-column", default="timestamp", metavar="NAME", help="default: timestamp")
-    add("--value-column", default="value", metavar="NAME", help="default: value")
-    add(
-        "--timezone",
-        default="UTC",
-        metavar="ZONE",
-        help="zone of times that name none, such as Europe/Vienna (default: UTC)",
-    )
-    add("--batch", type=_batch, default=500, metavar="N", help="readings a request (500)")
-    add(
-        "--patience",
-        type=_seconds,
-        default=120.0,
-        metavar="S",
-        help="seconds to go on trying while the box takes nothing (120)",
-    )
-    add("--skip-bad", action="store_true", help="leave out rows that are no readings, and say so")
-    add("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Import the file and return the exit status: 0 done, 1 failed, 130 interrupted."""
-    zone, token = _zone(arguments.timezone), _token(arguments.token_file)
+    token = read_token(arguments.token_file)
+    if token is None and not arguments.url:
+        token = box_token() or None  # of this box, which no other one is shown
     with _file(arguments.file) as (path, name):
-        return _import(arguments, path, name, zone, token)
+        source = _source(arguments, path, name)
+        if arguments.dry_run:
+            return _look(arguments, source)
+        return _import(arguments, source, token)
 
 
-def _import(
-    arguments: argparse.Namespace, path: Path, name: str, zone: tzinfo, token: str | None
-) -> int:
+def _source(arguments: argparse.Namespace, path: Path, name: str) -> "CsvSource":
     # Only now: what takes long to import is of no use to a wrong command line.
+    from edgepaas.telemetry.importer.csv_source import CsvSource, ReadingOptions
+    from edgepaas.telemetry.importer.dialect import Given, understand
+    from edgepaas.telemetry.importer.time_forms import time_parser
+
+    options = ReadingOptions(
+        zone=zone_of(arguments.timezone),
+        repeated=arguments.repeated_hour,
+        order=arguments.order,
+        complete=arguments.complete,
+        leap_second=arguments.leap_second,
+        no_value=frozenset([*arguments.no_value, *([""] if arguments.wide else [])]),
+    )
+    if arguments.time_format is not None:
+        try:
+            time_parser(arguments.time_format)
+        except ValueError as error:
+            raise UsageError(f"--time-format {arguments.time_format}: {error}") from error
+    given = Given(columns=columns_said(arguments), **file_said(arguments))
+    return CsvSource(path, name, understand(path, name, given), options)
+
+
+def _look(arguments: argparse.Namespace, source: "CsvSource") -> int:
+    """Show what *source* is understood as; return 1 where it would not be imported so."""
+    from edgepaas.telemetry.importer.first_look import describe, look_at
+    from edgepaas.telemetry.importer.importer import Refused, Report, check
+
+    look = look_at(source)
+    refusal = ""
+    try:
+        check(source, look, skip_bad=arguments.skip_bad)
+    except Refused as error:
+        refusal = str(error)
+    if arguments.json:
+        print_json({**Report(source, look).as_json(), "refused": refusal or None, "sent": False})
+    else:
+        print("\n".join(describe(source, look)))
+        last = refusal.splitlines()[-1] if refusal else "nothing was sent (--dry-run)"
+        print(last, file=sys.stderr if refusal else sys.stdout)
+    return EXIT_FAILED if refusal else EXIT_DONE
+
+
+def _import(arguments: argparse.Namespace, source: "CsvSource", token: str | None) -> int:
     from edgepaas.telemetry.importer import importer
-    from edgepaas.telemetry.importer.csv_source import CsvSource
     from edgepaas.telemetry.importer.delivery import HttpSender
     from edgepaas.telemetry.importer.progress import ProgressDisplay
 
-    source = CsvSource(
-        path,
-        time_column=arguments.time_column,
-        value_column=arguments.value_column,
-        zone=zone,
-        name=name,
-    )
     display = ProgressDisplay(sys.stderr)
     send = HttpSender(
         arguments.url or box_address(),
@@ -93,15 +105,24 @@ def _import(
         progress = now
         display.update(now)
 
+    beside = arguments.left_out
+    if beside is None and arguments.file == _STANDARD_INPUT:
+        beside = Path("standard-input.left-out.csv")
     try:
         report = importer.import_file(
             source,
-            importer.Target(arguments.device, arguments.metric, arguments.unit),
+            importer.Target(arguments.device, units_said(arguments)),
             send,
             batch_size=arguments.batch,
             skip_bad=arguments.skip_bad,
+            left_out=beside,
             on_progress=show,
         )
+    except importer.Refused as error:
+        if arguments.json:
+            report = importer.Report(source, error.look)
+            print_json({**report.as_json(), "refused": str(error), "sent": False})
+        raise
     except KeyboardInterrupt:
         display.close()
         where = importer.describe_position(source, progress)
@@ -110,27 +131,33 @@ def _import(
     finally:
         display.close()
     if arguments.json:
-        print_json(report.as_json())
+        print_json({**report.as_json(), "refused": None, "sent": True})
     else:
         _print_report(report)
     return EXIT_DONE
 
 
 def _print_report(report: "Report") -> None:
-    from edgepaas.telemetry.importer.csv_source import counted
-    from edgepaas.telemetry.importer.importer import describe_bad_rows
+    from edgepaas.telemetry.importer.failures import counted
+    from edgepaas.telemetry.importer.first_look import describe_bad_rows, odd_things
 
+    look = report.look
     print(
-        f"{counted(report.readings, 'reading')}: {report.accepted:,} stored, "
+        f"{counted(look.readings, 'reading')}: {report.accepted:,} stored, "
         f"{report.duplicates:,} there already ({report.seconds:.1f} s)"
     )
-    if report.bad_rows:
-        print(f"{counted(report.bad_rows, 'row')} left out:\n{describe_bad_rows(report)}")
+    for odd in odd_things(report.source, look):
+        print(odd)
+    if look.bad_rows:
+        print(
+            f"{counted(look.bad_rows, 'row')} left out, into {report.left_out}:\n"
+            f"{describe_bad_rows(look)}"
+        )
 
 
 @contextlib.contextmanager
 def _file(given: Path) -> Iterator[tuple[Path, str]]:
-    """Give the file to read, which is read twice, and its name in messages."""
+    """Give the file to read, which is read several times, and its name in messages."""
     if given != _STANDARD_INPUT:
         yield given, str(given)
         return
@@ -140,18 +167,8 @@ def _file(given: Path) -> Iterator[tuple[Path, str]]:
         yield Path(kept.name), "standard input"
 
 
-def _zone(name: str) -> tzinfo:
-    if name.upper() in ("UTC", "Z"):
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UsageError(
-            f"--timezone {name}: no such zone here; give a name such as Europe/Vienna, or UTC"
-        ) from error
-
-
-def _token(file: Path | None) -> str | None:
+def read_token(file: Path | None) -> str | None:
+    """Return the token that *file* holds, None for no file; raises EdgePaaSError."""
     if file is None:
         return None
     try:
@@ -164,20 +181,3 @@ def _token(file: Path | None) -> str | None:
     if not token or not token.isprintable() or " " in token:
         raise EdgePaaSError(f"--token-file {file}: holds no token; it must hold one and no more")
     return token
-
-
-def _batch(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-    if not 1 <= number <= _LARGEST_BATCH:
-        raise UsageError(f"--batch {text}: a whole number from 1 to {_LARGEST_BATCH}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise UsageError(f"--patience {text}: a number of seconds from 0 up")
-    return number

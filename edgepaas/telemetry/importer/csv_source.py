@@ -1,188 +1,248 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings in a CSV file: each row checked and named by its line."""
+"""Readings in a CSV file: each line is a row that is read, or named with what is wrong."""
 
-import csv
-import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import TextIO
 
-from edgepaas.app.errors import EdgePaaSError
-from edgepaas.telemetry.times import as_utc, parse_moment
+from edgepaas.telemetry.importer.cells import OpenQuote, is_open, split_cells
+from edgepaas.telemetry.importer.dialect import Dialect
+from edgepaas.telemetry.importer.failures import ImportFailed, counted, quoted_cell
+from edgepaas.telemetry.importer.lines import Line, LineReader, is_damaged
+from edgepaas.telemetry.importer.local_times import LocalTimes, Order, Repeated
+from edgepaas.telemetry.importer.number_form import NumberParser
+from edgepaas.telemetry.importer.time_forms import other_form, time_parser
+from edgepaas.telemetry.times import as_utc
 
-#: Tried in this order on the header line.
-_DELIMITERS = ",;\t|"
-#: Characters of a header line; a file of something else may be one endless line.
-_HEADER_MAX = 65_536
-#: What bytes that are no UTF-8 are read as (PEP 383).
-_NO_UTF8 = re.compile(r"[\udc80-\udcff]")
-
-
-class ImportFailed(EdgePaaSError):
-    """The file cannot be imported, or not to its end; the message says where and what to do."""
+#: Lines that one row may span where rows may.
+_ROW_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One reading of the file: its line (1 is the header), when (UTC) and what."""
+    """One row: its line (1 is the header), when (UTC) and a value, or None, for each metric."""
 
     line: int
     recorded_at: datetime
-    value: float
+    values: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is no reading, and why."""
+    """A row that is no reading, and why; *raw* is its text as the file has it."""
 
     line: int
     problem: str
+    raw: str = ""
 
 
-class CsvSource:
-    """A CSV file with a header; iterating yields a Row or a BadRow for each line with content.
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A row whose time is as the file has it, with a zone or without one."""
 
-    The delimiter is the first of comma, semicolon, tab and bar that makes both columns
-    appear in the header. Times without a zone are local to *zone*. In an hour that a
-    summer time's end repeats, times are taken as the second pass once they step back.
-    *name* is what messages call the file, where that is not its path.
+    line: int
+    time: str
+    moment: datetime
+    values: tuple[float | None, ...]
+    raw: str
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the operator wants what a file may leave open to be read.
+
+    *zone* is that of times which name none; None: nothing was said, it is UTC. *complete*:
+    a last line without its line end is a row. *leap_second*: take :60 as the second after.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        time_column: str,
-        value_column: str,
-        zone: tzinfo = UTC,
-        name: str = "",
-    ) -> None:
-        self.path = path
-        self.name = name or str(path)
-        self._time_column = time_column
-        self._value_column = value_column
-        self._zone = zone
+    zone: tzinfo | None = None
+    repeated: Repeated = "certain"
+    order: Order | None = None
+    complete: bool = False
+    leap_second: bool = False
+    no_value: frozenset[str] = frozenset()
+
+
+@dataclass
+class Seen:
+    """What a pass over the file met beside its rows."""
+
+    lines: int = 0
+    empty_lines: int = 0
+    #: The last line, where it has no line end and is left for a later run.
+    unfinished: int = 0
+    zoned: int = 0
+    local: int = 0
+    #: The line of the first time without a zone.
+    first_local: int = 0
+
+
+@dataclass
+class CsvSource:
+    """A CSV file as *dialect* reads it; iterating yields a Row or a BadRow for each line.
+
+    Lines without content are only counted. *name* is what messages call the file. What a pass
+    met is in ``seen`` afterwards.
+    """
+
+    path: Path
+    name: str
+    dialect: Dialect
+    options: ReadingOptions = field(default_factory=ReadingOptions)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a time format that there is not."""
+        self.seen = Seen()
+        self._literal = self.dialect.quotes == "literal"
+        self._multiline = self.dialect.quotes == "multiline"
+        self._width = len(self.dialect.header)
+        self._allowed = self._width + self.dialect.rows_end_with_delimiter
+        self._number = NumberParser(self.dialect.numbers)
+        self._moment = time_parser(self.dialect.time_format, leap_second=self.options.leap_second)
+        self._clock: LocalTimes | None = None
 
     def __iter__(self) -> Iterator[Row | BadRow]:
-        """Read the file from its start; raises ImportFailed where it is no such CSV file."""
-        # Bytes that are no UTF-8 become lone surrogates: they spoil their own row only.
+        """Read the file from its start; raises ImportFailed where it cannot be read."""
+        zone = self.options.zone
+        if self._clock is None and zone is not None and zone is not UTC:
+            clock = LocalTimes(zone, self.options.repeated, self.options.order)
+            for row in self._parsed():
+                if isinstance(row, _Parsed) and row.moment.tzinfo is None:
+                    clock.note(row.line, row.moment)
+            clock.settle()
+            self._clock = clock
+        for row in self._parsed():
+            yield self._placed(row) if isinstance(row, _Parsed) else row
+
+    def _parsed(self) -> Iterator[_Parsed | BadRow]:
+        self.seen = seen = Seen()
+        where = self.path, self.dialect.encoding, self.dialect.line_end, self.name
         try:
-            with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                header = file.readline(_HEADER_MAX)
-                if "\0" in header:
-                    raise self._no_text()
-                yield from self._rows(file, header, self._delimiter(header))
+            with LineReader(*where) as lines:
+                lines.next_line()
+                for line in lines:
+                    seen.lines = line.number
+                    if not line.ended and not self.options.complete:
+                        if line.text.strip():
+                            seen.unfinished = line.number
+                        continue
+                    row = self._row(line, lines)
+                    if row is None:
+                        seen.empty_lines += 1
+                    else:
+                        yield row
         except OSError as error:
-            raise ImportFailed(
-                f"cannot read {self.name}: {error.strerror}; give a CSV file with the columns "
-                f"'{self._time_column}' and '{self._value_column}'"
-            ) from error
+            raise ImportFailed(f"cannot read {self.name}: {error.strerror}") from error
 
-    def _delimiter(self, header: str) -> str:
-        """Return the delimiter with which the header has both columns."""
-        wanted = {"--time-column": self._time_column, "--value-column": self._value_column}
+    def _row(self, line: Line, lines: LineReader) -> _Parsed | BadRow | None:
+        """Return what *line* is; None where nothing is on it."""
+        text, raw = line.text, line.raw
+        if problem := self._damage(text):
+            return BadRow(line.number, problem, raw)
+        try:
+            cells = split_cells(text, self.dialect.delimiter, literal=self._literal)
+        except OpenQuote:
+            joined = self._spanning(line, lines)
+            if isinstance(joined, BadRow):
+                return joined
+            cells, raw = joined
+        except ValueError as error:
+            return BadRow(line.number, f"not CSV: {error}", raw)
+        if not any(cell.strip() for cell in cells):
+            return None
+        number = len(cells)
+        if number == self._width or (number == self._allowed and not cells[-1].strip()):
+            return self._judged(line.number, cells, raw)
+        problem = f"{counted(number, 'cell')} where the header has {self._width}"
+        return BadRow(line.number, problem, raw)
 
-        def missing(delimiter: str) -> list[str]:
-            names = _names(header, delimiter)
-            return [option for option, column in wanted.items() if column not in names]
+    def _damage(self, text: str) -> str:
+        if is_damaged(text):
+            return "bytes that are no text, or NUL"
+        return "a carriage return in the middle of the line" if "\r" in text else ""
 
-        # Of equally good ones the one that makes the most columns, to name what is there.
-        best = min(_DELIMITERS, key=lambda one: (len(missing(one)), -len(_names(header, one))))
-        options = missing(best)
-        if not options:
-            return best
-        if _NO_UTF8.search(header):
-            raise self._no_text()
-        which = " and ".join(f"'{wanted[option]}'" for option in options)
-        found = ", ".join(repr(name) for name in _names(header, best)[:20]) or "nothing"
-        raise ImportFailed(
-            f"{self.name}, line 1: no column{'s' if len(options) > 1 else ''} {which} in the "
-            f"header, which has {found}; name the right one with {' and '.join(options)}"
-        )
-
-    def _no_text(self) -> ImportFailed:
-        return ImportFailed(
-            f"{self.name} is not a CSV text file (UTF-8); its first line has to name the columns "
-            f"'{self._time_column}' and '{self._value_column}'"
-        )
-
-    def _rows(self, file: TextIO, header: str, delimiter: str) -> Iterator[Row | BadRow]:
-        reader = csv.reader(file, delimiter=delimiter)
-        names = _names(header, delimiter)
-        time_at, value_at = names.index(self._time_column), names.index(self._value_column)
-        clock = _LocalClock(self._zone)
-        while True:
-            # A quoted cell may hold line ends: the row is named by the line it begins on.
-            line = reader.line_num + 2
+    def _spanning(self, line: Line, lines: LineReader) -> tuple[list[str], str] | BadRow:
+        """Return the cells and the text of a row that goes on behind *line*, where rows may."""
+        delimiter, opened = self.dialect.delimiter, f"the quote opened in line {line.number}"
+        if not self._multiline:
+            for later in lines.ahead():
+                if '"' in later.text:
+                    return BadRow(
+                        line.number,
+                        f"{opened} is not closed there; the next quote is in line {later.number} "
+                        "(--quotes literal takes quotes as they stand, multiline takes rows of "
+                        "several lines)",
+                        line.raw,
+                    )
+            return BadRow(
+                line.number,
+                f"{opened} is never closed (--quotes literal takes quotes as they stand)",
+                line.raw,
+            )
+        text, raw = line.text, line.raw
+        for taken, later in enumerate(lines.ahead(), start=1):
+            if taken == _ROW_LINES:
+                break
+            if not later.ended and not self.options.complete:
+                break
+            if self._is_row(later):
+                problem = f"{opened} would swallow line {later.number}, which is a row"
+                return BadRow(line.number, problem, line.raw)
+            text, raw = f"{text}\n{later.text}", raw + later.raw
+            if '"' not in later.text or is_open(text, delimiter):
+                continue
             try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield BadRow(line, f"not CSV: {error}")
+                cells = split_cells(text, delimiter)
+            except ValueError as error:
+                return BadRow(line.number, f"not CSV: {error}", line.raw)
+            lines.skip(taken)
+            self.seen.lines += taken
+            return cells, raw
+        return BadRow(line.number, f"{opened} is never closed", line.raw)
+
+    def _is_row(self, line: Line) -> bool:
+        """Tell whether *line* is a reading by itself."""
+        try:
+            cells = split_cells(line.text, self.dialect.delimiter)
+        except ValueError:
+            return False
+        return len(cells) == self._width and isinstance(self._judged(0, cells, ""), _Parsed)
+
+    def _judged(self, line: int, cells: list[str], raw: str) -> _Parsed | BadRow:
+        dialect = self.dialect
+        time = " ".join(cells[at].strip() for at in dialect.times_at)
+        try:
+            moment = self._moment(time)
+        except ValueError as error:
+            form = other_form(time, dialect.time_format) or str(error)
+            return BadRow(line, f"time {quoted_cell(time)}: {form}", raw)
+        values: list[float | None] = []
+        for at in dialect.values_at:
+            cell = cells[at].strip()
+            if cell in self.options.no_value:
+                values.append(None)
                 continue
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) <= max(time_at, value_at):
-                yield BadRow(
-                    line, f"{counted(len(cells), 'column')} where the header has {len(names)}"
-                )
-                continue
-            row = _row(line, cells[time_at].strip(), cells[value_at].strip(), clock)
-            if isinstance(row, BadRow) and reader.line_num + 1 > line:
-                # A quote that is never closed swallows the readings below it.
-                row = BadRow(line, f"{row.problem} (the row runs to line {reader.line_num + 1})")
-            yield row
+            try:
+                values.append(self._number(cell))
+            except ValueError as error:
+                column = "" if len(dialect.values_at) == 1 else f" of {dialect.header[at]!a}"
+                return BadRow(line, f"value {quoted_cell(cell)}{column}: {error}", raw)
+        return _Parsed(line, time, moment, tuple(values), raw)
 
-
-def _names(header: str, delimiter: str) -> list[str]:
-    try:
-        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    except csv.Error:
-        return []
-
-
-def _row(line: int, time: str, value: str, clock: "_LocalClock") -> Row | BadRow:
-    try:
-        recorded_at = clock.utc(parse_moment(time))
-    except ValueError as error:
-        return BadRow(line, f"time {_shown(time)}: {error}")
-    try:
-        # float() also takes 1_000 and digits of other scripts, which no logger means.
-        number = float(value) if value.isascii() and "_" not in value else math.nan
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        return BadRow(line, f"value {_shown(value)}: not a finite number")
-    return Row(line, recorded_at, number)
-
-
-def _shown(cell: str) -> str:
-    return ascii(cell if len(cell) <= 40 else cell[:40] + "...")
-
-
-class _LocalClock:
-    """Naive times to UTC; remembers the last one to tell the two passes of a repeated hour."""
-
-    def __init__(self, zone: tzinfo) -> None:
-        self._zone = zone
-        self._last: datetime | None = None
-        self._second_pass = False
-
-    def utc(self, moment: datetime) -> datetime:
-        if moment.tzinfo is not None or self._zone is UTC:
-            return as_utc(moment)
-        local = moment.replace(tzinfo=self._zone)
-        repeated = local.utcoffset() != local.replace(fold=1).utcoffset()
-        stepped_back = self._last is not None and moment < self._last
-        self._second_pass = repeated and (self._second_pass or stepped_back)
-        self._last = moment
-        return as_utc(local.replace(fold=int(self._second_pass)))
-
-
-def counted(number: int, thing: str) -> str:
-    """Return e.g. ``1 reading`` or ``22,695 readings``; *thing* takes an s in the plural."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    def _placed(self, row: _Parsed) -> Row | BadRow:
+        """Return *row* with its moment in UTC."""
+        naive = row.moment.tzinfo is None
+        try:
+            if naive and self._clock is not None:
+                moment = self._clock.utc(row.line, row.moment)
+            else:
+                moment = as_utc(row.moment)
+        except ValueError as error:
+            return BadRow(row.line, f"time {quoted_cell(row.time)}: {error}", row.raw)
+        if naive:
+            self.seen.local += 1
+            self.seen.first_local = self.seen.first_local or row.line
+        else:
+            self.seen.zoned += 1
+        return Row(row.line, moment, row.values)

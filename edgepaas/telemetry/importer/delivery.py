@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from edgepaas.app import jitter, pause_after
 from edgepaas.app.http import HttpAnswer, HttpFailure, HttpSession
-from edgepaas.telemetry.importer.csv_source import ImportFailed
+from edgepaas.telemetry.importer.failures import ImportFailed
 from edgepaas.telemetry.importer.importer import BatchRefused
 
 #: Answers that a later attempt may change: limited, away behind a proxy, unavailable.
@@ -100,8 +100,8 @@ class HttpSender:
         said = f"{self._base} answered {answer.status}: {_message(answer)}"
         if answer.status in (401, 403):
             raise ImportFailed(
-                f"{said}; make a token with 'edgepaas token create NAME', put it into a file "
-                "and name that file with --token-file"
+                f"{said}; run it as root on the box itself (sudo), or make a token with 'edgepaas "
+                "token create NAME', put it into a file and name that file with --token-file"
             )
         if answer.status in (409, 422):
             raise BatchRefused(said, _problems(answer))

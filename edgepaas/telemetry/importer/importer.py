@@ -7,28 +7,36 @@ or a second import sends again is there already, and two equal rows of one file 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from edgepaas.app.models import content_id
-from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ImportFailed, Row, counted
+from edgepaas.telemetry.importer.csv_source import CsvSource, Row
+from edgepaas.telemetry.importer.failures import ImportFailed, counted
+from edgepaas.telemetry.importer.first_look import (
+    BAD_ROWS_SHOWN,
+    FirstLook,
+    describe_bad_rows,
+    look_at,
+    odd_things,
+    understood,
+)
+from edgepaas.telemetry.importer.left_out import LeftOutFile
 from edgepaas.telemetry.times import format_moment
 
-#: How many bad rows an error or a report spells out.
-_BAD_ROWS_SHOWN = 20
 #: Fixed for ever: ids already in databases were made with it.
 _ORIGIN = "edgepaas.telemetry.import"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the rows of a file are readings of."""
+    """What the rows of a file are readings of: a device, and units by the metrics' names."""
 
     device: str
-    metric: str
-    unit: str | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,25 +56,37 @@ class Progress:
 
 @dataclass
 class Report:
-    """What an import did: readings stored, readings there already, rows left out."""
+    """What an import did, or would do: *accepted* and *duplicates* are what the box has."""
 
-    readings: int
+    source: CsvSource
+    look: FirstLook
     accepted: int = 0
     duplicates: int = 0
-    bad_rows: int = 0
-    bad_rows_shown: list[BadRow] = field(default_factory=list)
+    #: The file with the rows that were left out.
+    left_out: Path | None = None
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for programs."""
+        look = self.look
         return {
-            "readings": self.readings,
+            "rows": look.rows,
+            "readings": look.readings,
             "accepted": self.accepted,
             "duplicates": self.duplicates,
-            "bad_rows": self.bad_rows,
+            "bad_rows": look.bad_rows,
             "bad_rows_shown": [
-                {"line": row.line, "problem": row.problem} for row in self.bad_rows_shown
+                {"line": row.line, "problem": row.problem} for row in look.bad_rows_shown
             ],
+            "left_out": None if self.left_out is None else str(self.left_out),
+            "unfinished_line": look.unfinished or None,
+            "without_value": look.without_value,
+            "empty_lines": look.empty_lines,
+            "understood": {
+                what.replace(" ", "_"): found
+                for what, found in understood(self.source, look).items()
+            },
+            "odd": odd_things(self.source, look),
             "seconds": round(self.seconds, 3),
         }
 
@@ -88,37 +108,40 @@ class BatchRefused(ImportFailed):
         self.problems = problems
 
 
-def check_file(source: CsvSource, *, skip_bad: bool) -> Report:
-    """Read the whole file once before anything is sent; return how much is in it.
+class Refused(ImportFailed):
+    """Rows are in doubt, and nothing was sent; ``look`` is what the file holds."""
 
-    Raises ImportFailed, which names the lines, for rows that are no reading unless
-    *skip_bad*, and for a file without any.
-    """
-    report = Report(readings=0)
-    for row in source:
-        if isinstance(row, Row):
-            report.readings += 1
-            continue
-        report.bad_rows += 1
-        if len(report.bad_rows_shown) < _BAD_ROWS_SHOWN:
-            report.bad_rows_shown.append(row)
-    if report.bad_rows and not skip_bad:
-        raise ImportFailed(
-            f"{source.name}: {report.bad_rows:,} of "
-            f"{counted(report.readings + report.bad_rows, 'row')} cannot be read, "
-            f"nothing was sent:\n{describe_bad_rows(report)}\n"
-            "mend them, or import the rest with --skip-bad"
+    def __init__(self, message: str, look: FirstLook) -> None:
+        super().__init__(message)
+        self.look = look
+
+
+def check(source: CsvSource, look: FirstLook, *, skip_bad: bool) -> None:
+    """Raise Refused, which names the lines, where the file is not to be imported as it is."""
+    if look.bad_rows and not skip_bad:
+        wide = len(source.dialect.metrics) > 1
+        raise Refused(
+            f"{source.name}: {look.bad_rows:,} of {counted(look.rows + look.bad_rows, 'row')} "
+            f"cannot be read, nothing was sent:\n{describe_bad_rows(look)}\n"
+            "mend them, say how the file is written (--dry-run shows what was understood)"
+            f"{', choose columns with --value-column' if wide else ''}, or import the rest with "
+            "--skip-bad",
+            look,
         )
-    if not report.readings:
-        raise ImportFailed(f"{source.name}: no reading below the header; nothing was sent")
-    return report
-
-
-def describe_bad_rows(report: Report) -> str:
-    """Return the bad rows as lines of text, the first few spelled out."""
-    lines = [f"  line {row.line}: {row.problem}" for row in report.bad_rows_shown]
-    more = report.bad_rows - len(report.bad_rows_shown)
-    return "\n".join([*lines, f"  and {more:,} more"] if more else lines)
+    if look.zoned and look.local and source.options.zone is None:
+        raise Refused(
+            f"{source.name}: {look.local:,} of {counted(look.rows, 'time')} name no zone (the "
+            f"first in line {look.first_local}) and the others do, nothing was sent: say theirs "
+            "with --timezone",
+            look,
+        )
+    if not look.readings:
+        left = f" but line {look.unfinished}, which has no line end" if look.unfinished else ""
+        raise Refused(
+            f"{source.name}: no reading below the header{left}; nothing was sent"
+            f"{' (--complete takes it)' if left else ''}",
+            look,
+        )
 
 
 def import_file(
@@ -128,19 +151,26 @@ def import_file(
     *,
     batch_size: int,
     skip_bad: bool = False,
+    left_out: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Report:
     """Send every reading of *source* in file order; return what became of them.
 
-    *on_progress* is called after each acknowledged batch. Takes memory for the file's distinct
-    readings (about 150 bytes each), to tell the occurrences of equal rows apart. Raises
-    ImportFailed, which says up to which line the box has everything.
+    The file is read whole before anything is sent; Refused where a row is in doubt, unless
+    *skip_bad*: then such rows are written to the file *left_out*. *on_progress* is called
+    after each acknowledged batch. Takes memory for the file's distinct readings (about 150
+    bytes each), to tell the occurrences of equal rows apart. Raises ImportFailed, which says
+    up to which line the box has everything.
     """
     started = time.monotonic()
-    report = check_file(source, skip_bad=skip_bad)
-    progress = Progress(total=report.readings)
+    wanted = left_out or source.path.with_name(f"{source.path.stem}.left-out.csv")
+    with LeftOutFile(wanted, source.dialect) as rest:
+        look = look_at(source, on_bad_row=rest.add if skip_bad else None)
+        check(source, look, skip_bad=skip_bad)
+        report = Report(source, look, left_out=rest.keep())
+    progress = Progress(total=look.readings)
     on_progress(progress)
-    for batch in _batches(source, target, batch_size):
+    for batch in _batches(source, target, batch_size, look):
         try:
             accepted, duplicates = send([reading for _, reading in batch])
         except BatchRefused as error:
@@ -155,41 +185,55 @@ def import_file(
         on_progress(progress)
     report.accepted, report.duplicates = progress.accepted, progress.duplicates
     report.seconds = time.monotonic() - started
+    if progress.done != look.readings:
+        raise ImportFailed(_where(source, progress, _CHANGED.format(name=source.name)))
     return report
 
 
+_CHANGED = "{name} is another file than when it was first looked at; leave it alone meanwhile"
+
+
 def _batches(
-    source: CsvSource, target: Target, size: int
+    source: CsvSource, target: Target, size: int, look: FirstLook
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield the file's readings with their lines, *size* at a time."""
-    seen: dict[tuple[datetime, float], int] = {}
+    seen: dict[tuple[int, datetime, float], int] = {}
     batch: list[tuple[int, dict[str, Any]]] = []
+    metrics = source.dialect.metrics
+    left = look.rows
     for row in source:
-        if isinstance(row, BadRow):
+        if not isinstance(row, Row):
             continue
-        value = row.value + 0.0  # -0.0 is 0.0, as it is for the box
-        occurrence = seen.get((row.recorded_at, value), 0)
-        seen[row.recorded_at, value] = occurrence + 1
-        batch.append((row.line, _reading(target, row.recorded_at, value, occurrence)))
-        if len(batch) == size:
-            yield batch
-            batch = []
+        if not left:
+            break  # written since the first look
+        left -= 1
+        for place, value in enumerate(row.values):
+            if value is None:
+                continue
+            occurrence = seen.get((place, row.recorded_at, value), 0)
+            seen[place, row.recorded_at, value] = occurrence + 1
+            reading = _reading(target, metrics[place], row.recorded_at, value, occurrence)
+            batch.append((row.line, reading))
+            if len(batch) == size:
+                yield batch
+                batch = []
     if batch:
         yield batch
 
 
-def _reading(target: Target, moment: datetime, value: float, occurrence: int) -> dict[str, Any]:
-    identity = content_id(
-        _ORIGIN, target.device, target.metric, moment, value, target.unit, occurrence
-    )
+def _reading(
+    target: Target, metric: str, moment: datetime, value: float, occurrence: int
+) -> dict[str, Any]:
+    unit = target.units.get(metric)
+    identity = content_id(_ORIGIN, target.device, metric, moment, value, unit, occurrence)
     reading = {
         "id": str(identity),
         "device": target.device,
-        "metric": target.metric,
+        "metric": metric,
         "value": value,
         "recorded_at": format_moment(moment),
     }
-    return reading if target.unit is None else {**reading, "unit": target.unit}
+    return reading if unit is None else {**reading, "unit": unit}
 
 
 def _where(source: CsvSource, progress: Progress, problem: str) -> str:
@@ -212,7 +256,7 @@ def _refusal_with_line_numbers(error: BatchRefused, batch: list[tuple[int, dict[
         for position, problem in sorted(error.problems.items())
         if 0 <= position < len(batch)
     ]
-    shown = lines[:_BAD_ROWS_SHOWN]
+    shown = lines[:BAD_ROWS_SHOWN]
     if len(lines) > len(shown):
         shown.append(f"  and {len(lines) - len(shown):,} more")
     return "\n".join([str(error), *shown])

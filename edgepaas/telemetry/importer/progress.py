@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from edgepaas.telemetry.importer.csv_source import counted
+from edgepaas.telemetry.importer.failures import counted
 from edgepaas.telemetry.importer.importer import Progress
 
 _BAR_WIDTH = 24

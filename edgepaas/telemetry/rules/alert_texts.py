@@ -15,9 +15,10 @@ def fingerprint(watch_id: str, device: str) -> str:
 
 
 def sentence(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
-    """Return the message of the alert, or of its end."""
+    """Return the message of the alert, or of its end: one line, whatever a device is called."""
+    device, name = _word(device), _word(watch.name)
     said = _raised(watch, device, flip) if flip.raised else _over(watch, device, flip)
-    return f"{device}: {said} (rule '{watch.name}')" + (
+    return f"{device}: {said} (rule '{name}')" + (
         f": look at {device}; GET /api/v1/rules/{watch.id} is the rule" if flip.raised else ""
     )
 
@@ -53,14 +54,19 @@ def _raised(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
 
 def _over(watch: ActiveRule, device: str, flip: ConditionChange) -> str:
     lasted = ""
-    if flip.since is not None and flip.at is not None and flip.at > flip.since:
-        lasted = f", after {span((flip.at - flip.since) / SECOND)}"
+    if flip.lasted >= SECOND:
+        lasted = f", after {span(flip.lasted / SECOND)}"
     since = "" if flip.since is None else f" since {_moment(flip.since)}"
     if watch.condition == "absent":
         return f"readings of {watch.metric} come again, there were none{since}{lasted}; " + (
             _reading(flip)
         )
     return f"{watch.metric} {_demand(watch)} no longer, as it was{since}{lasted}; {_reading(flip)}"
+
+
+def _word(name: str) -> str:
+    """Return a name as a line holds it; an older box may have taken one with a line's end."""
+    return " ".join(name.split())
 
 
 def _demand(watch: ActiveRule) -> str:
@@ -76,4 +82,4 @@ def _reading(flip: ConditionChange) -> str:
 
 
 def _moment(microseconds: int) -> str:
-    return format_moment(EARLIEST + timedelta(microseconds=microseconds))
+    return format_moment(EARLIEST + timedelta(seconds=microseconds // SECOND))

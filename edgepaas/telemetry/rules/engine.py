@@ -7,6 +7,7 @@ from edgepaas.telemetry.rules.alert_texts import fingerprint, no_longer_watched,
 from edgepaas.telemetry.rules.judging import (
     ActiveRule,
     ConditionChange,
+    Received,
     Series,
     advance,
     fall_silent,
@@ -62,15 +63,18 @@ class RuleEngine:
                 if watch.condition == "absent" and watch.device is not None:
                     self._of(watch, watch.device)
 
-    def judge(self, readings: Iterable[Judged]) -> None:
-        """Judge *readings* in their order."""
+    def judge(self, readings: Iterable[Judged], received: Received) -> None:
+        """Judge *readings* in their order, which the box took in together."""
         for device, metric, value, moment in readings:
             for watch in self._by_metric.get(metric, ()):
                 if watch.device not in (None, device):
                     continue
                 key = (watch.id, device)
                 series = self._of(watch, device).series
-                for flip in advance(watch, series, moment, value):
+                changes = advance(
+                    watch, series, moment, value, received, ready_seconds=self._ready_seconds
+                )
+                for flip in changes:
                     self._notice(key, watch, flip)
                 series.ready_seconds = self._ready_seconds
                 self._changed.add(key)

@@ -12,6 +12,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, column, delete, select
@@ -21,7 +23,7 @@ from edgepaas.app.append import NotPlain
 from edgepaas.app.facts import Row
 from edgepaas.app.models import Database, uuid7
 from edgepaas.telemetry.models import RULE_FEED, RULES
-from edgepaas.telemetry.rules.judging import SECOND, ActiveRule
+from edgepaas.telemetry.rules.judging import SECOND, UNKNOWN, ActiveRule, Received
 from edgepaas.telemetry.times import EARLIEST
 
 #: Readings in one row of the feed; a row is read into memory as a whole.
@@ -31,6 +33,8 @@ _ROWS_AT_ONCE = 200
 _READINGS_AT_ONCE = 20_000
 #: Seconds after which the rules are read again: another box may have changed them.
 RULES_KEPT = 5.0
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 #: One reading in the feed: its id, device, metric, value, recorded_at (µs since 1970).
 Entry = tuple[str, str, str, float, int]
@@ -43,6 +47,22 @@ class Fed:
     seq: int
     batch: str
     readings: list[Entry]
+    received: Received
+
+
+def received_now() -> Received:
+    """Return the box's clocks as they stand; the one since boot counts suspension, too."""
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Received(_boot(), round(since_boot * SECOND), round(time.time() * SECOND))
+
+
+@cache
+def _boot() -> str:
+    """Return the name of this start of the box, "" where it has none; the process is of one."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 class RuleCache:
@@ -97,13 +117,15 @@ class RuleCache:
 _NOBODY: frozenset[str] = frozenset()
 
 
-def feed_rows(node: str, entries: Sequence[Entry]) -> list[Row]:
+def feed_rows(node: str, entries: Sequence[Entry], received: Received) -> list[Row]:
     """Return the rows that hold *entries* for the rules of this box, the *node*, in order."""
     return [
         {
             "batch": uuid7(),
             "node": node,
-            "readings": json.dumps(entries[start : start + _READINGS_A_ROW]),
+            "readings": json.dumps(
+                {"received": received, "readings": entries[start : start + _READINGS_A_ROW]}
+            ),
         }
         for start in range(0, len(entries), _READINGS_A_ROW)
     ]
@@ -126,11 +148,17 @@ def take(session: Session, node: str) -> list[Fed]:
     number = 0
     with connection.execute(statement) as rows:
         for seq, batch, readings in rows:
-            found.append(Fed(seq, str(batch), json.loads(readings)))
+            found.append(_fed(seq, str(batch), json.loads(readings)))
             number += len(found[-1].readings)
             if number >= _READINGS_AT_ONCE:
                 break
     return found
+
+
+def _fed(seq: int, batch: str, content: Any) -> Fed:
+    if isinstance(content, list):  # of a release that did not note when
+        return Fed(seq, batch, content, UNKNOWN)
+    return Fed(seq, batch, content["readings"], Received(*content["received"]))
 
 
 def drop(session: Session, fed: Sequence[Fed]) -> None:

@@ -14,7 +14,16 @@ from edgepaas.app.facts import ids_in_own_file
 from edgepaas.app.storage import LockHeld, acquire
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.rules.engine import RuleEngine
-from edgepaas.telemetry.rules.feed import RULES_KEPT, Entry, Fed, RuleCache, drop, take
+from edgepaas.telemetry.rules.feed import (
+    RULES_KEPT,
+    Entry,
+    Fed,
+    RuleCache,
+    drop,
+    received_now,
+    take,
+)
+from edgepaas.telemetry.rules.judging import Received
 from edgepaas.telemetry.rules.store import Notice, RuleStore
 
 if TYPE_CHECKING:
@@ -39,12 +48,15 @@ _STUCK = "rules-stuck"
 class RuleFollower:
     """Judges what the intake of *box* stores, and raises and resolves the rules' alerts.
 
-    *clock* is monotonic; only the time in which the box could take readings counts as
+    Durations are the box's own (:mod:`edgepaas.telemetry.rules.judging`). *clock* is monotonic;
+    only the time in which the box could take readings counts as
     silence, so neither a clock that jumps nor a box that was off makes a device silent.
     """
 
     def __init__(self, box: "Box", *, clock: Callable[[], float] = time.monotonic) -> None:
         self.rules = RuleCache(box.database, clock)
+        #: The clocks by which the intake notes when it took readings in.
+        self.received: Callable[[], Received] = received_now
         self.node = box.node_id
         self._box = box
         self._clock = clock
@@ -199,9 +211,12 @@ class Judge:
         judged_before = self._judged_in_file(fresh) if self._first else frozenset()
         for row in fresh:
             self._engine.judge(
-                (device, metric, value, moment)
-                for identity, device, metric, value, moment in row.readings
-                if identity not in judged_before
+                (
+                    (device, metric, value, moment)
+                    for identity, device, metric, value, moment in row.readings
+                    if identity not in judged_before
+                ),
+                row.received,
             )
         self._keep([row.batch for row in fresh])
         self._taken.update(row.batch for row in fresh)

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("edgepaas.rules")
 
-#: Version of the file (``user_version``). 1, which kept lists instead of objects, is migrated;
-#: a file of another one is set aside as a whole.
-_VERSION = 2
+#: Version of the file (``user_version``). 1, which kept lists instead of objects, and 2, which
+#: measured by the devices' clocks, are migrated; a file of another one is set aside as a whole.
+_VERSION = 3
 #: Rows that a report names one by one.
 _NAMED = 3
 #: Rows that are kept in ``set_aside``: the latest.
@@ -105,6 +105,9 @@ _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
         "held": (int,),
         "raised": (bool,),
         "heard": _NUMBER,
+        "boot": _TEXT,
+        "received": (int,),
+        "received_wall": _MOMENT,
     },
     Notice: {"raised": (bool,), "message": _TEXT, "severity": _TEXT, "fingerprint": _TEXT},
 }
@@ -288,7 +291,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     connection = open_sqlite(path, create=True)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, _VERSION):
+        if version not in (0, 1, 2, _VERSION):
             raise ValueError(f"its version is {version}, this build knows {_VERSION}")
         problem = _problem(connection)
         if problem != "ok":
@@ -297,6 +300,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         _expect_columns(connection)
         if version == 1:
             _name_the_fields(connection)
+        if version in (1, 2):
+            _add_receipts(connection)
         connection.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:
         connection.close()
@@ -341,11 +346,40 @@ def _name_the_fields(connection: sqlite3.Connection) -> None:
         connection.executemany(
             "UPDATE notices SET body = ? WHERE n = ?", [(_named(Notice, b), n) for n, b in bodies]
         )
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _add_receipts(connection: sqlite3.Connection) -> None:
+    """Migrate version 2: when a reading came is not known, so that no time passed since then.
+
+    What held goes on; a state that does not fit stays as it is, to be set aside.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        rows = connection.execute("SELECT rule, device, state FROM series").fetchall()
+        connection.executemany(
+            "UPDATE series SET state = ? WHERE rule = ? AND device = ?",
+            [(_with_receipt(state), rule, device) for rule, device, state in rows],
+        )
         connection.execute(f"PRAGMA user_version = {_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _with_receipt(text: str) -> str:
+    try:
+        state = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return text
+    if not isinstance(state, dict):
+        return text
+    return json.dumps({**state, "boot": "", "received": 0, "received_wall": state.get("since")})
 
 
 def _named(kind: type[ActiveRule | Series | Notice], text: str) -> str:

@@ -89,11 +89,12 @@ def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
 
         `above` and `below` hold for values beyond `threshold`, `rate` where the value changes
         by more than `threshold` a second, up or down. The alert is raised by the first reading
-        by which that held for `for_seconds`, measured by `recorded_at`, and resolved by the
-        first one for which it does not hold. `absent` is raised when more than `for_seconds` passed
-        between two readings, or when none came for so long; the next one resolves it. Readings
-        are judged in the order in which this box takes them in, each once; a clock that steps
-        back adds no time. One alert for each rule and device.
+        by which that held for `for_seconds`, and resolved by the first one for which it does
+        not hold. `absent` is raised when none came for `for_seconds`; the next one resolves it.
+        Readings are judged in the order in which this box takes them in, each once, and durations
+        are measured by this box's own clock: `recorded_at` is for charts, and for the time between
+        the two readings of a `rate`. What comes together holds from when it came. One alert for
+        each rule and device.
         """
         return after_change(_create(box, given))
 

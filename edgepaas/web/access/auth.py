@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access: which requests need a token, and what a token may do.
 
-In production every write needs a token, and so does every read from beyond the box.
+In production every write needs a token, and so does every read from beyond the box, and from
+programs on it that are neither root's nor the service's own user's.
 In development (AUTH_REQUIRED not given, ENV=development) the loopback is open.
 AUTH_REQUIRED=false, given in so many words, opens the box to everybody.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, g, request
 
 from edgepaas.apikit.caller import LOCAL, Caller
 from edgepaas.apikit.problems import Problem
-from edgepaas.web.access.locality import is_local
+from edgepaas.web.access.locality import is_local_environ
+from edgepaas.web.access.peers import is_own_program
 from edgepaas.web.access.tokens import TokenStore
 from edgepaas.web.probe_paths import is_probe
 
@@ -57,21 +59,36 @@ class Guard:
         """Return the caller of *given*; Problem 401 without a valid token, 403 for a reader."""
         writes = given.method not in SAFE_METHODS
         authorization = given.headers.get("Authorization")
-        return self._admit(authorization, lambda: is_local(given), writes=writes)
+        return self.identify(authorization, lambda: self.is_open_to(given.environ), writes=writes)
 
-    def find(self, authorization: str | None, *, local: bool, writes: bool = True) -> Caller | None:
+    def find(
+        self, authorization: str | None, *, is_local: Callable[[], bool], writes: bool = True
+    ) -> Caller | None:
         """Return who sends this Authorization header; None: the request is to be refused.
 
-        *local*: the request comes from a program of this box, for itself.
+        *is_local* says whether the request comes from a program of this box, for itself.
         """
         try:
-            return self._admit(authorization, lambda: local, writes=writes)
+            return self.identify(authorization, is_local, writes=writes)
         except Problem:
             return None
 
-    def _admit(
+    def is_open_to(self, environ: dict[str, Any]) -> bool:
+        """Whether the request comes from a program of this box that needs no token to read.
+
+        In production that is one of root's or of the service's own user, not any user's.
+        """
+        if not is_local_environ(environ):
+            return False
+        address, port = environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT")
+        if self.rules.local_writes or address == "localhost" or port is None:
+            return True  # development; a Unix socket, whose folder says who may connect
+        return is_own_program(address, int(port))
+
+    def identify(
         self, authorization: str | None, is_local: Callable[[], bool], *, writes: bool
     ) -> Caller:
+        """Return who sends this Authorization header; raises Problem as :meth:`admit` does."""
         presented = _presented(authorization)
         if presented is not None:
             token = self._tokens.find(presented)

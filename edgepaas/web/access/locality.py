@@ -2,8 +2,9 @@
 """Where a request comes from: this very box, or beyond it."""
 
 import ipaddress
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -11,36 +12,44 @@ if TYPE_CHECKING:
 
 #: A proxy on the box that forwards a request marks it with one of these.
 _HANDED_ON = (
-    "HTTP_FORWARDED",
-    "HTTP_X_FORWARDED_FOR",
-    "HTTP_X_FORWARDED_HOST",
-    "HTTP_X_FORWARDED_PROTO",
-    "HTTP_X_REAL_IP",
-    "HTTP_VIA",
+    *("FORWARDED", "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO"),
+    *("X_REAL_IP", "VIA"),
 )
 #: Characters of a Host header: a name (RFC 1035, 2.3.4) with a port.
 LONGEST_HOST = 260
 #: Where the answer is kept: it is asked for more than once a request.
-_ANSWER = "edgepaas.is_local"
+IS_LOCAL = "edgepaas.is_local"
 
 
 def is_local(request: "Request") -> bool:
-    """Tell whether the request comes from a program of this box, for itself.
+    """Tell whether the request comes from a program of this box; see :func:`comes_from_box`."""
+    return is_local_environ(request.environ)
 
-    Not so: a request that a proxy handed on, and one that a web page made a browser
-    send (another site's, or a name that was pointed at the loopback address: DNS
-    rebinding), since those would lend a stranger the box's own rights.
-    """
-    environ = request.environ
-    known: bool | None = environ.get(_ANSWER)
+
+def is_local_environ(environ: dict[str, Any]) -> bool:
+    """Tell the same of a request by its WSGI environment."""
+    known: bool | None = environ.get(IS_LOCAL)
     if known is None:
-        known = environ[_ANSWER] = (
-            is_loopback(environ.get("REMOTE_ADDR"))
-            and environ.keys().isdisjoint(_HANDED_ON)
-            and environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
-            and names_loopback(environ.get("HTTP_HOST", ""))
+        known = environ[IS_LOCAL] = comes_from_box(
+            environ.get("REMOTE_ADDR"), lambda name: environ.get(f"HTTP_{name}")
         )
     return known
+
+
+def comes_from_box(address: str | None, header: Callable[[str], str | None]) -> bool:
+    """Tell whether a request comes from a program of this box, for itself.
+
+    *header* returns a header by its name in upper case with underscores. Not so: a request
+    that a proxy handed on, and one that a web page made a browser send (another site's, or a
+    name that was pointed at the loopback address: DNS rebinding), since those would lend a
+    stranger the box's own rights.
+    """
+    return (
+        is_loopback(address)
+        and all(header(name) is None for name in _HANDED_ON)
+        and (header("SEC_FETCH_SITE") or "none") in ("none", "same-origin")
+        and names_loopback(header("HOST") or "")
+    )
 
 
 @lru_cache(maxsize=1024)  # asked twice a request, nearly always for the same few
@@ -56,6 +65,7 @@ def is_loopback(address: str | None) -> bool:
     return bool((mapped or found).is_loopback)
 
 
+@lru_cache(maxsize=1024)
 def client_network(address: str | None) -> str:
     """Return what a client is counted under: its address, or its /64 in IPv6.
 

@@ -79,11 +79,17 @@ class Token:
         }
 
 
+#: Stands for the token of this box's own commands (edgepaas.files.local_token).
+LOCAL_TOKEN = Token("local", "local", "", read_only=False, created_at="")
+
+
 class TokenStore:
     """The tokens of one box. Reading follows changes of the file; writing is locked and atomic."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, local: str = "") -> None:
+        """*local*: the token of this box's own commands, which no file of tokens holds."""
         self._path = path
+        self._local = _digest(local) if local else ""
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
         self._tokens: tuple[Token, ...] = ()
@@ -94,6 +100,8 @@ class TokenStore:
             return None
         digest = _digest(presented)
         found = None
+        if self._local and hmac.compare_digest(self._local, digest):
+            found = LOCAL_TOKEN
         for token in self.current():
             if hmac.compare_digest(token.digest, digest):
                 found = token

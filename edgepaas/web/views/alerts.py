@@ -23,7 +23,7 @@ _STATES: dict[str, tuple[str, ...]] = {
     "event": ("event",),
     "all": ("raised", "resolved", "event"),
 }
-_HISTORY = ("raised", "resolved", "delivered", "dead", "discarded", "silenced")
+_HISTORY = ("raised", "resolved", "delivered", "logged", "dead", "discarded", "silenced")
 #: More lines than two files of history hold.
 _EVERYTHING = 1_000_000
 _LONGEST = 400
@@ -90,7 +90,7 @@ class AlertSchema(ma.Schema):
     )
     undelivered = ma.fields.Integer(
         required=True,
-        metadata={"description": "Of these, those not delivered yet."},
+        metadata={"description": "Alerts of it that no channel has taken."},
     )
     silenced_for = ma.fields.Float(
         required=True, metadata={"description": "Seconds left of a silence; 0 without one."}
@@ -168,7 +168,8 @@ class HistoryEntrySchema(ma.Schema):
     what = ma.fields.String(
         required=True,
         metadata={
-            "description": "An alert was raised or resolved; a notification was delivered, refused "
+            "description": "An alert was raised or resolved; a notification was delivered, written "
+            "to the log alone since no channel is set up (logged), refused "
             "by every channel (dead) or discarded by an operator; an episode passed under a "
             "silence (silenced).",
             "enum": list(_HISTORY),

@@ -14,7 +14,7 @@ from edgepaas.apikit.forwarding import ForwardingSchema
 from edgepaas.app import Box
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
-from edgepaas.health.gate import DATABASE_CHECK
+from edgepaas.health.gate import DATABASE_CHECK, WORKERS_CHECK
 from edgepaas.health.system import SystemMeter
 from edgepaas.web.views.alerts import AlertCountsSchema
 
@@ -224,7 +224,10 @@ class HealthReporter:
         """Return the readiness document and 200, or 503 where no traffic may come."""
         results = self.board.results()
         current = self.box.state()
-        lost = any(result.name == DATABASE_CHECK and not result.ready for result in results)
+        lost = any(
+            result.name in (DATABASE_CHECK, WORKERS_CHECK) and not result.ready
+            for result in results
+        )
         fit = current.state not in ("starting", "stopping") and not lost
         document = {
             "status": "ok" if fit else "unavailable",

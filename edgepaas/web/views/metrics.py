@@ -11,8 +11,9 @@ from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
+from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.app import Box, BoxState
 from edgepaas.health.alerting import AlertWatch
 from edgepaas.health.checks import HealthBoard
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from edgepaas.timing.periodic_task import PeriodicTask
+
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class MetricsPage:
@@ -52,7 +55,7 @@ class MetricsPage:
             ProcessCollector(registry=registry)
             registry.register(self)
             self._registry = registry
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        encode, content_type = choose_encoder(_known_format(request.headers.get("Accept", "")))
         return Response(encode(self._registry), content_type=content_type)
 
     def collect(self) -> Iterator["Metric"]:
@@ -286,13 +289,23 @@ def _seconds(moment: str) -> float | None:
         return None
 
 
-def metrics_blueprint(page: MetricsPage) -> Blueprint:
-    """Return the route of ``/metrics``."""
-    blueprint = Blueprint("metrics", __name__)
+def _known_format(accept: str) -> str:
+    """Return the format that *accept* asks for, in words that the library understands.
 
-    @blueprint.route("/metrics")
+    It parses the versions in the header, and raises for those that are none.
+    """
+    medias = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    return _OPENMETRICS if "application/openmetrics-text" in medias else ""
+
+
+def metrics_blueprint(page: MetricsPage) -> ApiBlueprint:
+    """Return the route of ``/metrics``."""
+    api = ApiBlueprint("metrics", __name__, description="What the box knows of itself.")
+
+    @api.route("/metrics")
+    @api.response(200, {"type": "string"}, content_type="text/plain")
     def metrics() -> Response:
         """Metrics in the text format of Prometheus"""
         return page.view()
 
-    return blueprint
+    return api

@@ -76,8 +76,13 @@ def render_page(
     checks: Iterable[CheckResult],
     endpoints: Iterable[tuple[str, str, str]],
     example: str = "",
+    addresses: Iterable[str] = (),
 ) -> str:
-    """Return the page; *endpoints* are (methods, path, what it is for), *example* a command."""
+    """Return the page; *endpoints* are (methods, path, what it is for), *example* a command.
+
+    *addresses*: where other machines reach the box.
+    """
+    reached = " ".join(f"<code>{escape(url)}</code>" for url in addresses)
     tone = "good" if state.state in _CALM else "busy" if state.state in _BUSY else "bad"
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in state.reasons)
     attempt = f'<h2>Try it</h2>\n<div class="card"><pre><code>{escape(example)}</code></pre></div>'
@@ -97,6 +102,7 @@ def render_page(
 <p><span class="state {tone}">{escape(state.state)}</span>
 <span class="soft">{escape(_MEANING.get(state.state, ""))}</span></p>
 <ul class="reasons">{reasons}</ul>
+{f'<p class="soft">Reached at {reached}</p>' if reached else ""}
 </div>
 {_forwarding(state.forwarding)}
 <h2>Checks</h2>

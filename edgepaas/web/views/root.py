@@ -10,6 +10,7 @@ from edgepaas.apikit.smorest_adapter import summary_of
 from edgepaas.apikit.werkzeug_adapter import openapi_path
 from edgepaas.app import Application, Box
 from edgepaas.health.checks import HealthBoard
+from edgepaas.settings.own_url import network_urls
 from edgepaas.web.views.page import page_policy, render_page
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -32,6 +33,7 @@ def root_view(
                 checks=checks,
                 endpoints=endpoints,
                 example=_example(box, application),
+                addresses=network_urls(box.paths),
             )
             response = Response(page, mimetype="text/html")
             response.headers["Content-Security-Policy"] = page_policy()
@@ -43,6 +45,17 @@ def root_view(
     return root
 
 
+def status_view(box: Box) -> Callable[[], Response]:
+    """Return the view of ``/api/v1/status`` for an application that has none of its own."""
+
+    def status() -> Response:
+        current = box.state()
+        since = current.since and current.since.isoformat(timespec="seconds")
+        return jsonify({**current.as_dict(), "since": since, "build": box.build_version})
+
+    return status
+
+
 def describe(
     box: Box, application: Application, endpoints: list[tuple[str, str, str]]
 ) -> dict[str, Any]:
@@ -51,6 +64,8 @@ def describe(
         "name": application.name,
         "version": application.version,
         "build_version": box.build_version,
+        "environment": box.settings.text("ENV"),
+        "addresses": network_urls(box.paths),
         **box.state().as_dict(),
         "documentation": "/openapi.json",
         "endpoints": [

@@ -36,7 +36,7 @@ class TestHealth:
         assert (database["status"], database["database"]) == ("ok", "connected")
         assert box.client.get("/health/system").status in (200, 503)
         assert {check["name"] for check in ready["checks"]} == {
-            "database", "schema", "disk", "spool",
+            "database", "schema", "disk", "spool", "alerts",
         }  # fmt: skip
         status = box.json("status")
         assert status["state"] == ready["state"] == "standalone"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes as PostgreSQL knows them by their layouts, and taking out one that is gone for good.
+"""Boxes as PostgreSQL knows them by their layouts, and forgetting one that is gone for good.
 
 A revision that drops or narrows a column waits until no box reports a layout that it would break
 (edgepaas.schema.renames.boxes). A box that was scrapped reports for ever what it reported last.
@@ -84,12 +84,12 @@ def find_box(hub: "Hub", given: str) -> KnownBox:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise NoSuchBox(f"PostgreSQL knows no box {given!r}: 'edgepaas sync retire' lists them")
+        raise NoSuchBox(f"PostgreSQL knows no box {given!r}: 'edgepaas nodes' lists them")
     ids = ", ".join(one.node_id for one in found)
     raise NoSuchBox(f"{len(found)} boxes are called {given!r}: name one by its id ({ids})")
 
 
-def retire(hub: "Hub", box: KnownBox) -> None:
+def forget(hub: "Hub", box: KnownBox) -> None:
     """Take *box* out of what *hub* knows: its heartbeat, and the layouts that it reported.
 
     Its rows stay, and so do its streams: if it comes back after all it goes on where it was.

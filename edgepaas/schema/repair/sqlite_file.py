@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgepaas schema --repair``: find out what is wrong, keep what was there, mend, explain.
-
-Nothing is dropped. On SQLite everything happens on a copy, and the file as it was stays in
-``backups/``; on PostgreSQL the only thing ever changed by a repair itself is the version.
-"""
+"""``edgepaas schema --repair`` on the SQLite file: on a copy; what was there stays in backups/."""
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgepaas.files import shapes
-from edgepaas.files.locks import held
+from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.files.locks import LockHeld, held
 from edgepaas.files.paths import Paths
-from edgepaas.files.records import RecordType
 from edgepaas.schema.chain import Chain, Revisions, show
 from edgepaas.schema.errors import SchemaError, brief
+from edgepaas.schema.repair.diagnosis import (
+    diagnose_scripts,
+    diagnose_versions,
+    overlapping_revisions,
+)
 from edgepaas.schema.report import SchemaReport
 from edgepaas.schema.sqlite import file_operations as files
 from edgepaas.schema.sqlite import migrate as embedded
@@ -25,47 +24,83 @@ from edgepaas.schema.sqlite.copies import finished_copy, other_owner
 from edgepaas.schema.sqlite.error_classes import Damaged
 from edgepaas.schema.sqlite.housekeeping import clear_reserved_paths, tidy
 from edgepaas.schema.sqlite.inspection import EmptyFile, examine
+from edgepaas.schema.sqlite.quarantine import to_be_taken_back
 from edgepaas.schema.sqlite.rebuild import rebuild
 from edgepaas.schema.sqlite.taking_back import take_back
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
-    from edgepaas.database.postgresql.connector import Connector
-    from edgepaas.schema.postgresql.migrate import Part
-
 logger = logging.getLogger("edgepaas.schema")
 
 Models = Callable[[], "MetaData | None"]
 
 _BATCH_TABLE = "_alembic_tmp_"
-
-#: ``state/postgres-schema-…json``: for a person who wants to go back to that schema.
-POSTGRES_SCHEMA_RECORD = RecordType(
-    "postgres-schema",
-    2,
-    {
-        "versions": shapes.optional(shapes.list_of(shapes.text)),
-        "columns": shapes.list_of(shapes.map_of(shapes.anything)),
-    },
-)
+#: Seconds to wait for processes that have the file open: a service does not let go of it.
+_PATIENCE = 3.0
 
 
 def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
     """Diagnose and mend the SQLite file, and take back what is set aside of it.
 
-    Raises SchemaError or LockHeld with nothing changed.
+    Raises SchemaError with nothing changed, also where a process that does not end has the file.
     """
     tidy(paths, path)
-    with held(paths.database_lock, timeout=embedded.LOCK_TIMEOUT):
-        report = _repair_file(path, paths, chain, models)
-        found = take_back(path, paths, chain, models, again=True)
+    if report := _found_in_order(path, paths, chain, models):
+        return report
+    try:
+        with held(paths.database_lock, timeout=_PATIENCE):
+            report = _repair_file(path, paths, chain, models)
+            found = take_back(path, paths, chain, models, again=True)
+    except LockHeld as error:
+        raise SchemaError(
+            f"SQLite: {path} is in use, and is mended while nobody has it open: 'systemctl stop "
+            f"edgepaas edgepaas-sync' (or end 'edgepaas up'), 'edgepaas schema --repair', then "
+            f"'systemctl start edgepaas'; {error}"
+        ) from error
     if not found.done and not found.failed:
         return report
     action = "repaired" if found.done and report.action == "nothing" else report.action
     message = "; ".join((report.message, *found.done)) if found.done else report.message
     steps = (*report.steps, *found.done, *found.failed)
     return replace(report, action=action, message=message, steps=steps)
+
+
+def _found_in_order(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport | None:
+    """Return that nothing is to be done, where that shows while a service has the file open."""
+    from sqlalchemy import inspect
+
+    from edgepaas.schema import migrations
+    from edgepaas.schema.repair import completion
+
+    if chain.unwritten or to_be_taken_back(paths, path, ""):
+        return None
+    with held(paths.database_lock, shared=True, timeout=_PATIENCE):
+        try:
+            before = examine(path, paths, chain)
+        except Damaged:
+            return None
+        if isinstance(before, EmptyFile) or before != chain.heads or len(chain.heads) > 1:
+            return None
+        metadata = models()
+        engine = migrations.migration_engine(lambda: open_sqlite(path), "sqlite://")
+        try:
+            with engine.connect() as connection:
+                leftover = any(
+                    name.startswith(_BATCH_TABLE) for name in inspect(connection).get_table_names()
+                )
+                sound = not (
+                    leftover
+                    or other_owner(path, paths, chain)
+                    or _incompatibility(connection, chain, metadata)
+                    or completion.missing_indexes(connection, metadata)
+                )
+        finally:
+            engine.dispose()
+    if not sound:
+        return None
+    message = f"nothing to repair: {show(before)}, sound and as the models want it"
+    return SchemaReport("sqlite", "nothing", _tuple(before), _tuple(before), message)
 
 
 def _repair_file(path: Path, paths: Paths, chain: Chain, models: Models) -> SchemaReport:
@@ -82,44 +117,11 @@ def _repair_file(path: Path, paths: Paths, chain: Chain, models: Models) -> Sche
     return embedded.prepare_locked(path, paths, chain, models)
 
 
-def repair_postgres(
-    connector: "Connector", paths: Paths, chain: Chain, models: Models
-) -> SchemaReport:
-    """Diagnose and mend PostgreSQL's version; raises SchemaError when only a person can help."""
-    from edgepaas.schema import migrations
-    from edgepaas.schema.postgresql.migrate import migrate
-    from edgepaas.schema.postgresql.transactions import transaction
-
-    metadata = models()
-    steps = _diagnose_scripts(chain)
-    with transaction(connector, "it cannot be examined", commit=True) as connection:
-        found = migrations.versions(connection, chain)
-        kept = _describe(connection, chain, found, paths)
-        steps += _diagnose_versions(chain, found)
-        overlapping = _overlapping(chain, found or frozenset())
-        if overlapping:
-            migrations.stamp(connection, chain, (found or frozenset()) - overlapping)
-            steps.append(f"took {show(overlapping)} out of {chain.version_table}")
-    steps.insert(0, f"wrote a description of its schema to {kept}")
-    report = migrate(connector, chain, metadata, adopt=True)
-    steps.append(report.message)
-    action = "repaired" if report.action in ("adopted", "migrated") else report.action
-    return replace(report, action=action, kept=kept, steps=tuple(steps))
-
-
-def repair_hub(connector: "Connector", paths: Paths, parts: "Sequence[Part]") -> SchemaReport:
-    """Do so with every chain; the report is the first part's, with the steps of all."""
-    reports = [repair_postgres(connector, paths, part.chain, part.models) for part in parts]
-    steps = tuple(step for report in reports for step in report.steps)
-    action = "repaired" if any(r.action == "repaired" for r in reports) else reports[0].action
-    return replace(reports[0], action=action, steps=steps)
-
-
 def _repair_sound_file(
     path: Path, paths: Paths, chain: Chain, models: Models, before: Revisions | None
 ) -> SchemaReport:
     metadata = models()
-    steps = _diagnose_versions(chain, before)
+    steps = diagnose_versions(chain, before)
     with finished_copy(path, path) as (copy, connection):
         steps += _mend_batch_leftovers(connection)
         after = _mend(connection, chain, metadata, before, steps)
@@ -140,7 +142,7 @@ def _repair_sound_file(
         _tuple(after),
         f"repaired, now at {show(after)}",
         kept=kept,
-        steps=(*_diagnose_scripts(chain), *steps, f"kept the file as it was: {kept}"),
+        steps=(*diagnose_scripts(chain), *steps, f"kept the file as it was: {kept}"),
     )
 
 
@@ -153,13 +155,16 @@ def _mend(
 ) -> Revisions:
     """Bring the copy to head by the gentlest means that works; adds to *steps* what it did."""
     from edgepaas.schema import fingerprint, migrations
+    from edgepaas.schema.repair import completion
 
     unknown = (before or frozenset()) - frozenset(chain.parents)
-    if before and not unknown and not _overlapping(chain, before):
+    if before and not unknown and not overlapping_revisions(chain, before):
         failure = _try_upgrade(connection, chain, metadata)
         if not failure:
             if before != chain.heads:
                 steps.append(f"migrated from {show(before)} to {show(chain.heads)}")
+            # Rebuilding the whole table for an index that somebody dropped would be too much.
+            steps += completion.complete(connection, chain, metadata, columns=False)
             return chain.heads
         steps.append(f"going on from {show(before)} does not work: {failure}")
     alike = fingerprint.match_fingerprint(connection, chain, metadata, before)
@@ -218,53 +223,6 @@ def _mend_batch_leftovers(connection: "Connection") -> list[str]:
             connection.exec_driver_sql(f"ALTER TABLE {quote(leftover)} RENAME TO {quote(table)}")
             steps.append(f"gave {table} its name back, which a killed migration had taken")
     return steps
-
-
-def _diagnose_scripts(chain: Chain) -> list[str]:
-    if len(chain.heads) > 1:
-        return [
-            f"the scripts have two heads ({show(chain.heads)}): both are applied; "
-            f"'alembic merge' joins them"
-        ]
-    return []
-
-
-def _diagnose_versions(chain: Chain, found: Revisions | None) -> list[str]:
-    if found is None:
-        return [f"there is no version table ({chain.version_table})"]
-    unknown = found - frozenset(chain.parents)
-    steps = []
-    if unknown:
-        steps.append(f"its revision {show(unknown)} is unknown to this build")
-    overlapping = _overlapping(chain, found)
-    if overlapping:
-        steps.append(
-            f"it says {show(found)}, though {show(overlapping)} comes before one of the others"
-        )
-    return steps
-
-
-def _overlapping(chain: Chain, found: Revisions) -> Revisions:
-    known = found & frozenset(chain.parents)
-    return frozenset(r for r in known if any(r in chain.ancestors(other) for other in known))
-
-
-def _describe(
-    connection: "Connection", chain: Chain, found: Revisions | None, paths: Paths
-) -> Path:
-    """Write what PostgreSQL's schema looks like, so that a person can go back to it."""
-    rows = connection.exec_driver_sql(
-        "SELECT table_schema, table_name, column_name, data_type, is_nullable, column_default "
-        "FROM information_schema.columns "
-        "WHERE table_schema NOT IN ('pg_catalog', 'information_schema') "
-        "ORDER BY table_schema, table_name, ordinal_position"
-    )
-    columns: list[dict[str, Any]] = [dict(row) for row in rows.mappings()]
-    document = {"versions": sorted(found) if found is not None else None, "columns": columns}
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = paths.state / f"postgres-schema-{chain.name}-{stamp}.json"
-    POSTGRES_SCHEMA_RECORD.write(target, document)
-    return target
 
 
 def _tuple(revisions: Revisions | None) -> tuple[str, ...]:

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advice is taken as it is printed, in the state that printed it, and the state is over then.
+
+A case makes a state, has the product say what to do, takes the first command out of what it said,
+runs that, and asks again. tests/unit/test_advice.py holds the register of all advice.
+"""
+
+import re
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from edgepaas.doctor import Finding
+from edgepaas.doctor.preflight import preflight
+from edgepaas.files.paths import Paths
+from tests.support.chains import connected
+from tests.support.in_process import edgepaas_here
+from tests.support.one_box import chain_runs, execute
+
+_COMMAND = re.compile(r"'(?:sudo )?edgepaas ([^']+)'")
+#: What stands in a command for what an operator chooses.
+_CHOSEN = {"NAME": "advised", "MSG": "advised"}
+
+
+def finding(paths: Paths, name: str) -> Finding:
+    """Return what doctor finds under *name*."""
+    (found,) = [one for one in preflight(paths) if one.name == name]
+    return found
+
+
+def follow(text: str) -> None:
+    """Run the first command that *text* quotes; 'edgepaas up' is the chain that it runs."""
+    match = _COMMAND.search(text)
+    assert match, f"there is no command in: {text}"
+    words = [_CHOSEN.get(word, word) for word in shlex.split(match[1])]
+    if words == ["up"]:
+        assert chain_runs() == 0
+        return
+    done = edgepaas_here(*words)
+    assert done.returncode == 0, f"{match[0]}: {done.stdout}{done.stderr}"
+
+
+def _no_index(paths: Paths) -> None:
+    with connected(paths.sqlite) as connection:
+        connection.execute("DROP INDEX ix_readings_recorded_at_id")
+
+
+def _no_version(paths: Paths) -> None:
+    with connected(paths.sqlite) as connection:
+        connection.execute("DROP TABLE alembic_version_telemetry")
+
+
+def _no_table(paths: Paths) -> None:
+    with connected(paths.sqlite) as connection:
+        connection.execute("DROP TABLE rule_feed")
+
+
+def _damage(paths: Paths) -> None:
+    with connected(paths.sqlite) as connection:
+        connection.execute("CREATE TABLE junk AS SELECT hex(randomblob(9000)) AS a")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(paths.sqlite.read_bytes())
+    content[8192:16384] = b"\xff" * 8192
+    paths.sqlite.write_bytes(content)
+
+
+#: By what is found: how the state is made, and how bad it is.
+ON_SQLITE: dict[str, tuple[str, Callable[[Paths], None]]] = {
+    "an index that is missing": ("schema", _no_index),
+    "a version that is missing": ("schema", _no_version),
+    "a table that is missing": ("schema", _no_table),
+    "a damaged file": ("SQLite", _damage),
+}
+
+
+@pytest.mark.parametrize("state", ON_SQLITE)
+def test_doctors_remedy_for_the_file_is_one(paths: Paths, state: str) -> None:
+    """The file is as it should be when the command has run."""
+    name, make = ON_SQLITE[state]
+    assert chain_runs() == 0
+    make(paths)
+    found = finding(paths, name)
+    assert found.level != "ok"
+    follow(found.advice)
+    assert finding(paths, name).level == "ok"
+
+
+@pytest.mark.parametrize("triggers", ["one", "all"])
+def test_doctors_remedy_for_capture_is_one(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, triggers: str
+) -> None:
+    """The chain puts the triggers back."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:1/hub")
+    assert chain_runs() == 0
+    with connected(paths.sqlite) as connection:
+        names = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='trigger'")
+        ]
+        for name in names[:1] if triggers == "one" else names:
+            connection.execute(f'DROP TRIGGER "{name}"')
+    found = finding(paths, "capture")
+    assert found.level == "fail"
+    follow(found.advice)
+    assert finding(paths, "capture").level == "ok"
+
+
+@pytest.mark.parametrize("lost", ["nodes", "readings"])
+def test_doctors_remedy_for_the_hub_is_one(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """What PostgreSQL lacks is there when the command has run."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    assert chain_runs() == 0
+    execute(postgres_url, f'DROP TABLE "{lost}" CASCADE')
+    found = finding(paths, "hub schema")
+    assert found.level == "fail"
+    follow(found.advice)
+    assert finding(paths, "hub schema").level == "ok"
+
+
+def test_doctors_remedy_for_no_token_is_one(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The box can be written to then."""
+    monkeypatch.setenv("ENV", "production")
+    assert chain_runs() == 0
+    found = finding(paths, "tokens")
+    assert found.level == "warn"
+    follow(found.advice)
+    assert finding(paths, "tokens").level == "ok"
+
+
+@pytest.mark.parametrize("command", ["verify", "schema", "audit"])
+def test_what_a_command_without_contracts_asks_for_leads_to_its_answer(
+    paths: Paths, command: str
+) -> None:
+    """Each stage that it names is run as named, until the command works."""
+    for _ in range(5):
+        done = edgepaas_here(command)
+        if done.returncode == 0:
+            break
+        follow(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_doctor_names_a_table_that_does_not_fit_and_the_statement_that_mends_it(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that the hub's schema was ok; what the message names is run, and it is."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    assert chain_runs() == 0
+    execute(postgres_url, "ALTER TABLE readings ALTER COLUMN value TYPE integer")
+    found = finding(paths, "hub schema")
+    assert found.level == "fail"
+    statements = re.findall(r"`([^`]+)`", found.message)
+    assert statements, found.message
+    execute(postgres_url, *statements)
+    assert finding(paths, "hub schema").level == "ok"

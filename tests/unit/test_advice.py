@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every piece of advice that the product prints is in a register, and says what can be done.
+
+Two registers: the commands that messages quote, doctor's and refusals' (read from the source), and
+what alerts advise (the catalogue). What can be run is run in the state that prints
+it, by tests/integration/test_advice_followed.py or by the test that is named; what only a person
+can do says so. A new piece of advice that is in no register fails here.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgepaas.alerts.catalogue import CATALOGUE
+from edgepaas.cli.command_tree import Node, command_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = ROOT / "edgepaas"
+UNITS = {path.name for path in (ROOT / "systemd").iterdir()}
+
+_QUOTED = re.compile(r"'((?:sudo )?(?:edgepaas|systemctl|journalctl|alembic|make) [^'\n]*)'")
+#: Stands for what is only known when the text is printed.
+_UNKNOWN = "\x00"
+
+#: A person has to act beyond the box, or judge: there is no command to be run.
+PERSON = "a person"
+#: The command only shows something: that it can be run as it stands is tested here.
+SHOWS = "shows"
+#: No test carries it out in the state that prints it yet. New advice does not go here.
+OPEN = "open"
+
+_FOLLOWED = "tests/integration/test_advice_followed.py::"
+_REPAIR = "tests/integration/test_schema_repair_server.py::"
+_INSPECT = "tests/integration/test_sync_inspect.py::"
+_ALERTS = "tests/unit/test_alerts_commands.py::"
+
+#: What an alert advises, by its pattern: which test carries it out, or that a person has to.
+ALERTS: dict[str, str] = {
+    "settings:*": "tests/unit/test_health_gate.py::"
+    "test_a_setting_that_cannot_be_read_is_no_green_box",
+    "unit *": SHOWS,
+    "service-start": SHOWS,
+    "database-fallback": PERSON,
+    "database-lost": PERSON,
+    "postgres-unusable": _REPAIR
+    + "test_the_postgresql_that_is_broken_is_mended_while_sqlite_serves",
+    "writes-refused:*": PERSON,
+    "sqlite-foreign": PERSON,
+    "schema-refused": PERSON,
+    "sqlite-unmigrated": OPEN,
+    "sqlite-rebuilt": PERSON,
+    "sqlite-replaced": SHOWS,
+    "rows-lost-in-damage": PERSON,
+    "quarantine-pruned": PERSON,
+    "not-captured": _FOLLOWED + "test_doctors_remedy_for_capture_is_one",
+    "capture-restored": SHOWS,
+    "hub-not-captured": "tests/integration/test_hub_rights.py::"
+    "test_what_the_owner_runs_adds_what_is_lacking",
+    "fallback-not-ready": SHOWS,
+    "salvage-failed": PERSON,
+    "disk-budget": PERSON,
+    "journal-unusable": PERSON,
+    "journal-in-use": PERSON,
+    "rows-shed": PERSON,
+    "rows-not-in-postgres": SHOWS,
+    "rows-left-behind": OPEN,
+    "sync-dead-letters": _INSPECT + "test_a_dead_letter_is_listed_shown_retried_and_discarded",
+    "sync-conflicts": _INSPECT + "test_a_conflict_is_listed_with_both_values_and_settled",
+    "sync-hub-lost": _INSPECT + "test_lost_rows_are_acknowledged_by_their_number",
+    "acknowledged-rows-lost": OPEN,
+    "journal-unread": PERSON,
+    "audit-discrepancy": OPEN,
+    "state-lost": OPEN,
+    "sync-fork": SHOWS,
+    "node-twice": OPEN,
+    "hub-misconfigured": SHOWS,
+    "hub-schema": SHOWS,
+    "hub-rights": "tests/integration/test_hub_rights.py::"
+    "test_what_the_owner_runs_adds_what_is_lacking",
+    "hub-revision-waits": OPEN,
+    "hub-trouble": SHOWS,
+    "hub-away": PERSON,
+    "sync-file": SHOWS,
+    "sync-failed": PERSON,
+    "system:cpu": PERSON,
+    "system:memory": PERSON,
+    "system:disk": PERSON,
+    "system:temperature": PERSON,
+    "system:clock": PERSON,
+    "service:*": PERSON,
+    "check:*": SHOWS,
+    "task:*": SHOWS,
+    "alerts-without-room": PERSON,
+    "certificate-ends": PERSON,
+}
+
+#: Where a command that a message quotes is carried out, in the state that prints it.
+COMMANDS: dict[str, str] = {
+    "--help": SHOWS,
+    'alert "all is well" --fingerprint': SHOWS,
+    "alerts catalogue --markdown": SHOWS,
+    "alerts deliver": _ALERTS + "test_deliver_without_channels_tells_the_log",
+    "alerts discard": _ALERTS + "test_discard_forgets_what_waits_and_what_is_dead",
+    "alerts list": SHOWS,
+    "alerts list --all": SHOWS,
+    "alerts retry": _ALERTS + "test_retry_sends_what_was_dead_under_its_key",
+    "alerts test": _ALERTS + "test_test_says_what_each_channel_answered",
+    "audit": SHOWS,
+    "audit --acknowledge": OPEN,
+    "audit --deep": SHOWS,
+    "backup": OPEN,
+    "backup --verify": OPEN,
+    "completion bash": SHOWS,
+    "completion fish": SHOWS,
+    "completion zsh": SHOWS,
+    "dbdecide": _FOLLOWED + "test_what_a_command_without_contracts_asks_for_leads_to_its_answer",
+    "doctor": SHOWS,
+    "drill outage": SHOWS,
+    "env": _FOLLOWED + "test_what_a_command_without_contracts_asks_for_leads_to_its_answer",
+    "env --explain": SHOWS,
+    "help": SHOWS,
+    "nodes": SHOWS,
+    "nodes forget": OPEN,
+    "schema": OPEN,
+    "schema --hub": "tests/integration/test_hub_rights.py::"
+    "test_what_the_owner_runs_adds_what_is_lacking",
+    "schema --repair": _FOLLOWED + "test_doctors_remedy_for_the_file_is_one",
+    "schema --revision": "tests/integration/test_schema_command.py::"
+    "test_two_heads_are_joined_by_the_command_that_the_repair_names",
+    "schema --sql": "tests/integration/test_hub_rights.py::"
+    "test_what_the_owner_runs_adds_what_is_lacking",
+    "settings": SHOWS,
+    "settings --markdown": SHOWS,
+    "status": SHOWS,
+    "sync": OPEN,
+    "sync --once": OPEN,
+    "sync acknowledge": _INSPECT + "test_lost_rows_are_acknowledged_by_their_number",
+    "sync conflicts": _INSPECT + "test_a_conflict_is_listed_with_both_values_and_settled",
+    "sync dead-letters": _INSPECT + "test_a_dead_letter_is_listed_shown_retried_and_discarded",
+    "sync status": SHOWS,
+    "token create": _FOLLOWED + "test_doctors_remedy_for_no_token_is_one",
+    "token list": SHOWS,
+    "token revoke": OPEN,
+    "up": _FOLLOWED + "test_doctors_remedy_for_capture_is_one",
+    "verify": SHOWS,
+}
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """Yield each string of *tree*; in place of what is filled in later, _UNKNOWN."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else _UNKNOWN
+                for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def quoted_commands() -> dict[str, Path]:
+    """Return each command that a message of the product quotes, and a file that does."""
+    found: dict[str, Path] = {}
+    for path in sorted(PRODUCT.rglob("*.py")):
+        for text in _texts(ast.parse(path.read_bytes())):
+            for command in _QUOTED.findall(" ".join(text.split(" "))):
+                found.setdefault(command.removeprefix("sudo "), path)
+    return found
+
+
+QUOTED = quoted_commands()
+
+
+@pytest.fixture(scope="module")
+def tree() -> Node:
+    """The commands that there are."""
+    return command_tree()
+
+
+@pytest.mark.parametrize("command", sorted(QUOTED), ids=lambda text: text.replace(_UNKNOWN, "…"))
+def test_a_command_that_a_message_quotes_can_be_run_as_it_stands(command: str, tree: Node) -> None:
+    """Its words are commands, verbs and options that there are; its units are ours."""
+    program, *words = command.split()
+    where = QUOTED[command]
+    assert program != "alembic", f"{where}: it finds no configuration on a box"
+    if program == "make":
+        targets = (ROOT / "Makefile").read_text()
+        assert re.search(rf"^{re.escape(words[0])}:", targets, re.MULTILINE), where
+    elif program in ("systemctl", "journalctl"):
+        for word in words[1:] if program == "systemctl" else words:
+            if word.startswith("edgepaas") and _UNKNOWN not in word and "UNIT" not in word:
+                assert {word, f"{word}.service"} & UNITS, f"{where}: there is no unit {word}"
+    else:
+        _assert_is_a_command(words, tree, str(where))
+
+
+def _assert_is_a_command(words: list[str], node: Node, where: str) -> None:
+    for position, word in enumerate(words):
+        if _UNKNOWN in word or "%" in word or (word.isupper() and position):
+            return  # filled in when it is printed, or by who runs it
+        if word.startswith("-"):
+            names = {name for option in node.options for name in option.names}
+            assert word in names, f"{where}: {node.name} has no {word}"
+        elif node.below:
+            assert word in node.below, f"{where}: {node.name} has no {word}"
+            node = node.below[word]
+
+
+def test_every_alert_that_can_be_raised_is_in_the_register() -> None:
+    """And nothing else is."""
+    assert {entry.pattern for entry in CATALOGUE} == set(ALERTS)
+
+
+def test_every_command_that_a_message_quotes_is_in_the_register() -> None:
+    """By the command without its placeholders."""
+    quoted = {_plain(command) for command in QUOTED if command.startswith("edgepaas ")}
+    assert quoted - {"", "%s"} == set(COMMANDS)  # those are filled in whole
+
+
+def _plain(command: str) -> str:
+    words = []
+    for word in command.split()[1:]:
+        if _UNKNOWN in word or word.isupper():
+            break
+        words.append(word)
+    return " ".join(words)
+
+
+@pytest.mark.parametrize(
+    "place", sorted({*ALERTS.values(), *COMMANDS.values()} - {PERSON, SHOWS, OPEN})
+)
+def test_where_advice_is_carried_out_there_is_a_test(place: str) -> None:
+    """Named as pytest does: FILE::FUNCTION."""
+    file, _, name = place.partition("::")
+    assert f"def {name}(" in (ROOT / file).read_text(), place
