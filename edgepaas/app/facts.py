@@ -9,7 +9,8 @@ them in its fastest way; use it before ``box.database.write`` where it fits.
 
 :func:`insert_new` and :func:`rows_by_id` are for ``box.database.write(work)``: insert what
 is missing, look up what is there. :func:`ids_in_own_file` asks the box's own SQLite file
-while PostgreSQL serves.
+while PostgreSQL serves. :func:`delete_facts`, for ``box.database.write`` too, is an operator's
+act: nothing else deletes facts, and no box that still holds them sends them again.
 """
 
 import uuid
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.database.append import Appended, FactsDiffer, append_facts
 from edgepaas.database.bulk_insert import Row, insert_new, rows_by_id
+from edgepaas.database.fact_deletion import delete_facts
 from edgepaas.database.sqlite.own_file import ids_in_file
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ __all__ = [
     "FactsDiffer",
     "Row",
     "append_facts",
+    "delete_facts",
     "ids_in_own_file",
     "insert_new",
     "rows_by_id",

@@ -102,6 +102,31 @@ _IMPORT = Command(
     needs_service_user=False,  # it works over HTTP and reads the caller's own files
 )
 
+
+def _delete_arguments(parser: "argparse.ArgumentParser") -> None:
+    from edgepaas.telemetry.delete_command import add_arguments
+
+    add_arguments(parser)
+
+
+def _delete(arguments: "argparse.Namespace") -> int:
+    from edgepaas.telemetry.delete_command import run
+
+    return run(arguments)
+
+
+_DELETE = Command(
+    "delete",
+    "delete readings for good, with who and why",
+    _delete,
+    _delete_arguments,
+    description=(
+        "Delete readings by their ids, or those of a device and a metric between two moments.\n"
+        "What was deleted, by whose token and why is kept, here and on PostgreSQL."
+    ),
+    needs_service_user=False,  # it works over HTTP
+)
+
 application = Application(
     name="telemetry",
     version=PLATFORM_VERSION,
@@ -114,7 +139,7 @@ application = Application(
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
     settings=(READINGS_MAX, DEVICES_PER_TOKEN),
-    commands=(_IMPORT, _EXPORT),
+    commands=(_IMPORT, _EXPORT, _DELETE),
     example=(
         "curl {box}/api/v1/readings -H 'Content-Type: application/json' "
         """-d '{"device": "press-1", "metric": "temperature", "value": 21.5}'"""

@@ -23,6 +23,7 @@ from edgepaas.app.models import (
 NAME_LENGTH = 200
 UNIT_LENGTH = 50
 DESCRIPTION_LENGTH = 2000
+REASON_LENGTH = 500
 CONDITIONS = ("above", "below", "absent", "rate")
 SEVERITIES = ("info", "warning", "critical")
 
@@ -108,6 +109,30 @@ class Reading(Model, kind="facts"):
     received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, info=_FIRST_SEEN)
 
 
+class ReadingDeletion(Model, kind="facts"):
+    """A reading that an operator deleted: what it was, who deleted it, where and why."""
+
+    __tablename__ = "reading_deletions"
+    __table_args__ = (
+        CheckConstraint(_FINITE.format("value"), name="value_finite"),
+        Index(None, "deleted_at", "id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    reading_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    device: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    metric: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    value: Mapped[float] = mapped_column(Number)
+    unit: Mapped[str | None] = mapped_column(Text(UNIT_LENGTH))
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    deleted_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    deleted_by: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    token_id: Mapped[str] = mapped_column(Text(100))
+    node: Mapped[str] = mapped_column(Text(36))
+    reason: Mapped[str] = mapped_column(Text(REASON_LENGTH))
+
+
 class RuleFeed(Model, kind="local"):
     """Readings on their way to the rules, stored in the transaction that stores them.
 
@@ -130,4 +155,5 @@ class RuleFeed(Model, kind="local"):
 DEVICES: Table = Device.metadata.tables[Device.__tablename__]
 RULES: Table = Rule.metadata.tables[Rule.__tablename__]
 READINGS: Table = Reading.metadata.tables[Reading.__tablename__]
+READING_DELETIONS: Table = Reading.metadata.tables[ReadingDeletion.__tablename__]
 RULE_FEED: Table = RuleFeed.metadata.tables[RuleFeed.__tablename__]

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Problem
+from edgepaas.telemetry.deletions import add_deletions
 from edgepaas.telemetry.intake import ReadingIntake
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.pages import PagedList
@@ -43,6 +44,7 @@ def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
     ReadingIntake(box, rules).route.register(api, box.database)
+    add_deletions(api, box)
 
     @api.route("")
     @api.answers_query(ReadingQuery, ReadingPage)

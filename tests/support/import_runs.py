@@ -46,7 +46,10 @@ class KeptReadings:
 def keeping_box() -> Iterator[KeptReadings]:
     """Give what the imports of this process deliver while the block runs."""
     kept = KeptReadings()
-    with patch.object(HttpSender, "__call__", lambda self, readings: kept.take(readings)):
+    with (
+        patch.object(HttpSender, "__call__", lambda self, readings: kept.take(readings)),
+        patch.object(HttpSender, "deleted_ids", lambda self, device, metrics: frozenset()),
+    ):
         yield kept
 
 

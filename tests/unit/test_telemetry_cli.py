@@ -30,6 +30,7 @@ def senders(monkeypatch: pytest.MonkeyPatch) -> list[HttpSender]:
         return len(readings), 0
 
     monkeypatch.setattr(HttpSender, "__call__", send)
+    monkeypatch.setattr(HttpSender, "deleted_ids", lambda self, device, metrics: frozenset())
     return made
 
 

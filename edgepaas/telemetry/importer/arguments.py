@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="file for the rows that are left out (default: FILE.left-out.csv beside it)",
     )
+    add(
+        "--restore-deleted",
+        action="store_true",
+        help="store again what an operator deleted ('edgepaas telemetry delete')",
+    )
     add("--batch", type=_batch, default=500, metavar="N", help="readings a request (500)")
     add(
         "--patience",

@@ -116,6 +116,9 @@ def _import(arguments: argparse.Namespace, source: "CsvSource", token: str | Non
             batch_size=arguments.batch,
             skip_bad=arguments.skip_bad,
             left_out=beside,
+            deleted=frozenset
+            if arguments.restore_deleted
+            else lambda: send.deleted_ids(arguments.device, source.dialect.metrics),
             on_progress=show,
         )
     except importer.Refused as error:
@@ -146,6 +149,11 @@ def _print_report(report: "Report") -> None:
         f"{counted(look.readings, 'reading')}: {report.accepted:,} stored, "
         f"{report.duplicates:,} there already ({report.seconds:.1f} s)"
     )
+    if report.deleted:
+        print(
+            f"{counted(report.deleted, 'reading')} deleted by an operator, and not stored again "
+            "(--restore-deleted does)"
+        )
     for odd in odd_things(report.source, look):
         print(odd)
     if look.bad_rows:

@@ -4,10 +4,10 @@
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import responses
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from edgepaas.app import jitter, pause_after
 from edgepaas.app.http import HttpAnswer, HttpFailure, HttpSession
@@ -57,12 +57,38 @@ class HttpSender:
     def __call__(self, readings: list[dict[str, Any]]) -> tuple[int, int]:
         """Deliver one batch; return (accepted, duplicates). Raises ImportFailed, BatchRefused."""
         body = json.dumps(readings, allow_nan=False).encode()
+        return self._counts(self._answer("POST", _PATH, body))
+
+    def deleted_ids(self, device: str, metrics: Sequence[str]) -> frozenset[str]:
+        """Return the ids of readings that an operator deleted; raises ImportFailed.
+
+        None where the box keeps no deletions, as earlier releases do not.
+        """
+        found: set[str] = set()
+        for metric in metrics:
+            query: dict[str, Any] = {"device": device, "metric": metric, "limit": 1000}
+            while query:
+                answer = self._answer("GET", f"{_PATH}/deletions?{urlencode(query)}")
+                if answer.status != 200:
+                    if answer.status in (401, 403):
+                        raise self._no_token(answer)
+                    return frozenset()
+                try:
+                    page = json.loads(answer.body)
+                    found.update(one["reading_id"] for one in page["items"])
+                    query = {**query, "cursor": page["next_cursor"]} if page["next_cursor"] else {}
+                except (ValueError, KeyError, TypeError) as error:
+                    raise self._another("it lists no deletions") from error
+        return frozenset(found)
+
+    def _answer(self, method: str, path: str, body: bytes | None = None) -> HttpAnswer:
+        """Return the final answer to a request; raises ImportFailed where none comes."""
         give_up_at = self._clock() + self._patience
         failures = 0
         while True:
-            answer, problem, wait = self._attempt(body)
+            answer, problem, wait = self._attempt(method, path, body)
             if answer is not None:
-                return self._counts(answer)
+                return answer
             failures += 1
             if wait is None:
                 pause = pause_after(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
@@ -76,11 +102,13 @@ class HttpSender:
             self._on_wait(problem)
             self._sleep(wait)
 
-    def _attempt(self, body: bytes) -> tuple[HttpAnswer | None, str, float | None]:
+    def _attempt(
+        self, method: str, path: str, body: bytes | None
+    ) -> tuple[HttpAnswer | None, str, float | None]:
         """Return the final answer, or why there is none yet and after how many seconds to retry."""
         try:
             answer = self._session.request(
-                "POST", f"{self._base}{_PATH}", deadline=_DEADLINE, body=body
+                method, f"{self._base}{path}", deadline=_DEADLINE, body=body
             )
         except HttpFailure as failure:
             if failure.kind in ("address", "tls"):
@@ -97,12 +125,9 @@ class HttpSender:
                 return int(body["accepted"]), int(body["duplicates"])
             except (ValueError, KeyError, TypeError) as error:
                 raise self._another("its answer 201 counts no readings") from error
-        said = f"{self._base} answered {answer.status}: {_message(answer)}"
         if answer.status in (401, 403):
-            raise ImportFailed(
-                f"{said}; run it as root on the box itself (sudo), or make a token with 'edgepaas "
-                "token create NAME', put it into a file and name that file with --token-file"
-            )
+            raise self._no_token(answer)
+        said = self._said(answer)
         if answer.status in (409, 422):
             raise BatchRefused(said, _problems(answer))
         if answer.status in (404, 405):
@@ -110,6 +135,15 @@ class HttpSender:
         if answer.status == 413:
             raise ImportFailed(f"{said}; send less at a time with --batch")
         raise ImportFailed(said)
+
+    def _said(self, answer: HttpAnswer) -> str:
+        return f"{self._base} answered {answer.status}: {_message(answer)}"
+
+    def _no_token(self, answer: HttpAnswer) -> ImportFailed:
+        return ImportFailed(
+            f"{self._said(answer)}; run it as root on the box itself (sudo), or make a token with "
+            "'edgepaas token create NAME', put it into a file and name that file with --token-file"
+        )
 
     def _another(self, why: str) -> ImportFailed:
         return ImportFailed(

@@ -47,11 +47,13 @@ class Progress:
     accepted: int = 0
     duplicates: int = 0
     line: int = 1
+    #: Readings that an operator deleted, which are not stored again.
+    deleted: int = 0
 
     @property
     def done(self) -> int:
-        """Readings that the box has acknowledged, new or there already."""
-        return self.accepted + self.duplicates
+        """Readings that the box has acknowledged, new, there already or deleted."""
+        return self.accepted + self.duplicates + self.deleted
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Report:
     look: FirstLook
     accepted: int = 0
     duplicates: int = 0
+    #: Readings that an operator deleted from the box, and that stay so.
+    deleted: int = 0
     #: The file with the rows that were left out.
     left_out: Path | None = None
     seconds: float = 0.0
@@ -74,6 +78,7 @@ class Report:
             "readings": look.readings,
             "accepted": self.accepted,
             "duplicates": self.duplicates,
+            "deleted": self.deleted,
             "bad_rows": look.bad_rows,
             "bad_rows_shown": [
                 {"line": row.line, "problem": row.problem} for row in look.bad_rows_shown
@@ -152,13 +157,15 @@ def import_file(
     batch_size: int,
     skip_bad: bool = False,
     left_out: Path | None = None,
+    deleted: Callable[[], frozenset[str]] = frozenset,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Report:
     """Send every reading of *source* in file order; return what became of them.
 
     The file is read whole before anything is sent; Refused where a row is in doubt, unless
-    *skip_bad*: then such rows are written to the file *left_out*. *on_progress* is called
-    after each acknowledged batch. Takes memory for the file's distinct readings (about 150
+    *skip_bad*: then such rows are written to the file *left_out*. *deleted* is
+    asked for the ids that are not to be stored again. *on_progress* is called after each
+    acknowledged batch. Takes memory for the file's distinct readings (about 150
     bytes each), to tell the occurrences of equal rows apart. Raises ImportFailed, which says
     up to which line the box has everything.
     """
@@ -170,7 +177,15 @@ def import_file(
         report = Report(source, look, left_out=rest.keep())
     progress = Progress(total=look.readings)
     on_progress(progress)
-    for batch in _batches(source, target, batch_size, look):
+    try:
+        gone = deleted()
+    except ImportFailed as error:
+        raise ImportFailed(_where(source, progress, str(error))) from error
+    for rows in _batches(source, target, batch_size, look):
+        batch = [(line, reading) for line, reading in rows if reading["id"] not in gone]
+        progress.deleted += len(rows) - len(batch)
+        if not batch:
+            continue
         try:
             accepted, duplicates = send([reading for _, reading in batch])
         except BatchRefused as error:
@@ -184,6 +199,7 @@ def import_file(
         progress.line = batch[-1][0]
         on_progress(progress)
     report.accepted, report.duplicates = progress.accepted, progress.duplicates
+    report.deleted = progress.deleted
     report.seconds = time.monotonic() - started
     if progress.done != look.readings:
         raise ImportFailed(_where(source, progress, _CHANGED.format(name=source.name)))
