@@ -152,10 +152,7 @@ def odd_things(source: CsvSource, look: FirstLook) -> list[str]:
             look.equal,
             f"{counted(look.equal, 'row')} with the time of the row before: all are readings",
         ),
-        (
-            look.forward and look.back,
-            f"the rows are {look.order}: {_rows_back(look)} of the others' order",
-        ),
+        (look.forward and look.back, f"the rows are {look.order}"),
         (look.without_value, f"{counted(look.without_value, 'cell')} without a value"),
         (look.empty_lines, f"{counted(look.empty_lines, 'empty line')}"),
         (look.in_future, f"{counted(look.in_future, 'row')} with a time in the future"),
@@ -193,7 +190,7 @@ def describe(source: CsvSource, look: FirstLook) -> Iterator[str]:
         f"{f', {look.bad_rows:,} bad' if look.bad_rows else ''}"
     )
     for what, found in understood(source, look).items():
-        shown = ", ".join(map(str, found)) if isinstance(found, list) else found
+        shown = ", ".join(map(str, found)) if isinstance(found, list) else found or "none"
         yield f"  {what:<14} {shown}"
     yield "first readings:"
     for row in look.first_rows:
@@ -207,11 +204,6 @@ def describe(source: CsvSource, look: FirstLook) -> Iterator[str]:
     if look.bad_rows:
         yield "no readings:"
         yield describe_bad_rows(look)
-
-
-def _rows_back(look: FirstLook) -> str:
-    few = min(look.forward, look.back)
-    return f"{few:,} {'is' if few == 1 else 'are'} out"
 
 
 def _moment(moment: datetime | None) -> str | None:
