@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         deleted, said = 0, f"{_number(answer)} nothing was deleted: say --expect with that number"
     elif status == 201:
         deleted, said = int(answer["deleted"]), f"{answer['deleted']} deleted"
+        if answer["missing"]:
+            said += f", {answer['missing']} not there"
     else:
         raise EdgePaaSError(_problem(status, answer))
     if arguments.json:
@@ -77,11 +79,12 @@ def _post(url: str, token: str | None, body: dict[str, Any]) -> tuple[int, dict[
     headers = {"Content-Type": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
+    path = _PATH if "ids" in body else f"{_PATH}/selected"
     session = HttpSession(proxies=False, headers=headers)
     base = url.rstrip("/")
     try:
         answer = session.request(
-            "POST", f"{base}{_PATH}", deadline=_DEADLINE, body=json.dumps(body).encode()
+            "POST", f"{base}{path}", deadline=_DEADLINE, body=json.dumps(body).encode()
         )
         found = json.loads(answer.body)
     except HttpFailure as failure:

@@ -17,51 +17,53 @@ def _name(**kwargs: Any) -> TextField:
     return TextField(shortest=1, longest=NAME_LENGTH, visible=True, **kwargs)
 
 
-class DeletionRequest(ma.Schema):
-    """Which readings are to be deleted, and why."""
-
-    reason = TextField(
+def _reason() -> TextField:
+    return TextField(
         shortest=1,
         longest=REASON_LENGTH,
         visible=True,
         required=True,
-        metadata={"description": "Why; kept for ever with what is deleted."},
+        metadata={"description": "Why; kept with what is deleted."},
     )
+
+
+class DeletionRequest(ma.Schema):
+    """Which readings are to be deleted, and why."""
+
+    reason = _reason()
     ids = ma.fields.List(
         ma.fields.UUID(),
+        required=True,
         validate=ma.validate.Length(min=1),
-        metadata={"description": "The readings' ids; or a device and a metric."},
+        metadata={"description": "The readings' ids."},
     )
-    device = _name(metadata={"description": "Readings of this device."})
-    metric = _name(metadata={"description": "Readings of this metric."})
+
+
+class SelectionRequest(ma.Schema):
+    """Which readings of a device and a metric are to be deleted, and why."""
+
+    reason = _reason()
+    device = _name(required=True, metadata={"description": "Readings of this device."})
+    metric = _name(required=True, metadata={"description": "Readings of this metric."})
     since = Moment(data_key="from", metadata={"description": "Recorded at this moment or later."})
     until = Moment(data_key="to", metadata={"description": "Recorded before this moment."})
     expected = IntegerField(
         least=0,
         most=_MOST_EXPECTED,
-        metadata={"description": "How many readings of the device and the metric these are."},
+        required=True,
+        metadata={"description": "How many these are; any other number deletes nothing."},
     )
-
-    @ma.validates_schema
-    def check(self, data: dict[str, Any], **_: Any) -> None:
-        """Refuse ids beside a selection, and half a selection."""
-        others = [
-            name for name in ("device", "metric", "since", "until", "expected") if name in data
-        ]
-        if "ids" in data:
-            if others:
-                raise ma.ValidationError("Give ids, or a device and a metric, and not both.", "ids")
-            return
-        for name in ("device", "metric", "expected"):
-            if name not in data:
-                raise ma.ValidationError("Required where no ids are given.", name)
 
 
 class DeletedSchema(ma.Schema):
     """What became of a deletion."""
 
     deleted = ma.fields.Integer(
-        required=True, metadata={"description": "Readings that are deleted now.", "minimum": 0}
+        required=True, metadata={"description": "Readings that were deleted.", "minimum": 0}
+    )
+    missing = ma.fields.Integer(
+        required=True,
+        metadata={"description": "Ids that no reading has, as after a repeat.", "minimum": 0},
     )
 
 

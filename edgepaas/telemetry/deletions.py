@@ -23,6 +23,7 @@ from edgepaas.telemetry.deletion_schemas import (
     DeletionQuery,
     DeletionRequest,
     DeletionSchema,
+    SelectionRequest,
 )
 from edgepaas.telemetry.limits import READINGS_MAX
 from edgepaas.telemetry.models import READING_DELETIONS, READINGS
@@ -46,20 +47,31 @@ def add_deletions(api: ApiBlueprint, box: Box) -> None:
     """Add the endpoints below the readings' blueprint *api*."""
     most = box.settings.integer(READINGS_MAX.name)
 
+    def carry_out(given: Mapping[str, Any]) -> dict[str, int]:
+        return box.database.write(_Deletion(given, current_caller(), box.node_id, most).carry_out)
+
     @api.route("/deletions", methods=["POST"])
     @api.arguments(DeletionRequest)
     @api.response(201, DeletedSchema)
-    @api.may_answer(404, 409)
     def delete_readings(given: dict[str, Any]) -> Any:
-        """Delete readings for good, all of them or none
+        """Delete readings for good, by their ids
 
-        By their ids, or those of a device and a metric between two moments; then `expected`
-        has to be how many they are, so that nobody deletes more than was looked at: 409 says
-        the number. Who deletes and why is kept with what was deleted, here and on PostgreSQL.
+        Who deletes and why is kept with what was deleted, here and on PostgreSQL. A repeat
+        deletes nothing more.
         """
-        caller = current_caller()
-        deletion = _Deletion(given, caller, box.node_id, most)
-        return {"deleted": box.database.write(deletion.carry_out)}
+        return carry_out(given)
+
+    @api.route("/deletions/selected", methods=["POST"])
+    @api.arguments(SelectionRequest)
+    @api.response(201, DeletedSchema)
+    @api.may_answer(409)
+    def delete_selected_readings(given: dict[str, Any]) -> Any:
+        """Delete the readings of a device and a metric between two moments, for good
+
+        `expected` has to be how many they are, so that nobody deletes more than was looked at:
+        409 says the number.
+        """
+        return carry_out(given)
 
     @api.route("/deletions")
     @api.answers_query(DeletionQuery, DeletionPage)
@@ -75,30 +87,23 @@ class _Deletion:
     def __init__(self, given: Mapping[str, Any], caller: Caller, node_id: str, most: int) -> None:
         self._given, self._caller, self._node_id, self._most = given, caller, node_id, most
 
-    def carry_out(self, session: Session) -> int:
-        """Delete, and keep what was deleted; return how many. Raises Problem 404, 409, 413."""
-        found = self._named(session) if "ids" in self._given else self._selected(session)
+    def carry_out(self, session: Session) -> dict[str, int]:
+        """Delete, and keep what was deleted; return the answer. Raises Problem 409, 413."""
+        wanted: list[uuid.UUID] = list(dict.fromkeys(self._given.get("ids", ())))
+        found = self._named(session, wanted) if wanted else self._selected(session)
         if found:
             now = utc_now()
             insert_new(session, READING_DELETIONS, [self._record(row, now) for row in found])
             identities = [row["id"] for row in found]
             delete_facts(session, READINGS, identities, node_id=self._node_id)
-        return len(found)
+        return {"deleted": len(found), "missing": max(len(wanted) - len(found), 0)}
 
-    def _named(self, session: Session) -> list[Row]:
-        wanted: list[uuid.UUID] = list(dict.fromkeys(self._given["ids"]))
+    def _named(self, session: Session, wanted: Sequence[uuid.UUID]) -> list[Row]:
         if len(wanted) > self._most:
             raise self._too_many()
         found: list[Row] = []
         for start in range(0, len(wanted), _PAGE):
             found += self._rows(session, [READINGS.c.id.in_(wanted[start : start + _PAGE])])
-        missing = set(wanted) - {row["id"] for row in found}
-        if missing:
-            raise Problem(
-                404,
-                f"{len(missing)} of the readings are not there, such as {min(missing)}; "
-                "nothing was deleted.",
-            )
         return found
 
     def _selected(self, session: Session) -> list[Row]:
