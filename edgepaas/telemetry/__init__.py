@@ -104,13 +104,13 @@ _IMPORT = Command(
 
 
 def _delete_arguments(parser: "argparse.ArgumentParser") -> None:
-    from edgepaas.telemetry.delete_command import add_arguments
+    from edgepaas.telemetry.deleting.command import add_arguments
 
     add_arguments(parser)
 
 
 def _delete(arguments: "argparse.Namespace") -> int:
-    from edgepaas.telemetry.delete_command import run
+    from edgepaas.telemetry.deleting.command import run
 
     return run(arguments)
 

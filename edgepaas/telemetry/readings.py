@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Problem
-from edgepaas.telemetry.deletions import add_deletions
+from edgepaas.telemetry.deleting.routes import add_deletions
 from edgepaas.telemetry.intake import ReadingIntake
 from edgepaas.telemetry.models import READINGS
 from edgepaas.telemetry.pages import PagedList

@@ -17,7 +17,7 @@ from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Caller, Problem, current_caller
 from edgepaas.app.facts import Row, delete_facts, insert_new
 from edgepaas.app.models import utc_now, uuid7
-from edgepaas.telemetry.deletion_schemas import (
+from edgepaas.telemetry.deleting.schemas import (
     DeletedSchema,
     DeletionPage,
     DeletionQuery,
