@@ -9,12 +9,12 @@ journal does not have is counted as lost.
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepaas.files.locks import LockHeld
 from edgepaas.marks.check import alert_lost, compare
-from edgepaas.marks.comparison import Loss
+from edgepaas.marks.comparison import Loss, Mark
 from edgepaas.marks.record import changing, read_record
 from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.resending import resent
@@ -79,9 +79,7 @@ class LostConnections:
         """
         lost = self._compare_marks(hub)
         losses = self._read_losses()
-        changed = losses.keys() != self._known.keys() or any(
-            losses[one].missing != self._known[one].missing for one in losses
-        )
+        changed = _missing(losses) != _missing(self._known)
         if connection is None:
             return True
         if lost or changed:
@@ -172,6 +170,9 @@ class LostConnections:
         rows = resent.rows_of(connection, marks)
         try:
             with changing(self._paths, self._node_id) as record:
+                if _missing(record.losses) != _missing(losses):
+                    # Found meanwhile, by the service: not looked for in the journal yet.
+                    return
                 record.set_resent(rows)
                 lost = record.lost
                 unknown = lost.rows - record.acknowledged.rows
@@ -181,3 +182,8 @@ class LostConnections:
         if unknown > 0 and lost.rows != self._told and self._journal.exists():
             alert_lost(lost)
         self._told = lost.rows
+
+
+def _missing(losses: Mapping[str, Loss]) -> dict[str, Mark]:
+    """Return what of each stream was lost, whatever of it is sent again."""
+    return {identity: loss.missing for identity, loss in losses.items()}
