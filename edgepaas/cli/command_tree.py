@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, their verbs and options as data, read from their argument parsers."""
+"""The commands, their verbs and options as data, read from their argument parsers.
+
+argparse has no documented way to ask a parser what it takes: ``_actions`` lists its arguments,
+``_SubParsersAction`` is the one that holds verbs, ``_choices_actions`` the help of each.
+"""
 
 import argparse
 import importlib

@@ -55,7 +55,7 @@ PLACES = {
     "schema/stage.py": {"Connector"},
     "cli/stages/schema.py": {"Connector"},
     "cli/operator/sync_inspect.py": {"open_hub"},
-    "doctor/forwarding.py": {"open_hub"},
+    "doctor/forwarding.py": {"Connector", "open_hub"},
     "sync/audit/hub.py": {"open_hub"},
     "sync/audit/marks.py": {"open_hub"},
     "sync/context.py": {"open_hub"},

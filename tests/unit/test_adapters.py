@@ -32,7 +32,7 @@ ADAPTERS = {
 #: What has no documented subclasses, by its module: only the adapter makes one.
 SUBCLASSED = {"QueuePool": "database/postgresql/pool_adapter.py"}
 #: Adapters to what their library lets anybody import.
-OTHER_ADAPTERS = {"schema/renames/copied_columns.py"}
+OTHER_ADAPTERS = {"cli/command_tree.py", "schema/renames/copied_columns.py"}
 #: What a library documents in spite of its underscore.
 DOCUMENTED = {"os._exit"}
 #: The distributions with an upper bound, which is what the contract tests were not run with.

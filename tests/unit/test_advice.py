@@ -141,6 +141,8 @@ COMMANDS: dict[str, str] = {
     "sync conflicts": _INSPECT + "test_a_conflict_is_listed_with_both_values_and_settled",
     "sync dead-letters": _INSPECT + "test_a_dead_letter_is_listed_shown_retried_and_discarded",
     "sync status": SHOWS,
+    "telemetry delete": "tests/integration/test_reading_deletions.py::"
+    "test_the_command_shows_how_many_before_it_deletes_them",
     "token create": _FOLLOWED + "test_doctors_remedy_for_no_token_is_one",
     "token list": SHOWS,
     "token revoke": OPEN,

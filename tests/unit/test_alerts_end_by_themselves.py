@@ -415,6 +415,7 @@ SCENARIOS = [
     Scenario("system:clock", put(clock_trusted=False), put(clock_trusted=True)),
     Scenario("service:broker", broken("service broker"), broken("service other")),
     Scenario("check:spool", broken("spool"), broken("other")),
+    Scenario("certificate-ends", broken("certificates"), broken("other")),
     Scenario("task:gone", None, nothing),
 ]
 

@@ -220,7 +220,7 @@ GOOD = {"device": "press-1", "metric": "temperature", "value": 21.5}
         GOOD,
         {**GOOD, "id": GOOD_ID, "unit": "°C", "recorded_at": "2024-05-01T12:30:00Z"},
         {**GOOD, "id": GOOD_ID.upper(), "unit": None, "recorded_at": "2024-05-01 12:30"},
-        {**GOOD, "value": 3, "device": "温度 7", "unit": "\u202dodd"},
+        {**GOOD, "value": 3, "device": "温度 7", "unit": "odd"},
         [],
         [GOOD, {**GOOD, "value": -0.0}],
         {"readings": [GOOD]},

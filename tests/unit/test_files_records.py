@@ -15,6 +15,7 @@ from edgepaas.alerts.channels import channel_failover, config, notification
 from edgepaas.alerts.conditions import fold, silences
 from edgepaas.alerts.delivery import heartbeat
 from edgepaas.alerts.spool import alert, quota
+from edgepaas.backup import archive
 from edgepaas.decision import hold, link_record, losses, rehearsal_record
 from edgepaas.drill import scratch_database
 from edgepaas.files import node_identity, published_state, shapes
@@ -97,7 +98,8 @@ ALERT = {
     "condition": "c",
     "id": "i",
 }
-NOTIFIED = {
+#: Before it said whether a channel took the notification.
+NOTIFIED_BEFORE = {
     "state": "raised",
     "total": 1,
     "severity": "warning",
@@ -105,7 +107,8 @@ NOTIFIED = {
     "reminders": 0,
     "at": MOMENT,
 }
-NOTIFICATION = {
+NOTIFIED: dict[str, Any] = {**NOTIFIED_BEFORE, "unheard": "", "missed": 0}
+NOTIFICATION: dict[str, Any] = {
     "key": "k",
     "what": "raised",
     "severity": "warning",
@@ -130,7 +133,13 @@ NOTIFICATION = {
     "tried": MOMENT,
     "not_before": 5.0,
     "refused": {"webhook": "404"},
+    "refusals": {},
     "time": None,
+}
+NOTIFICATION_BEFORE = {
+    **{name: value for name, value in NOTIFICATION.items() if name != "refusals"},
+    "after": NOTIFIED_BEFORE,
+    "covers": [{"condition": "c", "after": NOTIFIED_BEFORE}],
 }
 CONDITION = {
     "state": "raised",
@@ -161,6 +170,14 @@ CONDITION = {
     "folded": ["i"],
     "name": "c",
     "id": "i",
+}
+BACKUP = {
+    "made_at": "2026-01-01T00:00:00Z",
+    "build": "1.0",
+    "name": "box",
+    "node": None,
+    "rows_waiting": 0,
+    "members": [{"name": "box.db", "role": "database", "size": 1, "sha256": "0" * 64}],
 }
 SILENCE = {
     "id": "i",
@@ -314,6 +331,7 @@ RECORDS: list[tuple[RecordType, dict[str, Any]]] = [
     (quota.RECORD, {"conditions": {"c": {"count": 1, "epoch": "e"}}, "evicting": ["f"]}),
     (config.RECORD, {"settings": {"TZ": "UTC"}}),
     (alerts_status.RECORD, STATUS),
+    (archive.RECORD, BACKUP),
     (
         scratch_database.RECORD,
         {"kind": "schema", "name": "edgepaas_drill_1", "server": "localhost"},
@@ -348,6 +366,11 @@ UNNAMED: dict[str, tuple[Any, Mapping[str, Any] | None]] = {
     ),
     "alert-channels": ({"webhook": CHANNEL}, {"channels": {"webhook": CHANNEL}}),
     "alert-settings": ({"TZ": "UTC"}, {"settings": {"TZ": "UTC"}}),
+    "alert-notification": (NOTIFICATION_BEFORE, NOTIFICATION),
+    "alert-condition": (
+        {**CONDITION, "told": NOTIFIED_BEFORE, "sending": NOTIFICATION_BEFORE},
+        CONDITION,
+    ),
     "alerts-status": (STATUS, None),
     # Of another build, or plain text: in run/, where the next write replaces it.
     "database-loss": ("refused", None),

@@ -74,7 +74,7 @@ def test_a_body_is_read_of_who_shows_a_token(box: LoopBox, paths: Paths) -> None
     _, secret = TokenStore(paths.tokens).create("device", read_only=False)
     with _begin(box, b"Authorization: Bearer " + secret.encode()) as sock:
         sock.sendall(b" " * 100_000)
-        until(lambda: _kept(box) > 100_000, "the body to be read")
+        assert until(lambda: _kept(box) > 100_000, "the body to be read")
 
 
 def test_a_reader_may_not_send_a_body(box: LoopBox, paths: Paths) -> None:
