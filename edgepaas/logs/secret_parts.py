@@ -28,8 +28,8 @@ def secret_parts(value: str) -> list[str]:
         query = parse_qsl(parts.query, keep_blank_values=True)
     except ValueError:  # an unclosed bracket: no part of it is known
         return [value]
-    if scheme.startswith("postgres"):
-        # Who logs in where to which database is no secret.
+    if not scheme.lower().startswith("http"):
+        # Who logs in where to which database is no secret, and neither is where a file lies.
         hidden = [text for name, text in query if "password" in name.lower()]
         return [value, *filter(None, [password, *hidden])]
     texts = [text or name for name, text in query]

@@ -333,6 +333,7 @@ def test_what_a_worker_passes_on_while_the_loop_reads_is_no_business_of_the_loop
         request.received(whole[request.received(whole) :])
         served = threading.Event()
         channel = SimpleNamespace(requests=[request], addr=("127.0.0.1", 1), service=served.set)
+        channel.hold_back = lambda: False
         loop.server.dispatcher.add_task(channel)
         assert served.wait(LIMIT)
         assert loop.taken == []

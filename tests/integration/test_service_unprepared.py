@@ -101,7 +101,7 @@ def test_the_port_answers_with_the_reason_of_the_stage_that_failed(
         assert status == 503
         assert "edgepaas doctor" in json.loads(body)["message"]
         assert reason not in body.decode()
-        assert any(reason in line for line in manager.messages)
+        until(lambda: any(reason in line for line in manager.messages), "the status line")
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
     finally:

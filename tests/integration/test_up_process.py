@@ -217,19 +217,18 @@ def test_a_failure_before_the_first_readiness_ends_it_with_that_status(
 
 
 def test_a_service_that_is_killed_is_started_again(chain: Chain) -> None:
-    """kill -9 of the service, and a stage that fails once on the way back."""
+    """kill -9 of the service, and a stage that fails once on the way back: 503 meanwhile."""
     up = chain.start_until_ready()
     chain.plan("schema", 1)
     os.kill(chain.service_pids[0], signal.SIGKILL)
-    until(lambda: len(chain.service_pids) == 2, "the second service")
+    until(lambda: chain.ran == [*CHAIN, *CHAIN, *CHAIN], "the third service")
     wait_until_ready(chain.port)
-    assert chain.ran == [*CHAIN, "env", "dbdecide", "schema", *CHAIN]
     assert up.running
 
 
 def test_a_service_that_hangs_is_ended_and_started_again(chain: Chain) -> None:
     """SIGSTOP: the watchdog of 'up' notices the silence."""
-    chain.start_until_ready(TEST_WATCHDOG="1")
+    chain.start_until_ready(TEST_WATCHDOG="5")
     os.kill(chain.service_pids[0], signal.SIGSTOP)
     until(lambda: len(chain.service_pids) == 2, "the second service")
     wait_until_ready(chain.port)
@@ -254,9 +253,9 @@ def test_a_start_that_hangs_after_the_first_readiness_is_tried_again(chain: Chai
     up = chain.start_until_ready(TEST_START_LIMIT="schema 15")
     chain.plan("schema", "hang")
     os.kill(chain.service_pids[0], signal.SIGKILL)
-    until(lambda: len(chain.service_pids) == 2, "the second service")
+    until(lambda: chain.ran == [*CHAIN, *CHAIN, *CHAIN], "the third service")
     wait_until_ready(chain.port)
-    assert "'edgepaas schema' ended with status -9; the chain starts again" in up.output
+    assert "'edgepaas schema' ended with status -9" in up.output
 
 
 def test_a_start_that_asks_for_more_time_has_it(chain: Chain) -> None:

@@ -13,11 +13,15 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+from edgepaas.cli.stages.up import _note_stage
+from edgepaas.files.paths import find_paths
 from edgepaas.httpd.listen import bind
 from edgepaas.logs import configure_logging
 from edgepaas.sd_notify import Notifier
+from edgepaas.service.stage_failure import begin_stage
 from edgepaas.supervisor.sidecars import SIDECARS
 from edgepaas.supervisor.source_watch import SourceWatch
 from edgepaas.supervisor.stage_processes import START_LIMITS
@@ -45,6 +49,7 @@ def supervise(folder: Path, port: int) -> int:
         start_limits=limits(),
         watch_sources=(lambda: SourceWatch([Path(reload)])) if reload else None,
         before_pause=lambda seconds: note_pause(folder, seconds),
+        on_failure=partial(_note_stage, find_paths()),
         program=(sys.executable, __file__, str(folder)),
     ).run()
 
@@ -77,6 +82,8 @@ def stage(folder: Path, name: str, options: list[str]) -> int:
         time.sleep(limits()[name] + 1)
     elif statuses and statuses[0] != "go":
         return int(statuses[0])
+    if name == "env":
+        begin_stage(find_paths(), "env")
     if beside:
         # Ends with whoever started it, also where that was killed: no test leaves one behind.
         os.read(int(options[options.index("--lifeline") + 1]), 1)

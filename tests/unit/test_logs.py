@@ -15,6 +15,7 @@ from edgepaas.logs import PRINTED, configure_logging, register_secret, request_i
 from edgepaas.logs import redact as redact_module
 from edgepaas.logs.redact import redact
 from edgepaas.logs.rotating_file import RotatingLogFile
+from edgepaas.logs.secret_parts import secret_parts
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
 from edgepaas.settings import Settings
 from edgepaas.terminal import announce, print_json, print_table, say
@@ -278,6 +279,15 @@ def test_the_parts_of_an_address_are_secrets_and_what_is_shown_anyway_is_none() 
     assert {"hunt/er2", "abc12345", "xYz9", "q1w2", "T0AB"} <= set(found)
     assert "/services/T0AB/B0CD/xYz9?sig=q1w2" in found
     assert not {"plant7", "edge", "plant", "db", "services"} & set(found)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:////srv/data/state/box.db", "file:///srv/data/state/x", "redis://:hunter2@srv/data"],
+)
+def test_where_a_database_lies_is_no_secret(address: str) -> None:
+    """Else 'data' and 'state' would be masked in every path of the box."""
+    assert set(secret_parts(address)) <= {address, "hunter2"}
 
 
 def test_a_line_holds_nothing_that_moves_a_cursor_or_turns_text(
