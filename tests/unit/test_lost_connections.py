@@ -13,6 +13,7 @@ from edgepaas.marks.comparison import NOTHING, Loss, Mark
 from edgepaas.marks.record import changing
 from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.journal.journal import Journal, nobody
+from edgepaas.outbox.resending import resent
 from edgepaas.outbox.resending.recovery_state import read_history
 from edgepaas.sync.errors import HubError
 from edgepaas.sync.resend import lost_connections
@@ -79,9 +80,7 @@ def test_a_loss_found_while_another_is_accounted_for_is_judged_by_the_next_look(
         return []
 
     monkeypatch.setattr(lost_connections, "lost_entries", look)
-    monkeypatch.setattr(
-        lost_connections.resent, "rows_of", lambda _, marks: {one: SENT[one] for one in marks}
-    )
+    monkeypatch.setattr(resent, "rows_of", lambda _, marks: {one: SENT[one] for one in marks})
     alerts: list[int] = []
     monkeypatch.setattr(lost_connections, "alert_lost", lambda lost: alerts.append(lost.rows))
     connections = LostConnections(paths, NODE, path, nobody)
