@@ -77,7 +77,10 @@ def sqlite_file(paths: Paths, settings: Settings) -> Finding:
     path = settings.sqlite_file(paths.state)
     if not path.exists():
         return Finding("SQLite", "ok", f"{path} does not exist yet; the schema stage creates it")
-    advice = "'edgepaas schema --repair' after 'systemctl stop edgepaas'; copies are in backups/"
+    advice = (
+        "'systemctl stop edgepaas.socket edgepaas edgepaas-sync', 'edgepaas schema --repair', then "
+        "'systemctl start edgepaas.socket edgepaas'; copies are in backups/"
+    )
     if trouble := open_refusal_reason(path):
         return Finding("SQLite", "fail", f"{path}: {trouble}", advice)
     with held(paths.database_lock, shared=True), _opened(path) as connection:

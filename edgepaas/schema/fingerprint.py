@@ -63,7 +63,8 @@ def match_fingerprint(
     newest = known[-1][1] if known else {}
     if claimed in alike:
         return FingerprintMatch(claimed, "")
-    return FingerprintMatch(alike[-1] if alike else None, _difference(shape, newest), bool(shape))
+    different = difference(shape, newest) or "no difference in tables and columns"
+    return FingerprintMatch(alike[-1] if alike else None, different, bool(shape))
 
 
 def required_columns(
@@ -171,7 +172,8 @@ def _temporary_columns(connection: Connection, chain: Chain) -> TableColumns:
     return {table: frozenset(names) for table, names in columns.items()}
 
 
-def _difference(shape: TableColumns, wanted: TableColumns) -> str:
+def difference(shape: TableColumns, wanted: TableColumns) -> str:
+    """Return how the tables and columns of *shape* differ from *wanted*; empty: not at all."""
     words = []
     for table in sorted(wanted.keys() | shape.keys()):
         if table not in shape:
@@ -181,4 +183,4 @@ def _difference(shape: TableColumns, wanted: TableColumns) -> str:
         else:
             words += [f"{table}.{c} is missing" for c in sorted(wanted[table] - shape[table])]
             words += [f"{table}.{c} is too many" for c in sorted(shape[table] - wanted[table])]
-    return "; ".join(words) or "no difference in tables and columns"
+    return "; ".join(words)

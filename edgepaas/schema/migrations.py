@@ -56,6 +56,17 @@ def upgrade(
     ownership.keep_in_step(connection, chain)
 
 
+def downgrade(connection: Connection, chain: Chain, metadata: "MetaData | None", to: str) -> None:
+    """Take revisions back until *to* is the newest; raises what a migration raises."""
+    chain.check_environment()
+    _quiet_alembic()
+    from alembic import command
+
+    ownership.claim(connection, chain)
+    command.downgrade(_config(connection, chain, metadata), to)
+    ownership.keep_in_step(connection, chain)
+
+
 def write_sql(
     connection: Connection,
     chain: Chain,

@@ -15,6 +15,7 @@ Action = Literal[
     "refused",  # this build cannot work on it; left as it is, and the box answers 503
     "replaced",  # damaged: set aside, a fresh file opened
     "repaired",
+    "downgraded",  # taken back to an earlier revision, because an operator said so
     "left",  # RUN_MIGRATIONS=false
 ]
 

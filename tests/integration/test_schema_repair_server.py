@@ -110,7 +110,7 @@ def test_a_file_in_use_that_is_to_be_mended_says_what_to_stop(paths: Paths) -> N
     with held(paths.database_lock, shared=True):
         refused = edgepaas_here("schema", "--repair")
     assert refused.returncode == 1
-    assert "systemctl stop edgepaas edgepaas-sync" in refused.stdout
+    assert "systemctl stop edgepaas.socket edgepaas edgepaas-sync" in refused.stdout
     mended = edgepaas_here("schema", "--repair")
     assert mended.returncode == 0
     assert "ix_readings_recorded_at_id" in mended.stdout

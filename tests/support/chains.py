@@ -55,14 +55,17 @@ SHOP = {
 }
 
 
-def write_revision(folder: Path, revision: str, before: str | None, upgrade: str) -> Path:
-    """Write one migration script; *upgrade* is the indented body of its function."""
+def write_revision(
+    folder: Path, revision: str, before: str | None, upgrade: str, downgrade: str = ""
+) -> Path:
+    """Write one migration script; *upgrade*, *downgrade*: the indented bodies of its functions."""
     script = folder / "versions" / f"{revision}_test.py"
     script.write_text(
         f'"""Test."""\n\nimport sqlalchemy as sa\nfrom alembic import op\n\n'
         f"revision = {revision!r}\ndown_revision = {before!r}\n"
         f"branch_labels = None\ndepends_on = None\n\n\n"
-        f"def upgrade():\n{upgrade or '    pass'}\n\n\ndef downgrade():\n    pass\n",
+        f"def upgrade():\n{upgrade or '    pass'}\n\n\n"
+        f"def downgrade():\n{downgrade or '    pass'}\n",
         encoding="utf-8",
     )
     return script

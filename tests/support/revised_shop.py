@@ -77,6 +77,8 @@ class Shop:
         self.folder = folder
         self._revisions: list[tuple[str, tuple[str, ...]]] = []
         self._tables: dict[str, tuple[str, Columns]] = {}
+        #: What the downgrade of a revision does, where it does anything.
+        self.taken_back: dict[str, tuple[str, ...]] = {}
 
     def revision(self, name: str, columns: Columns, *lines: str, table: str = "goods") -> None:
         """Add the revision *name*, after which the models have *columns* beside the id."""
@@ -92,7 +94,8 @@ class Shop:
             for number, (name, lines) in enumerate(self._revisions):
                 if name <= revision:
                     before = names[number - 1] if number else None
-                    write_revision(scripts, name, before, upgrade_body(*lines))
+                    back = upgrade_body(*self.taken_back.get(name, ()))
+                    write_revision(scripts, name, before, upgrade_body(*lines), back)
         return Application(
             name="shop",
             version=revision,

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+from edgepaas.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from edgepaas.files.paths import Paths, find_paths
 from edgepaas.terminal import announce, print_json, say
 
@@ -67,6 +67,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MSG",
         help="write a new migration from the difference between models and migrations",
     )
+    verbs.add_argument(
+        "--downgrade",
+        nargs="?",
+        const="",
+        metavar="REVISION",
+        help="take every database of this box back to REVISION (without one: by one revision), "
+        "keeping what it loses; the box is stopped for it (exit status 1: refused or not wanted)",
+    )
+    parser.add_argument(
+        "--only", choices=("sqlite", "postgresql"), help="with --downgrade: this database alone"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --downgrade: say what would be lost, and whether it would be refused",
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="with --downgrade: do not ask for confirmation"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -77,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.settings.logs import start_logging
 
     paths = find_paths()
+    if arguments.downgrade is None and (arguments.only or arguments.dry_run or arguments.yes):
+        raise UsageError("--only, --dry-run and --yes belong to --downgrade")
     if arguments.revision is not None:
         return _write_revision(arguments.revision, _settings_if_any(paths))
     if arguments.hub:
@@ -116,6 +137,10 @@ def _run(
         return _check(contract, settings, paths, application, as_json=arguments.json)
     if arguments.repair:
         return _repair(contract, settings, paths, application, as_json=arguments.json)
+    if arguments.downgrade is not None:
+        from edgepaas.cli.stages.schema_downgrade import downgrade
+
+        return downgrade(arguments, contract, settings, paths, application)
     report = prepare_database(contract, settings, paths, application)
     if contract.final_db_mode == "postgres_only":
         _send_what_waits(contract, paths)
@@ -217,7 +242,6 @@ def _bring_hub(paths: Paths, *, as_json: bool) -> int:
 def _write_script(paths: Paths, *, as_json: bool) -> int:
     from edgepaas.database.postgresql.connector import Connector
     from edgepaas.decision.contract import DatabaseContract
-    from edgepaas.errors import UsageError
     from edgepaas.hosting.loading import load_application, metadata_of
     from edgepaas.schema.chain import chain_of
     from edgepaas.schema.postgresql.migrate import parts_of
@@ -342,7 +366,6 @@ def _repair_postgres(
 
 
 def _write_revision(message: str, application_name: str) -> int:
-    from edgepaas.errors import UsageError
     from edgepaas.hosting.loading import load_application, metadata_of
     from edgepaas.schema.chain import chain_of
     from edgepaas.schema.migrations import write_revision

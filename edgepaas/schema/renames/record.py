@@ -61,6 +61,28 @@ def append(connection: "Connection", chain: Chain, changes: RevisionChanges) -> 
     connection.execute(text(_APPEND), values)
 
 
+def forget(connection: "Connection", chain: Chain, revisions: Revisions) -> None:
+    """Take out *revisions*, which were taken back.
+
+    The position of the last one that stays grows: a drainer sees by it that the record changed.
+    """
+    from sqlalchemy import text
+
+    latest = connection.exec_driver_sql(f"SELECT max(position) FROM {REVISIONS}").scalar()  # noqa: S608
+    for revision in sorted(revisions):
+        connection.execute(
+            text(f"DELETE FROM {REVISIONS} WHERE chain = :chain AND revision = :revision"),  # noqa: S608
+            {"chain": chain.name, "revision": revision},
+        )
+    connection.execute(
+        text(
+            f"UPDATE {REVISIONS} SET position = :position "  # noqa: S608
+            f"WHERE position = (SELECT max(position) FROM {REVISIONS})"
+        ),
+        {"position": int(latest or 0) + 1},
+    )
+
+
 def append_unobserved(connection: "Connection", chain: Chain, revisions: Revisions) -> None:
     """Add *revisions* and what comes before them where the record lacks them, oldest first.
 

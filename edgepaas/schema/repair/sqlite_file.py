@@ -55,8 +55,8 @@ def repair_sqlite(path: Path, paths: Paths, chain: Chain, models: Models) -> Sch
     except LockHeld as error:
         raise SchemaError(
             f"SQLite: {path} is in use, and is mended while nobody has it open: 'systemctl stop "
-            f"edgepaas edgepaas-sync' (or end 'edgepaas up'), 'edgepaas schema --repair', then "
-            f"'systemctl start edgepaas'; {error}"
+            f"edgepaas.socket edgepaas edgepaas-sync' (or end 'edgepaas up'), 'edgepaas schema "
+            f"--repair', then 'systemctl start edgepaas.socket edgepaas'; {error}"
         ) from error
     if not found.done and not found.failed:
         return report
