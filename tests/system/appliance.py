@@ -83,6 +83,25 @@ class Appliance(Box):
         """The service's process id inside the box; 0 while there is none."""
         return int(self.show("edgepaas.service", "MainPID") or 0)
 
+    def starts(self) -> int:
+        """How often the application was ready in this boot: what the journal has, it keeps.
+
+        MainPID= is no answer to whether it serves: between two attempts systemd shows the process
+        that has just failed, or one that only answers 503.
+        """
+        return self.journal("-b", "-u", "edgepaas.service").count("Started edgepaas.service")
+
+    def attempts(self, least: int, seconds: float = 12.0) -> int:
+        """How often the chain began in this boot, waited for: *least* times, and for *seconds*."""
+        began = time.monotonic()
+        while True:
+            found = self.journal("-b", "-u", "edgepaas-env").count("Starting edgepaas-env")
+            passed = time.monotonic() - began
+            if found >= least and passed >= seconds:
+                return found
+            assert passed < 120, f"after {passed:.0f} s the chain began {found} times"
+            time.sleep(0.5)
+
     def wait_for_other_pid(self, old: int, limit: float = 60.0) -> int:
         """Wait until another process serves, and is ready."""
         deadline = time.monotonic() + limit
@@ -92,6 +111,14 @@ class Appliance(Box):
                 return pid
             time.sleep(0.1)
         raise TimeoutError(f"no other process than {old} serves after {limit:g} s")
+
+    def wait_for_state(self, unit: str, state: str, limit: float = 60.0) -> None:
+        """Wait until *unit* is in *state*: what is started beside the service is so a bit later."""
+        deadline = time.monotonic() + limit
+        while (found := self.show(unit, "ActiveState")) != state:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{unit} is {found}, not {state}, after {limit:g} s")
+            time.sleep(0.2)
 
     def contract(self) -> dict[str, str]:
         """Return run/db.env."""

@@ -195,10 +195,10 @@ def test_an_outage_of_postgresql_is_told_and_told_over_and_every_row_comes_home(
             far_end.wait_for(fingerprint, "resolved")
         assert_clean_journal(box)
         box.sh("systemctl stop edgepaas")
-        wait_for_state(box, "edgepaas-sync.service", "inactive")
+        box.wait_for_state("edgepaas-sync.service", "inactive")
         box.sh("systemctl start edgepaas")
         box.client.wait_ready(60, word="primary")
-        wait_for_state(box, "edgepaas-sync.service", "active")
+        box.wait_for_state("edgepaas-sync.service", "active")
 
 
 # -- what the tests do to a box, and ask it --
@@ -306,18 +306,9 @@ def wait_until_told(box: Appliance, limit: float = 120.0) -> None:
         time.sleep(1)
 
 
-def wait_for_state(box: Appliance, unit: str, state: str, limit: float = 30.0) -> None:
-    """Wait until *unit* is in *state*."""
-    deadline = time.monotonic() + limit
-    while (found := box.show(unit, "ActiveState")) != state:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{unit} is {found}, not {state}, after {limit:g} s")
-        time.sleep(0.2)
-
-
 def sync_memory(box: Appliance) -> float:
     """Return what sync has resident, in MiB."""
-    wait_for_state(box, "edgepaas-sync.service", "active")
+    box.wait_for_state("edgepaas-sync.service", "active")
     pid = box.show("edgepaas-sync.service", "MainPID")
     return int(box.sh(f"grep VmRSS /proc/{pid}/status").split()[1]) / 1024
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.service_process import until
 from tests.system.appliance import Appliance
 from tests.system.client import Writers
 from tests.system.hub import DATABASE, Hub
@@ -112,8 +113,7 @@ def test_sync_that_is_killed_comes_back_and_a_reboot_goes_on_where_it_was(
     hub.wire.cut("link")
     box.client.wait_ready(60, word="fallback")
     kept = {box.writer.write("press", float(value)) for value in range(20)}
-    pid = int(box.show("edgepaas-sync.service", "MainPID"))
-    assert pid
+    pid = until(lambda: int(box.show("edgepaas-sync.service", "MainPID")), "sync to run", 60)
     box.sh(f"kill -9 {pid}")
     box.kill()
     box.boot()

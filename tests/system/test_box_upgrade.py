@@ -52,7 +52,7 @@ def test_an_upgrade_has_sync_run_the_new_build_and_leaves_alerting_on(
             assert time.monotonic() < deadline, hub.execute("SELECT * FROM nodes")
             time.sleep(0.5)
         for unit in ("edgepaas-sync.service", "edgepaas-alerts.path", "edgepaas-alerts.timer"):
-            assert box.show(unit, "ActiveState") == "active"
+            box.wait_for_state(unit, "active")
         assert box.show("edgepaas-sync.service", "NeedDaemonReload") == "no"
         assert box.sh("systemctl --failed --plain --no-legend --no-pager") == ""
 
