@@ -27,7 +27,13 @@ def begin_stage(paths: Paths, stage: str) -> None:
 
 
 def note_failure(paths: Paths, stage: str, error: BaseException) -> None:
-    """Leave why *stage* failed; whatever keeps it from being written, the stage's error counts."""
+    """Leave why *stage* failed; whatever keeps it from being written, the stage's error counts.
+
+    The failure of a stage before it stays: that this one lacks what the other writes is no cause.
+    """
+    found = RECORD.read_or_none(paths.runtime / _NAME)
+    if found is not None and found["stage"] in STAGES[: STAGES.index(stage)]:
+        return
     message = " ".join(str(error).split()) or type(error).__name__
     with contextlib.suppress(OSError):
         RECORD.write(paths.runtime / _NAME, {"stage": stage, "message": redact(message)})
