@@ -95,9 +95,8 @@ def test_it_serves_without_a_shell_a_right_or_a_place_to_write_but_two(
     hidden.touch(mode=0o000)
     options = [part for shell in SHELLS for part in ("--volume", f"{hidden}:{shell}:ro")]
     with Container("closed", image, *options) as box:
-        seconds = box.ready()
+        seconds = box.ready(word="standalone")
         print(f"ready {seconds:.1f} s after 'podman run'")
-        assert box.client.state()["state"] == "standalone"
         box.writer.write("press", 1.5)
         assert len(box.writer.stored("press")) == 1
         box.exec("edgepaas", "status")
@@ -168,7 +167,7 @@ def test_killed_restarted_and_upgraded_it_has_every_acknowledged_reading(
         box.image = later
         box.start()
         print(f"upgraded, with a migration: ready {box.ready():.1f} s after 'podman run'")
-        assert box.client.state()["build_version"] == "0.2.0"
+        assert box.client.wait_ready()["build_version"] == "0.2.0"
         assert kept <= set(box.writer.stored("load"))
         box.writer.write("load", 2.0)
 
@@ -292,8 +291,7 @@ def test_killed_in_an_outage_it_still_brings_its_rows_home(
         kept = {box.writer.write("press", float(value)) for value in range(10)}
         box.kill()
         box.restart()
-        box.ready()
-        assert box.client.state()["state"] in ("fallback", "draining")
+        assert box.client.wait_ready()["state"] in ("fallback", "draining")
         server.wire.heal()
         box.ready(90, word="primary")
         assert {str(r[0]) for r in server.execute("SELECT id::text FROM readings")} == kept
@@ -321,8 +319,7 @@ def test_in_the_cloud_it_waits_for_its_postgres_and_never_takes_sqlite(
 def test_the_second_target_boots_the_very_units(containers: None, package: Path) -> None:
     """systemd as PID 1; the same chain, the same state, and nothing failed."""
     with Booted("units", images.image("systemd")) as box:
-        box.ready(90)
-        assert box.client.state()["state"] == "standalone"
+        box.ready(90, word="standalone")
         units = box.exec("systemctl", "--plain", "--no-legend", "list-units", "edgepaas*")
         active = {line.split()[0] for line in units.splitlines() if " active " in line}
         assert {"edgepaas.service", "edgepaas.socket", "edgepaas-alerts.path"} <= active

@@ -157,8 +157,7 @@ class TestSync:
         box.hub.wire.cut("reset")
         try:
             box.power_cut()
-            box.client.wait_ready(LIMIT)
-            assert box.client.state()["state"] in ("fallback", "draining")
+            assert box.client.wait_ready(LIMIT)["state"] in ("fallback", "draining")
             identity = box.writer.write("late", 1.0)
         finally:
             box.hub.wire.heal()
@@ -175,7 +174,7 @@ class TestSync:
         ):
             assert time.monotonic() < deadline, "the reading does not reach the hub"
             time.sleep(0.1)
-        assert box.client.state()["state"] == "local-first"
+        assert box.client.wait_ready(LIMIT, word="local-first")
 
     def test_the_hub_knows_the_box(self, box: Box) -> None:
         box.be("primary", **box.hub_settings)
