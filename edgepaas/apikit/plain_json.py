@@ -6,8 +6,9 @@ from typing import Any
 
 import marshmallow as ma
 
-from edgepaas.apikit.json_body import parse_json
+from edgepaas.apikit.json_body import is_sound_text, parse_json
 from edgepaas.apikit.problems import Problem
+from edgepaas.logs.printable import unprintable
 
 #: Loads a value that stands in a JSON object, null among them; raises NotPlain.
 PlainLoader = Callable[[Any], Any]
@@ -40,8 +41,11 @@ def plain_text(*, shortest: int, longest: int | None, visible: bool) -> PlainLoa
     def load(value: Any) -> str:
         if type(value) is not str or not shortest <= len(value) <= most:
             raise NotPlain
-        # The field itself judges what may be a line's end, or a character that cannot be printed.
-        if not value.isprintable():
+        # Most texts are printable to Python; it also calls characters unprintable that are
+        # unassigned, or a blank of another width, which the field takes.
+        if not value.isprintable() and (
+            not is_sound_text(value) or unprintable(value, line=visible)
+        ):
             raise NotPlain
         if visible and (not value or value != value.strip()):
             raise NotPlain

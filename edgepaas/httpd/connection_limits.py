@@ -6,8 +6,9 @@ nothing. So a request has to arrive, and its answer to be read, at some speed, a
 limit is reached, the connection that made no progress for longest is closed for the next client.
 
 Requests that make progress cost a client next to nothing either: one address that has shown no
-token holds at most CONNECTIONS_PER_CLIENT connections, whatever it does on them. The box itself,
-and the proxies of TRUSTED_PROXIES, which speak for many clients, have no such share.
+token holds at most CONNECTIONS_PER_CLIENT connections, whatever it does on them. A loopback
+address, behind which a proxy may be that nobody named, leaves the share of one client to others;
+the proxies of TRUSTED_PROXIES, which speak for many clients, and Unix sockets have no such limit.
 """
 
 import logging
@@ -104,12 +105,14 @@ class ConnectionLimits:
     def rejects(self, host: str) -> bool:
         """Whether a connection from *host* is rejected.
 
-        It is remote, and all others are at work, or too many of those are *host*'s own.
+        Too many are *host*'s own, or it is remote and all others are at work.
         """
         network = self._network(host)
         if not network:
             return False
-        return self._is_full() or len(self._strangers(network)) >= self._share + RESERVE // 2
+        if self._is_full() and not _is_loopback(network):
+            return True
+        return len(self._strangers(network)) >= self._share_of(network) + RESERVE // 2
 
     def _keep_shares(self, now: float) -> bool:
         """Close what networks hold beyond their share; whether one still does."""
@@ -118,11 +121,10 @@ class ConnectionLimits:
         crowded = False
         held = Counter(self._network_of(channel) for channel in self.channels())
         for network, count in held.items():
-            beyond = count - self._share
-            if not network or beyond <= 0:
+            if not network or count <= self._share_of(network):
                 continue
             strangers = self._strangers(network)
-            beyond = len(strangers) - self._share
+            beyond = len(strangers) - self._share_of(network)
             strangers.sort(key=lambda channel: channel.stalled_seconds(now), reverse=True)
             for channel in strangers[: max(0, beyond)]:
                 if channel.at_work():
@@ -132,6 +134,11 @@ class ConnectionLimits:
                     self._closed_of[network] += 1
         self._log_shares(now)
         return crowded
+
+    def _share_of(self, network: str) -> int:
+        if _is_loopback(network):
+            return max(self._share, self._limit - self._share)
+        return self._share
 
     def _strangers(self, network: str) -> list[Any]:
         """Return the connections of *network* on which no valid token was shown."""
@@ -149,17 +156,18 @@ class ConnectionLimits:
 
     def _network(self, host: str) -> str:
         """Return the network that a connection counts for; "" where it has no share."""
-        from edgepaas.web.access.locality import client_network, is_loopback
+        from edgepaas.web.access.locality import client_network
 
         # 'serve' has no time for the import at first.
-        return "" if is_loopback(host) or self.is_proxy(host) else client_network(host)
+        is_socket_file = host in ("", "localhost")
+        return "" if is_socket_file or self.is_proxy(host) else client_network(host)
 
     def _log_shares(self, now: float) -> None:
         if self._closed_of and now >= self._log_shares_at:
             self._log_shares_at = now + _LOG_INTERVAL
             network, count = self._closed_of.most_common(1)[0]
             logger.warning(
-                "CONNECTIONS_PER_CLIENT=%d: %d connections beyond it were closed, most of them"
+                "CONNECTIONS_PER_CLIENT=%d: %d connections too many were closed, most of them"
                 " (%d) of %s",
                 self._share,
                 self._closed_of.total(),
@@ -204,5 +212,14 @@ class ConnectionLimits:
 
     def _greedy(self, channels: Sequence[Any]) -> set[str]:
         have = Counter(self._network_of(channel) for channel in channels)
-        del have[""]
-        return {network for network, count in have.items() if count > self._limit * FAIR_SHARE}
+        return {
+            network
+            for network, count in have.items()
+            if network and count > self._limit * FAIR_SHARE and not _is_loopback(network)
+        }
+
+
+def _is_loopback(network: str) -> bool:
+    from edgepaas.web.access.locality import is_loopback
+
+    return is_loopback(network)

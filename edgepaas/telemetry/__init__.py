@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgepaas.app import PLATFORM_VERSION, Application, SmokeRequest
 from edgepaas.app.commands import Command
-from edgepaas.telemetry.limits import DEVICES_PER_TOKEN, READINGS_MAX
+from edgepaas.telemetry.limits import DEVICES_PER_TOKEN, READINGS_MAX, RULES_PER_TOKEN
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +39,7 @@ def _models() -> "MetaData":
 
 
 def _blueprints(box: "Box") -> "Sequence[Blueprint]":
+    from edgepaas.telemetry.allowance import Allowance
     from edgepaas.telemetry.devices import devices_blueprint
     from edgepaas.telemetry.readings import readings_blueprint
     from edgepaas.telemetry.rules.follower import RuleFollower
@@ -47,10 +48,15 @@ def _blueprints(box: "Box") -> "Sequence[Blueprint]":
 
     follower = RuleFollower(box)
     box.workers.append(follower)
+    # One for readings, which register devices, and for whoever registers them.
+    devices = Allowance(
+        box.settings.integer(DEVICES_PER_TOKEN.name), DEVICES_PER_TOKEN.name, "devices"
+    )
+    rules = Allowance(box.settings.integer(RULES_PER_TOKEN.name), RULES_PER_TOKEN.name, "rules")
     return [
-        devices_blueprint(box),
-        rules_blueprint(box, follower),
-        readings_blueprint(box, follower),
+        devices_blueprint(box, devices),
+        rules_blueprint(box, follower, rules),
+        readings_blueprint(box, follower, devices),
         status_blueprint(box),
     ]
 
@@ -138,7 +144,7 @@ application = Application(
         SmokeRequest("GET", "/api/v1/devices?limit=1"),
         SmokeRequest("GET", "/api/v1/readings?limit=1"),
     ),
-    settings=(READINGS_MAX, DEVICES_PER_TOKEN),
+    settings=(READINGS_MAX, DEVICES_PER_TOKEN, RULES_PER_TOKEN),
     commands=(_IMPORT, _EXPORT, _DELETE),
     example=(
         "curl {box}/api/v1/readings -H 'Content-Type: application/json' "

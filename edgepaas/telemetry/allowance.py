@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For how many devices a token speaks."""
+"""How much a token registers: devices that it names, rules that it makes."""
 
 import threading
 import time
 from collections.abc import Callable, Collection
 
 from edgepaas.app.api import Problem
-from edgepaas.telemetry.limits import DEVICES_PER_TOKEN
 
 #: Seconds after which the names of a token are forgotten.
 _WINDOW = 3600.0
 
 
-class DeviceAllowance:
-    """How many devices each caller has named of late; for any thread, waits for nothing.
+class Allowance:
+    """How many *things*, by name, each caller has named of late; for any thread, never waits.
 
-    A client that makes up a name for each reading would otherwise leave a device for each, on
+    A client that makes up a name for each request would otherwise leave a row for each, on
     this box and on every other.
     """
 
-    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        most: int,
+        setting: str,
+        things: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """*most* within an hour, as *setting* says; *things* is the word for them."""
         self._most = most
+        self._setting = setting
+        self._things = things
         self._clock = clock
         self._lock = threading.Lock()
         self._named: dict[str, tuple[float, set[str]]] = {}
@@ -35,8 +44,8 @@ class DeviceAllowance:
             if len(known) + sum(name not in known for name in names) > self._most:
                 raise Problem(
                     429,
-                    f"This token would name more than {self._most:,} devices within an hour; "
-                    f"{DEVICES_PER_TOKEN.name} allows no more.",
+                    f"This token would name more than {self._most:,} {self._things} within an "
+                    f"hour; {self._setting} allows no more.",
                     retry_after=_WINDOW - (now - since),
                 )
             known.update(names)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepaas.app import Box
-from edgepaas.app.api import ApiBlueprint, Problem
+from edgepaas.app.api import ApiBlueprint, Problem, current_caller
 from edgepaas.app.facts import insert_new
 from edgepaas.app.models import utc_now
 from edgepaas.telemetry import rows
+from edgepaas.telemetry.allowance import Allowance
 from edgepaas.telemetry.intake import device_id
 from edgepaas.telemetry.models import DEVICES
 from edgepaas.telemetry.pages import PagedList
@@ -28,8 +29,8 @@ _LIST = PagedList(DEVICES, "created_at", DeviceSchema(), {"name": ("name", opera
 _PATH = [{"in": "path", "name": "device_id", "description": "The device's id."}]
 
 
-def devices_blueprint(box: Box) -> ApiBlueprint:
-    """Return the devices' endpoints on *box*."""
+def devices_blueprint(box: Box, allowed: Allowance) -> ApiBlueprint:
+    """Return the devices' endpoints on *box*; *allowed* says how many a caller may name."""
     api = ApiBlueprint(
         "devices", __name__, url_prefix="/api/v1/devices", description="What posts readings."
     )
@@ -41,6 +42,7 @@ def devices_blueprint(box: Box) -> ApiBlueprint:
     @api.may_answer(409)
     def create_device(given: dict[str, Any]) -> Any:
         """Register a device before its first reading does"""
+        allowed.take(current_caller().id, [given["name"]])
         return _create(box, given)
 
     @api.route("")

@@ -16,8 +16,8 @@ from edgepaas.app import Box
 from edgepaas.app.append import Append, AppendRequest, AppendRoute
 from edgepaas.app.facts import Appended, Row
 from edgepaas.app.models import name_id, utc_now
-from edgepaas.telemetry.allowance import DeviceAllowance
-from edgepaas.telemetry.limits import DEVICES_PER_TOKEN, READINGS_MAX
+from edgepaas.telemetry.allowance import Allowance
+from edgepaas.telemetry.limits import READINGS_MAX
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from edgepaas.telemetry.rules.feed import Entry, feed_rows
 from edgepaas.telemetry.schemas import AcceptedSchema, ReadingBatch, ReadingFields
@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
 
 class ReadingIntake:
-    """Takes readings into *box* and wakes the *rules* that want to judge them."""
+    """Takes readings into *box* and wakes the *rules* that want to judge them.
 
-    def __init__(self, box: Box, rules: "RuleFollower") -> None:
+    *devices* says for how many devices a caller speaks.
+    """
+
+    def __init__(self, box: Box, rules: "RuleFollower", devices: Allowance) -> None:
         self._box, self._rules = box, rules
         #: How many readings one body may hold.
         self.most = box.settings.integer(READINGS_MAX.name)
-        #: For how many devices a caller speaks.
-        self.allowance = DeviceAllowance(box.settings.integer(DEVICES_PER_TOKEN.name))
+        self._devices_allowed = devices
         self.route = AppendRoute(
             "",
             ReadingFields(),
@@ -66,7 +68,7 @@ class ReadingIntake:
         Answered once they are durable. A device that is not known registers itself. An
         empty list is nothing to store: 201 with 0 accepted.
         """
-        self.allowance.take(request.caller, {reading["device"] for reading in readings})
+        self._devices_allowed.take(request.caller, {reading["device"] for reading in readings})
         now = utc_now()
         rows = _rows(readings, request, now)
         before = {DEVICES: _devices(rows, now)}

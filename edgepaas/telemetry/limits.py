@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telemetry's own settings: how much it takes at once, and for how many devices a token speaks."""
+"""Telemetry's own settings: how much it takes at once, and how much a token registers."""
 
 from edgepaas.app.settings import integer
 
@@ -10,4 +10,7 @@ DEVICES_PER_TOKEN = integer(
     1,
     1_000_000,
     "The most devices that one token may name within an hour: each new name makes a device.",
+)
+RULES_PER_TOKEN = integer(
+    "RULES_PER_TOKEN", 1000, 1, 1_000_000, "The most rules that one token may make within an hour."
 )

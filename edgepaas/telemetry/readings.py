@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Problem
+from edgepaas.telemetry.allowance import Allowance
 from edgepaas.telemetry.deleting.routes import add_deletions
 from edgepaas.telemetry.intake import ReadingIntake
 from edgepaas.telemetry.models import READINGS
@@ -38,12 +39,15 @@ _LIST = PagedList(
 _PATH = [{"in": "path", "name": "reading_id", "description": "The reading's id."}]
 
 
-def readings_blueprint(box: Box, rules: RuleFollower) -> ApiBlueprint:
-    """Return the readings' endpoints on *box*; *rules* judge what is stored."""
+def readings_blueprint(box: Box, rules: RuleFollower, devices: Allowance) -> ApiBlueprint:
+    """Return the readings' endpoints on *box*; *rules* judge what is stored.
+
+    *devices* says for how many devices a caller speaks.
+    """
     api = ApiBlueprint(
         "readings", __name__, url_prefix="/api/v1/readings", description="Measured values."
     )
-    ReadingIntake(box, rules).route.register(api, box.database)
+    ReadingIntake(box, rules, devices).route.register(api, box.database)
     add_deletions(api, box)
 
     @api.route("")

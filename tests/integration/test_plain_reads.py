@@ -10,7 +10,7 @@ from typing import Any
 import marshmallow as ma
 import pytest
 from flask import Flask
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import TestResponse
@@ -290,6 +290,10 @@ class Least(PageQuery):
 
 @settings(max_examples=tries(300))
 @given(st.sampled_from([ReadingQuery, RuleQuery, Least]), st.lists(st.tuples(NAMES, TEXTS)))
+@example(ReadingQuery, [("cursor", "\ud7c7")])  # unassigned
+@example(ReadingQuery, [("device", "a\u00a0b"), ("metric", "a\u3000b")])  # blanks
+@example(RuleQuery, [("device", "\ue000\U0010ffff")])  # private, no character
+@example(ReadingQuery, [("device", "a\tb")])
 def test_a_query_is_loaded_as_the_ordinary_way_loads_it_or_not_at_all(
     schema: type[ma.Schema], pairs: list[tuple[str, str]]
 ) -> None:

@@ -15,75 +15,23 @@ import pytest
 
 from edgepaas.httpd import connection_limits as limits_module
 from edgepaas.httpd.connection_limits import RESERVE, ConnectionLimits
-from edgepaas.httpd.server import HTTPServer
+from tests.support.greedy_clients import (
+    BIG,
+    HUGE,
+    Running,
+    answer_on,
+    ask_from,
+    clients_that_read_nothing,
+    from_elsewhere,
+    greedy_client,
+)
 from tests.support.service_process import get, until
 
 HEAD = b"POST /slow HTTP/1.1\r\nHost: x\r\nX-Slow: "
 BODY = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n["
 REMOTE = "203.0.113.9"
-#: More of an answer than the server keeps for a client that does not read.
-HUGE = 40_000_000
 
 Serve = Callable[..., "Running"]
-
-
-class Running:
-    """A server that says how much it was sent; ``/hold`` waits until it is released."""
-
-    def __init__(self, **options: Any) -> None:
-        self.released = threading.Event()
-        self.held = threading.Semaphore(0)
-        self.asked = 0
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.address: tuple[str, int] = listener.getsockname()
-        limits: dict[str, Any] = {
-            "threads": 4,
-            "connection_limit": 100,
-            "connections_per_client": 25,
-            "request_max_bytes": 8_388_608,
-        }
-        self.server = HTTPServer(self._answer, [listener], **(limits | options))
-        self.server.dispatcher.open()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self.server.run, args=(self._over.is_set,))
-        self._thread.start()
-
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        if environ["PATH_INFO"] == "/hold":
-            self.held.release()
-            self.released.wait(60)
-        self.asked += 1
-        body = b"x" * 3_000_000 if environ["PATH_INFO"] == "/big" else b"got %d"
-        if b"%d" in body:
-            body %= len(environ["wsgi.input"].read())
-        if environ["PATH_INFO"] == "/huge":
-            body = b"x" * HUGE
-        start_response("200 OK", [("Content-Length", str(len(body)))])
-        return [body]
-
-    def post(self, body: bytes) -> tuple[int, bytes]:
-        """Post *body* in one go; returns status and answer."""
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
-        connection.request("POST", "/", body)
-        answer = connection.getresponse()
-        found = answer.status, answer.read()
-        connection.close()
-        return found
-
-    def connect(self, first: bytes = b"") -> socket.socket:
-        """Connect, and send *first*."""
-        sock = socket.create_connection(self.address, timeout=30)
-        sock.sendall(first)
-        return sock
-
-    def end(self) -> None:
-        """Let go of what is held, and close everything."""
-        self.released.set()
-        self._over.set()
-        self.server.wake()
-        self._thread.join(30)
-        self.server.drain(lambda: True, accept_waiting=False)
-        self.server.close()
 
 
 @pytest.fixture
@@ -144,13 +92,6 @@ def slowly(running: Running, size: int, *, seconds: float) -> bytes:
         return answer_on(sock)
 
 
-def answer_on(sock: socket.socket) -> bytes:
-    """Return the body of the answer, which may come in pieces."""
-    answer = http.client.HTTPResponse(sock)
-    answer.begin()
-    return answer.read()
-
-
 @pytest.mark.parametrize(
     ("first", "more"),
     [(b"", b""), (HEAD, b"b"), (BODY, b" "), (b"\r\n", b"\r\n")],
@@ -161,6 +102,7 @@ def test_probes_and_posts_are_answered_among_four_hundred_slow_clients(
 ) -> None:
     """Slow clients are closed for those that make progress, a slow honest one is not."""
     running = serve()
+    running.server._limits.is_proxy = lambda address: True  # many clients behind one address
     with slow_clients(running, 400, first, more):
         until(lambda: running.server.connections >= 100, "every place to be taken")
         honest: list[bytes] = []
@@ -218,7 +160,6 @@ def test_requests_at_work_are_never_closed_and_the_box_gets_a_place_beside_them(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reserve is for programs of the box; a remote caller is told to come again."""
-    monkeypatch.setattr("edgepaas.web.access.locality.is_loopback", lambda host: host != REMOTE)
     running = serve(threads=2, connection_limit=4)
     listener = running.server._listeners[0]
     monkeypatch.setattr(listener, "fix_addr", lambda address: (REMOTE, address[1]))
@@ -326,95 +267,52 @@ def test_what_is_in_work_is_answered_and_no_more_is_taken_meanwhile() -> None:
     assert not limits.rejects("203.0.113.8")
 
 
-def test_loopback_and_proxies_have_no_share() -> None:
+def test_proxies_and_unix_sockets_have_no_share() -> None:
     """They speak for many clients."""
     cut: list[str] = []
-    crowd = [connection(host, 0.0, cut) for host in ("127.0.0.1", REMOTE) for _ in range(9)]
+    crowd = [connection(host, 0.0, cut) for host in ("localhost", REMOTE) for _ in range(9)]
     limits = limits_of(crowd, limit=100, share=2)
     limits.is_proxy = lambda address: address == REMOTE
     limits.enforce()
     assert cut == []
 
 
-def from_elsewhere(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a client at 127.0.0.N be one at 203.0.113.N."""
-    for listener in running.server._listeners:
-        monkeypatch.setattr(
-            listener,
-            "fix_addr",
-            lambda address: (f"203.0.113.{address[0].rpartition('.')[2]}", address[1]),
-        )
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "::1"])
+def test_a_loopback_address_leaves_the_share_of_one_client(address: str) -> None:
+    """Behind it may be a proxy that nobody named, or a program of any user."""
+    cut: list[str] = []
+    crowd = [connection(address, 0.0, cut) for _ in range(9)]
+    limits = limits_of(crowd, limit=8, share=2)
+    limits.enforce()
+    assert cut == [address] * 3
+    assert not limits.rejects(address)
+    full = limits_of([connection(address, 0.0, cut)] * (6 + RESERVE // 2), limit=8, share=2)
+    assert full.rejects(address)
+    assert not full.rejects("127.0.0.2")
+    assert not full.rejects(REMOTE)
 
 
-def ask_from(running: Running, source: str, path: str = "/") -> int:
-    """Return the status of the answer to a request from *source*."""
-    connection = http.client.HTTPConnection(
-        *running.address, timeout=30, source_address=(source, 0)
-    )
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
+@pytest.mark.parametrize("source", ["127.0.0.9", "remote"])
 def test_one_address_without_a_token_cannot_take_everyones_place(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    """125 connections that ask again and again: each makes progress all the time."""
+    """Though each of its connections makes progress all the time; loopback or not."""
     running = serve()
-    from_elsewhere(running, monkeypatch)
-    over = threading.Event()
-    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-
-    def greedy(number: int) -> None:
-        held: list[socket.socket] = []
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                if len(held) < 32:
-                    held.append(
-                        socket.create_connection(
-                            running.address, timeout=1, source_address=("127.0.0.9", 0)
-                        )
-                    )
-            for sock in list(held):
-                try:
-                    sock.sendall(ask)
-                    assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-                except (OSError, AssertionError):
-                    sock.close()
-                    held.remove(sock)
-        for sock in held:
-            sock.close()
-
-    threads = [threading.Thread(target=greedy, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        until(lambda: running.asked >= 200, "the greedy client to be at work")
-        answers = [ask_from(running, "127.0.0.8") for _ in range(40)]
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(30)
-    assert answers == [200] * 40
+    if source == "remote":
+        from_elsewhere(running, monkeypatch)
+    with greedy_client(running, "127.0.0.9"):
+        assert [ask_from(running, "127.0.0.8") for _ in range(40)] == [200] * 40
 
 
 def test_answers_that_nobody_reads_are_not_made(serve: Serve) -> None:
     """The next request of a connection waits until the answer before it is on its way."""
     running = serve(threads=2)
-    ask = b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * 60
-    sockets = [running.connect(ask) for _ in range(5)]
-    until(lambda: running.asked >= 5, "each to be asked for")
-    for _ in range(20):
-        assert running.server.dispatcher.workers_answer(30)
-        assert running.post(b"12345") == (200, b"got 5")
-    # Some are in the sockets' buffers; of those that wait there is one a connection.
-    assert running.asked < 5 * 20 + 20
-    channels = running.server._limits.channels()
-    assert all(channel.total_outbufs_len <= 3_001_000 for channel in channels)
-    for sock in sockets:
-        sock.close()
+    with clients_that_read_nothing(running, 5):
+        for _ in range(20):
+            assert running.server.dispatcher.workers_answer(30)
+            assert running.post(b"12345") == (200, b"got 5")
+        # Some are in the sockets' buffers; of those that wait there is one a connection.
+        assert running.most_kept <= BIG
 
 
 def test_what_was_sent_ahead_is_answered_as_the_answers_are_read(serve: Serve) -> None:

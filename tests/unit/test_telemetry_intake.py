@@ -12,6 +12,7 @@ from edgepaas.app.api import NotPlain, Problem, parse_json
 from edgepaas.app.append import AppendRequest
 from edgepaas.app.facts import Appended
 from edgepaas.files.paths import Paths
+from edgepaas.telemetry.allowance import Allowance
 from edgepaas.telemetry.intake import ReadingIntake
 from edgepaas.telemetry.models import READINGS, RULE_FEED, RULES
 from edgepaas.telemetry.rules.follower import RuleFollower
@@ -36,7 +37,7 @@ def test_a_message_is_validated_stored_once_and_wakes_the_rules(
         assert isinstance(follower, RuleFollower)
         woken: list[int] = []
         monkeypatch.setattr(follower, "wake", lambda: woken.append(count(box, RULE_FEED)))
-        intake = ReadingIntake(box, follower)
+        intake = ReadingIntake(box, follower, Allowance(1000, "DEVICES_PER_TOKEN", "devices"))
 
         assert intake.take(parse_json(READING), caller="broker", key="m-1") == Appended(1, 0)
         assert woken == [1], "woken once there is something to judge"
@@ -73,7 +74,7 @@ def test_what_may_not_wait_never_reads_the_rules(
             pytest.fail("the database is read")
 
         monkeypatch.setattr(box.database, "read", read)
-        intake = ReadingIntake(box, follower)
+        intake = ReadingIntake(box, follower, Allowance(1000, "DEVICES_PER_TOKEN", "devices"))
         readings = intake.route.parse(parse_json(READING))
         request = AppendRequest("token", at_once=True)
         assert isinstance(intake.post_readings(readings, request).rows[0]["id"], uuid.UUID)

@@ -20,6 +20,7 @@ from edgepaas.app.api import (
 from edgepaas.app.facts import insert_new, rows_by_id
 from edgepaas.app.models import content_id, utc_now, uuid7
 from edgepaas.telemetry import rows
+from edgepaas.telemetry.allowance import Allowance
 from edgepaas.telemetry.models import RULES
 from edgepaas.telemetry.pages import PagedList
 from edgepaas.telemetry.rules.follower import RuleFollower
@@ -43,8 +44,11 @@ _LIST = PagedList(
 _PATH = [{"in": "path", "name": "rule_id", "description": "The rule's id."}]
 
 
-def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
-    """Return the rules' endpoints on *box*; the *follower* is notified of every change."""
+def rules_blueprint(box: Box, follower: RuleFollower, allowed: Allowance) -> ApiBlueprint:
+    """Return the rules' endpoints on *box*; the *follower* is notified of every change.
+
+    *allowed* says how many a caller may make.
+    """
     api = ApiBlueprint(
         "rules",
         __name__,
@@ -52,7 +56,7 @@ def rules_blueprint(box: Box, follower: RuleFollower) -> ApiBlueprint:
         description="When readings raise an alert: judged in the order in which they come in.",
     )
     _add_reading(api, box)
-    _add_changing(api, box, follower)
+    _add_changing(api, box, follower, allowed)
     return api
 
 
@@ -72,7 +76,7 @@ def _add_reading(api: ApiBlueprint, box: Box) -> None:
         return rows.get(box.database, RULES, rule_id)
 
 
-def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
+def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower, allowed: Allowance) -> None:
     database = box.database
 
     def after_change(rule: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,7 +100,7 @@ def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower) -> None:
         the two readings of a `rate`. What comes together holds from when it came. One alert for
         each rule and device.
         """
-        return after_change(_create(box, given))
+        return after_change(_create(box, given, allowed))
 
     @api.route("/<uuid:rule_id>", methods=["PATCH"], parameters=_PATH)
     @api.arguments(RuleChangeSchema(partial=True))
@@ -136,10 +140,11 @@ def _check(rule: Mapping[str, Any]) -> None:
         raise wrong("threshold", "'rate' goes up or down: give how fast, as a positive number.")
 
 
-def _create(box: Box, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _create(box: Box, given: Mapping[str, Any], allowed: Allowance) -> Mapping[str, Any]:
     _check(given)
     key, now = idempotency_key(), utc_now()
     identity = uuid7() if key is None else content_id(current_caller().id, key, RULES.name)
+    allowed.take(current_caller().id, [str(identity)])
     row = {**given, "id": identity, "created_at": now, "updated_at": now}
 
     def work(session: Session) -> Mapping[str, Any]:

@@ -75,7 +75,7 @@ def client_network(address: str | None) -> str:
         found = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:
         return address or ""
-    if isinstance(found, ipaddress.IPv4Address):
+    if isinstance(found, ipaddress.IPv4Address) or found.is_loopback:
         return str(found)
     if found.ipv4_mapped is not None:
         return str(found.ipv4_mapped)
