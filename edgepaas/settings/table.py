@@ -101,8 +101,8 @@ _SERVICE = (
         25,
         1,
         10000,
-        "Number of them that one address may hold on which it has shown no token; loopback and"
-        " TRUSTED_PROXIES may hold all.",
+        "Number of them that one address may hold on which it has shown no token; a loopback"
+        " address leaves so many to others, and TRUSTED_PROXIES may hold all.",
     ),
     seconds(
         "STOP_TIMEOUT", "20", 0, 3600, "A stopping service waits this long for requests to end."

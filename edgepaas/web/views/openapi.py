@@ -16,10 +16,14 @@ from flask import Flask, Response
 from edgepaas.apikit.blueprint import ApiBlueprint
 from edgepaas.apikit.problems import PROBLEMS
 from edgepaas.apikit.smorest_adapter import AdaptedApi
+from edgepaas.apikit.werkzeug_adapter import openapi_path
 from edgepaas.app import Application
 from edgepaas.web.access.auth import AccessRules
 from edgepaas.web.probe_paths import PROBE_PATHS
 
+#: What every view may be answered with in place of its own answer.
+_ANY_VIEW = (400, 401, 429, 503)
+_OWN_TAG = "box"
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -112,9 +116,27 @@ class OpenAPIDocument:
         for blueprint in self._blueprints:
             api.describe(blueprint)
         document = api.document()
+        self._add_own_views(document)
         for path, operations in document["paths"].items():
             self._finish(document, path, operations)
         return document
+
+    def _add_own_views(self, document: dict[str, Any]) -> None:
+        """Add the platform's views that belong to no blueprint: ``/`` and this document."""
+        for rule in self._flask_app.url_map.iter_rules():
+            view = self._flask_app.view_functions[rule.endpoint]
+            purpose = getattr(view, "purpose", "")
+            if not purpose:
+                continue
+            content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+            if rule.rule == "/":
+                content["text/html"] = {"schema": {"type": "string"}}
+            responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
+            for status in _ANY_VIEW:
+                responses[str(status)] = _reference(document, status)
+            operation = {"summary": purpose, "tags": [_OWN_TAG], "responses": responses}
+            document["paths"].setdefault(openapi_path(rule), {})["get"] = operation
+        document["tags"].append({"name": _OWN_TAG, "description": "The box itself."})
 
     def _finish(self, document: dict[str, Any], path: str, operations: dict[str, Any]) -> None:
         """Add to every operation who may call it, and 404 for a path with a parameter."""
