@@ -82,7 +82,11 @@ function __edgepaas_at --description 'Whether the words so far lead to this comm
     set -l route
     for word in (commandline -opc)[2..]
         set -l longer (string join ' ' $route $word)
-        contains -- $longer $known; and set route $longer
+        if contains -- $longer $known
+            set route $longer
+        else if test -z "$route"; and not string match -q -- '-*' $word
+            return 1
+        end
     end
     test "$route" = "$argv[1]"
 end

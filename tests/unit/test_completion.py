@@ -91,3 +91,13 @@ def test_fish_offers_commands_with_what_they_do(scripts: dict[str, Path]) -> Non
     verbs = {line.partition("\t")[0] for line in run.stdout.splitlines()}
     assert verbs == {"create", "list", "revoke"}
     assert "make a token" in run.stdout
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize("words", ["nosuch ", "nosuch --", "nosuch token ", "nosuch token cr"])
+def test_fish_offers_nothing_after_a_word_that_is_no_command(
+    scripts: dict[str, Path], words: str
+) -> None:
+    ask = f"source {scripts['fish']}; complete -C'edgepaas {words}'"
+    run = subprocess.run(["fish", "-c", ask], capture_output=True, text=True, check=True)
+    assert run.stdout == ""
