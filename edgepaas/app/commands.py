@@ -40,7 +40,9 @@ class Command(NamedTuple):
     *run* is given the parsed arguments and returns the exit status; *add_arguments*
     declares them. *description* stands at the top of its own help (*help* if empty). A
     command that reads or writes files of the box *needs_service_user*: root becomes the
-    service's user before it runs, and any other user is refused on an installed box.
+    service's user before it runs, and any other user is refused on an installed box. One
+    that prints or writes what the application holds says what it *exports*, in a word:
+    ``edgepaas export readings`` is then another way to call it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Command(NamedTuple):
     add_arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
     description: str = ""
     needs_service_user: bool = True
+    exports: str = ""
 
 
 def box_address() -> str:

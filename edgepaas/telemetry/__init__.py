@@ -95,6 +95,7 @@ _EXPORT = Command(
         "its name once it is whole; of standard output the exit status says whether it is."
     ),
     needs_service_user=False,  # it works over HTTP and writes the caller's own file
+    exports="readings",
 )
 _IMPORT = Command(
     "import",
