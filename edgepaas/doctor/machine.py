@@ -5,6 +5,8 @@ import contextlib
 import os
 import shutil
 import stat
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgepaas.doctor.findings import Finding
@@ -22,11 +24,13 @@ LEAST_MEMORY = 256 * 1024 * 1024
 _FEW_INODES = 1000
 #: The service manager, which holds the socket of a box that is installed.
 _MANAGER = Path("/proc/1")
-#: systemd keeps the invocation of each active unit here (systemd.exec(5)).
-_UNIT_STATE = Path("/run/systemd/units/invocation:edgepaas.socket")
+#: What every user may ask the manager; /proc/1/fd is for root to see.
+_ASK_MANAGER = ("systemctl", "show", "--property=ActiveState", "--property=Listen", "edgepaas.socket")
 #: TCP_LISTEN, as /proc/net/tcp shows it.
 _LISTEN = "0A"
 _MEMINFO = Path("/proc/meminfo")
+#: Seconds for the service manager's answer.
+_PATIENCE = 10.0
 
 
 def clock() -> Finding:
@@ -134,10 +138,12 @@ def port(paths: Paths, settings: Settings) -> Finding:
     return Finding("port", "ok", f"{host}:{number} is free")
 
 
-def own_socket_waits(number: int, *, holder: Path = _MANAGER) -> bool:
+def own_socket_waits(
+    number: int, *, holder: Path = _MANAGER, ask: Sequence[str] = _ASK_MANAGER
+) -> bool:
     """Whether the service manager, which is no other program, listens on the port *number*.
 
-    Its descriptors are for root to see; for everybody else, that the box's own unit is active.
+    Its descriptors are for root to see; everybody else asks it whether the box's own unit does.
     """
     held = set()
     try:
@@ -145,8 +151,21 @@ def own_socket_waits(number: int, *, holder: Path = _MANAGER) -> bool:
             with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
                 held.add(str(entry.readlink()))
     except OSError:
-        return _UNIT_STATE.exists()
+        return _unit_listens(number, ask)
     return any(f"socket:[{inode}]" in held for inode in _listening_inodes(number))
+
+
+def _unit_listens(number: int, ask: Sequence[str]) -> bool:
+    try:
+        said = subprocess.run(
+            ask, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE,
+            check=False,
+        ).stdout.splitlines()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # no systemd here, or it does not answer
+        return False
+    return "ActiveState=active" in said and any(
+        line.startswith("Listen=") and line.split()[0].endswith(f":{number}") for line in said
+    )
 
 
 def _listening_inodes(number: int) -> list[str]:

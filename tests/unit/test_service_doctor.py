@@ -68,6 +68,29 @@ def test_a_wrong_application_is_blamed_for_itself_alone(
     assert "nonesuch" in findings["boot chain"].message
 
 
+@pytest.mark.parametrize(
+    ("said", "waits"),
+    [
+        ("Listen=[::]:8080 (Stream)\nActiveState=active\n", True),
+        ("ActiveState=active\nListen=0.0.0.0:8080 (Stream)\n", True),
+        ("Listen=[::]:8080 (Stream)\nActiveState=inactive\n", False),
+        ("Listen=[::]:18080 (Stream)\nActiveState=active\n", False),
+        ("", False),
+    ],
+)
+def test_a_user_who_may_not_see_the_managers_files_asks_it(
+    tmp_path: Path, said: str, waits: bool
+) -> None:
+    """Doctor is the service's user; of a socket unit nothing lies in /run/systemd/units."""
+    ask = ("printf", "%s", said)
+    assert machine.own_socket_waits(8080, holder=tmp_path / "not-for-us", ask=ask) is waits
+
+
+def test_a_machine_without_the_manager_has_no_socket_of_its(tmp_path: Path) -> None:
+    ask = (str(tmp_path / "no-such-program"),)
+    assert not machine.own_socket_waits(8080, holder=tmp_path / "not-for-us", ask=ask)
+
+
 def test_a_state_folder_that_was_deleted_is_a_failure(
     paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
