@@ -12,6 +12,7 @@ import pytest
 from edgepaas.alerts.spool.checksummed_json import read_checksummed
 from edgepaas.files.locks import held
 from edgepaas.files.paths import Paths
+from edgepaas.service.crash_loop import CrashLoop
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "systemd"
@@ -140,6 +141,24 @@ class TestEnded:
             contract.touch()
         self.run(ended, paths, verb, "success", "75")
         assert self.alerts(paths) == []
+
+    def test_a_service_that_answered_for_a_stage_that_failed_is_no_failure_of_its_own(
+        self, ended: Path, paths: Paths
+    ) -> None:
+        """Seen on a box: for 20 s after each answer nobody was at the port, and a false alert."""
+        for number in range(4):  # rounds of the chain; none waits, since nobody answers then
+            for contract in (paths.env_contract, paths.db_contract):
+                contract.touch()
+            assert "waiting" not in self.run(ended, paths, "schema", "exit-code", "78")
+            assert not paths.db_contract.exists()
+            CrashLoop(paths.crash_loop, clock=lambda: 1000.0).failed()
+            counted = (paths.runtime / "chain-failures").stat().st_mtime + 1 + number
+            os.utime(paths.crash_loop, (counted, counted))
+            assert self.run(ended, paths, "serve", "exit-code", "1") == ""
+        assert set(self.alerts(paths)) == {("raised", "unit schema")}
+        # One that ends before it can answer is one, and waits by this script.
+        os.utime(paths.crash_loop, (1.0, 1.0))
+        assert "the service ended" in self.run(ended, paths, "serve", "exit-code", "1")
 
     def test_it_fails_no_unit_when_no_alert_can_be_raised(self, ended: Path, paths: Paths) -> None:
         (ended.parent / "edgepaas").unlink()
