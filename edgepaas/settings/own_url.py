@@ -32,14 +32,20 @@ def publication(host: str, port: int | str) -> str:
 def network_urls(paths: Paths) -> list[str]:
     """Return the URLs under which other machines reach the box, as it listens now.
 
-    None where it listens on loopback alone, or on a Unix socket.
+    None where it listens on loopback alone, or on a Unix socket, or has no network.
     """
     from edgepaas.files.own_addresses import reached_at
 
-    host, port = _listens_at(paths)
-    if not port or host.startswith("127.") or host in ("::1", "localhost"):
+    if listens_on_the_box_alone(paths):
         return []
+    host, port = _listens_at(paths)
     return [url_at(one, port) for one in reached_at(host)]
+
+
+def listens_on_the_box_alone(paths: Paths) -> bool:
+    """Whether no other machine could reach the service, whatever network there is."""
+    host, port = _listens_at(paths)
+    return not port or host.startswith("127.") or host in ("::1", "localhost")
 
 
 def _listens_at(paths: Paths) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgepaas.cli import main
+from edgepaas.cli.operator import status
 from edgepaas.files.own_addresses import reached_at
 from edgepaas.files.paths import Paths
 from edgepaas.httpd import listen
@@ -94,6 +95,26 @@ def test_what_status_and_the_installation_print(
     assert network_urls(paths) == []
     paths.address.write_text("http://127.0.0.1:8080\n")  # of a release before
     assert len(network_urls(paths)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("listens", "why"),
+    [(":: 8080", "no network at the moment"), ("127.0.0.1 8080", "as HOST says")],
+)
+def test_a_box_without_a_network_does_not_blame_a_setting(
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    listens: str,
+    why: str,
+) -> None:
+    monkeypatch.setattr("edgepaas.files.own_addresses.reached_at", lambda _host: [])
+    monkeypatch.setattr(status, "_ask", lambda _url: (200, {"state": "standalone"}))
+    paths.address.write_text(f"http://127.0.0.1:8080\n{listens}\n")
+    assert main(["status"]) == 0
+    printed = capsys.readouterr().out
+    assert "http://127.0.0.1:8080" in printed
+    assert why in printed
 
 
 def test_the_installation_names_addresses_and_no_placeholder(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state; 0 when the box is ready."""
-    from edgepaas.settings.own_url import network_urls, own_url
+    from edgepaas.settings.own_url import listens_on_the_box_alone, network_urls, own_url
 
     paths = find_paths()
     if arguments.addresses:
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     document: dict[str, Any] = {"url": url, "answers": False, "ready": False}
     if not arguments.url:
         document["addresses"] = network_urls(paths)
+        document["box_alone"] = listens_on_the_box_alone(paths)
     try:
         status, found = _ask(url)
         document |= found | {"answers": True, "ready": status == 200}
@@ -193,7 +194,8 @@ def _show_addresses(document: dict[str, Any]) -> None:
     for url in found or [document["url"]]:
         say("address", url)
     if found == []:
-        say("", "for programs of this box alone, as HOST says")
+        why = "as HOST says" if document["box_alone"] else "since it has no network at the moment"
+        say("", f"for programs of this box alone, {why}")
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:
