@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nodes": ("cli.operator.nodes", "list the boxes that PostgreSQL knows, and forget one"),
     "backup": ("cli.backups.backup", "write the whole box into one file, while it runs"),
     "restore": ("cli.backups.restore", "put a backup into place on a box that is stopped"),
-    "export": ("cli.operator.export", "export readings, or the history of alerts, as CSV or NDJSON"),
+    "export": ("cli.operator.export", "export readings or the history of alerts as CSV or NDJSON"),
     "audit": ("cli.operator.audit", "check that every accepted row is accounted for"),
     "drill": ("cli.operator.drill", "rehearse an outage of PostgreSQL on a scratch box"),
     "alert": ("cli.operator.alert", "raise or resolve an alert"),

@@ -25,7 +25,7 @@ _FEW_INODES = 1000
 #: The service manager, which holds the socket of a box that is installed.
 _MANAGER = Path("/proc/1")
 #: What every user may ask the manager; /proc/1/fd is for root to see.
-_ASK_MANAGER = ("systemctl", "show", "--property=ActiveState", "--property=Listen", "edgepaas.socket")
+_ASK_MANAGER = ("systemctl", "show", "--property=ActiveState,Listen", "edgepaas.socket")
 #: TCP_LISTEN, as /proc/net/tcp shows it.
 _LISTEN = "0A"
 _MEMINFO = Path("/proc/meminfo")
