@@ -32,7 +32,9 @@ from edgepaas.files.sqlite_file import (
 )
 from edgepaas.outbox import versions
 from edgepaas.outbox.journal.tables import journal_path, lock_of
+from edgepaas.outbox.stream import read_stream
 from edgepaas.schema.sqlite import file_operations as files
+from edgepaas.sync.losses.lost_state import note_restored
 
 #: Seconds to wait for a process that is about to end.
 _LOCK_SECONDS = 5.0
@@ -88,8 +90,18 @@ def restore(
             if begins and theirs is not None:
                 write_node(paths.node, replace(theirs, machine=machine))
             kept = _place_database(database, sqlite_path, paths)
+            _note_in_spool(paths, sqlite_path)
             sync_folder(paths.state)
     return Restored(manifest, own or begins, kept or replaced.folder_or_none())
+
+
+def _note_in_spool(paths: Paths, sqlite_path: Path) -> None:
+    """Have the spool, which knows the box and its streams, take them for this machine's own."""
+    with contextlib.closing(sqlite3.connect(sqlite_path)) as connection:
+        stream = read_stream(connection)
+    node = node_in(paths.node)
+    if stream is not None and node is not None:
+        note_restored(paths, node.node_id, stream.stream_id)
 
 
 def settings_in(source: IO[bytes], paths: Paths) -> str:
@@ -176,7 +188,8 @@ class _Replaced:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._begun = True
         with contextlib.suppress(FileNotFoundError):
-            entry.rename(self._folder / entry.name)
+            # By a copy where it has to be: an overlay renames no folder of its lower layer (EXDEV).
+            shutil.move(entry, self._folder / entry.name)
 
     def folder_or_none(self) -> Path | None:
         """Return the folder, None where nothing was replaced."""

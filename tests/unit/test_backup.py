@@ -2,16 +2,20 @@
 """``edgepaas backup`` and ``restore``: consistent while others write, verified, losing nothing."""
 
 import contextlib
+import errno
 import gzip
 import io
 import json
+import os
 import random
+import shutil
 import sqlite3
 import tarfile
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +31,7 @@ from edgepaas.files.paths import Paths, find_paths
 from edgepaas.outbox.journal.journal import Journal
 from edgepaas.outbox.journal.tables import journal_path
 from edgepaas.outbox.stream import read_stream
+from edgepaas.sync.losses import lost_state
 from edgepaas.web.access.tokens import TokenStore
 from tests.support.outbox import captured_file
 
@@ -302,6 +307,61 @@ def test_a_machine_takes_the_place_of_a_box_that_is_gone(
     said: list[str] = []
     Journal(journal_path(other.sqlite), gone.node_id, set_aside=said.append).close()
     assert said == [], "the journal of the backup goes on"
+
+
+@pytest.mark.parametrize("same_box", [True, False])
+def test_a_restore_is_no_state_folder_that_was_lost(
+    box: Paths, tmp_path: Path, same_box: bool
+) -> None:
+    """A new machine has served before: its spool knew another box and file, and raised an alert."""
+    data, _ = backed_up(box)
+    other = new_machine(tmp_path / "other")
+    its_machine = machine_id(tmp_path / "other-id", "b")
+    with captured_file(other.sqlite) as file:
+        its_stream = read_stream(file)
+    its_node = node_identity(other, machine_id=its_machine)
+    lost_state.look(other, its_node, its_stream, before=(), replaced=False)
+    assert other.last_known.exists()
+    restored(data, other, its_machine, same_box=same_box)
+    with contextlib.closing(open_sqlite(other.sqlite)) as file:
+        stream = read_stream(file)
+    node = node_identity(other, machine_id=its_machine)
+    lost_state.look(other, node, stream, before=(), replaced=False)
+    assert lost_state.lost_sentences(other) == []
+    # And it is one where the folder is deleted afterwards.
+    other.node.unlink()
+    node = node_identity(other, machine_id=its_machine)
+    lost_state.look(other, node, its_stream, before=(), replaced=False)
+    assert len(lost_state.lost_sentences(other)) == 1
+
+
+def test_a_folder_that_cannot_be_renamed_is_copied(
+    box: Paths, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An overlay, as of a read-only root with changes in memory, renames none of its lower layer."""
+    data, _ = backed_up(box)
+    lower = {box.state / "rules"}
+    rename = os.rename
+
+    def of_an_overlay(source: str | Path, target: str | Path) -> None:
+        if Path(source) in lower:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", of_an_overlay)
+    (box.state / "rules" / "mark").write_text("before")
+    real, lower_once = shutil.rmtree, lower.clear
+
+    def gone(*given: Any, **options: Any) -> None:
+        real(*given, **options)
+        lower_once()  # what takes its place is of the upper layer
+
+    monkeypatch.setattr(shutil, "rmtree", gone)
+    restored(data, box, machine, discard_waiting=True)
+    assert (box.state / contents.REPLACED / "rules" / "mark").read_text() == "before"
+    assert not (box.state / "rules" / "mark").exists()
+    with contextlib.closing(sqlite3.connect(box.state / "rules" / "rules.db")) as rules:
+        assert rules.execute("SELECT count(*) FROM kept").fetchone() == (1,)
 
 
 def test_a_machine_whose_state_was_deleted_is_the_same_box(

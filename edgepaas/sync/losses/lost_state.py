@@ -115,6 +115,18 @@ def look(
         _write(paths, node.node_id, after, losses, known["acknowledged_rows"])
 
 
+def note_restored(paths: "Paths", node_id: str, stream_id: str) -> None:
+    """Remember what a restore has put into place: an operator's act, by which nothing is lost.
+
+    What waited here was looked at before (edgepaas.backup.restore). Raises OSError.
+    """
+    known = RECORD.read_or_none(paths.last_known)
+    if known is None:
+        return
+    streams = [*(one for one in known["streams"] if one != stream_id), stream_id]
+    _write(paths, node_id, streams[-_STREAMS:], known["losses"], known["acknowledged_rows"])
+
+
 def ask_hub(paths: "Paths", hub: "HubReader") -> None:
     """Add what PostgreSQL knows to the losses that it was not asked about yet.
 
