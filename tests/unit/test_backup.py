@@ -338,7 +338,7 @@ def test_a_restore_is_no_state_folder_that_was_lost(
 def test_a_folder_that_cannot_be_renamed_is_copied(
     box: Paths, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An overlay, as of a read-only root with changes in memory, renames none of its lower layer."""
+    """An overlay, as of a read-only root with its changes in memory, renames no lower folder."""
     data, _ = backed_up(box)
     lower = {box.state / "rules"}
     rename = os.rename
