@@ -15,7 +15,7 @@ LIMIT = 15.0
 #: What an examination that cannot be carried out at all comes from.
 _DAMAGED = (
     "a part of EdgePaaS or of the application is missing or damaged: install both again, e.g. "
-    "'apt-get install --reinstall edgepaas'"
+    "'apt-get install --reinstall ./edgepaas_VERSION_all.deb'"
 )
 
 Level = Literal["ok", "warn", "fail"]

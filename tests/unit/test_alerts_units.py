@@ -156,8 +156,12 @@ class TestEnded:
             os.utime(paths.crash_loop, (counted, counted))
             assert self.run(ended, paths, "serve", "exit-code", "1") == ""
         assert set(self.alerts(paths)) == {("raised", "unit schema")}
-        # One that ends before it can answer is one, and waits by this script.
+        # One that ends before it can answer is one, and waits by this script; but not where
+        # 'unloadable' has answered in its place.
         os.utime(paths.crash_loop, (1.0, 1.0))
+        for _ in range(3):
+            (paths.runtime / "answered").touch()
+            assert "waiting" not in self.run(ended, paths, "serve", "exit-code", "1")
         assert "the service ended" in self.run(ended, paths, "serve", "exit-code", "1")
 
     def test_it_fails_no_unit_when_no_alert_can_be_raised(self, ended: Path, paths: Paths) -> None:
