@@ -17,7 +17,7 @@ from edgepaas.files.paths import find_paths
 DESCRIPTION = """\
 Export what the box has, as CSV or NDJSON: the history of alerts, and what applications hold.
 
-'edgepaas export WHAT --help' lists the options of each.
+--help after WHAT lists the options of each.
 """
 
 #: Only some exporters read the box's files; each says so itself.
