@@ -368,7 +368,8 @@ _FORWARDING = (
         0,
         1024 * _GIB,
         "The SQLite file and the journal may take this much of the disk: an alert is raised at"
-        " 70 % of it, LOW_VALUE rows are shed at 85 %, writes are refused with 507 at 95 %;"
+        " 70 % of it, LOW_VALUE rows are shed at 85 %, writes are refused with 507 at 95 %, and one"
+        " that would not fit is refused before; SQLite's log (-wal) comes on top, up to 16 MiB;"
         " 0: 1 GiB or 20 % of the file system, the smaller.",
     ),
     size(

@@ -29,6 +29,7 @@ from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
 from edgepaas.database.sqlite.integrity import IntegrityCheck
+from edgepaas.database.sqlite.size_limit import SizeLimit
 from edgepaas.database.sqlite.transaction import in_transaction
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
@@ -75,6 +76,8 @@ class EmbeddedDatabase(Database):
         self._closed = False
         self._damage: BaseException | None = None
         self._refused = ""
+        #: What the rows of the file may take.
+        self.size_limit = SizeLimit(path)
         #: Called, in the thread that noticed, when a write finds no room on the disk.
         self.on_full: Callable[[], None] | None = None
         self._ping_lock = threading.Lock()
@@ -99,6 +102,7 @@ class EmbeddedDatabase(Database):
             patience=patience,
             translate=self._driver_error,
             check=self._check_files,
+            require_room=self.size_limit.require_room,
             on_commit=on_commit,
         )
         self._use = note_use(path)

@@ -88,6 +88,7 @@ class GroupCommitWriter:
         patience: float | None,
         translate: Callable[[sqlite3.Error], BaseException],
         check: Callable[[], None] = lambda: None,
+        require_room: Callable[[sqlite3.Connection], None] = lambda _: None,
         on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """*patience*: seconds that a caller waits for its job at most, None: without end.
@@ -96,6 +97,8 @@ class GroupCommitWriter:
         raises it for its own statements.
         *check* raises DatabaseUnavailable when what is written now would be lost; it is
         called before each transaction, and after its commit, before a caller is answered.
+        *require_room* gets the connection with the transaction open, and raises DatabaseFull where
+        what was written is not to be committed.
         *on_commit* is called after each transaction that has captured rows for the hub, once
         its callers have been answered; it must not wait.
         """
@@ -103,6 +106,7 @@ class GroupCommitWriter:
         self._translate = translate
         self._patience = patience
         self._check = check
+        self._require_room = require_room
         self._on_commit = on_commit
         #: How changes are captured; None: they are not.
         self.capture: Capture | None = None
@@ -220,6 +224,7 @@ class GroupCommitWriter:
             while gather and time.monotonic() < until and (another := self._next()) is not None:
                 outcome.jobs.append(another)
                 self._run_job(another, transaction)
+            transaction.finish(self._require_room)
             outcome.step = Step.COMMIT
             transaction.commit()
             outcome.step = Step.CHECK

@@ -140,10 +140,14 @@ class Transaction:
         with self._translated():
             self._stamp.mark()
 
-    def commit(self) -> None:
-        """Commit; durable when this returns."""
+    def finish(self, require_room: Callable[[sqlite3.Connection], None]) -> None:
+        """Write what belongs to all jobs; raises DatabaseFull where there is no room for it all."""
         with self._translated():
             self._on.guard.finish()
+            require_room(self._driver)
+
+    def commit(self) -> None:
+        """Commit; durable when this returns."""
         if self._session is not None:
             self._session.finish()
         else:

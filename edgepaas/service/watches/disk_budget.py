@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from edgepaas.alerts.catalogue import DISK_BUDGET, ROWS_SHED
 from edgepaas.database.sqlite.connection import open_sqlite
+from edgepaas.database.sqlite.size_limit import SizeLimit, wal_excess
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.sqlite_file import wal_of
 from edgepaas.outbox import versions
 from edgepaas.outbox.journal.access import JournalUnreadable
 from edgepaas.outbox.journal.space import shrink, usage_of_both
@@ -64,7 +66,7 @@ class BudgetWatch:
     """Looks at the SQLite file *path* every few seconds.
 
     *refuse* is called with the reason for which writes are refused from now on; empty: they
-    are taken again.
+    are taken again. *size_limit* keeps what is written before the next look within the budget.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class BudgetWatch:
         *,
         state: "StateBoard",
         refuse: Callable[[str], None],
+        size_limit: SizeLimit | None = None,
     ) -> None:
+        self._size_limit = size_limit or SizeLimit(path)
         self._path = path
         self._ballast = paths.ballast
         self._lock = paths.database_lock
@@ -116,6 +120,7 @@ class BudgetWatch:
                 closing(open_sqlite(self._path, busy_timeout=_BUSY_TIMEOUT)) as connection,
             ):
                 found = self._make_room(connection, size)
+                self._limit_size(connection, found)
         except LockHeld:
             return self._level  # another process replaces the file, and this service ends
         except (OSError, sqlite3.Error, DatabaseError) as error:
@@ -127,6 +132,18 @@ class BudgetWatch:
         self._trouble = ""
         self._apply_level(found)
         return self._level
+
+    def _limit_size(self, connection: sqlite3.Connection, found: budget.Usage) -> None:
+        """Have no transaction bring the file beyond the budget before the next look."""
+        if wal_excess(wal_of(self._path)):  # cut back at its next reset, which needs a write
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        in_file = budget.usage(connection, found.budget).used
+        journal = found.used - in_file
+        self._size_limit.set(
+            max(1, found.budget - journal),
+            crowded_from=int(found.budget * budget.LEVEL_STARTS["full"]) - journal,
+            used=in_file,
+        )
 
     def _make_room(self, connection: sqlite3.Connection, size: int) -> budget.Usage:
         """Return what is used after delivered rows went, and low-value ones where it must be."""

@@ -178,7 +178,9 @@ class Watches:
             Limits.of(self.settings),
             state=self.state,
             refuse=database.refuse_writes,
+            size_limit=database.size_limit,
         )
+        database.size_limit.on_crowded = watch.task.wake
         database.on_full = watch.disk_full
         self._start(watch.task)
 
