@@ -7,16 +7,25 @@ runs that, and asks again. tests/unit/test_advice.py holds the register of all a
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
+from edgepaas.alerts.catalogue import ROWS_LEFT_BEHIND, SQLITE_UNMIGRATED
+from edgepaas.alerts.catalogue_entry import CatalogueEntry
+from edgepaas.alerts.conditions.raised_fingerprints import raised_fingerprints
+from edgepaas.cli.stages import schema as schema_stage
+from edgepaas.database.ids import uuid7
+from edgepaas.decision.waiting import rows_waiting
 from edgepaas.doctor import Finding
 from edgepaas.doctor.preflight import preflight
 from edgepaas.files.paths import Paths
 from tests.support.chains import connected
 from tests.support.in_process import edgepaas_here
 from tests.support.one_box import chain_runs, execute
+from tests.support.service_process import until
 
 _COMMAND = re.compile(r"'(?:sudo )?edgepaas ([^']+)'")
 #: What stands in a command for what an operator chooses.
@@ -156,3 +165,80 @@ def test_doctor_names_a_table_that_does_not_fit_and_the_statement_that_mends_it(
     assert statements, found.message
     execute(postgres_url, *statements)
     assert finding(paths, "hub schema").level == "ok"
+
+
+def _advised(paths: Paths, entry: CatalogueEntry) -> str:
+    """Return what the alert *entry*, which is raised, says is to be done."""
+    assert raised_fingerprints(paths, entry.pattern)
+    return entry.what_to_do
+
+
+def test_a_file_that_serves_unmigrated_is_mended_as_its_alert_says(paths: Paths) -> None:
+    """A version that was set back by hand: the migration fails, and the tables fit."""
+    assert chain_runs() == 0
+    with connected(paths.sqlite) as connection:
+        connection.execute("UPDATE alembic_version_telemetry SET version_num = '0001'")
+    assert chain_runs() == 0
+    assert finding(paths, "schema").level != "ok"
+    follow(_advised(paths, SQLITE_UNMIGRATED))
+    assert finding(paths, "schema").level == "ok"
+    assert chain_runs() == 0
+    assert not raised_fingerprints(paths, SQLITE_UNMIGRATED.pattern)
+
+
+@pytest.mark.parametrize("back", ["0001", "0002"])
+def test_a_file_behind_this_build_is_brought_to_it_as_the_check_says(
+    paths: Paths, back: str
+) -> None:
+    """As after a downgrade whose build was not changed."""
+    assert chain_runs() == 0
+    assert edgepaas_here("schema", "--downgrade", back, "--yes").returncode == 0
+    checked = edgepaas_here("schema", "--check")
+    assert checked.returncode == 1
+    follow(checked.stdout)
+    assert edgepaas_here("schema", "--check").returncode == 0
+
+
+def test_a_token_whose_name_is_taken_can_be_made_as_the_refusal_says(paths: Paths) -> None:
+    """The one before is taken back first."""
+    assert chain_runs() == 0
+    assert edgepaas_here("token", "create", "press").returncode == 0
+    refused = edgepaas_here("token", "create", "press")
+    assert refused.returncode == 1
+    follow(refused.stderr)
+    assert edgepaas_here("token", "create", "press").returncode == 0
+
+
+def test_rows_left_behind_go_home_as_the_alert_says(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL alone serves, and what waited was not sent in time: the drainer goes on."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    with monkeypatch.context() as local:
+        local.setenv("USE_SQLITE", "true")
+        assert chain_runs() == 0
+    with connected(paths.sqlite) as connection:
+        connection.execute(
+            "INSERT INTO readings (id, device_id, device, metric, value, recorded_at, received_at) "
+            "VALUES (?1, ?2, 'press', 'heat', 1.5, ?3, ?3)",
+            (str(uuid7()), str(uuid7()), "2026-01-31T12:00:00.000000Z"),
+        )
+    monkeypatch.setenv("BOTH_DB", "false")
+    monkeypatch.setattr(schema_stage, "_drain_once", lambda: "it was not done in time")
+    assert chain_runs() == 0
+    text = _advised(paths, ROWS_LEFT_BEHIND)
+    match = _COMMAND.search(text)
+    assert match, text
+    child = subprocess.Popen(
+        [sys.executable, "-m", "edgepaas", *match[1].split()], stdin=subprocess.DEVNULL
+    )
+    try:
+        until(
+            lambda: list(execute(postgres_url, "SELECT count(*) FROM readings")[0]) == [1],
+            "the row at home",
+            120,
+        )
+    finally:
+        child.terminate()
+        child.wait(60)
+    assert rows_waiting(paths.sqlite, paths.database_lock).rows == 0
