@@ -41,7 +41,8 @@ _GENERAL = (
         "TZ",
         "timezone",
         "UTC",
-        "Messages to people give times in this zone; data is stored in UTC.",
+        "Alerts and what commands print give times in this zone, with its offset; the API, JSON,"
+        " exports and logs are in UTC.",
     ),
     Setting(
         "LOG_LEVEL",

@@ -11,10 +11,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from edgepaas.database import open_database
-from edgepaas.database.sqlite import size_limit
 from edgepaas.database.sqlite.connection import open_sqlite
 from edgepaas.database.sqlite.database import EmbeddedDatabase
 from edgepaas.errors import DatabaseFull
+from edgepaas.files import size_limit
 from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import wal_of
 from edgepaas.health.state import StateBoard

@@ -13,6 +13,7 @@ from edgepaas.alerts.spool.folders import SpoolFolders
 from edgepaas.build import build_version
 from edgepaas.errors import EdgePaaSError
 from edgepaas.files import shapes
+from edgepaas.files.local_time import zone_named
 from edgepaas.files.node_identity import RECORD as NODE
 from edgepaas.files.paths import Paths
 from edgepaas.files.records import RecordType
@@ -99,15 +100,7 @@ def read_config(settings: Settings) -> AlertConfig:
 def _identity(settings: Settings) -> BoxIdentity:
     # A line separator in a pasted name would have every mail refused for its subject.
     node = clean_word(settings.text("NODE_NAME")) or "box"
-    zone = settings.text("TZ")
-    if zone == "UTC":
-        return BoxIdentity(node, build_version())
-    import zoneinfo
-
-    try:
-        return BoxIdentity(node, build_version(), zoneinfo.ZoneInfo(zone))
-    except (KeyError, ValueError, OSError):  # no time zone database on this box
-        return BoxIdentity(node, build_version())
+    return BoxIdentity(node, build_version(), zone_named(settings.text("TZ")))
 
 
 def _remember(paths: Paths, settings: Settings) -> None:

@@ -157,9 +157,11 @@ def _target(given: str) -> Path:
 
 
 def _summary(manifest: "Manifest", where: str) -> str:
+    from edgepaas.files.local_time import people_time
+
     waiting = f"; {manifest.rows_waiting:,} rows in it wait for PostgreSQL"
     return (
-        f"{where}: the box {manifest.name} as of {manifest.made_at}, "
+        f"{where}: the box {manifest.name} as of {people_time()(manifest.made_at)}, "
         f"{len(manifest.members)} files, {manifest.size / 2**20:.1f} MiB unpacked, verified"
         f"{waiting if manifest.rows_waiting else ''}"
     )

@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _restored(arguments: argparse.Namespace, file: IO[bytes]) -> int:
     from edgepaas.backup.archive import DamagedBackup
     from edgepaas.backup.restore import restore, settings_in
+    from edgepaas.files.local_time import people_time
     from edgepaas.files.paths import find_paths
     from edgepaas.settings import Settings
     from edgepaas.terminal import confirmed, print_json
@@ -100,7 +101,7 @@ def _restored(arguments: argparse.Namespace, file: IO[bytes]) -> int:
             }
         )
         return EXIT_DONE
-    print(f"restored: the box {manifest.name} as of {manifest.made_at}")
+    print(f"restored: the box {manifest.name} as of {people_time()(manifest.made_at)}")
     if done.kept is not None:
         print(f"what was here before is kept: {done.kept}")
     if not done.identity:

@@ -90,6 +90,7 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
     from edgepaas.alerts.conditions.listing import list_conditions
     from edgepaas.alerts.delivery.dead_notifications import read_dead
     from edgepaas.alerts.spool.folders import SpoolFolders
+    from edgepaas.files.local_time import people_time
 
     found = list_conditions(paths, everything=arguments.all)
     dead = read_dead(SpoolFolders(paths.alerts))
@@ -98,11 +99,12 @@ def _list(paths: Paths, arguments: argparse.Namespace) -> int:
             {"conditions": found, "dead": [notification.as_dict() for _, notification in dead]}
         )
         return EXIT_DONE
+    at = people_time()
     rows = [
         (
             entry["state"],
             entry["severity"],
-            entry["since_time"],
+            at(entry["since_time"]),
             entry["count"],
             _delivered(entry),
             entry["name"],
@@ -181,11 +183,14 @@ def _history(paths: Paths, arguments: argparse.Namespace) -> int:
 
 
 def _print_history(entries: list[dict[str, object]]) -> None:
+    from edgepaas.files.local_time import people_time
+
+    at = people_time()
     print_table(
         ("TIME", "WHAT", "SEVERITY", "COUNT", "VIA", "NAME", "MESSAGE"),
         [
             (
-                entry.get("time", ""),
+                at(entry.get("time", "")),
                 _what(entry),
                 entry.get("severity", ""),
                 entry.get("count", ""),

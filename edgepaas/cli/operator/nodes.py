@@ -66,13 +66,15 @@ def _forget(
     arguments: argparse.Namespace,
     opened_hub: "Callable[[], AbstractContextManager[tuple[Hub, str]]]",
 ) -> int:
+    from edgepaas.files.local_time import people_time
     from edgepaas.sync.hub.forgetting import find_box, forget
     from edgepaas.terminal import confirmed, print_json, say
 
     with opened_hub() as (hub, _):
         box = find_box(hub, arguments.box)
         waited = f", {box.rows_waiting:,} rows waited on it" if box.rows_waiting else ""
-        what = f"forget box {box.name} ({box.node_id}, last heard {box.last_seen}{waited})"
+        heard = people_time()(box.last_seen)
+        what = f"forget box {box.name} ({box.node_id}, last heard {heard}{waited})"
         if not arguments.yes and not confirmed(what):
             say("nodes", "nothing was done")
             return EXIT_FAILED
@@ -87,6 +89,7 @@ def _forget(
 
 
 def _show(boxes: "list[KnownBox]", *, as_json: bool) -> None:
+    from edgepaas.files.local_time import people_time
     from edgepaas.terminal import print_json, print_table, say
 
     if as_json:
@@ -95,13 +98,14 @@ def _show(boxes: "list[KnownBox]", *, as_json: bool) -> None:
     if not boxes:
         say("nodes", "PostgreSQL knows no box")
         return
+    at = people_time()
     print_table(
         ("BOX", "ID", "LAST HEARD", "WAITING", "OLDER", "REVISIONS"),
         [
             (
                 one.name,
                 one.node_id[:8],
-                one.last_seen,
+                at(one.last_seen),
                 f"{one.rows_waiting:,}",
                 f"{one.older_rows:,}",
                 one.revisions or "-",

@@ -161,8 +161,10 @@ def _rows_waiting(paths: Paths) -> int | None:
 
 
 def _show(document: dict[str, Any]) -> None:
+    from edgepaas.files.local_time import people_time
+
     if document["answers"]:
-        since = f" since {document['since']}" if document.get("since") else ""
+        since = f" since {people_time()(document['since'])}" if document.get("since") else ""
         say("state", f"{document['state']}{since}")
     else:
         say("state", f"does not answer on {document['url']}: {document['problem']}")
@@ -199,6 +201,7 @@ def _show_addresses(document: dict[str, Any]) -> None:
 
 
 def _show_forwarding(document: dict[str, Any]) -> None:
+    from edgepaas.files.local_time import people_time
     from edgepaas.outbox.forwarding_state import display_lines
 
     found = document.get("forwarding")
@@ -207,8 +210,9 @@ def _show_forwarding(document: dict[str, Any]) -> None:
         if document.get("rows_waiting"):
             say("waiting", f"{document['rows_waiting']:,} rows to be sent")
         return
+    at = people_time()
     for label, text in display_lines(found):
-        say(label, text)
+        say(label, at(text) if label == "since" else text)
 
 
 def _show_alerts(found: dict[str, Any]) -> None:

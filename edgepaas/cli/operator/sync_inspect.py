@@ -92,6 +92,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from edgepaas.cli.operator.sync_losses import read_ledger
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.errors import EXIT_DONE, EXIT_FAILED
+    from edgepaas.files.local_time import people_time
     from edgepaas.files.paths import find_paths
     from edgepaas.health.forwarding import current_forwarding
     from edgepaas.outbox.forwarding_state import display_lines
@@ -113,11 +114,12 @@ def _status(arguments: argparse.Namespace) -> int:
     elif found is None:
         say("sync", "there is no PostgreSQL to forward to (DATABASE_URL is empty)")
     else:
+        at = people_time()
         say("sync", f"{found.state}{f': {found.reason}' if found.reason else ''}")
         for label, text in display_lines({**found.as_dict(), "reason": ""}):
-            say(label, text)
+            say(label, at(text) if label == "since" else text)
         if status is not None and status.mirror is not None:
-            say("mirror", f"{status.mirror.rows:,} shared rows as of {status.mirror.at}")
+            say("mirror", f"{status.mirror.rows:,} shared rows as of {at(status.mirror.at)}")
         if status is not None and status.clock_offset is not None:
             say("clock", f"PostgreSQL's clock differs by {status.clock_offset:+.3f} s")
         if counters is not None:
@@ -215,6 +217,7 @@ def _act(
 
 
 def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]") -> None:
+    from edgepaas.files.local_time import people_time
     from edgepaas.terminal import print_json, print_table, say
 
     if arguments.json:
@@ -223,12 +226,13 @@ def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]"
     if not found:
         say("sync", f"no {kind.replace('-', ' ')}{'' if arguments.all else ' wait'}")
         return
+    at = people_time()
     print_table(
         ("ID", "SINCE", "NODE", "ROW", "STATE", "WHAT"),
         [
             (
                 one.id[:8],
-                one.created_at,
+                at(one.created_at),
                 one.node or one.node_id[:8],
                 f"{one.table} {one.key}",
                 one.state,
@@ -240,6 +244,7 @@ def _show_list(arguments: argparse.Namespace, kind: "Kind", found: "list[Entry]"
 
 
 def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
+    from edgepaas.files.local_time import people_time
     from edgepaas.sync.inspect import display_value
     from edgepaas.terminal import print_json, print_table, say
 
@@ -249,8 +254,9 @@ def _show_entry(arguments: argparse.Namespace, one: "Entry") -> None:
     say("id", one.id)
     say("row", f"{one.table} {one.key}")
     say("from", f"node {one.node or one.node_id}, stream {one.stream_id}, row {one.seq}")
-    say("state", one.state + (f" at {one.settled_at}" if one.settled_at else ""))
-    say("since", one.created_at)
+    at = people_time()
+    say("state", one.state + (f" at {at(one.settled_at)}" if one.settled_at else ""))
+    say("since", at(one.created_at))
     say("what", one.summary)
     sides = ("hub", "box") if "hub" in one.details else ("old", "new")
     values: list[dict[str, Any]] = [dict(one.details[side] or {}) for side in sides]

@@ -67,10 +67,18 @@ def _list(store: TokenStore, *, as_json: bool) -> None:
     if not tokens:
         print("there are no tokens; 'edgepaas token create NAME' makes one")
         return
+    from edgepaas.files.local_time import people_time
+
+    at = people_time()
     print_table(
         ("ID", "NAME", "RIGHTS", "CREATED"),
         [
-            (token.id, token.name, "read" if token.read_only else "read, write", token.created_at)
+            (
+                token.id,
+                token.name,
+                "read" if token.read_only else "read, write",
+                at(token.created_at),
+            )
             for token in tokens
         ],
     )

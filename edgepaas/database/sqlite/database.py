@@ -29,10 +29,10 @@ from edgepaas.database.sqlite.connection import BUSY_TIMEOUT, open_sqlite
 from edgepaas.database.sqlite.file_identity import OpenFiles
 from edgepaas.database.sqlite.group_commit import GroupCommitWriter, GroupSizes
 from edgepaas.database.sqlite.integrity import IntegrityCheck
-from edgepaas.database.sqlite.size_limit import SizeLimit
 from edgepaas.database.sqlite.transaction import in_transaction
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.files.locks import LockHeld, acquire
+from edgepaas.files.size_limit import SizeLimit
 from edgepaas.files.sqlite_file import forget_use, note_damage, note_use
 
 logger = logging.getLogger("edgepaas.database")

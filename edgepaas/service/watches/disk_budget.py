@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from edgepaas.alerts.catalogue import DISK_BUDGET, ROWS_SHED
 from edgepaas.database.sqlite.connection import open_sqlite
-from edgepaas.database.sqlite.size_limit import SizeLimit, wal_excess
 from edgepaas.errors import DatabaseError
 from edgepaas.files.locks import LockHeld, held
+from edgepaas.files.size_limit import SizeLimit, wal_excess
 from edgepaas.files.sqlite_file import wal_of
 from edgepaas.outbox import versions
 from edgepaas.outbox.journal.access import JournalUnreadable
