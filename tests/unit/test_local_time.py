@@ -3,8 +3,10 @@
 
 import ast
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,11 +62,12 @@ def test_commands_print_it_and_json_stays_utc(
     assert edgepaas_here("token", "create", "press").returncode == 0
     raise_alert("a test", fingerprint="test")
     assert edgepaas_here("alerts", "deliver").returncode in {0, 1}
-    for words, place in (
+    cases: list[tuple[tuple[str, ...], Callable[[Any], str]]] = [
         (("token", "list"), lambda found: found[0]["created_at"]),
         (("alerts", "list", "--all"), lambda found: found["conditions"][0]["since_time"]),
         (("alerts", "history"), lambda found: found[-1]["time"]),
-    ):
+    ]
+    for words, place in cases:
         text, document = edgepaas_here(*words), edgepaas_here(*words, "--json")
         moment = datetime.fromisoformat(place(json.loads(document.stdout)))
         assert not moment.utcoffset(), words
