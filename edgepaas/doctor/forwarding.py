@@ -134,7 +134,11 @@ def _of_tables(existing: set[str], hub_url: str, paths: Paths, settings: Setting
         message = f"PostgreSQL lacks {', '.join(missing)}"
         return Finding("hub schema", "fail", message, _MISSING)
     if unfit := _unfit(settings, hub_url):
-        advice = "have the owner of the table run what the message names; the rows wait until then"
+        advice = (
+            _MISSING
+            if "edgepaas schema --repair" in unfit
+            else "have the owner of the table run what the message names; the rows wait until then"
+        )
         return Finding("hub schema", "fail", unfit, advice)
     if held_up := read_hub_conditions(paths):
         message = "; ".join(filter(None, (held_up.rights, held_up.waiting)))
@@ -144,28 +148,15 @@ def _of_tables(existing: set[str], hub_url: str, paths: Paths, settings: Setting
 
 
 def _unfit(settings: Settings, hub_url: str) -> str:
-    """Return why a table of PostgreSQL would not keep every row as it is; empty: each does.
-
-    One at another revision than this build's is not compared: rows find their columns there.
-    """
-    from edgepaas.database.postgresql.connector import Connector
-    from edgepaas.hosting.loading import load_application, metadata_of
-    from edgepaas.schema.chain import chain_of
-    from edgepaas.schema.errors import SchemaError
-    from edgepaas.schema.postgresql.hub import require_fit
-    from edgepaas.schema.postgresql.migrate import check_postgres, parts_of
+    """Return what is wrong with PostgreSQL's schema; empty: nothing."""
+    from edgepaas.hosting.loading import load_application
+    from edgepaas.schema.postgresql.hub_check import hub_problem
 
     application = load_application(settings.text("EDGEPAAS_APP"))
-    connector = Connector(hub_url, settings, name="edgepaas-doctor")
-    parts = parts_of(chain_of(application), lambda: metadata_of(application))
     try:
-        if check_postgres(connector, parts).action == "nothing":
-            require_fit(connector, metadata_of(application))
-    except SchemaError as error:
-        return str(error)
+        return hub_problem(hub_url, settings, application, name="edgepaas-doctor")
     except DatabaseUnavailable:
         return ""  # it went away since it was asked for its tables
-    return ""
 
 
 def _state_of(status: sync_status.SyncStatus) -> Finding:

@@ -560,7 +560,13 @@ _SERVICES = (
         "REDIS__HOST", "host", "", "The host of a Redis, which is watched as the service redis."
     ),
     integer("REDIS__PORT", 6379, 1, 65535, "The port of that Redis."),
-    Setting("REDIS__PASSWORD", "text", "", "The password of that Redis.", secret=True),
+    Setting(
+        "REDIS__PASSWORD",
+        "text",
+        "",
+        "The password of that Redis; without REDIS__HOST, of each one that is watched.",
+        secret=True,
+    ),
 )
 
 _VAULT = (

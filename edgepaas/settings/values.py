@@ -244,10 +244,10 @@ class Settings:
     def _services(self) -> list[ServiceAddress]:
         services = read_services(self.items("REQUIRED_SERVICES"), required=True)
         services += read_services(self.items("OPTIONAL_SERVICES"))
-        password = self._values["REDIS__PASSWORD"]
+        password, host = self._values["REDIS__PASSWORD"], self._values["REDIS__HOST"]
         return [
             ServiceAddress(**{**s.__dict__, "password": password})
-            if s.name == "redis" and s.scheme == "redis" and password and not s.password
+            if s.scheme == "redis" and not s.password and (not host or s.host == host)
             else s
             for s in services
         ]

@@ -242,3 +242,51 @@ def test_rows_left_behind_go_home_as_the_alert_says(
         child.terminate()
         child.wait(60)
     assert rows_waiting(paths.sqlite, paths.database_lock).rows == 0
+
+
+#: What happens to the PostgreSQL of a box whose SQLite serves, by what the two say of it.
+BESIDE = {
+    "no version": ("DROP TABLE alembic_version_telemetry", "no version"),
+    "no index": ("DROP INDEX ix_readings_recorded_at_id", "makes the index"),
+    "a table gone": ("DROP TABLE rules CASCADE", "rules"),
+    "narrower": ("ALTER TABLE readings ALTER COLUMN value TYPE integer", "readings"),
+    "no key": ("ALTER TABLE readings DROP CONSTRAINT pk_readings CASCADE", "readings"),
+}
+
+
+@pytest.mark.parametrize("damage", BESIDE)
+def test_the_schema_of_postgresql_is_looked_at_while_sqlite_serves(
+    paths: Paths, postgres_url: str, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """``--check`` looked at SQLite alone, and doctor said that the hub's schema was ok."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("USE_SQLITE", "true")
+    assert chain_runs() == 0
+    assert edgepaas_here("schema", "--hub").returncode == 0
+    assert edgepaas_here("schema", "--check").returncode == 0
+    assert finding(paths, "hub schema").level == "ok"
+    statement, said = BESIDE[damage]
+    execute(postgres_url, statement)
+    checked = edgepaas_here("schema", "--check")
+    assert checked.returncode == 1
+    assert "SQLite: at head" in checked.stdout
+    assert said in checked.stdout.replace("\n", " ")
+    found = finding(paths, "hub schema")
+    assert (found.level, said in found.message or said in found.advice) == ("fail", True)
+    if statements := re.findall(r"`([^`]+)`", checked.stdout):
+        execute(postgres_url, *statements)
+    else:
+        follow(found.advice)
+    assert edgepaas_here("schema", "--check").returncode == 0
+    assert finding(paths, "hub schema").level == "ok"
+
+
+def test_a_postgresql_that_is_away_is_said_and_no_failure_of_the_check(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box in fallback is as it should be."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:1/hub")
+    assert chain_runs() == 0
+    checked = edgepaas_here("schema", "--check")
+    assert checked.returncode == 0
+    assert "PostgreSQL: not examined" in checked.stdout

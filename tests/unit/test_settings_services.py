@@ -70,6 +70,25 @@ def test_redis_has_its_port_and_password() -> None:
     assert "geheim" in settings.secrets()
 
 
+@pytest.mark.parametrize(
+    ("listed", "host", "expected"),
+    [
+        ("redis://r:6379", "", ["geheim"]),
+        ("cache=redis://r", "", ["geheim"]),
+        ("redis=redis://:own@r", "", ["own"]),
+        ("redis://one,redis://two", "", ["geheim", "geheim"]),
+        ("again=redis://r:6380,other=redis://stranger", "r", ["geheim", "", "geheim"]),
+        ("tcp://r:6379,http://r", "", ["", ""]),
+    ],
+)
+def test_the_password_goes_to_each_redis_that_has_none_and_may_be_meant(
+    listed: str, host: str, expected: list[str]
+) -> None:
+    """Whatever its name is; where REDIS__HOST names one, no stranger gets it."""
+    settings = Settings.of(OPTIONAL_SERVICES=listed, REDIS__HOST=host, REDIS__PASSWORD="geheim")
+    assert [service.password for service in settings.services] == expected
+
+
 def test_two_services_on_one_host_both_have_a_name() -> None:
     settings = Settings.of(OPTIONAL_SERVICES="tcp://h:1,tcp://h:2")
     assert [s.name for s in settings.services] == ["h", "h:2"]

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs.add_argument(
         "--check",
         action="store_true",
-        help="only check whether it is at head and takes every row as it is (exit status 0 or 1)",
+        help="only check whether it is at head and takes every row as it is, and, while SQLite "
+        "serves, whether PostgreSQL does (exit status 0 or 1)",
     )
     verbs.add_argument(
         "--hub",
@@ -289,11 +290,36 @@ def _check(
         database.close()
     message = "; but ".join(filter(None, (state.text, not_captured, no_index)))
     takes_everything = state.at_head and not (state.reservation or not_captured or no_index)
+    hub_fits, hub_message = _check_hub(contract, settings, application)
     if as_json:
-        print_json({"at_head": state.at_head, "fits": takes_everything, "message": message})
+        document = {"at_head": state.at_head, "fits": takes_everything, "message": message}
+        if hub_message:
+            document["postgresql"] = {"fits": hub_fits, "message": hub_message}
+        print_json(document)
     else:
         say("schema", f"{_NAMES[database.dialect]}: {message}")
-    return EXIT_DONE if takes_everything else EXIT_FAILED
+        if hub_message:
+            say("schema", f"PostgreSQL: {hub_message}")
+    return EXIT_DONE if takes_everything and hub_fits is not False else EXIT_FAILED
+
+
+def _check_hub(
+    contract: "DatabaseContract", settings: "Settings", application: "Application"
+) -> tuple[bool | None, str]:
+    """Look at the PostgreSQL that rows go to while SQLite serves: whether it fits, and a line.
+
+    None where it cannot be asked, which in a fallback is no news; empty where there is none.
+    """
+    if not contract.hub_url or not contract.sqlite_active:
+        return None, ""
+    from edgepaas.errors import DatabaseUnavailable
+    from edgepaas.schema.postgresql.hub_check import hub_problem
+
+    try:
+        problem = hub_problem(contract.hub_url, settings, application, name="edgepaas-schema")
+    except DatabaseUnavailable as error:
+        return None, f"not examined: {error}"
+    return not problem, problem or "it holds all that this build sends there"
 
 
 def _repair(
