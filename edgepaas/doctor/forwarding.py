@@ -150,7 +150,7 @@ def _of_tables(existing: set[str], hub_url: str, paths: Paths, settings: Setting
 def _unfit(settings: Settings, hub_url: str) -> str:
     """Return what is wrong with PostgreSQL's schema; empty: nothing."""
     from edgepaas.hosting.loading import load_application
-    from edgepaas.schema.postgresql.hub_check import hub_problem
+    from edgepaas.schema.hub_check import hub_problem
 
     application = load_application(settings.text("EDGEPAAS_APP"))
     try:

@@ -3,8 +3,9 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -19,7 +20,9 @@ from edgepaas.files.paths import Paths
 from edgepaas.files.sqlite_file import wal_of
 from edgepaas.health.state import StateBoard
 from edgepaas.outbox import capture
+from edgepaas.outbox.journal.space import usage_of_both
 from edgepaas.outbox.space import budget, vacuum
+from edgepaas.service.watches import disk_budget as budget_watch
 from edgepaas.service.watches.disk_budget import BudgetWatch, Limits
 from edgepaas.settings import Settings
 from tests.support.telemetry_box import contract_for
@@ -119,6 +122,28 @@ def test_writes_at_once_stop_at_the_budget(
     assert wal_of(paths.sqlite).stat().st_size <= size_limit.WAL_ALLOWANCE
     if rows <= 500:
         assert looked.look() == "full"
+
+
+def test_looks_while_writes_go_on_leave_the_limit_where_it_is(
+    paths: Paths, database: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written between two measurements of one look counted as room."""
+    looked = watched(paths, database, 4 * MIB)
+    measured = usage_of_both
+    numbers = iter(range(_MOST))
+
+    def written_meanwhile(*arguments: Any) -> budget.Usage:
+        found = measured(*arguments)
+        with suppress(DatabaseFull):
+            store(database, f"meanwhile-{next(numbers)}", 5_000)
+        return found
+
+    monkeypatch.setattr(budget_watch, "usage_of_both", written_meanwhile)
+    for number in range(6):
+        looked.look()
+        with suppress(DatabaseFull):
+            store(database, str(number), 5_000)
+    assert used(paths.sqlite) <= 4 * MIB
 
 
 def test_a_look_is_asked_for_when_writes_come_near_the_budget(

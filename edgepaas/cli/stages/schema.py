@@ -313,7 +313,7 @@ def _check_hub(
     if not contract.hub_url or not contract.sqlite_active:
         return None, ""
     from edgepaas.errors import DatabaseUnavailable
-    from edgepaas.schema.postgresql.hub_check import hub_problem
+    from edgepaas.schema.hub_check import hub_problem
 
     try:
         problem = hub_problem(contract.hub_url, settings, application, name="edgepaas-schema")

@@ -61,16 +61,22 @@ def prune(connection: sqlite3.Connection, *, budget: int, before: int, limit: in
 def usage_of_both(connection: sqlite3.Connection, path: Path, budget: int) -> Usage:
     """Return what the rows in the SQLite file *path*, which is open, and its journal take.
 
-    Of a journal that cannot be read, all of its file. Raises sqlite3.Error, OSError.
+    Raises sqlite3.Error, OSError.
     """
-    found = usage(connection, budget)
+    return Usage(usage(connection, budget).used + usage_of_journal(path), budget)
+
+
+def usage_of_journal(path: Path) -> int:
+    """Return what the journal beside the SQLite file *path* takes; raises sqlite3.Error, OSError.
+
+    Of one that cannot be read, all of its file.
+    """
     journal = journal_path(path)
     try:
         with opened_if_there(journal, lock_timeout=0.0) as beside, of_the_journal(journal):
-            taken = 0 if beside is None else used_bytes(beside)
+            return 0 if beside is None else used_bytes(beside)
     except JournalUnreadable:
-        taken = journal.stat().st_size if journal.exists() else 0
-    return Usage(found.used + taken, budget)
+        return journal.stat().st_size if journal.exists() else 0
 
 
 def shrink(path: Path, by: int, *, busy_timeout: float, limit: int = 2_000) -> int:

@@ -18,7 +18,7 @@ from edgepaas.files.size_limit import SizeLimit, wal_excess
 from edgepaas.files.sqlite_file import wal_of
 from edgepaas.outbox import versions
 from edgepaas.outbox.journal.access import JournalUnreadable
-from edgepaas.outbox.journal.space import shrink, usage_of_both
+from edgepaas.outbox.journal.space import shrink, usage_of_both, usage_of_journal
 from edgepaas.outbox.resending import fact_copies
 from edgepaas.outbox.space import ballast, budget, vacuum
 from edgepaas.outbox.space.retention import reclaim
@@ -137,12 +137,12 @@ class BudgetWatch:
         """Have no transaction bring the file beyond the budget before the next look."""
         if wal_excess(wal_of(self._path)):  # cut back at its next reset, which needs a write
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        in_file = budget.usage(connection, found.budget).used
-        journal = found.used - in_file
+        # Not the difference to what was found: writes go on, and the file has grown since.
+        journal = usage_of_journal(self._path)
         self._size_limit.set(
             max(1, found.budget - journal),
             crowded_from=int(found.budget * budget.LEVEL_STARTS["full"]) - journal,
-            used=in_file,
+            used=budget.usage(connection, found.budget).used,
         )
 
     def _make_room(self, connection: sqlite3.Connection, size: int) -> budget.Usage:
