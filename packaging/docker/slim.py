@@ -6,8 +6,8 @@ the box is run here once, for real, and only what was loaded then is kept. A mod
 byte-code works as well; it is compiled whenever it is imported. Byte-code of libraries is kept
 without docstrings, as 'python -OO' has it, but with its assertions: a fifth of it less, on
 disk and in memory. Of the sources nothing goes but what no program of the image could want.
-Nothing else goes but libraries that nothing is linked to, and what a library's metadata repeats
-of its README.
+Nothing else goes but libraries that nothing is linked to, what a library's metadata repeats of
+its README, and checksums of what has gone.
 """
 
 import ast
@@ -30,7 +30,8 @@ TREES = tuple(map(Path, (sys.prefix + "/lib", "/usr/share/edgepaas/lib", "/usr/s
 #: Tests of Python and of libraries, the texts of help(), turtle graphics, a translator of
 #: Python 2, what stands in for modules in C, the time zones, which Debian's tzdata has as well,
 #: databases that no driver is here for, SQLAlchemy for asyncio, which greenlet is missing for,
-#: NIS, what developers use, and the documents, which are read in the repository. Modules that an
+#: NIS, what developers use, Python's examples of modules in C, completion for shells, of which none
+#: here asks for it, and the documents, which are read in the repository. Modules that an
 #: application may use stay, whether or not EdgePaaS does.
 NOT_NEEDED = (
     "lib/python3*/test", "lib/python3*/lib-dynload/_test*.so", "lib/python3*/pydoc_data",
@@ -42,6 +43,9 @@ NOT_NEEDED = (
     "share/edgepaas/lib/sqlalchemy/dialects/oracle", "share/edgepaas/lib/alembic/testing",
     "share/edgepaas/lib/tzdata/zoneinfo", "share/doc/edgepaas/docs",
     "share/edgepaas/lib/sqlalchemy/ext/asyncio", "bin/pygettext3*", "share/pixmaps", "lib/valgrind",
+    "lib/python3*/lib-dynload/_ctypes_test.*.so", "lib/python3*/lib-dynload/_xxtestfuzz.*.so",
+    "lib/python3*/lib-dynload/xxlimited*.so", "share/bash-completion/completions/edgepaas",
+    "share/zsh/vendor-completions/_edgepaas", "share/fish/vendor_completions.d/edgepaas.fish",
 )  # fmt: skip
 #: Packages whose libraries nothing loads but Python's module for NIS: that and Kerberos under it.
 ONLY_FOR_NIS = (
@@ -55,6 +59,8 @@ NOT_LINKED = (
 )  # fmt: skip
 #: Packages of one source each, which repeat its licences; Debian's names.
 ONE_SOURCE = ("*python3*", "lib*k[r5]*")
+#: Packages of which files are deleted here: the sums of those that were there are of no use.
+NOT_WHOLE = ("edgepaas", "*python3*")
 #: Loaded with Flask for a command line of its own, which nobody calls: 0.4 MB for 0.1 s. And with
 #: SQLAlchemy, where a service has a stand-in for it (edgepaas.database.lean_import): 0.6 MB.
 NOT_KEPT = frozenset({"click", "asyncio"})
@@ -121,6 +127,7 @@ def main() -> None:
         without_description(metadata)
     for pattern in ONE_SOURCE:
         once(sorted(Path("/usr/share/doc").glob(f"{pattern}/copyright")))
+    without_checksums()
     print(f"slim: byte-code of {kept} modules kept; {(before - _size()) / 1e6:.1f} MB less")
 
 
@@ -213,6 +220,13 @@ def without_libraries(package: str) -> None:
         path = Path(line)
         if ".so." in path.name or path.suffix == ".so":
             path.unlink(missing_ok=True)
+
+
+def without_checksums() -> None:
+    """Delete the sums of the packages that are not whole any more."""
+    for pattern in NOT_WHOLE:
+        for sums in Path("/var/lib/dpkg/info").glob(f"{pattern}.md5sums"):
+            sums.unlink()
 
 
 def without_description(metadata: Path) -> None:
