@@ -59,7 +59,7 @@ def test_a_torn_package_is_answered_with_the_reason(box: Appliance, module: str)
     whole = box.path(file).read_text()
     box.write(file, f"{whole}\ndef torn(\n")
     box.exec("systemctl", "restart", "edgepaas", check=False, timeout=90)
-    refused_with(box, "cannot be loaded")
+    refused_with(box, "--reinstall")
     box.write(file, whole)
     box.client.wait_ready()
 
