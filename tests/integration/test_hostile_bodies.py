@@ -13,6 +13,8 @@ from tests.support.live_box import LiveBox
 MOST = 8 * 1024 * 1024
 #: Memory above idle, in bodies of the largest size.
 BODIES = 2
+#: The same for ten thousand readings that are stored: they are there as rows, too.
+ROWS = 3
 
 
 def _filled(begin: bytes, part: bytes, end: bytes) -> bytes:
@@ -45,6 +47,11 @@ BODIES_BY_NAME: dict[str, Callable[[], bytes]] = {
     "one text": lambda: b'"' + b"a" * (MOST - 3) + b'"',
     "one wide text": lambda: b'"' + b"a" * (MOST - 8) + "\U0001f600".encode() + b'"',
     "wide texts": lambda: _filled(b"[", b'"' + b"a" * 60_000 + "\U0001f600".encode() + b'"', b"]"),
+    "long numbers": lambda: _filled(b"[", b"9" * 80, b"]"),
+    "long fractions": lambda: _filled(b"[", b"1." + b"7" * 80, b"]"),
+    "pairs of escapes": lambda: _filled(b"[", b'"' + b"\\ud83d\\ude00" * 80_000 + b'"', b"]"),
+    "depth at its limit": lambda: b"[" * 31 + b",".join([b"1.5"] * 90_000) + b"]" * 31,
+    "no UTF-8": lambda: b'["' + b"a" * (MOST - 5) + b"\xff",
     "commas in a text": lambda: b'["' + b"," * (MOST - 5) + b'"]',
     "blanks": lambda: b" " * (MOST - 1),
     "a long number": lambda: b"1" * (MOST - 1),
@@ -52,10 +59,34 @@ BODIES_BY_NAME: dict[str, Callable[[], bytes]] = {
 }
 
 
+def _readings() -> bytes:
+    """As many readings as one body may hold, none like another."""
+    readings = [
+        {"device": f"d{n % 900}".ljust(190, "x"), "metric": f"m{n}".ljust(190, "y"), "value": n / 7}
+        for n in range(10_000)
+    ]
+    return json.dumps(readings).encode()
+
+
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveBox]:
     with LiveBox(tmp_path_factory.mktemp("box")) as running:
         yield running
+
+
+def test_the_largest_body_that_is_right_takes_no_more_however_full_the_file_is(
+    box: LiveBox,
+) -> None:
+    """Each changes pages all over the file; what SQLite keeps of them must not add up."""
+    body = _readings()
+    reading = {"device": "d", "metric": "m", "value": 1.5}
+    assert _post(box, json.dumps(reading).encode(), "application/json")[0] == 201
+    for _ in range(3):
+        idle = _memory(box, "VmRSS")
+        Path(f"/proc/{box.pid_of('serve')}/clear_refs").write_text("5", encoding="ascii")
+        assert _post(box, body, "application/json")[0] == 201
+        above = (_memory(box, "VmHWM") - idle) / MOST
+        assert above <= ROWS, f"{above:.2f} bodies"
 
 
 def _memory(box: LiveBox, name: str) -> int:

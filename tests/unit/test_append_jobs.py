@@ -26,6 +26,7 @@ from edgepaas.database.append import (
 from edgepaas.database.ids import name_id, uuid7
 from edgepaas.database.sqlite import group_commit
 from edgepaas.database.sqlite.database import EmbeddedDatabase
+from edgepaas.database.sqlite.transaction import MOST_IN_SAVEPOINT
 from edgepaas.errors import DatabaseBusy, DatabaseError, DatabaseFull, DatabaseUnavailable
 from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
 from tests.support.databases import adding, open_embedded, reading, values_in
@@ -255,6 +256,37 @@ def test_facts_that_are_refused_leave_their_neighbours_and_nothing_of_themselves
     with database.read() as session:
         assert list(session.scalars(select(DEVICES.c.name))) == ["boiler"]
     assert sum(database.group_sizes.counts) == groups + 1, "nothing was run again"
+
+
+@pytest.mark.parametrize("refused", ["differs", "value"])
+@BY
+def test_many_facts_that_are_refused_are_undone_with_their_group_which_is_run_again(
+    database: EmbeddedDatabase, by_facts: bool, refused: str
+) -> None:
+    """A savepoint would keep each page that they change in memory."""
+    stored = fact(5.0)
+    append_facts(database, READINGS, [stored], before={DEVICES: [device()]})
+    outcomes = Outcomes()
+    bad = {**stored, "value": 6.0} if refused == "differs" else fact(9.0, device="x" * 201)
+    many = [fact(7.0) for _ in range(MOST_IN_SAVEPOINT)]
+    with Held(database, by_facts=by_facts):
+        database.submit(AppendJob(READINGS, [fact(1.0)], outcomes.of("before")))
+        database.submit(
+            AppendJob(
+                READINGS,
+                [*many, bad],
+                outcomes.of("many"),
+                before={DEVICES: [device("never")]},
+            )
+        )
+        database.submit(AppendJob(READINGS, [stored, fact(2.0)], outcomes.of("after")))
+    found = outcomes.wait(3)
+    assert found["before"] == Appended(1, 0)
+    assert isinstance(found["many"], FactsDiffer if refused == "differs" else ValueError)
+    assert found["after"] == Appended(1, 1)
+    assert values(database) == [1.0, 2.0, 5.0]
+    with database.read() as session:
+        assert list(session.scalars(select(DEVICES.c.name))) == ["boiler"]
 
 
 def test_what_the_table_refuses_is_raised_as_by_any_write(database: EmbeddedDatabase) -> None:

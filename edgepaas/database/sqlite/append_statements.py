@@ -20,9 +20,9 @@ from edgepaas.database.bulk_insert import Row, key_of
 from edgepaas.database.types import Number, Text, UtcDateTime, Uuid
 
 #: Keys a statement, and variables: SQLite takes 32,766 since 3.32
-#: (https://sqlite.org/limits.html).
+#: (https://sqlite.org/limits.html), and keeps each page that a statement changes in memory.
 _KEYS_AT_ONCE = 500
-_VARIABLES = 8_000
+_VARIABLES = 2_000
 #: Rows of a long statement are a multiple of this. sqlite3 keeps the last 128 statements compiled,
 #: and one of 900 rows takes half a megabyte: clients choose how many rows they send.
 _ROUND = 50

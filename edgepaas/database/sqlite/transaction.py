@@ -24,6 +24,10 @@ from edgepaas.errors import DatabaseBusy
 
 logger = logging.getLogger("edgepaas.database")
 
+#: Facts of a job that is undone alone where it is refused. SQLite keeps in memory each page that
+#: was changed since a savepoint: of ten thousand facts, a hundred megabytes in a large file.
+MOST_IN_SAVEPOINT = 500
+
 Translate = Callable[[sqlite3.Error], BaseException]
 
 
@@ -107,7 +111,8 @@ class Transaction:
     def append(self, facts: FactsJob) -> None:
         """Store the facts of a job. One that is refused is undone alone, and knows why.
 
-        Raises what is not the job's own fault.
+        Raises what is not the job's own fault, and why one was refused that cannot be undone
+        alone: the others in the transaction are then run again.
         """
         try:  # not with _translated(): this is the way of the smallest write
             self._append(facts)
@@ -115,7 +120,7 @@ class Transaction:
             raise self._on.translate(error) from error
 
     def _append(self, facts: FactsJob) -> None:
-        several = len(facts.job.distinct) > 1
+        several = 1 < len(facts.job.distinct) <= MOST_IN_SAVEPOINT
         changes = self._driver.total_changes
         if several:
             self._driver.execute("SAVEPOINT facts")
