@@ -11,6 +11,7 @@ from edgepaas.files.paths import Paths
 from edgepaas.hosting.settings import declared_by
 from edgepaas.logs import register_secret
 from edgepaas.settings import Settings
+from edgepaas.settings.derive import exposures
 from edgepaas.settings.resolve import resolve_box
 
 
@@ -25,7 +26,7 @@ def preflight(paths: Paths) -> Iterator[Finding]:
     except ContractMissing:
         settings, findings = _resolved(paths)
     else:
-        findings = [_in_force(paths)]
+        findings = [_in_force(paths), *_opened(settings)]
     for secret in settings.secrets():
         register_secret(secret)
     yield from findings
@@ -46,6 +47,19 @@ def _in_force(paths: Paths) -> Finding:
             "'edgepaas env --explain' shows the effect, a restart applies it",
         )
     return Finding("settings", "ok", message)
+
+
+def _opened(settings: Settings) -> list[Finding]:
+    is_opened = settings.is_given("AUTH_REQUIRED") and not settings.flag("AUTH_REQUIRED")
+    return [
+        Finding(
+            "exposure",
+            "warn",
+            f"{' and '.join(names)}: {message}",
+            f"change {names[0]} where strangers reach the box, and restart it",
+        )
+        for names, message in exposures(settings.text, is_opened=is_opened)
+    ]
 
 
 def _resolved(paths: Paths) -> tuple[Settings, list[Finding]]:

@@ -3,7 +3,7 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -305,17 +305,44 @@ def _judge_postgres_alone(result: Derived, unreadable: Collection[str]) -> None:
 def _judge_access(result: Derived, given: Collection[str]) -> None:
     values = result.values
     opened = "AUTH_REQUIRED" in given and values["AUTH_REQUIRED"] == "false"
-    if opened and not _is_loopback(values["HOST"]):
-        result.warn(
-            "AUTH_REQUIRED",
-            "HOST",
-            message=f"AUTH_REQUIRED=false lets everybody who reaches {values['HOST']} read and"
+    for names, message in exposures(values.__getitem__, is_opened=opened):
+        result.warn(*names, message=message)
+
+
+def exposures(
+    text: Callable[[str], str], *, is_opened: bool
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give what the settings open to strangers, each with its settings' names.
+
+    *text* returns a setting's value by its name.
+    *is_opened*: AUTH_REQUIRED=false was given, and is no default.
+    """
+    if is_opened and not _is_loopback(text("HOST")):
+        yield (
+            ("AUTH_REQUIRED", "HOST"),
+            f"AUTH_REQUIRED=false lets everybody who reaches {text('HOST')} read and"
             " write; HOST=127.0.0.1 keeps it to this box",
         )
+    if text("CORS_ENABLED") == "true" and "*" in text("CORS_ORIGINS").split(","):
+        yield (
+            ("CORS_ORIGINS",),
+            "* lets the pages of every site that a person visits read what this box"
+            " answers to that person; name the sites",
+        )
+    for name in ("ALERT_WEBHOOK_URL", "ALERT_HEARTBEAT_URL"):
+        scheme, _, location = text(name).partition("://")
+        if scheme == "http" and not _is_on_box(location.rpartition("@")[2]):
+            yield (name,), "http:// sends it, and what is in it, over the network as it is"
 
 
 def _is_loopback(host: str) -> bool:
+    """Whether a socket that is bound to *host* is reached from this box alone."""
     return host.startswith("127.") or host.strip("[]") in ("localhost", "::1")
+
+
+def _is_on_box(location: str) -> bool:
+    """Whether the address without its scheme, *location*, is one of this box."""
+    return location.startswith(("127.", "localhost", "[::1]"))
 
 
 def _judge_origins(result: Derived) -> None:
@@ -325,12 +352,6 @@ def _judge_origins(result: Derived) -> None:
             "CORS_ORIGINS",
             "CORS_ENABLED",
             message="CORS_ORIGINS has no effect while CORS_ENABLED=false",
-        )
-    if enabled and "*" in origins.split(","):
-        result.warn(
-            "CORS_ORIGINS",
-            message="* lets the pages of every site that a person visits read what this box"
-            " answers to that person; name the sites",
         )
     if enabled and not origins:
         result.warn(
@@ -347,18 +368,8 @@ def _judge_vault(result: Derived) -> None:
         result.warn("VAULT__URL", message="http:// sends VAULT__TOKEN over the network as it is")
 
 
-def _is_on_box(location: str) -> bool:
-    return location.startswith(("127.", "localhost", "[::1]"))
-
-
 def _judge_alerts(result: Derived) -> None:
     values = result.values
-    for name in ("ALERT_WEBHOOK_URL", "ALERT_HEARTBEAT_URL"):
-        scheme, _, location = values[name].partition("://")
-        if scheme == "http" and not _is_on_box(location.rpartition("@")[2]):
-            result.warn(
-                name, message="http:// sends it, and what is in it, over the network as it is"
-            )
     for channel, (first, *others) in CHANNEL_SETTINGS.items():
         missing = [name for name in others if not values[name]]
         if values[first] and missing:

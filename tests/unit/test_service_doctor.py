@@ -36,6 +36,44 @@ def test_a_fresh_box_has_nothing_that_fails(paths: Paths, monkeypatch: pytest.Mo
     assert all(f.advice for f in findings.values() if f.level != "ok")
 
 
+OPENED = {"AUTH_REQUIRED": "false", "HOST": "0.0.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (OPENED, "AUTH_REQUIRED"),
+        ({"AUTH_REQUIRED": "false", "HOST": "127.0.0.1"}, ""),
+        ({"ENV": "development", "HOST": "0.0.0.0"}, ""),
+        ({"CORS_ENABLED": "true", "CORS_ORIGINS": "https://a.example,*"}, "CORS_ORIGINS"),
+        ({"CORS_ENABLED": "true", "CORS_ORIGINS": "https://a.example"}, ""),
+        ({"ALERT_WEBHOOK_URL": "http://hooks.example.org/x"}, "ALERT_WEBHOOK_URL"),
+        ({"ALERT_HEARTBEAT_URL": "http://hooks.example.org/x"}, "ALERT_HEARTBEAT_URL"),
+        ({"ALERT_WEBHOOK_URL": "http://127.0.0.1:9/x"}, ""),
+        ({"ALERT_WEBHOOK_URL": "https://hooks.example.org/x"}, ""),
+    ],
+)
+@pytest.mark.parametrize("in_force", [True, False])
+def test_what_is_open_to_strangers_is_named(
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, str],
+    named: str,
+    in_force: bool,
+) -> None:
+    """By the stage that makes the settings, before and after they are in force."""
+    for name, value in ({"PORT": str(free_port())} | given).items():
+        monkeypatch.setenv(name, value)
+    if in_force:
+        assert main(["env"]) == 0
+    warned = [
+        finding.message
+        for finding in preflight(paths)
+        if finding.name in ("settings", "exposure") and finding.level == "warn"
+    ]
+    assert [message.split(":")[0].split(" ")[0] for message in warned] == [named] * bool(named)
+
+
 def test_a_port_of_somebody_else_is_a_failure(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
