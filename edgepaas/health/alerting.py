@@ -28,8 +28,13 @@ _PATIENCE = 180.0
 #: What waits is looked at by a timer each minute; so many seconds after it was due it was not.
 _OVERDUE = 600.0
 #: The units that deliver; without either of them nothing starts on its own.
-_UNITS = ("edgepaas-alerts.service", "edgepaas-alerts.path", "edgepaas-alerts.timer")
-#: Where systemd looks first; a unit that is masked is a link to nothing there (systemctl(1)).
+_UNITS = (
+    "edgepaas-alerts.service",
+    "edgepaas-alerts.path",
+    "edgepaas-alerts.timer",
+    "edgepaas-alerts-due.service",
+)
+#: Where systemd looks first.
 _UNIT_FOLDERS = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 
 #: The other units of a box. A stage that is masked is skipped at each start, and the service goes
@@ -124,13 +129,17 @@ def masked_units(
     folders: tuple[Path, ...] = _UNIT_FOLDERS, units: tuple[str, ...] = _UNITS
 ) -> list[str]:
     """Return which of *units*, by default those that deliver alerts, are masked."""
-    nowhere = Path("/dev/null")
-    return [
-        unit
-        for unit in units
-        if any((folder / unit).is_symlink() and (folder / unit).resolve() == nowhere
-               for folder in folders)
-    ]  # fmt: skip
+    return [unit for unit in units if any(_is_masked(folder / unit) for folder in folders)]
+
+
+def _is_masked(unit: Path) -> bool:
+    """Whether it is a link to nothing, or empty (systemd.unit(5))."""
+    try:
+        if unit.is_symlink() and unit.resolve() == Path("/dev/null"):
+            return True
+        return unit.is_file() and unit.stat().st_size == 0
+    except OSError:  # a folder that cannot be looked into tells nothing
+        return False
 
 
 def no_unit_masked(folders: tuple[Path, ...] = _UNIT_FOLDERS) -> str:

@@ -36,8 +36,7 @@ _UNLIKELY_LENGTH = 12
 _COMMON_WORDS = """
     alert alerts admin application box database default disk edgepaas error false file host hub
     info localhost memory none node password postgres postgresql primary production ready root
-    schema secret service socket sqlite standalone sync telemetry test token true user warning
-    webhook
+    schema secret service socket sqlite standalone sync test token true user warning webhook
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Told is what a receiver says that it took: real receivers, whose own record decides."""
 
-import contextlib
 import json
 import re
 import socket
-from collections.abc import Iterator
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from typing import Any
@@ -24,7 +22,7 @@ from edgepaas.alerts.spool.alert import clean_text
 from edgepaas.files.paths import Paths
 from tests.support.alert_box import AlertBox, make_config
 from tests.support.known_receivers import KNOWN, as_known
-from tests.support.receivers import Reply, mail_server, receiving
+from tests.support.receivers import Reply, mail_server, receiving, swallowing
 
 BOX = BoxIdentity("box-7", "0.1.0")
 NOTICE = Notification(
@@ -143,6 +141,44 @@ def test_a_200_that_reports_a_failure_is_one(form: str, reply: Reply) -> None:
     with receiving(reply) as receiver:
         answer = post(receiver.url, form, token="R0UT1NGKEY")
     assert answer.kind == "later", answer
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "said"),
+    [
+        ("pagerduty", 400, '{"status":"invalid event","errors":["Invalid routing key"]}'),
+        ("pagerduty", 400, '{"message":"Event object is invalid","errors":["\'routing_key\' is"]}'),
+        ("slack", 400, "user_not_found"),
+        ("slack", 400, "invalid_token"),
+        ("teams", 400, "Invalid webhook URL"),
+        ("teams", 400, '{"error":{"code":"WorkflowTriggerIsNotEnabled","message":"State"}}'),
+        ("ntfy", 400, '{"code":40009,"http":400,"error":"invalid request: topic invalid"}'),
+        ("json", 400, "<html><head><title>400 Bad Request</title></head></html>"),
+        ("alertmanager", 400, "Client sent an HTTP request to an HTTPS server.\n"),
+        ("discord", 422, "<!DOCTYPE html><title>Unprocessable</title>"),
+    ],
+)
+def test_a_400_about_the_address_or_the_key_kills_no_message(
+    form: str, status: int, said: str
+) -> None:
+    with receiving((status, {}, said)) as receiver:
+        answer = post(receiver.url, form, token="R0UT1NGKEY")
+    assert (answer.kind, answer.reached) == ("later", False), answer
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "said"),
+    [
+        ("pagerduty", 400, '{"status":"invalid event","errors":["Length of summary"]}'),
+        ("slack", 400, "invalid_payload"),
+        ("teams", 400, '{"error":{"code":"TriggerInputSchemaMismatch"}}'),
+        ("discord", 400, '{"content":["Must be 2000 or fewer in length."]}'),
+        ("json", 413, "<html><title>413 Request Entity Too Large</title></html>"),
+    ],
+)
+def test_one_about_the_message_refuses_it(form: str, status: int, said: str) -> None:
+    with receiving((status, {}, said)) as receiver:
+        assert post(receiver.url, form, token="R0UT1NGKEY").kind == "refused"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +363,7 @@ class TestNetworks:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A name with two addresses, of which the first swallows packets."""
-        with _swallowing() as dead, receiving((200, {}, "ok")) as receiver, mail_server() as mails:
+        with swallowing() as dead, receiving((200, {}, "ok")) as receiver, mail_server() as mails:
 
             def resolve(host: str, port: Any, *_: Any, **__: Any) -> list[Any]:
                 places = [dead, ("127.0.0.1", int(port))]
@@ -417,16 +453,3 @@ _channel = _settings
 
 def _mail(port: int, **changes: Any) -> Answer:
     return _channel(port, **changes).send(NOTICE, BOX)
-
-
-@contextlib.contextmanager
-def _swallowing() -> Iterator[tuple[str, int]]:
-    """An address whose queue is full: who comes now is not answered."""
-    with socket.socket() as deaf, contextlib.ExitStack() as callers:
-        deaf.bind(("127.0.0.2", 0))
-        deaf.listen(0)
-        for _ in range(4):
-            caller = callers.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(deaf.getsockname())
-        yield deaf.getsockname()

@@ -157,6 +157,19 @@ def receiving(*replies: Reply, certificate: trustme.LeafCert | None = None) -> I
         receiver.stop()
 
 
+@contextmanager
+def swallowing() -> Iterator[tuple[str, int]]:
+    """An address whose queue is full: who comes now is not answered."""
+    with socket.socket() as deaf, contextlib.ExitStack() as callers:
+        deaf.bind(("127.0.0.2", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(deaf.getsockname())
+        yield deaf.getsockname()
+
+
 def closed_port() -> int:
     """A port on which nobody listens."""
     with socket.socket() as probe:
@@ -172,6 +185,8 @@ class MailBox:
     replies: dict[str, list[str]] = field(default_factory=dict)
     logins: list[str] = field(default_factory=list)
     greetings: list[str] = field(default_factory=list)
+    #: Whether it wants a greeting with a dot, as Postfix' reject_non_fqdn_helo_hostname.
+    dotted: bool = False
     port: int = 0
 
     def reply(self, command: str) -> str | None:
@@ -211,6 +226,8 @@ class _Mail:
     ) -> str:
         if said := await self._say("RCPT", server):
             return said
+        if self.box.dotted and "." not in self.box.greetings[-1]:
+            return "504 5.5.2 Helo command rejected: need fully-qualified hostname"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -233,9 +250,13 @@ def mail_server(
     starttls: bool = False,
     login: tuple[str, str] | None = None,
     host: str = "127.0.0.1",
+    dotted: bool = False,
 ) -> Iterator[MailBox]:
-    """A real SMTP server, on loopback; *login*: (user, password) without which nothing is taken."""
-    box = MailBox()
+    """A real SMTP server, on loopback; *login*: (user, password) without which nothing is taken.
+
+    *dotted*: it takes mail only from who greets with a name with a dot, or with an address.
+    """
+    box = MailBox(dotted=dotted)
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

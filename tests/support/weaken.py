@@ -689,7 +689,18 @@ def _unguarded_file(guard: Any) -> Iterable[Replacement]:
     return [(guard.CaptureGuard, name, lambda _self: None) for name in ("begin", "finish")]
 
 
+def _own_log_file(rotating: Any) -> Iterable[Replacement]:
+    """Each process judges and renames the log file by the one that it opened itself."""
+
+    def is_full(self: Any) -> bool:
+        own = os.fstat(self.stream.fileno())
+        return bool(own.st_size >= self._full_at)
+
+    return [(rotating.RotatingLogFile, "_is_full", is_full)]
+
+
 WEAKNESSES: dict[str, dict[str, Patch]] = {
+    "own-log-file": {"edgepaas.logs.rotating_file": _own_log_file},
     "unchecked-capture": {"edgepaas.outbox.hub_capture.rider": _unchecked_capture},
     "forgotten-capture": {"edgepaas.outbox.hub_capture.keeping": _forgotten_capture},
     "unreadable-is-missing": {"edgepaas.outbox.journal.access": _unreadable_is_missing},

@@ -113,6 +113,34 @@ def test_a_unit_that_fails_raises_one_and_what_waited_goes_out_after_the_next_bo
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.parametrize("how", ["", "--runtime"])
+def test_a_masked_deliverer_is_noticed_and_the_way_back_delivers(alerts: Alerts, how: str) -> None:
+    """The service notices it while it runs, before anything is late."""
+    box = alerts.box
+    alerts.start()
+    units = "edgepaas-alerts.path edgepaas-alerts.service edgepaas-alerts-due.service"
+
+    def check() -> str:
+        checks = box.client.state().get("checks", [])
+        return str(next((one["message"] for one in checks if one["name"] == "alerts"), ""))
+
+    def wait_for_check(*, masked: bool) -> None:
+        deadline = time.monotonic() + 120
+        while not (words := check()) or ("systemctl unmask" in words) is not masked:
+            assert time.monotonic() < deadline, words
+            time.sleep(0.5)
+
+    box.sh(f"systemctl mask --now {how} {units}")
+    box.sh("edgepaas alert 'the boiler is dry' --severity critical --fingerprint boiler")
+    wait_for_check(masked=True)
+    assert box.client.state()["status"] == 200
+    assert "edgepaas-alerts.path" in box.sh("edgepaas doctor", check=False)
+    assert not said(alerts.received(), "raised", "boiler")
+    box.sh(f"systemctl unmask {how} {units}; systemctl start edgepaas-alerts.path")
+    alerts.wait_for(lambda messages: said(messages, "raised", "boiler"))
+    wait_for_check(masked=False)
+
+
 def test_the_unit_is_as_closed_as_the_others(alerts: Alerts) -> None:
     text = alerts.box.sh("systemd-analyze security --no-pager edgepaas-alerts.service | tail -1")
     exposure = float(text.split(":")[1].split()[0])

@@ -88,14 +88,20 @@ def test_what_was_due_and_never_sent_is_noticed(paths: Paths) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["edgepaas-alerts.service", "edgepaas-alerts.path", "edgepaas-alerts.timer"]
+    "unit",
+    [f"edgepaas-alerts{one}" for one in (".service", ".path", ".timer", "-due.service")],
 )
+@pytest.mark.parametrize("empty", [False, True])
 def test_a_masked_unit_is_noticed_before_anything_waits(
-    paths: Paths, tmp_path: Path, unit: str
+    paths: Paths, tmp_path: Path, unit: str, empty: bool
 ) -> None:
     watch = DeliveryWatch(paths, Settings.of(**WEBHOOK), unit_folders=(tmp_path,))
+    (tmp_path / "edgepaas-alerts.service.d").mkdir()
     assert not problem(watch)
-    (tmp_path / unit).symlink_to("/dev/null")
+    if empty:  # as an image without systemctl masks it
+        (tmp_path / unit).touch()
+    else:
+        (tmp_path / unit).symlink_to("/dev/null")
     assert f"systemctl unmask {unit}" in problem(watch)
     assert masked_units((tmp_path,)) == [unit]
 

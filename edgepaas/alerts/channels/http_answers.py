@@ -20,6 +20,9 @@ Judge = Callable[[int, Mapping[str, str], bytes], Answer]
 
 #: Statuses that are about what was sent (RFC 9110, 15.5.1, 15.5.14, 15.5.16 and 15.5.21).
 _OF_THE_MESSAGE = (400, 413, 415, 422)
+#: A 400 of something that has not read the message: a server that is spoken to in plain text on
+#: its port for TLS (nginx, Go).
+_NOT_READ = re.compile(r"\bHTTP request\b.*\bHTTPS\b", re.I | re.S)
 #: Statuses that ask for another attempt although they are the client's fault by their number.
 _LATER = (408, 421, 425, 429)
 #: No channel waits longer before it tries again, whatever a server asks for.
@@ -63,7 +66,9 @@ def judge_by(
         if failed(text, _document(text)):
             return Answer("later", answered, retry_after=retry_after(headers))
         return Answer("taken", answered, reached=True)
-    if status in _OF_THE_MESSAGE:
+    # A page is a proxy's or a portal's; for its size a proxy refuses the message itself.
+    unread = (page and status != 413) or _NOT_READ.search(text)
+    if status in _OF_THE_MESSAGE and not unread:
         return Answer("refused", answered)
     if status in _LATER or not 400 <= status < 500:
         # After a server's error it cannot be known whether it was read; where a wait is asked for

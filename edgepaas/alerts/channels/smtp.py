@@ -164,7 +164,8 @@ def _judge(error: smtplib.SMTPException, progress: _Progress, config: MailSettin
         if progress.judged and error.smtp_code >= 500 and not of_channel:
             return Answer("refused", said)
         return Answer("later", said, down=first or error.smtp_code >= 500)
-    down = isinstance(error, smtplib.SMTPNotSupportedError)
+    # Before the greeting nothing answers there, whichever limit of time was the first to pass.
+    down = isinstance(error, smtplib.SMTPNotSupportedError) or progress.connection is None
     words = foreign_text(str(error), _secrets(config)) or type(error).__name__
     return Answer("later", words, reached=progress.handed_over, down=down)
 

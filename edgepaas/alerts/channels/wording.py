@@ -34,13 +34,18 @@ class BoxIdentity:
     node: str = ""
 
     @property
+    def label(self) -> str:
+        """What people tell it by in one line: ``box-7 (3f9a12cd)``."""
+        return f"{self.name} ({self.node})" if self.node else self.name
+
+    @property
     def known_as(self) -> str:
         """What tells it from every other box, for programs: the id, else the name."""
         return self.node or self.name
 
 
 def title(notification: Notification, box: BoxIdentity) -> str:
-    """Return one line: ``[CRITICAL] box-7: the disk is 91 % full``."""
+    """Return one line: ``[CRITICAL] box-7 (3f9a12cd): the disk is 91 % full``."""
     word = {
         "resolved": "RESOLVED",
         "passed": "PASSED",
@@ -54,7 +59,7 @@ def title(notification: Notification, box: BoxIdentity) -> str:
         if notification.count > 1 and notification.what != "resolved"
         else ""
     )
-    line = printable_line(f"[{word}] {box.name}: {first}")
+    line = printable_line(f"[{word}] {box.label}: {first}")
     return (line if len(line) <= 200 else line[:199] + "…") + times
 
 

@@ -19,6 +19,9 @@ class Slack(WebhookFormat):
     name = "slack"
     #: Slack cuts a message's text beyond this (its API, "chat.postMessage", "Truncating content").
     _MOST = 40_000
+    of_the_channel = re.compile(
+        r"\b(?:user_not_found|invalid_token|no_service|no_team|no_active_hooks)\b"
+    )
 
     def is_for(self, host: str, path: str) -> bool:
         """Discord takes this form at some of its addresses ("Slack-Compatible Webhook")."""
@@ -76,6 +79,9 @@ class Teams(WebhookFormat):
     name = "teams"
     #: A message may have 28 KiB ("Incoming Webhooks": message size).
     _MOST = 14_000
+    of_the_channel = re.compile(
+        r"webhook URL|connector configuration|WorkflowTriggerIsNotEnabled", re.I
+    )
     _HOSTS = (
         *("outlook.office.com", "outlook.office365.com", ".webhook.office.com"),
         *(".logic.azure.com", ".powerplatform.com", ".powerautomate.com"),

@@ -4,6 +4,7 @@
 import base64
 import hashlib
 import json
+import re
 from typing import Any
 
 from edgepaas.alerts.channels.formats.webhook_format import WebhookFormat
@@ -24,6 +25,7 @@ class Ntfy(WebhookFormat):
     name = "ntfy"
     #: A longer message becomes a file that is attached ("Limitations": 4,096 bytes).
     _MOST = 3800
+    of_the_channel = re.compile(r"\btopic\b", re.I)
 
     def is_for(self, host: str, path: str) -> bool:
         """Return whether it is the public server; one's own is said by ALERT_WEBHOOK_FORMAT."""
@@ -60,6 +62,7 @@ class PagerDuty(WebhookFormat):
     name = "pagerduty"
     #: "summary" holds 1,024 characters, "dedup_key" 255.
     _MOST_SUMMARY, _MOST_TEXT = 1024, 20_000
+    of_the_channel = re.compile(r"routing.?key", re.I)
 
     def is_for(self, host: str, path: str) -> bool:
         """Return whether it is an address of the Events API."""
@@ -75,7 +78,7 @@ class PagerDuty(WebhookFormat):
             "dedup_key": f"edgepaas-{_digest(box.known_as)}-{about}"[:255],
             "payload": {
                 "summary": title(notification, box)[: self._MOST_SUMMARY],
-                "source": box.name,
+                "source": box.label,
                 "severity": notification.severity,
                 "component": notification.origin,
                 "class": notification.fingerprint,

@@ -2,6 +2,7 @@
 """What the form of a webhook's body is: the body that a receiver wants, and its answers."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ class WebhookFormat(ABC):
     """A form of the body; compared by its name."""
 
     name: ClassVar[str]
+    #: Words of a status about the message (400) that is about the address or the key all the same.
+    of_the_channel: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
 
     def is_for(self, host: str, path: str) -> bool:
         """Whether an address of *host* (lower case) and *path* takes this form."""
@@ -37,7 +40,10 @@ class WebhookFormat(ABC):
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         """Return what the receiver's answer means; *body* is its beginning."""
-        return judge_by(status, headers, body, self.failed)
+        answer = judge_by(status, headers, body, self.failed)
+        if answer.kind == "refused" and self.of_the_channel.search(answer.words):
+            return Answer("later", answer.words, down=True)
+        return answer
 
     def failed(self, said: str, document: Any) -> bool:
         """Whether the body of a 2xx reports a failure; *document* is it as JSON, or None."""
