@@ -5,13 +5,20 @@ For what leaves the box: proxies of the environment where they are wanted, redir
 the same server, connections that are kept from one request to the next.
 """
 
+import re
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from edgepaas.build import build_version
-from edgepaas.http_client.answers import CUT_SHORT, HttpAnswer, HttpFailure, failure_of
+from edgepaas.http_client.answers import (
+    CUT_SHORT,
+    HttpAnswer,
+    HttpFailure,
+    failure_of,
+    failure_words,
+)
 from edgepaas.http_client.connecting import connect, target_of
 from edgepaas.http_client.urllib3_adapter import library_errors, requests_adapter
 from edgepaas.timing.deadline import OutOfTime, Scope, within
@@ -207,13 +214,23 @@ def _failure(error: BaseException, progress: _Progress) -> HttpFailure:
     if any(type(inner).__name__ in ("RemoteDisconnected", "IncompleteRead") for inner in chain):
         return HttpFailure("closed", CUT_SHORT, sent=progress.sent)
     if isinstance(error, exceptions.ProxyError):
-        return HttpFailure("unreachable", "the proxy does not let it through")
+        return HttpFailure("unreachable", _proxy_words(plain))
     if isinstance(error, exceptions.RequestException) and isinstance(error, ValueError):
         return HttpFailure("address", "is no address of a web server")
     told: list[BaseException] = [inner for inner in plain if isinstance(inner, OSError)]
     told += [inner for inner in chain if type(inner).__module__ == "http.client"]
     fault = told[0] if told else error
     return failure_of(fault, sent=progress.sent)
+
+
+def _proxy_words(plain: list[BaseException]) -> str:
+    """Return whether the proxy is away, or refuses; its own words are not repeated."""
+    for inner in plain:
+        if isinstance(inner, OSError) and inner.errno:
+            return f"the proxy itself: {failure_words(inner)}"
+        if found := re.search(r"\ATunnel connection failed: (\d{3})\b", str(inner)):
+            return f"the proxy does not let it through (it answered {found[1]})"
+    return "the proxy does not let it through"
 
 
 def _chain(error: BaseException) -> list[BaseException]:

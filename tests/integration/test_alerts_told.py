@@ -22,7 +22,13 @@ from edgepaas.alerts.spool.alert import clean_text
 from edgepaas.files.paths import Paths
 from tests.support.alert_box import AlertBox, make_config
 from tests.support.known_receivers import KNOWN, as_known
-from tests.support.receivers import Reply, mail_server, receiving, swallowing
+from tests.support.receivers import (
+    Reply,
+    closed_port,
+    mail_server,
+    receiving,
+    swallowing,
+)
 
 BOX = BoxIdentity("box-7", "0.1.0")
 NOTICE = Notification(
@@ -391,6 +397,21 @@ class TestNetworks:
             url = "http://hooks.example.test/x"
             assert post(url, proxy=f"http://127.0.0.1:{proxy.port}").kind == "taken"
         assert proxy.requests[0].path == url
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_proxy_that_is_away_is_said_to_be(self, scheme: str) -> None:
+        answer = post(f"{scheme}://x.test/", proxy=f"http://127.0.0.1:{closed_port()}")
+        assert (answer.kind, answer.down) == ("later", True)
+        assert "the proxy itself" in answer.words
+        assert "refused" in answer.words
+
+    @pytest.mark.parametrize("status", [403, 407, 502])
+    def test_so_is_one_that_lets_nothing_through(self, status: int) -> None:
+        with receiving(200) as proxy:
+            proxy.tunnels = status
+            answer = post("https://x.test/", proxy=f"http://127.0.0.1:{proxy.port}")
+        assert (answer.kind, answer.down) == ("later", True)
+        assert f"it answered {status}" in answer.words
 
     def test_a_proxys_login_is_sent_and_not_shown(self) -> None:
         with receiving((407, {}, "who is ab:geheim99? YWI6Z2VoZWltOTk=")) as proxy:

@@ -62,6 +62,8 @@ class Receiver:
     ) -> None:
         self.replies: list[Reply] = list(replies) or [200]
         self.requests: list[Request] = []
+        #: What it answers to who wants a tunnel of it as a proxy.
+        self.tunnels = 502
         self.stopping = threading.Event()
         receiver = self
 
@@ -72,6 +74,9 @@ class Receiver:
                 receiver.answer(self)
 
             do_GET = do_POST
+
+            def do_CONNECT(self) -> None:
+                self.send_error(receiver.tunnels)
 
             def log_message(self, *_: Any) -> None:
                 pass
