@@ -23,9 +23,6 @@ LIMIT = 240 if EXAMPLES < 10 else 3600
 #: gave out, a rule whose fields do not fit each other, a moment before 1970.
 NOT_CHECKED = "positive_data_acceptance"
 
-#: Of what fits their schema nearly all is refused: the number that is expected has to be right.
-MOSTLY_REFUSED = {"POST /api/v1/readings/deletions/selected"}
-
 #: /health/system answers 503 while a threshold is broken; whose machine this is, is not tested.
 UNBROKEN: dict[str, Any] = {"MEMORY_THRESHOLD": "100", "DISK_THRESHOLD": "100"}
 
@@ -79,9 +76,8 @@ def test_no_request_gets_a_5xx_or_an_undocumented_answer(
             check=False,
         )  # fmt: skip
     assert result.returncode == 0, f"{result.stdout[-6000:]}\n{result.stderr[-2000:]}"
-    warned = {line.strip(" -") for line in result.stdout.splitlines() if line.startswith("  - ")}
-    assert warned <= MOSTLY_REFUSED, result.stdout[-6000:]
-    assert "Tested: " in result.stdout
+    # Warnings end with 0 as well: an operation that took nothing was not tried.
+    assert "No issues found" in result.stdout, result.stdout[-6000:]
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def items(address: str, path: str) -> list[dict[str, Any]]:
 def test_a_reading_is_deleted_with_who_and_why(address: str, secret: str) -> None:
     first, second = store(address, secret, [2, 21.7])
     answer = post(address, secret, DELETIONS, {"ids": [first], "reason": "half a line"})
-    assert (answer.status_code, answer.json()) == (201, {"deleted": 1, "missing": 0})
+    assert (answer.status_code, answer.json()) == (201, {"deleted": 1, "missing": 0, "matching": 1})
     assert [one["id"] for one in items(address, "/api/v1/readings")] == [second]
     assert requests.get(f"{address}/api/v1/readings/{first}", timeout=60).status_code == 404
     (kept,) = items(address, f"{DELETIONS}?device=d&metric=m")
@@ -67,7 +67,7 @@ def test_a_reading_is_deleted_with_who_and_why(address: str, secret: str) -> Non
     assert (kept["deleted_by"], len(kept["node"])) == ("anna", 36)
     assert items(address, f"{DELETIONS}?device=other") == []
     again = post(address, secret, DELETIONS, {"ids": [first, second], "reason": "again"})
-    assert again.json() == {"deleted": 1, "missing": 1}
+    assert again.json() == {"deleted": 1, "missing": 1, "matching": 1}
     assert items(address, "/api/v1/readings") == []
     assert len(items(address, DELETIONS)) == 2
 
@@ -79,6 +79,9 @@ def test_a_selection_is_deleted_only_when_its_number_is_known(address: str, secr
         answer = post(address, secret, SELECTED, {**wanted, "expected": expected})
         assert answer.status_code == 409
         assert "3 readings match" in answer.json()["message"]
+    counted = post(address, secret, SELECTED, wanted)
+    assert counted.json() == {"deleted": 0, "missing": 0, "matching": 3}
+    assert len(items(address, "/api/v1/readings")) == 4
     assert post(address, secret, SELECTED, {**wanted, "expected": 3}).json()["deleted"] == 3
     assert [one["value"] for one in items(address, "/api/v1/readings")] == [1]
     assert len(items(address, DELETIONS)) == 3
@@ -91,7 +94,6 @@ def test_a_selection_is_deleted_only_when_its_number_is_known(address: str, secr
         {"ids": [], "reason": "r"},
         {"reason": "r"},
         {"reason": " ", "ids": [str(uuid.uuid4())]},
-        {"reason": "r", "device": "d", "metric": "m"},
         {"reason": "r", "device": "d", "expected": 1},
         {"reason": "r", "ids": [str(uuid.uuid4())], "device": "d"},
     ],
@@ -121,7 +123,9 @@ def test_the_command_shows_how_many_before_it_deletes_them(
     where = ["--url", address, "--token-file", str(token), "--reason", "wrong meter"]
     select = ["telemetry", "delete", "--device", "d", "--metric", "m", *where]
     assert main(select) == 0
-    assert "3 readings match. nothing was deleted: say --expect" in capsys.readouterr().out
+    assert "3 match, none was deleted: --expect 3 deletes them" in capsys.readouterr().out
+    assert main([*select, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deleted": 0, "missing": 0, "matching": 3}
     assert main([*select, "--expect", "2"]) == 1
     assert len(items(address, "/api/v1/readings")) == 3
     assert main(["telemetry", "delete", "--id", ids[0], "--json", *where]) == 0

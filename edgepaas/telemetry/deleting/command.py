@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepaas.app.commands import box_address, print_json
+from edgepaas.app.commands import box_address, box_token, print_json
 from edgepaas.app.errors import EXIT_DONE, EdgePaaSError, UsageError
 from edgepaas.app.http import HttpFailure, HttpSession
 
@@ -40,20 +40,21 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.telemetry.importer.command import read_token
 
     token = read_token(arguments.token_file)
-    status, answer = _post(arguments.url or box_address(), token, _body(arguments))
-    if status == 409 and arguments.expect is None:
-        # Asked with an expectation of none: the box says how many there are.
-        deleted, said = 0, f"{_number(answer)} nothing was deleted: say --expect with that number"
-    elif status == 201:
-        deleted, said = int(answer["deleted"]), f"{answer['deleted']} deleted"
-        if answer["missing"]:
-            said += f", {answer['missing']} not there"
-    else:
+    if token is None and not arguments.url:
+        token = box_token() or None  # of this box, which no other one is shown
+    body = _body(arguments)
+    status, answer = _post(arguments.url or box_address(), token, body)
+    if status != 201:
         raise EdgePaaSError(_problem(status, answer))
+    numbers = {name: int(answer[name]) for name in ("deleted", "missing", "matching")}
     if arguments.json:
-        print_json({"deleted": deleted, "message": said})
+        print_json(numbers)
+    elif "ids" in body or "expected" in body:
+        missing = f", {numbers['missing']} not there" if numbers["missing"] else ""
+        print(f"{numbers['deleted']} deleted{missing}")
     else:
-        print(said)
+        number = numbers["matching"]
+        print(f"{number} match, none was deleted: --expect {number} deletes them")
     return EXIT_DONE
 
 
@@ -70,7 +71,7 @@ def _body(arguments: argparse.Namespace) -> dict[str, Any]:
         "metric": arguments.metric,
         "from": arguments.since,
         "to": arguments.until,
-        "expected": arguments.expect or 0,
+        "expected": arguments.expect,
     }
     return {name: value for name, value in body.items() if value is not None}
 
@@ -96,16 +97,14 @@ def _post(url: str, token: str | None, body: dict[str, Any]) -> tuple[int, dict[
     return answer.status, found if isinstance(found, dict) else {}
 
 
-def _number(answer: dict[str, Any]) -> str:
-    details = answer.get("details")
-    return str(details[0]["message"]) if isinstance(details, list) and details else ""
-
-
 def _problem(status: int, answer: dict[str, Any]) -> str:
     said = f"the box answered {status}: {answer.get('message', 'no reason')}"
     details = answer.get("details")
     if isinstance(details, list):
         said = "; ".join([said, *(f"{one.get('path')}: {one.get('message')}" for one in details)])
     if status in (401, 403):
-        said += "; make a token with 'edgepaas token create NAME' and name its file: --token-file"
+        said += (
+            "; run it as root on the box itself (sudo), or make a token with "
+            "'edgepaas token create NAME' and name its file: --token-file"
+        )
     return said

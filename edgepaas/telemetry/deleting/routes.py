@@ -69,7 +69,7 @@ def add_deletions(api: ApiBlueprint, box: Box) -> None:
         """Delete the readings of a device and a metric between two moments, for good
 
         `expected` has to be how many they are, so that nobody deletes more than was looked at:
-        409 says the number.
+        409 says the number. Without it they are counted, and none is deleted.
         """
         return carry_out(given)
 
@@ -91,12 +91,17 @@ class _Deletion:
         """Delete, and keep what was deleted; return the answer. Raises Problem 409, 413."""
         wanted: list[uuid.UUID] = list(dict.fromkeys(self._given.get("ids", ())))
         found = self._named(session, wanted) if wanted else self._selected(session)
-        if found:
+        counted = not wanted and self._given["expected"] is None
+        if found and not counted:
             now = utc_now()
             insert_new(session, READING_DELETIONS, [self._record(row, now) for row in found])
             identities = [row["id"] for row in found]
             delete_facts(session, READINGS, identities, node_id=self._node_id)
-        return {"deleted": len(found), "missing": max(len(wanted) - len(found), 0)}
+        return {
+            "deleted": 0 if counted else len(found),
+            "missing": max(len(wanted) - len(found), 0),
+            "matching": len(found),
+        }
 
     def _named(self, session: Session, wanted: Sequence[uuid.UUID]) -> list[Row]:
         if len(wanted) > self._most:
@@ -119,7 +124,7 @@ class _Deletion:
         found = self._rows(session, conditions)
         if len(found) > self._most:
             raise self._too_many()
-        if len(found) != given["expected"]:
+        if given["expected"] not in (None, len(found)):
             said = f"{len(found)} readings match, and {given['expected']} are expected"
             raise Problem(
                 409,

@@ -50,8 +50,11 @@ class SelectionRequest(ma.Schema):
     expected = IntegerField(
         least=0,
         most=_MOST_EXPECTED,
-        required=True,
-        metadata={"description": "How many these are; any other number deletes nothing."},
+        load_default=None,
+        metadata={
+            "description": "How many these are; any other number deletes nothing. Without it they "
+            "are counted alone."
+        },
     )
 
 
@@ -64,6 +67,10 @@ class DeletedSchema(ma.Schema):
     missing = ma.fields.Integer(
         required=True,
         metadata={"description": "Ids that no reading has, as after a repeat.", "minimum": 0},
+    )
+    matching = ma.fields.Integer(
+        required=True,
+        metadata={"description": "Readings that were named or selected.", "minimum": 0},
     )
 
 
