@@ -9,9 +9,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ReadingOptions, Row
-from edgepaas.telemetry.importer.dialect import Given, understand
+from edgepaas.telemetry.importer.dialect import understand
 from edgepaas.telemetry.importer.failures import ImportFailed
+from edgepaas.telemetry.importer.given import Given
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -22,8 +24,8 @@ def source_of(
     file = folder / "readings.csv"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     given.setdefault("columns", {"value": "m"})
-    dialect = understand(file, str(file), Given(**given))
-    return CsvSource(file, str(file), dialect, options or ReadingOptions())
+    csv = CsvFile(file)
+    return CsvSource(csv, understand(csv, Given(**given)), options or ReadingOptions())
 
 
 def rows_of(
@@ -57,10 +59,10 @@ def test_a_file_is_read_whatever_wrote_it(tmp_path: Path, content: bytes) -> Non
 @pytest.mark.parametrize(
     ("cells", "problem"),
     [
-        ("2024-05-01 12:00:00,", "value '': not a finite number"),
+        ("2024-05-01 12:00:00,", "value '': empty: --no-value"),
         ("2024-05-01 12:00:00,nan", "not a finite number"),
         ("2024-05-01 12:00:00,1e999", "not a finite number"),
-        ("2024-05-01 12:00:00,1_000", "not a finite number"),
+        ("2024-05-01 12:00:00,1_000", "has marks between digits"),
         ("2024-05-01 12:00:00,٣", "not a finite number"),
         ("2024-05-01 12:00:00,warm", "value 'warm': not a finite number"),
         ("2024-05-01,1", "time '2024-05-01': not a date and time"),
@@ -131,7 +133,7 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path: Path, content: 
 @pytest.mark.parametrize("name", ["missing.csv", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImportFailed, match="cannot read"):
-        understand(tmp_path / name, name, Given())
+        CsvFile(tmp_path / name)
 
 
 def test_local_times_become_utc_and_the_repeated_hour_is_read_twice(tmp_path: Path) -> None:

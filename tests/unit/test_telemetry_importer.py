@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from edgepaas.telemetry.importer import importer
+from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.csv_source import CsvSource
-from edgepaas.telemetry.importer.dialect import Given, understand
+from edgepaas.telemetry.importer.dialect import understand
 from edgepaas.telemetry.importer.failures import ImportFailed
 from edgepaas.telemetry.importer.first_look import describe_bad_rows
+from edgepaas.telemetry.importer.given import Given
 from edgepaas.telemetry.importer.importer import BatchRefused, Progress, Target, import_file
 from tests.support.machine_readings import SOME
 
@@ -19,7 +21,8 @@ TARGET = Target("machine")
 
 
 def source_of(path: Path, metric: str = "temperature") -> CsvSource:
-    return CsvSource(path, str(path), understand(path, str(path), Given(columns={"value": metric})))
+    csv = CsvFile(path)
+    return CsvSource(csv, understand(csv, Given(columns={"value": metric})))
 
 
 class FakeBox:

@@ -88,6 +88,12 @@ def _add_reading_arguments(group: Any) -> None:
     )
     add("--leap-second", action="store_true", help="take second 60 as the second after it")
     add("--order", choices=("oldest-first", "newest-first"), help="order of the rows")
+    add(
+        "--header-line",
+        type=_line,
+        metavar="N",
+        help="line that names the columns (1; 2 below a line sep=;), what is above it is not read",
+    )
     add("--delimiter", metavar="D", help="comma, semicolon, tab, bar, blank, or a character")
     add("--decimal", metavar="D", help="decimal mark: point or comma")
     add(
@@ -125,6 +131,7 @@ def file_said(arguments: argparse.Namespace) -> dict[str, Any]:
         "thousands": _character("--thousands", arguments.thousands, _MARKS) or "",
         "time_format": arguments.time_format,
         "quotes": arguments.quotes,
+        "header_line": arguments.header_line,
     }
 
 
@@ -214,6 +221,13 @@ def _batch(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     if not 1 <= number <= _LARGEST_BATCH:
         raise UsageError(f"--batch {text}: a whole number from 1 to {_LARGEST_BATCH}")
+    return number
+
+
+def _line(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
+    if not number:
+        raise UsageError(f"--header-line {text}: a whole number from 1 to 9999")
     return number
 
 

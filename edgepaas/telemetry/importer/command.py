@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from edgepaas.telemetry.importer.arguments import (
 )
 
 if TYPE_CHECKING:
+    from edgepaas.telemetry.importer.csv_file import CsvFile
     from edgepaas.telemetry.importer.csv_source import CsvSource
     from edgepaas.telemetry.importer.importer import Report
 
@@ -28,7 +30,9 @@ __all__ = ["add_arguments", "run"]
 
 #: Stands for standard input, as usual.
 _STANDARD_INPUT = Path("-")
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_INTERRUPTED = 128 + signal.SIGINT  # as shells report it
+#: Rows that are left out of what is no file.
+_BESIDE_STREAM = Path("standard-input.left-out.csv")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,17 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
     token = read_token(arguments.token_file)
     if token is None and not arguments.url:
         token = box_token() or None  # of this box, which no other one is shown
-    with _file(arguments.file) as (path, name):
-        source = _source(arguments, path, name)
+    with _file(arguments.file) as csv:
+        source = _source(arguments, csv)
         if arguments.dry_run:
             return _look(arguments, source)
         return _import(arguments, source, token)
 
 
-def _source(arguments: argparse.Namespace, path: Path, name: str) -> "CsvSource":
+def _source(arguments: argparse.Namespace, csv: "CsvFile") -> "CsvSource":
     # Only now: what takes long to import is of no use to a wrong command line.
     from edgepaas.telemetry.importer.csv_source import CsvSource, ReadingOptions
-    from edgepaas.telemetry.importer.dialect import Given, understand
+    from edgepaas.telemetry.importer.dialect import understand
+    from edgepaas.telemetry.importer.given import Given
     from edgepaas.telemetry.importer.time_forms import time_parser
 
     options = ReadingOptions(
@@ -63,7 +68,7 @@ def _source(arguments: argparse.Namespace, path: Path, name: str) -> "CsvSource"
         except ValueError as error:
             raise UsageError(f"--time-format {arguments.time_format}: {error}") from error
     given = Given(columns=columns_said(arguments), **file_said(arguments))
-    return CsvSource(path, name, understand(path, name, given), options)
+    return CsvSource(csv, understand(csv, given), options)
 
 
 def _look(arguments: argparse.Namespace, source: "CsvSource") -> int:
@@ -106,8 +111,8 @@ def _import(arguments: argparse.Namespace, source: "CsvSource", token: str | Non
         display.update(now)
 
     beside = arguments.left_out
-    if beside is None and arguments.file == _STANDARD_INPUT:
-        beside = Path("standard-input.left-out.csv")
+    if beside is None and source.csv.path != arguments.file:
+        beside = _BESIDE_STREAM
     try:
         report = importer.import_file(
             source,
@@ -125,6 +130,11 @@ def _import(arguments: argparse.Namespace, source: "CsvSource", token: str | Non
         if arguments.json:
             report = importer.Report(source, error.look)
             print_json({**report.as_json(), "refused": str(error), "sent": False})
+        raise
+    except importer.BrokenOff as error:
+        if arguments.json:
+            done = error.report.as_json()
+            print_json({**done, "refused": None, "sent": True, "failed": str(error)})
         raise
     except KeyboardInterrupt:
         display.close()
@@ -164,15 +174,22 @@ def _print_report(report: "Report") -> None:
 
 
 @contextlib.contextmanager
-def _file(given: Path) -> Iterator[tuple[Path, str]]:
-    """Give the file to read, which is read several times, and its name in messages."""
-    if given != _STANDARD_INPUT:
-        yield given, str(given)
+def _file(given: Path) -> Iterator["CsvFile"]:
+    """Give the file to read; what can be read only once, such as a pipe, is kept meanwhile."""
+    from edgepaas.telemetry.importer.csv_file import CsvFile, is_regular
+
+    if given != _STANDARD_INPUT and is_regular(given):
+        with CsvFile(given) as csv:
+            yield csv
         return
-    with tempfile.NamedTemporaryFile(prefix="edgepaas-import-") as kept:
-        shutil.copyfileobj(sys.stdin.buffer, kept)
+    with contextlib.ExitStack() as stack:
+        stream, name = sys.stdin.buffer, "standard input"
+        if given != _STANDARD_INPUT:
+            stream, name = stack.enter_context(given.open("rb")), str(given)
+        kept = stack.enter_context(tempfile.NamedTemporaryFile(prefix="edgepaas-import-"))
+        shutil.copyfileobj(stream, kept)
         kept.flush()
-        yield Path(kept.name), "standard input"
+        yield stack.enter_context(CsvFile(Path(kept.name), name))
 
 
 def read_token(file: Path | None) -> str | None:

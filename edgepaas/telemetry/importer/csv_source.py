@@ -4,15 +4,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from pathlib import Path
 
 from edgepaas.telemetry.importer.cells import OpenQuote, is_open, split_cells
+from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.dialect import Dialect
 from edgepaas.telemetry.importer.failures import ImportFailed, counted, quoted_cell
 from edgepaas.telemetry.importer.lines import Line, LineReader, is_damaged
 from edgepaas.telemetry.importer.local_times import LocalTimes, Order, Repeated
 from edgepaas.telemetry.importer.number_form import NumberParser
-from edgepaas.telemetry.importer.time_forms import other_form, time_parser
+from edgepaas.telemetry.importer.time_forms import EPOCHS, has_half_day, other_form, time_parser
 from edgepaas.telemetry.times import as_utc
 
 #: Lines that one row may span where rows may.
@@ -82,12 +82,10 @@ class Seen:
 class CsvSource:
     """A CSV file as *dialect* reads it; iterating yields a Row or a BadRow for each line.
 
-    Lines without content are only counted. *name* is what messages call the file. What a pass
-    met is in ``seen`` afterwards.
+    Lines without content are only counted. What a pass met is in ``seen`` afterwards.
     """
 
-    path: Path
-    name: str
+    csv: CsvFile
     dialect: Dialect
     options: ReadingOptions = field(default_factory=ReadingOptions)
 
@@ -99,7 +97,13 @@ class CsvSource:
         self._width = len(self.dialect.header)
         self._allowed = self._width + self.dialect.rows_end_with_delimiter
         self._number = NumberParser(self.dialect.numbers)
-        self._moment = time_parser(self.dialect.time_format, leap_second=self.options.leap_second)
+        self._moment = time_parser(
+            self.dialect.time_format,
+            leap_second=self.options.leap_second,
+            said=self.dialect.time_format_said,
+        )
+        form = self.dialect.time_format
+        self._has_halves = "%" not in form and form not in EPOCHS
         self._clock: LocalTimes | None = None
 
     def __iter__(self) -> Iterator[Row | BadRow]:
@@ -117,10 +121,9 @@ class CsvSource:
 
     def _parsed(self) -> Iterator[_Parsed | BadRow]:
         self.seen = seen = Seen()
-        where = self.path, self.dialect.encoding, self.dialect.line_end, self.name
         try:
-            with LineReader(*where) as lines:
-                lines.next_line()
+            with LineReader(self.csv, self.dialect.encoding, self.dialect.line_end) as lines:
+                lines.skip(self.dialect.header_line)
                 for line in lines:
                     seen.lines = line.number
                     if not line.ended and not self.options.complete:
@@ -133,7 +136,7 @@ class CsvSource:
                     else:
                         yield row
         except OSError as error:
-            raise ImportFailed(f"cannot read {self.name}: {error.strerror}") from error
+            raise ImportFailed(f"cannot read {self.csv.name}: {error.strerror}") from error
 
     def _row(self, line: Line, lines: LineReader) -> _Parsed | BadRow | None:
         """Return what *line* is; None where nothing is on it."""
@@ -151,11 +154,19 @@ class CsvSource:
             return BadRow(line.number, f"not CSV: {error}", raw)
         if not any(cell.strip() for cell in cells):
             return None
+        if problem := self._misfit(cells):
+            return BadRow(line.number, problem, raw)
+        return self._judged(line.number, cells, raw)
+
+    def _misfit(self, cells: list[str]) -> str:
+        """Return why *cells* are not those that the header names."""
         number = len(cells)
-        if number == self._width or (number == self._allowed and not cells[-1].strip()):
-            return self._judged(line.number, cells, raw)
-        problem = f"{counted(number, 'cell')} where the header has {self._width}"
-        return BadRow(line.number, problem, raw)
+        if number != self._width and (number != self._allowed or cells[-1].strip()):
+            return f"{counted(number, 'cell')} where the header has {self._width}"
+        for at in self.dialect.unnamed_at:
+            if cells[at].strip():
+                return f"{quoted_cell(cells[at])} stands in a column without a name"
+        return ""
 
     def _damage(self, text: str) -> str:
         if is_damaged(text):
@@ -217,6 +228,9 @@ class CsvSource:
         except ValueError as error:
             form = other_form(time, dialect.time_format) or str(error)
             return BadRow(line, f"time {quoted_cell(time)}: {form}", raw)
+        if self._has_halves and has_half_day(time) != dialect.half_days:
+            problem = "names no AM or PM" if dialect.half_days else "names AM or PM"
+            return BadRow(line, f"time {quoted_cell(time)}: {problem}, unlike most", raw)
         values: list[float | None] = []
         for at in dialect.values_at:
             cell = cells[at].strip()

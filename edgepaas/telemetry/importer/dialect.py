@@ -6,12 +6,14 @@ or whether 1,234 is more than a thousand, is asked for.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgepaas.telemetry.importer.cells import Quotes, split_cells
+from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.failures import ImportFailed
+from edgepaas.telemetry.importer.given import Given
+from edgepaas.telemetry.importer.header import read_header
 from edgepaas.telemetry.importer.lines import (
     Encoding,
     LineReader,
@@ -22,28 +24,8 @@ from edgepaas.telemetry.importer.lines import (
 from edgepaas.telemetry.importer.number_form import NumberForm, NumberSurvey
 from edgepaas.telemetry.importer.time_forms import TimeSurvey
 
-#: Tried in this order on the header line.
-_DELIMITERS = ",;\t|"
 #: Rows that are looked at when they leave nothing open.
 _SAMPLE = 1000
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the operator says of a file; None: it is to be found out.
-
-    *time_columns* are joined by a blank. *columns* are those with values by the metric's
-    name that each gets; None: all others, each of its own name (a wide file).
-    """
-
-    time_columns: tuple[str, ...] = ("timestamp",)
-    columns: Mapping[str, str] | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-    decimal: str | None = None
-    thousands: str = ""
-    time_format: str | None = None
-    quotes: Quotes = "strict"
 
 
 @dataclass(frozen=True)
@@ -55,42 +37,48 @@ class Dialect:
     delimiter: str
     quotes: Quotes
     header: tuple[str, ...]
+    #: The line that names the columns, and the text up to its end.
+    header_line: int
     header_raw: str
     times_at: tuple[int, ...]
     values_at: tuple[int, ...]
     metrics: tuple[str, ...]
     #: Each row ends with a delimiter that the header does not have.
     rows_end_with_delimiter: bool
+    #: Behind those that are used: what stands there may be a part of one that was shifted.
+    unnamed_at: tuple[int, ...]
     time_format: str
+    #: It was said; what was found out is held to more strictly.
+    time_format_said: bool
+    #: Times name the half of the day.
+    half_days: bool
     numbers: NumberForm
 
 
-def understand(path: Path, name: str, given: Given) -> Dialect:
-    """Return how the file at *path*, called *name* in messages, is read.
+def understand(csv: CsvFile, given: Given) -> Dialect:
+    """Return how *csv* is read.
 
     Raises ImportFailed where it is no such CSV file, or leaves open what a time or a value is.
     """
     try:
-        encoding = Encoding(given.encoding) if given.encoding else detect_encoding(path)
-        return _understand(path, name, given, encoding)
+        encoding = Encoding(given.encoding) if given.encoding else detect_encoding(csv)
+        return _understand(csv, given, encoding)
     except OSError as error:
         raise ImportFailed(
-            f"cannot read {name}: {error.strerror}; give a CSV file with a header line"
+            f"cannot read {csv.name}: {error.strerror}; give a CSV file with a header line"
         ) from error
     except UnicodeError as error:
         raise ImportFailed(
-            f"{name} cannot be read as {given.encoding or 'text'} ({error}); say its --encoding"
+            f"{csv.name} cannot be read as {given.encoding or 'text'} ({error}); say its --encoding"
         ) from error
 
 
-def _understand(path: Path, name: str, given: Given, encoding: Encoding) -> Dialect:
-    line_end = detect_line_end(path, encoding)
-    with LineReader(path, encoding, line_end, name) as lines:
-        first = lines.next_line()
-        header = first.text if first else ""
-        if "\0" in header:
-            raise _no_text(name)
-        delimiter, names = _header(name, header, given, encoding)
+def _understand(csv: CsvFile, given: Given, encoding: Encoding) -> Dialect:
+    name = csv.name
+    line_end = detect_line_end(csv, encoding)
+    with LineReader(csv, encoding, line_end) as lines:
+        header = read_header(lines, name, given, encoding)
+        delimiter, names = header.delimiter, header.names
         times_at = tuple(names.index(column) for column in given.time_columns)
         columns = given.columns
         if columns is None:
@@ -126,12 +114,18 @@ def _understand(path: Path, name: str, given: Given, encoding: Encoding) -> Dial
         delimiter,
         given.quotes,
         names,
-        first.raw if first else "",
+        header.line,
+        header.raw,
         times_at,
         survey.values_at,
         tuple(columns.values()),
         survey.rows_end_with_delimiter,
+        tuple(
+            at for at, column in enumerate(names) if not column and at > min(times_at + values_at)
+        ),
         time_format,
+        given.time_format is not None,
+        survey.times.half_days,
         numbers,
     )
 
@@ -184,57 +178,3 @@ def _sample(lines: LineReader, delimiter: str, quotes: Quotes) -> Iterator[list[
             continue
         if any(cell.strip() for cell in cells):
             yield cells
-
-
-def _header(
-    name: str, header: str, given: Given, encoding: Encoding
-) -> tuple[str, tuple[str, ...]]:
-    """Return the delimiter with which *header* has the columns, and their names."""
-    literal = given.quotes == "literal"
-    wanted = {**dict.fromkeys(given.time_columns, "--time-column")}
-    wanted |= dict.fromkeys(given.columns or (), "--value-column")
-
-    def names_by(delimiter: str) -> list[str]:
-        try:
-            return [cell.strip() for cell in split_cells(header, delimiter, literal=literal)]
-        except ValueError:
-            return []
-
-    def missing(delimiter: str) -> list[str]:
-        names = names_by(delimiter)
-        return [column for column in wanted if column not in names]
-
-    # Of equally good ones the one that makes the most columns, to name what is there.
-    choices = [given.delimiter] if given.delimiter else list(_DELIMITERS)
-    best = min(choices, key=lambda one: (len(missing(one)), -len(names_by(one))))
-    names, lacking = names_by(best), missing(best)
-    if lacking:
-        if is_damaged(header) or (encoding.guessed and not header.isascii() and len(names) < 2):
-            raise _no_text(name)
-        columns = " and ".join(f"'{column}'" for column in lacking)
-        options = " and ".join(sorted({wanted[column] for column in lacking}))
-        found = ", ".join(ascii(one) for one in names[:20] if one) or "nothing"
-        raise ImportFailed(
-            f"{name}, line 1: no column{'s' if len(lacking) > 1 else ''} {columns} in the "
-            f"header, which has {found}; name the right one with {options}"
-        )
-    used = set(wanted) if given.columns is not None else set(filter(None, names))
-    for column, times in Counter(names).items():
-        if times > 1 and column in used:
-            raise ImportFailed(
-                f"{name}, line 1: the column {column!a} occurs {times} times in the header, "
-                "and nothing says which is meant; nothing was sent: give them names of their own"
-            )
-    if given.columns is None and len(used) == len(given.time_columns):
-        raise ImportFailed(
-            f"{name}, line 1: no column beside {' and '.join(map(repr, given.time_columns))}; "
-            "name the --delimiter"
-        )
-    return best, tuple(names)
-
-
-def _no_text(name: str) -> ImportFailed:
-    return ImportFailed(
-        f"{name} is not a CSV text file; its first line has to name its columns (say its "
-        "--encoding where it is text in another one)"
-    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, Row
 from edgepaas.telemetry.importer.failures import counted
+from edgepaas.telemetry.importer.occurrences import Occurrences
 from edgepaas.telemetry.times import format_moment
 
 #: How many rows a report spells out: bad ones, and the first good ones.
@@ -47,6 +48,7 @@ class FirstLook:
     zoned: int = 0
     local: int = 0
     first_local: int = 0
+    occurrences: Occurrences = field(default_factory=Occurrences)
     _last: datetime | None = None
 
     @property
@@ -74,6 +76,7 @@ class FirstLook:
         if len(self.first_rows) < _FIRST_ROWS:
             self.first_rows.append(row)
         moment = row.recorded_at
+        self.occurrences.note(moment)
         self.in_future += moment > now
         self.earliest = moment if self.earliest is None else min(self.earliest, moment)
         self.latest = moment if self.latest is None else max(self.latest, moment)
@@ -127,6 +130,12 @@ def understood(source: CsvSource, look: FirstLook) -> dict[str, Any]:
         "time columns": [dialect.header[at] for at in dialect.times_at],
         "value columns": [dialect.header[at] for at in dialect.values_at],
         "metrics": list(dialect.metrics),
+        "other columns": [
+            name or f"column {at + 1}, without a name"
+            for at, name in enumerate(dialect.header)
+            if at not in (*dialect.times_at, *dialect.values_at)
+            and (name or at not in dialect.unnamed_at)
+        ],
         "time format": dialect.time_format,
         "time zone": (str(zone) if zone is not None else "UTC (--timezone was not given)")
         if look.local
@@ -186,7 +195,7 @@ def describe_bad_rows(look: FirstLook) -> str:
 def describe(source: CsvSource, look: FirstLook) -> Iterator[str]:
     """Yield the lines in which a person reads the first look."""
     yield (
-        f"{source.name}: {counted(look.readings, 'reading')} in {counted(look.rows, 'row')}"
+        f"{source.csv.name}: {counted(look.readings, 'reading')} in {counted(look.rows, 'row')}"
         f"{f', {look.bad_rows:,} bad' if look.bad_rows else ''}"
     )
     for what, found in understood(source, look).items():

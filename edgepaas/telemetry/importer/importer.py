@@ -68,6 +68,8 @@ class Report:
     deleted: int = 0
     #: The file with the rows that were left out.
     left_out: Path | None = None
+    #: The last line of which the box has everything.
+    line: int = 0
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class Report:
             "accepted": self.accepted,
             "duplicates": self.duplicates,
             "deleted": self.deleted,
+            "line": self.line or None,
             "bad_rows": look.bad_rows,
             "bad_rows_shown": [
                 {"line": row.line, "problem": row.problem} for row in look.bad_rows_shown
@@ -121,12 +124,20 @@ class Refused(ImportFailed):
         self.look = look
 
 
+class BrokenOff(ImportFailed):
+    """Some of the file is stored, and the rest is not; ``report`` says how much."""
+
+    def __init__(self, problem: str, report: "Report", progress: "Progress") -> None:
+        super().__init__(f"{problem}\n{describe_position(report.source, progress)}")
+        self.report = report
+
+
 def check(source: CsvSource, look: FirstLook, *, skip_bad: bool) -> None:
     """Raise Refused, which names the lines, where the file is not to be imported as it is."""
     if look.bad_rows and not skip_bad:
         wide = len(source.dialect.metrics) > 1
         raise Refused(
-            f"{source.name}: {look.bad_rows:,} of {counted(look.rows + look.bad_rows, 'row')} "
+            f"{source.csv.name}: {look.bad_rows:,} of {counted(look.rows + look.bad_rows, 'row')} "
             f"cannot be read, nothing was sent:\n{describe_bad_rows(look)}\n"
             "mend them, say how the file is written (--dry-run shows what was understood)"
             f"{', choose columns with --value-column' if wide else ''}, or import the rest with "
@@ -135,7 +146,7 @@ def check(source: CsvSource, look: FirstLook, *, skip_bad: bool) -> None:
         )
     if look.zoned and look.local and source.options.zone is None:
         raise Refused(
-            f"{source.name}: {look.local:,} of {counted(look.rows, 'time')} name no zone (the "
+            f"{source.csv.name}: {look.local:,} of {counted(look.rows, 'time')} name no zone (the "
             f"first in line {look.first_local}) and the others do, nothing was sent: say theirs "
             "with --timezone",
             look,
@@ -143,7 +154,7 @@ def check(source: CsvSource, look: FirstLook, *, skip_bad: bool) -> None:
     if not look.readings:
         left = f" but line {look.unfinished}, which has no line end" if look.unfinished else ""
         raise Refused(
-            f"{source.name}: no reading below the header{left}; nothing was sent"
+            f"{source.csv.name}: no reading below the header{left}; nothing was sent"
             f"{' (--complete takes it)' if left else ''}",
             look,
         )
@@ -165,23 +176,50 @@ def import_file(
     The file is read whole before anything is sent; Refused where a row is in doubt, unless
     *skip_bad*: then such rows are written to the file *left_out*. *deleted* is
     asked for the ids that are not to be stored again. *on_progress* is called after each
-    acknowledged batch. Takes memory for the file's distinct readings (about 150
-    bytes each), to tell the occurrences of equal rows apart. Raises ImportFailed, which says
-    up to which line the box has everything.
+    acknowledged batch. Raises ImportFailed; BrokenOff says up to which line the box has
+    everything.
     """
     started = time.monotonic()
-    wanted = left_out or source.path.with_name(f"{source.path.stem}.left-out.csv")
+    wanted = left_out or source.csv.path.with_name(f"{source.csv.path.stem}.left-out.csv")
     with LeftOutFile(wanted, source.dialect) as rest:
         look = look_at(source, on_bad_row=rest.add if skip_bad else None)
         check(source, look, skip_bad=skip_bad)
         report = Report(source, look, left_out=rest.keep())
+    looked_at = source.csv.checksum
     progress = Progress(total=look.readings)
     on_progress(progress)
     try:
-        gone = deleted()
+        _send_all(
+            _batches(source, target, batch_size, look),
+            send,
+            gone=deleted(),
+            progress=progress,
+            on_progress=on_progress,
+        )
+        if source.csv.checksum != looked_at or progress.done != look.readings:
+            raise ImportFailed(_CHANGED.format(name=source.csv.name))
     except ImportFailed as error:
-        raise ImportFailed(_where(source, progress, str(error))) from error
-    for rows in _batches(source, target, batch_size, look):
+        raise BrokenOff(str(error), report, progress) from error
+    finally:
+        report.accepted, report.duplicates = progress.accepted, progress.duplicates
+        report.deleted, report.line = progress.deleted, progress.line
+        report.seconds = time.monotonic() - started
+    return report
+
+
+_CHANGED = "{name} is another file than when it was first looked at; leave it alone meanwhile"
+
+
+def _send_all(
+    batches: Iterator[list[tuple[int, dict[str, Any]]]],
+    send: Sender,
+    *,
+    gone: frozenset[str],
+    progress: Progress,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Send what is not among *gone*, keeping *progress*; raises ImportFailed."""
+    for rows in batches:
         batch = [(line, reading) for line, reading in rows if reading["id"] not in gone]
         progress.deleted += len(rows) - len(batch)
         if not batch:
@@ -189,45 +227,31 @@ def import_file(
         try:
             accepted, duplicates = send([reading for _, reading in batch])
         except BatchRefused as error:
+            raise ImportFailed(_refusal_with_line_numbers(error, batch)) from error
+        if accepted + duplicates != len(batch):
             raise ImportFailed(
-                _where(source, progress, _refusal_with_line_numbers(error, batch))
-            ) from error
-        except ImportFailed as error:
-            raise ImportFailed(_where(source, progress, str(error))) from error
+                f"the box says that it has {accepted + duplicates:,} of the "
+                f"{counted(len(batch), 'reading')} that it was sent, up to line {batch[-1][0]}"
+            )
         progress.accepted += accepted
         progress.duplicates += duplicates
         progress.line = batch[-1][0]
         on_progress(progress)
-    report.accepted, report.duplicates = progress.accepted, progress.duplicates
-    report.deleted = progress.deleted
-    report.seconds = time.monotonic() - started
-    if progress.done != look.readings:
-        raise ImportFailed(_where(source, progress, _CHANGED.format(name=source.name)))
-    return report
-
-
-_CHANGED = "{name} is another file than when it was first looked at; leave it alone meanwhile"
 
 
 def _batches(
     source: CsvSource, target: Target, size: int, look: FirstLook
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield the file's readings with their lines, *size* at a time."""
-    seen: dict[tuple[int, datetime, float], int] = {}
     batch: list[tuple[int, dict[str, Any]]] = []
     metrics = source.dialect.metrics
-    left = look.rows
     for row in source:
         if not isinstance(row, Row):
             continue
-        if not left:
-            break  # written since the first look
-        left -= 1
         for place, value in enumerate(row.values):
             if value is None:
                 continue
-            occurrence = seen.get((place, row.recorded_at, value), 0)
-            seen[place, row.recorded_at, value] = occurrence + 1
+            occurrence = look.occurrences.number(place, row.recorded_at, value)
             reading = _reading(target, metrics[place], row.recorded_at, value, occurrence)
             batch.append((row.line, reading))
             if len(batch) == size:
@@ -252,16 +276,12 @@ def _reading(
     return reading if unit is None else {**reading, "unit": unit}
 
 
-def _where(source: CsvSource, progress: Progress, problem: str) -> str:
-    return f"{problem}\n{describe_position(source, progress)}"
-
-
 def describe_position(source: CsvSource, progress: Progress) -> str:
     """Return up to where the box has everything, and how to go on from there."""
     return (
         f"{progress.done:,} of {counted(progress.total, 'reading')} "
         f"{'is' if progress.total == 1 else 'are'} stored (up to line {progress.line} "
-        f"of {source.name}); run the same command again for the rest, nothing doubles"
+        f"of {source.csv.name}); run the same command again for the rest, nothing doubles"
     )
 
 

@@ -79,10 +79,16 @@ class LeftOutFile:
         for number in range(1, _MOST):
             stem = f"{self._wanted.stem}{'' if number == 1 else f'-{number}'}"
             name = self._wanted.with_name(f"{stem}{self._wanted.suffix}")
-            if name.exists() and not filecmp.cmp(name, rows, shallow=False):
+            why = name.with_suffix(".txt")
+            if why == name:
+                why = name.with_suffix(".reasons.txt")
+            if any(
+                there.exists() and not filecmp.cmp(there, ours, shallow=False)
+                for there, ours in ((name, rows), (why, reasons))
+            ):
                 continue
             rows.replace(name)
-            reasons.replace(name.with_suffix(".txt"))
+            reasons.replace(why)
             return name
         raise FileExistsError(f"{_MOST} files of that name are there")
 

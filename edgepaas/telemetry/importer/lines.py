@@ -5,9 +5,9 @@ import codecs
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
+from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.failures import ImportFailed
 
 #: Characters of a line; a file of something else may be one endless line.
@@ -46,8 +46,8 @@ class Line:
     raw: str
 
 
-def detect_encoding(path: Path) -> Encoding:
-    """Return what *path* is written in: by its byte-order mark, as UTF-8, else as Windows-1252.
+def detect_encoding(csv: CsvFile) -> Encoding:
+    """Return what *csv* is written in: by its byte-order mark, as UTF-8, else as Windows-1252.
 
     A file with more letters of UTF-8 than bytes that are none is a damaged one, whose rows
     are judged singly. Raises OSError.
@@ -55,7 +55,7 @@ def detect_encoding(path: Path) -> Encoding:
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     letters, strange = 0, set[int]()
     wrong = 0
-    with path.open("rb") as file:
+    with csv.bytes() as file:
         start = file.read(_CHUNK)
         for mark, name in _MARKS:
             if start.startswith(mark):
@@ -88,20 +88,17 @@ def is_damaged(text: str) -> bool:
 
 
 class LineReader:
-    """Reads *path* line by line; ``ahead`` looks at what comes without reading past it."""
+    """Reads *csv* line by line; ``ahead`` looks at what comes without reading past it."""
 
-    def __init__(self, path: Path, encoding: Encoding, line_end: str, name: str) -> None:
-        self._path, self._encoding, self._line_end = path, encoding, line_end
-        self._name = name
+    def __init__(self, csv: CsvFile, encoding: Encoding, line_end: str) -> None:
+        self._csv, self._encoding, self._line_end = csv, encoding, line_end
         self._number = 0
         self._waiting: deque[Line] = deque()
         self._file: TextIO
 
     def __enter__(self) -> "LineReader":
         """Open the file; raises OSError, LookupError."""
-        self._file = self._path.open(
-            encoding=self._encoding.name, errors=self._encoding.errors, newline=self._line_end
-        )
+        self._file = self._csv.text(self._encoding.name, self._encoding.errors, self._line_end)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -142,16 +139,18 @@ class LineReader:
         ended = raw.endswith(self._line_end)
         if not ended and len(raw) == LONGEST_LINE:
             raise ImportFailed(
-                f"{self._name}, line {self._number}: longer than {LONGEST_LINE:,} characters; "
+                f"{self._csv.name}, line {self._number}: longer than {LONGEST_LINE:,} characters; "
                 "this is no CSV text file"
             )
         # Windows programs that write twice leave several carriage returns.
         text = raw.removesuffix(self._line_end).rstrip("\r") if ended else raw
+        if self._number == 1:
+            text = text.lstrip("\ufeff")
         return Line(self._number, text, ended, raw)
 
 
-def detect_line_end(path: Path, encoding: Encoding) -> str:
+def detect_line_end(csv: CsvFile, encoding: Encoding) -> str:
     """Return the character that ends the file's lines; raises OSError, LookupError."""
-    with path.open(encoding=encoding.name, errors=encoding.errors, newline="") as file:
+    with csv.text(encoding.name, encoding.errors, "") as file:
         start = file.read(LONGEST_LINE)
     return "\r" if "\r" in start and "\n" not in start else "\n"

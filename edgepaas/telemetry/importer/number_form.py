@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 #: Blanks that stand between thousands: the ordinary one, and those that do not break.
 _BLANKS = " \u00a0\u202f"
+_MARKED = re.compile(rf"[+-]?\d{{1,3}}(?:[{_BLANKS}'\u2019_]\d{{3}})+(?:[.,]\d*)?", re.ASCII)
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+", re.ASCII)
 
 
@@ -53,6 +54,10 @@ class NumberParser:
                 grouped = NumberForm(self.form.decimal, mark)
                 if other.pattern().fullmatch(text) or grouped.pattern().fullmatch(text):
                     return f"has a {mark!r}, where the file's decimal mark is {self.form.decimal!r}"
+        if not text:
+            return "empty: --no-value '' passes over such cells"
+        if _MARKED.fullmatch(text) and not self.form.thousands:
+            return "has marks between digits: say what they are with --thousands"
         return "not a finite number"
 
 
@@ -65,15 +70,14 @@ class NumberSurvey:
         #: Numbers such as 1.234, which are one or another by what the mark means.
         self._open = {".": 0, ",": 0}
         self._examples = {".": "", ",": ""}
-        self._whole = 0
 
     def see(self, text: str) -> None:
         """Count *text*, a cell of a column of values."""
         text = text.translate(self._without)
         marks = [mark for mark in text if mark in ".,"]
         if not marks:
-            self._whole += text.isascii() and text.lstrip("+-").isdigit()
-        elif _GROUPED.fullmatch(text) and len(set(marks)) == 1:
+            return
+        if _GROUPED.fullmatch(text) and len(set(marks)) == 1:
             # Two marks of one kind stand between thousands: the other one is for decimals.
             if len(marks) > 1:
                 self._sure["." if marks[0] == "," else ","] += 1
@@ -89,8 +93,8 @@ class NumberSurvey:
         """Return the decimal mark; raises ValueError where the numbers may be one or another."""
         if any(self._sure.values()):
             return max(self._sure, key=lambda mark: self._sure[mark])
-        # Three digits after each point and whole numbers beside them: 1.000 after 999.
-        points = self._open["."] and self._whole and delimiter != ","
+        # Three digits after each point, which where commas part cells is no mark of thousands.
+        points = self._open["."] and delimiter != ","
         if self._open[","] or points:
             example = self._examples["," if self._open[","] else "."]
             raise ValueError(

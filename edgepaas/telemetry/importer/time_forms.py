@@ -34,14 +34,25 @@ _EPOCH = re.compile(r"(?P<whole>\d{1,20})(?:[.,](?P<fraction>\d{1,9}))?", re.ASC
 _EPOCH_DIGITS = {9: "epoch-s", 10: "epoch-s"} | {
     digits + fine: name for name, fine in EPOCHS.items() if fine for digits in (9, 10)
 }
+#: A date and time without marks, of 10 to 14 digits, which may be a number of an epoch too.
+_COMPACT = re.compile(
+    r"(?:19|20)?\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?",
+    re.ASCII,
+)
+_SHORT_YEAR = re.compile(r"\d\d?[-/.]\d\d?[-/.]\d\d?[Tt ,].*", re.ASCII)
+_HALF = re.compile(r"\d ?[AaPp][Mm]\b", re.ASCII)
+#: Among the forms that a text may have; not one that is taken without being said.
+_UNMARKED = "a date without marks"
+_PROBE = datetime(2026, 11, 23, 15, 4, 5, tzinfo=UTC)
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
 
 
-def time_parser(name: str, *, leap_second: bool = False) -> TimeParser:
+def time_parser(name: str, *, leap_second: bool = False, said: bool = True) -> TimeParser:
     """Return the parser of the form *name*, or of a strptime pattern such as ``%d%m%y %H:%M``.
 
-    *leap_second*: take second 60 as the second that follows it. Raises ValueError for
+    *leap_second*: take second 60 as the second that follows it. *said*: by the operator; an
+    epoch that was found out has no moments that may be of another one. Raises ValueError for
     a name that is no form.
     """
     if name == ISO:
@@ -50,8 +61,9 @@ def time_parser(name: str, *, leap_second: bool = False) -> TimeParser:
         month, day = ("two", "one") if name == DAY_FIRST else ("one", "two")
         return lambda text: _calendar(_YEAR_LAST.fullmatch(text), month, day, leap_second)
     if name in EPOCHS:
-        return lambda text: _epoch(text, EPOCHS[name])
+        return lambda text: _epoch(text, name, said)
     if "%" in name:
+        _check_pattern(name)
         return lambda text: _by_pattern(text, name)
     raise ValueError(f"one of {', '.join(NAMES)}, or a pattern such as '%d.%m.%y %H:%M'")
 
@@ -69,7 +81,8 @@ def forms_of(text: str) -> frozenset[str]:
         return frozenset([DAY_FIRST] * day_first + [MONTH_FIRST] * month_first)
     epoch = _EPOCH.fullmatch(text)
     name = _EPOCH_DIGITS.get(len(epoch["whole"])) if epoch else None
-    return frozenset({name}) if name else frozenset()
+    unmarked = _UNMARKED if _COMPACT.fullmatch(text) else None
+    return frozenset(filter(None, (name, unmarked)))
 
 
 class TimeSurvey:
@@ -77,48 +90,82 @@ class TimeSurvey:
 
     def __init__(self) -> None:
         self._seen: Counter[frozenset[str]] = Counter()
-        self._example = ""
+        self._examples: dict[frozenset[str], str] = {}
+        self._halves = 0
 
     def see(self, text: str) -> None:
         """Count *text*, a cell of the column of times."""
         forms = forms_of(text)
         if forms:
             self._seen[forms] += 1
-            if len(forms) > 1:
-                self._example = text
+            self._examples.setdefault(forms, text)
+            self._halves += has_half_day(text)
 
     def form(self) -> str:
-        """Return the form of most times; raises ValueError where days may be months."""
+        """Return the form of most times; raises ValueError where they may be one or another."""
         totals: Counter[str] = Counter()
         for forms, number in self._seen.items():
-            totals.update(dict.fromkeys(forms, number))
+            totals.update(dict.fromkeys(forms - {_UNMARKED}, number))
         if not totals:
             return ISO
         best = max(totals, key=lambda name: (totals[name], -NAMES.index(name)))
+        if best in EPOCHS:
+            self._check_epoch(best)
         if best not in (DAY_FIRST, MONTH_FIRST):
             return best
-        day = self._seen[frozenset({DAY_FIRST})]
-        month = self._seen[frozenset({MONTH_FIRST})]
-        if bool(day) != bool(month):
-            return DAY_FIRST if day else MONTH_FIRST
-        which = "and no time of the file tells which" if not day else "and the file has both"
-        raise ValueError(
-            f"a time such as {quoted_cell(self._example)} may have its day or its month first, "
-            f"{which}: give --time-format {DAY_FIRST} or --time-format {MONTH_FIRST}"
-        )
+        day, month = frozenset({DAY_FIRST}), frozenset({MONTH_FIRST})
+        if bool(self._seen[day]) != bool(self._seen[month]):
+            return DAY_FIRST if self._seen[day] else MONTH_FIRST
+        if self._seen[day]:
+            shown, other = quoted_cell(self._examples[day]), quoted_cell(self._examples[month])
+            what = f"{shown} has its day first and {other} its month, and the file has both"
+        else:
+            shown = quoted_cell(self._examples[day | month])
+            what = (
+                f"a time such as {shown} may have its day or its month first, and no time of the "
+                "file tells which"
+            )
+        raise ValueError(f"{what}: give --time-format {DAY_FIRST} or --time-format {MONTH_FIRST}")
+
+    def _check_epoch(self, name: str) -> None:
+        example = self._examples.get(frozenset({name, _UNMARKED}))
+        if example is not None and not self._seen[frozenset({name})]:
+            pattern = "%Y%m%d%H%M" if example[:2] in ("19", "20") else "%y%m%d%H%M"
+            pattern += "%S" * (len(example) == 12 and pattern[1] == "y")
+            raise ValueError(
+                f"a time such as {quoted_cell(example)} may be {name} or a date without marks, "
+                f"and no time of the file tells which: give --time-format {name} or --time-format "
+                f"'{pattern}'"
+            )
+
+    @property
+    def half_days(self) -> bool:
+        """Whether most times name the half of the day, AM or PM."""
+        return 2 * self._halves > self._seen.total()
 
     @property
     def decided(self) -> bool:
         """Whether what was seen tells the form."""
-        return any(len(forms) == 1 for forms in self._seen)
+        return any(len(forms) == 1 and _UNMARKED not in forms for forms in self._seen)
+
+
+def has_half_day(text: str) -> bool:
+    """Tell whether the time *text* names AM or PM."""
+    return _HALF.search(text) is not None
 
 
 def other_form(text: str, name: str) -> str:
     """Return which other form than *name* the time *text* has, as part of a message, or nothing."""
     forms = forms_of(text)
-    if not forms or name in forms:
+    if name in forms:
         return ""
-    return f"{' or '.join(sorted(forms))}, where the file is {name}"
+    if known := sorted(forms - {_UNMARKED}):
+        return f"{' or '.join(known)}, where the file is {name}"
+    if forms:
+        return "a date without marks: say its form, as in --time-format '%Y%m%d%H%M%S'"
+    if _SHORT_YEAR.fullmatch(text):
+        return "a year of two digits: say its form, as in --time-format '%d.%m.%y %H:%M'"
+    return ""
 
 
 def _calendar(found: re.Match[str] | None, month: str, day: str, leap_second: bool) -> datetime:
@@ -162,16 +209,32 @@ def _zone(text: str | None) -> timezone | None:
     return timezone(-offset if text[0] == "-" else offset)
 
 
-def _epoch(text: str, fine: int) -> datetime:
+def _epoch(text: str, name: str, said: bool) -> datetime:
     found = _EPOCH.fullmatch(text)
     if found is None:
         raise ValueError("not a number of an epoch")
+    if not said and _EPOCH_DIGITS.get(len(found["whole"])) != name:
+        raise ValueError(f"as {name} not in the years 1973 to 2286; --time-format {name} takes it")
     fraction = (found["fraction"] or "").ljust(9, "0")
-    nanoseconds = (int(found["whole"]) * 10**9 + int(fraction)) // 10**fine
+    nanoseconds = (int(found["whole"]) * 10**9 + int(fraction)) // 10 ** EPOCHS[name]
     try:
         return _START + timedelta(microseconds=nanoseconds // 1000)
     except OverflowError:
         raise ValueError("must lie in the years 1970 to 9999 (UTC)") from None
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for a pattern of which a part of a moment would be passed over."""
+    try:
+        found = datetime.strptime(_PROBE.strftime(pattern), pattern)
+    except (ValueError, re.error) as error:
+        raise ValueError(f"not a pattern that can be read ({error})") from error
+    if found.date() != _PROBE.date():
+        raise ValueError("its year, month or day is missing (%M is the minute, %m the month)")
+    if "%Z" in pattern:
+        raise ValueError("%Z names no offset: write the text itself, and say --timezone")
+    if ("%I" in pattern) != ("%p" in pattern):
+        raise ValueError("an hour %I needs %p, and %p an hour %I")
 
 
 def _by_pattern(text: str, pattern: str) -> datetime:
