@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from edgepaas.telemetry.importer.csv_file import CsvFile
-from edgepaas.telemetry.importer.csv_source import CsvSource, ReadingOptions
 from edgepaas.telemetry.importer.delivery import HttpSender
-from edgepaas.telemetry.importer.dialect import understand
-from edgepaas.telemetry.importer.given import Given
 from edgepaas.telemetry.importer.importer import BrokenOff, Target, import_file
+from edgepaas.telemetry.importer.reader.csv_file import CsvFile
+from edgepaas.telemetry.importer.reader.csv_source import CsvSource, ReadingOptions
+from edgepaas.telemetry.importer.reader.dialect import understand
+from edgepaas.telemetry.importer.reader.given import Given
 from tests.support.import_runs import keeping_box, run_import
 
 Captured = pytest.CaptureFixture[str]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepaas.telemetry.importer.occurrences import Occurrences
+from edgepaas.telemetry.importer.reader.occurrences import Occurrences
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from edgepaas.telemetry.importer import csv_source, lines, local_times
+from edgepaas.telemetry.importer.reader import csv_source, lines, local_times
 from tests.support.import_runs import keeping_box, run_import
 from tests.support.written_tables import local_lines
 

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from edgepaas.telemetry.importer.csv_file import CsvFile
-from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, ReadingOptions, Row
-from edgepaas.telemetry.importer.dialect import understand
 from edgepaas.telemetry.importer.failures import ImportFailed
-from edgepaas.telemetry.importer.given import Given
+from edgepaas.telemetry.importer.reader.csv_file import CsvFile
+from edgepaas.telemetry.importer.reader.csv_source import BadRow, CsvSource, ReadingOptions, Row
+from edgepaas.telemetry.importer.reader.dialect import understand
+from edgepaas.telemetry.importer.reader.given import Given
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from edgepaas.telemetry.importer import importer
-from edgepaas.telemetry.importer.csv_file import CsvFile
-from edgepaas.telemetry.importer.csv_source import CsvSource
-from edgepaas.telemetry.importer.dialect import understand
 from edgepaas.telemetry.importer.failures import ImportFailed
 from edgepaas.telemetry.importer.first_look import describe_bad_rows
-from edgepaas.telemetry.importer.given import Given
 from edgepaas.telemetry.importer.importer import BatchRefused, Progress, Target, import_file
+from edgepaas.telemetry.importer.reader.csv_file import CsvFile
+from edgepaas.telemetry.importer.reader.csv_source import CsvSource
+from edgepaas.telemetry.importer.reader.dialect import understand
+from edgepaas.telemetry.importer.reader.given import Given
 from tests.support.machine_readings import SOME
 
 SAMPLE = Path(__file__).resolve().parents[1] / "support" / "stepping_clock.csv"

@@ -22,9 +22,9 @@ from edgepaas.telemetry.importer.arguments import (
 )
 
 if TYPE_CHECKING:
-    from edgepaas.telemetry.importer.csv_file import CsvFile
-    from edgepaas.telemetry.importer.csv_source import CsvSource
     from edgepaas.telemetry.importer.importer import Report
+    from edgepaas.telemetry.importer.reader.csv_file import CsvFile
+    from edgepaas.telemetry.importer.reader.csv_source import CsvSource
 
 __all__ = ["add_arguments", "run"]
 
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _source(arguments: argparse.Namespace, csv: "CsvFile") -> "CsvSource":
     # Only now: what takes long to import is of no use to a wrong command line.
-    from edgepaas.telemetry.importer.csv_source import CsvSource, ReadingOptions
-    from edgepaas.telemetry.importer.dialect import understand
-    from edgepaas.telemetry.importer.given import Given
-    from edgepaas.telemetry.importer.time_forms import time_parser
+    from edgepaas.telemetry.importer.reader.csv_source import CsvSource, ReadingOptions
+    from edgepaas.telemetry.importer.reader.dialect import understand
+    from edgepaas.telemetry.importer.reader.given import Given
+    from edgepaas.telemetry.importer.reader.time_forms import time_parser
 
     options = ReadingOptions(
         zone=zone_of(arguments.timezone),
@@ -176,7 +176,7 @@ def _print_report(report: "Report") -> None:
 @contextlib.contextmanager
 def _file(given: Path) -> Iterator["CsvFile"]:
     """Give the file to read; what can be read only once, such as a pipe, is kept meanwhile."""
-    from edgepaas.telemetry.importer.csv_file import CsvFile, is_regular
+    from edgepaas.telemetry.importer.reader.csv_file import CsvFile, is_regular
 
     if given != _STANDARD_INPUT and is_regular(given):
         with CsvFile(given) as csv:

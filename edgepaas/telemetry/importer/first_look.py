@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from edgepaas.telemetry.importer.csv_source import BadRow, CsvSource, Row
 from edgepaas.telemetry.importer.failures import counted
-from edgepaas.telemetry.importer.occurrences import Occurrences
+from edgepaas.telemetry.importer.reader.csv_source import BadRow, CsvSource, Row
+from edgepaas.telemetry.importer.reader.occurrences import Occurrences
 from edgepaas.telemetry.times import format_moment
 
 #: How many rows a report spells out: bad ones, and the first good ones.

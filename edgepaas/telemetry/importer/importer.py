@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgepaas.app.models import content_id
-from edgepaas.telemetry.importer.csv_source import CsvSource, Row
 from edgepaas.telemetry.importer.failures import ImportFailed, counted
 from edgepaas.telemetry.importer.first_look import (
     BAD_ROWS_SHOWN,
@@ -25,6 +24,7 @@ from edgepaas.telemetry.importer.first_look import (
     understood,
 )
 from edgepaas.telemetry.importer.left_out import LeftOutFile
+from edgepaas.telemetry.importer.reader.csv_source import CsvSource, Row
 from edgepaas.telemetry.times import format_moment
 
 #: Fixed for ever: ids already in databases were made with it.

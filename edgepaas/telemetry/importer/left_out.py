@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from edgepaas.telemetry.importer.csv_source import BadRow
-from edgepaas.telemetry.importer.dialect import Dialect
 from edgepaas.telemetry.importer.failures import ImportFailed
+from edgepaas.telemetry.importer.reader.csv_source import BadRow
+from edgepaas.telemetry.importer.reader.dialect import Dialect
 
 #: Files of one name; an operator has seen them long before.
 _MOST = 1000

@@ -5,14 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
-from edgepaas.telemetry.importer.cells import OpenQuote, is_open, split_cells
-from edgepaas.telemetry.importer.csv_file import CsvFile
-from edgepaas.telemetry.importer.dialect import Dialect
 from edgepaas.telemetry.importer.failures import ImportFailed, counted, quoted_cell
-from edgepaas.telemetry.importer.lines import Line, LineReader, is_damaged
-from edgepaas.telemetry.importer.local_times import LocalTimes, Order, Repeated
-from edgepaas.telemetry.importer.number_form import NumberParser
-from edgepaas.telemetry.importer.time_forms import EPOCHS, has_half_day, other_form, time_parser
+from edgepaas.telemetry.importer.reader.cells import OpenQuote, is_open, split_cells
+from edgepaas.telemetry.importer.reader.csv_file import CsvFile
+from edgepaas.telemetry.importer.reader.dialect import Dialect
+from edgepaas.telemetry.importer.reader.lines import Line, LineReader, is_damaged
+from edgepaas.telemetry.importer.reader.local_times import LocalTimes, Order, Repeated
+from edgepaas.telemetry.importer.reader.number_form import NumberParser
+from edgepaas.telemetry.importer.reader.time_forms import (
+    EPOCHS,
+    has_half_day,
+    other_form,
+    time_parser,
+)
 from edgepaas.telemetry.times import as_utc
 
 #: Lines that one row may span where rows may.

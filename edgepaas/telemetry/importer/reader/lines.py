@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.failures import ImportFailed
+from edgepaas.telemetry.importer.reader.csv_file import CsvFile
 
 #: Characters of a line; a file of something else may be one endless line.
 LONGEST_LINE = 1 << 20

@@ -9,20 +9,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgepaas.telemetry.importer.cells import Quotes, split_cells
-from edgepaas.telemetry.importer.csv_file import CsvFile
 from edgepaas.telemetry.importer.failures import ImportFailed
-from edgepaas.telemetry.importer.given import Given
-from edgepaas.telemetry.importer.header import read_header
-from edgepaas.telemetry.importer.lines import (
+from edgepaas.telemetry.importer.reader.cells import Quotes, split_cells
+from edgepaas.telemetry.importer.reader.csv_file import CsvFile
+from edgepaas.telemetry.importer.reader.given import Given
+from edgepaas.telemetry.importer.reader.header import read_header
+from edgepaas.telemetry.importer.reader.lines import (
     Encoding,
     LineReader,
     detect_encoding,
     detect_line_end,
     is_damaged,
 )
-from edgepaas.telemetry.importer.number_form import NumberForm, NumberSurvey
-from edgepaas.telemetry.importer.time_forms import TimeSurvey
+from edgepaas.telemetry.importer.reader.number_form import NumberForm, NumberSurvey
+from edgepaas.telemetry.importer.reader.time_forms import TimeSurvey
 
 #: Rows that are looked at when they leave nothing open.
 _SAMPLE = 1000

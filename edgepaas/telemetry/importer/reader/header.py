@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from edgepaas.telemetry.importer.cells import split_cells
 from edgepaas.telemetry.importer.failures import ImportFailed
-from edgepaas.telemetry.importer.given import Given
-from edgepaas.telemetry.importer.lines import Encoding, Line, LineReader, is_damaged
+from edgepaas.telemetry.importer.reader.cells import split_cells
+from edgepaas.telemetry.importer.reader.given import Given
+from edgepaas.telemetry.importer.reader.lines import Encoding, Line, LineReader, is_damaged
 
 #: Tried in this order.
 _DELIMITERS = ",;\t|"

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgepaas.telemetry.importer.cells import Quotes
+from edgepaas.telemetry.importer.reader.cells import Quotes
 
 
 @dataclass(frozen=True)
