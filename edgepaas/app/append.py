@@ -71,6 +71,8 @@ _TAKEN = "Another one has a value that is to be unique."
 class AppendRequest:
     """Whose request it is. *caller* is a token's id, *key* its Idempotency-Key.
 
+    *name* is the token's name, for rows that say who wrote them: copied, since a token may be
+    revoked. Empty where the caller has none but *caller*.
     *at_once*: nothing may be waited for. Raise :class:`NotPlain` where that cannot be helped;
     the request then comes again, in a thread of its own.
     """
@@ -78,6 +80,7 @@ class AppendRequest:
     caller: str
     key: str | None = None
     at_once: bool = False
+    name: str = ""
 
     def identity(self, position: int) -> uuid.UUID:
         """Return an id for the item at *position*: the same again for the same key."""
@@ -153,7 +156,8 @@ class AppendRoute:
         content = {"application/json": {"oneOf": shapes}, NDJSON: {"type": "string"}}
 
         def view() -> tuple[Response, int]:
-            made = AppendRequest(current_caller().id, idempotency_key())
+            caller = current_caller()
+            made = AppendRequest(caller.id, idempotency_key(), name=caller.name)
             value = read_ndjson(most=self.most) if is_ndjson() else read_json(also=(NDJSON,))
             stored = self.store(database, value, made, known=request.environ.get(OUTCOME))
             # As the response's schema would dump it; this is the request that is sent most.

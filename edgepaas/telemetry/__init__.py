@@ -40,6 +40,7 @@ def _models() -> "MetaData":
 
 def _blueprints(box: "Box") -> "Sequence[Blueprint]":
     from edgepaas.telemetry.allowance import Allowance
+    from edgepaas.telemetry.changing.routes import changes_blueprint
     from edgepaas.telemetry.devices import devices_blueprint
     from edgepaas.telemetry.readings import readings_blueprint
     from edgepaas.telemetry.rules.follower import RuleFollower
@@ -57,6 +58,7 @@ def _blueprints(box: "Box") -> "Sequence[Blueprint]":
         devices_blueprint(box, devices),
         rules_blueprint(box, follower, rules),
         readings_blueprint(box, follower, devices),
+        changes_blueprint(box),
         status_blueprint(box),
     ]
 

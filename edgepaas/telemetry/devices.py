@@ -6,12 +6,15 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from edgepaas.app import Box
 from edgepaas.app.api import ApiBlueprint, Problem, current_caller
 from edgepaas.app.facts import insert_new
 from edgepaas.app.models import utc_now
 from edgepaas.telemetry import rows
 from edgepaas.telemetry.allowance import Allowance
+from edgepaas.telemetry.changing.record import ChangeRecord
 from edgepaas.telemetry.intake import device_id
 from edgepaas.telemetry.models import DEVICES
 from edgepaas.telemetry.pages import PagedList
@@ -65,14 +68,15 @@ def devices_blueprint(box: Box, allowed: Allowance) -> ApiBlueprint:
     @api.may_answer(404)
     def change_device(changes: dict[str, Any], device_id: uuid.UUID) -> Any:
         """Change the given fields of a device"""
-        return rows.change(database, DEVICES, device_id, lambda stored: changes)
+        record = ChangeRecord.of_request(box)
+        return rows.change(database, DEVICES, device_id, lambda stored: changes, record)
 
     @api.route("/<uuid:device_id>", methods=["DELETE"], parameters=_PATH)
     @api.response(204)
     @api.may_answer(404)
     def delete_device(device_id: uuid.UUID) -> None:
         """Delete a device; its readings stay, and its next one registers it again"""
-        rows.delete_row(database, DEVICES, device_id)
+        rows.delete_row(database, DEVICES, device_id, ChangeRecord.of_request(box))
 
     return api
 
@@ -81,7 +85,15 @@ def _create(box: Box, given: Mapping[str, Any]) -> Mapping[str, Any]:
     now = utc_now()
     identity = device_id(given["name"])
     row = {**given, "id": identity, "created_at": now, "updated_at": now}
-    if not box.database.write(lambda session: insert_new(session, DEVICES, [row])):
+    record = ChangeRecord.of_request(box)
+
+    def work(session: Session) -> bool:
+        if not insert_new(session, DEVICES, [row]):
+            return False
+        record.created(session, DEVICES, row)
+        return True
+
+    if not box.database.write(work):
         raise Problem(
             409,
             f"There is a device of this name already: PATCH /api/v1/devices/{identity} changes it.",

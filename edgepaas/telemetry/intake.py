@@ -17,8 +17,9 @@ from edgepaas.app.append import Append, AppendRequest, AppendRoute
 from edgepaas.app.facts import Appended, Row
 from edgepaas.app.models import name_id, utc_now
 from edgepaas.telemetry.allowance import Allowance
+from edgepaas.telemetry.changing.record import own_node
 from edgepaas.telemetry.limits import READINGS_MAX
-from edgepaas.telemetry.models import DEVICES, READINGS, RULE_FEED
+from edgepaas.telemetry.models import DEVICES, NAME_LENGTH, READINGS, RULE_FEED
 from edgepaas.telemetry.rules.feed import Entry, feed_rows
 from edgepaas.telemetry.schemas import AcceptedSchema, ReadingBatch, ReadingFields
 
@@ -34,6 +35,7 @@ class ReadingIntake:
 
     def __init__(self, box: Box, rules: "RuleFollower", devices: Allowance) -> None:
         self._box, self._rules = box, rules
+        self._node = own_node(box)
         #: How many readings one body may hold.
         self.most = box.settings.integer(READINGS_MAX.name)
         self._devices_allowed = devices
@@ -48,17 +50,18 @@ class ReadingIntake:
             response=AcceptedSchema,
         )
 
-    def take(self, body: Any, *, caller: str, key: str | None = None) -> Appended:
+    def take(self, body: Any, *, caller: str, key: str | None = None, name: str = "") -> Appended:
         """Validate and store *body*; return, once they are durable, how many readings are new.
 
         *body* is parsed JSON (``edgepaas.app.api.parse_json``): one reading, a list, or
-        ``{"readings": […]}``. *caller* is who sent it, as a token's id. *key* is the sender's
+        ``{"readings": […]}``. *caller* is who sent it, as a token's id, *name* what its readings
+        say of who wrote them (``written_by``), *caller* without one. *key* is the sender's
         name for this body, as an Idempotency-Key or the id of a message: the same again from
         the same caller stores nothing twice. For any thread. Raises Problem, whose status and
         details say what is wrong: 413 and 422 for the body, 409 where a reading or a key came
         with other content before; DatabaseError as ``database.write`` does.
         """
-        return self.route.store(self._box.database, body, AppendRequest(caller, key))
+        return self.route.store(self._box.database, body, AppendRequest(caller, key, name=name))
 
     def post_readings(
         self, readings: Sequence[Mapping[str, Any]], request: AppendRequest
@@ -70,7 +73,7 @@ class ReadingIntake:
         """
         self._devices_allowed.take(request.caller, {reading["device"] for reading in readings})
         now = utc_now()
-        rows = _rows(readings, request, now)
+        rows = _rows(readings, request, now, self._node)
         before = {DEVICES: _devices(rows, now)}
         wanted = self._rules.wanted(rows, at_once=request.at_once)
         if not wanted:
@@ -100,11 +103,15 @@ def device_id(name: str) -> uuid.UUID:
 
 
 def _rows(
-    readings: Sequence[Mapping[str, Any]], request: AppendRequest, now: datetime
+    readings: Sequence[Mapping[str, Any]],
+    request: AppendRequest,
+    now: datetime,
+    node: uuid.UUID | None,
 ) -> list[Row]:
     """Return the rows of validated *readings*; those without a moment are of *now*."""
     without_id = [at for at, reading in enumerate(readings) if "id" not in reading]
     identities = iter(request.identities(without_id))
+    written_by = (request.name or request.caller)[:NAME_LENGTH]
     return [
         {
             "id": reading["id"] if "id" in reading else next(identities),
@@ -116,6 +123,8 @@ def _rows(
             "unit": reading["unit"],
             "recorded_at": reading.get("recorded_at", now),
             "received_at": now,
+            "written_by": written_by,
+            "node": node,
         }
         for reading in readings
     ]

@@ -24,6 +24,8 @@ NAME_LENGTH = 200
 UNIT_LENGTH = 50
 DESCRIPTION_LENGTH = 2000
 REASON_LENGTH = 500
+ACTIONS = ("create", "change", "delete")
+KINDS = ("device", "rule")
 CONDITIONS = ("above", "below", "absent", "rate")
 SEVERITIES = ("info", "warning", "critical")
 
@@ -107,6 +109,10 @@ class Reading(Model, kind="facts"):
     #: A client that gives no moment and repeats on the other database means the same reading.
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, info={"filled_from": "received_at"})
     received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, info=_FIRST_SEEN)
+    #: Whose token it was, and which box took it: whoever sends the same again changes neither.
+    #: NULL in rows from before these columns, and from boxes that do not know them yet.
+    written_by: Mapped[str | None] = mapped_column(Text(NAME_LENGTH), info=_FIRST_SEEN)
+    node: Mapped[uuid.UUID | None] = mapped_column(Uuid, info=_FIRST_SEEN)
 
 
 class ReadingDeletion(Model, kind="facts"):
@@ -131,6 +137,36 @@ class ReadingDeletion(Model, kind="facts"):
     token_id: Mapped[str] = mapped_column(Text(100))
     node: Mapped[str] = mapped_column(Text(36))
     reason: Mapped[str] = mapped_column(Text(REASON_LENGTH))
+    written_by: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))
+    reading_node: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+
+
+class Change(Model, kind="facts"):
+    """A change of a device or a rule by a client: what, by whom and on which box.
+
+    ``old`` and ``new`` hold the fields that changed: a row that was created has no ``old``, one
+    that was deleted no ``new``. A device that its first reading registered has none of these;
+    the reading says who.
+    """
+
+    __tablename__ = "changes"
+    __table_args__ = (
+        CheckConstraint(f"kind IN {KINDS}", name="kind"),
+        CheckConstraint(f"action IN {ACTIONS}", name="action"),
+        Index(None, "changed_at", "id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid7)
+    kind: Mapped[str] = mapped_column(Text(20))
+    row_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    name: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    action: Mapped[str] = mapped_column(Text(20))
+    old: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    new: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    changed_by: Mapped[str] = mapped_column(Text(NAME_LENGTH))
+    token_id: Mapped[str] = mapped_column(Text(100))
+    node: Mapped[uuid.UUID | None] = mapped_column(Uuid)
 
 
 class RuleFeed(Model, kind="local"):
@@ -156,4 +192,5 @@ DEVICES: Table = Device.metadata.tables[Device.__tablename__]
 RULES: Table = Rule.metadata.tables[Rule.__tablename__]
 READINGS: Table = Reading.metadata.tables[Reading.__tablename__]
 READING_DELETIONS: Table = Reading.metadata.tables[ReadingDeletion.__tablename__]
+CHANGES: Table = Change.metadata.tables[Change.__tablename__]
 RULE_FEED: Table = RuleFeed.metadata.tables[RuleFeed.__tablename__]

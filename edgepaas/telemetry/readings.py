@@ -25,12 +25,14 @@ _LIST = PagedList(
     {
         "device": ("device", operator.eq),
         "metric": ("metric", operator.eq),
+        "written_by": ("written_by", operator.eq),
+        "node": ("node", operator.eq),
         "since": ("recorded_at", operator.ge),
         "until": ("recorded_at", operator.lt),
     },
     item_order=(
         *("id", "device", "device_id", "metric", "value", "unit"),
-        *("recorded_at", "received_at"),
+        *("recorded_at", "received_at", "written_by", "node"),
     ),
     page_order=("items", "next_cursor", "partial"),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row by its id: read, changed, deleted."""
+"""One row by its id: read, changed, deleted; each change with the record of who made it."""
 
 import uuid
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from edgepaas.app.api import Problem
 from edgepaas.app.facts import Row
 from edgepaas.app.models import Database
+from edgepaas.telemetry.changing.record import ChangeRecord
 
 
 def get(database: Database, table: Table, identity: uuid.UUID) -> Row:
@@ -19,7 +20,11 @@ def get(database: Database, table: Table, identity: uuid.UUID) -> Row:
 
 
 def change(
-    database: Database, table: Table, identity: uuid.UUID, changes: Callable[[Row], Row]
+    database: Database,
+    table: Table,
+    identity: uuid.UUID,
+    changes: Callable[[Row], Row],
+    record: ChangeRecord,
 ) -> Row:
     """Set what ``changes(stored row)`` returns and return the row as it is then.
 
@@ -34,18 +39,22 @@ def change(
         if not wanted:
             return stored
         statement = update(table).where(table.c.id == identity).values(wanted).returning(table)
-        return dict(session.execute(statement).mappings().one())
+        changed = dict(session.execute(statement).mappings().one())
+        record.changed(session, table, stored, changed)
+        return changed
 
     return database.write(work)
 
 
-def delete_row(database: Database, table: Table, identity: uuid.UUID) -> None:
+def delete_row(database: Database, table: Table, identity: uuid.UUID, record: ChangeRecord) -> None:
     """Delete the row *identity* of *table*; Problem 404 when there is none."""
 
     def work(session: Session) -> None:
-        statement = delete(table).where(table.c.id == identity).returning(table.c.id)
-        if session.execute(statement).one_or_none() is None:
+        statement = delete(table).where(table.c.id == identity).returning(table)
+        deleted = session.execute(statement).mappings().one_or_none()
+        if deleted is None:
             raise _missing(table, identity)
+        record.deleted(session, table, dict(deleted))
 
     database.write(work)
 

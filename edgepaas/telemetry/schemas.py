@@ -172,6 +172,15 @@ class ReadingSchema(ReadingFields):
 
     device_id = ma.fields.UUID(metadata={"description": "Derived from the device's name."})
     received_at = Moment(metadata={"description": "When the box accepted it."})
+    written_by = TextField(
+        longest=NAME_LENGTH,
+        allow_none=True,
+        metadata={"description": "The name of the token that wrote it first; null: not known."},
+    )
+    node = ma.fields.UUID(
+        allow_none=True,
+        metadata={"description": "The id of the box that took it; null: not known."},
+    )
 
 
 class AcceptedSchema(ma.Schema):
@@ -219,6 +228,16 @@ class ReadingQuery(PageQuery):
     metric = _name(
         load_default=None,
         metadata={"description": "Readings of this metric alone; all without it."},
+    )
+    written_by = TextField(
+        shortest=1,
+        longest=NAME_LENGTH,
+        load_default=None,
+        metadata={"description": "Written by the token of this name; all without it."},
+    )
+    node = ma.fields.UUID(
+        load_default=None,
+        metadata={"description": "Taken by the box of this id; all without it."},
     )
     since = MomentInAddress(
         data_key="from",

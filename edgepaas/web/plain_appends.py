@@ -157,9 +157,11 @@ class PlainAppends:
         if key is not None and not KEY.match(key):
             return None
         if self._guard is None:
-            return AppendRequest(LOCAL.id, key, at_once=True)
+            return AppendRequest(LOCAL.id, key, at_once=True, name=LOCAL.name)
         caller = self._guard.find(headers.get("AUTHORIZATION"), is_local=lambda: local)
-        return None if caller is None else AppendRequest(caller.id, key, at_once=True)
+        if caller is None:
+            return None
+        return AppendRequest(caller.id, key, at_once=True, name=caller.name)
 
     def _job(
         self, path: str, body: bytes, made: AppendRequest, answer: Callable[[AppendOutcome], None]

@@ -162,4 +162,6 @@ def test_the_telemetry_tables_say_how_their_stamps_merge() -> None:
         "rules.updated_at": "greatest",
         "readings.recorded_at": "received_at",
         "readings.received_at": "keep",
+        "readings.written_by": "keep",
+        "readings.node": "keep",
     }

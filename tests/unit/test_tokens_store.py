@@ -28,6 +28,19 @@ def test_a_token_is_found_by_its_secret_and_by_nothing_else(store: TokenStore) -
         assert store.find(wrong) is None
 
 
+def test_a_name_that_somebody_wrote_into_the_file_fits_into_rows(
+    store: TokenStore, tmp_path: Path
+) -> None:
+    """Every write says who it was: a name that no row can hold would refuse all of them."""
+    _, secret = store.create("a", read_only=False)
+    path = tmp_path / "state" / "tokens.json"
+    odd = json.dumps("x\0\ud800\n\u202e" + "y" * 300)
+    path.write_text(path.read_text().replace('"name": "a"', f'"name": {odd}'))
+    found = store.find(secret)
+    assert found is not None
+    assert found.name == "x????" + "y" * 95
+
+
 def test_the_file_holds_no_secret_and_is_the_owners_alone(
     store: TokenStore, tmp_path: Path
 ) -> None:

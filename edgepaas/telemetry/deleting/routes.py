@@ -40,7 +40,7 @@ _LIST = PagedList(
 )
 #: Keys of one statement.
 _PAGE = 500
-_COPIED = ("device", "metric", "value", "unit", "recorded_at", "received_at")
+_COPIED = ("device", "metric", "value", "unit", "recorded_at", "received_at", "written_by")
 
 
 def add_deletions(api: ApiBlueprint, box: Box) -> None:
@@ -142,6 +142,7 @@ class _Deletion:
             "id": uuid7(),
             "reading_id": row["id"],
             **{name: row[name] for name in _COPIED},
+            "reading_node": row["node"],
             "deleted_at": now,
             "deleted_by": self._caller.name,
             "token_id": self._caller.id,

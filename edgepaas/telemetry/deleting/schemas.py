@@ -80,6 +80,14 @@ class DeletionSchema(ReadingFields):
     id = ma.fields.UUID(metadata={"description": "The deletion's id."})
     reading_id = ma.fields.UUID(metadata={"description": "The id that the reading had."})
     received_at = Moment(metadata={"description": "When the box had accepted the reading."})
+    written_by = TextField(
+        longest=NAME_LENGTH,
+        allow_none=True,
+        metadata={"description": "The name of the token that wrote the reading."},
+    )
+    reading_node = ma.fields.UUID(
+        allow_none=True, metadata={"description": "The id of the box that took the reading."}
+    )
     deleted_at = Moment(metadata={"description": "When it was deleted."})
     deleted_by = TextField(
         longest=NAME_LENGTH, metadata={"description": "The name of the token that deleted it."}

@@ -20,7 +20,17 @@ from edgepaas.telemetry.importer.command import read_token
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 #: Seconds between two lines of progress: on a terminal, and in a log.
 _REDRAW, _LINE_EVERY = 0.2, 10.0
-COLUMNS = ("recorded_at", "device", "metric", "value", "unit", "received_at", "id")
+COLUMNS = (
+    "recorded_at",
+    "device",
+    "metric",
+    "value",
+    "unit",
+    "received_at",
+    "id",
+    "written_by",
+    "node",
+)
 
 _PARTIAL = (
     "the box has no PostgreSQL at the moment, and holds not all readings: wait until it is back "
@@ -36,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=("csv", "ndjson"), help="csv, or as FILE's name ends")
     add("--device", help="readings of this device alone")
     add("--metric", help="readings of this metric alone")
+    add("--written-by", metavar="NAME", help="readings written by the token of this name alone")
+    add("--node", metavar="ID", help="readings taken by the box of this id alone")
     add("--from", dest="since", metavar="TIME", help="recorded then or later, as 2026-01-31")
     add("--to", dest="until", metavar="TIME", help="recorded before, as 2026-01-31T12:00:00Z")
     add("--partial", action="store_true", help="also where PostgreSQL is away and has more")
@@ -61,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         for name, value in (
             ("device", arguments.device),
             ("metric", arguments.metric),
+            ("written_by", arguments.written_by),
+            ("node", arguments.node),
             ("from", arguments.since),
             ("to", arguments.until),
         )

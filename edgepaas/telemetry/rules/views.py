@@ -21,6 +21,7 @@ from edgepaas.app.facts import insert_new, rows_by_id
 from edgepaas.app.models import content_id, utc_now, uuid7
 from edgepaas.telemetry import rows
 from edgepaas.telemetry.allowance import Allowance
+from edgepaas.telemetry.changing.record import ChangeRecord
 from edgepaas.telemetry.models import RULES
 from edgepaas.telemetry.pages import PagedList
 from edgepaas.telemetry.rules.follower import RuleFollower
@@ -116,14 +117,15 @@ def _add_changing(api: ApiBlueprint, box: Box, follower: RuleFollower, allowed: 
             _check({**stored, **changes})
             return changes
 
-        return after_change(rows.change(database, RULES, rule_id, changed))
+        record = ChangeRecord.of_request(box)
+        return after_change(rows.change(database, RULES, rule_id, changed, record))
 
     @api.route("/<uuid:rule_id>", methods=["DELETE"], parameters=_PATH)
     @api.response(204)
     @api.may_answer(404)
     def delete_rule(rule_id: uuid.UUID) -> None:
         """Delete a rule; its alerts are resolved"""
-        rows.delete_row(database, RULES, rule_id)
+        rows.delete_row(database, RULES, rule_id, ChangeRecord.of_request(box))
         follower.rules_changed()
 
 
@@ -147,8 +149,11 @@ def _create(box: Box, given: Mapping[str, Any], allowed: Allowance) -> Mapping[s
     allowed.take(current_caller().id, [str(identity)])
     row = {**given, "id": identity, "created_at": now, "updated_at": now}
 
+    record = ChangeRecord.of_request(box)
+
     def work(session: Session) -> Mapping[str, Any]:
         if insert_new(session, RULES, [row]):
+            record.created(session, RULES, row)
             return row
         return rows_by_id(session, RULES, [identity], list(RULES.c.keys()))[identity]
 

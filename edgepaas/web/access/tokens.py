@@ -213,12 +213,18 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     """Return the tokens in *path*, none when it is absent; TokenProblem when it is damaged."""
     try:
         found = RECORD.read(path)
-        tokens = () if found is None else tuple(Token(**entry) for entry in found["tokens"])
+        entries = [] if found is None else found["tokens"]
+        tokens = tuple(Token(**{**entry, "name": _fit(entry["name"])}) for entry in entries)
         if not all(token.digest.isascii() for token in tokens):
             raise NotThisRecord("a token's digest is hexadecimal")
     except (OSError, NotThisRecord) as error:
         raise TokenProblem(f"{path} cannot be read ({error}): move it away to start anew") from None
     return tokens
+
+
+def _fit(name: str) -> str:
+    """Return *name* as rows may hold it: a file that people write may hold any text."""
+    return "".join(one if one.isprintable() else "?" for one in name)[:LONGEST_NAME]
 
 
 def _digest(secret: str) -> str:
