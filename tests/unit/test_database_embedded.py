@@ -367,7 +367,8 @@ def test_a_damaged_page_is_noticed_told_and_kept_in_mind(tmp_path: Path) -> None
     database.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
-        for page in range(1, size // 4096):
+        # What the tables are stands in the first pages: without it the file would not even open.
+        for page in range(size // 8192, size // 4096):
             file.seek(page * 4096)
             file.write(b"\xff" * 200)
     database = open_embedded(path)
