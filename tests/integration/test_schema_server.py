@@ -2,6 +2,7 @@
 """Bringing a real PostgreSQL to head: one box or twenty, in one transaction, or not at all."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -113,7 +114,11 @@ def _schema_of(path: Path) -> dict[str, set[str]]:
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
     # The order of columns and constraints in a statement is of no consequence.
     found = {
-        name: {part.strip(" ,()") for part in sql.replace("(\n", "\n").splitlines()}
+        name: {
+            part.strip(" ,()")
+            # A column that was added stands in the last line.
+            for part in re.split(r"\n|, (?=\w+ VARCHAR)", sql.replace("(\n", "\n"))
+        }
         for name, sql in rows
     }
     connection.close()
