@@ -115,7 +115,7 @@ def _schema_of(path: Path) -> dict[str, set[str]]:
     # The order of columns and constraints in a statement is of no consequence.
     found = {
         name: {
-            part.strip(" ,()")
+            part.strip(" \t,()")
             # A column that was added stands in the last line.
             for part in re.split(r"\n|, (?=\w+ VARCHAR)", sql.replace("(\n", "\n"))
         }
