@@ -83,6 +83,7 @@ def test_an_appended_fact_is_in_the_journal_as_sqlite_would_hold_it(box: Journal
     assert repr(fact.new) == repr((
         str(odd["id"]), str(odd["device_id"]), "Presse ü", "t\n", -0.0, "é",
         "2024-05-01T06:00:00.000000Z", "2024-05-01T06:00:00.000007Z",
+        None, None,
     ))  # fmt: skip
     assert made.new is not None
     assert dict(zip(made.layout.names, made.new, strict=True)) == {
