@@ -7,7 +7,6 @@ surrogates in text only when a row is written. All of it is refused here, as 4xx
 """
 
 import codecs
-import io
 import json
 import math
 import re
@@ -183,18 +182,18 @@ def _width(text: str) -> int:
 
 
 def _read_text() -> str:
-    whole = io.StringIO()  # grows in place, where joining would take the text twice
+    # A local text grows in place; join() and StringIO.getvalue() have the text there twice.
+    text = ""
     marks = 0
     for piece in _pieces():
-        whole.write(piece)
+        text += piece
         marks += piece.count(",") + piece.count("[") + piece.count("{")
         if marks > MOST_VALUES:
             # Some may stand in texts, which are looked at only now.
-            marks = sum(1 for match in _MARK.finditer(whole.getvalue()) if match.lastgroup)
+            marks = sum(1 for match in _MARK.finditer(text) if match.lastgroup)
             if marks > MOST_VALUES:
                 message = f"The body holds more than {MOST_VALUES:,} values; send it in parts."
                 raise Problem(413, message)
-    text = whole.getvalue()
     _check_texts_length(text)
     return text
 

@@ -13,6 +13,8 @@ from tests.support.live_box import LiveBox
 MOST = 8 * 1024 * 1024
 #: Memory above idle, in bodies of the largest size.
 BODIES = 2
+#: What is kept of all of them, once they are answered.
+KEPT = 3
 #: The same for ten thousand readings that are stored: they are there as rows, too.
 ROWS = 3
 
@@ -122,3 +124,15 @@ def test_no_body_takes_more_memory_than_two_of_the_largest(
     assert len(answer) < 50_000
     above = (_memory(box, "VmHWM") - idle) / MOST
     assert above <= BODIES, f"{above:.2f} bodies"
+
+
+def test_what_large_bodies_took_is_given_back(tmp_path: Path) -> None:
+    """A heap that each leaves a little larger ends at the unit's limit of memory."""
+    with LiveBox(tmp_path / "box") as box:
+        reading = {"device": "d", "metric": "m", "value": 1.5}
+        assert _post(box, json.dumps(reading).encode(), "application/json")[0] == 201
+        idle = _memory(box, "VmRSS")
+        for make in BODIES_BY_NAME.values():
+            assert _post(box, make(), "application/json")[0] >= 400
+        kept = (_memory(box, "VmRSS") - idle) / MOST
+        assert kept <= KEPT, f"{kept:.2f} bodies"

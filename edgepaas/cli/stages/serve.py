@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.files.paths import find_paths
     from edgepaas.httpd.listen import address_mismatch, listening_sockets
     from edgepaas.sd_notify import Notifier
+    from edgepaas.service.allocator import return_large_blocks
     from edgepaas.service.instance_locks import claim_serving
     from edgepaas.service.run import Service, ServiceEnvironment
     from edgepaas.settings import Settings
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         return unprepared.run()
     settings = Settings.read(paths.env_contract)
     start_logging(settings, paths)
+    return_large_blocks()
     contract = DatabaseContract.read(paths.db_contract)
     # The application's own code may look for its variables there. No unit does this for us: PID 1
     # would read, as root, whatever lies at these paths.
