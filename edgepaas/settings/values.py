@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import ContractMissing, read_contract, write_contract
-from edgepaas.logs.secret_parts import secret_parts
+from edgepaas.http_client.secret_parts import secret_parts
 from edgepaas.settings.derive import derive, is_own_name, nested_names
 from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.services import ServiceAddress, read_services

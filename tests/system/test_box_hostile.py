@@ -129,7 +129,7 @@ def test_a_read_only_var_is_said_in_one_line(box: Appliance) -> None:
         told = "ead-only file system" in said or "not writable" in said
         return told or box.client.state().get("status") == 200
 
-    until(said_or_served, "a box that says it, or that serves", 60)
+    assert until(said_or_served, "a box that says it, or that serves", 60)
     box.sh("umount -l /var || mount -o remount,rw,bind /var")
     box.client.wait_ready(120, word="standalone")
 

@@ -61,7 +61,7 @@ def test_a_torn_package_is_answered_with_the_reason(box: Appliance, module: str)
     box.exec("systemctl", "restart", "edgepaas", check=False, timeout=90)
     refused_with(box, "--reinstall")
     box.write(file, whole)
-    box.client.wait_ready()
+    assert box.client.wait_ready()
 
 
 def test_a_masked_stage_is_a_condition(box: Appliance) -> None:

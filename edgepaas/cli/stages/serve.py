@@ -45,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepaas.decision.contract import DatabaseContract
     from edgepaas.files.contract import read_contract
     from edgepaas.files.paths import find_paths
+    from edgepaas.httpd.large_blocks import return_large_blocks
     from edgepaas.httpd.listen import address_mismatch, listening_sockets
     from edgepaas.sd_notify import Notifier
-    from edgepaas.service.allocator import return_large_blocks
     from edgepaas.service.instance_locks import claim_serving
     from edgepaas.service.run import Service, ServiceEnvironment
     from edgepaas.settings import Settings
