@@ -8,7 +8,6 @@ from typing import Any
 
 from edgepaas.errors import ConfigurationError
 from edgepaas.files.contract import ContractMissing, read_contract, write_contract
-from edgepaas.http_client.secret_parts import secret_parts
 from edgepaas.settings.derive import derive, is_own_name, nested_names
 from edgepaas.settings.kinds import Malformed, Setting
 from edgepaas.settings.services import ServiceAddress, read_services
@@ -137,6 +136,8 @@ class Settings:
         What another setting shows anyway, such as a user's name that is the password as well,
         cannot be hidden by masking it.
         """
+        from edgepaas.logs.secret_parts import secret_parts  # and with it logging
+
         values = [self._values[s.name] for s in SETTINGS.values() if s.secret]
         values += [self._values[name] for name in self._own_secrets]
         values += [service.password for service in self.services]

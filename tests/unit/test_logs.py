@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edgepaas.http_client.secret_parts import secret_parts
 from edgepaas.logs import PRINTED, configure_logging, register_secret, request_id
 from edgepaas.logs import redact as redact_module
 from edgepaas.logs.redact import redact
 from edgepaas.logs.rotating_file import RotatingLogFile
+from edgepaas.logs.secret_parts import secret_parts
 from edgepaas.logs.setup import ConsoleHandler, KeyValueFormatter
 from edgepaas.settings import Settings
 from edgepaas.terminal import announce, print_json, print_table, say

@@ -14,8 +14,8 @@ from edgepaas.alerts.channels.http_answers import MOST_BODY, Judge, judge_status
 from edgepaas.alerts.channels.notification import Notification
 from edgepaas.alerts.channels.webhook_formats import find_format
 from edgepaas.alerts.channels.wording import BoxIdentity
-from edgepaas.http_client.secret_parts import secret_parts
 from edgepaas.logs.foreign import foreign_text
+from edgepaas.logs.secret_parts import secret_parts
 from edgepaas.settings import Settings
 from edgepaas.settings.table import CHANNEL_SETTINGS
 
