@@ -31,8 +31,9 @@ TREES = tuple(map(Path, (sys.prefix + "/lib", "/usr/share/edgepaas/lib", "/usr/s
 #: Python 2, what stands in for modules in C, the time zones, which Debian's tzdata has as well,
 #: databases that no driver is here for, SQLAlchemy for asyncio, which greenlet is missing for,
 #: NIS, what developers use, Python's examples of modules in C, completion for shells, of which none
-#: here asks for it, and the documents, which are read in the repository. Modules that an
-#: application may use stay, whether or not EdgePaaS does.
+#: here asks for it, and the documents, which are read in the repository. Environments, which
+#: need what Debian leaves out, Windows' installer, and lists of files for an uninstaller.
+#: Modules that an application may use stay, whether or not EdgePaaS does.
 NOT_NEEDED = (
     "lib/python3*/test", "lib/python3*/lib-dynload/_test*.so", "lib/python3*/pydoc_data",
     "lib/python3*/turtle.py", "lib/python3*/lib2to3", "lib/python3*/_pydecimal.py",
@@ -46,6 +47,7 @@ NOT_NEEDED = (
     "lib/python3*/lib-dynload/_ctypes_test.*.so", "lib/python3*/lib-dynload/_xxtestfuzz.*.so",
     "lib/python3*/lib-dynload/xxlimited*.so", "share/bash-completion/completions/edgepaas",
     "share/zsh/vendor-completions/_edgepaas", "share/fish/vendor_completions.d/edgepaas.fish",
+    "lib/python3*/venv", "lib/python3*/msilib", "share/edgepaas/lib/*.dist-info/RECORD",
 )  # fmt: skip
 #: Packages whose libraries nothing loads but Python's module for NIS: that and Kerberos under it.
 ONLY_FOR_NIS = (
