@@ -78,7 +78,8 @@ def test_a_build_without_the_fence_is_found_out(
         LiveBox(
             tmp_path, weak=(weak,), DATABASE_URL=relay.reroute(hub_database.url), **SETTINGS
         ) as box,
-        Clients(box.port, history, seed=SEED, count=4).writing() as clients,
+        # Without the fence they could outrun the drainer for ever.
+        Clients(box.port, history, seed=SEED, count=4, pause=0.02).writing() as clients,
     ):
         complaints: set[str] = set()
         for _ in range(3):

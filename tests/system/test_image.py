@@ -319,7 +319,10 @@ def test_in_the_cloud_it_waits_for_its_postgres_and_never_takes_sqlite(
 def test_the_second_target_boots_the_very_units(containers: None, package: Path) -> None:
     """systemd as PID 1; the same chain, the same state, and nothing failed."""
     with Booted("units", images.image("systemd")) as box:
-        box.ready(90, word="standalone")
+        box.ready(90)  # a machine's channel for alerts is in its file of settings: here is none
+        state = box.client.state()
+        assert state["mode"] == "standalone", state
+        assert [reason.partition(":")[0] for reason in state["reasons"]] == ["alerts"]
         units = box.exec("systemctl", "--plain", "--no-legend", "list-units", "edgepaas*")
         active = {line.split()[0] for line in units.splitlines() if " active " in line}
         assert {"edgepaas.service", "edgepaas.socket", "edgepaas-alerts.path"} <= active
