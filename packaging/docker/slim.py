@@ -48,6 +48,7 @@ NOT_NEEDED = (
     "lib/python3*/lib-dynload/xxlimited*.so", "share/bash-completion/completions/edgepaas",
     "share/zsh/vendor-completions/_edgepaas", "share/fish/vendor_completions.d/edgepaas.fish",
     "lib/python3*/venv", "lib/python3*/msilib", "share/edgepaas/lib/*.dist-info/RECORD",
+    "share/man/man*/edgepaas*",
 )  # fmt: skip
 #: Packages whose libraries nothing loads but Python's module for NIS: that and Kerberos under it.
 ONLY_FOR_NIS = (
@@ -65,7 +66,8 @@ ONE_SOURCE = ("*python3*", "lib*k[r5]*")
 NOT_WHOLE = ("edgepaas", "*python3*")
 #: Loaded with Flask for a command line of its own, which nobody calls: 0.4 MB for 0.1 s. And with
 #: SQLAlchemy, where a service has a stand-in for it (edgepaas.database.lean_import): 0.6 MB.
-NOT_KEPT = frozenset({"click", "asyncio"})
+#: Mako writes new migrations; Alembic loads it where one runs, which few starts do: 0.3 MB.
+NOT_KEPT = frozenset({"click", "asyncio", "mako"})
 #: Loaded only where there is a PostgreSQL. Without Alembic: 2.6 MB that save a stage 0.2 s.
 MODULES = (
     "edgepaas.decision.probe", "edgepaas.pgdriver.connection", "edgepaas.sync.delivery.drain",
