@@ -193,9 +193,17 @@ def test_twenty_boxes_that_start_at_once_migrate_an_empty_hub_once(fleet: Fleet)
     told = "".join(box.output() for box in fleet.boxes.values())
     assert told.count("PostgreSQL: created from none") == 1
     assert told.count("EdgePaaS's own tables: created") == 1
-    log = fleet.server_log().splitlines()
-    trouble = [at for at, line in enumerate(log) if any(word in line for word in TROUBLE)]
-    assert [log[at : at + 4] for at in trouble] == []
+    assert _trouble(fleet.server_log()) == []
+
+
+def _trouble(log: str, *, besides: tuple[str, ...] = ()) -> list[list[str]]:
+    """Return the lines that show trouble, each with the three after it, as its statement."""
+    lines = log.splitlines()
+    return [
+        lines[at : at + 4]
+        for at, line in enumerate(lines)
+        if any(word in line for word in TROUBLE) and not any(word in line for word in besides)
+    ]
 
 
 def test_every_reading_that_a_box_took_while_the_hub_was_away_is_there_once(fleet: Fleet) -> None:
@@ -224,7 +232,9 @@ def test_every_reading_that_a_box_took_while_the_hub_was_away_is_there_once(flee
     with ThreadPoolExecutor(2) as pool:
         audits = dict(zip(fleet.boxes, pool.map(_audit, fleet.boxes.values()), strict=True))
     assert {name: text for name, (status, text) in audits.items() if status != 0} == {}
-    assert [word for word in TROUBLE if word in fleet.server_log()] == []
+    # Of an answer that was lost the client repeats the reading, and the journal sends it again:
+    # where both come at once, the key refuses one of them.
+    assert _trouble(fleet.server_log(), besides=('"pk_readings"', "Key (id)=")) == []
 
 
 def test_every_box_lists_all_twenty_with_their_state(fleet: Fleet) -> None:
