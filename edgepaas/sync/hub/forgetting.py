@@ -71,6 +71,8 @@ class KnownBox:
 
 def known_boxes(hub: "Hub") -> list[KnownBox]:
     """Return every box that *hub* knows, the one that was heard longest ago first."""
+    if "nodes" not in hub.tables:
+        return []  # no box has ever been here
     rows = hub.query(_BOXES if TABLE in hub.tables else _BOXES_WITHOUT)
     return [KnownBox(*row) for row in rows]
 
